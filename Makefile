@@ -1,0 +1,55 @@
+# Everything runs in a virtual environment of this checkout's own. `make demo` and `make test` need nothing else first.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PIN := -c .ci/constraints.txt
+
+.PHONY: demo test lint types unit bench page page-check clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo   set everything up and start the server with its built-in model"
+	@echo "make test   set everything up, then lint, types, tests and coverage"
+	@echo "make bench  measure this machine (see chatpager bench --help)"
+
+demo: $(VENV)/.demo page
+	@$(VENV)/bin/chatpager demo
+
+test: lint types page-check unit
+
+lint: $(VENV)/.dev
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
+
+types: $(VENV)/.dev
+	@$(PY) -m mypy
+
+unit: $(VENV)/.dev page
+	@.ci/system-packages postgresql chromium
+	@$(PY) -m pytest -n 2 --cov --cov-report=term --cov-fail-under=90
+
+bench: $(VENV)/.demo
+	@$(VENV)/bin/chatpager bench turns
+
+# Both go on, loudly, where there is neither Node.js nor a network: the server also runs without its page.
+page: $(VENV)/.created
+	@$(PY) web/hatch_build.py --optional
+
+page-check: $(VENV)/.created
+	@$(PY) web/hatch_build.py --optional --check
+
+$(VENV)/.created:
+	@.ci/create-venv "$(PYTHON)" "$(VENV)"
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.created pyproject.toml .ci/constraints.txt
+	@echo "installing chatpager and what it needs (the first time takes a few minutes)"
+	@CHATPAGER_SKIP_WEB_BUILD=1 $(PY) -m pip install -q $(PIN) -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.created pyproject.toml .ci/constraints.txt
+	@echo "installing chatpager and its tests' tools (the first time takes a few minutes)"
+	@CHATPAGER_SKIP_WEB_BUILD=1 $(PY) -m pip install -q $(PIN) -e ".[dev]"
+	@touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf $(VENV) chatpager/server/static web/node_modules

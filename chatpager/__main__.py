@@ -1,0 +1,3 @@
+from chatpager.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""What ``chatpager bench`` runs: every figure comes from one run, with the command that repeats it."""

@@ -1,0 +1,31 @@
+"""What a figure was measured on: it means nothing without."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from chatpager import __version__
+
+
+def describe() -> dict[str, Any]:
+    return {
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "chatpager": __version__,
+        **{name: version(name) for name in ("torch", "transformers")},
+        "command": " ".join(["chatpager", *sys.argv[1:]]),
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())

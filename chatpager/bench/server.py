@@ -1,0 +1,53 @@
+"""A server of our own, as a process of its own, for the length of a measurement."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+START_SECONDS = 180.0
+
+
+@contextmanager
+def running(model: Path, data: Path, *flags: str) -> Iterator[str]:
+    """Serve ``model`` on a free port; gives the address. Raises RuntimeError with the server's last words."""
+    port = _free_port()
+    log = data / "server.log"
+    command = [sys.executable, "-m", "chatpager", "serve", str(model), "--port", str(port), *flags]
+    env = {**os.environ, "CHATPAGER_DATA_DIR": str(data)}
+    with log.open("w") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=env)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        _wait(address, process, log)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def _wait(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"{address}/health", timeout=5):  # noqa: S310
+                return
+        except (urllib.error.URLError, ConnectionError):
+            if process.poll() is not None:
+                break
+            time.sleep(0.1)
+    raise RuntimeError(f"the server did not start:\n{log.read_text()[-2000:]}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,160 @@
+"""Every command, with what it imports imported only when it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from chatpager import __version__
+from chatpager.cli.flags import with_settings
+
+app = typer.Typer(
+    name="chatpager",
+    help="A session-first chat server: it owns the conversation and computes only what is new.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+db = typer.Typer(help="The database.", no_args_is_help=True)
+settings_app = typer.Typer(help="The settings.", no_args_is_help=True)
+app.add_typer(db, name="db")
+app.add_typer(settings_app, name="config")
+
+ConfigFile = Annotated[str | None, typer.Option("--config", help="settings file; default: ./chatpager.toml, then XDG")]
+
+DEMO_DEFAULTS: dict[str, Any] = {
+    "dtype": "float32",
+    "num_kv_blocks": 16_384,
+    "max_num_batched_tokens": 1024,
+    "served_model_name": "chatpager-demo",
+}
+SERVE_DEFAULTS: dict[str, Any] = {"max_num_batched_tokens": 1024}
+"""A step's prompt tokens hold up every stream that runs beside them, so a server takes fewer than a batch job."""
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"chatpager {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print and exit")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+@with_settings("engine", "server", "store", leave_out={"model"})
+def demo(
+    settings: dict[str, Any],
+    config: ConfigFile = None,
+    browser: Annotated[bool, typer.Option(help="open the chat page in a browser")] = True,
+) -> None:
+    """Start the server with the built-in model: no download, no GPU."""
+    from chatpager.cli.serving import serve_model
+    from chatpager.demo import model_path
+
+    defaults = {**DEMO_DEFAULTS, "model": str(model_path())}
+    serve_model(settings, config, defaults, browser=browser and has_display())
+
+
+@app.command()
+@with_settings("engine", "server", "store", leave_out={"model"})
+def serve(
+    settings: dict[str, Any],
+    model: Annotated[str | None, typer.Argument(help="model folder, or a name on the Hugging Face hub")] = None,
+    config: ConfigFile = None,
+) -> None:
+    """Serve a model. Example: [bold]chatpager serve Qwen/Qwen3-0.6B --port 9000[/bold]"""
+    from chatpager.cli.serving import serve_model
+
+    serve_model({**settings, "model": model}, config, SERVE_DEFAULTS, browser=False)
+
+
+@app.command()
+def chat(
+    session: Annotated[str | None, typer.Option(help="session to go on with (conv_...); default: a new one")] = None,
+    url: Annotated[str, typer.Option(envvar="CHATPAGER_URL", help="the server's address")] = "",
+    api_key: Annotated[str | None, typer.Option(envvar="CHATPAGER_API_KEY", help="the server's key")] = None,
+) -> None:
+    """Chat in the terminal with a server that is running."""
+    from chatpager.cli.chatting import chat_in_terminal
+
+    asyncio.run(chat_in_terminal(url or default_url(), session, api_key))
+
+
+@app.command()
+@with_settings("engine", "server", "store")
+def doctor(
+    settings: dict[str, Any],
+    config: ConfigFile = None,
+    json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+) -> None:
+    """Check this machine, the settings, the model and the database, and say what to do about what is wrong."""
+    from chatpager.cli.doctor import examine
+
+    raise typer.Exit(asyncio.run(examine(settings, config, as_json=json)))
+
+
+@db.command("upgrade")
+@with_settings("store")
+def db_upgrade(settings: dict[str, Any], config: ConfigFile = None) -> None:
+    """Make the database, or bring its schema up to date."""
+    from chatpager.config import load
+    from chatpager.store import schema
+
+    url = load(settings, file=config).store.resolved_database_url()
+    asyncio.run(schema.upgrade(url))
+    typer.echo(f"the database is at revision {schema.head()}")
+
+
+@settings_app.command("show")
+@with_settings("engine", "server", "store")
+def config_show(
+    settings: dict[str, Any],
+    config: ConfigFile = None,
+    json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+) -> None:
+    """Every setting, its value, and where the value came from."""
+    from chatpager.cli.settings import show
+
+    show(settings, config, as_json=json)
+
+
+bench_app = typer.Typer(help="Measure this machine.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
+
+
+@bench_app.command("turns")
+def bench_turns(
+    history: Annotated[int, typer.Option(help="tokens of history before the second turn")] = 2000,
+    shape: Annotated[str, typer.Option(help="random-weight model: 15m or 100m")] = "100m",
+    rounds: Annotated[int, typer.Option(help="measured sessions")] = 5,
+    out: Annotated[str | None, typer.Option(help="write the figures to this JSON file")] = None,
+) -> None:
+    """Time to first token of a second turn against a cold one of the same length."""
+    from chatpager.bench.turns import run
+
+    run(history=history, shape=shape, rounds=rounds, out=out)
+
+
+def has_display() -> bool:
+    """Whether a browser could open here for somebody."""
+    if os.environ.get("CI"):
+        return False
+    return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def default_url() -> str:
+    from chatpager.config import load
+
+    server = load().server
+    return f"http://{server.host}:{server.port}"

@@ -1,0 +1,135 @@
+"""``chatpager doctor``: what is here, what is wrong, and the way out."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from chatpager.config import Config, load
+from chatpager.errors import ChatpagerError
+
+
+class Finding(NamedTuple):
+    what: str
+    state: str
+    """ok, note or wrong."""
+    text: str
+
+
+MARKS = {"ok": "[green]ok[/green]   ", "note": "[yellow]note[/yellow] ", "wrong": "[red]wrong[/red]"}
+
+
+async def examine(given: dict[str, Any], file: str | None, *, as_json: bool) -> int:
+    """Print every finding; 1 if something is wrong."""
+    config = load(given, file=file)
+    findings = [*_software(), _gpu(), _page(), _port(config), *_model(config), await _database(config)]
+    if as_json:
+        print(json.dumps([f._asdict() for f in findings], indent=2))
+    else:
+        console = Console(highlight=False)
+        for finding in findings:
+            console.print(f"{MARKS[finding.state]} {finding.what:10} {finding.text}")
+    return int(any(f.state == "wrong" for f in findings))
+
+
+def _software() -> Iterator[Finding]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    yield Finding("python", "ok", sys.version.split()[0])
+    for name in ("torch", "transformers", "triton", "aiohttp", "websockets", "sqlalchemy"):
+        try:
+            yield Finding(name, "ok", version(name))
+        except PackageNotFoundError:
+            needed = name != "triton"
+            text = "not installed" + ("" if needed else " (needed only on a GPU)")
+            yield Finding(name, "wrong" if needed else "note", text)
+
+
+def _gpu() -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        return Finding("gpu", "ok", f"{torch.cuda.get_device_name()}, {free >> 30} of {total >> 30} GiB free")
+    return Finding("gpu", "note", "none seen by torch: models run on the CPU")
+
+
+def _page() -> Finding:
+    from chatpager.server.routes_ops import STATIC
+
+    if (STATIC / "index.html").is_file():
+        return Finding("page", "ok", "built")
+    return Finding("page", "note", "not built: / shows only a line of text (make page)")
+
+
+def _port(config: Config) -> Finding:
+    host, port = config.server.host, config.server.port
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return Finding(
+                "port", "note", f"{host}:{port} cannot be used ({error.strerror}); choose another with --port"
+            )
+    return Finding("port", "ok", f"{host}:{port} is free")
+
+
+def _model(config: Config) -> Iterator[Finding]:
+    from chatpager.demo import model_path
+    from chatpager.engine import architectures, loader
+    from chatpager.engine.chat_template import ChatTemplate
+    from chatpager.engine.tokenizer import Tokenizer
+
+    path = Path(config.engine.model).expanduser() if config.engine.model else model_path()
+    try:
+        import transformers
+
+        raw = loader.read_config(path)
+        shards = loader.weight_files(path)
+        model_config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
+        shape = architectures.check(model_config, path)
+        size = sum(shard.stat().st_size for shard in shards) / 1e6
+        yield Finding(
+            "model", "ok", f"{path}: {raw.get('model_type')}, {size:.1f} MB, up to {shape.max_positions:,} tokens"
+        )
+        tokenizer = Tokenizer(path)
+    except (ChatpagerError, ValueError, OSError) as error:
+        yield Finding("model", "wrong", str(error).splitlines()[0])
+        return
+    if not tokenizer.has_template:
+        yield Finding("template", "note", "none: the model can complete prompts, not chat")
+        return
+    traits = ChatTemplate(tokenizer).traits
+    odd = [
+        text
+        for fine, text in (
+            (traits.system, "no system messages (they become the user's words)"),
+            (traits.late_system, "no system message after the first (it becomes the user's words)"),
+            (traits.same_role_twice, "roles must alternate (neighbours are joined)"),
+            (traits.keeps_answers, "rewrites earlier answers (they are kept as generated)"),
+        )
+        if not fine
+    ]
+    yield Finding("template", "note" if odd else "ok", "; ".join(odd) or "extends from turn to turn")
+
+
+async def _database(config: Config) -> Finding:
+    from chatpager.store import Store, schema
+
+    url = config.store.resolved_database_url()
+    file = Path(url.removeprefix("sqlite+aiosqlite:///"))
+    if url.startswith("sqlite") and not file.exists():
+        return Finding("database", "note", f"{file} is not there yet; the server makes it")
+    try:
+        store = await Store.open(url, migrate=False)
+    except ChatpagerError as error:
+        return Finding("database", "wrong", str(error))
+    await store.close()
+    return Finding("database", "ok", f"{store.shown}, revision {schema.head()}")

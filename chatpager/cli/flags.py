@@ -1,0 +1,55 @@
+"""Settings as flags: each command gets the flags of its sections from the one list in ``config``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, Any
+
+import typer
+
+from chatpager.config import Setting
+from chatpager.config import settings as all_settings
+
+PANELS = {"engine": "Engine", "server": "Server", "store": "Store"}
+
+
+def with_settings(*sections: str, leave_out: frozenset[str] | set[str] = frozenset()) -> Callable[..., Any]:
+    """Replace the function's ``settings`` parameter by a flag for every setting of ``sections``. A flag that is not
+    given is None, and its value comes from the environment, the file or the default (``config.load``)."""
+    chosen = [s for s in all_settings() if s.section in sections and s.name not in leave_out]
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name != "settings"]
+        flags = [_flag(s) for s in chosen]
+
+        @wraps(function)
+        def command(**given: Any) -> Any:
+            settings = {s.name: given.pop(s.name) for s in chosen}
+            return function(settings=settings, **given)
+
+        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in [*own, *flags]]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
+        return command
+
+    return decorate
+
+
+def _flag(s: Setting) -> inspect.Parameter:
+    default = (
+        "" if s.default in (None, "") else f" [dim]\\[{str(s.default).lower() if s.type is bool else s.default}][/dim]"
+    )
+    names = [f"{s.flag}/--no-{s.flag[2:]}"] if s.type is bool else [s.flag]
+    option = typer.Option(
+        *names,
+        help=f"{s.help}{default}",
+        rich_help_panel=PANELS[s.section],
+        show_default=False,
+        metavar=None if s.type is bool else s.type.__name__.upper().replace("STR", "TEXT"),
+    )
+    # Text, so that every source is checked by the same rules and blamed by the same words.
+    kind = bool if s.type is bool else str
+    annotation = Annotated[kind | None, option]
+    return inspect.Parameter(s.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

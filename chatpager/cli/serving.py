@@ -1,0 +1,218 @@
+"""``chatpager demo`` and ``chatpager serve``: from settings to a server that runs until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+import webbrowser
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+from aiohttp import web
+from rich.console import Console
+
+from chatpager.config import Config, load
+from chatpager.engine.engine import Engine
+from chatpager.engine.loader import sampling_defaults
+from chatpager.engine.tokenizer import Tokenizer
+from chatpager.errors import ConfigError, ModelLoadError
+from chatpager.server.access import check_exposure
+from chatpager.server.app import make_app
+from chatpager.server.metrics import Metrics
+from chatpager.server.requests import Served
+from chatpager.server.service import Service
+from chatpager.sessions.hub import SessionHub
+from chatpager.sessions.stream import Ended
+from chatpager.sessions.turn import LiveTurn
+from chatpager.store import Store
+
+log = structlog.get_logger("chatpager")
+
+
+def serve_model(given: dict[str, Any], file: str | None, defaults: dict[str, Any], *, browser: bool) -> None:
+    config = load(given, file=file, defaults=defaults)
+    check_exposure(config.server)
+    if not config.engine.model:
+        raise ConfigError(
+            "model", "name a model folder (chatpager serve FOLDER), or use the built-in one: chatpager demo"
+        )
+    set_up_logs(config.server.log_format)
+    runner = _event_loop_runner()
+    with runner:
+        runner.run(serve(config, browser=browser))
+
+
+async def serve(config: Config, *, browser: bool = False, console: Console | None = None) -> None:
+    """Run until SIGINT or SIGTERM; a second signal does not wait for running turns."""
+    console = console or Console(stderr=False)
+    stop = asyncio.Event()
+    path = await asyncio.to_thread(find_model, config.engine.model, console)
+    name = config.server.served_model_name or path.name
+    runner = web.AppRunner(
+        make_app(config.server, service_opener(config, path, name)), handler_cancellation=True, access_log=None
+    )
+    with console.status(f"loading {name}"):
+        await runner.setup()
+    try:
+        site = web.TCPSite(runner, config.server.host, config.server.port)
+        try:
+            await site.start()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ConfigError(
+                "port", f"cannot listen: {reason}; choose another with --port", value=config.server.port
+            ) from error
+        address = _address(site, config.server.host)
+        console.print(banner(runner.app, address), soft_wrap=True, highlight=False)
+        if browser:
+            webbrowser.open(address)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, _on_signal, stop)
+        await stop.wait()
+        console.print("stopping: running answers have time to end; again to stop at once")
+    finally:
+        await runner.cleanup()
+
+
+def _on_signal(stop: asyncio.Event) -> None:
+    if stop.is_set():
+        os._exit(130)
+    stop.set()
+
+
+def service_opener(config: Config, path: Path, name: str) -> Callable[[], Awaitable[Service]]:
+    """What the application calls at start-up: store, tokenizer, engine."""
+
+    async def open_service() -> Service:
+        metrics = Metrics()
+        store = await Store.open(config.store.resolved_database_url(), migrate=True)
+        try:
+            tokenizer = await asyncio.to_thread(Tokenizer, path)
+
+            def on_end(turn: LiveTurn, ended: Ended) -> None:
+                metrics.turn_ended(turn, ended)
+                log_turn(turn, ended)
+
+            hub = SessionHub(
+                store, tokenizer, lambda: build_engine(config, path), max_turns=config.server.max_queue, on_end=on_end
+            )
+            await hub.open()
+        except BaseException:
+            await store.close()
+            raise
+        served = Served(name, sampling_defaults(path))
+        return Service(config.server, hub, served, metrics, started_at=time.time_ns() // 1_000_000)
+
+    return open_service
+
+
+def build_engine(config: Config, path: Path) -> Engine:
+    """Runs in the engine's thread."""
+    from dataclasses import replace
+
+    from chatpager.engine.model_runner import ModelRunner
+
+    engine = replace(config.engine, model=str(path), num_threads=config.engine.num_threads or engine_threads())
+    return Engine(engine, ModelRunner(engine))
+
+
+def engine_threads() -> int:
+    """One core is left to the event loop."""
+    return max(1, len(os.sched_getaffinity(0)) - 1)
+
+
+def find_model(name: str, console: Console) -> Path:
+    """The folder of a model, fetched from the hub when it is not one.
+
+    Raises:
+        ModelLoadError: it is neither, or cannot be fetched.
+    """
+    path = Path(name).expanduser()
+    if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        return path
+    from huggingface_hub import snapshot_download
+
+    console.print(f"fetching {name} from the Hugging Face hub (only safetensors, configuration and tokenizer)")
+    wanted = ["*.safetensors", "*.json", "tokenizer*", "*.jinja", "*.model"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted))
+    except Exception as error:  # whatever the hub's client raises means the same here
+        raise ModelLoadError(
+            name, f"no such folder, and the hub did not give it: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def banner(app: web.Application, address: str) -> str:
+    from chatpager.server.service import SERVICE
+
+    service = app[SERVICE]
+    hub, name = service.hub, service.served.name
+    tokens = hub.num_blocks * hub.block_size
+    return f"""
+[bold]chatpager[/bold] serves {name}
+
+  chat       {address}
+  terminal   chatpager chat --url {address}
+  curl       curl {address}/v1/responses -H 'content-type: application/json' -d '{{"input": "Hello"}}'
+  python     OpenAI(base_url="{address}/v1", api_key="-").responses.create(model="default", input="Hello").output_text
+
+  KV cache   {hub.num_blocks:,} blocks of {hub.block_size} tokens: {tokens:,} tokens; context {hub.max_model_len:,}
+  data       {service.store.shown}
+"""
+
+
+def log_turn(turn: LiveTurn, ended: Ended) -> None:
+    """One line a turn; never its text."""
+    log.info(
+        "turn",
+        id=turn.id,
+        session=turn.request.session_id,
+        status=ended.status,
+        prompt=len(turn.prompt),
+        cached=ended.receipt.device_tokens if ended.receipt else 0,
+        miss=ended.receipt.miss_reason if ended.receipt else None,
+        generated=ended.output_tokens,
+        ttft_ms=ended.timings.ttft_ms,
+        tok_s=ended.timings.decode_tok_s,
+        error=ended.error_code,
+    )
+
+
+def set_up_logs(form: str) -> None:
+    """Structured lines on standard error, for people or for machines."""
+    processors: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    if form == "json":
+        processors += [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+    else:
+        processors.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()))
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def _event_loop_runner() -> asyncio.Runner:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.Runner()
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+
+def _address(site: web.TCPSite, host: str) -> str:
+    server = site._server
+    assert server is not None
+    port = server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104
+    return f"http://{f'[{shown}]' if ':' in shown else shown}:{port}"

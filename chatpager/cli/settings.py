@@ -1,0 +1,32 @@
+"""``chatpager config show``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from chatpager.config import load, settings
+
+SECRETS = {"api_key"}
+
+
+def show(given: dict[str, Any], file: str | None, *, as_json: bool) -> None:
+    config = load(given, file=file)
+    rows = []
+    for s in settings():
+        value = getattr(getattr(config, s.section), s.name)
+        shown = "(set)" if s.name in SECRETS and value else value
+        rows.append(
+            {"section": s.section, "name": s.name, "value": shown, "source": config.sources.get(s.name, "default")}
+        )
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    table = Table("setting", "value", "source", "variable", box=None)
+    for row, s in zip(rows, settings(), strict=True):
+        style = None if row["source"] != "default" else "dim"
+        table.add_row(f"{s.section}.{s.name}", str(row["value"]), row["source"], s.env, style=style)
+    Console().print(table)

@@ -1,0 +1,6 @@
+"""The Python client: sessions over the Responses WebSocket (floor 5; it knows only the wire)."""
+
+from chatpager.client.client import AsyncClient, ClientError, Session
+from chatpager.client.reply import Reply
+
+__all__ = ["AsyncClient", "ClientError", "Reply", "Session"]

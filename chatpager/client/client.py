@@ -1,0 +1,186 @@
+"""``AsyncClient``: sessions that are opened, continued, listed and read; answers that stream.
+
+::
+
+    async with AsyncClient("http://127.0.0.1:8000") as client:
+        session = await client.session()
+        async with session.send("My name is Ada.") as reply:
+            async for piece in reply:
+                print(piece, end="")
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import aiohttp
+import msgspec
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from chatpager.client.reply import Reply
+
+SUBPROTOCOL = "chatpager.v1"
+
+
+class ClientError(Exception):
+    """The server refused, or is not there. ``code`` is the wire's, None when there was no answer."""
+
+    def __init__(self, message: str, *, code: str | None = None, status: int | None = None) -> None:
+        self.code, self.status = code, status
+        super().__init__(message)
+
+
+class AsyncClient:
+    """A server's address and key. One client may serve many sessions at once; each answer has its own socket."""
+
+    def __init__(self, url: str = "http://127.0.0.1:8000", *, api_key: str | None = None) -> None:
+        self.url = url.rstrip("/").removesuffix("/v1")
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._http: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        self._http = aiohttp.ClientSession(headers=self._headers)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._http is not None
+        await self._http.close()
+
+    async def session(self, session_id: str | None = None, *, title: str | None = None) -> Session:
+        """A stored session, or a new one. Raises ClientError (code ``conversation_not_found``)."""
+        if session_id is None:
+            body = {"metadata": {"title": title}} if title else {}
+            conversation = await self.request("POST", "/v1/conversations", body)
+        else:
+            conversation = await self.request("GET", f"/v1/conversations/{quote(session_id, safe='')}")
+        return Session(self, conversation["id"])
+
+    async def sessions(self, limit: int = 50) -> list[dict[str, Any]]:
+        """The sessions, the latest activity first, as the wire's conversation objects."""
+        found: list[dict[str, Any]] = (await self.request("GET", f"/v1/conversations?limit={limit}"))["data"]
+        return found
+
+    async def request(self, method: str, path: str, body: object = None) -> dict[str, Any]:
+        """One HTTP call. Raises ClientError."""
+        assert self._http is not None, "use the client as a context manager: async with AsyncClient(...)"
+        try:
+            async with self._http.request(method, self.url + path, json=body) as response:
+                raw = await response.read()
+                if response.status >= 400:
+                    raise _refusal(raw, response.status)
+                answer: dict[str, Any] = msgspec.json.decode(raw)
+                return answer
+        except aiohttp.ClientError as error:
+            raise ClientError(f"no server at {self.url} ({error}); start one: chatpager demo") from error
+
+    async def connect(self) -> ClientConnection:
+        """A Responses WebSocket. Raises ClientError."""
+        address = "ws" + self.url.removeprefix("http") + "/v1/responses"
+        try:
+            return await connect(
+                address,
+                additional_headers=self._headers,
+                subprotocols=[SUBPROTOCOL],
+                max_size=None,
+                compression=None,  # type: ignore[list-item]
+            )
+        except (OSError, ConnectionClosed, TimeoutError) as error:
+            raise ClientError(f"no server at {self.url} ({error}); start one: chatpager demo") from error
+
+
+class Session:
+    """A conversation on the server."""
+
+    def __init__(self, client: AsyncClient, session_id: str) -> None:
+        self._client = client
+        self.id = session_id
+
+    def send(self, text: str, **options: Any) -> Answer:
+        """Ask; ``options`` are fields of ``response.create``, such as ``temperature`` or ``max_output_tokens``."""
+        return Answer(self._client, {"conversation": self.id, "input": text, **options})
+
+    async def ask(self, text: str, **options: Any) -> Reply:
+        """The whole answer at once. Raises ClientError."""
+        async with self.send(text, **options) as reply:
+            async for _ in reply:
+                pass
+        return reply.reply
+
+    async def items(self) -> list[dict[str, Any]]:
+        """Every message, oldest first, as the wire's items. Raises ClientError."""
+        found: list[dict[str, Any]] = []
+        after = ""
+        while True:
+            path = f"/v1/conversations/{self.id}/items?order=asc&limit=100{after}"
+            page = await self._client.request("GET", path)
+            found += page["data"]
+            if not page["has_more"]:
+                return found
+            after = f"&after={page['last_id']}"
+
+    async def history(self) -> list[tuple[str, str]]:
+        """(role, text) of every message."""
+        return [(i["role"], "".join(part["text"] for part in i["content"])) for i in await self.items()]
+
+
+class Answer:
+    """An answer that streams: enter it, then iterate over its pieces of text. Leaving early ends it."""
+
+    def __init__(self, client: AsyncClient, body: dict[str, Any]) -> None:
+        self._client = client
+        self._body = body
+        self._socket: ClientConnection | None = None
+        self.reply = Reply()
+
+    async def __aenter__(self) -> Self:
+        self._socket = await self._client.connect()
+        await self._socket.send(msgspec.json.encode({"type": "response.create", **self._body}).decode())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._socket is not None
+        if not self.reply.done and self.reply.id:
+            await self.cancel()
+        await self._socket.close()
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        assert self._socket is not None, "enter the answer first: async with session.send(...)"
+        try:
+            while not self.reply.done:
+                event = msgspec.json.decode(await self._socket.recv())
+                if event["type"] == "error":
+                    raise _refusal_of(event["error"], event["status"])
+                if piece := self.reply.feed(event):
+                    yield piece
+        except ConnectionClosed as error:
+            self.reply.status = "interrupted"
+            raise ClientError("the connection ended before the answer; the session keeps what there is") from error
+
+    async def cancel(self) -> None:
+        """Ask the server to end the answer."""
+        assert self._socket is not None
+        try:
+            await self._socket.send(
+                msgspec.json.encode({"type": "response.cancel", "response_id": self.reply.id}).decode()
+            )
+        except ConnectionClosed:
+            self.reply.status = "interrupted"
+
+
+def _refusal(raw: bytes, status: int) -> ClientError:
+    try:
+        return _refusal_of(msgspec.json.decode(raw)["error"], status)
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return ClientError(f"the server answered {status}", status=status)
+
+
+def _refusal_of(error: dict[str, Any], status: int) -> ClientError:
+    return ClientError(error["message"], code=error.get("code"), status=status)

@@ -1,0 +1,67 @@
+"""One answer as it streams: the fold of the Responses API's events."""
+
+from __future__ import annotations
+
+from typing import Any
+
+TERMINAL = {"response.completed", "response.incomplete", "response.failed"}
+
+
+class Reply:
+    """``text`` grows with every event; the account is there once ``done``. ``status`` is the response's, or
+    "interrupted" when the connection ended before the answer did."""
+
+    def __init__(self) -> None:
+        self.id: str | None = None
+        self.text = ""
+        self.status = "in_progress"
+        self.error: str | None = None
+        self.response: dict[str, Any] = {}
+        """The response object of the terminal event."""
+
+    @property
+    def done(self) -> bool:
+        return self.status != "in_progress"
+
+    def feed(self, event: dict[str, Any]) -> str:
+        """The text that one event adds."""
+        kind = event["type"]
+        if kind == "response.created":
+            self.id = event["response"]["id"]
+        elif kind == "response.output_text.delta":
+            piece: str = event["delta"]
+            self.text += piece
+            return piece
+        elif kind in TERMINAL:
+            self.response = event["response"]
+            self.status = self.response["status"]
+            if error := self.response.get("error"):
+                self.error = error["message"]
+        return ""
+
+    @property
+    def input_tokens(self) -> int:
+        return int((self.response.get("usage") or {}).get("input_tokens", 0))
+
+    @property
+    def output_tokens(self) -> int:
+        return int((self.response.get("usage") or {}).get("output_tokens", 0))
+
+    @property
+    def cached_tokens(self) -> int:
+        usage = self.response.get("usage") or {}
+        return int(usage.get("input_tokens_details", {}).get("cached_tokens", 0))
+
+    @property
+    def receipt(self) -> dict[str, Any]:
+        """Where the prompt's tokens came from, and why not more of them from the cache."""
+        return (self.response.get("chatpager") or {}).get("cache") or {}
+
+    @property
+    def miss_reason(self) -> str | None:
+        return self.receipt.get("miss_reason")
+
+    @property
+    def ttft_ms(self) -> float | None:
+        """Milliseconds to the first token, by the server's clock."""
+        return ((self.response.get("chatpager") or {}).get("timings") or {}).get("ttft_ms")

@@ -1,0 +1,286 @@
+"""One frozen tree of settings. Order of precedence: flag, ``CHATPAGER_*`` variable, ``chatpager.toml``, default.
+
+Every field is one setting with one flat name: ``block_size`` is ``--block-size``, ``CHATPAGER_BLOCK_SIZE`` and
+``block_size`` under ``[engine]`` in the file. A wrong value raises ``ConfigError`` with its name and its source.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import Field, dataclass, field, fields, replace
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_type_hints
+
+from chatpager.errors import ConfigError
+
+DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
+
+
+def setting(default: Any, help: str, *, check: Callable[[Any], str | None] | None = None) -> Any:
+    """A dataclass field that knows how to explain and check itself; ``check`` returns the problem or None."""
+    return field(default=default, metadata={"help": help, "check": check})
+
+
+def _at_least(low: float) -> Callable[[Any], str | None]:
+    return lambda v: None if v is None or v >= low else f"must be at least {low:g}"
+
+
+def _one_of(*choices: str) -> Callable[[Any], str | None]:
+    return lambda v: None if v in choices else f"must be one of {', '.join(choices)}"
+
+
+def _fraction(v: float) -> str | None:
+    return None if 0 < v <= 1 else "must be above 0 and at most 1"
+
+
+def _block_size(v: int) -> str | None:
+    return None if v >= 8 and v % 8 == 0 else "must be a multiple of 8 (8, 16, 32, 64, 128, ...)"
+
+
+def _port(v: int) -> str | None:
+    return None if 0 <= v <= 65535 else "must be between 0 and 65535 (0 picks a free port)"
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """What the engine is given. The names mean what vLLM's users expect."""
+
+    model: str = setting("", "folder with safetensors, config and tokenizer; empty for the built-in model")
+    dtype: str = setting("auto", "weights and KV cache: auto, float32, bfloat16, float16", check=_one_of(*DTYPES))
+    device: str = setting("auto", "auto, cpu or cuda", check=_one_of("auto", "cpu", "cuda"))
+    block_size: int = setting(16, "tokens in one KV block", check=_block_size)
+    max_model_len: int | None = setting(None, "longest prompt plus answer, in tokens", check=_at_least(1))
+    max_num_seqs: int = setting(256, "sequences in one step at the most", check=_at_least(1))
+    max_num_batched_tokens: int = setting(8192, "tokens in one step at the most", check=_at_least(1))
+    gpu_memory_utilization: float = setting(0.9, "share of the device's memory to use", check=_fraction)
+    num_kv_blocks: int | None = setting(None, "fix the size of the KV pool, in blocks", check=_at_least(2))
+    swap_space: float = setting(0.0, "host memory for swapped KV blocks, in GiB", check=_at_least(0))
+    tensor_parallel_size: int = setting(1, "devices one model is split over", check=_at_least(1))
+    enable_prefix_caching: bool = setting(True, "reuse the KV blocks of shared prefixes")
+    seed: int = setting(0, "seed of requests that bring none", check=_at_least(0))
+    num_threads: int | None = setting(None, "torch threads of the engine on a CPU", check=_at_least(1))
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """Where and for whom the server listens."""
+
+    host: str = setting("127.0.0.1", "address to listen on")
+    port: int = setting(8000, "port to listen on", check=_port)
+    api_key: str | None = setting(None, "key that clients must send; needed for any address but loopback")
+    insecure: bool = setting(False, "allow an address other than loopback without an API key")
+    allowed_origins: str = setting("", "more origins and hosts that browsers may use, comma separated")
+    served_model_name: str | None = setting(None, "name of the model on the wire; default: the folder's name")
+    max_queue: int = setting(1024, "turns waiting or running at the most", check=_at_least(1))
+    max_message_bytes: int = setting(4 << 20, "largest request body or frame, in bytes", check=_at_least(1024))
+    drain_seconds: float = setting(30.0, "time for running turns to end at shutdown", check=_at_least(0))
+    log_format: str = setting("console", "console or json", check=_one_of("console", "json"))
+
+
+@dataclass(frozen=True)
+class StoreConfig:
+    """Where conversations are kept."""
+
+    data_dir: str = setting("", "folder for the database; default: chatpager under the user's data folder")
+    database_url: str = setting("", "SQLAlchemy URL (sqlite+aiosqlite or postgresql+asyncpg); default: in data_dir")
+
+    def resolved_data_dir(self) -> Path:
+        if self.data_dir:
+            return Path(self.data_dir).expanduser()
+        home = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+        return Path(home).expanduser() / "chatpager"
+
+    def resolved_database_url(self) -> str:
+        return self.database_url or f"sqlite+aiosqlite:///{self.resolved_data_dir() / 'chatpager.db'}"
+
+
+@dataclass(frozen=True)
+class Config:
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    server: ServerConfig = field(default_factory=ServerConfig)
+    store: StoreConfig = field(default_factory=StoreConfig)
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """Setting's name -> where its value came from; a name that is absent has its default."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting as the command line, ``config show`` and the documentation see it."""
+
+    section: str
+    name: str
+    type: type
+    optional: bool
+    default: Any
+    help: str
+    check: Callable[[Any], str | None] | None
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def env(self) -> str:
+        return "CHATPAGER_" + self.name.upper()
+
+
+SECTIONS: dict[str, type] = {"engine": EngineConfig, "server": ServerConfig, "store": StoreConfig}
+
+
+def settings() -> Iterator[Setting]:
+    """Every setting, in the order of the tree."""
+    for section, cls in SECTIONS.items():
+        hints = get_type_hints(cls)
+        for f in fields(cls):
+            yield _describe(section, f, hints[f.name])
+
+
+def _describe(section: str, f: Field[Any], hint: Any) -> Setting:
+    optional = isinstance(hint, UnionType)
+    kind = next(a for a in get_args(hint) if a is not type(None)) if optional else hint
+    return Setting(section, f.name, kind, optional, f.default, f.metadata["help"], f.metadata["check"])
+
+
+def _convert(s: Setting, value: Any, source: str) -> Any:
+    """``value`` as the setting's type, checked; strings come from flags and the environment."""
+    if s.optional and value in (None, "", "none"):
+        return None
+    try:
+        if s.type is bool:
+            converted: Any = _to_bool(value)
+        elif not isinstance(value, _SPELLINGS[s.type]) or isinstance(value, bool):
+            raise ValueError
+        else:
+            converted = s.type(value)
+    except ValueError:
+        raise ConfigError(s.name, f"must be {_kind(s.type)}", value=value, source=source) from None
+    problem = s.check(converted) if s.check else None
+    if problem:
+        raise ConfigError(s.name, problem, value=value, source=source)
+    return converted
+
+
+_SPELLINGS: dict[type, tuple[type, ...]] = {int: (int, str), float: (int, float, str), str: (str,)}
+"""What a value may be before it is converted: the file has types, flags and variables have text."""
+
+
+def _kind(kind: type) -> str:
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
+
+
+def _to_bool(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    text = str(value).strip().lower()
+    if text in ("1", "true", "yes", "on"):
+        return True
+    if text in ("0", "false", "no", "off", ""):
+        return False
+    raise ValueError
+
+
+def check_engine(base: EngineConfig, given: Mapping[str, Any]) -> EngineConfig:
+    """``base`` with settings given as arguments in Python, checked as from any other source.
+
+    Raises:
+        ConfigError: an unknown name, a wrong value, or an option that does not work yet.
+    """
+    known = {s.name: s for s in settings() if s.section == "engine"}
+    for name in given:
+        if name not in known:
+            raise ConfigError(name, _no_such(name, known, "setting"), source="argument")
+    values = {name: _convert(known[name], value, "argument") for name, value in given.items()}
+    return refuse_unsupported(replace(base, **values))
+
+
+def refuse_unsupported(config: EngineConfig) -> EngineConfig:
+    """Options whose feature is not built yet are refused, never ignored."""
+    if config.swap_space > 0:
+        raise ConfigError("swap_space", "swapping to host memory is not built yet; leave it 0", value=config.swap_space)
+    if config.tensor_parallel_size > 1:
+        raise ConfigError(
+            "tensor_parallel_size",
+            "splitting a model over devices is not built yet; leave it 1",
+            value=config.tensor_parallel_size,
+        )
+    return config
+
+
+def config_file(explicit: str | None = None, env: Mapping[str, str] = os.environ) -> Path | None:
+    """The file settings are read from: ``--config`` or ``CHATPAGER_CONFIG``, the working folder, XDG."""
+    named = explicit or env.get("CHATPAGER_CONFIG")
+    if named:
+        path = Path(named).expanduser()
+        if not path.is_file():
+            source = "--config" if explicit else "CHATPAGER_CONFIG"
+            raise ConfigError("config", "no such file", value=named, source=source)
+        return path
+    home = Path(env.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
+    return next((p for p in (Path("chatpager.toml"), home / "chatpager" / "chatpager.toml") if p.is_file()), None)
+
+
+def _read_file(path: Path | None) -> dict[str, tuple[Any, str]]:
+    """Flat name -> (value, source) of a settings file."""
+    if path is None:
+        return {}
+    try:
+        tree = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError("config", f"cannot be read: {error}", value=str(path)) from error
+    known = {s: {f.name for f in fields(cls)} for s, cls in SECTIONS.items()}
+    found: dict[str, tuple[Any, str]] = {}
+    for section, body in tree.items():
+        if section not in known or not isinstance(body, dict):
+            raise ConfigError(section, _no_such(section, known, "section"), source=str(path))
+        for name, value in body.items():
+            if name not in known[section]:
+                raise ConfigError(f"{section}.{name}", _no_such(name, known[section], "setting"), source=str(path))
+            found[name] = (value, f"{path} [{section}]")
+    return found
+
+
+def _no_such(name: str, known: Any, what: str) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"no such {what}" + (f"; did you mean {close[0]!r}?" if close else "")
+
+
+def load(
+    flags: Mapping[str, Any] | None = None,
+    *,
+    file: str | None = None,
+    env: Mapping[str, str] = os.environ,
+    defaults: Mapping[str, Any] | None = None,
+) -> Config:
+    """Build the tree. ``flags`` holds the settings given on the command line (None: not given);
+    ``defaults`` are a command's own defaults, below the file and above the field's.
+
+    Raises:
+        ConfigError: a value is wrong, a file unreadable, or a name unknown.
+    """
+    flags = {k: v for k, v in (flags or {}).items() if v is not None}
+    from_file = _read_file(config_file(file, env))
+    sections: dict[str, dict[str, Any]] = {s: {} for s in SECTIONS}
+    sources: dict[str, str] = {}
+    for s in settings():
+        if s.name in flags:
+            value, source = flags[s.name], s.flag
+        elif s.env in env:
+            value, source = env[s.env], s.env
+        elif s.name in from_file:
+            value, source = from_file[s.name]
+        elif defaults and s.name in defaults:
+            value, source = defaults[s.name], "command default"
+        else:
+            continue
+        sections[s.section][s.name] = _convert(s, value, source)
+        sources[s.name] = source
+    return Config(
+        refuse_unsupported(EngineConfig(**sections["engine"])),
+        ServerConfig(**sections["server"]),
+        StoreConfig(**sections["store"]),
+        sources,
+    )

@@ -1,0 +1,150 @@
+"""``python -m chatpager.demo.card``: writes the model card from training.json and evaluation.json alone."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from chatpager.demo import model_path
+
+Counts = Mapping[str, Mapping[str, Sequence[int]]]
+
+SUITES = {
+    "recall": "recalls a fact told 1 to 10 turns earlier (it plays every turn itself)",
+    "corrected": "gives the last of two values of a fact",
+    "untold": "says which fact it was not told",
+    "summary": "lists all of two to four facts",
+    "project": "answers a question about chatpager, word for word",
+    "greeting": "greets back",
+    "small talk": "other small talk, word for word",
+    "unknown": "says that it does not know what it was never taught",
+    "far": "recalls a fact across up to 3,500 tokens",
+}
+WAYS = {"float32": "greedy, float32", "bfloat16": "greedy, bfloat16", "sampled": "sampled as configured"}
+
+CARD = """\
+---
+license: apache-2.0
+language: [en, zh]
+pipeline_tag: text-generation
+library_name: transformers
+---
+
+# chatpager's built-in demonstration model
+
+A Llama of {parameters} million parameters ({size} MB in bfloat16) that lets `chatpager demo` run with no download and
+no GPU. It is small but true: it greets, remembers what it is told, answers questions about chatpager, streams English,
+Chinese and emoji, and says so when it does not know. It has read nothing but conversations that a program made up.
+
+## Figures
+
+Held-out conversations: no value, topic or name in them was trained on, nor most of their wordings. Right answers of
+all, by the committed `evaluation.json`:
+
+{figures}
+
+Recall by distance in turns ({recall_way}): {recall}.
+
+Recall by distance in tokens ({recall_way}): {far}.
+
+By language ({recall_way}): {languages}.
+
+Made by `python -m chatpager.demo.evaluate --way float32 --way bfloat16 --way sampled --json evaluation.json`.
+
+## How it was made
+
+`python -m chatpager.demo.train --seed {seed} --steps {steps}` makes conversations, tokenizer and weights. Conversations
+and tokenizer are the same for the same seed on every machine; the weights differ in their last bits between machines
+and numbers of workers, because sums are taken in another order.
+
+| | |
+|---|---|
+| steps, tokens | {steps}, {tokens} million |
+| time | {hours} hours on two cores of a server CPU with AMX, shared with other work ({speed} tokens/s on average) |
+| shape | {layers} layers of {hidden}, {heads} heads of {head_dim} over {kv_heads} key-value heads, feed-forward {ff} |
+| vocabulary | {vocab}, byte-level BPE; Han characters and digits stand alone, so that values copy token by token |
+| window | {window} tokens; trained on conversations of 1 to 60 turns, with skipped positions up to the whole window |
+| optimiser | Muon for the matrices, AdamW for embedding and norms; loss on the assistant's words only |
+| licence | Apache-2.0, like the code |
+
+## What it cannot do
+
+It has no knowledge of the world, cannot reason, calculate or translate, and knows chatpager only in the answers it was
+taught. A question far from any it was trained on may get the answer to another question. It remembers facts of the
+kinds in `data/facts.toml`; another sentence is kept only when it begins with "Remember this:". Recall falls with the
+distance as shown above.
+"""
+
+
+def percent(right: int, total: int) -> str:
+    return f"{100 * right / total:.1f} % ({right}/{total})"
+
+
+def figures_table(figures: Mapping[str, Counts]) -> str:
+    ways = [w for w in WAYS if w in figures]
+    lines = ["| | " + " | ".join(WAYS[w] for w in ways) + " |", "|---" * (len(ways) + 1) + "|"]
+    for suite, what in SUITES.items():
+        cells = [percent(*figures[w][suite]["all"]) for w in ways]
+        lines.append(f"| **{suite}**: {what} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def groups(counts: Mapping[str, Sequence[int]]) -> str:
+    numbers = sorted((g for g in counts if g.isdigit()), key=int)
+    return ", ".join(f"{int(g):,}: {percent(*counts[g])}" for g in numbers)
+
+
+def languages(counts: Counts) -> str:
+    return "; ".join(
+        f"{suite} English {percent(*groups_['en'])}, Chinese {percent(*groups_['zh'])}"
+        for suite, groups_ in counts.items()
+        if "zh" in groups_
+    )
+
+
+def render(training: Mapping[str, Any], figures: Mapping[str, Counts], size: int) -> str:
+    """The card's text; ``size`` is that of the weights in bytes."""
+    recipe = training["recipe"]
+    counts = figures["float32"]
+    return CARD.format(
+        parameters=f"{training['parameters'] / 1e6:.1f}",
+        size=f"{size / 1e6:.1f}",
+        figures=figures_table(figures),
+        recall=groups(counts["recall"]),
+        far=groups(counts["far"]),
+        recall_way=WAYS["float32"],
+        languages=languages(counts),
+        seed=recipe["seed"],
+        steps=training["steps"],
+        tokens=f"{training['tokens'] / 1e6:.1f}",
+        hours=f"{training['seconds'] / 3600:.1f}",
+        speed=f"{training['tokens'] / training['seconds']:,.0f}",
+        layers=recipe["layers"],
+        hidden=recipe["hidden_size"],
+        heads=recipe["heads"],
+        head_dim=recipe["head_dim"],
+        kv_heads=recipe["kv_heads"],
+        ff=recipe["feed_forward"],
+        vocab=f"{recipe['vocab_size']:,}",
+        window=f"{recipe['window']:,}",
+    )
+
+
+def card(folder: Path) -> str:
+    """The card of the model in ``folder``."""
+    training, figures = (json.loads((folder / name).read_text()) for name in ("training.json", "evaluation.json"))
+    return render(training, figures, (folder / "model.safetensors").stat().st_size)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m chatpager.demo.card", description=__doc__)
+    parser.add_argument("--model", type=Path, default=model_path(), help="folder of the model")
+    folder = parser.parse_args(arguments).model
+    (folder / "README.md").write_text(card(folder))
+
+
+if __name__ == "__main__":
+    main()

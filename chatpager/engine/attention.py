@@ -1,0 +1,114 @@
+"""The one seam to transformers: an attention function that reads and writes pages.
+
+transformers' own model classes call the function registered here with packed tokens (batch 1). What a step needs comes
+in as the keyword argument ``paged``, which the model passes through untouched; no mask is made, since the name is in
+no mask registry. Sliding window, softcap and sinks arrive as the keyword arguments transformers gives its own backends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AttentionInterface
+
+from chatpager.engine.batch import Batch
+from chatpager.kernels import paged_attention
+from chatpager.kernels.store_kv import store_kv
+
+ATTENTION = "chatpager"
+
+
+@dataclass(frozen=True)
+class KVCache:
+    """Keys and values of every layer, [num_blocks, block_size, kv_heads, head_dim] each."""
+
+    keys: list[torch.Tensor]
+    values: list[torch.Tensor]
+
+    @classmethod
+    def allocate(
+        cls,
+        layers: int,
+        num_blocks: int,
+        block_size: int,
+        heads: int,
+        dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> KVCache:
+        # Not zeroed: pages are mapped when first written, and no kernel reads a slot that was not.
+        shape = (num_blocks, block_size, heads, dim)
+
+        def tensors() -> list[torch.Tensor]:
+            return [torch.empty(shape, dtype=dtype, device=device) for _ in range(layers)]
+
+        return cls(tensors(), tensors())
+
+
+@dataclass(frozen=True)
+class PagedStep:
+    """What the attention of every layer reads in one step."""
+
+    batch: Batch
+    cache: KVCache
+    workspace: paged_attention.Workspace
+    """Scratch memory that every layer and every step uses again."""
+
+
+def paged_attention_forward(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    *,
+    paged: PagedStep,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """query [1, heads, T, head_dim], key and value [1, kv_heads, T, head_dim] -> [1, T, heads, head_dim]."""
+    batch, layer = paged.batch, int(module.layer_idx)  # type: ignore[arg-type]
+    keys, values = paged.cache.keys[layer], paged.cache.values[layer]
+    store_kv(key[0].transpose(0, 1), value[0].transpose(0, 1), keys, values, batch.slot_mapping)
+    rows = query[0].transpose(0, 1)
+    out = torch.empty(rows.shape, dtype=query.dtype, device=query.device)
+    extras: dict[str, Any] = {"scale": scaling, "sliding_window": sliding_window, "softcap": softcap, "sinks": s_aux}
+    extras["workspace"] = paged.workspace
+    n = batch.num_decodes
+    if n:
+        paged_attention.forward(
+            rows[:n],
+            keys,
+            values,
+            batch.block_tables[:n],
+            batch.context_lens[:n],
+            batch.block_size,
+            batch.max_decode_context,
+            out=out[:n],
+            **extras,
+        )
+    if n < batch.num_seqs:
+        paged_attention.forward(
+            rows[n:],
+            keys,
+            values,
+            batch.block_tables[n:],
+            batch.context_lens[n:],
+            batch.block_size,
+            batch.max_extend_context,
+            query_start=batch.query_start,
+            max_query_len=batch.max_query_len,
+            out=out[n:],
+            **extras,
+        )
+    return out.unsqueeze(0), None
+
+
+def register() -> None:
+    """Make the function known to transformers; done once, before a model is built."""
+    AttentionInterface.register(ATTENTION, paged_attention_forward)

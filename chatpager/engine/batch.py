@@ -1,0 +1,117 @@
+"""The tensors of one step, built from the scheduler's plan into staging buffers that are kept and reused.
+
+Rows that compute one token come first (``num_decodes`` of them), so that attention runs as two calls on two slices.
+Lengths below: T tokens, S sequences, L rows of logits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from chatpager.engine.scheduler import Plan, Row
+from chatpager.engine.sequence import Sequence
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Index tensors on the model's device; everything a kernel reads is here, nothing is a global."""
+
+    input_ids: torch.Tensor  # [1, T] int64
+    positions: torch.Tensor  # [1, T] int64
+    slot_mapping: torch.Tensor  # [T] int64: block * block_size + offset
+    block_tables: torch.Tensor  # [S, widest] int32, padded with the null block
+    query_start: torch.Tensor  # [E + 1] int32: the E rows behind the decodes, counted from their first token
+    context_lens: torch.Tensor  # [S] int32, the step's own tokens included
+    logit_indices: torch.Tensor  # [L] int64: the rows of T whose logits are wanted
+    copies: torch.Tensor  # [C, 2] int64: (from, to) blocks, copied before anything is written
+    num_decodes: int
+    block_size: int
+    max_decode_context: int
+    max_extend_context: int
+    max_query_len: int
+    samples: tuple[tuple[int, Sequence], ...]
+    """(row of the logits, sequence that gets a token from it)."""
+    rows: tuple[Row, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        return self.input_ids.shape[1]
+
+    @property
+    def num_seqs(self) -> int:
+        return self.context_lens.shape[0]
+
+
+class BatchBuilder:
+    """Staging buffers for steps of at most ``max_tokens`` tokens and ``max_seqs`` sequences."""
+
+    def __init__(self, max_tokens: int, max_seqs: int, max_blocks: int, block_size: int, device: torch.device) -> None:
+        self._block_size = block_size
+        self._device = device
+        self._max_blocks = max_blocks
+        pin = device.type == "cuda"
+        self._ids = _staging(max_tokens, np.int64, pin)
+        self._positions = _staging(max_tokens, np.int64, pin)
+        self._slots = _staging(max_tokens, np.int64, pin)
+        self._tables = _staging(max_seqs * max_blocks, np.int32, pin)
+        self._query_start = _staging(max_seqs + 1, np.int32, pin)
+        self._context_lens = _staging(max_seqs, np.int32, pin)
+
+    def build(self, plan: Plan) -> Batch:
+        rows = tuple(sorted(plan.rows, key=lambda row: row.count != 1))
+        tokens, num_decodes = 0, sum(row.count == 1 for row in rows)
+        widest = max((len(row.seq.block_table) for row in rows), default=0)
+        assert widest <= self._max_blocks, (widest, self._max_blocks)
+        tables = self._tables[1][: len(rows) * widest].reshape(len(rows), widest)
+        tables.fill(0)
+        logits: list[int] = []
+        samples: list[tuple[int, Sequence]] = []
+        starts, lens = self._query_start[1], self._context_lens[1]
+        for i, row in enumerate(rows):
+            seq, start, end = row.seq, row.seq.committed, row.seq.committed + row.count
+            tables[i, : len(seq.block_table)] = seq.block_table
+            starts[max(0, i - num_decodes)] = max(0, tokens - num_decodes)
+            span = slice(tokens, tokens + row.count)
+            self._ids[1][span] = seq.token_ids[start:end]
+            positions = self._positions[1][span]
+            positions[:] = np.arange(start, end)
+            size = self._block_size
+            self._slots[1][span] = tables[i, positions // size].astype(np.int64) * size + positions % size
+            tokens += row.count
+            lens[i] = end
+            if row.samples:
+                samples += [(len(logits), sample) for sample in row.samples]
+                logits.append(tokens - 1)
+        starts[len(rows) - num_decodes] = tokens - num_decodes
+        decode_lens, extend_lens = lens[:num_decodes], lens[num_decodes : len(rows)]
+        return Batch(
+            input_ids=self._send(self._ids, tokens).unsqueeze(0),
+            positions=self._send(self._positions, tokens).unsqueeze(0),
+            slot_mapping=self._send(self._slots, tokens),
+            block_tables=self._send(self._tables, len(rows) * widest).view(len(rows), widest),
+            query_start=self._send(self._query_start, len(rows) - num_decodes + 1),
+            context_lens=self._send(self._context_lens, len(rows)),
+            logit_indices=torch.tensor(logits, dtype=torch.int64, device=self._device),
+            copies=torch.tensor([r.copy for r in rows if r.copy], dtype=torch.int64).view(-1, 2).to(self._device),
+            num_decodes=num_decodes,
+            block_size=self._block_size,
+            max_decode_context=int(decode_lens.max(initial=0)),
+            max_extend_context=int(extend_lens.max(initial=0)),
+            max_query_len=max((row.count for row in rows), default=0),
+            samples=tuple(samples),
+            rows=rows,
+        )
+
+    def _send(self, staging: tuple[torch.Tensor, np.ndarray], count: int) -> torch.Tensor:
+        return staging[0][:count].to(self._device, non_blocking=True)
+
+
+def _staging(size: int, dtype: type, pin: bool) -> tuple[torch.Tensor, np.ndarray]:
+    """A host tensor and numpy's view of the same memory."""
+    tensor = torch.from_numpy(np.zeros(max(size, 1), dtype=dtype))
+    if pin:
+        tensor = tensor.pin_memory()
+    return tensor, tensor.numpy()

@@ -1,0 +1,232 @@
+"""The preallocated KV blocks: who holds them, which content has a name, which may be taken back.
+
+A block is in exactly one state:
+
+=======  ============================  ==========================================================
+state    holders                       meaning
+=======  ============================  ==========================================================
+NULL     -                             block 0; padding points here, nobody owns it
+FREE     none                          on the free list, its content means nothing
+OWNED    one or more                   in block tables, content without a name (partial, or a duplicate)
+CACHED   none or more                  full, written, named; ``index[hash]`` is this block
+=======  ============================  ==========================================================
+
+Only the first block with some content gets its name; a later duplicate stays OWNED and is freed with its last holder.
+The parent of a CACHED block is CACHED, so a chain is evicted from its tail.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import IntEnum
+
+from chatpager.engine.block_hash import BlockHash
+
+
+class BlockState(IntEnum):
+    NULL = 0
+    FREE = 1
+    OWNED = 2
+    CACHED = 3
+
+
+class Block:
+    __slots__ = ("children", "depth", "hash", "id", "last_use", "parent", "pins", "ref", "state", "tokens")
+
+    def __init__(self, block_id: int) -> None:
+        self.id = block_id
+        self.state = BlockState.FREE
+        self.ref = 0
+        """Block tables (and matches under way) that contain this block."""
+        self.last_use = 0
+        self.clear_name()
+
+    def clear_name(self) -> None:
+        self.hash: BlockHash | None = None
+        self.parent: Block | None = None
+        self.tokens: tuple[int, ...] = ()
+        self.depth = 0
+        self.children = 0
+        """CACHED blocks whose parent this is."""
+        self.pins = 0
+        """Children that are held, by a table or through a child of their own; a pinned block cannot be evicted."""
+
+    @property
+    def held(self) -> bool:
+        return self.ref > 0 or self.pins > 0
+
+    def __repr__(self) -> str:
+        return f"Block({self.id} {self.state.name} ref={self.ref} children={self.children} pins={self.pins})"
+
+
+class BlockPool:
+    """``num_blocks`` blocks, the null block included. Counts are kept, never recomputed; ``audit`` recomputes them."""
+
+    def __init__(self, num_blocks: int) -> None:
+        assert num_blocks >= 2, num_blocks
+        self.blocks = [Block(i) for i in range(num_blocks)]
+        self.blocks[0].state = BlockState.NULL
+        self.free: deque[int] = deque(range(1, num_blocks))
+        self.index: dict[BlockHash, Block] = {}
+        self.evictable = 0
+        """CACHED blocks that nobody holds, directly or through a descendant."""
+        self.clock = 0
+        """Grows with every release, so that last_use orders blocks by when they were let go."""
+
+    @property
+    def usable(self) -> int:
+        return len(self.blocks) - 1
+
+    @property
+    def available(self) -> int:
+        """Blocks that an allocation can get: free ones, and cached ones that nobody holds."""
+        return len(self.free) + self.evictable
+
+    def take_free(self) -> Block:
+        """The next free block, OWNED by the caller."""
+        block = self.blocks[self.free.popleft()]
+        assert block.state is BlockState.FREE and block.ref == 0 and block.hash is None, block
+        block.state, block.ref = BlockState.OWNED, 1
+        return block
+
+    def share(self, block: Block) -> None:
+        """One more holder. A CACHED block that nobody held stops being evictable."""
+        assert block.state in (BlockState.OWNED, BlockState.CACHED), block
+        block.ref += 1
+        if block.ref == 1:
+            self._now_held(block)
+
+    def release(self, block: Block, *, touch: bool = True) -> bool:
+        """One holder less. True when the block is now a CACHED leaf without a holder: a candidate for eviction.
+
+        ``touch`` False leaves ``last_use`` as it was (a match that was rolled back is no use).
+        """
+        assert block.ref > 0, f"{block} released more often than held"
+        block.ref -= 1
+        if touch:
+            block.last_use = self.clock
+        if block.ref:
+            return False
+        if block.state is BlockState.OWNED:
+            block.state = BlockState.FREE
+            self.free.appendleft(block.id)
+            return False
+        self._no_longer_held(block)
+        return block.children == 0
+
+    def name(self, block: Block, name: BlockHash, parent: Block | None, tokens: tuple[int, ...]) -> None:
+        """OWNED -> CACHED: the block is full, its content written, and no other block has its name."""
+        assert block.state is BlockState.OWNED and name not in self.index, (block, name)
+        assert parent is None or parent.state is BlockState.CACHED, (block, parent)
+        block.state = BlockState.CACHED
+        block.hash, block.parent, block.tokens = name, parent, tokens
+        block.depth = parent.depth + 1 if parent else 0
+        self.index[name] = block
+        if parent:
+            parent.children += 1
+            self._pin(parent)
+
+    def evict(self, block: Block) -> Block | None:
+        """CACHED leaf without a holder -> FREE. Returns the parent when it has become a candidate itself."""
+        assert block.state is BlockState.CACHED and not block.held and block.children == 0, block
+        parent = self._forget(block)
+        block.state = BlockState.FREE
+        self.evictable -= 1
+        self.free.appendleft(block.id)
+        return parent if parent and parent.children == 0 and not parent.held else None
+
+    def unname(self, block: Block) -> None:
+        """CACHED -> OWNED (it has holders) or FREE: its content must not be found again. Children go first."""
+        assert block.state is BlockState.CACHED and block.children == 0, block
+        if not block.held:
+            self.evict(block)
+            return
+        parent = block.parent
+        self._forget(block)
+        block.state = BlockState.OWNED
+        if parent:
+            self._unpin(parent)
+
+    def _forget(self, block: Block) -> Block | None:
+        parent, name = block.parent, block.hash
+        assert name is not None and self.index[name] is block
+        del self.index[name]
+        if parent:
+            parent.children -= 1
+        block.clear_name()
+        return parent
+
+    # A held block pins its parent, and a pinned block is held; so only the edge of what is held ever moves.
+
+    def _now_held(self, block: Block) -> None:
+        if block.pins == 0:
+            self.evictable -= 1
+            if block.parent:
+                self._pin(block.parent)
+
+    def _no_longer_held(self, block: Block) -> None:
+        if block.pins == 0:
+            self.evictable += 1
+            if block.parent:
+                self._unpin(block.parent)
+
+    def _pin(self, block: Block) -> None:
+        current: Block | None = block
+        while current:
+            was_held = current.held
+            current.pins += 1
+            if was_held:
+                return
+            self.evictable -= 1
+            current = current.parent
+
+    def _unpin(self, block: Block) -> None:
+        current: Block | None = block
+        while current:
+            current.pins -= 1
+            assert current.pins >= 0, current
+            if current.held:
+                return
+            self.evictable += 1
+            current = current.parent
+
+    def counts(self) -> dict[str, int]:
+        """Blocks by state, as the statistics show them: free, active (held), cached (named, not held)."""
+        free, cached = len(self.free), self.evictable
+        return {"free": free, "cached": cached, "active": self.usable - free - cached}
+
+    def audit(self, tables: list[list[int]]) -> None:
+        """Check every invariant against the block tables (and held matches) of all owners; asserts with the numbers."""
+        refs = [0] * len(self.blocks)
+        for table in tables:
+            for block_id in table:
+                refs[block_id] += 1
+        assert refs[0] == 0, "the null block is in a table"
+        assert len(set(self.free)) == len(self.free), "a block is on the free list twice"
+        children: dict[int, int] = {}
+        pins: dict[int, int] = {}
+        for block in self.blocks:
+            if block.parent:
+                children[block.parent.id] = children.get(block.parent.id, 0) + 1
+                pins[block.parent.id] = pins.get(block.parent.id, 0) + block.held
+        evictable = 0
+        for block in self.blocks[1:]:
+            self._audit_block(block, refs[block.id], children.get(block.id, 0), pins.get(block.id, 0))
+            evictable += block.state is BlockState.CACHED and not block.held
+        assert evictable == self.evictable, (evictable, self.evictable)
+        free = sum(b.state is BlockState.FREE for b in self.blocks)
+        assert free == len(self.free), (free, len(self.free))
+        named = sum(b.state is BlockState.CACHED for b in self.blocks)
+        assert named == len(self.index), (named, len(self.index))
+
+    def _audit_block(self, block: Block, refs: int, children: int, pins: int) -> None:
+        assert block.ref == refs, f"{block} is in {refs} tables"
+        assert (block.children, block.pins) == (children, pins), f"{block} has {children} children, {pins} held"
+        if block.state is BlockState.FREE:
+            assert block.ref == 0 and block.hash is None and block.id in self.free, block
+        elif block.state is BlockState.OWNED:
+            assert block.ref > 0 and block.hash is None and block.children == 0, block
+        else:
+            assert block.state is BlockState.CACHED and block.hash is not None, block
+            assert self.index[block.hash] is block, block
+            assert block.parent is None or block.parent.state is BlockState.CACHED, block

@@ -1,0 +1,133 @@
+"""From a conversation to the prompt's token ids, so that each turn's prompt extends the one before.
+
+An answer's ids are the ones that were generated, never its text tokenised again (a re-tokenised answer may split
+differently, and the cache ends there). So the template renders a slot where such an answer stands, and the ids go into
+the slot. What people wrote is tokenised as rendered, which gives the same ids every time.
+
+Templates differ in what they allow. They are probed once: where one refuses a system message, or two messages of one
+role in a row, the conversation is fitted to it; where one rewrites earlier answers (strips their reasoning, say), the
+answers are kept as generated, which is the longest form that still extends, and ``Prompt.form`` says so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from chatpager.engine.tokenizer import SLOT_CLOSE, SLOT_OPEN, Tokenizer
+from chatpager.errors import InvalidRequest
+
+_SLOT = re.compile(f"{SLOT_OPEN}(\\d+){SLOT_CLOSE}")
+
+
+@dataclass(frozen=True)
+class ChatMessage:
+    """``token_ids`` are an answer's own, without the token that ended it (the template writes that one)."""
+
+    role: str
+    text: str
+    token_ids: Sequence[int] | None = None
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """``form``: "exact", the template's own rendering; "kept", the template would have rewritten earlier answers and
+    they were kept as generated; "rewritten", it left no place for one, so all was rendered from text."""
+
+    token_ids: list[int]
+    form: Literal["exact", "kept", "rewritten"]
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What the template allows, found by trying."""
+
+    system: bool = True
+    late_system: bool = True
+    same_role_twice: bool = True
+    keeps_answers: bool = True
+
+
+class ChatTemplate:
+    """The template of one model."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.traits = self._probe() if tokenizer.has_template else Traits()
+
+    def prompt(self, messages: Sequence[ChatMessage]) -> Prompt:
+        """The ids that ask for the next answer.
+
+        Raises:
+            InvalidRequest: the template refuses the messages even when fitted to it, or there is no template.
+        """
+        fitted = _fit(messages, self.traits)
+        text = self._render(fitted, slots=True)
+        pieces = _SLOT.split(text)
+        if [int(n) for n in pieces[1::2]] != [i for i, m in enumerate(fitted) if m.token_ids is not None]:
+            text = self._render(fitted, slots=False)
+            return Prompt(list(self._tokenizer.encode_rendered(text)), "rewritten")
+        ids: list[int] = []
+        for i, piece in enumerate(pieces):
+            ids += (fitted[int(piece)].token_ids or ()) if i % 2 else self._tokenizer.encode_rendered(piece)
+        exact = self.traits.keeps_answers or self._is_own_rendering(fitted, text)
+        return Prompt(ids, "exact" if exact else "kept")
+
+    def _is_own_rendering(self, messages: Sequence[ChatMessage], with_slots: str) -> bool:
+        """Whether the answers, put in their slots, give what the template makes of them itself."""
+        filled = _SLOT.sub(lambda m: self._tokenizer.guard(messages[int(m[1])].text), with_slots)
+        return filled == self._render(messages, slots=False)
+
+    def _render(self, messages: Sequence[ChatMessage], *, slots: bool) -> str:
+        rendered = [
+            {
+                "role": m.role,
+                "content": f"{SLOT_OPEN}{i}{SLOT_CLOSE}"
+                if slots and m.token_ids is not None
+                else self._tokenizer.guard(m.text),
+            }
+            for i, m in enumerate(messages)
+        ]
+        return self._tokenizer.render(rendered, add_generation_prompt=True)
+
+    def _probe(self) -> Traits:
+        user, system = ChatMessage("user", "a"), ChatMessage("system", "b")
+        answer = ChatMessage("assistant", "<think>\nc\n</think>\n\n d ", [])
+
+        def allows(*messages: ChatMessage) -> bool:
+            try:
+                text = self._render(messages, slots=False)
+            except InvalidRequest:
+                return False
+            return all(m.text in text for m in messages if m is not answer)
+
+        def keeps(*messages: ChatMessage) -> bool:
+            try:
+                return self._is_own_rendering(messages, self._render(messages, slots=True))
+            except InvalidRequest:
+                return False
+
+        return Traits(
+            system=allows(system, user),
+            late_system=allows(user, answer, system, user),
+            same_role_twice=allows(user, user),
+            keeps_answers=keeps(user, answer, user),
+        )
+
+
+def _fit(messages: Sequence[ChatMessage], traits: Traits) -> list[ChatMessage]:
+    """The conversation in a form the template takes: roles it refuses become the user's words, and neighbours of one
+    role are joined where it wants them to alternate."""
+    fitted: list[ChatMessage] = []
+    for i, message in enumerate(messages):
+        role = "system" if message.role == "developer" else message.role
+        if role == "system" and not (traits.system if i == 0 else traits.late_system):
+            role = "user"
+        last = fitted[-1] if fitted else None
+        if last and last.role == role == "user" and not traits.same_role_twice:
+            fitted[-1] = ChatMessage(role, f"{last.text}\n\n{message.text}")
+        else:
+            fitted.append(replace(message, role=role))
+    return fitted

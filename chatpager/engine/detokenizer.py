@@ -1,0 +1,76 @@
+"""From token ids to text as it streams: whole characters only, and no further than a stop string.
+
+Concatenated, the pieces equal the text of all ids at once, whatever the split. A character that the answer's end cuts
+in half is dropped, not shown as U+FFFD.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tokenizers import Tokenizer as Backend
+from tokenizers.decoders import DecodeStream
+
+REPLACEMENT = "�"
+
+
+class Detokenizer:
+    """Text of one growing list of ids. Special tokens have no text."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._stream = DecodeStream(skip_special_tokens=True)
+
+    def push(self, token_id: int) -> str:
+        """The text that became certain with this token; empty while a character is incomplete."""
+        return self._stream.step(self._backend, token_id) or ""
+
+
+class TextStream:
+    """Detokenised text up to the first stop string, which may begin in one token and end in another.
+
+    Text that could be the beginning of a stop string is held back until it is certain.
+    """
+
+    def __init__(self, backend: Backend, stops: Iterable[str] = (), *, include_stop: bool = False) -> None:
+        self._detokenizer = Detokenizer(backend)
+        self._stops = tuple(stops)
+        self._include_stop = include_stop
+        self._held = ""
+        self.text = ""
+        """Everything given out so far."""
+        self.stopped: str | None = None
+        """The stop string that ended the text."""
+
+    def push(self, token_id: int) -> str:
+        """The next piece of text; after ``stopped`` is set there is no more."""
+        if self.stopped is not None:
+            return ""
+        self._held += self._detokenizer.push(token_id)
+        found = min(
+            ((self._held.find(s), s) for s in self._stops if s in self._held),
+            default=None,
+            key=lambda place: (place[0], -len(place[1])),
+        )
+        if found:
+            at, self.stopped = found
+            return self._give(at + len(self.stopped) if self._include_stop else at)
+        return self._give(len(self._held) - self._undecided())
+
+    def finish(self) -> str:
+        """The text that was held back, now that nothing follows."""
+        return "" if self.stopped is not None else self._give(len(self._held))
+
+    def _give(self, count: int) -> str:
+        piece, self._held = self._held[:count], self._held[count:]
+        self.text += piece
+        return piece
+
+    def _undecided(self) -> int:
+        """Length of the longest end of the held text with which a stop string begins."""
+        return max((_overlap(self._held, stop) for stop in self._stops), default=0)
+
+
+def _overlap(text: str, stop: str) -> int:
+    longest = min(len(text), len(stop) - 1)
+    return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

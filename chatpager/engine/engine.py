@@ -1,0 +1,304 @@
+"""The engine's face: ``add``, ``cancel``, ``step``. One thread owns it; time comes in as an argument."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from chatpager.config import EngineConfig
+from chatpager.engine.block_hash import BlockHasher, Field
+from chatpager.engine.block_pool import BlockPool
+from chatpager.engine.messages import AddRequest, FinishReason, SampledLogprobs, StepOutput, Usage
+from chatpager.engine.prefix_cache import PrefixCache
+from chatpager.engine.sampler import Sampled
+from chatpager.engine.scheduler import Limits, Plan, Row, Scheduler
+from chatpager.engine.sequence import Sequence, SequenceStatus
+from chatpager.engine.stats import EngineStats, memory_stats
+from chatpager.errors import (
+    CapacityExceeded,
+    ContextLengthExceeded,
+    EngineError,
+    InvalidRequest,
+    NumericError,
+    StepFailed,
+)
+
+
+class Runner(Protocol):
+    """What the engine needs of a model: ``ModelRunner``, or a test's fake."""
+
+    num_blocks: int
+    max_model_len: int
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]: ...
+
+    def hash_domain(self) -> Iterable[tuple[str, Field]]: ...
+
+    def run(self, plan: Plan) -> list[Sampled]: ...
+
+
+@dataclass
+class _Request:
+    """A request's sequences (one, or ``n``) and its moments, in the seconds of the caller's clock."""
+
+    seqs: list[Sequence]
+    added: float
+    started: float | None = None
+    first_token: float | None = None
+    unfinished: set[int] = field(default_factory=set)
+
+
+class Engine:
+    """Continuous batching over a paged, hashed KV cache."""
+
+    def __init__(
+        self, config: EngineConfig, runner: Runner, *, limits: Limits | None = None, hash_bits: int = 128
+    ) -> None:
+        self.config = config
+        self.runner = runner
+        self.pool = BlockPool(runner.num_blocks)
+        self.cache = PrefixCache(self.pool, config.block_size, enabled=config.enable_prefix_caching)
+        if limits is None:
+            # A step always has room for one token of every running sequence.
+            seqs = min(config.max_num_seqs, config.max_num_batched_tokens)
+            limits = Limits(config.max_num_batched_tokens, seqs)
+        self.scheduler = Scheduler(self.cache, limits)
+        self._hash_bits = hash_bits
+        self._hashers: dict[bytes, BlockHasher] = {}
+        self._requests: dict[str, _Request] = {}
+        self._arrivals = 0
+        self._early: list[StepOutput] = []
+        """Outputs that a cancel made between two steps."""
+
+    # -- commands -----------------------------------------------------------------------------------------------------
+
+    def add(self, request: AddRequest, now: float) -> None:
+        """Queue a request.
+
+        Raises:
+            InvalidRequest: no prompt, a token outside the vocabulary, or an id that is in use.
+            ContextLengthExceeded: prompt and one token of answer do not fit ``max_model_len``.
+            CapacityExceeded: they do not fit the pool, whatever is evicted.
+        """
+        self._check(request)
+        params, prompt = request.params, request.prompt_token_ids
+        limit = self.runner.max_model_len
+        max_length = min(limit, len(prompt) + (params.max_tokens if params.max_tokens is not None else limit))
+        hasher = self._hasher(request.salt)
+        seed = params.seed if params.seed is not None else secrets.randbits(63)
+        self._arrivals += 1
+        first = Sequence(
+            request.request_id,
+            list(prompt),
+            params,
+            hasher,
+            max_length=max_length,
+            eos_token_ids=self.runner.eos_token_ids,
+            priority=request.priority,
+            arrival=self._arrivals,
+            seed=seed,
+        )
+        first.forks = [first.fork(i, seed + i) for i in range(1, params.n)]
+        seqs = [first, *first.forks]
+        self._requests[request.request_id] = _Request(seqs, now, unfinished={s.index for s in seqs})
+        self.scheduler.add(first)
+
+    def cancel(self, request_id: str) -> None:
+        """End a request in whatever state it is; unknown and ended ones are left alone."""
+        if request_id in self._requests:
+            self._end_request(request_id, FinishReason.CANCELLED, self._early)
+
+    def stop(self, request_id: str, index: int = 0) -> None:
+        """End one sequence because its reader found a stop string; no output is made for it."""
+        request = self._requests.get(request_id)
+        if request and index in request.unfinished:
+            self.scheduler.finish(request.seqs[index])
+            self._forget(request_id, index)
+
+    # -- steps --------------------------------------------------------------------------------------------------------
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.scheduler.running or self.scheduler.waiting or self._early)
+
+    def step(self, clock: Callable[[], float]) -> list[StepOutput]:
+        """Compute one step and say what it brought. ``clock`` is any that does not go back, in seconds."""
+        now = clock()
+        outputs, self._early = self._early, []
+        plan = self.scheduler.schedule()
+        if not plan.rows:
+            assert outputs or not self.scheduler.waiting or self.scheduler.running, "requests wait and nothing runs"
+            return outputs
+        for row in plan.rows:
+            request = self._requests[row.seq.request_id]
+            if request.started is None:
+                request.started = now
+        computed = self._compute(plan)
+        now = clock()
+        for row, result in computed:
+            if row.seq.status is not SequenceStatus.RUNNING:
+                continue  # a sibling's failure ended its request a moment ago
+            if isinstance(result, EngineError):
+                self._fail(row, result, outputs)
+            else:
+                self._advance(row, result, now, outputs)
+        return outputs
+
+    def _compute(self, plan: Plan) -> list[tuple[Row, list[Sampled] | EngineError]]:
+        """Run the plan; if it raises, run its rows one by one, so that only those at fault fail.
+
+        Writing the same keys and values twice changes nothing, so a row that was computed may be computed again.
+        """
+        try:
+            return _by_row(plan, self.runner.run(plan))
+        except Exception as error:
+            if len(plan.rows) == 1:
+                failure = StepFailed(f"a step of request {plan.rows[0].seq.request_id} raised {type(error).__name__}")
+                failure.__cause__ = error
+                return [(plan.rows[0], failure)]
+        return [pair for row in plan.rows for pair in self._compute(Plan([row]))]
+
+    def _advance(self, row: Row, sampled: list[Sampled], now: float, outputs: list[StepOutput]) -> None:
+        if any(s.token_id is None for s in sampled):
+            self._fail(row, NumericError("the model's logits are not numbers"), outputs)
+            return
+        self.scheduler.commit(row)
+        seq = row.seq
+        if not row.samples:
+            done = (seq.committed, seq.num_prompt_tokens, seq.cached_tokens)
+            if seq.num_output_tokens == 0:
+                outputs.append(StepOutput(request_id=seq.request_id, prefilled=done))
+            return
+        request = self._requests[seq.request_id]
+        if request.first_token is None:
+            request.first_token = now
+        for sample, s in zip(row.samples, sampled, strict=True):
+            assert s.token_id is not None
+            sample.token_ids.append(s.token_id)
+            outputs.append(self._output(sample, s.token_id, s.logprobs, now))
+
+    def _output(self, seq: Sequence, token_id: int, logprobs: SampledLogprobs | None, now: float) -> StepOutput:
+        reason = seq.finish_reason()
+        usage = self._usage(seq, now) if reason else None
+        if reason:
+            self.scheduler.finish(seq)
+            self._forget(seq.request_id, seq.index)
+        return StepOutput(
+            request_id=seq.request_id,
+            index=seq.index,
+            token_ids=[token_id],
+            logprobs=[logprobs] if logprobs else None,
+            finish_reason=reason,
+            usage=usage,
+        )
+
+    def _usage(self, seq: Sequence, now: float) -> Usage:
+        request = self._requests[seq.request_id]
+        started = request.started if request.started is not None else now
+        first_token = request.first_token if request.first_token is not None else now
+        return Usage(
+            admitted=seq.first_admitted,
+            prompt_tokens=seq.num_prompt_tokens,
+            cached_tokens=seq.cached_tokens,
+            output_tokens=seq.num_output_tokens,
+            preemptions=seq.preemptions,
+            queue_seconds=started - request.added,
+            prefill_seconds=first_token - started,
+        )
+
+    # -- endings ------------------------------------------------------------------------------------------------------
+
+    def _fail(self, row: Row, error: EngineError, outputs: list[StepOutput]) -> None:
+        """A request whose step went wrong ends; what it computed is not found again if it may be poisoned."""
+        if isinstance(error, NumericError):
+            self.cache.discard(row.seq)
+        self._end_request(row.seq.request_id, FinishReason.ERROR, outputs, error)
+
+    def _end_request(
+        self, request_id: str, reason: FinishReason, outputs: list[StepOutput], error: EngineError | None = None
+    ) -> None:
+        request = self._requests[request_id]
+        for seq in request.seqs:
+            if seq.index in request.unfinished:
+                usage = self._usage(seq, request.first_token or request.started or request.added)
+                self.scheduler.finish(seq)
+                outputs.append(
+                    StepOutput(
+                        request_id=request_id,
+                        index=seq.index,
+                        finish_reason=reason,
+                        usage=usage,
+                        error_code=error.code if error else None,
+                        error_message=str(error) if error else None,
+                    )
+                )
+        del self._requests[request_id]
+
+    def _forget(self, request_id: str, index: int) -> None:
+        request = self._requests[request_id]
+        request.unfinished.discard(index)
+        if not request.unfinished:
+            del self._requests[request_id]
+
+    # -- the rest -----------------------------------------------------------------------------------------------------
+
+    def _check(self, request: AddRequest) -> None:
+        prompt, params = request.prompt_token_ids, request.params
+        if request.request_id in self._requests:
+            raise InvalidRequest(f"request id {request.request_id!r} is in use", param="request_id")
+        if not prompt:
+            raise InvalidRequest("the prompt is empty", param="prompt")
+        if min(prompt) < 0 or max(prompt) >= self.runner.vocab_size:
+            raise InvalidRequest(f"a prompt token is outside 0..{self.runner.vocab_size - 1}", param="prompt")
+        if params.n > self.scheduler.limits.max_num_seqs:
+            raise InvalidRequest(f"n is above max_num_seqs ({self.scheduler.limits.max_num_seqs})", param="n")
+        wanted = max(1, params.min_tokens)
+        if len(prompt) + wanted > self.runner.max_model_len:
+            raise ContextLengthExceeded(len(prompt), wanted, self.runner.max_model_len)
+        blocks = -(-(len(prompt) + wanted) // self.config.block_size)
+        if blocks + 1 > self.pool.usable:
+            raise CapacityExceeded(
+                f"the prompt needs {blocks} KV blocks, the pool has {self.pool.usable}", param="prompt"
+            )
+
+    def _hasher(self, salt: bytes) -> BlockHasher:
+        if salt not in self._hashers:
+            domain = [*self.runner.hash_domain(), ("salt", salt)]
+            self._hashers[salt] = BlockHasher(domain, self.config.block_size, bits=self._hash_bits)
+        return self._hashers[salt]
+
+    def stats(self) -> EngineStats:
+        """Queue, cache and memory as they are now; cheap enough for once a second."""
+        running = self.scheduler.running
+        return EngineStats(
+            running=len(running),
+            waiting=len(self.scheduler.waiting),
+            memory=memory_stats(self.pool, running, self.config.block_size),
+            queried_tokens=self.cache.stats.queried_tokens,
+            hit_tokens=self.cache.stats.hit_tokens,
+            evicted_blocks=self.cache.stats.evicted_blocks,
+            preemptions=self.scheduler.stats.preemptions,
+            recomputed_tokens=self.scheduler.stats.recomputed_tokens,
+            deferred=self.scheduler.stats.deferred,
+        )
+
+    def audit(self) -> None:
+        """Check every invariant of pool, cache and queues; asserts with the numbers."""
+        running = self.scheduler.running
+        self.cache.audit([seq.block_table for seq in running])
+        for seq in running:
+            assert seq.status is SequenceStatus.RUNNING, seq.status
+            allocated = self.config.block_size * len(seq.block_table)
+            assert seq.committed <= allocated, (seq.committed, allocated)
+        assert all(not seq.block_table for seq in self.scheduler.waiting)
+
+
+def _by_row(plan: Plan, sampled: list[Sampled]) -> list[tuple[Row, list[Sampled] | EngineError]]:
+    rest = iter(sampled)
+    return [(row, [next(rest) for _ in row.samples]) for row in plan.rows]

@@ -1,0 +1,207 @@
+"""The offline face: ``LLM(model=...).generate(prompts, params)``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tqdm import tqdm
+
+from chatpager.config import EngineConfig, check_engine
+from chatpager.engine.chat_template import ChatMessage, ChatTemplate
+from chatpager.engine.detokenizer import TextStream
+from chatpager.engine.engine import Engine
+from chatpager.engine.messages import AddRequest, FinishReason, SampledLogprobs, StepOutput, Usage
+from chatpager.engine.model_runner import ModelRunner
+from chatpager.engine.sampling_params import SamplingParams
+from chatpager.engine.tokenizer import Tokenizer
+from chatpager.errors import EngineError, InvalidRequest, StepFailed
+
+Prompt = str | Sequence[int] | Sequence[dict[str, Any]]
+"""Text, token ids, or chat messages (dictionaries with ``role`` and ``content``)."""
+
+
+@dataclass
+class CompletionOutput:
+    """One answer. ``finish_reason`` is "stop", "length" or, when its step failed, "error"."""
+
+    index: int
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    finish_reason: str | None = None
+    stop_reason: str | None = None
+    """The stop string that ended the text, if one did."""
+    logprobs: list[SampledLogprobs] | None = None
+
+
+@dataclass
+class RequestOutput:
+    prompt: str | None
+    prompt_token_ids: list[int]
+    outputs: list[CompletionOutput]
+    usage: Usage | None = None
+
+
+class LLM:
+    """A model and its engine. The arguments are the settings of ``EngineConfig`` and mean what vLLM's users expect.
+
+    Raises:
+        ConfigError: an argument is wrong, or not supported yet.
+        ModelLoadError, UnsupportedModel: the folder cannot be served.
+    """
+
+    def __init__(self, model: str | Path, **settings: Any) -> None:
+        config = check_engine(EngineConfig(model=str(model)), settings)
+        self.runner = ModelRunner(config)
+        self.engine = Engine(config, self.runner)
+        self._requests = 0
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Loaded when first needed: prompts of token ids need none."""
+        return Tokenizer(Path(self.engine.config.model))
+
+    @cached_property
+    def chat_template(self) -> ChatTemplate:
+        return ChatTemplate(self.tokenizer)
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = True,
+    ) -> list[RequestOutput]:
+        """Complete every prompt, batched; outputs are in the order of the prompts. ``use_tqdm`` shows the progress bar.
+
+        Raises:
+            InvalidRequest, ContextLengthExceeded, CapacityExceeded: a prompt or its parameters; nothing was started.
+        """
+        batch = _as_batch(prompts)
+        per_prompt = _as_params(params, len(batch))
+        works = [self._prepare(prompt, p) for prompt, p in zip(batch, per_prompt, strict=True)]
+        self._start(works)
+        with tqdm(total=len(works), desc="generating", unit="prompt", disable=not use_tqdm) as progress:
+            self._drain({w.request_id: w for w in works}, progress)
+        return [w.output for w in works]
+
+    # -- one batch ----------------------------------------------------------------------------------------------------
+
+    def _prepare(self, prompt: Prompt, params: SamplingParams) -> _Work:
+        text, ids = self._tokenize(prompt)
+        self._requests += 1
+        outputs = [CompletionOutput(i, logprobs=[] if params.logprobs is not None else None) for i in range(params.n)]
+        streams = [self.tokenizer.text_stream(params) for _ in outputs] if self._has_tokenizer() else []
+        request = AddRequest(request_id=f"offline-{self._requests}", prompt_token_ids=ids, params=params)
+        return _Work(request, RequestOutput(text, ids, outputs), streams)
+
+    def _tokenize(self, prompt: Prompt) -> tuple[str | None, list[int]]:
+        if isinstance(prompt, str):
+            return prompt, self.tokenizer.encode(prompt, add_special_tokens=True)
+        items = list(prompt)
+        if items and all(isinstance(item, dict) for item in items):
+            ids = self.chat_template.prompt([_message(item) for item in items]).token_ids
+            return self.tokenizer.decode(ids, skip_special_tokens=False), ids
+        if all(isinstance(item, int) and not isinstance(item, bool) for item in items):
+            return None, items  # type: ignore[return-value]
+        raise InvalidRequest("a prompt is text, a list of token ids, or a list of chat messages", param="prompts")
+
+    def _has_tokenizer(self) -> bool:
+        return (Path(self.engine.config.model) / "tokenizer.json").is_file()
+
+    def _start(self, works: list[_Work]) -> None:
+        started: list[str] = []
+        try:
+            for work in works:
+                self.engine.add(work.request, time.monotonic())
+                started.append(work.request_id)
+        except Exception:
+            for request_id in started:
+                self.engine.cancel(request_id)
+            self.engine.step(time.monotonic)
+            raise
+
+    def _drain(self, works: dict[str, _Work], progress: tqdm[NoReturn]) -> None:
+        try:
+            while any(not w.done for w in works.values()):
+                for output in self.engine.step(time.monotonic):
+                    work = works.get(output.request_id)  # None: left over from a batch that was interrupted
+                    if work and work.take(output):
+                        self.engine.stop(output.request_id, output.index)
+                progress.update(sum(w.done for w in works.values()) - progress.n)
+        finally:
+            for work in works.values():
+                if not work.done:
+                    self.engine.cancel(work.request_id)
+
+
+class _Work:
+    """One prompt on its way through the engine."""
+
+    def __init__(self, request: AddRequest, output: RequestOutput, streams: list[TextStream]) -> None:
+        self.request = request
+        self.output = output
+        self._streams = streams
+
+    @property
+    def request_id(self) -> str:
+        return self.request.request_id
+
+    @property
+    def done(self) -> bool:
+        return all(o.finish_reason for o in self.output.outputs)
+
+    def take(self, step: StepOutput) -> bool:
+        """Record what a step brought; True when a stop string ended the answer before the engine did."""
+        answer = self.output.outputs[step.index]
+        if step.usage:
+            self.output.usage = step.usage
+        for token_id in step.token_ids:
+            answer.token_ids.append(token_id)
+            if self._streams:
+                answer.text += self._streams[step.index].push(token_id)
+        if step.logprobs and answer.logprobs is not None:
+            answer.logprobs += step.logprobs
+        stop = self._streams[step.index].stopped if self._streams else None
+        if stop is not None:
+            answer.finish_reason, answer.stop_reason = FinishReason.STOP.value, stop
+            return step.finish_reason is None
+        if step.finish_reason:
+            answer.finish_reason = step.finish_reason.value
+            if self._streams:
+                answer.text += self._streams[step.index].finish()
+        return False
+
+
+def _message(item: Any) -> ChatMessage:
+    role, content = item.get("role"), item.get("content")
+    if not isinstance(role, str) or not isinstance(content, str):
+        raise InvalidRequest("a chat message has a role and a content, both text", param="prompts")
+    return ChatMessage(role, content)
+
+
+def _as_batch(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """One prompt or several: a string, a list of ids and a list of messages are each one prompt."""
+    if isinstance(prompts, str):
+        return [prompts]
+    items = list(prompts)
+    if items and all(isinstance(item, int | dict) for item in items):
+        return [items]  # type: ignore[list-item]
+    return items  # type: ignore[return-value]
+
+
+def _as_params(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:
+    if params is None:
+        return [SamplingParams()] * count
+    if isinstance(params, SamplingParams):
+        return [params] * count
+    if len(params) != count:
+        raise InvalidRequest(f"{len(params)} sampling parameters for {count} prompts", param="params")
+    return list(params)
+
+
+__all__ = ["LLM", "CompletionOutput", "EngineError", "RequestOutput", "StepFailed"]

@@ -1,0 +1,177 @@
+"""From a folder to a model: safetensors only, no code from the folder, refused with a reason or loaded whole."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+import xxhash
+from safetensors import SafetensorError, safe_open
+
+from chatpager.engine import architectures
+from chatpager.engine.architectures import Shape
+from chatpager.engine.attention import ATTENTION, register
+from chatpager.engine.tokenizer import NO_FOLDER
+from chatpager.errors import ModelLoadError
+
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+SAMPLE = 1 << 16
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    module: torch.nn.Module
+    config: Any
+    shape: Shape
+    dtype: torch.dtype
+    device: torch.device
+    eos_token_ids: frozenset[int]
+    fingerprint: bytes
+    """Of the configuration and the weights: KV of one fingerprint is never used for another."""
+
+
+def load(path: Path, *, dtype: str = "auto", device: str = "auto") -> LoadedModel:
+    """Load the model in ``path`` with chatpager's attention.
+
+    Raises:
+        ModelLoadError: the folder lacks something, holds pickled weights, or a file is broken.
+        UnsupportedModel: the architecture cannot be served.
+    """
+    raw = read_config(path)
+    shards = weight_files(path)
+    try:
+        config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except (ValueError, KeyError, OSError) as error:
+        kind = raw.get("model_type")
+        raise ModelLoadError(path, f"transformers does not know model_type {kind!r}: {_first_line(error)}") from error
+    shape = architectures.check(config, path)
+    place = _device(device)
+    kind_of_number = _dtype(dtype, config, path)
+    register()
+    transformers.utils.logging.disable_progress_bar()
+    model_class = getattr(transformers, architectures.SERVED[config.model_type])
+    try:
+        module = model_class.from_pretrained(
+            path,
+            config=config,
+            dtype=kind_of_number,
+            use_safetensors=True,
+            trust_remote_code=False,
+            attn_implementation=ATTENTION,
+            local_files_only=True,
+        )
+    except (ValueError, KeyError, OSError, RuntimeError, SafetensorError) as error:
+        raise ModelLoadError(path, _first_line(error)) from error
+    module = module.to(place).eval()
+    module.requires_grad_(False)
+    fingerprint = _fingerprint(raw, shards)
+    return LoadedModel(module, config, shape, kind_of_number, place, eos_token_ids(path, raw), fingerprint)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """config.json as a dictionary; ``auto_map`` and Python files beside it are never used."""
+    if not path.is_dir():
+        raise ModelLoadError(path, NO_FOLDER)
+    return _read_json(path / "config.json", required=True)
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The folder's safetensors files, each with a readable header."""
+    shards = sorted(path.glob("*.safetensors"))
+    if not shards:
+        pickled = [p.name for pattern in PICKLES for p in path.glob(pattern)]
+        if pickled:
+            raise ModelLoadError(
+                path,
+                f"the weights are pickled ({pickled[0]}), and unpickling runs code; convert them to safetensors",
+            )
+        raise ModelLoadError(path, "no *.safetensors file in it")
+    index = _read_json(path / "model.safetensors.index.json", required=False)
+    for name in sorted(set(index.get("weight_map", {}).values())):
+        if not (path / name).is_file():
+            raise ModelLoadError(path / name, "the index names this shard, but it is missing")
+    for shard in shards:
+        try:
+            with safe_open(shard, "pt") as file:
+                file.keys()
+        except (SafetensorError, OSError) as error:
+            raise ModelLoadError(shard, f"not a readable safetensors file: {_first_line(error)}") from error
+    return shards
+
+
+def eos_token_ids(path: Path, config: dict[str, Any]) -> frozenset[int]:
+    """Ids that end an answer: the generation config's, or else the model config's."""
+    generation = _read_json(path / "generation_config.json", required=False)
+    value = generation.get("eos_token_id", config.get("eos_token_id"))
+    if value is None:
+        return frozenset()
+    return frozenset([value] if isinstance(value, int) else value)
+
+
+def _read_json(path: Path, *, required: bool) -> dict[str, Any]:
+    if not path.is_file():
+        if required:
+            raise ModelLoadError(path, "no such file")
+        return {}
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelLoadError(path, f"not readable as JSON: {_first_line(error)}") from error
+    if not isinstance(value, dict):
+        raise ModelLoadError(path, "not a JSON object")
+    return value
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ModelLoadError("device cuda", "torch sees no CUDA device; use --device cpu")
+    return torch.device(name)
+
+
+def _dtype(name: str, config: Any, path: Path) -> torch.dtype:
+    if name != "auto":
+        return DTYPES[name]
+    stored = getattr(config, "dtype", None) or torch.float32
+    if stored not in DTYPES.values():
+        raise ModelLoadError(path, f"its dtype {stored} is not served; choose one with --dtype")
+    return stored
+
+
+def _fingerprint(config: dict[str, Any], shards: list[Path]) -> bytes:
+    """Hash of the configuration, and of every shard's size, header and samples spread over its bytes."""
+    digest = xxhash.xxh3_128(json.dumps(config, sort_keys=True).encode())
+    for shard in shards:
+        size = shard.stat().st_size
+        digest.update(f"{shard.name}:{size}:".encode())
+        with shard.open("rb") as file:
+            for place in range(0, size, max(SAMPLE, size // 64)):
+                file.seek(place)
+                digest.update(file.read(SAMPLE))
+    return digest.digest()
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__
+
+
+def sampling_defaults(path: Path) -> dict[str, Any]:
+    """How the model's makers want it sampled, in ``SamplingParams``' names; what they leave open is absent."""
+    generation = _read_json(path / "generation_config.json", required=False)
+    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+    wanted = {name: generation[name] for name in names if generation.get(name) is not None}
+    if generation.get("do_sample") is False:
+        wanted["temperature"] = 0.0
+    return wanted

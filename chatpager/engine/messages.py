@@ -1,0 +1,81 @@
+"""What crosses the engine's seam: commands in, outputs out, plain structs that msgspec can carry between processes."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from chatpager.engine.sampling_params import SamplingParams
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    ERROR = "error"
+
+
+class AddRequest(msgspec.Struct, frozen=True, kw_only=True, tag="add"):
+    """Compute ``prompt_token_ids`` and continue them. ``salt`` separates cache domains (one a tenant);
+    a lower ``priority`` is served earlier, as in vLLM."""
+
+    request_id: str
+    prompt_token_ids: list[int]
+    params: SamplingParams
+    salt: bytes = b""
+    priority: int = 0
+
+
+class CancelRequest(msgspec.Struct, frozen=True, tag="cancel"):
+    """Legal in every state, and for a request that has ended or never was."""
+
+    request_id: str
+
+
+Command = AddRequest | CancelRequest
+
+
+class TokenLogprob(msgspec.Struct, frozen=True):
+    token_id: int
+    logprob: float
+
+
+class SampledLogprobs(msgspec.Struct, frozen=True):
+    """Natural logarithms under the model's own distribution, before temperature and penalties (as OpenAI reports)."""
+
+    chosen: TokenLogprob
+    top: list[TokenLogprob]
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the prompt's tokens came from; counted once, at the first admission. cached + computed = prompt, of a
+    request that was ``admitted``; one that ended while it waited computed nothing."""
+
+    admitted: bool
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    preemptions: int
+    queue_seconds: float
+    prefill_seconds: float
+
+    @property
+    def computed_tokens(self) -> int:
+        return self.prompt_tokens - self.cached_tokens
+
+
+class StepOutput(msgspec.Struct, frozen=True, kw_only=True):
+    """What one step brought to one sequence. ``index`` tells the samples of one request apart (n > 1)."""
+
+    request_id: str
+    index: int = 0
+    token_ids: list[int] = []
+    logprobs: list[SampledLogprobs] | None = None
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    """Set when the sequence ends."""
+    error_code: str | None = None
+    error_message: str | None = None
+    prefilled: tuple[int, int, int] | None = None
+    """(computed or cached so far, of the prompt's tokens, of them cached) while the prompt is being computed."""

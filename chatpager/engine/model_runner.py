@@ -1,0 +1,156 @@
+"""The model, its KV cache, and one step of both."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from chatpager.config import EngineConfig
+from chatpager.engine import loader
+from chatpager.engine.attention import KVCache, PagedStep
+from chatpager.engine.batch import Batch, BatchBuilder
+from chatpager.engine.block_hash import Field
+from chatpager.engine.sampler import Sampled, sample
+from chatpager.engine.scheduler import Plan
+from chatpager.errors import ConfigError
+from chatpager.kernels.paged_attention import Workspace
+from chatpager.kernels.store_kv import copy_blocks
+
+MEMINFO = Path("/proc/meminfo")
+CPU_KV_BYTES = 4 << 30
+"""KV cache on a CPU when ``num_kv_blocks`` is not given: at most this (what vLLM takes there too)."""
+
+
+class ModelRunner:
+    """Loads the model of ``config``, sizes the KV cache, runs batches.
+
+    Raises:
+        ModelLoadError, UnsupportedModel: see ``loader.load``.
+        ConfigError: the KV cache does not hold one sequence of ``max_model_len``.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.config = config
+        if config.num_threads:
+            torch.set_num_threads(config.num_threads)
+        self.model = loader.load(Path(config.model), dtype=config.dtype, device=config.device)
+        self.shape = self.model.shape
+        self.block_size = config.block_size
+        self.max_model_len = self._max_model_len()
+        self.num_blocks = self._num_blocks()
+        self.cache = KVCache.allocate(
+            self.shape.layers,
+            self.num_blocks,
+            self.block_size,
+            self.shape.kv_heads,
+            self.shape.head_dim,
+            self.model.dtype,
+            self.model.device,
+        )
+        self._workspace = Workspace()
+        self._builder = BatchBuilder(
+            config.max_num_batched_tokens,
+            config.max_num_seqs,
+            -(-self.max_model_len // self.block_size) + 1,
+            self.block_size,
+            self.model.device,
+        )
+
+    # -- sizes --------------------------------------------------------------------------------------------------------
+
+    @property
+    def block_bytes(self) -> int:
+        return self.shape.bytes_per_token(self.model.dtype.itemsize) * self.block_size
+
+    def _max_model_len(self) -> int:
+        asked, longest = self.config.max_model_len, self.shape.max_positions
+        if asked is not None and asked > longest:
+            raise ConfigError("max_model_len", f"this model serves at most {longest} tokens", value=asked)
+        return asked or longest
+
+    def _num_blocks(self) -> int:
+        """Blocks of the pool, the null block included; a context shorter than one full sequence is refused or cut."""
+        needed = -(-self.max_model_len // self.block_size) + 2  # the null block, and one for a copied tail
+        given = self.config.num_kv_blocks
+        if given is not None:
+            if given < 3:
+                raise ConfigError("num_kv_blocks", "a pool has at least 3 blocks", value=given)
+            self._shorten_to(given, needed)
+            return given
+        blocks = self._kv_bytes() // self.block_bytes
+        self._shorten_to(blocks, needed)
+        return blocks
+
+    def _shorten_to(self, blocks: int, needed: int) -> None:
+        """With too few blocks for a full-length sequence: cut the model's own length, refuse a length asked for."""
+        if blocks >= needed:
+            return
+        holds = max(0, blocks - 2) * self.block_size
+        if self.config.max_model_len is not None or holds < self.block_size:
+            raise ConfigError(
+                "max_model_len",
+                f"needs {needed} KV blocks of {self.block_bytes} bytes, but there are {blocks}: lower it to {holds}, "
+                "raise gpu_memory_utilization or num_kv_blocks, or use a smaller dtype",
+                value=self.max_model_len,
+            )
+        self.max_model_len = holds
+
+    def _kv_bytes(self) -> int:
+        share = self.config.gpu_memory_utilization
+        if self.model.device.type == "cuda":
+            free, total = torch.cuda.mem_get_info(self.model.device)
+            return max(0, int(share * total) - (total - free))
+        return min(CPU_KV_BYTES, int(share * _available_memory()))
+
+    @property
+    def vocab_size(self) -> int:
+        return self.shape.vocab_size
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        return self.model.eos_token_ids
+
+    def hash_domain(self) -> Iterable[tuple[str, Field]]:
+        """What the root of every block hash carries, the salt and the block size apart."""
+        return (
+            ("model", self.model.fingerprint),
+            ("kv_dtype", str(self.model.dtype)),
+            ("kv_layout", "layer/k,v/[block,token,head,dim]"),
+            ("epoch", 0),
+        )
+
+    # -- running ------------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def run(self, plan: Plan) -> list[Sampled]:
+        """Compute one step. The list is in the order of ``Plan.samples``."""
+        batch = self._builder.build(plan)
+        logits = self.forward(batch)
+        sampled = sample(logits, batch.samples)
+        by_seq = {id(seq): s for (_, seq), s in zip(batch.samples, sampled, strict=True)}
+        return [by_seq[id(seq)] for row in plan.rows for seq in row.samples]
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Logits of the rows that are sampled, [L, vocabulary]; writes the KV of every token of the batch."""
+        if batch.copies.numel():
+            copy_blocks(self.cache.keys, self.cache.values, batch.copies)
+        output = self.model.module(
+            input_ids=batch.input_ids,
+            position_ids=batch.positions,
+            use_cache=False,
+            logits_to_keep=batch.logit_indices,
+            paged=PagedStep(batch, self.cache, self._workspace),
+        )
+        return output.logits[0]
+
+
+def _available_memory() -> int:
+    """Bytes of host memory that can be taken without swapping."""
+    try:
+        lines = MEMINFO.read_text().splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

@@ -1,0 +1,104 @@
+"""How a request wants its tokens drawn. The names are the ones vLLM's users know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from chatpager.errors import InvalidRequest
+
+MAX_N = 64
+MAX_LOGPROBS = 20
+MAX_STOPS = 16
+MAX_STOP_CHARS = 256
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Raises ``InvalidRequest`` (with ``param``) when a value is out of range.
+
+    ``temperature`` 0 is greedy. ``top_k`` 0 or -1 is off. ``logprobs`` asks for the chosen token and that many of the
+    likeliest. ``max_tokens`` None means up to the model's window. ``seed`` None lets the engine draw one.
+    Penalties follow vLLM: repetition over prompt and answer, presence and frequency over the answer.
+    """
+
+    n: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    max_tokens: int | None = 16
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    stop: tuple[str, ...] | str = ()
+    stop_token_ids: tuple[int, ...] = ()
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] | None = None
+    logprobs: int | None = None
+    seed: int | None = None
+    include_stop_str_in_output: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.stop, str):
+            msgspec.structs.force_setattr(self, "stop", (self.stop,) if self.stop else ())
+        else:
+            msgspec.structs.force_setattr(self, "stop", tuple(self.stop))
+        msgspec.structs.force_setattr(self, "stop_token_ids", tuple(self.stop_token_ids))
+        for name, low, high in _RANGES:
+            _check_range(name, getattr(self, name), low, high)
+        for name, ok, problem in _RULES:
+            if not ok(self):
+                raise InvalidRequest(f"{name} {problem}", param=name)
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature < GREEDY_BELOW
+
+    @property
+    def penalised(self) -> bool:
+        return bool(self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1.0)
+
+
+GREEDY_BELOW = 1e-5
+
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("n", 1, MAX_N),
+    ("temperature", 0.0, 100.0),
+    ("min_p", 0.0, 1.0),
+    ("min_tokens", 0, 2**31),
+    ("presence_penalty", -2.0, 2.0),
+    ("frequency_penalty", -2.0, 2.0),
+)
+
+_RULES: tuple[tuple[str, Callable[[SamplingParams], bool], str], ...] = (
+    ("top_p", lambda p: 0.0 < p.top_p <= 1.0, "must be above 0 and at most 1"),
+    ("top_k", lambda p: p.top_k >= -1, "must be -1 (off), 0 (off) or the number of tokens to keep"),
+    ("repetition_penalty", lambda p: 0.0 < p.repetition_penalty <= 100.0, "must be above 0 and at most 100"),
+    ("max_tokens", lambda p: p.max_tokens is None or p.max_tokens >= 1, "must be at least 1"),
+    ("min_tokens", lambda p: p.max_tokens is None or p.min_tokens <= p.max_tokens, "must be at most max_tokens"),
+    (
+        "stop",
+        lambda p: len(p.stop) <= MAX_STOPS and all(0 < len(s) <= MAX_STOP_CHARS for s in p.stop),
+        f"takes at most {MAX_STOPS} strings of 1 to {MAX_STOP_CHARS} characters",
+    ),
+    ("stop_token_ids", lambda p: all(t >= 0 for t in p.stop_token_ids), "must not be negative"),
+    (
+        "logprobs",
+        lambda p: p.logprobs is None or 0 <= p.logprobs <= MAX_LOGPROBS,
+        f"must be between 0 and {MAX_LOGPROBS}",
+    ),
+    ("seed", lambda p: p.seed is None or -(2**63) <= p.seed < 2**64, "must fit 64 bits"),
+    (
+        "logit_bias",
+        lambda p: not p.logit_bias or all(t >= 0 and -100 <= b <= 100 for t, b in p.logit_bias.items()),
+        "maps token ids to values between -100 and 100",
+    ),
+)
+
+
+def _check_range(name: str, value: Any, low: float, high: float) -> None:
+    if not low <= value <= high:  # NaN fails here too
+        raise InvalidRequest(f"{name} must be between {low:g} and {high:g}", param=name)

@@ -1,0 +1,149 @@
+"""One sequence of tokens and how much of it is in the KV cache."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from chatpager.engine.block_hash import BlockHash, BlockHasher
+from chatpager.engine.messages import FinishReason
+from chatpager.engine.sampling_params import SamplingParams
+
+__all__ = ["FinishReason", "SamplingParams", "Sequence", "SequenceStatus"]
+
+
+class SequenceStatus(StrEnum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+class Sequence:
+    """Tokens, their block table, and the line between what is computed and what is not.
+
+    ``committed`` tokens have their keys and values written; the last sampled token is not among them. A step computes
+    ``token_ids[committed : committed + n]``; when that reaches the end, the next token is sampled. The table covers
+    ``block_size * len(block_table)`` tokens, never fewer than are committed.
+    """
+
+    __slots__ = (
+        "age",
+        "arrival",
+        "block_table",
+        "cached_tokens",
+        "claims",
+        "committed",
+        "eos_token_ids",
+        "first_admitted",
+        "forks",
+        "hasher",
+        "hashes",
+        "index",
+        "max_length",
+        "num_prompt_tokens",
+        "params",
+        "preemptions",
+        "priority",
+        "published",
+        "request_id",
+        "seed",
+        "status",
+        "token_ids",
+        "written",
+    )
+
+    def __init__(
+        self,
+        request_id: str,
+        token_ids: list[int],
+        params: SamplingParams,
+        hasher: BlockHasher,
+        *,
+        max_length: int,
+        eos_token_ids: frozenset[int] = frozenset(),
+        priority: int = 0,
+        arrival: int = 0,
+        seed: int = 0,
+        index: int = 0,
+    ) -> None:
+        self.request_id = request_id
+        self.index = index
+        self.token_ids = token_ids
+        self.num_prompt_tokens = len(token_ids)
+        self.params = params
+        self.max_length = max_length
+        self.eos_token_ids = eos_token_ids
+        self.priority = priority
+        self.arrival = arrival
+        self.seed = seed
+        self.status = SequenceStatus.WAITING
+        self.block_table: list[int] = []
+        self.committed = 0
+        self.published = 0
+        """Leading blocks whose content stands in the prefix cache, under this table's block or an equal one."""
+        self.written = 0
+        """First block of the table this sequence computed itself; the ones before came from the prefix cache."""
+        self.claims = range(0)
+        """Blocks of the prompt that others wait for instead of computing them too."""
+        self.hasher = hasher
+        self.hashes: list[BlockHash] = []
+        self.age = 0
+        self.preemptions = 0
+        self.cached_tokens = 0
+        """Prompt tokens found in the cache when first admitted; later admissions do not count."""
+        self.first_admitted = False
+        self.forks: list[Sequence] = []
+        """Siblings of the same request that start from this one's prompt once it is computed (n > 1)."""
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def remaining(self) -> int:
+        """Tokens whose keys and values are still to be written."""
+        return len(self.token_ids) - self.committed
+
+    @property
+    def num_output_tokens(self) -> int:
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    def full_hashes(self, count: int) -> list[BlockHash]:
+        """Hashes of the first ``count`` blocks, all of them full; each is computed once."""
+        size = self.hasher.block_size
+        assert count * size <= len(self.token_ids), (count, size, len(self.token_ids))
+        while len(self.hashes) < count:
+            i = len(self.hashes)
+            parent = self.hashes[-1] if i else self.hasher.root
+            self.hashes.append(self.hasher.chain(parent, self.token_ids[i * size : (i + 1) * size]))
+        return self.hashes[:count]
+
+    def block_tokens(self, i: int) -> tuple[int, ...]:
+        size = self.hasher.block_size
+        return tuple(self.token_ids[i * size : (i + 1) * size])
+
+    def finish_reason(self) -> FinishReason | None:
+        """Why the sequence ends with its last token, if it does."""
+        last, produced = self.token_ids[-1], self.num_output_tokens
+        if produced >= self.params.min_tokens:
+            if last in self.params.stop_token_ids:
+                return FinishReason.STOP
+            if last in self.eos_token_ids and not self.params.ignore_eos:
+                return FinishReason.STOP
+        return FinishReason.LENGTH if len(self.token_ids) >= self.max_length else None
+
+    def fork(self, index: int, seed: int) -> Sequence:
+        """A sibling with the same tokens; it gets no blocks here (the scheduler shares them)."""
+        twin = Sequence(
+            self.request_id,
+            list(self.token_ids),
+            self.params,
+            self.hasher,
+            max_length=self.max_length,
+            eos_token_ids=self.eos_token_ids,
+            priority=self.priority,
+            arrival=self.arrival,
+            seed=seed,
+            index=index,
+        )
+        twin.num_prompt_tokens = self.num_prompt_tokens
+        twin.hashes = list(self.hashes)
+        return twin

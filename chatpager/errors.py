@@ -1,0 +1,184 @@
+"""Every error chatpager raises on purpose, and what each looks like on the wire.
+
+::
+
+    ChatpagerError
+    ├── ConfigError                 a setting is wrong: names the value and where it came from
+    ├── ModelLoadError              a model folder cannot be served: names the file and the reason
+    │   └── UnsupportedModel        its architecture needs something the engine lacks
+    ├── RequestError                the client's request is at fault; nothing was changed
+    │   ├── InvalidRequest          400  a field is missing, unknown, or has a wrong type or value
+    │   ├── InvalidJSON             400  the body or frame is not JSON
+    │   ├── UnsupportedEvent        400  a frame's type is not one we know
+    │   ├── ContextLengthExceeded   400  prompt and answer do not fit the model's window
+    │   ├── InvalidAPIKey           401
+    │   ├── Forbidden               403  Origin or Host is not on the list
+    │   ├── NotFound                404  and its kinds: the id is unknown, expired, or somebody else's
+    │   ├── MethodNotAllowed        405
+    │   ├── SessionBusy             409  another turn of the session is running
+    │   ├── IdempotencyConflict     409  the key came before with another request
+    │   ├── RequestTooLarge         413
+    │   ├── Overloaded              503  the queue is full: try again later
+    │   └── CapacityExceeded        507  the request alone cannot fit the KV cache
+    ├── EngineError                 the engine's own fault
+    │   ├── NumericError            a model produced NaN logits; the turn failed, its blocks are not cached
+    │   ├── StepFailed              a sequence made a step raise
+    │   └── EngineStopped           the engine's thread has ended
+    └── StoreError                  the database refused or is away
+
+Internal invariants are asserted with their numbers; they are not part of this tree.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ChatpagerError(Exception):
+    """Base of every error raised on purpose."""
+
+
+class ConfigError(ChatpagerError):
+    """A setting is wrong. ``source`` says where the value came from (flag, environment, file, default)."""
+
+    def __init__(self, name: str, problem: str, *, value: object = None, source: str = "") -> None:
+        self.name, self.problem, self.value, self.source = name, problem, value, source
+        shown = f" = {value!r}" if value is not None else ""
+        origin = f" (from {source})" if source else ""
+        super().__init__(f"{name}{shown}{origin}: {problem}")
+
+
+class ModelLoadError(ChatpagerError):
+    """A model folder cannot be served. ``path`` is the folder or file at fault."""
+
+    def __init__(self, path: object, reason: str) -> None:
+        self.path, self.reason = str(path), reason
+        super().__init__(f"cannot load {path}: {reason}")
+
+
+class UnsupportedModel(ModelLoadError):
+    """The architecture needs something the engine lacks."""
+
+
+class RequestError(ChatpagerError):
+    """The client's request is at fault. Class attributes give its row in the wire's error table."""
+
+    status: ClassVar[int] = 400
+    type: ClassVar[str] = "invalid_request_error"
+    code: ClassVar[str] = "invalid_request"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        self.message, self.param = message, param
+        super().__init__(message)
+
+
+class InvalidRequest(RequestError):
+    pass
+
+
+class InvalidJSON(RequestError):
+    code = "invalid_json"
+
+
+class UnsupportedEvent(RequestError):
+    code = "unsupported_event"
+
+
+class ContextLengthExceeded(RequestError):
+    """Carries the three numbers the client needs to mend its request, in tokens."""
+
+    code = "context_length_exceeded"
+
+    def __init__(self, prompt_tokens: int, max_output_tokens: int, limit: int) -> None:
+        self.prompt_tokens, self.max_output_tokens, self.limit = prompt_tokens, max_output_tokens, limit
+        super().__init__(
+            f"the prompt has {prompt_tokens} tokens and asks for at least {max_output_tokens} more, "
+            f"but the context holds {limit}; shorten the input or start a new session",
+            param="input",
+        )
+
+
+class InvalidAPIKey(RequestError):
+    status, type, code = 401, "authentication_error", "invalid_api_key"
+
+
+class Forbidden(RequestError):
+    status, type, code = 403, "permission_error", "forbidden"
+
+
+class NotFound(RequestError):
+    status, code = 404, "not_found"
+
+
+class PreviousResponseNotFound(NotFound):
+    code = "previous_response_not_found"
+
+
+class ResponseNotFound(NotFound):
+    code = "response_not_found"
+
+
+class ConversationNotFound(NotFound):
+    code = "conversation_not_found"
+
+
+class ModelNotFound(NotFound):
+    code = "model_not_found"
+
+
+class MethodNotAllowed(RequestError):
+    status, code = 405, "method_not_allowed"
+
+
+class SessionBusy(RequestError):
+    status, code = 409, "session_busy"
+
+
+class IdempotencyConflict(RequestError):
+    status, code = 409, "idempotency_conflict"
+
+
+class RequestTooLarge(RequestError):
+    status, code = 413, "request_too_large"
+
+
+class Overloaded(RequestError):
+    """``retry_after`` is in seconds."""
+
+    status, type, code = 503, "server_error", "server_is_overloaded"
+
+    def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
+        self.retry_after = retry_after
+        super().__init__(message)
+
+
+class CapacityExceeded(RequestError):
+    status, code = 507, "kv_capacity_exceeded"
+
+
+class EngineError(ChatpagerError):
+    """The engine's own fault; the wire shows ``code`` and no detail."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: ClassVar[str] = "engine_error"
+
+
+class NumericError(EngineError):
+    code = "engine_numeric_error"
+
+
+class StepFailed(EngineError):
+    code = "engine_step_failed"
+
+
+class EngineStopped(EngineError):
+    status, code = 503, "engine_stopped"
+
+
+class StoreError(ChatpagerError):
+    """The database refused or is away."""
+
+    status: ClassVar[int] = 503
+    type: ClassVar[str] = "server_error"
+    code: ClassVar[str] = "storage_unavailable"

@@ -1,0 +1,104 @@
+"""Tile shapes and splits as pure functions of the shape: no measuring at run time, so nothing compiles under load.
+
+The figures come from compiling every variant and reading registers, spills and shared memory (tests/kernels/aot.py);
+they leave room to be replaced by a table that was measured on the device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+MIN_SPLIT = 256
+"""Tokens below which a split costs more in the merge than it gains."""
+
+MAX_SPLIT = 2048
+"""Tokens above which decode splits a context even when there is work enough, so that one long row among many short
+ones does not run alone at the end."""
+
+MAX_SPLITS = 64
+
+LARGE, MEDIUM = 160 << 10, 96 << 10
+"""Shared memory of the data-centre cards since A100, and of the desktop cards since then; AMD's have 64 KiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """ROWS query rows against TILE tokens at a time."""
+
+    rows: int
+    tile: int
+    num_warps: int
+    num_stages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """Each row's context is cut into pieces of ``chunk`` tokens, at most ``count`` of them."""
+
+    chunk: int
+    count: int
+
+
+def power_of_2(n: int) -> int:
+    """The least power of two that is at least ``n``."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
+@lru_cache
+def decode_tiling(head_dim: int, group: int, itemsize: int, shared_memory: int) -> Tiling:
+    """The tiling of one token a row; ``itemsize`` and ``shared_memory`` (what one program may use) in bytes.
+
+    Five stages are two buffers: the load of the page's number takes up a stage of its own. It does not depend on the
+    batch, so that under equal splits a row gives the same bits in any company.
+    """
+    tile = 128 if head_dim <= 64 else 64 if head_dim <= 128 else 32
+    return Tiling(
+        rows=max(16, power_of_2(group)),
+        tile=tile if itemsize == 2 else tile // 2,
+        num_warps=4,
+        num_stages=5 if shared_memory >= LARGE else 3,
+    )
+
+
+@lru_cache
+def extend_tiling(head_dim: int, group: int, itemsize: int, max_query_len: int, shared_memory: int) -> Tiling:
+    """The tiling of several tokens a row: 64 rows at least, so that Hopper multiplies with wgmma.
+
+    Four warps hold 64 rows of a head dimension up to 128; twice the rows or twice the dimension spill without eight.
+    Single precision has no such instruction: its products unroll, and more rows or tokens at a time spill.
+    """
+    if itemsize != 2:
+        return Tiling(max(64 if head_dim <= 64 else 32, power_of_2(group)), 16, 8, 2)
+    wide = head_dim > 128
+    rows = 128 if max_query_len * group > 64 and not wide else 64
+    return Tiling(
+        rows=max(rows, power_of_2(group)),
+        tile=32 if wide else 64,
+        num_warps=8 if wide or rows == 128 else 4,
+        num_stages=3 if shared_memory >= MEDIUM else 2,
+    )
+
+
+@lru_cache(maxsize=4096)
+def decode_splits(programs: int, max_context_len: int, tile: int, processors: int) -> Splits:
+    """Cut contexts until ``programs`` (rows x KV heads) fill the processors four times over, and long ones anyway.
+
+    Host numbers only, so nothing waits for the device; the kernels take both numbers at run time, and a planner on
+    the device may supply them instead.
+    """
+    return _cut(max_context_len, -(-4 * processors // max(programs, 1)), MAX_SPLIT, tile)
+
+
+@lru_cache(maxsize=4096)
+def extend_splits(programs: int, max_context_len: int, tile: int, processors: int) -> Splits:
+    """The same for blocks of new tokens x KV heads: only where these leave half of two rounds idle, since partial
+    results are as large as the queries; it follows that they take up memory for at most two rounds of programs."""
+    return _cut(max_context_len, 2 * processors // max(programs, 1), max_context_len, tile)
+
+
+def _cut(length: int, wanted: int, longest: int, tile: int) -> Splits:
+    """About ``wanted`` pieces of ``length`` tokens, within the limits, none longer than ``longest``."""
+    chunk = max(min(-(-length // max(wanted, 1)), longest), MIN_SPLIT, -(-length // MAX_SPLITS))
+    chunk = -(-chunk // tile) * tile
+    return Splits(chunk, max(1, -(-length // chunk)))

@@ -1,0 +1,74 @@
+"""One compiled form of a kernel: everything its code depends on, whether it is launched or compiled ahead."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from chatpager.kernels.arguments import AttentionCall
+from chatpager.kernels.heuristics import Tiling, power_of_2
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """``strides`` are the caches' block, slot and head strides: constants, since they never change while serving, and
+    only a known multiple of 16 lets a row be loaded in 16-byte pieces."""
+
+    kv_heads: int
+    group: int
+    head_dim: int
+    block_size: int
+    strides: tuple[int, int, int]
+    has_window: bool
+    has_softcap: bool
+    has_sinks: bool
+    has_lse: bool
+    split: bool
+    tiling: Tiling
+
+    @classmethod
+    def of(cls, call: AttentionCall, tiling: Tiling, split: bool) -> Variant:
+        block, slot, head, _ = call.key_cache.stride()
+        return cls(
+            kv_heads=call.kv_heads,
+            group=call.group,
+            head_dim=call.head_dim,
+            block_size=call.block_size,
+            strides=(block, slot, head),
+            has_window=call.sliding_window is not None,
+            has_softcap=call.softcap is not None,
+            has_sinks=call.sinks is not None,
+            has_lse=call.lse is not None,
+            split=split,
+            tiling=tiling,
+        )
+
+    def constants(self) -> dict[str, int]:
+        """The kernel's constant arguments by name."""
+        return {
+            "KV_HEADS": self.kv_heads,
+            "GROUP": self.group,
+            "HEAD_DIM": self.head_dim,
+            "BLOCK_SIZE": self.block_size,
+            "STRIDE_BLOCK": self.strides[0],
+            "STRIDE_SLOT": self.strides[1],
+            "STRIDE_HEAD": self.strides[2],
+            "HAS_WINDOW": self.has_window,
+            "HAS_SOFTCAP": self.has_softcap,
+            "HAS_SINKS": self.has_sinks,
+            "HAS_LSE": self.has_lse and not self.split,
+            "SPLIT": self.split,
+            "ROWS": self.tiling.rows,
+            "TILE": self.tiling.tile,
+            "BLOCK_DIM": max(16, power_of_2(self.head_dim)),
+        }
+
+
+def merge_constants(heads: int, head_dim: int, splits: int, has_lse: bool) -> dict[str, int]:
+    """The constant arguments of the merge kernel by name."""
+    return {
+        "HEADS": heads,
+        "HEAD_DIM": head_dim,
+        "HAS_LSE": has_lse,
+        "SPLITS": power_of_2(splits),
+        "BLOCK_DIM": max(16, power_of_2(head_dim)),
+    }

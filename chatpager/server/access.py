@@ -1,0 +1,161 @@
+"""Who may come in: the key, the Host and the Origin, checked before any route runs; and errors in OpenAI's shape."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import secrets
+from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from chatpager.config import ServerConfig
+from chatpager.errors import (
+    ChatpagerError,
+    ConfigError,
+    Forbidden,
+    InvalidAPIKey,
+    MethodNotAllowed,
+    NotFound,
+    Overloaded,
+    RequestTooLarge,
+)
+from chatpager.server import wire
+from chatpager.server.protocol import error_body
+
+log = structlog.get_logger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+PUBLIC = web.AppKey("public", set[str])
+"""Names of the routes that need no key: pages and health."""
+LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+REQUEST_ID = "x-request-id"
+
+
+def is_loopback(host: str) -> bool:
+    if host in LOOPBACK:
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_exposure(config: ServerConfig) -> None:
+    """Raises ConfigError where anybody on the network could use the server."""
+    if is_loopback(config.host) or config.api_key or config.insecure:
+        return
+    raise ConfigError(
+        "host",
+        "other machines could reach this address, so set --api-key (or CHATPAGER_API_KEY), "
+        "or say --insecure if that is meant",
+        value=config.host,
+    )
+
+
+def error_response(error: ChatpagerError, request_id: str) -> web.Response:
+    status, body = error_body(error)
+    headers = {REQUEST_ID: request_id}
+    if isinstance(error, Overloaded):
+        headers["retry-after"] = str(max(1, round(error.retry_after)))
+        headers["retry-after-ms"] = str(round(1000 * error.retry_after))
+    return web.Response(
+        text=wire.encode(wire.ErrorAnswer(body)), status=status, content_type="application/json", headers=headers
+    )
+
+
+def errors() -> Middleware:
+    """Every error becomes a typed answer; what nobody expected is logged with its request id, and not shown."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        request_id = "req_" + secrets.token_hex(12)
+        request["request_id"] = request_id
+        try:
+            response = await handler(request)
+        except ChatpagerError as error:
+            return error_response(error, request_id)
+        except web.HTTPRequestEntityTooLarge as error:
+            limit = request.client_max_size
+            return error_response(RequestTooLarge(f"the body is larger than {limit} bytes"), error.reason or request_id)
+        except web.HTTPMethodNotAllowed as error:
+            allowed = ", ".join(sorted(error.allowed_methods))
+            message = f"{error.method} is not allowed on {request.path}; allowed: {allowed}"
+            return error_response(MethodNotAllowed(message), request_id)
+        except web.HTTPNotFound:
+            return error_response(NotFound(f"there is nothing at {request.method} {request.path}"), request_id)
+        except web.HTTPException:
+            raise
+        except Exception:
+            log.exception("request.failed", request_id=request_id, method=request.method, route=_route(request))
+            return error_response(ChatpagerError(), request_id)
+        if not response.prepared:
+            response.headers.setdefault(REQUEST_ID, request_id)
+        return response
+
+    return middleware
+
+
+def _route(request: web.Request) -> str:
+    resource = request.match_info.route.resource
+    return resource.canonical if resource else "(none)"
+
+
+def gate(config: ServerConfig) -> Middleware:
+    """Host, Origin, then the key. One list serves browsers' CORS and WebSockets alike."""
+    extra = {origin.strip().rstrip("/") for origin in config.allowed_origins.split(",") if origin.strip()}
+    digest = hashlib.sha256(config.api_key.encode()).digest() if config.api_key else None
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        _check_host(request, config, extra)
+        origin = _check_origin(request, extra)
+        if request.method == "OPTIONS" and origin:
+            return web.Response(status=204, headers=_cors(origin))
+        if digest and request.match_info.route.name not in request.app[PUBLIC]:
+            _check_key(request, digest)
+        response = await handler(request)
+        if origin and not response.prepared:
+            response.headers.update(_cors(origin))
+        return response
+
+    return middleware
+
+
+def _check_host(request: web.Request, config: ServerConfig, extra: set[str]) -> None:
+    """On loopback any page could reach us under a name of its own that resolves here (DNS rebinding)."""
+    if not is_loopback(config.host):
+        return
+    host = urlsplit(f"//{request.host}").hostname or ""
+    if not is_loopback(host) and not any(host == urlsplit(o).hostname for o in extra):
+        raise Forbidden(f"Host {host!r} is not allowed here; to allow it: --allowed-origins http://{request.host}")
+
+
+def _check_origin(request: web.Request, extra: set[str]) -> str | None:
+    """The foreign origin that was let in, or None. Programs send no Origin, and are let in."""
+    origin = request.headers.get("Origin")
+    if origin is None or urlsplit(origin).netloc == request.host:
+        return None
+    if origin.rstrip("/") not in extra:
+        raise Forbidden(f"Origin {origin!r} is not allowed here; to allow it: --allowed-origins {origin}")
+    return origin
+
+
+def _cors(origin: str) -> dict[str, str]:
+    return {
+        "Access-Control-Allow-Origin": origin,
+        "Access-Control-Allow-Headers": "authorization, content-type",
+        "Access-Control-Allow-Methods": "GET, POST, DELETE",
+        "Vary": "Origin",
+    }
+
+
+def _check_key(request: web.Request, digest: bytes) -> None:
+    kind, _, key = request.headers.get("Authorization", "").partition(" ")
+    given = hashlib.sha256(key.encode()).digest() if kind.lower() == "bearer" else b""
+    if not hmac.compare_digest(given, digest):
+        raise InvalidAPIKey("send the server's key: Authorization: Bearer KEY")

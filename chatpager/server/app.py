@@ -1,0 +1,82 @@
+"""The aiohttp application: routes, the order in which things open, and the order in which they close."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import structlog
+from aiohttp import WSCloseCode, web
+
+from chatpager.config import ServerConfig
+from chatpager.server import routes_chat, routes_conversations, routes_ops, routes_responses
+from chatpager.server.access import PUBLIC, errors, gate
+from chatpager.server.service import SERVICE, Service
+from chatpager.server.websocket import SOCKETS, responses_socket
+
+log = structlog.get_logger(__name__)
+
+
+async def responses_get(request: web.Request) -> web.StreamResponse:
+    """GET /v1/responses is the WebSocket."""
+    if request.headers.get("Upgrade", "").lower() != "websocket":
+        raise web.HTTPMethodNotAllowed("GET", {"POST"})
+    return await responses_socket(request)
+
+
+def make_app(config: ServerConfig, open_service: Callable[[], Awaitable[Service]]) -> web.Application:
+    """``open_service`` is called at start-up; what it opens is closed here."""
+    app = web.Application(middlewares=[errors(), gate(config)], client_max_size=config.max_message_bytes)
+    app[SOCKETS] = set()
+    app[routes_ops.ASSETS] = routes_ops.read_assets()
+    app[PUBLIC] = {"page", "health", "live", "ready"}
+    app.add_routes(_routes())
+    app.cleanup_ctx.append(_service(open_service))
+    app.on_shutdown.append(_drain)
+    return app
+
+
+def _routes() -> list[web.RouteDef]:
+    r, c, o = routes_responses, routes_conversations, routes_ops
+    return [
+        web.get("/v1/responses", responses_get),
+        web.post("/v1/responses", r.create),
+        web.get("/v1/responses/{id}", r.retrieve),
+        web.delete("/v1/responses/{id}", r.delete),
+        web.post("/v1/responses/{id}/cancel", r.cancel),
+        web.post("/v1/chat/completions", routes_chat.create),
+        web.post("/v1/conversations", c.create),
+        web.get("/v1/conversations", c.index),
+        web.get("/v1/conversations/{id}", c.retrieve),
+        web.post("/v1/conversations/{id}", c.update),
+        web.delete("/v1/conversations/{id}", c.delete),
+        web.post("/v1/conversations/{id}/items", c.add_items),
+        web.get("/v1/conversations/{id}/items", c.items),
+        web.get("/v1/conversations/{id}/items/{item}", c.item),
+        web.get("/v1/models", o.models),
+        web.get("/v1/models/{id}", o.model),
+        web.get("/health", o.health, name="health"),
+        web.get("/health/live", o.live, name="live"),
+        web.get("/health/ready", o.health, name="ready"),
+        web.get("/version", o.version),
+        web.get("/metrics", o.metrics),
+        web.get("/{path:(?!v1/).*}", o.page, name="page"),
+    ]
+
+
+def _service(open_service: Callable[[], Awaitable[Service]]) -> Callable[[web.Application], AsyncIterator[None]]:
+    async def context(app: web.Application) -> AsyncIterator[None]:
+        app[SERVICE] = service = await open_service()
+        yield
+        await service.hub.close()
+        await service.store.close()
+
+    return context
+
+
+async def _drain(app: web.Application) -> None:
+    """Refuse what is new, let running turns end, then tell the sockets that the server goes."""
+    service = app[SERVICE]
+    service.draining = True
+    await service.hub.drain(service.config.drain_seconds)
+    for ws in list(app[SOCKETS]):
+        await ws.close(code=WSCloseCode.SERVICE_RESTART, message=b"the server is restarting")

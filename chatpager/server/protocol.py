@@ -1,0 +1,168 @@
+"""The Responses protocol over WebSocket, without a socket: frames in, events out; calls in, frames out.
+
+In reading order: ``receive_text`` takes a frame; ``events_received`` is what the server shall now do; ``began``,
+``refused``, ``turn_event`` tell what came of it; ``frames_to_send`` is what the client shall now get. One response at
+a time: a further ``response.create`` waits until the one before has ended, in order.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from enum import StrEnum
+
+from chatpager.errors import (
+    ChatpagerError,
+    EngineError,
+    InvalidRequest,
+    Overloaded,
+    RequestError,
+    StoreError,
+    UnsupportedEvent,
+)
+from chatpager.server import wire
+from chatpager.server.encode_response import ResponseEncoder, ResponseFacts
+from chatpager.server.requests import Json, decode
+from chatpager.sessions.stream import Ended, Event
+
+SUBPROTOCOL = "chatpager.v1"
+MAX_WAITING = 32
+"""``response.create`` frames that may wait on one socket."""
+
+
+class State(StrEnum):
+    IDLE = "idle"
+    BEGINNING = "beginning"
+    STREAMING = "streaming"
+
+
+class Call(StrEnum):
+    CREATE = "create"
+    BEGAN = "began"
+    REFUSED = "refused"
+    ENDED = "ended"
+
+
+TRANSITIONS: dict[tuple[State, Call], State] = {
+    (State.IDLE, Call.CREATE): State.BEGINNING,
+    (State.BEGINNING, Call.BEGAN): State.STREAMING,
+    (State.BEGINNING, Call.REFUSED): State.IDLE,
+    (State.STREAMING, Call.ENDED): State.IDLE,
+}
+
+
+@dataclass(frozen=True)
+class Create:
+    """Begin a response with this body."""
+
+    body: Json
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """End this response now."""
+
+    response_id: str
+
+
+ClientEvent = Create | Cancel
+
+
+class ResponsesProtocol:
+    """One connection. ``extended`` clients (subprotocol ``chatpager.v1``) also get ``chatpager.*`` events."""
+
+    def __init__(self, *, extended: bool = False) -> None:
+        self.state = State.IDLE
+        self._extended = extended
+        self._waiting: deque[Create] = deque()
+        self._events: list[ClientEvent] = []
+        self._frames: list[str] = []
+        self._encoder: ResponseEncoder | None = None
+        """Of the response that streams; None otherwise."""
+
+    # -- from the client ----------------------------------------------------------------------------------------------
+
+    def receive_text(self, data: str) -> None:
+        """Take one text frame. What is wrong with it becomes an error frame; the connection goes on."""
+        try:
+            self._receive(decode(data))
+        except RequestError as error:
+            self._error(error)
+
+    def receive_binary(self) -> None:
+        self._error(InvalidRequest("frames are text, one JSON object each"))
+
+    def _receive(self, frame: Json) -> None:
+        match frame.get("type"):
+            case "response.create":
+                if len(self._waiting) >= MAX_WAITING:
+                    raise Overloaded(f"{MAX_WAITING} responses wait on this socket")
+                self._waiting.append(Create({k: v for k, v in frame.items() if k != "type"}))
+                self._next()
+            case "response.cancel":
+                response_id = frame.get("response_id")
+                if not isinstance(response_id, str):
+                    raise InvalidRequest("response_id is missing", param="response_id")
+                self._events.append(Cancel(response_id))
+            case kind:
+                raise UnsupportedEvent(f"there is no event of type {kind!r}"[:200], param="type")
+
+    def events_received(self) -> list[ClientEvent]:
+        """What to do now, each once."""
+        events, self._events = self._events, []
+        return events
+
+    # -- from the server ----------------------------------------------------------------------------------------------
+
+    def began(self, facts: ResponseFacts) -> None:
+        """The response that ``Create`` asked for is stored; ``turn_event`` follows."""
+        self._move(Call.BEGAN)
+        self._encoder = ResponseEncoder(facts)
+
+    def refused(self, error: ChatpagerError) -> None:
+        """No response began."""
+        self._move(Call.REFUSED)
+        self._error(error)
+        self._next()
+
+    def failed(self, error: ChatpagerError) -> None:
+        """Something other than a ``Create`` went wrong."""
+        self._error(error)
+
+    def turn_event(self, event: Event, final: wire.Response | None = None) -> None:
+        """The next event of the response's log; ``final`` goes with the last."""
+        assert self._encoder is not None, self.state
+        for frame in self._encoder.feed(event, final):
+            if self._extended or not isinstance(frame, wire.PrefillEvent):
+                self._frames.append(wire.encode(frame))
+        if isinstance(event, Ended):
+            self._encoder = None
+            self._move(Call.ENDED)
+            self._next()
+
+    def frames_to_send(self) -> list[str]:
+        """Text frames for the client, each once."""
+        frames, self._frames = self._frames, []
+        return frames
+
+    def _next(self) -> None:
+        if self.state is State.IDLE and self._waiting:
+            self._move(Call.CREATE)
+            self._events.append(self._waiting.popleft())
+
+    def _move(self, call: Call) -> None:
+        assert (self.state, call) in TRANSITIONS, f"{call} while {self.state}"
+        self.state = TRANSITIONS[self.state, call]
+
+    def _error(self, error: ChatpagerError) -> None:
+        status, body = error_body(error)
+        self._frames.append(wire.encode(wire.ErrorFrame(status=status, error=body)))
+
+
+def error_body(error: ChatpagerError) -> tuple[int, wire.ErrorBody]:
+    """An error as every wire shows it: (HTTP status, body). Details of our own mistakes stay in the log."""
+    if isinstance(error, RequestError):
+        return error.status, wire.ErrorBody(message=error.message, type=error.type, param=error.param, code=error.code)
+    if isinstance(error, EngineError | StoreError):
+        return error.status, wire.ErrorBody(message=str(error), type=error.type, param=None, code=error.code)
+    return 500, wire.ErrorBody(message="internal error", type="server_error", param=None, code="internal_error")

@@ -1,0 +1,306 @@
+"""What clients send, read and checked: JSON in, a ``TurnRequest`` out, or a typed error and nothing changed.
+
+Three kinds of fields: those with an effect (the structs below); those that are accepted because they ask for nothing
+here (``HARMLESS``); those whose feature is not built, which are refused when they ask for it (``UNBUILT``). Any other
+field is passed over and named in the answer's ``chatpager.warnings``.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from chatpager.engine.sampling_params import SamplingParams
+from chatpager.errors import InvalidJSON, InvalidRequest, ModelNotFound
+from chatpager.sessions.turn import TurnRequest
+from chatpager.store import NewMessage, text_content
+
+Json = dict[str, Any]
+S = TypeVar("S", bound=msgspec.Struct)
+
+MAX_ITEMS = 2048
+MAX_METADATA = 16
+ROLES = ("user", "assistant", "system", "developer")
+TEXT_PARTS = ("text", "input_text", "output_text")
+
+
+class Extensions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The ``chatpager`` object of a request."""
+
+    explain: bool = False
+    priority: int = 0
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True):
+    """Fields that both wires share; the last five are the field's usual extensions."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[int, float] | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    min_tokens: int | None = None
+    ignore_eos: bool | None = None
+
+
+class ResponseCreate(Sampling, frozen=True, kw_only=True):
+    """Body of POST /v1/responses, and of the ``response.create`` frame."""
+
+    model: str | None = None
+    input: str | list[Json] | None = None
+    instructions: str | None = None
+    conversation: str | Json | None = None
+    previous_response_id: str | None = None
+    max_output_tokens: int | None = None
+    metadata: dict[str, Any] | None = None
+    store: bool | None = None
+    stream: bool | None = None
+    chatpager: Extensions = Extensions()
+
+
+class ChatCreate(Sampling, frozen=True, kw_only=True):
+    """Body of POST /v1/chat/completions."""
+
+    messages: list[Json]
+    model: str | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    metadata: dict[str, Any] | None = None
+    store: bool | None = None
+    stream: bool | None = None
+    stream_options: Json | None = None
+    chatpager: Extensions = Extensions()
+
+
+HARMLESS = {
+    "cache_control", "include", "max_tool_calls", "parallel_tool_calls", "prompt_cache_key", "prompt_cache_options",
+    "prompt_cache_retention", "safety_identifier", "service_tier", "stream_options", "tool_choice", "type", "user",
+}  # fmt: skip
+
+UNBUILT: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("tools", bool, "tool calling is not built yet"),
+    ("functions", bool, "tool calling is not built yet"),
+    ("background", bool, "background responses are not built yet; a stored response goes on without its reader anyway"),
+    ("generate", lambda v: v is False, "prewarming is not built yet"),
+    ("stream_id", bool, "lanes are not built yet; open another socket"),
+    ("n", lambda v: v not in (None, 1), "several choices are not built yet"),
+    ("logprobs", bool, "logprobs are not built yet on this wire"),
+    ("top_logprobs", bool, "logprobs are not built yet on this wire"),
+    ("prompt", bool, "stored prompts are not built; send the text"),
+    ("truncation", lambda v: v not in (None, "disabled"), 'only "disabled": nothing is cut off silently'),
+    ("text", lambda v: _format(v) != "text", "structured output is not built yet"),
+    ("response_format", lambda v: _format({"format": v}) != "text", "structured output is not built yet"),
+    ("audio", bool, "text only"),
+    ("modalities", lambda v: v not in (None, ["text"]), "text only"),
+    ("context_management", bool, "compaction is not built yet"),
+    ("moderation", bool, "moderation is not built"),
+    ("cache_salt", bool, "salts come from the credentials, not from the request"),
+    ("reasoning", lambda v: isinstance(v, dict) and any(x is not None for x in v.values()), "no reasoning models yet"),
+    ("reasoning_effort", bool, "no reasoning models yet"),
+)
+
+
+def _format(text: Any) -> Any:
+    """The type of the answer that a ``text`` object asks for."""
+    if not isinstance(text, dict):
+        return "text" if text is None else text
+    wanted = text.get("format")
+    return wanted.get("type", "text") if isinstance(wanted, dict) else "text" if wanted is None else wanted
+
+
+class Served(NamedTuple):
+    """The one model, and how it is sampled when the request does not say."""
+
+    name: str
+    defaults: Mapping[str, Any]
+
+
+def decode(data: str | bytes) -> Json:
+    """A JSON object. Raises InvalidJSON."""
+    try:
+        value = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidJSON(f"this is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InvalidJSON("a request is a JSON object")
+    return value
+
+
+def read(raw: Json, kind: type[S]) -> tuple[S, list[str]]:
+    """``raw`` as the struct, and the names of its fields that nothing is known of.
+
+    Raises:
+        InvalidRequest: with the field's name as ``param``.
+    """
+    for name, asks, message in UNBUILT:
+        if name in raw and name not in kind.__struct_fields__ and asks(raw[name]):
+            raise InvalidRequest(f"{name}: {message}", param=name)
+    try:
+        value = msgspec.convert(raw, kind, str_keys=True)
+    except msgspec.ValidationError as error:
+        text, _, path = str(error).partition(" - at `$")
+        param = path.rstrip("`").lstrip(".") or None
+        raise InvalidRequest(f"{param or 'request'}: {text}", param=param) from error
+    known = {*kind.__struct_fields__, *HARMLESS, *(name for name, _, _ in UNBUILT)}
+    return value, sorted(set(raw) - known)
+
+
+# -- the two bodies ---------------------------------------------------------------------------------------------------
+
+
+def response_request(raw: Json, served: Served, tenant: str) -> TurnRequest:
+    """A turn for the Responses API. Raises InvalidRequest, ModelNotFound."""
+    body, unknown = read(raw, ResponseCreate)
+    check_model(body.model, served)
+    session_id = _conversation_id(body.conversation)
+    if session_id and body.previous_response_id:
+        raise InvalidRequest("send conversation or previous_response_id, not both", param="conversation")
+    messages = input_messages(body.input, "input")
+    if not messages and not (session_id or body.previous_response_id):
+        raise InvalidRequest("there is no input", param="input")
+    stored = body.store is not False
+    if session_id and not stored:
+        raise InvalidRequest("a conversation's turns are stored; leave store out", param="store")
+    params = sampling_params(body, body.max_output_tokens, served, "max_output_tokens")
+    echo = {
+        "instructions": body.instructions,
+        "metadata": check_metadata(body.metadata),
+        "temperature": params.temperature,
+        "top_p": params.top_p,
+        "max_output_tokens": body.max_output_tokens,
+        "store": stored,
+    }
+    return TurnRequest(
+        id="resp_" + secrets.token_hex(16),
+        tenant=tenant,
+        kind="response",
+        model=served.name,
+        messages=messages,
+        params=params,
+        session_id=session_id,
+        previous_turn_id=body.previous_response_id,
+        instructions=body.instructions or None,
+        stored=stored,
+        priority=body.chatpager.priority,
+        parameters=_with_warnings(echo, unknown),
+    )
+
+
+def chat_request(raw: Json, served: Served, tenant: str) -> tuple[TurnRequest, ChatCreate]:
+    """A turn for Chat Completions, which sends the whole conversation. Raises InvalidRequest, ModelNotFound."""
+    body, unknown = read(raw, ChatCreate)
+    check_model(body.model, served)
+    messages = input_messages(body.messages, "messages")
+    if not messages:
+        raise InvalidRequest("there are no messages", param="messages")
+    limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
+    request = TurnRequest(
+        id="chatcmpl_" + secrets.token_hex(16),
+        tenant=tenant,
+        kind="chat",
+        model=served.name,
+        messages=messages,
+        params=sampling_params(body, limit, served, "max_tokens"),
+        whole=True,
+        stored=body.store is not False,
+        priority=body.chatpager.priority,
+        parameters=_with_warnings({"metadata": check_metadata(body.metadata)}, unknown),
+    )
+    return request, body
+
+
+def _with_warnings(parameters: Json, unknown: Sequence[str]) -> Json:
+    if unknown:
+        parameters["warnings"] = [f"unknown field {name!r} was passed over" for name in unknown]
+    return parameters
+
+
+# -- their parts ------------------------------------------------------------------------------------------------------
+
+
+def check_model(name: str | None, served: Served) -> None:
+    if name not in (None, "", "default", served.name):
+        raise ModelNotFound(f"model {name!r} is not served here; this is {served.name!r}", param="model")
+
+
+def check_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """OpenAI's limits: 16 pairs, keys of 64 and values of 512 characters."""
+    metadata = dict(metadata or {})
+    if len(metadata) > MAX_METADATA:
+        raise InvalidRequest(f"metadata holds at most {MAX_METADATA} pairs", param="metadata")
+    for key, value in metadata.items():
+        if not isinstance(value, str) or len(key) > 64 or len(value) > 512 or "\0" in key + value:
+            raise InvalidRequest("metadata is text: keys of up to 64, values of up to 512 characters", param="metadata")
+    return metadata
+
+
+def sampling_params(body: Sampling, limit: int | None, served: Served, limit_name: str) -> SamplingParams:
+    """The request's wishes over the model's own defaults. Raises InvalidRequest."""
+    given = {name: getattr(body, name) for name in Sampling.__struct_fields__}
+    wishes = {**served.defaults, **{k: v for k, v in given.items() if v is not None}}
+    if limit is not None and limit < 1:
+        raise InvalidRequest(f"{limit_name} must be at least 1", param=limit_name)
+    if isinstance(wishes.get("stop"), list):
+        wishes["stop"] = tuple(wishes["stop"])
+    return SamplingParams(max_tokens=limit, **wishes)
+
+
+def _conversation_id(value: str | Json | None) -> str | None:
+    if isinstance(value, dict):
+        value = value.get("id")
+        if not isinstance(value, str):
+            raise InvalidRequest("conversation is an id, or an object with one", param="conversation")
+    return value or None
+
+
+def input_messages(value: str | Sequence[Json] | None, param: str) -> list[NewMessage]:
+    """Text, or items that are messages with text. Raises InvalidRequest, naming the place."""
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [NewMessage(role="user", content=text_content(_clean(value, param)))]
+    if len(value) > MAX_ITEMS:
+        raise InvalidRequest(f"{param} holds at most {MAX_ITEMS} items", param=param)
+    return [_message(item, f"{param}[{i}]") for i, item in enumerate(value)]
+
+
+def _message(item: Json, place: str) -> NewMessage:
+    kind = item.get("type", "message")
+    if kind != "message":
+        raise InvalidRequest(f"{place}: items of type {kind!r} are not built yet, only messages", param=f"{place}.type")
+    role = item.get("role")
+    if role not in ROLES:
+        raise InvalidRequest(f"{place}: role is one of {', '.join(ROLES)}", param=f"{place}.role")
+    return NewMessage(role=role, content=text_content(_text(item.get("content"), f"{place}.content")))
+
+
+def _text(content: Any, place: str) -> str:
+    if isinstance(content, str):
+        return _clean(content, place)
+    if not isinstance(content, list):
+        raise InvalidRequest(f"{place}: text, or a list of parts", param=place)
+    return "".join(_part(part, f"{place}[{i}]") for i, part in enumerate(content))
+
+
+def _part(part: Any, place: str) -> str:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind not in TEXT_PARTS:
+        raise InvalidRequest(f"{place}: only parts of type {', '.join(TEXT_PARTS)}", param=place)
+    text = part.get("text")
+    if not isinstance(text, str):
+        raise InvalidRequest(f"{place}: text is missing", param=f"{place}.text")
+    return _clean(text, place)
+
+
+def _clean(text: str, place: str) -> str:
+    if "\0" in text:
+        raise InvalidRequest(f"{place}: holds a NUL character", param=place)
+    return text

@@ -1,0 +1,200 @@
+"""``/v1/conversations``: a session is a conversation; its items are its messages."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from aiohttp import web
+
+from chatpager.errors import ConversationNotFound, InvalidRequest
+from chatpager.server import wire
+from chatpager.server.encode_response import SHOWN_AS, answer_item, item_id, item_status, usage_object
+from chatpager.server.requests import Json, check_metadata, decode, input_messages
+from chatpager.server.routes_responses import json_response
+from chatpager.server.service import SERVICE, TENANT, Service, message_text
+from chatpager.sessions.turn import LiveTurn
+from chatpager.store import Message, Session, Turn
+
+MAX_PAGE = 100
+MAX_TITLE = 200
+
+
+async def create(request: web.Request) -> web.Response:
+    service = request.app[SERVICE]
+    body = decode(await request.read() or b"{}")
+    metadata, title = _metadata(body)
+    messages = input_messages(_items(body), "items")
+    now = service.hub.wall()
+    session = await service.store.create_session(
+        TENANT, id="conv_" + secrets.token_hex(16), title=title or "", metadata=metadata, now=now
+    )
+    if messages:
+        await service.store.append_messages(TENANT, session.id, messages, now=now)
+    return json_response(_conversation(service, session))
+
+
+async def index(request: web.Request) -> web.Response:
+    service = request.app[SERVICE]
+    after = request.query.get("after")
+    cursor = (await service.store.session(TENANT, after)).cursor if after else None
+    rows, more = await service.store.list_sessions(TENANT, limit=_limit(request, 50), after=cursor)
+    return json_response(_page([_conversation(service, row) for row in rows], more))
+
+
+async def retrieve(request: web.Request) -> web.Response:
+    service = request.app[SERVICE]
+    return json_response(_conversation(service, await service.store.session(TENANT, request.match_info["id"])))
+
+
+async def update(request: web.Request) -> web.Response:
+    service = request.app[SERVICE]
+    metadata, title = _metadata(decode(await request.read()))
+    change: dict[str, Any] = {"metadata": metadata}
+    if title is not None:
+        change["title"] = title
+    session = await service.store.update_session(TENANT, request.match_info["id"], **change)
+    return json_response(_conversation(service, session))
+
+
+async def delete(request: web.Request) -> web.Response:
+    """A running turn of it is ended first, so that nothing of it is written afterwards."""
+    service, session_id = request.app[SERVICE], request.match_info["id"]
+    turn = service.hub.live_of_session(TENANT, session_id)
+    if turn is not None:
+        service.hub.cancel(TENANT, turn.id)
+        await turn.stream.end()
+    await service.store.delete_session(TENANT, session_id)
+    return json_response(wire.Deleted(id=session_id, object="conversation.deleted"))
+
+
+# -- items ------------------------------------------------------------------------------------------------------------
+
+
+async def add_items(request: web.Request) -> web.Response:
+    service = request.app[SERVICE]
+    messages = input_messages(_items(decode(await request.read())), "items")
+    if not messages:
+        raise InvalidRequest("there are no items", param="items")
+    session_id = request.match_info["id"]
+    hashes = await service.store.append_messages(TENANT, session_id, messages, now=service.hub.wall())
+    items = await _all_items(service, session_id)
+    return json_response(_page([i for i in items if i.id in {_message_id(h) for h in hashes}], False))
+
+
+async def items(request: web.Request) -> web.Response:
+    service = request.app[SERVICE]
+    found = await _all_items(service, request.match_info["id"])
+    if request.query.get("order", "desc") != "asc":
+        found.reverse()
+    after, limit = request.query.get("after"), _limit(request, 20)
+    if after is not None:
+        place = next((i for i, item in enumerate(found) if item.id == after), None)
+        if place is None:
+            raise InvalidRequest(f"the conversation has no item {after!r}", param="after")
+        found = found[place + 1 :]
+    return json_response(_page(found[:limit], len(found) > limit))
+
+
+async def item(request: web.Request) -> web.Response:
+    service, wanted = request.app[SERVICE], request.match_info["item"]
+    found = next((i for i in await _all_items(service, request.match_info["id"]) if i.id == wanted), None)
+    if found is None:
+        raise ConversationNotFound(f"the conversation has no item {wanted!r}")
+    return json_response(found)
+
+
+async def _all_items(service: Service, session_id: str) -> list[wire.Item]:
+    """Every message as an item, oldest first; an answer with its turn's account, a running one as far as it is."""
+    store = service.store
+    session = await store.session(TENANT, session_id)
+    turns = {t.tip_hash: t for t in await store.turns_of(TENANT, session_id) if t.tip_hash}
+    chain = await store.load_chain(TENANT, session.tip_hash)
+    found = [_item(message, turns.get(message.hash)) for message in chain]
+    live = service.hub.live_of_session(TENANT, session_id)
+    if live is not None and (not chain or chain[-1].hash == live.input_tip):
+        found.append(_live_item(live))
+    return found
+
+
+def _item(message: Message, turn: Turn | None) -> wire.Item:
+    text = message_text(message.content)
+    if message.role != "assistant":
+        part = wire.TextPart("input_text", text)
+        return wire.Item(id=_message_id(message.hash), status="completed", role=message.role, content=[part])
+    if turn is None:
+        part = wire.TextPart("output_text", text)
+        status = item_status(SHOWN_AS[message.status])
+        return wire.Item(id=_message_id(message.hash), status=status, role="assistant", content=[part])
+    ours = {
+        "response_id": turn.id,
+        "state": turn.status,
+        "usage": usage_object(turn.usage) if turn.usage else None,
+        "cache": turn.receipt,
+        "timings": turn.timings,
+    }
+    return _answer(turn.id, text, turn.status, ours)
+
+
+def _live_item(turn: LiveTurn) -> wire.Item:
+    ours = {"response_id": turn.id, "state": "in_progress", "usage": None, "cache": None, "timings": None}
+    return _answer(turn.id, turn.text, "in_progress", ours)
+
+
+def _answer(turn_id: str, text: str, state: str, ours: Json) -> wire.Item:
+    plain = answer_item(turn_id, text, item_status(SHOWN_AS[state]))
+    return wire.Item(id=item_id(turn_id), status=plain.status, role=plain.role, content=plain.content, chatpager=ours)
+
+
+# -- parts ------------------------------------------------------------------------------------------------------------
+
+
+def _message_id(message_hash: str) -> str:
+    return "msg_" + message_hash.partition(":")[2]
+
+
+def _conversation(service: Service, session: Session) -> wire.Conversation:
+    live = service.hub.live_of_session(TENANT, session.id)
+    return wire.Conversation(
+        id=session.id,
+        created_at=session.created_at // 1000,
+        metadata={**session.metadata, **({"title": session.title} if session.title else {})},
+        chatpager={
+            "title": session.title,
+            "updated_at": session.updated_at // 1000,
+            "forked_from": session.forked_from,
+            "active_response_id": live.id if live else None,
+        },
+    )
+
+
+def _metadata(body: Json) -> tuple[dict[str, Any], str | None]:
+    """The metadata, and the title that clients send in it; None when they send none."""
+    raw = body.get("metadata")
+    if raw is not None and not isinstance(raw, dict):
+        raise InvalidRequest("metadata is an object", param="metadata")
+    metadata = check_metadata(raw)
+    title = metadata.pop("title", None)
+    if title is not None and len(title) > MAX_TITLE:
+        raise InvalidRequest(f"a title has at most {MAX_TITLE} characters", param="metadata.title")
+    return metadata, title
+
+
+def _items(body: Json) -> list[Json] | None:
+    value = body.get("items")
+    if value is not None and not (isinstance(value, list) and all(isinstance(i, dict) for i in value)):
+        raise InvalidRequest("items is a list of objects", param="items")
+    return value
+
+
+def _limit(request: web.Request, default: int) -> int:
+    raw = request.query.get("limit", str(default))
+    if not raw.isdecimal() or not 1 <= int(raw) <= MAX_PAGE:
+        raise InvalidRequest(f"limit is between 1 and {MAX_PAGE}", param="limit")
+    return int(raw)
+
+
+def _page(data: Sequence[Any], more: bool) -> wire.Page:
+    first, last = (data[0].id, data[-1].id) if data else (None, None)
+    return wire.Page(data=list(data), first_id=first, last_id=last, has_more=more)

@@ -1,0 +1,124 @@
+"""Models, health, metrics, version, and the pages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from chatpager import __version__
+from chatpager.engine.stats import EngineStats
+from chatpager.errors import EngineStopped, ModelNotFound
+from chatpager.server import wire
+from chatpager.server.routes_responses import json_response
+from chatpager.server.service import SERVICE, Service
+
+STATIC = Path(__file__).parent / "static"
+CSP = (
+    "default-src 'self'; script-src 'self'; style-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; "
+    "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+TYPES = {
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".ico": "image/x-icon",
+    ".woff2": "font/woff2",
+    ".webmanifest": "application/manifest+json",
+}
+NO_PAGE = """chatpager is running. Its page is not built in this checkout; to build it: make page
+The API is at /v1 (Responses, Conversations, Chat Completions), metrics at /metrics, health at /health.
+"""
+ASSETS = web.AppKey("assets", dict[str, tuple[bytes, str]])
+
+
+def read_assets(folder: Path = STATIC) -> dict[str, tuple[bytes, str]]:
+    """Every file of the built page by its path: what is not in here cannot be asked for."""
+    return {
+        "/" + path.relative_to(folder).as_posix(): (path.read_bytes(), TYPES[path.suffix])
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix in TYPES
+    }
+
+
+async def models(request: web.Request) -> web.Response:
+    model = _model(request.app[SERVICE])
+    return json_response(wire.Page(data=[model], first_id=model.id, last_id=model.id, has_more=False))
+
+
+async def model(request: web.Request) -> web.Response:
+    service, name = request.app[SERVICE], request.match_info["id"]
+    if name not in (service.served.name, "default"):
+        raise ModelNotFound(f"model {name!r} is not served here; this is {service.served.name!r}", param="model")
+    return json_response(_model(service))
+
+
+def _model(service: Service) -> wire.Model:
+    return wire.Model(id=service.served.name, created=service.started_at // 1000)
+
+
+async def live(request: web.Request) -> web.Response:
+    """The process answers."""
+    return json_response({"status": "ok"})
+
+
+async def health(request: web.Request) -> web.Response:
+    """Ready to begin turns, or 503 with the reason; and what the KV cache holds."""
+    service = request.app[SERVICE]
+    stats = await _stats(service)
+    status = "stopped" if stats is None else "draining" if service.draining else "ok"
+    body: dict[str, Any] = {"status": status, "version": __version__, "model": service.served.name}
+    if stats is not None:
+        memory = stats.memory
+        body["kv"] = {
+            **msgspec.to_builtins(memory),
+            "tokens": memory.blocks * memory.block_size,
+            "waste": round(memory.waste, 4),
+            "utilisation": round(memory.utilisation, 4),
+        }
+        body["requests"] = {"running": stats.running, "waiting": stats.waiting}
+    return web.json_response(body, status=200 if status == "ok" else 503)
+
+
+async def version(request: web.Request) -> web.Response:
+    return json_response({"version": __version__})
+
+
+async def metrics(request: web.Request) -> web.Response:
+    service = request.app[SERVICE]
+    text = service.metrics.render(await _stats(service))
+    return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+
+async def _stats(service: Service) -> EngineStats | None:
+    try:
+        return await service.hub.engine.stats()
+    except EngineStopped:
+        return None
+
+
+async def page(request: web.Request) -> web.Response:
+    """The chat page or one of its files."""
+    path = "/index.html" if request.path == "/" else request.path
+    asset = request.app[ASSETS].get(path)
+    if asset is None:
+        if request.path == "/":
+            return web.Response(text=NO_PAGE)
+        raise web.HTTPNotFound
+    body, kind = asset
+    hashed = path.startswith("/assets/")
+    return web.Response(
+        body=body,
+        content_type=kind,
+        charset="utf-8" if kind.startswith("text/") else None,
+        headers={
+            "Content-Security-Policy": CSP,
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "no-referrer",
+            "Cache-Control": "public, max-age=31536000, immutable" if hashed else "no-cache",
+        },
+    )

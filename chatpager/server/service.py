@@ -1,0 +1,144 @@
+"""What the routes need, in one place, and the steps every wire takes with a turn."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import msgspec
+from aiohttp import web
+
+from chatpager.config import ServerConfig
+from chatpager.errors import NotFound, ResponseNotFound
+from chatpager.server import wire
+from chatpager.server.encode_response import ResponseFacts, response_object
+from chatpager.server.metrics import Metrics
+from chatpager.server.requests import Served
+from chatpager.sessions.hub import SessionHub
+from chatpager.sessions.stream import Ended
+from chatpager.sessions.turn import LiveTurn, TurnRequest
+from chatpager.store import Store, Turn
+
+TENANT = "default"
+"""The one tenant, until keys name more."""
+
+
+@dataclass
+class Service:
+    config: ServerConfig
+    hub: SessionHub
+    served: Served
+    metrics: Metrics
+    started_at: int
+    draining: bool = False
+
+    @property
+    def store(self) -> Store:
+        return self.hub.store
+
+
+SERVICE = web.AppKey("service", Service)
+
+
+def goes_on_alone(request: TurnRequest) -> bool:
+    """Whether a turn runs to its end when its reader goes: one that can be found again does."""
+    return request.stored and request.kind == "response"
+
+
+async def begin(service: Service, request: TurnRequest) -> LiveTurn:
+    """Submit a turn. A caller that is cancelled meanwhile leaves no turn behind that nobody can find.
+
+    Raises:
+        what ``SessionHub.submit`` does.
+    """
+    if request.kind == "response":
+        request = replace(request, body=lambda turn, ended: msgspec.to_builtins(final_response(turn, ended)))
+    submitting = asyncio.ensure_future(service.hub.submit(request))
+    try:
+        return await asyncio.shield(submitting)
+    except asyncio.CancelledError:
+        submitting.add_done_callback(_abandon(service))
+        raise
+
+
+def _abandon(service: Service) -> Callable[[asyncio.Future[LiveTurn]], None]:
+    def settled(submitting: asyncio.Future[LiveTurn]) -> None:
+        if not submitting.cancelled() and submitting.exception() is None:
+            reader_gone(service, submitting.result())
+
+    return settled
+
+
+def reader_gone(service: Service, turn: LiveTurn) -> None:
+    """The only reader of a turn has left."""
+    if turn.stream.ended is None and not goes_on_alone(turn.request):
+        service.hub.cancel(turn.request.tenant, turn.id)
+
+
+# -- response objects -------------------------------------------------------------------------------------------------
+
+
+def facts_of(turn: LiveTurn) -> ResponseFacts:
+    request = turn.request
+    return ResponseFacts(
+        request.id, turn.created_at, request.model, request.previous_turn_id, request.session_id, request.parameters
+    )
+
+
+def final_response(turn: LiveTurn, ended: Ended) -> wire.Response:
+    """The response at its end."""
+    facts = ended.facts()
+    return response_object(
+        facts_of(turn),
+        ended.status,
+        text=ended.text if turn.token_ids else None,
+        usage=turn.stored_usage(ended),
+        receipt=facts["cache"],
+        timings=facts["timings"],
+        error={"code": ended.error_code, "message": ended.error_message or ""} if ended.error_code else None,
+        completed_at=ended.at,
+    )
+
+
+def live_response(turn: LiveTurn) -> wire.Response:
+    """The response as far as it is."""
+    return response_object(facts_of(turn), text=turn.text if turn.token_ids else None)
+
+
+async def stored_response(service: Service, tenant: str, response_id: str) -> wire.Response | dict[str, object]:
+    """A response that has ended, as it was told then; or, of one that a crash ended, what is known.
+
+    Raises:
+        ResponseNotFound: there is none.
+    """
+    turn = await service.store.turn(tenant, response_id)
+    if turn.kind != "response":
+        raise ResponseNotFound(f"no response {response_id!r}")
+    body = await service.store.response(tenant, response_id)
+    return body if body is not None else await rebuilt_response(service, turn)
+
+
+async def rebuilt_response(service: Service, turn: Turn) -> wire.Response:
+    text = None
+    if turn.tip_hash is not None:
+        text = message_text((await service.store.load_chain(turn.tenant, turn.tip_hash))[-1].content)
+    facts = ResponseFacts(turn.id, turn.created_at, turn.model, turn.previous_turn_id, turn.session_id, turn.request)
+    return response_object(
+        facts,
+        turn.status,
+        text=text,
+        usage=turn.usage,
+        receipt=turn.receipt,
+        timings=turn.timings,
+        error=turn.error,
+        completed_at=turn.completed_at,
+    )
+
+
+def message_text(content: object) -> str:
+    assert isinstance(content, list | tuple)
+    return "".join(part["text"] for part in content if part.get("type") == "text")
+
+
+__all__ = ["SERVICE", "TENANT", "NotFound", "Service", "begin", "final_response", "reader_gone", "stored_response"]

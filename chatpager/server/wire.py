@@ -1,0 +1,268 @@
+"""The objects of the wire, as OpenAI's clients know them; what is ours stands under ``chatpager``.
+
+Shapes after OpenAI's API reference for Responses, Conversations and Chat Completions (openai-python 3.52 types).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+ResponseStatus = Literal["in_progress", "completed", "incomplete", "cancelled", "failed"]
+ItemStatus = Literal["in_progress", "completed", "incomplete"]
+
+
+class InputTokensDetails(msgspec.Struct, frozen=True):
+    cached_tokens: int
+    cache_write_tokens: int
+
+
+class OutputTokensDetails(msgspec.Struct, frozen=True):
+    reasoning_tokens: int = 0
+
+
+class Usage(msgspec.Struct, frozen=True):
+    input_tokens: int
+    input_tokens_details: InputTokensDetails
+    output_tokens: int
+    output_tokens_details: OutputTokensDetails
+    total_tokens: int
+
+
+class TextPart(msgspec.Struct, frozen=True):
+    """A part of an item: ``output_text`` of an answer, ``input_text`` of everything else."""
+
+    type: Literal["output_text", "input_text"]
+    text: str
+    annotations: list[Any] = []
+
+
+class Item(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    id: str
+    type: str = msgspec.field(default_factory=lambda: "message")
+    status: ItemStatus
+    role: str
+    content: list[TextPart]
+    chatpager: dict[str, Any] | None = None
+
+
+class ConversationRef(msgspec.Struct, frozen=True):
+    id: str
+
+
+class ErrorDetails(msgspec.Struct, frozen=True):
+    code: str
+    message: str
+
+
+class IncompleteDetails(msgspec.Struct, frozen=True):
+    reason: str
+
+
+class Response(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    object: str = "response"
+    created_at: int
+    status: ResponseStatus
+    model: str
+    output: list[Item]
+    error: ErrorDetails | None = None
+    incomplete_details: IncompleteDetails | None = None
+    instructions: str | None = None
+    metadata: dict[str, Any] = {}
+    parallel_tool_calls: bool = True
+    temperature: float | None = None
+    top_p: float | None = None
+    tool_choice: str = "auto"
+    tools: list[Any] = []
+    max_output_tokens: int | None = None
+    previous_response_id: str | None = None
+    conversation: ConversationRef | None = None
+    store: bool = True
+    background: bool = False
+    completed_at: int | None = None
+    truncation: str = "disabled"
+    usage: Usage | None = None
+    chatpager: dict[str, Any] = {}
+
+
+# -- events of a response; sequence_number counts them from 0 ---------------------------------------------------------
+
+
+class ResponseEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """``response.created``, ``.in_progress``, ``.completed``, ``.incomplete``, ``.failed``."""
+
+    type: str
+    sequence_number: int
+    response: Response
+
+
+class ItemEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """``response.output_item.added`` and ``.done``."""
+
+    type: str
+    sequence_number: int
+    output_index: int = 0
+    item: Item
+
+
+class PartEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """``response.content_part.added`` and ``.done``."""
+
+    type: str
+    sequence_number: int
+    item_id: str
+    output_index: int = 0
+    content_index: int = 0
+    part: TextPart
+
+
+class TextDelta(msgspec.Struct, frozen=True, kw_only=True):
+    type: str = "response.output_text.delta"
+    sequence_number: int
+    item_id: str
+    output_index: int = 0
+    content_index: int = 0
+    delta: str
+    logprobs: list[Any] = []
+
+
+class TextDone(msgspec.Struct, frozen=True, kw_only=True):
+    type: str = "response.output_text.done"
+    sequence_number: int
+    item_id: str
+    output_index: int = 0
+    content_index: int = 0
+    text: str
+    logprobs: list[Any] = []
+
+
+class PrefillEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """Ours, without a sequence number: it is no part of the response. Only for clients of ``chatpager.v1``."""
+
+    type: str = "chatpager.prefill"
+    response_id: str
+    done: int
+    total: int
+    cached: int
+
+
+Event = ResponseEvent | ItemEvent | PartEvent | TextDelta | TextDone | PrefillEvent
+
+
+class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorAnswer(msgspec.Struct, frozen=True):
+    """The body of an HTTP error."""
+
+    error: ErrorBody
+
+
+class ErrorFrame(msgspec.Struct, frozen=True, kw_only=True):
+    """A WebSocket frame: a request was refused and no response began."""
+
+    type: str = "error"
+    status: int
+    error: ErrorBody
+
+
+# -- conversations and lists ------------------------------------------------------------------------------------------
+
+
+class Conversation(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    object: str = "conversation"
+    created_at: int
+    metadata: dict[str, Any]
+    chatpager: dict[str, Any]
+
+
+class Deleted(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    object: str
+    deleted: bool = True
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    object: str = "list"
+    data: list[Any]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    object: str = "model"
+    created: int
+    owned_by: str = "chatpager"
+
+
+# -- chat completions -------------------------------------------------------------------------------------------------
+
+
+class PromptTokensDetails(msgspec.Struct, frozen=True):
+    cached_tokens: int
+    cache_write_tokens: int
+
+
+class CompletionUsage(msgspec.Struct, frozen=True, kw_only=True):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Of an answer, or as the delta of a chunk."""
+
+    role: str | None = None
+    content: str | None = None
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    index: int = 0
+    message: ChatMessage
+    logprobs: None = None
+    finish_reason: str
+
+
+class ChunkChoice(msgspec.Struct, frozen=True, kw_only=True):
+    index: int = 0
+    delta: ChatMessage
+    logprobs: None = None
+    finish_reason: str | None = None
+
+
+class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    object: str = "chat.completion"
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: CompletionUsage
+    chatpager: dict[str, Any] = {}
+
+
+class ChatChunk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    id: str
+    object: str = msgspec.field(default_factory=lambda: "chat.completion.chunk")
+    created: int
+    model: str
+    choices: list[ChunkChoice]
+    usage: CompletionUsage | None = None
+    chatpager: dict[str, Any] | None = None
+
+
+_encoder = msgspec.json.Encoder()
+
+
+def encode(value: Any) -> str:
+    """One object as JSON text."""
+    return _encoder.encode(value).decode()

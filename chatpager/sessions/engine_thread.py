@@ -1,0 +1,141 @@
+"""The one thread that owns the engine.
+
+Commands go in through a queue; what a step brings comes out as one call on the event loop a step, however many
+sequences it advanced. Nothing else of the engine is touched from outside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+import structlog
+
+from chatpager.engine.engine import Engine
+from chatpager.engine.messages import AddRequest, CancelRequest, Command, FinishReason, StepOutput
+from chatpager.engine.stats import EngineStats
+from chatpager.errors import ChatpagerError, EngineStopped, RequestError
+
+log = structlog.get_logger(__name__)
+
+Outputs = Callable[[list[StepOutput]], None]
+
+
+class EngineThread:
+    """``build`` makes the engine inside the thread; ``on_outputs`` runs on the loop that called ``start``."""
+
+    def __init__(self, build: Callable[[], Engine], on_outputs: Outputs) -> None:
+        self._build = build
+        self._on_outputs = on_outputs
+        self._commands: queue.SimpleQueue[Command | Callable[[Engine], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="chatpager-engine", daemon=True)
+        self._stopped = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ready: asyncio.Future[Engine] | None = None
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive() and not self._stopped.is_set()
+
+    async def start(self) -> Engine:
+        """Load the model; returns the engine, of which only what never changes may be read here.
+
+        Raises:
+            ChatpagerError: what building it raised.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._ready = self._loop.create_future()
+        self._thread.start()
+        return await self._ready
+
+    def send(self, command: Command) -> None:
+        """Hand over a command; its outcome comes as an output.
+
+        Raises:
+            EngineStopped: the thread has ended.
+        """
+        if self._stopped.is_set():
+            raise EngineStopped("the engine has stopped; restart the server")
+        self._commands.put(command)
+
+    async def stats(self) -> EngineStats:
+        """Figures as of the end of the step that is running."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[EngineStats] = loop.create_future()
+
+        def settle(figures: EngineStats) -> None:
+            if not answer.done():
+                answer.set_result(figures)
+
+        def ask(engine: Engine) -> None:
+            loop.call_soon_threadsafe(settle, engine.stats())
+
+        if self._stopped.is_set():
+            raise EngineStopped("the engine has stopped; restart the server")
+        self._commands.put(ask)
+        return await answer
+
+    async def stop(self) -> None:
+        """End the thread after the step that is running; turns that are not finished stay so."""
+        self._commands.put(None)
+        if self._thread.ident is not None:
+            await asyncio.to_thread(self._thread.join)
+
+    # -- inside the thread --------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        assert self._loop is not None and self._ready is not None
+        try:
+            engine = self._build()
+        except Exception as error:
+            self._stopped.set()
+            self._tell(self._ready.set_exception, error)
+            return
+        self._tell(self._ready.set_result, engine)
+        try:
+            while self._take_commands(engine):
+                outputs = engine.step(time.monotonic)
+                if outputs:
+                    self._tell(self._on_outputs, outputs)
+        except Exception:
+            log.exception("engine.stopped")
+        finally:
+            self._stopped.set()
+            self._tell(self._on_outputs, [])
+
+    def _tell(self, function: Callable[..., object], *args: object) -> None:
+        assert self._loop is not None
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(function, *args)
+
+    def _take_commands(self, engine: Engine) -> bool:
+        """Carry out what has come in; with nothing to compute, wait for more. False: the thread shall end."""
+        while True:
+            try:
+                command = self._commands.get(block=not engine.has_work)
+            except queue.Empty:
+                return True
+            if command is None:
+                return False
+            if isinstance(command, AddRequest):
+                self._add(engine, command)
+            elif isinstance(command, CancelRequest):
+                engine.cancel(command.request_id)
+            else:
+                command(engine)
+
+    def _add(self, engine: Engine, command: AddRequest) -> None:
+        try:
+            engine.add(command, time.monotonic())
+        except ChatpagerError as error:
+            code = error.code if isinstance(error, RequestError) else "engine_error"
+            refusal = StepOutput(
+                request_id=command.request_id,
+                finish_reason=FinishReason.ERROR,
+                error_code=code,
+                error_message=str(error),
+            )
+            self._tell(self._on_outputs, [refusal])

@@ -1,0 +1,69 @@
+"""The cache receipt: where a prompt's tokens came from, and why not more of them from the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+MissReason = Literal["cold", "diverged", "evicted", "sub_block", "disabled"]
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens by source; device + host + disk + computed = prompt. ``attainable_tokens`` is what the cache could have
+    given had nothing been evicted; ``diverged_at`` the first token that differs from the conversation's last turn."""
+
+    prompt_tokens: int
+    device_tokens: int
+    host_tokens: int = 0
+    disk_tokens: int = 0
+    computed_tokens: int
+    block_size: int
+    attainable_tokens: int
+    miss_reason: MissReason | None
+    diverged_at: int | None = None
+    template: str
+
+
+def receipt(
+    prompt: Sequence[int],
+    cached_tokens: int,
+    previous: Sequence[int] | None,
+    *,
+    block_size: int,
+    caching: bool,
+    template: str,
+) -> Receipt:
+    """The account of one prompt. ``previous`` is the last turn of the conversation as far as its keys and values were
+    computed; None when this server knows of none."""
+    common = 0 if previous is None else common_prefix(prompt, previous)
+    most = (len(prompt) - 1) // block_size * block_size
+    attainable = max(cached_tokens, min(most, common // block_size * block_size))
+    reason: MissReason | None = None
+    if not caching:
+        reason = "disabled"
+    elif cached_tokens < attainable:
+        reason = "evicted"
+    elif previous is not None and common < len(previous):
+        reason = "diverged"
+    elif cached_tokens == 0:
+        reason = "cold" if previous is None else "sub_block"
+    return Receipt(
+        prompt_tokens=len(prompt),
+        device_tokens=cached_tokens,
+        computed_tokens=len(prompt) - cached_tokens,
+        block_size=block_size,
+        attainable_tokens=attainable,
+        miss_reason=reason,
+        diverged_at=common if reason == "diverged" else None,
+        template=template,
+    )
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the longest common beginning."""
+    for i, (x, y) in enumerate(zip(a, b, strict=False)):
+        if x != y:
+            return i
+    return min(len(a), len(b))

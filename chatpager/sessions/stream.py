@@ -1,0 +1,107 @@
+"""What happened in one turn, as a log that any number of readers follow from any place in it.
+
+Events are the turn's own, not a protocol's: each wire folds them into its frames, so every reader of every wire sees
+the same thing in the same order, and numbers that a wire derives from the log's places are the same for all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+
+from chatpager.sessions.receipt import Receipt
+from chatpager.store import EndStatus
+
+
+class Started(msgspec.Struct, frozen=True, tag="started"):
+    """The turn is stored: acknowledged."""
+
+    turn_id: str
+    created_at: int
+
+
+class Prefilled(msgspec.Struct, frozen=True, tag="prefilled"):
+    """Tokens of the prompt that are computed or were cached so far."""
+
+    done: int
+    total: int
+    cached: int
+
+
+class Delta(msgspec.Struct, frozen=True, tag="delta"):
+    """Text that was added, never empty."""
+
+    text: str
+
+
+class Timings(msgspec.Struct, frozen=True, kw_only=True):
+    queue_ms: float
+    prefill_ms: float
+    ttft_ms: float | None
+    decode_tok_s: float | None
+    total_ms: float
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
+    """The one last event. ``status`` as the store knows it, with "stop" or "length" for how a good end came about."""
+
+    status: EndStatus
+    finish: str
+    at: int
+    """Milliseconds since the epoch."""
+    text: str
+    output_tokens: int
+    receipt: Receipt | None
+    cache_write_tokens: int
+    timings: Timings
+    error_code: str | None = None
+    error_message: str | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """Receipt and timings as the store keeps them and the wires show them."""
+        return {"cache": msgspec.to_builtins(self.receipt), "timings": msgspec.to_builtins(self.timings)}
+
+
+Event = Started | Prefilled | Delta | Ended
+
+
+class TurnStream:
+    """An append-only log with readers. One event loop owns it."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self._grown = asyncio.Event()
+
+    @property
+    def ended(self) -> Ended | None:
+        last = self.events[-1] if self.events else None
+        return last if isinstance(last, Ended) else None
+
+    def append(self, event: Event) -> None:
+        assert self.ended is None, f"{event} after the end"
+        self.events.append(event)
+        self._grown.set()
+        self._grown = asyncio.Event()
+
+    async def follow(self, since: int = 0) -> AsyncIterator[Event]:
+        """The events from place ``since`` on, as they come, to the end."""
+        place = since
+        while True:
+            grown = self._grown
+            while place < len(self.events):
+                yield self.events[place]
+                place += 1
+            if self.ended is not None:
+                return
+            await grown.wait()
+
+    async def end(self) -> Ended:
+        """Wait for the last event."""
+        async for event in self.follow(len(self.events)):
+            if isinstance(event, Ended):
+                return event
+        assert self.ended is not None
+        return self.ended

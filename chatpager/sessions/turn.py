@@ -1,0 +1,216 @@
+"""One turn's life: a table of states, and what each step of the engine adds to the answer. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from chatpager.engine.detokenizer import TextStream
+from chatpager.engine.messages import FinishReason, StepOutput, Usage
+from chatpager.engine.sampling_params import SamplingParams
+from chatpager.sessions.receipt import Receipt
+from chatpager.sessions.stream import Ended, Timings, TurnStream
+from chatpager.store import EndStatus, JournalEntry, MessageHash, NewMessage, TurnKind
+
+
+class TurnState(StrEnum):
+    QUEUED = "queued"
+    PREFILL = "prefill"
+    DECODE = "decode"
+    CLOSING = "closing"
+    ENDED = "ended"
+
+
+class Happening(StrEnum):
+    PREFILLED = "prefilled"
+    TOKEN = "token"  # noqa: S105
+    LAST = "last"
+    STORED = "stored"
+
+
+TRANSITIONS: dict[tuple[TurnState, Happening], TurnState] = {
+    (TurnState.QUEUED, Happening.PREFILLED): TurnState.PREFILL,
+    (TurnState.QUEUED, Happening.TOKEN): TurnState.DECODE,
+    (TurnState.QUEUED, Happening.LAST): TurnState.CLOSING,
+    (TurnState.PREFILL, Happening.PREFILLED): TurnState.PREFILL,
+    (TurnState.PREFILL, Happening.TOKEN): TurnState.DECODE,
+    (TurnState.PREFILL, Happening.LAST): TurnState.CLOSING,
+    (TurnState.DECODE, Happening.TOKEN): TurnState.DECODE,
+    (TurnState.DECODE, Happening.LAST): TurnState.CLOSING,
+    (TurnState.CLOSING, Happening.STORED): TurnState.ENDED,
+}
+
+ENDINGS: dict[FinishReason, EndStatus] = {
+    FinishReason.STOP: "completed",
+    FinishReason.LENGTH: "incomplete",
+    FinishReason.CANCELLED: "cancelled",
+    FinishReason.ERROR: "failed",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurnRequest:
+    """What a wire asks for. ``messages`` is the turn's input; for a stateless wire (``whole``) it is the whole
+    conversation, of which the beginning may be stored already. ``instructions`` stand at the head of the prompt and
+    are no part of the conversation. ``stored`` False keeps nothing: such a turn cannot be found again.
+    ``body`` makes the wire's object at the turn's end, which is stored with it."""
+
+    id: str
+    tenant: str
+    kind: TurnKind
+    model: str
+    messages: Sequence[NewMessage]
+    params: SamplingParams
+    session_id: str | None = None
+    previous_turn_id: str | None = None
+    whole: bool = False
+    instructions: str | None = None
+    stored: bool = True
+    priority: int = 0
+    parameters: dict[str, Any] = field(default_factory=dict)
+    body: Callable[[LiveTurn, Ended], dict[str, Any]] | None = None
+
+
+class LiveTurn:
+    """A turn that runs. ``take`` is given each output of the engine; what it returns is journalled, then shown."""
+
+    def __init__(
+        self,
+        request: TurnRequest,
+        prompt: Sequence[int],
+        text: TextStream,
+        *,
+        template: str,
+        eos: frozenset[int],
+        created_at: int,
+        submitted: float,
+    ) -> None:
+        self.request = request
+        self.prompt = prompt
+        self.template = template
+        self.created_at = created_at
+        self.stream = TurnStream()
+        self.state = TurnState.QUEUED
+        self.token_ids: list[int] = []
+        self.input_tip: MessageHash | None = None
+        self.previous: Sequence[int] | None = None
+        self.usage: Usage | None = None
+        self.receipt: Receipt | None = None
+        self.finish: FinishReason | None = None
+        self.error: tuple[str, str] | None = None
+        self._text = text
+        self._eos = eos
+        self._submitted = submitted
+        self._first: float | None = None
+        self._last: float | None = None
+
+    @property
+    def id(self) -> str:
+        return self.request.id
+
+    @property
+    def text(self) -> str:
+        return self._text.text
+
+    @property
+    def stopped_by_string(self) -> bool:
+        return self._text.stopped is not None
+
+    @property
+    def status(self) -> EndStatus:
+        assert self.finish is not None, "the turn runs"
+        return ENDINGS[self.finish]
+
+    def happen(self, what: Happening) -> None:
+        """Move along the table; an arrow that is not there is a bug."""
+        assert (self.state, what) in TRANSITIONS, f"{what} in state {self.state} of turn {self.id}"
+        self.state = TRANSITIONS[self.state, what]
+
+    def take(self, output: StepOutput, now: float) -> tuple[str, JournalEntry | None]:
+        """The text that one output added, and the journal entry that must be written before anyone sees it."""
+        if self.state in (TurnState.CLOSING, TurnState.ENDED):
+            return "", None
+        if output.prefilled:
+            self.happen(Happening.PREFILLED)
+        first_index, text = len(self.token_ids), ""
+        for token_id in output.token_ids:
+            if self.stopped_by_string:
+                break  # what the engine computed past the stop string is not part of the answer
+            self.happen(Happening.TOKEN)
+            self.token_ids.append(token_id)
+            text += self._text.push(token_id)
+            self._first = self._first if self._first is not None else now
+            self._last = now
+        if output.finish_reason:
+            text += self._close(output)
+        added = self.token_ids[first_index:]
+        if not added and not text:
+            return "", None
+        return text, JournalEntry(turn_id=self.id, first_index=first_index, token_ids=added, text=text)
+
+    def fail(self, code: str, message: str) -> None:
+        """End, or end otherwise, for a reason outside the engine's outputs."""
+        if self.state is not TurnState.CLOSING:
+            self.happen(Happening.LAST)
+        self.finish, self.error = FinishReason.ERROR, (code, message)
+
+    def _close(self, output: StepOutput) -> str:
+        self.happen(Happening.LAST)
+        self.usage = output.usage
+        self.finish = FinishReason.STOP if self.stopped_by_string else output.finish_reason
+        if output.error_code:
+            self.error = (output.error_code, output.error_message or output.error_code)
+        return self._text.finish()
+
+    # -- the account --------------------------------------------------------------------------------------------------
+
+    def answer_ids(self) -> list[int]:
+        """The generated ids without the one that ended the answer: the template writes that one itself."""
+        ids = self.token_ids
+        return ids[:-1] if ids and ids[-1] in self._eos else list(ids)
+
+    def computed_ids(self) -> list[int]:
+        """Every token whose keys and values were written: all but the last sampled."""
+        return [*self.prompt, *self.token_ids[:-1]]
+
+    def timings(self, now: float) -> Timings:
+        spent = self._last - self._first if self._first is not None and self._last is not None else 0.0
+        return Timings(
+            queue_ms=_ms(self.usage.queue_seconds if self.usage else 0.0),
+            prefill_ms=_ms(self.usage.prefill_seconds if self.usage else 0.0),
+            ttft_ms=_ms(self._first - self._submitted) if self._first is not None else None,
+            decode_tok_s=round((len(self.token_ids) - 1) / spent, 1) if spent > 0 else None,
+            total_ms=_ms(now - self._submitted),
+        )
+
+    def stored_usage(self, ended: Ended) -> dict[str, int]:
+        return {
+            "input_tokens": len(self.prompt),
+            "cached_tokens": self.receipt.device_tokens if self.receipt else 0,
+            "cache_write_tokens": ended.cache_write_tokens,
+            "output_tokens": ended.output_tokens,
+        }
+
+    def ended(self, now: float, at: int, status: EndStatus | None = None) -> Ended:
+        """The last event: ``now`` on the hub's clock, ``at`` on the wall's."""
+        size = self.receipt.block_size if self.receipt else 1
+        cached = self.receipt.device_tokens if self.receipt else 0
+        full = len(self.computed_ids()) // size * size
+        return Ended(
+            status=status or self.status,
+            finish=self.finish.value if self.finish else "interrupted",
+            at=at,
+            text=self.text,
+            output_tokens=len(self.token_ids),
+            receipt=self.receipt,
+            cache_write_tokens=max(0, full - cached) if self.receipt else 0,
+            timings=self.timings(now),
+            error_code=self.error[0] if self.error else None,
+            error_message=self.error[1] if self.error else None,
+        )
+
+
+def _ms(seconds: float) -> float:
+    return round(1000 * seconds, 2)

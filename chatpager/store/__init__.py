@@ -1,0 +1,60 @@
+"""Conversations in a database: SQLite by default, PostgreSQL by URL.
+
+The model. **Messages** are immutable, and named by a hash over their parent's name and themselves: a chain. What two
+conversations share at their beginning is the same rows. **Sessions** are the only rows that change: each is a tip in
+its tenant's tree of messages, so a fork is one row and the history of a session is the walk from its tip to the root.
+**Turns** carry provenance, because message rows are shared: which request led from which input to which answer, how it
+ended, what it used, what it found in the cache; a **response** is the wire's object at a turn's end. The **journal**
+holds the tokens of turns that run; at the end of a turn they become a message.
+
+Every message is needed by a session or a turn; deleting the last of these deletes the message.
+
+What is acknowledged is on the disk: the beginning and the end of a turn outlive a power cut, journalled tokens outlive
+the death of the process. The clock is the caller's: times come in as ``now``.
+"""
+
+from chatpager.store.chain import MessageHash
+from chatpager.store.records import (
+    BegunTurn,
+    Content,
+    DeletedSession,
+    EndStatus,
+    Finished,
+    FinishedTurn,
+    Journaled,
+    JournalEntry,
+    Message,
+    NewMessage,
+    NewTurn,
+    Recovered,
+    Session,
+    TipMove,
+    Turn,
+    TurnKind,
+    TurnStatus,
+    text_content,
+)
+from chatpager.store.store import Store
+
+__all__ = [
+    "BegunTurn",
+    "Content",
+    "DeletedSession",
+    "EndStatus",
+    "Finished",
+    "FinishedTurn",
+    "JournalEntry",
+    "Journaled",
+    "Message",
+    "MessageHash",
+    "NewMessage",
+    "NewTurn",
+    "Recovered",
+    "Session",
+    "Store",
+    "TipMove",
+    "Turn",
+    "TurnKind",
+    "TurnStatus",
+    "text_content",
+]

@@ -1,0 +1,61 @@
+"""Where a database is: its URL, checked, and as it may be shown."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from chatpager.errors import ConfigError
+
+_DRIVERS = {
+    "sqlite": "sqlite+aiosqlite",
+    "sqlite+aiosqlite": "sqlite+aiosqlite",
+    "postgres": "postgresql+asyncpg",
+    "postgresql": "postgresql+asyncpg",
+    "postgresql+asyncpg": "postgresql+asyncpg",
+}
+
+
+def parse(url: str) -> URL:
+    """``url`` with its driver.
+
+    Raises:
+        ConfigError: it cannot be read, names a driver other than the two, or a SQLite database without a file.
+    """
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        # Not shown: what cannot be read may hold a password anywhere.
+        raise ConfigError("database_url", "cannot be read as a database URL") from None
+    driver = _DRIVERS.get(parsed.drivername)
+    if driver is None:
+        raise ConfigError(
+            "database_url", f"must begin with {' or '.join(sorted(set(_DRIVERS.values())))}", value=shown(parsed)
+        )
+    if driver == "postgresql+asyncpg" and find_spec("asyncpg") is None:
+        raise ConfigError("database_url", "needs asyncpg: pip install 'chatpager[postgres]'", value=shown(parsed))
+    parsed = parsed.set(drivername=driver)
+    if is_sqlite(parsed) and file_of(parsed) is None:
+        raise ConfigError(
+            "database_url", "must name a plain file: what is kept in memory is not kept", value=shown(parsed)
+        )
+    return parsed
+
+
+def shown(url: URL) -> str:
+    """``url`` without its password, wherever it stands."""
+    secrets = [key for key in url.query if "pass" in key.lower()]
+    return url.difference_update_query(secrets).render_as_string(hide_password=True)
+
+
+def is_sqlite(url: URL) -> bool:
+    return url.get_backend_name() == "sqlite"
+
+
+def file_of(url: URL) -> Path | None:
+    """The file of a SQLite URL, or None where it names no plain file: in memory, or SQLite's own ``file:`` form."""
+    name = url.database or ":memory:"
+    return None if name.startswith((":memory:", "file:")) else Path(name)

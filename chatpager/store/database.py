@@ -1,0 +1,180 @@
+"""One database: its connections, and the two kinds of transaction, reading and writing.
+
+A write is durable or relaxed. Durable is for what is acknowledged: it outlives a power cut. Relaxed outlives the
+death of the process, and a later durable write carries it to the disk. SQLite has one writer, so writers queue here
+in order of arrival, and wait ``busy_timeout_ms`` at the most for a writer of another process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, ColumnElement, Insert, Table, event, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from chatpager import failpoints
+from chatpager.errors import StoreError
+from chatpager.store import address, faults
+
+BUSY_TIMEOUT_MS = 5000
+_CONNECT_SECONDS = 10
+_COMMAND_SECONDS = 60
+
+
+class Database:
+    """Raises ``StoreError`` from every method: the database is locked, full, read-only, away or damaged."""
+
+    def __init__(self, url: str, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> None:
+        self.url = address.parse(url)
+        self.shown = address.shown(self.url)
+        self.file = address.file_of(self.url) if address.is_sqlite(self.url) else None
+        self._busy_timeout_ms = busy_timeout_ms
+        self._queue = asyncio.Lock() if self.file else nullcontext()
+        self._identity: tuple[int, int] | None = None
+        self._unusable = ""
+        self._engine = _sqlite_engine(self.url, busy_timeout_ms) if self.file else _postgres_engine(self.url)
+
+    def make_file(self) -> None:
+        """Make SQLite's file and its folder, for this user only; whatever exists is left as it is."""
+        if self.file is None:
+            return
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            os.close(os.open(self.file, os.O_CREAT | os.O_RDWR, 0o600))
+        except OSError as error:
+            raise StoreError(f"the database {self.shown} cannot be made: {error.strerror}") from error
+
+    async def connect(self) -> None:
+        """Make sure that the database answers, and of SQLite that it keeps a write-ahead log."""
+        if self.file is None:
+            async with self.read():
+                return
+        if not self.file.is_file():
+            raise StoreError(f"the database {self.shown} does not exist; `chatpager db upgrade` makes it")
+        with faults.translated(self.shown):
+            async with self._engine.connect() as c:
+                mode = (await c.exec_driver_sql("PRAGMA journal_mode=WAL")).scalar()
+        if mode != "wal":
+            raise StoreError(f"the database {self.shown} is on a file system that cannot share memory (WAL)")
+        self._identity = _identity(self.file)
+
+    async def close(self) -> None:
+        self._unusable = self._unusable or "is closed"
+        await self._engine.dispose()
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """One transaction that only reads; on SQLite it sees one state of the database."""
+        self._check_usable()
+        with faults.translated(self.shown):
+            async with self._engine.connect() as c:
+                if self.file:
+                    await c.exec_driver_sql("BEGIN")
+                yield c
+
+    @asynccontextmanager
+    async def write(
+        self, name: str, tenant: str | None = None, *, durable: bool = True, deletes: bool = False
+    ) -> AsyncIterator[AsyncConnection]:
+        """One transaction, committed where the block ends well. ``name`` is its part of its failpoints' names.
+
+        Writers of a ``tenant`` run beside each other, but none beside one that ``deletes``: what it finds needed by
+        nobody must stay so until it is gone. Without a tenant there is no such care.
+        """
+        async with self._queue:
+            self._check_usable()
+            try:
+                with faults.translated(self.shown):
+                    async with self._engine.connect() as c:
+                        if self.file:
+                            await _begin_sqlite(c, durable)
+                        else:
+                            await _begin_postgres(c, durable, self._busy_timeout_ms, tenant, deletes)
+                        yield c
+                        failpoints.hit(f"store.{name}.before_commit")
+                        await c.commit()
+            except StoreError as error:
+                if faults.lost_a_write(error.__cause__):
+                    self._unusable = "lost a write when its disk failed; restart to see what it kept"
+                raise
+        failpoints.hit(f"store.{name}.after_commit")
+
+    def _check_usable(self) -> None:
+        if self.file and self._identity and _identity(self.file) != self._identity:
+            # SQLite would go on writing into a file that no longer has a name.
+            self._unusable = self._unusable or "was moved or deleted"
+        if self._unusable:
+            raise StoreError(f"the database {self.shown} {self._unusable}")
+
+
+def insert_or_ignore(c: AsyncConnection, table: Table) -> Insert:
+    """An INSERT that leaves a row alone that exists."""
+    if c.dialect.name == "sqlite":
+        return sqlite.insert(table).on_conflict_do_nothing()
+    return postgresql.insert(table).on_conflict_do_nothing()
+
+
+def _sqlite_engine(url: URL, busy_timeout_ms: int) -> AsyncEngine:
+    # With SQLite's own 1,000 pages of log, one step in twenty of 64 turns waited for a checkpoint.
+    pragmas = ("foreign_keys=ON", "synchronous=FULL", "wal_autocheckpoint=4096", f"busy_timeout={busy_timeout_ms}")
+    # Without an isolation level the driver leaves BEGIN to us.
+    engine = create_async_engine(url, hide_parameters=True, pool_use_lifo=True, connect_args={"isolation_level": None})
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def _on_connect(connection: Any, record: Any) -> None:
+        cursor = connection.cursor()
+        for pragma in pragmas:
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+        record.info["durable"] = True
+
+    return engine
+
+
+def _postgres_engine(url: URL) -> AsyncEngine:
+    return create_async_engine(
+        url,
+        hide_parameters=True,
+        pool_pre_ping=True,
+        pool_use_lifo=True,
+        connect_args={
+            "timeout": _CONNECT_SECONDS,
+            "command_timeout": _COMMAND_SECONDS,
+            "server_settings": {"application_name": "chatpager"},
+        },
+    )
+
+
+async def _begin_sqlite(c: AsyncConnection, durable: bool) -> None:
+    if c.info["durable"] != durable:
+        await c.exec_driver_sql(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+        c.info["durable"] = durable
+    await c.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+async def _begin_postgres(
+    c: AsyncConnection, durable: bool, busy_timeout_ms: int, tenant: str | None, deletes: bool
+) -> None:
+    # In one round trip, and for this transaction only: a pooler may hand the connection to somebody else.
+    opening: list[ColumnElement[Any]] = [
+        func.set_config("synchronous_commit", "on" if durable else "off", True),
+        func.set_config("lock_timeout", f"{busy_timeout_ms}ms", True),
+    ]
+    if tenant is not None:
+        lock = func.pg_advisory_xact_lock if deletes else func.pg_advisory_xact_lock_shared
+        opening.append(lock(func.hashtextextended(tenant, 0)))
+    await c.execute(select(*opening))
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(file)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

@@ -1,0 +1,87 @@
+"""What a database driver's error means, in words: the cause, and never the SQL or its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from msgspec import DecodeError
+from sqlalchemy.exc import DBAPIError, InterfaceError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from chatpager.errors import StoreError
+
+_LOCKED = "is locked: another writer held it for too long"
+_AWAY = "is away: the connection could not be made or was lost"
+_RULES = "refused a row that breaks its rules"
+
+_SQLITE = {
+    5: _LOCKED,
+    6: _LOCKED,
+    8: "is read-only",
+    10: "could not be read or written: the disk failed",
+    11: "is damaged",
+    13: "is full: the disk or the database has no room left",
+    14: "cannot be opened",
+    19: _RULES,
+    26: "is not a SQLite database",
+}
+"""SQLite's primary result codes (https://www.sqlite.org/rescode.html)."""
+
+_POSTGRES = {
+    "08": _AWAY,
+    "23": _RULES,
+    "25006": "is read-only",
+    "28": "refused the user or the password",
+    "3D": "does not exist on the server",
+    "40": "gave up a transaction that collided with another",
+    "42501": "does not allow this to the user",
+    "42P01": "lacks a table",
+    "53": "has run out of a resource",
+    "53100": "is full: the disk has no room left",
+    "53300": "is away: the server takes no more connections",
+    "55P03": _LOCKED,
+    "57P": _AWAY,
+    "57014": "took too long",
+    "58": "could not be read or written: the disk failed",
+}
+"""PostgreSQL's error codes and classes; the longest prefix counts (manual, appendix A)."""
+
+_SQLITE_IO_ERROR = 10
+
+
+@contextmanager
+def translated(where: str) -> Iterator[None]:
+    """Raise drivers' errors as ``StoreError``; everything else passes."""
+    try:
+        yield
+    except Exception as error:
+        cause = meaning(error)
+        if cause is None:
+            raise
+        raise StoreError(f"the database {where} {cause}") from error
+
+
+def meaning(error: BaseException) -> str | None:
+    """What ``error`` says of the database, or None where it is no database's."""
+    if isinstance(error, PoolTimeout):
+        return "is busy: every connection is in use"
+    if isinstance(error, DecodeError):
+        return "holds a row that cannot be read"
+    original = error.orig if isinstance(error, DBAPIError) else error
+    code = getattr(original, "sqlite_errorcode", None)
+    if code is not None:
+        return _SQLITE.get(code & 0xFF, "refused the statement")
+    state = getattr(original, "sqlstate", None)
+    if state is not None:
+        found = (_POSTGRES[state[:n]] for n in (5, 3, 2) if state[:n] in _POSTGRES)
+        return next(found, "refused the statement")
+    if isinstance(error, OSError | InterfaceError) or getattr(error, "connection_invalidated", False):
+        return _AWAY
+    return "refused the statement" if isinstance(error, DBAPIError) else None
+
+
+def lost_a_write(error: BaseException | None) -> bool:
+    """Whether ``error`` leaves unknown what reached the disk; only reopening the database can tell."""
+    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", 0)
+    return code & 0xFF == _SQLITE_IO_ERROR

@@ -1,0 +1,173 @@
+"""Messages: immutable rows, written once under their hash, read as chains, swept when nothing needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import CTE, ColumnElement, SelectBase, delete, exists, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from chatpager.errors import NotFound
+from chatpager.store import chain
+from chatpager.store.chain import MessageHash, Names
+from chatpager.store.database import insert_or_ignore
+from chatpager.store.records import Message, NewMessage
+from chatpager.store.tables import messages, sessions, turns
+
+_BATCH = 100
+"""Hashes in one query. Of ``match`` nearly always the first finds it: all is stored but the last message."""
+
+
+def batched(hashes: Sequence[MessageHash]) -> Iterator[Sequence[MessageHash]]:
+    return (hashes[start : start + _BATCH] for start in range(0, len(hashes), _BATCH))
+
+
+async def insert(
+    c: AsyncConnection, tenant: str, parent: MessageHash | None, new: Sequence[NewMessage], now: int
+) -> tuple[MessageHash, ...]:
+    """Store ``new`` as a chain behind ``parent``; rows that exist are shared. Returns the hashes, first to last.
+
+    Raises:
+        NotFound: the tenant has no message ``parent``.
+    """
+    above = await _names(c, tenant, parent) if parent is not None else None
+    rows: list[dict[str, Any]] = []
+    for message in new:
+        assert (message.token_ids is None) == (message.vocab is None), "token ids and their vocab are known together"
+        parent_hash = above.hash if above else None
+        fields: dict[str, Any] = {
+            "role": message.role,
+            "content": chain.canonical(message.content),
+            "status": message.status,
+            "vocab": message.vocab,
+            "token_ids": None if message.token_ids is None else chain.pack(message.token_ids),
+        }
+        above = chain.name(tenant, above, **fields)
+        fields["content"] = fields["content"].decode()
+        rows.append({**fields, **above._asdict(), "parent_hash": parent_hash, "tenant": tenant, "created_at": now})
+    if rows:
+        await c.execute(insert_or_ignore(c, messages), rows)
+    return tuple(row["hash"] for row in rows)
+
+
+async def _names(c: AsyncConnection, tenant: str, hash: MessageHash) -> Names:
+    query = select(messages.c.hash, messages.c.content_hash).where(messages.c.hash == hash, messages.c.tenant == tenant)
+    row = (await c.execute(query)).one_or_none()
+    if row is None:
+        raise NotFound(f"no message {hash}")
+    return Names(*row)
+
+
+async def load(c: AsyncConnection, tenant: str, tip: MessageHash | None) -> list[Message]:
+    """The chain that ends at ``tip``, root first; of None, nothing.
+
+    Raises:
+        NotFound: the tenant has no message ``tip``.
+    """
+    return [_record(row) for row in await _rows(c, tenant, tip)]
+
+
+async def _rows(c: AsyncConnection, tenant: str, tip: MessageHash | None) -> list[Any]:
+    if tip is None:
+        return []
+    walk = select(messages).where(messages.c.hash == tip, messages.c.tenant == tenant).cte("walk", recursive=True)
+    walk = walk.union_all(select(messages).join(walk, messages.c.hash == walk.c.parent_hash))
+    by_hash = {row.hash: row for row in await c.execute(select(walk))}
+    if tip not in by_hash:
+        raise NotFound(f"no message {tip}")
+    upwards = [by_hash[tip]]
+    while (parent := by_hash.get(upwards[-1].parent_hash)) is not None:
+        upwards.append(parent)
+    return upwards[::-1]
+
+
+def _record(row: Any) -> Message:
+    fields = dict(row._mapping)
+    fields["content"] = msgspec.json.decode(row.content)
+    fields["token_ids"] = None if row.token_ids is None else chain.unpack(row.token_ids)
+    return Message(**fields)
+
+
+async def match(c: AsyncConnection, tenant: str, sent: Sequence[NewMessage]) -> list[Message]:
+    """The longest stored chain whose contents are those of the first messages of ``sent``, root first.
+
+    Of several (the same words with other token ids, say) it is the one whose last message is the newest. It is one
+    chain: a content hash stands for every message up to it, so whatever has that hash has those messages above it.
+    """
+    above, wanted = chain.root(tenant), []
+    for message in sent:
+        above = chain.content_name(above, message.role, chain.canonical(message.content))
+        wanted.append(above)
+    m = messages.c
+    for names in batched(wanted[::-1]):
+        place = {name: -i for i, name in enumerate(names)}
+        query = select(m.hash, m.content_hash, m.created_at).where(m.content_hash.in_(list(place)), m.tenant == tenant)
+        found = (await c.execute(query)).all()
+        if found:
+            best = max(found, key=lambda row: (place[row.content_hash], row.created_at, row.hash))
+            return await load(c, tenant, best.hash)
+    return []
+
+
+async def verify(c: AsyncConnection, tenant: str, tip: MessageHash) -> list[MessageHash]:
+    """Derive every name of a chain again from what the rows hold; returns the hashes of rows that do not agree."""
+    wrong: list[MessageHash] = []
+    above: Names | None = None
+    for row in await _rows(c, tenant, tip):
+        parent_hash = above.hash if above else None
+        fields = {"status": row.status, "vocab": row.vocab, "token_ids": row.token_ids}
+        derived = chain.name(tenant, above, role=row.role, content=row.content.encode(), **fields)
+        above = Names(row.hash, row.content_hash)
+        if derived != above or (row.parent_hash, row.tenant) != (parent_hash, tenant):
+            wrong.append(row.hash)
+    return wrong
+
+
+def ancestors(tips: SelectBase) -> CTE:
+    """The hashes in the one column of ``tips``, and those of every message above them.
+
+    Each step looks up parents by hash, one by one, and no planner can make a join of whole tables of it.
+    """
+    tip = tips.subquery("tip").columns[0]
+    walk = select(tip.label("hash"), _parent_of(tip)).cte("ancestors", recursive=True)
+    parent = walk.c.parent_hash
+    return walk.union(select(parent, _parent_of(parent)).where(parent.is_not(None)))
+
+
+def _parent_of(hash: ColumnElement[Any]) -> ColumnElement[Any]:
+    above = messages.alias("above")
+    return select(above.c.parent_hash).where(above.c.hash == hash).scalar_subquery().label("parent_hash")
+
+
+async def sweep(c: AsyncConnection, tips: Iterable[MessageHash | None]) -> int:
+    """Delete of the chains that end at ``tips`` what no session, no turn and no other message needs; returns how much.
+
+    What is to go are whole branches, so it goes from their ends, which are among the tips, up to the first message that
+    something else needs. The transaction must keep the tenant's other writers out.
+    """
+    m = messages.c
+    ends: list[MessageHash] = []
+    for some in batched([tip for tip in tips if tip is not None]):
+        ends += (await c.execute(select(m.hash).where(m.hash.in_(some), *_needed_by_nothing()))).scalars()
+    deleted = 0
+    for end in ends:
+        branch = select(m.hash, m.parent_hash).where(m.hash == end).cte("branch", recursive=True)
+        upwards = select(m.hash, m.parent_hash).join(branch, m.hash == branch.c.parent_hash)
+        branch = branch.union_all(upwards.where(*_needed_by_nothing(but=branch.c.hash)))
+        gone = delete(messages).where(m.hash.in_(select(branch.c.hash))).returning(m.hash)
+        deleted += len((await c.execute(gone)).all())
+    return deleted
+
+
+def _needed_by_nothing(but: ColumnElement[Any] | None = None) -> list[ColumnElement[bool]]:
+    """Of a row of ``messages``: no session or turn stands on it, and no message but ``but`` has it as its parent."""
+    hash, child = messages.c.hash, messages.alias("child")
+    others = exists().where(child.c.parent_hash == hash)
+    return [
+        ~exists().where(sessions.c.tip_hash == hash),
+        ~exists().where(turns.c.input_tip == hash),
+        ~exists().where(turns.c.tip_hash == hash),
+        ~(others if but is None else others.where(child.c.hash != but)),
+    ]

@@ -1,0 +1,190 @@
+"""What the store takes and gives: frozen structs. A time is in milliseconds since the epoch and always an argument."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from msgspec import UNSET, Struct, UnsetType
+
+from chatpager.store.chain import MessageHash
+
+Content = Sequence[dict[str, Any]]
+"""Content parts, such as ``[{"type": "text", "text": "Hello"}]``."""
+
+EndStatus = Literal["completed", "incomplete", "interrupted", "cancelled", "failed"]
+"""How a turn ended, and with it its answer; every other message is ``completed``."""
+TurnStatus = Literal["in_progress"] | EndStatus
+TurnKind = Literal["response", "chat"]
+
+TipMove = Literal["moved", "session_moved", "no_session", "already_finished", "turn_gone"]
+"""What the end of a turn did to its session's tip.
+
+``moved``: the tip is the turn's answer (or, without an answer, still its input). ``session_moved``: the session went
+another way meanwhile; the answer is stored beside it. ``no_session``: the turn has none, or it was deleted meanwhile.
+``already_finished``, ``turn_gone``: nothing was changed, because the turn had ended or been deleted.
+"""
+
+
+def text_content(text: str) -> Content:
+    return [{"type": "text", "text": text}]
+
+
+class NewMessage(Struct, frozen=True, kw_only=True):
+    """A message to store. ``token_ids`` and the ``vocab`` they belong to are known together or not at all.
+
+    ``vocab`` is the fingerprint of a tokenizer and its chat template.
+    """
+
+    role: str
+    content: Content
+    status: EndStatus = "completed"
+    vocab: str | None = None
+    token_ids: Sequence[int] | None = None
+
+
+class Message(Struct, frozen=True, kw_only=True):
+    """A stored message."""
+
+    hash: MessageHash
+    parent_hash: MessageHash | None
+    content_hash: MessageHash
+    tenant: str
+    role: str
+    content: Content
+    status: EndStatus
+    vocab: str | None
+    token_ids: tuple[int, ...] | None
+    created_at: int
+
+
+class Session(Struct, frozen=True, kw_only=True):
+    """A conversation. ``updated_at`` is when a message last came in: renaming is no activity.
+
+    ``forked_from`` names a session that may have been deleted since.
+    """
+
+    id: str
+    tenant: str
+    tip_hash: MessageHash | None
+    forked_from: str | None
+    title: str
+    metadata: dict[str, Any]
+    parameters: dict[str, Any]
+    created_at: int
+    updated_at: int
+
+    @property
+    def cursor(self) -> str:
+        """What ``list_sessions`` takes as ``after`` to go on behind this one."""
+        return f"{self.updated_at}.{self.id}"
+
+
+class NewTurn(Struct, frozen=True, kw_only=True):
+    """A turn to begin: ``messages`` are its input, attached behind ``parent_hash``.
+
+    ``expected_tip`` is where the session must stand; by default at ``parent_hash``. It differs where a turn goes back:
+    another answer to an earlier message, or an earlier message edited. ``client_key`` makes the beginning idempotent:
+    the same key with the same input gives the turn that exists.
+    """
+
+    id: str
+    tenant: str
+    kind: TurnKind
+    model: str
+    vocab: str
+    messages: Sequence[NewMessage]
+    now: int
+    session_id: str | None = None
+    previous_turn_id: str | None = None
+    parent_hash: MessageHash | None = None
+    expected_tip: MessageHash | UnsetType | None = UNSET
+    client_key: str | None = None
+    request: dict[str, Any] = {}
+
+
+class Turn(Struct, frozen=True, kw_only=True):
+    """A turn's provenance. ``tip_hash`` is the answer: None until the end, and at the end of a turn without one."""
+
+    id: str
+    tenant: str
+    session_id: str | None
+    previous_turn_id: str | None
+    parent_hash: MessageHash | None
+    input_tip: MessageHash
+    tip_hash: MessageHash | None
+    kind: TurnKind
+    status: TurnStatus
+    model: str
+    vocab: str
+    client_key: str | None
+    request: dict[str, Any]
+    usage: dict[str, Any] | None
+    receipt: dict[str, Any] | None
+    timings: dict[str, Any] | None
+    error: dict[str, Any] | None
+    created_at: int
+    completed_at: int | None
+
+
+class BegunTurn(Struct, frozen=True, kw_only=True):
+    """``duplicate``: the client had sent this turn before; nothing was changed and ``turn`` is the earlier one."""
+
+    turn: Turn
+    messages: tuple[MessageHash, ...]
+    duplicate: bool = False
+
+
+class JournalEntry(Struct, frozen=True, kw_only=True):
+    """Tokens of a live turn, written before they are sent. ``first_index`` counts the turn's tokens from 0."""
+
+    turn_id: str
+    first_index: int
+    token_ids: Sequence[int]
+    text: str
+
+
+class Journaled(Struct, frozen=True, kw_only=True):
+    """What a live turn's journal holds, up to the first gap if there is one."""
+
+    token_ids: tuple[int, ...]
+    text: str
+
+
+class FinishedTurn(Struct, frozen=True, kw_only=True):
+    """A turn's end. ``message`` is the answer, or None where there is not a token of one; ``response`` the body."""
+
+    id: str
+    tenant: str
+    status: EndStatus
+    message: NewMessage | None
+    now: int
+    usage: dict[str, Any] | None = None
+    receipt: dict[str, Any] | None = None
+    timings: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+    response: dict[str, Any] | None = None
+
+
+class Finished(Struct, frozen=True, kw_only=True):
+    tip_hash: MessageHash | None
+    tip: TipMove
+
+
+class Recovered(Struct, frozen=True, kw_only=True):
+    """A turn that a start-up found without an owner, and the ``tokens`` of its answer that were in the journal."""
+
+    turn_id: str
+    tenant: str
+    session_id: str | None
+    tip_hash: MessageHash | None
+    tip: TipMove
+    tokens: int
+
+
+class DeletedSession(Struct, frozen=True, kw_only=True):
+    """``live_turns`` run on without their session; a caller who wants their answers gone deletes them when they end."""
+
+    messages: int
+    turns: int
+    live_turns: tuple[str, ...]

@@ -1,0 +1,158 @@
+"""Sessions: the only rows that change. A session is a tip in the tenant's tree of messages, and a name for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec import UNSET, UnsetType
+from sqlalchemy import delete, exists, insert, select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from chatpager.errors import ConversationNotFound, InvalidRequest, SessionBusy
+from chatpager.store import journal, messages
+from chatpager.store.chain import MessageHash
+from chatpager.store.records import DeletedSession, NewMessage, Session
+from chatpager.store.tables import LIVE, sessions, turns
+
+
+async def create(c: AsyncConnection, session: Session) -> Session:
+    _check_title(session.title)
+    fields = {column.name: getattr(session, column.name) for column in sessions.columns}
+    await c.execute(insert(sessions).values(fields))
+    return session
+
+
+def _check_title(title: str) -> None:
+    if "\0" in title:
+        raise InvalidRequest("a title holds no NUL character", param="title")
+
+
+async def get(c: AsyncConnection, tenant: str, id: str, *, to_change: bool = False) -> Session:
+    """The session; ``to_change`` keeps others from changing it until the transaction ends."""
+    query = select(sessions).where(sessions.c.id == id, sessions.c.tenant == tenant)
+    row = (await c.execute(query.with_for_update() if to_change else query)).one_or_none()
+    if row is None:
+        raise ConversationNotFound(f"no conversation {id!r}")
+    return Session(**row._mapping)
+
+
+async def page(c: AsyncConnection, tenant: str, limit: int, after: str | None) -> tuple[list[Session], bool]:
+    s = sessions.c
+    query = select(sessions).where(s.tenant == tenant).order_by(s.updated_at.desc(), s.id.desc()).limit(limit + 1)
+    if after is not None:
+        updated_at, _, id = after.partition(".")
+        if not (updated_at.isdecimal() and updated_at.isascii() and len(updated_at) < 19 and id):
+            raise InvalidRequest("is not a cursor of this list", param="after")
+        query = query.where(tuple_(s.updated_at, s.id) < tuple_(int(updated_at), id))
+    rows = (await c.execute(query)).all()
+    return [Session(**row._mapping) for row in rows[:limit]], len(rows) > limit
+
+
+async def change(
+    c: AsyncConnection,
+    tenant: str,
+    id: str,
+    title: str | UnsetType,
+    metadata: dict[str, Any] | UnsetType,
+    parameters: dict[str, Any] | UnsetType,
+) -> Session:
+    given = {"title": title, "metadata": metadata, "parameters": parameters}
+    values = {name: value for name, value in given.items() if value is not UNSET}
+    if isinstance(title, str):
+        _check_title(title)
+    if values:
+        await c.execute(update(sessions).where(sessions.c.id == id, sessions.c.tenant == tenant).values(values))
+    return await get(c, tenant, id)
+
+
+async def fork(c: AsyncConnection, tenant: str, id: str, new_id: str, at: MessageHash | None, now: int) -> Session:
+    """A session with the messages of ``id`` up to ``at`` (None: all), which may lie on a branch it has left."""
+    parent = await get(c, tenant, id)
+    if at is not None and not await _holds(c, parent, at):
+        raise InvalidRequest(f"the conversation has no message {at}", param="at")
+    child = Session(
+        id=new_id,
+        tenant=tenant,
+        tip_hash=parent.tip_hash if at is None else at,
+        forked_from=id,
+        title=parent.title,
+        metadata=parent.metadata,
+        parameters=parent.parameters,
+        created_at=now,
+        updated_at=now,
+    )
+    return await create(c, child)
+
+
+async def _holds(c: AsyncConnection, session: Session, at: MessageHash) -> bool:
+    of_turns = turns.c.session_id == session.id
+    tips = select(sessions.c.tip_hash).where(sessions.c.id == session.id)
+    tree = messages.ancestors(
+        tips.union(select(turns.c.input_tip).where(of_turns), select(turns.c.tip_hash).where(of_turns))
+    )
+    return bool((await c.execute(select(exists().where(tree.c.hash == at)))).scalar())
+
+
+async def append(
+    c: AsyncConnection, tenant: str, id: str, new: Sequence[NewMessage], now: int
+) -> tuple[MessageHash, ...]:
+    session = await get(c, tenant, id, to_change=True)
+    if await _is_live(c, id):
+        raise SessionBusy("a turn of the conversation is running; add to it when it has ended")
+    hashes = await messages.insert(c, tenant, session.tip_hash, new, now)
+    if hashes:
+        await c.execute(update(sessions).where(sessions.c.id == id).values(tip_hash=hashes[-1], updated_at=now))
+    return hashes
+
+
+async def _is_live(c: AsyncConnection, id: str, but: str | None = None) -> bool:
+    other = exists().where(turns.c.session_id == id, LIVE, turns.c.id.is_distinct_from(but))
+    return bool((await c.execute(select(other))).scalar())
+
+
+async def claim(
+    c: AsyncConnection, tenant: str, id: str, expected: MessageHash | None, tip: MessageHash, turn_id: str, now: int
+) -> None:
+    """Move the tip to a turn's input, if the session stands where its writer believes and no other turn runs.
+
+    Raises:
+        ConversationNotFound: the tenant has no such session.
+        SessionBusy: it does not stand there, or another turn runs.
+    """
+    moved = await move_tip(c, tenant, id, expected, tip, now)
+    if not moved:
+        await get(c, tenant, id)
+        raise SessionBusy("the conversation has gone on meanwhile")
+    # Only after the update, which on PostgreSQL waits for whoever else is claiming this session.
+    if await _is_live(c, id, but=turn_id):
+        raise SessionBusy("another turn of the conversation is running")
+
+
+async def move_tip(
+    c: AsyncConnection, tenant: str, id: str, expected: MessageHash | None, tip: MessageHash, now: int
+) -> bool:
+    """Compare-and-set of the tip."""
+    s = sessions.c
+    here = update(sessions).where(s.id == id, s.tenant == tenant, s.tip_hash.is_not_distinct_from(expected))
+    return (await c.execute(here.values(tip_hash=tip, updated_at=now))).rowcount == 1
+
+
+async def remove(c: AsyncConnection, tenant: str, id: str) -> DeletedSession:
+    """Delete a session, its turns, and of its messages what nothing else needs. Live turns go on without it.
+
+    The transaction must keep the tenant's other writers out.
+    """
+    session = await get(c, tenant, id)
+    t = turns.c
+    rows = (await c.execute(select(t.id, t.input_tip, t.tip_hash, t.status).where(t.session_id == id))).all()
+    await c.execute(update(turns).where(t.session_id == id, LIVE).values(session_id=None))
+    await journal.clear(c, t.session_id == id)
+    ended = await c.execute(delete(turns).where(t.session_id == id))
+    await c.execute(delete(sessions).where(sessions.c.id == id))
+    tips = {session.tip_hash, *(row.input_tip for row in rows), *(row.tip_hash for row in rows)}
+    return DeletedSession(
+        messages=await messages.sweep(c, tips),
+        turns=ended.rowcount,
+        live_turns=tuple(row.id for row in rows if row.status == "in_progress"),
+    )

@@ -1,0 +1,241 @@
+"""The store as the rest of chatpager sees it: each method is one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec import UNSET, UnsetType
+
+from chatpager.store import journal, messages, schema, sessions, turns
+from chatpager.store.chain import MessageHash
+from chatpager.store.database import BUSY_TIMEOUT_MS, Database
+from chatpager.store.records import (
+    BegunTurn,
+    DeletedSession,
+    Finished,
+    FinishedTurn,
+    Journaled,
+    JournalEntry,
+    Message,
+    NewMessage,
+    NewTurn,
+    Recovered,
+    Session,
+    Turn,
+)
+
+
+class Store:
+    """Conversations in a database. Another tenant's id is an unknown id.
+
+    Every method raises ``StoreError`` where the database is locked, full, read-only or away; then nothing was changed,
+    unless the connection broke during the commit itself, which nobody can tell. A method that is cancelled may have
+    committed all the same: shield what must be known.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @classmethod
+    async def open(cls, url: str, *, migrate: bool, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> Store:
+        """Open the database at ``url``; ``migrate`` makes it, if need be, and brings its schema up to date.
+
+        Raises:
+            ConfigError: the URL cannot be read or names another kind of database.
+            StoreError: the database is away, has an older schema and ``migrate`` is off, or has a newer one.
+        """
+        if migrate:
+            await schema.upgrade(url)
+        database = Database(url, busy_timeout_ms=busy_timeout_ms)
+        try:
+            await database.connect()
+            await schema.require_head(database)
+        except BaseException:
+            await database.close()
+            raise
+        return cls(database)
+
+    async def close(self) -> None:
+        await self._database.close()
+
+    @property
+    def shown(self) -> str:
+        """The database's address without its password."""
+        return self._database.shown
+
+    # -- sessions
+
+    async def create_session(
+        self,
+        tenant: str,
+        *,
+        id: str,
+        title: str = "",
+        metadata: dict[str, Any] | None = None,
+        parameters: dict[str, Any] | None = None,
+        now: int,
+    ) -> Session:
+        new = Session(
+            id=id,
+            tenant=tenant,
+            tip_hash=None,
+            forked_from=None,
+            title=title,
+            metadata=metadata or {},
+            parameters=parameters or {},
+            created_at=now,
+            updated_at=now,
+        )
+        async with self._database.write("create_session") as c:
+            return await sessions.create(c, new)
+
+    async def session(self, tenant: str, id: str) -> Session:
+        """Raises ConversationNotFound."""
+        async with self._database.read() as c:
+            return await sessions.get(c, tenant, id)
+
+    async def list_sessions(self, tenant: str, *, limit: int, after: str | None = None) -> tuple[list[Session], bool]:
+        """A page of sessions, the latest activity first, and whether more follow ``after`` the last one's ``cursor``.
+
+        Raises:
+            InvalidRequest: ``after`` is no cursor.
+        """
+        async with self._database.read() as c:
+            return await sessions.page(c, tenant, limit, after)
+
+    async def update_session(
+        self,
+        tenant: str,
+        id: str,
+        *,
+        title: str | UnsetType = UNSET,
+        metadata: dict[str, Any] | UnsetType = UNSET,
+        parameters: dict[str, Any] | UnsetType = UNSET,
+    ) -> Session:
+        """Replace what is given. Raises ConversationNotFound."""
+        async with self._database.write("update_session") as c:
+            return await sessions.change(c, tenant, id, title, metadata, parameters)
+
+    async def delete_session(self, tenant: str, id: str) -> DeletedSession:
+        """Delete the session, its turns that have ended, and every message that nothing else needs.
+
+        Raises:
+            ConversationNotFound: there is none.
+        """
+        async with self._database.write("delete_session", tenant, deletes=True) as c:
+            return await sessions.remove(c, tenant, id)
+
+    async def fork_session(
+        self, tenant: str, id: str, *, new_id: str, at: MessageHash | None = None, now: int
+    ) -> Session:
+        """Another session with the same messages up to ``at``; one row, nothing is copied.
+
+        Raises:
+            ConversationNotFound: there is no session ``id``.
+            InvalidRequest: ``at`` is no message of it.
+        """
+        async with self._database.write("fork_session", tenant) as c:
+            return await sessions.fork(c, tenant, id, new_id, at, now)
+
+    # -- messages
+
+    async def append_messages(
+        self, tenant: str, id: str, new: Sequence[NewMessage], *, now: int
+    ) -> tuple[MessageHash, ...]:
+        """Add messages to a session without a turn; returns their hashes.
+
+        Raises:
+            ConversationNotFound: there is no session ``id``.
+            SessionBusy: a turn of it runs.
+        """
+        async with self._database.write("append_messages", tenant) as c:
+            return await sessions.append(c, tenant, id, new, now)
+
+    async def load_chain(self, tenant: str, tip: MessageHash | None) -> list[Message]:
+        """The messages up to ``tip``, root first. Raises NotFound."""
+        async with self._database.read() as c:
+            return await messages.load(c, tenant, tip)
+
+    async def match_content(self, tenant: str, sent: Sequence[NewMessage]) -> list[Message]:
+        """The longest stored chain with the contents of the first of ``sent``, root first; often one shorter."""
+        async with self._database.read() as c:
+            return await messages.match(c, tenant, sent)
+
+    async def verify(self, tenant: str, tip: MessageHash) -> list[MessageHash]:
+        """Derive every hash of a chain again; returns those whose rows were altered. Raises NotFound."""
+        async with self._database.read() as c:
+            return await messages.verify(c, tenant, tip)
+
+    # -- turns
+
+    async def begin_turn(self, new: NewTurn) -> BegunTurn:
+        """Store a turn and its input: once this returns, the input is acknowledged and outlives a power cut.
+
+        Raises:
+            ConversationNotFound, PreviousResponseNotFound: what the turn follows does not exist.
+            SessionBusy: the session is elsewhere than the caller believes, or another turn of it runs.
+            IdempotencyConflict: ``client_key`` came before with another request.
+        """
+        deletes = turns.leaves_a_branch(new)
+        async with self._database.write("begin_turn", new.tenant, deletes=deletes) as c:
+            return await turns.begin(c, new)
+
+    async def journal(self, entries: Sequence[JournalEntry]) -> None:
+        """Write the tokens of one step, of any number of turns, before they are sent: they outlive the process.
+
+        Entries of turns that have ended are left out, and so are entries that were written before.
+        """
+        if entries:
+            async with self._database.write("journal", durable=False) as c:
+                await journal.write(c, entries)
+
+    async def journaled(self, tenant: str, id: str) -> Journaled:
+        """The tokens of a live turn so far; nothing of one that has ended. Raises ResponseNotFound."""
+        async with self._database.read() as c:
+            await turns.get(c, tenant, id)
+            return await journal.read(c, id)
+
+    async def finish_turn(self, done: FinishedTurn) -> Finished:
+        """Store a turn's answer and its end; never refuses, but says what became of the session's tip."""
+        async with self._database.write("finish_turn", done.tenant) as c:
+            return await turns.finish(c, done)
+
+    async def recover(self, now: int) -> list[Recovered]:
+        """End every live turn as ``interrupted``, with what the journal kept of its answer.
+
+        For the start of the only server of this database, before its first turn: no live turn has an owner then.
+        """
+        async with self._database.write("recover") as c:
+            return await turns.recover(c, now)
+
+    async def turn(self, tenant: str, id: str) -> Turn:
+        """Raises ResponseNotFound."""
+        async with self._database.read() as c:
+            return await turns.get(c, tenant, id)
+
+    async def turns_of(self, tenant: str, session_id: str) -> list[Turn]:
+        """A session's turns, oldest first, with those that it inherited when it was forked: at most one of these
+        for each message, its ``tip_hash``. Raises ConversationNotFound.
+        """
+        async with self._database.read() as c:
+            return await turns.of_session(c, tenant, session_id)
+
+    async def active_turns(self, tenant: str) -> list[Turn]:
+        """The turns in progress, oldest first."""
+        async with self._database.read() as c:
+            return await turns.live(c, tenant)
+
+    async def response(self, tenant: str, id: str) -> dict[str, Any] | None:
+        """The response's body at its end; None while it runs, or if it ended without. Raises ResponseNotFound."""
+        async with self._database.read() as c:
+            return await turns.body(c, tenant, id)
+
+    async def delete_turn(self, tenant: str, id: str) -> int:
+        """Delete a turn, its response, and the messages that nothing else needs; returns how many those were.
+
+        Raises:
+            ResponseNotFound: there is none.
+        """
+        async with self._database.write("delete_turn", tenant, deletes=True) as c:
+            return await turns.remove(c, tenant, id)

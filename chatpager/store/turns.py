@@ -1,0 +1,228 @@
+"""Turns: where an answer came from. A turn begins in one transaction with its input and ends in one with its answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import UNSET
+from sqlalchemy import ColumnElement, delete, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from chatpager.errors import IdempotencyConflict, NotFound, PreviousResponseNotFound, ResponseNotFound
+from chatpager.store import journal, messages, sessions, tables
+from chatpager.store.chain import MessageHash, canonical
+from chatpager.store.database import insert_or_ignore
+from chatpager.store.records import (
+    BegunTurn,
+    Finished,
+    FinishedTurn,
+    NewMessage,
+    NewTurn,
+    Recovered,
+    TipMove,
+    Turn,
+    text_content,
+)
+from chatpager.store.tables import LIVE, responses, turns
+
+
+async def begin(c: AsyncConnection, new: NewTurn) -> BegunTurn:
+    """Store the input and the turn, and claim the session. Where ``expected_tip`` leaves a branch behind, the
+    transaction must keep the tenant's other writers out.
+
+    Raises:
+        ConversationNotFound, PreviousResponseNotFound: what the turn follows is not the tenant's, or was deleted.
+        SessionBusy: the session does not stand at ``expected_tip``, or another turn of it runs.
+        IdempotencyConflict: ``client_key`` came before, with another request.
+    """
+    if (known := await _known(c, new)) is not None:
+        return known
+    if new.previous_turn_id is not None and await _find(c, new.tenant, new.previous_turn_id) is None:
+        raise PreviousResponseNotFound(f"no response {new.previous_turn_id!r}", param="previous_response_id")
+    if new.session_id is not None:
+        await sessions.get(c, new.tenant, new.session_id)
+    try:
+        hashes = await messages.insert(c, new.tenant, new.parent_hash, new.messages, new.now)
+    except NotFound as error:
+        raise PreviousResponseNotFound("what this follows was deleted meanwhile; send it whole") from error
+    turn = _opened(new, (new.parent_hash, *hashes)[-1])
+    fields = {column.name: getattr(turn, column.name) for column in turns.columns}
+    if (await c.execute(insert_or_ignore(c, turns).values(fields))).rowcount == 0:
+        return await _lost_the_race(c, new)
+    if new.session_id is not None:
+        expected = new.parent_hash if new.expected_tip is UNSET else new.expected_tip
+        await sessions.claim(c, new.tenant, new.session_id, expected, turn.input_tip, new.id, new.now)
+        if leaves_a_branch(new):
+            await messages.sweep(c, [expected])
+    return BegunTurn(turn=turn, messages=hashes)
+
+
+def leaves_a_branch(new: NewTurn) -> bool:
+    """Whether the session's old tip is no part of the turn's chain."""
+    return new.session_id is not None and new.expected_tip not in (UNSET, None, new.parent_hash)
+
+
+def _opened(new: NewTurn, input_tip: MessageHash | None) -> Turn:
+    assert input_tip is not None, "a turn answers at least one message"
+    return Turn(
+        id=new.id,
+        tenant=new.tenant,
+        session_id=new.session_id,
+        previous_turn_id=new.previous_turn_id,
+        parent_hash=new.parent_hash,
+        input_tip=input_tip,
+        tip_hash=None,
+        kind=new.kind,
+        status="in_progress",
+        model=new.model,
+        vocab=new.vocab,
+        client_key=new.client_key,
+        request=new.request,
+        usage=None,
+        receipt=None,
+        timings=None,
+        error=None,
+        created_at=new.now,
+        completed_at=None,
+    )
+
+
+async def _known(c: AsyncConnection, new: NewTurn) -> BegunTurn | None:
+    """The turn that ``client_key`` began before."""
+    if new.client_key is None:
+        return None
+    query = select(turns).where(turns.c.tenant == new.tenant, turns.c.client_key == new.client_key)
+    row = (await c.execute(query)).one_or_none()
+    if row is None:
+        return None
+    turn = Turn(**row._mapping)
+    hashes: list[MessageHash] = []
+    contents: list[tuple[str, bytes]] = []
+    for message in reversed(await messages.load(c, new.tenant, turn.input_tip)):
+        if message.hash == turn.parent_hash:
+            break
+        hashes.insert(0, message.hash)
+        contents.insert(0, (message.role, canonical(message.content)))
+    sent = [(message.role, canonical(message.content)) for message in new.messages]
+    same_request = canonical([new.request]) == canonical([turn.request])
+    if sent != contents or not same_request or turn.session_id != new.session_id:
+        raise IdempotencyConflict("this key came before with another request")
+    return BegunTurn(turn=turn, messages=tuple(hashes), duplicate=True)
+
+
+async def _lost_the_race(c: AsyncConnection, new: NewTurn) -> BegunTurn:
+    """What to answer when the turn's row was there: its twin came in at the same time."""
+    known = await _known(c, new)
+    if known is None:
+        raise IdempotencyConflict(f"there is a turn {new.id!r} already")
+    return known
+
+
+async def finish(c: AsyncConnection, done: FinishedTurn) -> Finished:
+    """Store the answer, the turn's end and its response, and move the session's tip if it is where the turn left it."""
+    turn = await _find(c, done.tenant, done.id, to_change=True)
+    if turn is None:
+        return Finished(tip_hash=None, tip="turn_gone")
+    if turn.status != "in_progress":
+        return Finished(tip_hash=turn.tip_hash, tip="already_finished")
+    answer = [] if done.message is None else [done.message]
+    tip_hash = next(iter(await messages.insert(c, done.tenant, turn.input_tip, answer, done.now)), None)
+    ending = {"status": done.status, "tip_hash": tip_hash, "completed_at": done.now}
+    facts = {"usage": done.usage, "receipt": done.receipt, "timings": done.timings, "error": done.error}
+    await c.execute(update(turns).where(turns.c.id == done.id).values(ending | facts))
+    if done.response is not None:
+        await c.execute(insert(responses).values(turn_id=done.id, body=done.response))
+    await journal.clear(c, turns.c.id == done.id)
+    return Finished(tip_hash=tip_hash, tip=await _advance(c, turn, tip_hash or turn.input_tip, done.now))
+
+
+async def _advance(c: AsyncConnection, turn: Turn, tip: MessageHash, now: int) -> TipMove:
+    if turn.session_id is None:
+        return "no_session"
+    moved = await sessions.move_tip(c, turn.tenant, turn.session_id, turn.input_tip, tip, now)
+    return "moved" if moved else "session_moved"
+
+
+async def recover(c: AsyncConnection, now: int) -> list[Recovered]:
+    """End every live turn as ``interrupted``, its answer what the journal holds; the second time there is none."""
+    done = []
+    for row in (await c.execute(select(turns).where(LIVE).order_by(turns.c.created_at, turns.c.id))).all():
+        turn = Turn(**row._mapping)
+        partial = await journal.read(c, turn.id)
+        message = NewMessage(
+            role="assistant",
+            content=text_content(partial.text),
+            status="interrupted",
+            vocab=turn.vocab,
+            token_ids=partial.token_ids,
+        )
+        ending = FinishedTurn(
+            id=turn.id,
+            tenant=turn.tenant,
+            status="interrupted",
+            message=message if partial.token_ids else None,
+            now=now,
+        )
+        end = await finish(c, ending)
+        done.append(
+            Recovered(
+                turn_id=turn.id,
+                tenant=turn.tenant,
+                session_id=turn.session_id,
+                tip_hash=end.tip_hash,
+                tip=end.tip,
+                tokens=len(partial.token_ids),
+            )
+        )
+    await journal.clear_ownerless(c)
+    return done
+
+
+async def _find(c: AsyncConnection, tenant: str, id: str, *, to_change: bool = False) -> Turn | None:
+    query = select(turns).where(turns.c.id == id, turns.c.tenant == tenant)
+    row = (await c.execute(query.with_for_update() if to_change else query)).one_or_none()
+    return None if row is None else Turn(**row._mapping)
+
+
+async def get(c: AsyncConnection, tenant: str, id: str) -> Turn:
+    turn = await _find(c, tenant, id)
+    if turn is None:
+        raise ResponseNotFound(f"no response {id!r}")
+    return turn
+
+
+async def body(c: AsyncConnection, tenant: str, id: str) -> dict[str, Any] | None:
+    await get(c, tenant, id)
+    return (await c.execute(select(responses.c.body).where(responses.c.turn_id == id))).scalar_one_or_none()
+
+
+async def remove(c: AsyncConnection, tenant: str, id: str) -> int:
+    """Delete a turn and, of its messages, what nothing else needs; returns how many those were.
+
+    The transaction must keep the tenant's other writers out.
+    """
+    turn = await get(c, tenant, id)
+    await journal.clear(c, turns.c.id == id)
+    await c.execute(delete(turns).where(turns.c.id == id))
+    return await messages.sweep(c, [turn.input_tip, turn.tip_hash])
+
+
+async def live(c: AsyncConnection, tenant: str) -> list[Turn]:
+    return await _ordered(c, turns.c.tenant == tenant, LIVE)
+
+
+async def of_session(c: AsyncConnection, tenant: str, session_id: str) -> list[Turn]:
+    """The session's turns, and those that gave a message of its chain before it was forked; oldest first."""
+    await sessions.get(c, tenant, session_id)
+    own = await _ordered(c, turns.c.session_id == session_id)
+    chain = messages.ancestors(select(tables.sessions.c.tip_hash).where(tables.sessions.c.id == session_id))
+    answers = {turn.tip_hash for turn in own}
+    elsewhere = turns.c.session_id.is_distinct_from(session_id)
+    found = await _ordered(c, turns.c.tip_hash.in_(select(chain.c.hash)), elsewhere)
+    inherited = {turn.tip_hash: turn for turn in found if turn.tip_hash not in answers}
+    return sorted([*own, *inherited.values()], key=lambda turn: (turn.created_at, turn.id))
+
+
+async def _ordered(c: AsyncConnection, *conditions: ColumnElement[bool]) -> list[Turn]:
+    query = select(turns).where(*conditions).order_by(turns.c.created_at, turns.c.id)
+    return [Turn(**row._mapping) for row in await c.execute(query)]

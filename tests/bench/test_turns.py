@@ -1,0 +1,31 @@
+"""The measurement itself, on the smallest model: that it measures what it says."""
+
+import json
+
+import pytest
+
+from chatpager.bench import machine, server, turns
+
+
+def test_the_second_turn_is_warm_and_the_other_is_cold(tmp_path, capsys):
+    out = tmp_path / "turns.json"
+    result = turns.run(history=200, shape="15m", rounds=1, out=str(out))
+    assert json.loads(out.read_text()) == result
+    ((warm, cold),) = result["prompt_tokens"]
+    assert abs(warm - cold) < 0.1 * warm
+    ((warm_cached, cold_cached),) = result["cached_tokens"]
+    assert warm_cached > 0.8 * warm
+    assert cold_cached == 0
+    assert result["ratio"] == pytest.approx(result["warm_ttft_ms"][0] / result["cold_ttft_ms"][0], rel=0.02)
+    assert "ratio" in capsys.readouterr().out
+
+
+def test_a_figure_says_what_it_was_measured_on():
+    described = machine.describe()
+    assert described["cores"] >= 1
+    assert described["torch"].startswith("2.")
+
+
+def test_a_server_that_does_not_start_gives_its_last_words(tmp_path):
+    with pytest.raises(RuntimeError, match="no such folder"), server.running(tmp_path / "nothing", tmp_path):
+        pass

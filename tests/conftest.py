@@ -1,0 +1,32 @@
+"""What every test shares: one torch thread, no network to a model hub, a fixed seed."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+
+# Triton asks at its first import, which may be transformers', whether kernels are to run on its interpreter.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+from tests.chat_models import save_model, save_tokenizer
+from tests.postgres import postgres_server, postgres_url  # noqa: F401
+
+
+@pytest.fixture(autouse=True)
+def _one_torch_thread_and_a_fixed_seed():
+    if torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def chat_model(tmp_path_factory):
+    """Folder of a tiny random chat model: weights, tokenizer, ChatML template."""
+    folder = tmp_path_factory.mktemp("chat-model")
+    return save_tokenizer(save_model(folder))

@@ -1,0 +1,187 @@
+"""A model whose KV cache can be checked: every slot holds a digest of the whole prefix that was written there.
+
+``FakeRunner`` does what a real runner does with a plan, through block tables, but instead of keys and values it writes
+``digest(prefix)`` and, before using a context, checks that every slot of it holds the digest of that very prefix. So a
+wrong block, a stale block, a block shared between different prefixes or read before it was written is caught at once.
+The next token is a function of the prefix alone: the oracle is ``continuation``.
+"""
+
+from __future__ import annotations
+
+import xxhash
+
+from chatpager.config import EngineConfig
+from chatpager.engine.engine import Engine
+from chatpager.engine.messages import AddRequest
+from chatpager.engine.sampler import Sampled
+from chatpager.engine.scheduler import Limits
+from chatpager.engine.sequence import SamplingParams
+
+VOCAB = 997
+POISON = -1
+
+
+def digests(tokens):
+    """Digest of every prefix of ``tokens``, the shortest first."""
+    state = xxhash.xxh3_64()
+    out = []
+    for token in tokens:
+        state.update(token.to_bytes(4, "little"))
+        out.append(state.intdigest())
+    return out
+
+
+def next_token(tokens, index=0, eos=frozenset()):
+    return (digests(tokens)[-1] + 7919 * index) % VOCAB
+
+
+def continuation(prompt, count, eos=frozenset()):
+    """What a request for ``count`` tokens must get."""
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(next_token(tokens))
+        if tokens[-1] in eos:
+            break
+    return tokens[len(prompt) :]
+
+
+class Broken(Exception):
+    pass
+
+
+class FakeRunner:
+    def __init__(self, num_blocks=33, block_size=4, max_model_len=64, eos=frozenset()):
+        self.num_blocks = num_blocks
+        self.block_size = block_size
+        self.max_model_len = max_model_len
+        self.vocab_size = VOCAB
+        self.eos_token_ids = frozenset(eos)
+        self.memory = [[POISON] * block_size for _ in range(num_blocks)]
+        self.steps = []
+        self.raise_for = set()
+        self.nan_for = set()
+        self.raise_once = False
+        self.tokens, self.finals = {}, {}
+        """What ``step`` and ``run`` saw: request id -> {index: tokens}, and (id, index) -> the final output."""
+
+    def hash_domain(self):
+        return [("model", "fake")]
+
+    def run(self, plan):
+        if self.raise_once and len(plan.rows) > 1:
+            self.raise_once = False
+            raise Broken("once")
+        self.steps.append([(row.seq.request_id, row.count) for row in plan.rows])
+        writers = {}
+        for row in plan.rows:
+            if row.copy:
+                old, new = row.copy
+                self.memory[new] = list(self.memory[old])
+        for row in plan.rows:
+            self._write(row, writers)
+        if any(row.seq.request_id in self.raise_for for row in plan.rows):
+            raise Broken("a row is broken")
+        return [self._sample(row, seq) for row in plan.rows for seq in row.samples]
+
+    def _write(self, row, writers):
+        seq, size = row.seq, self.block_size
+        expected = digests(seq.token_ids)
+        for position in range(seq.committed):
+            slot = self.memory[seq.block_table[position // size]][position % size]
+            assert slot == expected[position], f"{seq.request_id} reads a wrong slot at {position}"
+        for position in range(seq.committed, seq.committed + row.count):
+            block = seq.block_table[position // size]
+            assert block != 0, "the null block is written"
+            place = (block, position % size)
+            assert place not in writers, f"{writers[place]} and {seq.request_id} write one slot in one step"
+            writers[place] = seq.request_id
+            self.memory[block][position % size] = expected[position]
+
+    def _sample(self, row, seq):
+        if seq.request_id in self.nan_for:
+            return Sampled(None)
+        return Sampled(self.choose(seq))
+
+    def choose(self, seq):
+        return next_token(seq.token_ids, seq.index)
+
+
+class ScriptedRunner(FakeRunner):
+    """Answers as told: ``reply`` makes an answer's ids from a prompt's; the last of them is followed by ``eos``."""
+
+    def __init__(self, reply, *, vocab_size, eos, **sizes):
+        super().__init__(eos={eos}, **sizes)
+        self.vocab_size = vocab_size
+        self.eos = eos
+        self.reply = reply
+        self.hold = None
+        """A threading.Event that every step waits for, once it is set here."""
+
+    def run(self, plan):
+        if self.hold is not None:
+            self.hold.wait(30)
+        return super().run(plan)
+
+    def choose(self, seq):
+        answer = self.reply(seq.token_ids[: seq.num_prompt_tokens])
+        place = seq.num_output_tokens
+        return answer[place] if place < len(answer) else self.eos
+
+
+def make_engine(
+    num_blocks=33,
+    block_size=4,
+    max_model_len=64,
+    max_tokens=16,
+    max_seqs=8,
+    caching=True,
+    hash_bits=128,
+    eos=frozenset(),
+    **limits,
+):
+    runner = FakeRunner(num_blocks, block_size, max_model_len, eos)
+    config = EngineConfig(
+        block_size=block_size,
+        max_num_batched_tokens=max_tokens,
+        max_num_seqs=max_seqs,
+        enable_prefix_caching=caching,
+    )
+    bounds = Limits(max_num_batched_tokens=max_tokens, max_num_seqs=max_seqs, **limits)
+    return Engine(config, runner, limits=bounds, hash_bits=hash_bits)
+
+
+def request(name, prompt, count=4, salt=b"", priority=0, **params):
+    return AddRequest(
+        request_id=name,
+        prompt_token_ids=list(prompt),
+        params=SamplingParams(max_tokens=count, temperature=0.0, **params),
+        salt=salt,
+        priority=priority,
+    )
+
+
+def step(engine, times=1, now=0.0):
+    """A few steps, audited; everything they bring is kept on the runner."""
+    outputs = []
+    for _ in range(times):
+        outputs = engine.step(lambda: now)
+        collect(outputs, engine.runner.tokens, engine.runner.finals)
+        engine.audit()
+    return outputs
+
+
+def run(engine, *, steps=10_000, now=0.0):
+    """Step until nothing is left; all tokens and all final outputs since the engine began."""
+    for _ in range(steps):
+        if not engine.has_work:
+            return engine.runner.tokens, engine.runner.finals
+        step(engine, now=now)
+    raise AssertionError(f"{steps} steps were not enough")
+
+
+def collect(outputs, tokens, finals):
+    for output in outputs:
+        tokens.setdefault(output.request_id, {}).setdefault(output.index, []).extend(output.token_ids)
+        if output.finish_reason:
+            assert (output.request_id, output.index) not in finals, "two endings"
+            finals[output.request_id, output.index] = output

@@ -1,0 +1,90 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chatpager.engine.detokenizer import TextStream
+from chatpager.engine.sequence import SamplingParams
+from chatpager.engine.tokenizer import Tokenizer
+
+TRICKY = ["😀", "👩‍👩‍👧‍👦", "你好世界", "é", "e\u0301", "🏳️‍🌈", "\u200d", "नमस्ते", "a\u0000b", "\ufeffx", "𝔘𝔫𝔦"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(chat_model):
+    return Tokenizer(chat_model)
+
+
+def stream(tokenizer, ids, **params):
+    text = tokenizer.text_stream(SamplingParams(max_tokens=1, **params))
+    pieces = [text.push(i) for i in ids]
+    return [*pieces, text.finish()], text
+
+
+@pytest.mark.parametrize("text", TRICKY)
+def test_no_piece_has_half_a_character(tokenizer, text):
+    pieces, _ = stream(tokenizer, tokenizer.encode_plain(f"x {text} y"))
+    assert "".join(pieces) == f"x {text} y"
+    assert not any("\ufffd" in piece for piece in pieces)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.text(max_size=40))
+def test_the_pieces_of_any_text_are_the_text(tokenizer, text):
+    pieces, _ = stream(tokenizer, tokenizer.encode_plain(text))
+    assert "".join(pieces) == text
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text(alphabet=st.sampled_from("😀你é a"), max_size=12), cut=st.integers(0, 60))
+def test_an_answer_cut_inside_a_character_drops_it(tokenizer, text, cut):
+    ids = tokenizer.encode_plain(text)[:cut]
+    joined = "".join(stream(tokenizer, ids)[0])
+    assert "\ufffd" not in joined
+    assert text.startswith(joined)
+    assert len(tokenizer.decode(ids).rstrip("\ufffd")) == len(joined)
+
+
+def test_special_tokens_have_no_text(tokenizer):
+    eos = tokenizer.encode("<|im_end|>")
+    assert "".join(stream(tokenizer, [*eos, *tokenizer.encode_plain("a"), *eos])[0]) == "a"
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    text=st.text(alphabet="abc ", max_size=30),
+    stops=st.lists(st.text(alphabet="abc ", min_size=1, max_size=4), max_size=3),
+    include=st.booleans(),
+)
+def test_text_ends_before_the_first_stop_string_wherever_tokens_split_it(tokenizer, text, stops, include):
+    ids = [i for letter in text for i in tokenizer.encode_plain(letter)]
+    pieces, got = stream(tokenizer, ids, stop=stops, include_stop_str_in_output=include)
+    found = [(text.find(s), -len(s)) for s in stops if s in text]
+    # The first stop string to be complete wins: one that starts earlier but ends later has not been seen yet.
+    ends = sorted((text.find(s) + len(s), text.find(s), s) for s in stops if s in text)
+    if not found:
+        assert "".join(pieces) == text
+        assert got.stopped is None
+    else:
+        end = ends[0][0]
+        candidates = [(start, s) for e, start, s in ends if e == end]
+        start, stop = min(candidates)
+        assert got.stopped == stop
+        assert "".join(pieces) == (text[: start + len(stop)] if include else text[:start])
+
+
+def test_text_that_may_become_a_stop_string_is_held_back_and_no_more(tokenizer):
+    text = TextStream(tokenizer.backend, ["STOP"])
+    given = [text.push(i) for c in "a STOq STO" for i in tokenizer.encode_plain(c)]
+    assert given == ["a", " ", "", "", "", "STOq", " ", "", "", ""]
+    assert text.finish() == "STO"
+    assert text.text == "a STOq STO"
+
+
+def test_after_a_stop_string_there_is_nothing(tokenizer):
+    text = TextStream(tokenizer.backend, ["b"])
+    for c in "abc":
+        for i in tokenizer.encode_plain(c):
+            text.push(i)
+    assert text.text == "a"
+    assert text.finish() == ""
+    assert text.push(tokenizer.encode_plain("d")[0]) == ""

@@ -1,0 +1,168 @@
+"""A state machine of the whole engine on a checkable model: adds, steps, cancels, stops, faults, in any order.
+
+After every rule the invariants of pool, cache and queues hold (kvcache research 5.9: I1-I9, I14, I16 and I18 here);
+every answer equals the oracle's, whatever was shared, evicted, preempted, forked or retried on the way.
+"""
+
+import os
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tests.engine.fakes import collect, continuation, make_engine, next_token, request
+
+STEPS = int(os.environ.get("CHATPAGER_MACHINE_STEPS", "60"))
+EXAMPLES = int(os.environ.get("CHATPAGER_MACHINE_EXAMPLES", "60"))
+
+shared = (5,) * 12
+heads = st.sampled_from(
+    [(), (1, 2, 3), (1, 2, 3, 4), tuple(range(20)), shared, (1, 2, 3, 4, *shared), (4, 3, 2, 1, *shared)]
+)
+tails = st.lists(st.integers(0, 6), min_size=1, max_size=12)
+
+
+class EngineMachine(RuleBasedStateMachine):
+    @initialize(
+        blocks=st.integers(18, 40),
+        max_tokens=st.sampled_from([1, 3, 8, 16, 64]),
+        max_seqs=st.integers(1, 6),
+        caching=st.sampled_from([True, True, True, False]),
+        bits=st.sampled_from([128, 8, 3, 1]),
+        threshold=st.sampled_from([6, 4096]),
+    )
+    def start(self, blocks, max_tokens, max_seqs, caching, bits, threshold):
+        self.engine = make_engine(
+            num_blocks=blocks,
+            max_model_len=60,
+            max_tokens=max_tokens,
+            max_seqs=min(max_seqs, max_tokens),
+            caching=caching,
+            hash_bits=bits,
+            long_prefill_threshold=threshold,
+        )
+        self.bits = bits
+        self.asked = {}
+        self.tokens, self.finals = {}, {}
+        self.cancelled, self.stopped, self.faulty = set(), {}, set()
+        self.past = [()]
+        self.count = 0
+
+    @rule(
+        head=heads, tail=tails, count=st.integers(1, 12), priority=st.integers(0, 2), salt=st.sampled_from([b"", b"t"])
+    )
+    def add(self, head, tail, count, priority, salt):
+        self._add([*head, *tail], count, priority=priority, salt=salt)
+
+    @rule(data=st.data(), tail=tails, count=st.integers(1, 8))
+    def continue_a_finished_one(self, data, tail, count):
+        prompt = [*data.draw(st.sampled_from(self.past)), *tail]
+        if len(prompt) < 58:
+            self._add(prompt, count)
+
+    @rule(head=heads, tail=tails, count=st.integers(1, 6), n=st.integers(2, 3))
+    def add_several_samples(self, head, tail, count, n):
+        if n <= self.engine.scheduler.limits.max_num_seqs:
+            self._add([*head, *tail], count, n=n)
+
+    def _add(self, prompt, count, n=1, **more):
+        self.count += 1
+        name = f"r{self.count}"
+        self.asked[name] = (prompt, min(count, 60 - len(prompt)), n)
+        self.engine.add(request(name, prompt, count, n=n, **more), float(self.count))
+
+    @rule(times=st.integers(1, 6))
+    def step(self, times):
+        for _ in range(times):
+            outputs = self.engine.step(float)
+            collect(outputs, self.tokens, self.finals)
+            self.engine.audit()
+            for output in outputs:
+                if output.finish_reason:
+                    history = [*self.asked[output.request_id][0], *self.tokens[output.request_id][output.index]]
+                    self.past = [*self.past[-5:], tuple(history)]
+
+    @precondition(lambda self: self.asked)
+    @rule(data=st.data())
+    def cancel(self, data):
+        name = data.draw(st.sampled_from(sorted(self.asked)))
+        self.cancelled.add(name)
+        self.engine.cancel(name)
+        self.engine.cancel(name)
+
+    @precondition(lambda self: self.asked)
+    @rule(data=st.data())
+    def stop(self, data):
+        name = data.draw(st.sampled_from(sorted(self.asked)))
+        for index in range(self.asked[name][2]):
+            if (name, index) not in self.finals:
+                self.stopped[name, index] = True
+        for index in range(self.asked[name][2]):
+            self.engine.stop(name, index)
+
+    @rule()
+    def one_step_raises(self):
+        self.engine.runner.raise_once = True
+
+    @precondition(lambda self: self.asked)
+    @rule(data=st.data(), numeric=st.booleans())
+    def one_request_is_broken(self, data, numeric):
+        name = data.draw(st.sampled_from(sorted(self.asked)))
+        self.faulty.add(name)
+        (self.engine.runner.nan_for if numeric else self.engine.runner.raise_for).add(name)
+
+    @rule()
+    def reset_the_cache(self):
+        self.engine.cache.reset()
+
+    @invariant()
+    def everything_adds_up(self):
+        if hasattr(self, "engine"):
+            self.engine.audit()
+
+    def teardown(self):
+        if not hasattr(self, "engine"):
+            return
+        self.engine.runner.raise_for.clear()
+        self.engine.runner.nan_for.clear()
+        for _ in range(3000):
+            if not self.engine.has_work:
+                break
+            collect(self.engine.step(float), self.tokens, self.finals)
+            self.engine.audit()
+        assert not self.engine.has_work, "the engine does not come to rest"
+        self._every_answer_is_right()
+        self.engine.cache.reset()
+        assert self.engine.pool.counts() == {"free": self.engine.pool.usable, "cached": 0, "active": 0}
+
+    def _every_answer_is_right(self):
+        for name, (prompt, count, n) in self.asked.items():
+            for index in range(n):
+                got = self.tokens.get(name, {}).get(index, [])
+                want = expected(prompt, count, index)
+                if (name, index) in self.stopped or name in self.cancelled or name in self.faulty:
+                    assert got == want[: len(got)]
+                else:
+                    assert got == want
+                    final = self.finals[name, index]
+                    assert final.finish_reason == "length"
+                    assert final.usage.cached_tokens + final.usage.computed_tokens == len(prompt)
+                    assert final.usage.cached_tokens < len(prompt)
+
+
+def expected(prompt, count, index):
+    if index == 0:
+        return continuation(prompt, count)
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(next_token(tokens, index))
+    return tokens[len(prompt) :]
+
+
+EngineMachine.TestCase.settings = settings(
+    max_examples=EXAMPLES,
+    stateful_step_count=STEPS,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+TestEngine = EngineMachine.TestCase

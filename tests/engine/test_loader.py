@@ -1,0 +1,212 @@
+"""Folders that cannot be served are refused with the file and the reason, before anything runs."""
+
+import json
+import pickle
+import shutil
+
+import pytest
+import torch
+import transformers
+
+from chatpager.engine import architectures, loader
+from chatpager.errors import ModelLoadError, UnsupportedModel
+from tests.engine.models import SHAPE, configs, write_config
+
+
+@pytest.fixture
+def folder(tiny_model, tmp_path):
+    """A copy of a good model that a test may damage."""
+    return shutil.copytree(tiny_model("llama"), tmp_path / "model")
+
+
+def test_a_good_folder_loads_whole(folder):
+    model = loader.load(folder, dtype="float32", device="cpu")
+    assert model.shape == architectures.Shape(2, 2, 16, SHAPE["vocab_size"], 256)
+    assert model.eos_token_ids == {0}
+    assert not model.module.training
+    assert not any(p.requires_grad for p in model.module.parameters())
+    assert model.shape.bytes_per_token(4) == 2 * 2 * 2 * 16 * 4
+
+
+def test_the_dtype_is_the_checkpoints_unless_asked_otherwise(folder):
+    assert loader.load(folder, device="cpu").dtype is torch.float32
+    write_config(folder, dtype="bfloat16")
+    assert loader.load(folder, device="cpu").dtype is torch.bfloat16
+    assert loader.load(folder, dtype="float16", device="cpu").dtype is torch.float16
+
+
+class Canary:
+    """Unpickling this leaves a mark."""
+
+    def __init__(self, mark):
+        self.mark = str(mark)
+
+    def __reduce__(self):
+        return (open, (self.mark, "w"))
+
+
+def no_config(folder):
+    (folder / "config.json").unlink()
+
+
+def no_weights(folder):
+    (folder / "model.safetensors").unlink()
+
+
+def pickled(folder):
+    no_weights(folder)
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Canary(folder / "canary")))
+
+
+def truncated(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def huge_header(folder):
+    (folder / "model.safetensors").write_bytes((2**60).to_bytes(8, "little") + b"{}")
+
+
+def missing_shard(folder):
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00002.safetensors"}}')
+
+
+def not_json(folder):
+    (folder / "config.json").write_text("{")
+
+
+def not_an_object(folder):
+    (folder / "config.json").write_text("[]")
+
+
+def unknown_kind(folder):
+    write_config(folder, model_type="nothing_known")
+
+
+def remote_code(folder):
+    write_config(folder, model_type="custom", auto_map={"AutoConfig": "evil.Config"})
+    (folder / "evil.py").write_text(f"open({str(folder / 'canary')!r}, 'w')")
+
+
+def wrong_shapes(folder):
+    write_config(folder, hidden_size=64)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (shutil.rmtree, "no such folder"),
+        (no_config, "config.json: no such file"),
+        (no_weights, r"no \*.safetensors"),
+        (pickled, "pickled"),
+        (truncated, "not a readable safetensors"),
+        (huge_header, "not a readable safetensors"),
+        (missing_shard, "this shard, but it is missing"),
+        (not_json, "not readable as JSON"),
+        (not_an_object, "not a JSON object"),
+        (unknown_kind, "nothing_known"),
+        (remote_code, "custom"),
+        (wrong_shapes, "."),
+    ],
+    ids=lambda v: getattr(v, "__name__", ""),
+)
+def test_a_broken_folder_is_refused_with_the_reason_and_runs_nothing(folder, damage, words):
+    damage(folder)
+    with pytest.raises(ModelLoadError, match=words) as caught:
+        loader.load(folder, device="cpu")
+    assert "\n" not in str(caught.value)
+    assert not (folder / "canary").exists()
+
+
+def test_code_beside_a_served_model_is_never_run(folder):
+    write_config(folder, auto_map={"AutoModelForCausalLM": "evil.Model"})
+    (folder / "evil.py").write_text(f"open({str(folder / 'canary')!r}, 'w')")
+    loader.load(folder, device="cpu")
+    assert not (folder / "canary").exists()
+
+
+def unserved():
+    t = transformers
+    small = {k: v for k, v in SHAPE.items() if k not in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return [
+        (t.GPT2Config(), "model_type 'gpt2' is not one of those served: gemma2"),
+        (t.LlamaConfig(**small, quantization_config={"quant_method": "gptq"}), r"quantised \(gptq\)"),
+        (t.Gemma3TextConfig(**small, use_bidirectional_attention=True), "both directions"),
+        (t.LlamaConfig(**{**small, "num_key_value_heads": 3}), "cannot share 3 KV heads"),
+    ]
+
+
+@pytest.mark.parametrize(("config", "words"), unserved(), ids=["architecture", "quantised", "bidirectional", "heads"])
+def test_what_the_seam_cannot_serve_is_named(config, words, tmp_path):
+    with pytest.raises(UnsupportedModel, match=words):
+        architectures.check(config, tmp_path)
+
+
+def test_an_unknown_rotary_type_is_refused(tmp_path):
+    config = transformers.LlamaConfig(**SHAPE)
+    config.rope_parameters = {"rope_type": "spiral", "rope_theta": 1.0}
+    with pytest.raises(UnsupportedModel, match="spiral"):
+        architectures.check(config, tmp_path)
+
+
+def test_every_served_architecture_is_proven():
+    assert set(configs()) == set(architectures.SERVED)
+
+
+def test_a_longrope_model_is_served_up_to_its_original_window(tmp_path):
+    """Past it the frequencies would depend on the longest sequence of the batch."""
+    half = {"short_factor": [1.0] * 6, "long_factor": [2.0] * 6}
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 64, **half}
+    config = transformers.Phi3Config(**SHAPE, original_max_position_embeddings=64, rope_parameters=rope)
+    assert architectures.check(config, tmp_path).max_positions == 64
+    assert architectures.check(transformers.Phi3Config(**SHAPE), tmp_path).max_positions == 256
+
+
+def test_a_dtype_that_is_not_served_must_be_chosen(folder):
+    write_config(folder, dtype="float8_e4m3fn")
+    with pytest.raises(ModelLoadError, match="--dtype"):
+        loader.load(folder, device="cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_said_so(folder):
+    with pytest.raises(ModelLoadError, match="no CUDA device"):
+        loader.load(folder, device="cuda")
+    assert loader.load(folder, device="auto").device.type == "cpu"
+
+
+def test_the_fingerprint_is_of_configuration_and_weights(folder):
+    before = loader.load(folder, device="cpu").fingerprint
+    assert loader.load(folder, device="cpu").fingerprint == before
+    path = folder / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+    changed = loader.load(folder, device="cpu").fingerprint
+    write_config(folder, rms_norm_eps=1e-5)
+    assert len({before, changed, loader.load(folder, device="cpu").fingerprint}) == 3
+
+
+@pytest.mark.parametrize(
+    ("generation", "config", "ids"),
+    [(None, 7, {7}), ([1, 2], 7, {1, 2}), (3, 7, {3}), (None, None, set())],
+)
+def test_the_ids_that_end_an_answer(tmp_path, generation, config, ids):
+    if generation is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": generation}))
+    assert loader.eos_token_ids(tmp_path, {"eos_token_id": config}) == ids
+
+
+@pytest.mark.parametrize(
+    ("generation", "defaults"),
+    [
+        (None, {}),
+        ({"temperature": 0.7, "top_p": 0.8, "top_k": 20}, {"temperature": 0.7, "top_p": 0.8, "top_k": 20}),
+        ({"do_sample": False}, {"temperature": 0.0}),
+        ({"do_sample": True, "temperature": None}, {}),
+    ],
+)
+def test_how_the_makers_want_it_sampled(tmp_path, generation, defaults):
+    if generation is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps(generation))
+    assert loader.sampling_defaults(tmp_path) == defaults

@@ -1,0 +1,130 @@
+import pytest
+import torch
+
+from chatpager.config import EngineConfig
+from chatpager.engine import model_runner
+from chatpager.engine.attention import ATTENTION
+from chatpager.engine.batch import BatchBuilder
+from chatpager.engine.model_runner import ModelRunner
+from chatpager.engine.scheduler import Plan, Row
+from chatpager.errors import ConfigError
+from tests.engine.test_sampler import seq
+
+
+def runner(folder, **settings):
+    return ModelRunner(EngineConfig(model=str(folder), dtype="float32", device="cpu", block_size=8, **settings))
+
+
+class TestSizes:
+    def test_the_context_is_the_models_unless_asked_for_less(self, tiny_model):
+        assert runner(tiny_model("llama"), num_kv_blocks=64).max_model_len == 256
+        assert runner(tiny_model("llama"), num_kv_blocks=64, max_model_len=100).max_model_len == 100
+
+    def test_more_than_the_model_has_is_refused(self, tiny_model):
+        with pytest.raises(ConfigError, match="at most 256"):
+            runner(tiny_model("llama"), max_model_len=257)
+
+    def test_a_pool_too_small_shortens_the_models_own_context(self, tiny_model):
+        assert runner(tiny_model("llama"), num_kv_blocks=10).max_model_len == 64
+
+    def test_a_pool_too_small_for_the_context_asked_for_is_refused_with_the_way_out(self, tiny_model):
+        with pytest.raises(ConfigError, match="lower it to 64, raise gpu_memory_utilization or num_kv_blocks"):
+            runner(tiny_model("llama"), num_kv_blocks=10, max_model_len=100)
+
+    def test_a_pool_of_nothing_is_refused(self, tiny_model):
+        with pytest.raises(ConfigError, match="at least 3 blocks"):
+            runner(tiny_model("llama"), num_kv_blocks=2)
+
+    def test_memory_decides_when_nothing_is_given(self, tiny_model, monkeypatch):
+        monkeypatch.setattr(model_runner, "_available_memory", lambda: 1 << 20)
+        r = runner(tiny_model("llama"), gpu_memory_utilization=0.5)
+        assert r.num_blocks == (1 << 19) // r.block_bytes
+        assert r.block_bytes == 2 * 2 * 8 * 2 * 16 * 4
+
+    def test_a_cpu_takes_no_more_than_its_cap(self, tiny_model, monkeypatch):
+        monkeypatch.setattr(model_runner, "_available_memory", lambda: 1 << 45)
+        monkeypatch.setattr(model_runner, "CPU_KV_BYTES", 1 << 21)
+        assert runner(tiny_model("llama")).num_blocks == (1 << 21) // (2 * 2 * 8 * 2 * 16 * 4)
+
+    def test_too_little_memory_for_a_block_is_refused(self, tiny_model, monkeypatch):
+        monkeypatch.setattr(model_runner, "_available_memory", lambda: 1000)
+        with pytest.raises(ConfigError, match="max_model_len"):
+            runner(tiny_model("llama"))
+
+    def test_available_memory_is_a_number_of_bytes(self, monkeypatch, tmp_path):
+        assert model_runner._available_memory() > 1 << 20
+        monkeypatch.setattr(model_runner, "MEMINFO", tmp_path / "none")
+        assert model_runner._available_memory() > 1 << 20
+
+    def test_threads_are_set_when_asked_for(self, tiny_model):
+        before = torch.get_num_threads()
+        try:
+            runner(tiny_model("llama"), num_kv_blocks=64, num_threads=2)
+            assert torch.get_num_threads() == 2
+        finally:
+            torch.set_num_threads(before)
+
+
+class TestSeam:
+    def test_no_mask_is_made_for_our_attention(self, tiny_model):
+        """transformers leaves masks alone for names it has no mask function for; the seam relies on it."""
+        from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+        assert ATTENTION not in ALL_MASK_ATTENTION_FUNCTIONS
+        assert runner(tiny_model("llama"), num_kv_blocks=64).model.module.config._attn_implementation == ATTENTION
+
+    def test_the_hash_domain_names_what_changes_keys_and_values(self, tiny_model):
+        names = [name for name, _ in runner(tiny_model("llama"), num_kv_blocks=64).hash_domain()]
+        assert names == ["model", "kv_dtype", "kv_layout", "epoch"]
+
+
+class TestBatch:
+    def build(self, *rows, block_size=4):
+        return BatchBuilder(64, 8, 16, block_size, torch.device("cpu")).build(Plan(list(rows)))
+
+    def row(self, tokens, table, committed, count, *, sampled=True, copy=None):
+        s = seq(prompt=tokens)
+        s.block_table, s.committed = list(table), committed
+        return Row(s, count, [s] if sampled else [], copy)
+
+    def test_decodes_come_first_and_every_index_is_where_it_should_be(self):
+        prefill = self.row(range(10, 20), [7, 3, 9], 4, 5, sampled=False)
+        decode = self.row(range(30, 37), [2, 5], 6, 1)
+        last = self.row(range(40, 43), [4], 0, 3, copy=(8, 4))
+        batch = self.build(prefill, decode, last)
+        assert batch.input_ids.tolist() == [[36, 14, 15, 16, 17, 18, 40, 41, 42]]
+        assert batch.positions.tolist() == [[6, 4, 5, 6, 7, 8, 0, 1, 2]]
+        assert batch.slot_mapping.tolist() == [5 * 4 + 2, 12, 13, 14, 15, 9 * 4, 16, 17, 18]
+        assert batch.block_tables.tolist() == [[2, 5, 0], [7, 3, 9], [4, 0, 0]]
+        assert batch.context_lens.tolist() == [7, 9, 3]
+        assert batch.query_start.tolist() == [0, 5, 8]
+        assert batch.logit_indices.tolist() == [0, 8]
+        assert [(row, s.token_ids[0]) for row, s in batch.samples] == [(0, 30), (1, 40)]
+        assert batch.copies.tolist() == [[8, 4]]
+        assert (batch.num_decodes, batch.num_tokens, batch.num_seqs) == (1, 9, 3)
+        assert (batch.max_decode_context, batch.max_extend_context, batch.max_query_len) == (7, 9, 5)
+
+    def test_only_decodes(self):
+        batch = self.build(self.row(range(6), [1, 2], 5, 1), self.row(range(3), [3], 2, 1))
+        assert batch.query_start.tolist() == [0]
+        assert batch.max_extend_context == 0
+        assert batch.num_decodes == batch.num_seqs == 2
+
+    def test_only_one_prompt(self):
+        batch = self.build(self.row(range(6), [1, 2], 0, 6))
+        assert batch.num_decodes == 0
+        assert batch.query_start.tolist() == [0, 6]
+        assert batch.copies.shape == (0, 2)
+
+    def test_siblings_share_a_row_of_logits(self):
+        row = self.row(range(4), [1], 0, 4)
+        row.samples.append(row.seq.fork(1, 5))
+        batch = self.build(row)
+        assert batch.logit_indices.tolist() == [3]
+        assert [r for r, _ in batch.samples] == [0, 0]
+
+    def test_a_step_leaves_nothing_in_the_next(self):
+        builder = BatchBuilder(64, 8, 16, 4, torch.device("cpu"))
+        builder.build(Plan([self.row(range(12), [9, 9, 9], 0, 12)]))
+        batch = builder.build(Plan([self.row(range(2), [1], 1, 1), self.row(range(5), [2, 3], 4, 1)]))
+        assert batch.block_tables.tolist() == [[1, 0], [2, 3]]

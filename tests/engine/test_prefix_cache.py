@@ -1,0 +1,179 @@
+"""The cache by hand: collisions of names, ancestors that left, poisoned content."""
+
+import pytest
+
+from chatpager.engine.block_hash import BlockHash, BlockHasher
+from chatpager.engine.block_pool import BlockPool, BlockState
+from chatpager.engine.prefix_cache import PrefixCache
+from chatpager.engine.sequence import SamplingParams, Sequence
+
+SIZE = 4
+
+
+class NamedByTokens(BlockHasher):
+    """A name is the block's own first token: blocks of different ancestry collide as the test wants."""
+
+    def chain(self, parent, token_ids):
+        return BlockHash(bytes([token_ids[0]]))
+
+
+@pytest.fixture
+def cache():
+    return PrefixCache(BlockPool(20), SIZE)
+
+
+def sequence(*tokens, hasher=None):
+    """Each number stands for a block of it; one more token makes the last block matchable."""
+    ids = [t for n in tokens for t in [n] * SIZE]
+    return Sequence("r", [*ids, 99], SamplingParams(), hasher or NamedByTokens([], SIZE), max_length=1000)
+
+
+def compute(cache, *tokens, hasher=None):
+    """A sequence whose blocks are all computed and published as far as they can be."""
+    seq = sequence(*tokens, hasher=hasher)
+    seq.block_table = cache.allocate(len(tokens))
+    seq.committed = len(tokens) * SIZE
+    cache.publish(seq)
+    return seq
+
+
+def found(cache, *tokens):
+    match = cache.match(sequence(*tokens))
+    blocks = [block.tokens[0] for block in match.blocks]
+    match.rollback()
+    return blocks
+
+
+def test_what_was_published_is_found_as_far_as_it_agrees(cache):
+    compute(cache, 1, 2, 3)
+    assert found(cache, 1, 2, 3) == [1, 2, 3]
+    assert found(cache, 1, 2, 9) == [1, 2]
+    assert found(cache, 9, 2, 3) == []
+
+
+def test_a_name_that_other_content_holds_is_a_miss(cache):
+    compute(cache, 1, 2)
+    other = sequence(1, 2)
+    other.token_ids[5] = 77  # the second block has another token, and by its first one the same name
+    match = cache.match(other)
+    assert len(match.blocks) == 1
+    assert cache.stats.collisions == 1
+    match.rollback()
+
+
+def test_a_name_under_another_parent_is_a_miss_and_nothing_is_published_behind_it(cache):
+    compute(cache, 1, 5, 6)
+    theirs = compute(cache, 2, 5, 7)
+    assert theirs.published == 1
+    assert found(cache, 2, 5, 6) == [2]
+    assert found(cache, 2, 5, 7) == [2]
+    assert cache.stats.collisions >= 2
+
+
+def test_a_twin_that_left_is_replaced_by_our_own_copy(cache):
+    first = compute(cache, 1, 2)
+    second = compute(cache, 1, 2)
+    assert cache.pool.blocks[second.block_table[0]].state is BlockState.OWNED
+    cache.free(first.block_table)
+    cache.reset()
+    second.token_ids[8:] = [3] * SIZE + [99]
+    second.block_table += cache.allocate(1)
+    second.committed = 12
+    cache.publish(second)
+    assert [cache.pool.blocks[b].state for b in second.block_table] == [BlockState.CACHED] * 3
+    assert found(cache, 1, 2, 3) == [1, 2, 3]
+    cache.audit([second.block_table])
+
+
+@pytest.mark.parametrize("stolen", [(8, 2), (2,), (8, 1, 2)], ids=["other parent", "a root", "deeper"])
+def test_a_block_with_our_tokens_and_another_past_is_not_our_parent(cache, stolen):
+    """Our twin's blocks are evicted, and another chain takes the name of its second one."""
+    first = compute(cache, 1, 2)
+    second = compute(cache, 1, 2)
+    cache.free(first.block_table)
+    cache.reset()
+    thief = compute(cache, *stolen)
+    second.token_ids[8:] = [3] * SIZE + [99]
+    second.block_table += cache.allocate(1)
+    second.committed = 12
+    cache.publish(second)
+    assert found(cache, *stolen, 3) == [*stolen], "block 3 was computed after 1, 2"
+    assert found(cache, 1, 2, 3) == ([1] if 1 not in stolen else [])
+    cache.audit([second.block_table, thief.block_table])
+
+
+def test_a_chain_of_twins_back_to_its_root_is_verified(cache):
+    compute(cache, 1, 2)
+    second = compute(cache, 1, 2)
+    second.token_ids[8:] = [3] * SIZE + [99]
+    second.block_table += cache.allocate(1)
+    second.committed = 12
+    cache.publish(second)
+    assert found(cache, 1, 2, 3) == [1, 2, 3]
+
+
+def test_discarding_takes_everything_that_was_built_on_it(cache):
+    good = compute(cache, 1)
+    bad = sequence(1, 2)
+    match = cache.match(bad)
+    bad.block_table = [*match.commit(), *cache.allocate(1)]
+    bad.written = bad.published = 1
+    bad.committed = 8
+    cache.publish(bad)
+    child = sequence(1, 2, 4)
+    child.block_table = [*cache.match(child).commit(), *cache.allocate(1)]
+    child.written = child.published = 2
+    child.committed = 12
+    cache.publish(child)
+    assert found(cache, 1, 2, 4) == [1, 2, 4]
+    cache.discard(bad)
+    assert found(cache, 1, 2, 4) == [1]
+    cache.audit([good.block_table, bad.block_table, child.block_table])
+    for seq in (bad, child, good):
+        cache.free(seq.block_table)
+    assert cache.reset() == 1
+    assert cache.pool.counts()["free"] == cache.pool.usable
+
+
+def test_discarding_what_nobody_holds_frees_it_and_offers_its_parent(cache):
+    bad = compute(cache, 1, 2, 3)
+    table = list(bad.block_table)
+    bad.written = 1
+    cache.free(bad.block_table)
+    bad.block_table = table
+    cache.discard(bad)
+    assert found(cache, 1, 2, 3) == [1]
+    assert cache.reset() == 1
+    cache.audit([])
+
+
+def test_a_cache_that_is_off_finds_and_publishes_nothing():
+    cache = PrefixCache(BlockPool(20), SIZE, enabled=False)
+    seq = compute(cache, 1, 2)
+    assert cache.peek(sequence(1, 2)) == 0
+    assert found(cache, 1, 2) == []
+    cache.discard(seq)
+    assert cache.pool.index == {}
+
+
+def test_looking_finds_the_end_of_the_chain_by_bisection(cache):
+    chain = list(range(1, 17))
+    compute(cache, *chain)
+    assert [cache.peek(sequence(*chain[:n])) for n in range(17)] == list(range(17))
+    assert cache.peek(sequence(*chain[:7], 99, 98)) == 7
+
+
+def test_taking_more_than_there_is_is_a_bug(cache):
+    with pytest.raises(AssertionError):
+        cache.allocate(20)
+
+
+def test_the_audit_misses_a_candidate_that_was_not_offered(cache):
+    seq = compute(cache, 1)
+    cache.free(seq.block_table)
+    cache.audit([])
+    cache._candidates.clear()
+    with pytest.raises(AssertionError, match="not among the candidates"):
+        cache.audit([])
+    with pytest.raises(AssertionError, match="none on the heap"):
+        cache.reset()

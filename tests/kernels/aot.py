@@ -1,0 +1,206 @@
+"""Compile the kernels for GPUs that are not here, and print what came out as JSON: one object a variant.
+
+Run as ``python -m tests.kernels.aot commit`` or ``... nightly``, without TRITON_INTERPRET.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from chatpager.kernels.cuda_store import copy_kernel, store_kernel
+from chatpager.kernels.decode import decode_kernel
+from chatpager.kernels.extend import extend_kernel
+from chatpager.kernels.heuristics import Tiling, decode_tiling, extend_tiling
+from chatpager.kernels.merge import merge_kernel
+from chatpager.kernels.variants import Variant, merge_constants
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_86": GPUTarget("cuda", 86, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+SHARED_MEMORY = {"sm_80": 166_912, "sm_86": 101_376, "sm_90": 232_448, "sm_100": 232_448, "gfx942": 65_536}
+ITEMSIZE = {"bf16": 2, "fp16": 2, "fp32": 4}
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kernel as one model and one GPU would have it compiled. ``features`` is a subset of window, softcap, sinks,
+    lse; ``queries`` the longest run of new tokens, for extend."""
+
+    target: str
+    kernel: str
+    dtype: str = "bf16"
+    head_dim: int = 128
+    group: int = 4
+    block_size: int = 16
+    kv_heads: int = 8
+    features: tuple[str, ...] = ()
+    split: bool = True
+    queries: int = 4096
+
+    def tiling(self) -> Tiling:
+        shape = self.head_dim, self.group, ITEMSIZE[self.dtype]
+        if self.kernel == "decode":
+            return decode_tiling(*shape, SHARED_MEMORY[self.target])
+        return extend_tiling(*shape, self.queries, SHARED_MEMORY[self.target])
+
+
+def commit() -> Iterator[Case]:
+    """What is served, in the time a commit has: every head dimension and page size, both kernels, each target once."""
+    for kernel in ("decode", "extend"):
+        for head_dim in (64, 80, 96, 256):
+            yield Case("sm_90", kernel, head_dim=head_dim)
+        for block_size in (16, 32, 64, 128):
+            yield Case("sm_90", kernel, block_size=block_size)
+        yield Case("sm_90", kernel, "fp16", features=("window", "softcap", "sinks", "lse"), split=False)
+        yield Case("sm_90", kernel, "fp16", head_dim=64, group=8, block_size=8, features=("window", "sinks"))
+        yield Case("sm_90", kernel, group=7, block_size=24, split=False)
+        yield Case("sm_90", kernel, "fp32")
+        yield Case("sm_90", kernel, head_dim=256, block_size=64, features=("window", "softcap"), group=2)
+        for target in ("sm_80", "sm_100", "gfx942"):
+            yield Case(target, kernel)
+            yield Case(target, kernel, head_dim=256, split=False, features=("window",))
+        yield Case("sm_86", kernel)
+    yield Case("sm_90", "extend", queries=8)
+    yield Case("sm_90", "extend", queries=8, block_size=64)
+    for target in ("sm_80", "sm_90", "sm_100", "gfx942"):
+        yield Case(target, "merge")
+    for kernel in ("store", "copy"):
+        yield Case("sm_90", kernel)
+        yield Case("gfx942", kernel)
+
+
+def nightly() -> Iterator[Case]:
+    """Every head dimension, dtype, page size and feature on every target."""
+    every = ((), ("window",), ("softcap",), ("sinks",), ("window", "softcap"), ("window", "sinks", "lse"))
+    for target in TARGETS:
+        for kernel in ("decode", "extend"):
+            for head_dim in (16, 32, 64, 80, 96, 128, 192, 256):
+                for block_size in (8, 16, 32, 64, 128):
+                    yield Case(target, kernel, head_dim=head_dim, block_size=block_size)
+                    yield Case(target, kernel, head_dim=head_dim, block_size=block_size, queries=8, split=False)
+                yield Case(target, kernel, "fp32", head_dim=head_dim)
+                for features in every:
+                    yield Case(target, kernel, "fp16", head_dim=head_dim, features=features, split=False)
+            for group in (1, 2, 3, 5, 6, 7, 8, 12, 16, 32):
+                yield Case(target, kernel, group=group, block_size=64)
+        for head_dim in (64, 128, 256):
+            for kernel in ("merge", "store", "copy"):
+                yield Case(target, kernel, head_dim=head_dim)
+
+
+def source(kernel: Any, case: Case, constants: dict[str, int]) -> ASTSource:
+    """The kernel with the types and the divisibility that a launch would find."""
+    pointer = f"*{case.dtype}"
+    kinds = {"p_partial_out": "*fp32", "p_partial_lse": "*fp32", "p_slots": "*i64", "p_pairs": "*i64"}
+    kinds |= dict.fromkeys(("p_tables", "p_context", "p_start"), "*i32")
+    kinds |= {"p_out": "*fp32" if case.split and case.kernel != "merge" else pointer}
+    kinds |= {"p_lse": "*fp32" if "lse" in case.features or (case.split and case.kernel != "merge") else "constexpr"}
+    kinds |= {"p_sinks": "*bf16" if "sinks" in case.features else "constexpr"}
+    kinds |= {"score_scale": "fp32", "softcap": "fp32"} | dict.fromkeys(constants, "constexpr")
+    signature = {n: kinds.get(n, pointer if n.startswith("p_") else "i32") for n in kernel.arg_names}
+    values = {n: constants.get(n) for n, kind in signature.items() if kind == "constexpr"}
+    loose = {*kernel.do_not_specialize, *kernel.do_not_specialize_on_alignment}
+    aligned = {
+        (i,): [["tt.divisibility", 16]]
+        for i, (name, kind) in enumerate(signature.items())
+        if name not in loose and kind not in ("constexpr", "fp32")
+    }
+    return ASTSource(fn=kernel, signature=signature, constexprs=values, attrs=aligned)
+
+
+def compile_case(case: Case) -> dict[str, Any]:
+    strides = (case.block_size * case.kv_heads * case.head_dim, case.kv_heads * case.head_dim, case.head_dim)
+    layout = dict(zip(("STRIDE_BLOCK", "STRIDE_SLOT", "STRIDE_HEAD"), strides, strict=True))
+    layout |= {"HEAD_DIM": case.head_dim, "BLOCK_SIZE": case.block_size}
+    options: dict[str, Any] = {"num_warps": 4, "enable_fp_fusion": True}
+    if case.kernel == "merge":
+        kernel, constants = merge_kernel, merge_constants(case.kv_heads * case.group, case.head_dim, 16, False)
+    elif case.kernel == "store":
+        kernel, constants = store_kernel, layout | {"WIDTH": case.kv_heads * case.head_dim, "BLOCK": 1024}
+    elif case.kernel == "copy":
+        kernel, constants = copy_kernel, layout | {"KV_HEADS": case.kv_heads, "BLOCK": 1024}
+    else:
+        tiling = case.tiling()
+        variant = Variant(
+            case.kv_heads,
+            case.group,
+            case.head_dim,
+            case.block_size,
+            strides,
+            *(feature in case.features for feature in ("window", "softcap", "sinks", "lse")),
+            case.split,
+            tiling,
+        )
+        kernel = decode_kernel if case.kernel == "decode" else extend_kernel
+        constants = variant.constants()
+        options |= {"num_warps": tiling.num_warps, "num_stages": tiling.num_stages}
+    began = time.perf_counter()
+    compiled = triton.compile(source(kernel, case, constants), target=TARGETS[case.target], options=options)
+    seconds = time.perf_counter() - began
+    found = amd_facts(compiled) if case.target == "gfx942" else nvidia_facts(compiled)
+    limit = SHARED_MEMORY[case.target]
+    tile = asdict(case.tiling()) if case.kernel in ("decode", "extend") else {}
+    return asdict(case) | {"tiling": tile, "seconds": round(seconds, 2), "shared_limit": limit} | found
+
+
+def nvidia_facts(compiled: Any) -> dict[str, Any]:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        tool = [str(TOOLS / "cuobjdump"), "-res-usage", file.name]
+        usage = subprocess.run(tool, capture_output=True, text=True, check=True).stdout
+    registers, stack, local = map(int, re.search(r"REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)", usage).groups())
+    ptx = compiled.asm["ptx"]
+    inside = "\n".join(loops(ptx))
+    return {
+        "registers": registers,
+        "spilled": stack + local,
+        "shared": compiled.metadata.shared,
+        "wgmma": inside.count("wgmma.mma_async"),
+        "mma": len(re.findall(r"\bmma\.sync|tcgen05\.mma", inside)),
+        "async_copies": len(re.findall(r"cp\.async\.c[ag]\.shared\.global.*, 0x10", inside)),
+        "narrow_loads": len(re.findall(r"ld\.global[\w.:]*\.[bu](?:8|16)\b", inside)),
+    }
+
+
+def loops(ptx: str) -> list[str]:
+    """The bodies of the loops: what lies between a label and a later branch back to it."""
+    labels = {found[1]: found.end() for found in re.finditer(r"^(\$L\w+):", ptx, re.MULTILINE)}
+    branches = [(found[1], found.start()) for found in re.finditer(r"\bbra(?:\.uni)?\s+(\$L\w+);", ptx)]
+    return [ptx[labels[to] : at] for to, at in branches if to in labels and labels[to] < at]
+
+
+def amd_facts(compiled: Any) -> dict[str, Any]:
+    """Spilled vector registers only: a scalar one goes to a lane of a vector register, not to memory."""
+    text = compiled.asm["amdgcn"]
+    return {
+        "registers": int(re.search(r"\.vgpr_count:\s+(\d+)", text)[1]),
+        "spilled": int(re.search(r"\.vgpr_spill_count:\s+(\d+)", text)[1]),
+        "shared": compiled.metadata.shared,
+        "mma": text.count("v_mfma"),
+        "narrow_loads": len(re.findall(r"global_load_(?:u?short|u?byte|d16)", text)),
+    }
+
+
+if __name__ == "__main__":
+    cases = {"commit": commit, "nightly": nightly}[sys.argv[1]]
+    wanted = sys.argv[2:]
+    print(json.dumps([compile_case(c) for c in dict.fromkeys(cases()) if not wanted or c.target in wanted]))

@@ -1,0 +1,125 @@
+"""A real, throw-away PostgreSQL server for tests, started from the binaries of this machine.
+
+``postgres_server`` (one for the session, in each xdist worker) and ``postgres_url`` (an empty database for each test).
+"""
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+_WATCHED = 'trap "" INT; "$@" & read -r _; kill -QUIT $!; wait $!'
+"""Runs a server until standard input ends, so that no server outlives the tests, however they end."""
+
+
+def binaries() -> Path | None:
+    """The folder of the newest server's binaries."""
+    on_path = shutil.which("postgres")
+    found = [Path(on_path).parent] if on_path else []
+    found += sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: int(p.parent.name))
+    return next((folder for folder in reversed(found) if (folder / "postgres").exists()), None)
+
+
+@dataclass
+class Server:
+    """A running server, reached through a socket in ``folder``."""
+
+    bin: Path
+    folder: Path
+    user: str | None
+    databases: Iterator[int] = field(default_factory=count)
+
+    def url(self, database: str) -> str:
+        return f"postgresql+asyncpg://postgres@/{database}?host={self.folder}"
+
+    def run(self, tool: str, *arguments: str) -> None:
+        done = subprocess.run([self.bin / tool, "-h", self.folder, "-U", "postgres", *arguments], capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()
+
+    def create(self, template: str = "template1") -> str:
+        """A new database, a copy of ``template``; returns its name."""
+        name = f"test_{next(self.databases)}"
+        self.run("createdb", "-T", template, name)
+        return name
+
+    def drop(self, name: str) -> None:
+        self.run("dropdb", "--force", name)
+
+
+def make(folder: Path, bin: Path) -> Server:
+    """A cluster in ``folder``; PostgreSQL refuses to run as root, so root has it run as somebody else."""
+    user = None
+    if os.geteuid() == 0:
+        user = _other_user()
+        shutil.chown(folder, user)
+    made = subprocess.run(
+        [bin / "initdb", "-D", folder / "data", "-U", "postgres", "-A", "trust", "-N", "-E", "UTF8", "--locale=C"],
+        user=user, cwd=folder, capture_output=True,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr.decode()
+    return Server(bin, folder, user)
+
+
+@contextmanager
+def serving(server: Server) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the server; the process is its watcher."""
+    folder = server.folder
+    options = {"listen_addresses": "", "unix_socket_directories": folder, "fsync": "off", "shared_buffers": "64MB"}
+    settings = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+    with (folder / "log").open("ab") as log:
+        process = subprocess.Popen(
+            ["sh", "-c", _WATCHED, "sh", server.bin / "postgres", "-D", folder / "data", *settings],
+            user=server.user, cwd=folder, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60
+        while subprocess.run([server.bin / "pg_isready", "-q", "-h", folder]).returncode != 0:
+            assert time.monotonic() < deadline, (folder / "log").read_text()
+        yield process
+    finally:
+        process.stdin.close()
+        process.wait(30)
+
+
+def _other_user() -> str:
+    import pwd
+
+    known = {entry.pw_name for entry in pwd.getpwall()}
+    return next(name for name in ("postgres", "nobody") if name in known)
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    """One whose name is short enough for a socket, and that another user can reach, as pytest's are not."""
+    place = Path(tempfile.mkdtemp(prefix="chatpager-pg-"))
+    place.chmod(0o755)
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_server():
+    bin = binaries()
+    if bin is None:
+        pytest.skip("NOT TESTED on PostgreSQL: no server on this machine (Debian: apt-get install postgresql)")
+    with folder() as place:
+        server = make(place, bin)
+        with serving(server):
+            yield server
+
+
+@pytest.fixture
+def postgres_url(postgres_server):
+    name = postgres_server.create()
+    yield postgres_server.url(name)
+    postgres_server.drop(name)

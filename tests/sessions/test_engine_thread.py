@@ -1,0 +1,127 @@
+import asyncio
+import threading
+
+import pytest
+
+from chatpager.engine.messages import AddRequest, CancelRequest
+from chatpager.engine.sequence import SamplingParams
+from chatpager.errors import EngineStopped
+from chatpager.sessions.engine_thread import EngineThread
+from tests.engine.fakes import continuation, make_engine
+
+
+def add(name, prompt=(1, 2, 3), count=5):
+    params = SamplingParams(temperature=0.0, max_tokens=count)
+    return AddRequest(request_id=name, prompt_token_ids=list(prompt), params=params)
+
+
+class Listener:
+    def __init__(self):
+        self.calls = []
+        self.tokens = {}
+        self.ended = {}
+        self.finished = asyncio.Event()
+        self.wanted = 1
+        self.threads = set()
+
+    def __call__(self, outputs):
+        self.threads.add(threading.current_thread())
+        self.calls.append(outputs)
+        for output in outputs:
+            self.tokens.setdefault(output.request_id, []).extend(output.token_ids)
+            if output.finish_reason:
+                self.ended[output.request_id] = output
+        if len(self.ended) >= self.wanted:
+            self.finished.set()
+
+
+@pytest.fixture
+async def rig():
+    listener = Listener()
+    thread = EngineThread(lambda: make_engine(num_blocks=60), listener)
+    engine = await thread.start()
+    yield thread, listener, engine
+    await thread.stop()
+
+
+async def test_commands_go_in_and_one_call_a_step_comes_out_on_the_loop(rig):
+    thread, listener, engine = rig
+    listener.wanted = 2
+    thread.send(add("a"))
+    thread.send(add("b", (4, 5, 6)))
+    await listener.finished.wait()
+    assert listener.tokens == {"a": continuation((1, 2, 3), 5), "b": continuation((4, 5, 6), 5)}
+    assert len(listener.calls) <= len(engine.runner.steps), "never more calls than steps"
+    assert listener.threads == {threading.main_thread()}
+
+
+async def test_an_idle_engine_waits_without_stepping(rig):
+    thread, listener, engine = rig
+    thread.send(add("a", count=1))
+    await listener.finished.wait()
+    steps = len(engine.runner.steps)
+    assert (await thread.stats()).running == 0
+    assert len(engine.runner.steps) == steps
+
+
+async def test_a_refused_request_is_answered_like_any_other(rig):
+    thread, listener, _ = rig
+    thread.send(add("a", prompt=[5000]))
+    await listener.finished.wait()
+    assert listener.ended["a"].finish_reason == "error"
+    assert listener.ended["a"].error_code == "invalid_request"
+    assert "outside" in listener.ended["a"].error_message
+
+
+async def test_cancelling_reaches_the_engine(rig):
+    thread, listener, _ = rig
+    thread.send(add("a", count=40))
+    thread.send(CancelRequest("a"))
+    await listener.finished.wait()
+    assert listener.ended["a"].finish_reason in ("cancelled", "length")
+
+
+async def test_what_the_build_raises_is_raised_here_and_nothing_runs():
+    def build():
+        raise ValueError("no model")
+
+    thread = EngineThread(build, Listener())
+    with pytest.raises(ValueError, match="no model"):
+        await thread.start()
+    assert not thread.alive
+    with pytest.raises(EngineStopped):
+        thread.send(add("a"))
+    await thread.stop()
+
+
+async def test_an_engine_that_raises_ends_the_thread_and_says_so_once(rig):
+    thread, listener, engine = rig
+
+    def broken(clock):
+        raise RuntimeError("bug")
+
+    engine.step = broken
+    listener.wanted = 0
+    thread.send(add("a"))
+    await listener.finished.wait()
+    assert listener.calls == [[]]
+    assert not thread.alive
+    with pytest.raises(EngineStopped):
+        thread.send(add("b"))
+    with pytest.raises(EngineStopped):
+        await thread.stats()
+
+
+async def test_figures_asked_for_by_one_who_gave_up_are_dropped(rig):
+    thread, _, _ = rig
+    release = threading.Event()
+    thread._commands.put(lambda engine: release.wait(10))
+    asking = asyncio.ensure_future(thread.stats())
+    await asyncio.sleep(0)
+    asking.cancel()
+    release.set()
+    assert (await thread.stats()).waiting == 0
+
+
+async def test_a_thread_that_was_never_started_can_be_stopped():
+    await EngineThread(make_engine, Listener()).stop()

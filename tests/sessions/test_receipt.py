@@ -1,0 +1,57 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatpager.sessions.receipt import common_prefix, receipt
+
+LONG = list(range(40))
+
+
+def account(prompt, cached, previous, *, caching=True, block_size=16):
+    return receipt(prompt, cached, previous, block_size=block_size, caching=caching, template="exact")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "cached", "previous", "reason", "at", "attainable"),
+    [
+        (LONG, 0, None, "cold", None, 0),
+        (LONG, 16, None, None, None, 16),  # somebody else's prefix was shared
+        (LONG, 32, LONG[:35], None, None, 32),
+        (LONG, 32, LONG[:32], None, None, 32),
+        (LONG, 16, LONG[:35], "evicted", None, 32),
+        (LONG, 0, LONG[:35], "evicted", None, 32),
+        (LONG, 0, LONG[:10], "sub_block", None, 0),
+        (LONG, 16, [*LONG[:20], 99, *LONG[21:35]], "diverged", 20, 16),
+        (LONG, 0, [99], "diverged", 0, 0),
+        (LONG[:16], 0, LONG[:16], "sub_block", None, 0),  # the last token is always computed
+    ],
+)
+def test_the_reason_says_why_not_more(prompt, cached, previous, reason, at, attainable):
+    r = account(prompt, cached, previous)
+    assert (r.miss_reason, r.diverged_at, r.attainable_tokens) == (reason, at, attainable)
+
+
+def test_without_a_cache_the_reason_is_that():
+    assert account(LONG, 0, LONG[:35], caching=False).miss_reason == "disabled"
+
+
+@given(
+    st.lists(st.integers(0, 2), min_size=1, max_size=60),
+    st.one_of(st.none(), st.lists(st.integers(0, 2), max_size=60)),
+    st.integers(0, 10),
+)
+def test_the_sources_sum_to_the_prompt_and_nothing_is_missed_without_a_reason(prompt, previous, blocks):
+    size = 4
+    cached = min(blocks * size, (len(prompt) - 1) // size * size)
+    r = account(prompt, cached, previous, block_size=size)
+    assert r.device_tokens + r.host_tokens + r.disk_tokens + r.computed_tokens == r.prompt_tokens == len(prompt)
+    assert r.device_tokens <= r.attainable_tokens < len(prompt)
+    if r.device_tokens < r.attainable_tokens:
+        assert r.miss_reason == "evicted"
+
+
+@given(st.lists(st.integers(0, 1)), st.lists(st.integers(0, 1)))
+def test_the_common_prefix_is_the_longest(a, b):
+    n = common_prefix(a, b)
+    assert a[:n] == b[:n]
+    assert n == min(len(a), len(b)) or a[n] != b[n]

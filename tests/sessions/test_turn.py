@@ -1,0 +1,139 @@
+import itertools
+
+import pytest
+
+from chatpager.engine.messages import FinishReason, SamplingParams, StepOutput, Usage
+from chatpager.sessions.turn import TRANSITIONS, Happening, LiveTurn, TurnRequest, TurnState
+from tests.sessions.conftest import user
+
+USAGE = Usage(
+    admitted=True,
+    prompt_tokens=3,
+    cached_tokens=0,
+    output_tokens=2,
+    preemptions=0,
+    queue_seconds=0.5,
+    prefill_seconds=0.25,
+)
+
+
+def make(tokenizer, **params):
+    params = SamplingParams(max_tokens=50, **params)
+    request = TurnRequest(id="resp_1", tenant="t", kind="response", model="m", messages=[user("x")], params=params)
+    return LiveTurn(
+        request,
+        [5, 6, 7],
+        tokenizer.text_stream(params),
+        template="exact",
+        eos=frozenset({2}),
+        created_at=1000,
+        submitted=10.0,
+    )
+
+
+def output(*ids, finish=None, **more):
+    return StepOutput(
+        request_id="resp_1", token_ids=list(ids), finish_reason=finish, usage=USAGE if finish else None, **more
+    )
+
+
+def test_every_arrow_that_is_not_in_the_table_is_a_bug(tokenizer):
+    for state, what in itertools.product(TurnState, Happening):
+        turn = make(tokenizer)
+        turn.state = state
+        if (state, what) in TRANSITIONS:
+            turn.happen(what)
+            assert turn.state is TRANSITIONS[state, what]
+        else:
+            with pytest.raises(AssertionError, match="resp_1"):
+                turn.happen(what)
+
+
+def test_text_and_journal_say_the_same(tokenizer):
+    turn = make(tokenizer)
+    ids = tokenizer.encode_plain("héllo 你好 😀!")
+    texts, entries = [], []
+    for i, token in enumerate(ids):
+        text, entry = turn.take(output(token), 11.0 + i)
+        texts.append(text)
+        entries.append(entry)
+    text, entry = turn.take(output(2, finish=FinishReason.STOP), 50.0)
+    texts.append(text)
+    entries.append(entry)
+    assert "".join(texts) == turn.text == "héllo 你好 😀!"
+    assert [e.first_index for e in entries] == list(range(len(ids) + 1))
+    assert [t for e in entries for t in e.token_ids] == [*ids, 2]
+    assert "".join(e.text for e in entries) == turn.text
+    assert turn.status == "completed"
+    assert turn.answer_ids() == ids, "the template writes the closing token itself"
+    assert turn.computed_ids() == [5, 6, 7, *ids], "the last sampled token has no keys and values"
+
+
+def test_several_tokens_in_one_output_are_one_entry(tokenizer):
+    turn = make(tokenizer)
+    ids = tokenizer.encode_plain("abc")
+    _, entry = turn.take(output(*ids), 11.0)
+    assert (entry.first_index, list(entry.token_ids), entry.text) == (0, ids, "abc")
+
+
+def test_a_prompts_progress_is_no_journal_entry(tokenizer):
+    turn = make(tokenizer)
+    assert turn.take(output(prefilled=(1, 3, 0)), 11.0) == ("", None)
+    assert turn.state is TurnState.PREFILL
+
+
+def test_a_stop_string_ends_the_text_and_what_follows_is_not_the_answers(tokenizer):
+    turn = make(tokenizer, stop="STOP")
+    ids = tokenizer.encode_plain("so far STOP and more")
+    text = "".join(turn.take(output(i), 11.0)[0] for i in ids)
+    assert text == turn.text == "so far "
+    assert turn.stopped_by_string
+    assert tokenizer.decode(turn.token_ids).startswith("so far STOP")
+    assert "and" not in tokenizer.decode(turn.token_ids)
+    turn.take(output(finish=FinishReason.CANCELLED), 12.0)
+    assert turn.status == "completed"
+    assert turn.take(output(9), 13.0) == ("", None)
+
+
+def test_text_held_back_for_a_stop_string_comes_at_the_end(tokenizer):
+    turn = make(tokenizer, stop="STOP")
+    for i in tokenizer.encode_plain("so far ST"):
+        turn.take(output(i), 11.0)
+    assert turn.text == "so far "
+    text, entry = turn.take(output(finish=FinishReason.LENGTH), 12.0)
+    assert text == entry.text == "ST"
+    assert turn.status == "incomplete"
+
+
+@pytest.mark.parametrize(
+    ("reason", "status"),
+    [("stop", "completed"), ("length", "incomplete"), ("cancelled", "cancelled"), ("error", "failed")],
+)
+def test_every_finish_has_a_status(tokenizer, reason, status):
+    turn = make(tokenizer)
+    turn.take(output(finish=FinishReason(reason), error_code="engine_x" if status == "failed" else None), 11.0)
+    assert turn.status == turn.ended(12.0, 5).status == status
+    assert (turn.error is not None) == (status == "failed")
+
+
+def test_failing_from_outside_wins_over_an_end_that_is_not_stored(tokenizer):
+    turn = make(tokenizer)
+    turn.take(output(5, finish=FinishReason.STOP), 11.0)
+    turn.fail("storage_unavailable", "no")
+    assert turn.status == "failed"
+    assert turn.ended(12.0, 5).error_code == "storage_unavailable"
+
+
+def test_timings_are_of_the_hubs_clock(tokenizer):
+    turn = make(tokenizer)
+    for i, token in enumerate(tokenizer.encode_plain("abcde")):
+        turn.take(output(token), 11.0 + i / 2)
+    turn.take(output(finish=FinishReason.LENGTH), 14.0)
+    timings = turn.timings(15.0)
+    assert (timings.queue_ms, timings.prefill_ms, timings.ttft_ms) == (500.0, 250.0, 1000.0)
+    assert (timings.decode_tok_s, timings.total_ms) == (2.0, 5000.0)
+
+
+def test_an_answer_without_a_token_has_no_first_one(tokenizer):
+    timings = make(tokenizer).timings(12.0)
+    assert (timings.ttft_ms, timings.decode_tok_s, timings.queue_ms) == (None, None, 0.0)

@@ -1,0 +1,59 @@
+"""Every test that asks for ``url`` or ``store`` runs twice: on SQLite and on PostgreSQL."""
+
+import asyncio
+import shutil
+
+import pytest
+
+from chatpager.store import Store, schema
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory):
+    file = tmp_path_factory.mktemp("template") / "chatpager.db"
+    asyncio.run(schema.upgrade(f"sqlite:///{file}"))
+    return file
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server):
+    name = postgres_server.create()
+    asyncio.run(schema.upgrade(postgres_server.url(name)))
+    return name
+
+
+@pytest.fixture
+def sqlite_url(sqlite_template, tmp_path):
+    """A database of its own with the schema at its head."""
+    return f"sqlite+aiosqlite:///{shutil.copy(sqlite_template, tmp_path)}"
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def url(request):
+    """As ``sqlite_url``, and then the same on PostgreSQL."""
+    if request.param == "sqlite":
+        yield request.getfixturevalue("sqlite_url")
+    else:
+        server = request.getfixturevalue("postgres_server")
+        name = server.create(request.getfixturevalue("postgres_template"))
+        yield server.url(name)
+        server.drop(name)
+
+
+@pytest.fixture
+async def open_store():
+    """``Store.open``, but that every store it opened is closed in the end."""
+    opened = []
+
+    async def open(url, **arguments):
+        opened.append(await Store.open(url, **arguments))
+        return opened[-1]
+
+    yield open
+    for store in opened:
+        await store.close()
+
+
+@pytest.fixture
+async def store(url, open_store):
+    return await open_store(url, migrate=False)

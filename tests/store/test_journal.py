@@ -1,0 +1,70 @@
+import pytest
+from sqlalchemy import func, insert, select
+
+from chatpager.errors import ResponseNotFound
+from chatpager.store import JournalEntry, tables
+from tests.store.making import begin, end, entry, user
+
+
+async def journal_rows(store):
+    async with store._database.read() as c:
+        return (await c.execute(select(func.count()).select_from(tables.turn_journal))).scalar()
+
+
+async def test_the_journal_holds_the_tokens_of_many_turns_in_order(store):
+    for n in range(3):
+        await store.begin_turn(begin(f"resp_{n}", user("hi")))
+    for step in range(4):
+        await store.journal([entry(f"resp_{n}", 2 * step, f"{n}{step}") for n in range(3)])
+    held = await store.journaled("ann", "resp_1")
+    assert (held.text, held.token_ids) == ("10111213", tuple(b"10111213"))
+
+
+async def test_any_text_and_any_id_can_be_journalled(store):
+    await store.begin_turn(begin("resp_1", user("hi")))
+    await store.journal(
+        [JournalEntry(turn_id="resp_1", first_index=0, token_ids=[0, 2**32 - 1], text="\0 你好 \N{GRINNING FACE}")]
+    )
+    await store.journal([JournalEntry(turn_id="resp_1", first_index=2, token_ids=[7], text="")])
+    held = await store.journaled("ann", "resp_1")
+    assert (held.token_ids, held.text) == ((0, 2**32 - 1, 7), "\0 你好 \N{GRINNING FACE}")
+    (done,) = await store.recover(now=9)
+    assert (await store.load_chain("ann", done.tip_hash))[-1].content[0]["text"] == held.text
+
+
+async def test_a_turn_that_ended_or_never_was_does_not_fail_its_neighbours(store):
+    await store.begin_turn(begin("resp_1", user("hi")))
+    await store.begin_turn(begin("resp_2", user("hi")))
+    await store.finish_turn(end("resp_2", "hello"))
+    await store.journal([entry("resp_0", 0, "a"), entry("resp_2", 0, "b"), entry("resp_1", 0, "c")])
+    assert (await store.journaled("ann", "resp_1")).text == "c"
+    assert (await store.journaled("ann", "resp_2")).text == ""
+    assert await journal_rows(store) == 1
+
+
+async def test_an_entry_written_again_changes_nothing(store):
+    await store.begin_turn(begin("resp_1", user("hi")))
+    for text in ("abc", "xyz"):
+        await store.journal([entry("resp_1", 0, text)])
+    assert (await store.journaled("ann", "resp_1")).text == "abc"
+
+
+async def test_a_step_without_tokens_is_no_step(store):
+    await store.journal([])
+    assert await journal_rows(store) == 0
+
+
+async def test_the_journal_of_another_tenants_turn_is_unknown(store):
+    await store.begin_turn(begin("resp_1", user("hi"), tenant="bob"))
+    with pytest.raises(ResponseNotFound):
+        await store.journaled("ann", "resp_1")
+
+
+async def test_what_came_too_late_is_forgotten_at_the_next_start(store):
+    await store.begin_turn(begin("resp_1", user("hi")))
+    await store.finish_turn(end("resp_1", "hello"))
+    async with store._database.write("test") as c:
+        late = {"turn_id": "resp_1", "first_index": 0, "token_ids": b"", "text": b""}
+        await c.execute(insert(tables.turn_journal).values(late))
+    await store.recover(now=9)
+    assert await journal_rows(store) == 0

@@ -1,0 +1,90 @@
+"""Another tenant's id is an unknown id: the same error, the same words, nothing changed, in every operation."""
+
+import inspect
+
+import pytest
+
+from chatpager.errors import InvalidRequest, NotFound
+from chatpager.store import Store
+from tests.store.making import begin, conversation, count, end, entry, user
+
+UNKNOWN = {"session": "conv_0", "turn": "resp_0", "tip": "b2:0"}
+
+OPERATIONS = {
+    "session": lambda s, x: s.session("ann", x["session"]),
+    "update_session": lambda s, x: s.update_session("ann", x["session"], title="mine", metadata={"a": 1}),
+    "delete_session": lambda s, x: s.delete_session("ann", x["session"]),
+    "fork_session": lambda s, x: s.fork_session("ann", x["session"], new_id="conv_new", now=9),
+    "append_messages": lambda s, x: s.append_messages("ann", x["session"], [user("!")], now=9),
+    "load_chain": lambda s, x: s.load_chain("ann", x["tip"]),
+    "verify": lambda s, x: s.verify("ann", x["tip"]),
+    "begin_turn": lambda s, x: s.begin_turn(begin("resp_n", user("!"), session_id=x["session"], parent_hash=x["tip"])),
+    "begin_turn behind": lambda s, x: s.begin_turn(begin("resp_n", user("!"), parent_hash=x["tip"])),
+    "begin_turn after": lambda s, x: s.begin_turn(begin("resp_n", user("!"), previous_turn_id=x["turn"])),
+    "journaled": lambda s, x: s.journaled("ann", x["turn"]),
+    "turn": lambda s, x: s.turn("ann", x["turn"]),
+    "turns_of": lambda s, x: s.turns_of("ann", x["session"]),
+    "response": lambda s, x: s.response("ann", x["turn"]),
+    "delete_turn": lambda s, x: s.delete_turn("ann", x["turn"]),
+}
+ELSEWHERE = {"create_session", "list_sessions", "match_content", "active_turns", "finish_turn"}
+"""Operations of a tenant that fail for no id; the tests below and beside this file show what they do."""
+OF_THE_SERVER = {"open", "close", "journal", "recover"}
+
+
+def test_no_operation_is_left_out():
+    public = {name for name, _ in inspect.getmembers(Store, inspect.isroutine) if not name.startswith("_")}
+    assert {name.split()[0] for name in OPERATIONS} | ELSEWHERE | OF_THE_SERVER == public
+
+
+async def of_bob(store):
+    """A conversation with a live turn, and all its names."""
+    hashes = await conversation(store, "conv_b", "hi", "hello", tenant="bob")
+    live = begin("resp_b", user("how?"), session_id="conv_b", parent_hash=hashes[-1], tenant="bob", client_key="k")
+    await store.begin_turn(live)
+    await store.journal([entry("resp_b", 0, "so")])
+    return {"session": "conv_b", "turn": "resp_b", "tip": hashes[-1]}
+
+
+async def everything(store):
+    sessions, _ = await store.list_sessions("bob", limit=9)
+    return (
+        await count(store), sessions, await store.turns_of("bob", "conv_b"), await store.journaled("bob", "resp_b")
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+async def test_another_tenants_id_is_an_unknown_id(store, operation):
+    theirs = await of_bob(store)
+    before = await everything(store)
+    with pytest.raises(NotFound) as unknown:
+        await OPERATIONS[operation](store, UNKNOWN)
+    with pytest.raises(NotFound) as foreign:
+        await OPERATIONS[operation](store, theirs)
+    assert type(foreign.value) is type(unknown.value)
+    said = str(foreign.value)
+    for kind, id in theirs.items():
+        said = said.replace(id, UNKNOWN[kind])
+    assert said == str(unknown.value)
+    assert await everything(store) == before
+
+
+async def test_what_a_tenant_finds_is_its_own(store):
+    await of_bob(store)
+    assert await store.list_sessions("ann", limit=9) == ([], False)
+    assert await store.match_content("ann", [user("hi")]) == []
+    assert await store.active_turns("ann") == []
+
+
+async def test_another_tenants_turn_cannot_be_ended(store):
+    theirs = await of_bob(store)
+    before = await everything(store)
+    assert (await store.finish_turn(end(theirs["turn"], "mine"))).tip == "turn_gone"
+    assert await everything(store) == before
+
+
+async def test_a_fork_cannot_reach_into_another_tenants_messages(store):
+    theirs = await of_bob(store)
+    await conversation(store, "conv_a", "hi", "hello")
+    with pytest.raises(InvalidRequest):
+        await store.fork_session("ann", "conv_a", new_id="conv_n", at=theirs["tip"], now=9)

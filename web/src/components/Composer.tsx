@@ -1,0 +1,78 @@
+import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
+import { words } from "../words";
+import { Icon } from "./Icon";
+import { useChat } from "./context";
+
+export function Composer() {
+  const chat = useChat();
+  const { store } = chat;
+  const field = useRef<HTMLTextAreaElement>(null);
+  const { draft, live, currentId } = store;
+  useFit(field, draft.value);
+  useFocus(field, currentId.value);
+
+  const send = () => void chat.send(draft.peek());
+  const onKeyDown = (event: KeyboardEvent) => {
+    // While an input method composes (Chinese, Japanese, ...) Enter accepts a candidate; keyCode 229 is how Safari says so.
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
+    event.preventDefault();
+    send();
+  };
+  return (
+    <form
+      class="composer"
+      onSubmit={(event) => {
+        event.preventDefault();
+        send();
+      }}
+    >
+      <div class="composer-box">
+        <label class="unseen" for="message">
+          {words.message}
+        </label>
+        <textarea
+          id="message"
+          ref={field}
+          rows={1}
+          dir="auto"
+          placeholder={words.placeholder}
+          aria-describedby="keys"
+          enterkeyhint="send"
+          value={draft.value}
+          onInput={(event) => chat.write(event.currentTarget.value)}
+          onKeyDown={onKeyDown}
+        />
+        {live.value === null ? (
+          <button type="submit" class="send" aria-label={words.send} title={words.send} disabled={!chat.ready || draft.value.trim() === ""}>
+            <Icon name="up" />
+          </button>
+        ) : (
+          <button type="button" class="stop" disabled={live.value.stopping} onClick={() => chat.stop()}>
+            <span class="stop-square" aria-hidden="true" />
+            {live.value.stopping ? words.stopping : words.stop}
+          </button>
+        )}
+      </div>
+      <p class="composer-keys" id="keys">
+        {live.value === null ? words.keys : words.stopKeys}
+      </p>
+    </form>
+  );
+}
+
+/** The field is as high as its text, up to the limit its style sets. */
+function useFit(field: { current: HTMLTextAreaElement | null }, text: string): void {
+  useLayoutEffect(() => {
+    const box = field.current;
+    if (box === null) return;
+    box.style.height = "auto";
+    box.style.height = `${box.scrollHeight}px`;
+  }, [field, text]);
+}
+
+/** Opening a chat puts the cursor in the field, except on touch, where it would raise the keyboard unasked. */
+function useFocus(field: { current: HTMLTextAreaElement | null }, id: string | null): void {
+  useEffect(() => {
+    if (window.matchMedia("(pointer: fine)").matches) field.current?.focus();
+  }, [field, id]);
+}

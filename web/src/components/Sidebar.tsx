@@ -1,0 +1,58 @@
+import { useEffect, useRef, useState } from "preact/hooks";
+import { words } from "../words";
+import { Icon, Mark } from "./Icon";
+import { SessionList } from "./SessionList";
+import { useChat } from "./context";
+
+const NARROW = "(max-width: 760px)";
+
+/** The list of chats: beside the conversation, or a drawer over it where the page is narrow. */
+export function Sidebar() {
+  const { drawer } = useChat().store;
+  const narrow = useNarrow();
+  const hidden = narrow && !drawer.value;
+  const first = useRef<HTMLAnchorElement>(null);
+  useEffect(() => {
+    if (narrow && drawer.value) first.current?.focus();
+  }, [narrow, drawer.value]);
+  const close = () => (drawer.value = false);
+  return (
+    <>
+      <aside
+        id="sidebar"
+        class={drawer.value ? "sidebar is-open" : "sidebar"}
+        inert={hidden}
+        onKeyDown={(event) => {
+          if (event.key !== "Escape" || !narrow || event.defaultPrevented) return;
+          event.preventDefault();
+          close();
+        }}
+      >
+        <div class="sidebar-head">
+          <Mark />
+          <span class="wordmark">{words.product}</span>
+          <button type="button" class="icon-button drawer-button" aria-label={words.closeChats} onClick={close}>
+            <Icon name="close" />
+          </button>
+        </div>
+        <a class="button new-chat" href="#/" ref={first} onClick={close}>
+          <Icon name="plus" />
+          {words.newChat}
+        </a>
+        <SessionList />
+      </aside>
+      {drawer.value && <div class="backdrop" onClick={close} />}
+    </>
+  );
+}
+
+function useNarrow(): boolean {
+  const [narrow, setNarrow] = useState(() => window.matchMedia(NARROW).matches);
+  useEffect(() => {
+    const query = window.matchMedia(NARROW);
+    const onChange = () => setNarrow(query.matches);
+    query.addEventListener("change", onChange);
+    return () => query.removeEventListener("change", onChange);
+  }, []);
+  return narrow;
+}

@@ -1,0 +1,56 @@
+/** Scrolling that follows the end of a growing text only while the reader is there. */
+import type { RefObject } from "preact";
+import { useCallback, useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
+import type { Message } from "../turns";
+
+/** Distance from the end, pixels, that still counts as being there. */
+const NEAR = 24;
+
+export function useStickToEnd(scroller: RefObject<HTMLDivElement | null>, messages: readonly Message[]) {
+  const stuck = useRef(true);
+  const top = useRef(0);
+  const [atEnd, setAtEnd] = useState(true);
+
+  const settle = useCallback(() => {
+    const box = scroller.current;
+    if (box === null) return;
+    if (stuck.current) box.scrollTop = box.scrollHeight;
+    top.current = box.scrollTop;
+  }, [scroller]);
+
+  const stick = useCallback((value: boolean) => {
+    stuck.current = value;
+    setAtEnd(value);
+  }, []);
+
+  const toEnd = useCallback(() => {
+    stick(true);
+    settle();
+  }, [stick, settle]);
+
+  // The reader's own message always brings them to the end.
+  const own = messages.findLast((message) => message.role === "user")?.key;
+  useLayoutEffect(() => stick(true), [own, stick]);
+  useLayoutEffect(settle, [messages, settle]);
+
+  useEffect(() => {
+    const box = scroller.current;
+    if (box === null) return;
+    const onScroll = () => {
+      const left = box.scrollHeight - box.clientHeight - box.scrollTop;
+      // Any move up by the reader lets go at once; otherwise the next token would pull them back.
+      if (box.scrollTop < top.current - 1 && left > 1) stick(false);
+      else if (left <= NEAR) stick(true);
+      top.current = box.scrollTop;
+    };
+    const sizes = new ResizeObserver(settle);
+    sizes.observe(box);
+    box.addEventListener("scroll", onScroll, { passive: true });
+    return () => {
+      sizes.disconnect();
+      box.removeEventListener("scroll", onScroll);
+    };
+  }, [scroller, settle, stick]);
+
+  return { atEnd, toEnd };
+}

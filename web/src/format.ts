@@ -1,0 +1,110 @@
+/** Figures in words: what a turn's badge and its receipt say. */
+import type { Receipt } from "./turns";
+import type { CacheReceipt, Timings, Usage } from "./wire";
+import { words } from "./words";
+
+const counts = new Intl.NumberFormat(words.locale, { maximumFractionDigits: 0 });
+const tenths = new Intl.NumberFormat(words.locale, { minimumFractionDigits: 1, maximumFractionDigits: 1 });
+
+export function count(value: number): string {
+  return counts.format(value);
+}
+
+export function tokens(value: number): string {
+  return words.tokens(count(value), value === 1);
+}
+
+/** `84 ms` below a second, `1.3 s` from there, `2 min 5 s` from two minutes. */
+export function duration(milliseconds: number): string {
+  if (milliseconds < 999.5) return `${count(milliseconds)} ms`;
+  const seconds = milliseconds / 1000;
+  if (seconds < 119.5) return `${seconds < 9.95 ? tenths.format(seconds) : count(seconds)} s`;
+  const whole = Math.round(seconds);
+  return `${count(Math.floor(whole / 60))} min ${whole % 60} s`;
+}
+
+export function rate(perSecond: number): string {
+  return perSecond < 9.95 ? tenths.format(perSecond) : count(perSecond);
+}
+
+export interface Badge {
+  /** null when the server told nothing of the cache. */
+  warm: boolean | null;
+  parts: string[];
+}
+
+/** The one line under an answer; parts the server did not tell are left out. */
+export function badge({ usage, timings }: Receipt): Badge {
+  const parts: string[] = [];
+  if (usage !== null) parts.push(words.cached(count(usage.input_tokens_details.cached_tokens), count(usage.input_tokens)));
+  if (timings !== null) {
+    parts.push(words.firstToken(duration(timings.ttft_ms)));
+    if (timings.decode_tok_s > 0) parts.push(words.speed(rate(timings.decode_tok_s)));
+  }
+  return { warm: usage === null ? null : usage.input_tokens_details.cached_tokens > 0, parts };
+}
+
+export type PartName = keyof typeof words.promptParts;
+
+export interface PromptPart {
+  name: PartName;
+  tokens: number;
+}
+
+/** Where the prompt's tokens came from, the empty sources left out. */
+export function promptParts(cache: CacheReceipt): PromptPart[] {
+  const all: PromptPart[] = [
+    { name: "device", tokens: cache.device_tokens },
+    { name: "host", tokens: cache.host_tokens },
+    { name: "disk", tokens: cache.disk_tokens },
+    { name: "computed", tokens: cache.computed_tokens },
+  ];
+  return all.filter((part) => part.tokens > 0);
+}
+
+/** Why no more was reused, as sentences. */
+export function missInWords(cache: CacheReceipt): string[] {
+  const said: string[] = [];
+  const known: Record<string, string> = words.miss;
+  if (cache.miss_reason === null) said.push(words.allReused);
+  else said.push(known[cache.miss_reason] ?? words.missUnknown(cache.miss_reason));
+  if (cache.diverged_at !== null) said.push(words.divergedAt(count(cache.diverged_at)));
+  const reused = cache.prompt_tokens - cache.computed_tokens;
+  if (cache.attainable_tokens > reused) said.push(words.attainable(tokens(cache.attainable_tokens)));
+  if (cache.miss_reason === "sub_block") said.push(words.blockSize(tokens(cache.block_size)));
+  if (cache.template === "rewritten") said.push(words.rewritten);
+  return said;
+}
+
+export interface ReceiptLine {
+  name: string;
+  parts: string[];
+}
+
+/** The receipt as rows of a name and short phrases. */
+export function receiptLines({ usage, cache, timings }: Receipt): ReceiptLine[] {
+  const lines: ReceiptLine[] = [];
+  if (cache !== null) {
+    const sources = promptParts(cache).map((part) => `${count(part.tokens)} ${words.promptParts[part.name]}`);
+    lines.push({ name: words.receiptPrompt, parts: [...sources, words.inAll(count(cache.prompt_tokens))] });
+    lines.push({ name: words.receiptReuse, parts: [missInWords(cache).join(" ")] });
+  }
+  if (usage !== null) lines.push({ name: words.receiptAnswer, parts: answerParts(usage, timings) });
+  if (timings !== null) lines.push({ name: words.receiptTime, parts: timeParts(timings) });
+  return lines;
+}
+
+function answerParts(usage: Usage, timings: Timings | null): string[] {
+  const speed = timings !== null && timings.decode_tok_s > 0 ? [words.speed(rate(timings.decode_tok_s))] : [];
+  return [tokens(usage.output_tokens), ...speed];
+}
+
+function timeParts(timings: Timings): string[] {
+  const { queue, prefill } = words.timeParts;
+  return [
+    `${duration(timings.queue_ms)} ${queue}`,
+    `${duration(timings.prefill_ms)} ${prefill}`,
+    words.firstToken(duration(timings.ttft_ms)),
+    `${words.inAll(duration(timings.total_ms))}`,
+  ];
+}

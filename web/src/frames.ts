@@ -1,0 +1,41 @@
+/** Wire events, gathered so that the page renders at most once per animation frame however fast they come. */
+import type { ServerEvent } from "./wire";
+
+/** The next frame, or a quarter second later where frames stand still (a tab in the background). */
+export function nextFrame(run: () => void): void {
+  let done = false;
+  const once = () => {
+    if (done) return;
+    done = true;
+    cancelAnimationFrame(frame);
+    clearTimeout(timer);
+    run();
+  };
+  const frame = requestAnimationFrame(once);
+  const timer = setTimeout(once, 250);
+}
+
+export class Inbox {
+  private waiting: [string, ServerEvent][] = [];
+  private scheduled = false;
+
+  constructor(
+    private readonly apply: (events: readonly [string, ServerEvent][]) => void,
+    private readonly schedule: (run: () => void) => void = nextFrame,
+  ) {}
+
+  push(id: string, event: ServerEvent): void {
+    this.waiting.push([id, event]);
+    if (this.scheduled) return;
+    this.scheduled = true;
+    this.schedule(() => this.flush());
+  }
+
+  /** Apply what waits now, in the order it came. */
+  flush(): void {
+    this.scheduled = false;
+    const events = this.waiting;
+    this.waiting = [];
+    if (events.length > 0) this.apply(events);
+  }
+}

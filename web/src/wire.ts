@@ -1,0 +1,176 @@
+/** The wire as the page speaks it: OpenAI's Responses and Conversations objects, with chatpager's own fields under `chatpager`. */
+
+export interface Usage {
+  input_tokens: number;
+  input_tokens_details: { cached_tokens: number; cache_write_tokens: number };
+  output_tokens: number;
+  output_tokens_details: { reasoning_tokens: number };
+  total_tokens: number;
+}
+
+export type MissReason = "cold" | "diverged" | "evicted" | "sub_block" | "disabled";
+
+/** The receipt of a turn's cache use; all counts are tokens of the prompt. */
+export interface CacheReceipt {
+  prompt_tokens: number;
+  device_tokens: number;
+  host_tokens: number;
+  disk_tokens: number;
+  computed_tokens: number;
+  block_size: number;
+  miss_reason: MissReason | null;
+  diverged_at: number | null;
+  attainable_tokens: number;
+  template: "exact" | "rewritten";
+}
+
+export interface Timings {
+  queue_ms: number;
+  prefill_ms: number;
+  ttft_ms: number;
+  decode_tok_s: number;
+  total_ms: number;
+}
+
+export type Role = "user" | "assistant" | "system" | "developer";
+
+export interface TextPart {
+  type: "input_text" | "output_text";
+  text: string;
+}
+
+export type StoredState = "completed" | "interrupted" | "cancelled" | "failed" | "length" | "running";
+
+export interface Item {
+  id: string;
+  type: "message";
+  role: Role;
+  status: "completed" | "incomplete" | "in_progress";
+  content: TextPart[];
+  chatpager?: {
+    response_id: string | null;
+    state: StoredState;
+    usage: Usage | null;
+    cache: CacheReceipt | null;
+    timings: Timings | null;
+  };
+}
+
+export type ResponseStatus = "queued" | "in_progress" | "completed" | "incomplete" | "cancelled" | "failed";
+
+export interface ResponseObject {
+  id: string;
+  object: "response";
+  created_at: number;
+  status: ResponseStatus;
+  model: string;
+  output: Item[];
+  conversation: { id: string } | null;
+  error: { code: string; message: string } | null;
+  incomplete_details: { reason: string } | null;
+  usage: Usage | null;
+  chatpager?: { cache: CacheReceipt; timings: Timings };
+}
+
+export interface Conversation {
+  id: string;
+  object: "conversation";
+  created_at: number;
+  metadata: Record<string, string>;
+  chatpager: { title: string; updated_at: number; turns: number; active_response_id: string | null };
+}
+
+export interface Page<T> {
+  object: "list";
+  data: T[];
+  first_id: string | null;
+  last_id: string | null;
+  has_more: boolean;
+}
+
+export interface ErrorBody {
+  message: string;
+  type: string;
+  param: string | null;
+  code: string | null;
+}
+
+export interface Health {
+  status: "ok" | "loading" | "draining";
+  model: string;
+  version: string;
+}
+
+export interface CreateRequest {
+  type: "response.create";
+  conversation: string;
+  input: string;
+}
+
+export interface CancelRequest {
+  type: "response.cancel";
+  response_id: string;
+}
+
+export type ClientRequest = CreateRequest | CancelRequest;
+
+interface Numbered {
+  sequence_number: number;
+}
+
+export type TerminalType = "response.completed" | "response.incomplete" | "response.failed";
+
+export type ServerEvent =
+  | ({ type: "response.created" | "response.in_progress" | TerminalType; response: ResponseObject } & Numbered)
+  | ({ type: "response.output_item.added" | "response.output_item.done"; output_index: number; item: Item } & Numbered)
+  | ({ type: "response.output_text.delta"; item_id: string; output_index: number; delta: string } & Numbered)
+  | ({ type: "response.output_text.done"; item_id: string; output_index: number; text: string } & Numbered)
+  | { type: "chatpager.prefill"; response_id: string; done: number; total: number; cached: number }
+  | { type: "error"; status: number; error: ErrorBody };
+
+export type EventType = ServerEvent["type"];
+
+/** What the page offers on the upgrade; the server then also sends `chatpager.*` events. */
+export const SUBPROTOCOL = "chatpager.v1";
+
+const KNOWN: ReadonlySet<string> = new Set<EventType>([
+  "response.created",
+  "response.in_progress",
+  "response.output_item.added",
+  "response.output_item.done",
+  "response.output_text.delta",
+  "response.output_text.done",
+  "response.completed",
+  "response.incomplete",
+  "response.failed",
+  "chatpager.prefill",
+  "error",
+]);
+
+const TERMINAL: ReadonlySet<string> = new Set<TerminalType>(["response.completed", "response.incomplete", "response.failed"]);
+
+/** One frame's event, or null for a frame that is not JSON or of a type this page does not know (a later server may send more). */
+export function parseEvent(frame: unknown): ServerEvent | null {
+  if (typeof frame !== "string") return null;
+  let value: unknown;
+  try {
+    value = JSON.parse(frame);
+  } catch {
+    return null; // a frame cut or garbled on its way: the terminal event carries the whole text
+  }
+  if (typeof value !== "object" || value === null || !("type" in value)) return null;
+  return KNOWN.has(String(value.type)) ? (value as ServerEvent) : null;
+}
+
+export function isTerminal(event: ServerEvent): boolean {
+  return TERMINAL.has(event.type);
+}
+
+export function isRunning(status: ResponseStatus): boolean {
+  return status === "in_progress" || status === "queued";
+}
+
+/** All text of an item, its parts joined. */
+export function textOf(item: Item): string {
+  return item.content.map((part) => part.text).join("");
+}

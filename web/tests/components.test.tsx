@@ -1,0 +1,194 @@
+// @vitest-environment happy-dom
+import { render } from "preact";
+import { act } from "preact/test-utils";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { Api } from "../src/api";
+import { Chat } from "../src/chat";
+import { Announcer } from "../src/components/Announcer";
+import { App } from "../src/components/App";
+import { Message } from "../src/components/Message";
+import { ChatContext } from "../src/components/context";
+import { Drafts } from "../src/drafts";
+import { Lines } from "../src/lines";
+import { type Message as MessageData, apply, begin, emptyThread, fromItems, lose, refuse } from "../src/turns";
+import { answerEvents, cache, item, timings, usage } from "./server";
+import { memoryStorage } from "./storage";
+
+let chat: Chat;
+let place: HTMLElement;
+beforeEach(() => {
+  place = document.createElement("div");
+  document.body.append(place);
+  const { storage } = memoryStorage();
+  chat = new Chat({
+    api: new Api("http://here/"),
+    lines: new Lines({ url: "ws://here/" }),
+    drafts: new Drafts(() => storage),
+    navigate: () => undefined,
+  });
+});
+afterEach(() => {
+  act(() => render(null, place));
+  place.remove();
+});
+
+function draw(what: preact.ComponentChild) {
+  act(() => render(<ChatContext.Provider value={chat}>{what}</ChatContext.Provider>, place));
+}
+const find = <T extends Element>(selector: string) => place.querySelector<T>(selector) as T;
+const finished = (own: Partial<MessageData>): MessageData => ({
+  ...fromItems("conv_1", [item("msg_1", "assistant", "Hello")], null).messages[0]!,
+  ...own,
+});
+
+/** Opens a conversation that stands as `thread` does, without a server. */
+function open(thread = emptyThread("conv_1", "ready")) {
+  act(() => {
+    chat.store.put(thread);
+    chat.store.currentId.value = thread.id;
+  });
+}
+
+describe("a message", () => {
+  it("is text and never markup", () => {
+    const text = "<img src=x onerror=alert(1)> **bold**\n  indented";
+    draw(<Message message={finished({ text })} />);
+    expect(find(".message-text").textContent).toBe(text);
+    expect(place.querySelector("img")).toBeNull();
+  });
+
+  it("shows its badge, and in it the receipt in words", () => {
+    draw(<Message message={finished({ receipt: { usage, cache, timings } })} />);
+    expect(find(".badge").textContent).toBe("warmcached 128 / 152 tokens · 84 ms to first token · 63 tok/s");
+    expect(find(".badge").getAttribute("title")).toBe("Everything that could be reused was.");
+    expect([...place.querySelectorAll("dt")].map((one) => one.textContent)).toEqual(["Prompt", "Reuse", "Answer", "Time"]);
+    expect([...place.querySelectorAll("rect")].map((one) => one.getAttribute("width"))).toEqual(["128", "24"]);
+  });
+
+  it.each([
+    ["cancelled", "Stopped."],
+    ["interrupted", "Interrupted. The server stopped before this answer was finished."],
+    ["failed", "Failed. This answer was not finished."],
+    ["length", "Cut short: the answer reached its limit on tokens."],
+  ] as const)("that is %s says so", (state, note) => {
+    draw(<Message message={finished({ state })} />);
+    expect(find(".message-note").textContent).toBe(note);
+  });
+
+  it("that failed gives the server's reason", () => {
+    draw(<Message message={finished({ state: "failed", error: "It broke." })} />);
+    expect(find(".message-note").textContent).toBe("Failed: It broke.");
+  });
+
+  it("that is lost says that it is being read", () => {
+    const thread = lose(answerEvents("resp_1", ["Hel"]).slice(0, 2).reduce(apply, begin(emptyThread("conv_1", "ready"), "Hi", "turn-1")));
+    draw(<Message message={thread.messages[1]!} />);
+    expect(find(".note-lost").textContent).toContain("Reading the answer from the server");
+  });
+
+  it("shows how far its prompt is read", () => {
+    draw(<Message message={finished({ text: "", state: "running", prefill: { done: 512, total: 2048, cached: 128 } })} />);
+    expect([find<HTMLProgressElement>("progress").value, find<HTMLProgressElement>("progress").max]).toEqual([512, 2048]);
+    expect(find(".prefill").textContent).toBe("Reading the prompt: 512 of 2,048 tokens, 128 from the cache");
+  });
+
+  it("that was refused says why and offers to go on", () => {
+    const thread = refuse(begin(emptyThread("conv_1", "ready"), "Hi", "turn-1"), "The queue is full.");
+    open(thread);
+    draw(<Message message={thread.messages[0]!} />);
+    expect(find("[role=alert]").textContent).toContain("Not sent: The queue is full.");
+    act(() => place.querySelectorAll<HTMLButtonElement>(".text-button")[1]!.click());
+    expect([chat.store.draft.value, chat.store.thread.value?.messages]).toEqual(["Hi", []]);
+  });
+});
+
+describe("the field", () => {
+  const key = (init: KeyboardEventInit) => {
+    const event = new KeyboardEvent("keydown", { bubbles: true, cancelable: true, ...init });
+    act(() => void find<HTMLTextAreaElement>("#message").dispatchEvent(event));
+    return event.defaultPrevented;
+  };
+
+  it("sends on Enter, and on nothing that is not Enter alone", () => {
+    draw(<App />);
+    const send = vi.spyOn(chat, "send").mockResolvedValue();
+    act(() => chat.write("你好"));
+    expect(key({ key: "Enter", isComposing: true })).toBe(false);
+    expect(key({ key: "Enter", keyCode: 229 })).toBe(false);
+    expect(key({ key: "Enter", shiftKey: true })).toBe(false);
+    expect(key({ key: "a" })).toBe(false);
+    expect(send).not.toHaveBeenCalled();
+    expect(key({ key: "Enter" })).toBe(true);
+    expect(send).toHaveBeenCalledExactlyOnceWith("你好");
+  });
+
+  it("has a stop button and a stop key while an answer is written", () => {
+    open(begin(emptyThread("conv_1", "ready"), "Hi", "turn-1"));
+    draw(<App />);
+    const stop = vi.spyOn(chat, "stop");
+    act(() => find<HTMLButtonElement>(".stop").click());
+    key({ key: "Escape" });
+    expect(stop).toHaveBeenCalledTimes(2);
+    expect(find<HTMLButtonElement>(".stop").disabled).toBe(true);
+    expect(find(".stop").textContent).toBe("Stopping…");
+  });
+
+  it("leaves Esc alone when nothing is written", () => {
+    draw(<App />);
+    const stop = vi.spyOn(chat, "stop");
+    key({ key: "Escape" });
+    expect(stop).not.toHaveBeenCalled();
+  });
+});
+
+describe("the page", () => {
+  it("says when the server is away, and why where it told", () => {
+    draw(<App />);
+    expect(find(".banner")).toBeNull();
+    act(() => void (chat.store.away.value = true));
+    expect(find(".banner").textContent).toContain("No connection to the server.");
+    act(() => void (chat.store.server.value = "loading"));
+    expect(find(".banner").textContent).toContain("loading its model");
+    act(() => void (chat.store.server.value = "draining"));
+    expect(find(".banner").textContent).toContain("shutting down");
+    expect(find<HTMLButtonElement>(".example").disabled).toBe(true);
+  });
+
+  it("shows a failure until it is dismissed", () => {
+    draw(<App />);
+    act(() => void (chat.store.notice.value = "The disk is full."));
+    expect(find(".banner-error").textContent).toBe("The disk is full.");
+    act(() => find<HTMLButtonElement>(".banner-error button").click());
+    expect(find(".banner-error")).toBeNull();
+  });
+
+  it("names the open chat in its title", () => {
+    open();
+    act(() => void (chat.store.sessions.value = [{ id: "conv_1", object: "conversation", created_at: 1, metadata: {}, chatpager: { title: "Ada", updated_at: 1, turns: 1, active_response_id: null } }]));
+    draw(<App />);
+    expect(document.title).toBe("Ada · chatpager");
+  });
+
+  it("tells a screen reader whole sentences, each once", () => {
+    let thread = begin(emptyThread("conv_1", "ready"), "Hi", "turn-1");
+    open(thread);
+    draw(<Announcer />);
+    const said = () => [...place.querySelectorAll("[role=log] p")].map((one) => one.textContent);
+    const events = answerEvents("resp_1", ["Hello", " Ada.", " How", " are you"]);
+    const heard: number[] = [];
+    for (const event of events) {
+      thread = apply(thread, event);
+      act(() => chat.store.put(thread));
+      heard.push(said().length);
+    }
+    expect(said()).toEqual(["Hello Ada.", "How are you"]);
+    expect(heard).toEqual([0, 0, 0, 1, 1, 1, 2]);
+    expect(find("[role=log]").getAttribute("aria-live")).toBe("polite");
+  });
+
+  it("reads no old answer aloud when a chat is opened", () => {
+    draw(<Announcer />);
+    open(fromItems("conv_1", [item("msg_1", "user", "Hi"), item("msg_2", "assistant", "Hello.")], null));
+    expect(place.querySelectorAll("[role=log] p")).toHaveLength(0);
+  });
+});

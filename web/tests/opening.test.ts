@@ -1,0 +1,153 @@
+import { describe, expect, it } from "vitest";
+import { words } from "../src/words";
+import { address, answers, chat, eventually, finish, server, shown, start } from "./page";
+import { item, response } from "./server";
+
+describe("a stored chat", () => {
+  it("that is read while a turn begins and ends keeps the turn", async () => {
+    const { id } = server.addConversation("Quick");
+    await start(id);
+    await eventually(() => expect(chat.ready).toBe(true));
+    let release = () => undefined as void;
+    server.holds.set(`/v1/conversations/${id}/items`, new Promise((resolve) => (release = resolve)));
+    server.onCreate = answers("resp_1", ["Hello"]);
+    server.calls.length = 0;
+    const reading = chat.reload(id);
+    await eventually(() => expect(server.calls).toContain(`GET /v1/conversations/${id}/items`));
+    await chat.send("Hi");
+    await eventually(() => expect(shown().at(-1)).toEqual(["assistant", "Hello", "completed"]));
+    release();
+    await reading;
+    expect(shown()).toHaveLength(2);
+  });
+
+  it("is opened with all its items, page by page", async () => {
+    const items = Array.from({ length: 230 }, (_, index) => item(`msg_${index}`, "user", `message ${index}`));
+    const { id } = server.addConversation("Long", items);
+    await start(id);
+    await eventually(() => expect(shown()).toHaveLength(230));
+    expect(shown().at(-1)?.[1]).toBe("message 229");
+  });
+
+  it("that does not exist says so", async () => {
+    await start("conv_999");
+    await eventually(() => expect(chat.store.thread.value?.phase).toBe("missing"));
+    expect(chat.ready).toBe(false);
+  });
+
+  it("that cannot be read says so and can be tried again", async () => {
+    const { id } = server.addConversation("Kept", [item("msg_1", "user", "Hi")]);
+    server.failures.set(`/v1/conversations/${id}/items`, { status: 502, body: "<html>bad gateway</html>" });
+    await start(id);
+    await eventually(() => expect(chat.store.thread.value?.phase).toBe("unreachable"));
+    await chat.reload(id);
+    expect(shown()).toEqual([["user", "Hi", "completed"]]);
+  });
+
+  it("that may not be read says why", async () => {
+    const { id } = server.addConversation("Kept");
+    server.failures.set(`/v1/conversations/${id}`, { status: 401, body: '{"error":{"message":"The key is wrong."}}' });
+    await start(id);
+    await eventually(() => expect(chat.store.notice.value).toBe("The key is wrong."));
+  });
+
+  it("whose answer another page started is followed to its end", async () => {
+    const session = server.addConversation("Shared", [item("msg_1", "user", "Hi")]);
+    session.chatpager.active_response_id = "resp_9";
+    server.responses.set("resp_9", response("resp_9", { output: [item("msg_2", "assistant", "Hel")] }));
+    server.failures.set("/v1/responses/resp_9", { status: 503, body: "{}" });
+    await start(session.id);
+    await eventually(() => expect(shown().at(-1)).toEqual(["assistant", "", "running"]));
+    server.calls.length = 0;
+    await eventually(() => expect(shown().at(-1)).toEqual(["assistant", "Hel", "running"]));
+    await eventually(() => expect(server.calls.length).toBeGreaterThan(4));
+    expect(server.calls.filter((call) => call.endsWith("/items"))).toEqual([]); // while it runs only the response is asked for
+    session.chatpager.active_response_id = null;
+    finish(session.id, "resp_9", "Hello");
+    await eventually(() => expect(shown().at(-1)).toEqual(["assistant", "Hello", "completed"]));
+  });
+
+  it("keeps the draft written in it", async () => {
+    const [one, two] = [server.addConversation("One"), server.addConversation("Two")];
+    await start(one.id);
+    chat.write("half a thought");
+    chat.open(two.id);
+    expect(chat.store.draft.value).toBe("");
+    chat.open(one.id);
+    expect(chat.store.draft.value).toBe("half a thought");
+  });
+
+  it("is renamed with the rest of its metadata kept, and not to nothing", async () => {
+    const session = server.addConversation("Old");
+    session.metadata = { colour: "blue" };
+    await start(session.id);
+    await eventually(() => expect(chat.store.title.value).toBe("Old"));
+    await chat.sessions.rename(chat.store.sessions.value[0]!, "  New ");
+    await chat.sessions.rename(chat.store.sessions.value[0]!, "   ");
+    expect([chat.store.title.value, session.metadata]).toEqual(["New", { colour: "blue", title: "New" }]);
+  });
+
+  it("is gone after it was deleted, with its draft, also when it was gone before", async () => {
+    const { id } = server.addConversation("Old");
+    await start(id);
+    await eventually(() => expect(chat.ready).toBe(true));
+    chat.write("draft");
+    server.conversations.delete(id);
+    await chat.remove(id);
+    expect([chat.store.currentId.value, chat.store.sessions.value, chat.store.thread.value]).toEqual([null, [], undefined]);
+    expect([address, chat.store.notice.value]).toEqual([[null], null]);
+    chat.open(id);
+    expect(chat.store.draft.value).toBe("");
+  });
+
+  it("stays when it could not be deleted", async () => {
+    const { id } = server.addConversation("Old");
+    await start();
+    server.failures.set(`/v1/conversations/${id}`, { status: 500, body: '{"error":{"message":"The disk is full."}}' });
+    await chat.remove(id);
+    expect([chat.store.sessions.value.length, chat.store.notice.value]).toEqual([1, "The disk is full."]);
+  });
+
+  it("stops its answer when it is deleted in the middle of it", async () => {
+    const { id } = server.addConversation("Old");
+    await start(id);
+    await eventually(() => expect(chat.ready).toBe(true));
+    server.onCreate = answers("resp_1", ["Hel", "lo"], 2);
+    await chat.send("Hi");
+    await eventually(() => expect(shown().at(-1)?.[1]).toBe("Hel"));
+    await chat.remove(id);
+    await eventually(() => expect(server.cancelled).toEqual(["resp_1"]));
+  });
+});
+
+describe("the list", () => {
+  it("is read page by page", async () => {
+    for (let made = 0; made < 60; made++) server.addConversation(`Chat ${made}`);
+    await start();
+    expect(chat.store.sessions.value).toHaveLength(50);
+    await chat.sessions.list(true);
+    expect(chat.store.sessions.value.map((one) => one.chatpager.title)).toEqual(
+      Array.from({ length: 60 }, (_, index) => `Chat ${59 - index}`),
+    );
+    expect(chat.store.cursor.value).toBeNull();
+  });
+
+  it("keeps older rows when the newest page is read again, and drops what is gone from it", async () => {
+    for (let made = 0; made < 60; made++) server.addConversation(`Chat ${made}`);
+    await start();
+    await chat.sessions.list(true);
+    server.conversations.delete("conv_60");
+    await chat.sessions.list();
+    expect(chat.store.sessions.value).toHaveLength(59);
+    expect(chat.store.cursor.value).toBeNull();
+  });
+
+  it("says when it cannot be read", async () => {
+    server.failures.set("/v1/conversations", { status: 500, body: "{}" });
+    void chat.sessions.list();
+    await eventually(() => expect(chat.store.listing.value).toBe("unreachable"));
+    server.failures.set("/v1/conversations", { status: 500, body: "{}" });
+    await chat.sessions.list(true);
+    expect(chat.store.notice.value).toBe(words.notOurs(500));
+  });
+});

@@ -1,0 +1,232 @@
+import { describe, expect, it } from "vitest";
+import {
+  type Message,
+  type Thread,
+  adopt,
+  apply,
+  begin,
+  emptyThread,
+  fromItems,
+  interrupt,
+  liveAnswer,
+  lose,
+  recover,
+  refuse,
+  reread,
+  stopping,
+  withdraw,
+} from "../src/turns";
+import type { ResponseObject, ServerEvent } from "../src/wire";
+import { answerEvents, cache, item, response, timings, usage } from "./server";
+
+const started = () => begin(emptyThread("conv_1", "ready"), "My name is Ada.", "turn-1");
+const after = (events: ServerEvent[], thread = started()) => events.reduce(apply, thread);
+const answerOf = (thread: Thread) => thread.messages.at(-1) as Message;
+const shown = (thread: Thread) => thread.messages.map((one) => [one.role, one.text, one.state]);
+const terminal = (change: Partial<ResponseObject>): ServerEvent => ({
+  type: change.status === "failed" ? "response.failed" : "response.incomplete",
+  response: response("resp_1", change),
+  sequence_number: 99,
+});
+
+describe("a turn that is sent", () => {
+  it("shows the message and an empty answer at once", () => {
+    expect(shown(started())).toEqual([
+      ["user", "My name is Ada.", "sending"],
+      ["assistant", "", "sending"],
+    ]);
+  });
+
+  it("is acknowledged by response.created", () => {
+    const thread = after(answerEvents("resp_1", ["Hello"]).slice(0, 1));
+    expect(thread.messages.map((one) => one.state)).toEqual(["completed", "running"]);
+    expect(answerOf(thread).responseId).toBe("resp_1");
+  });
+
+  it("grows by its deltas, wherever the text is cut", () => {
+    const text = "Hello Ada 你好, how are you?";
+    for (let cut = 0; cut <= text.length; cut++) {
+      const thread = after(answerEvents("resp_1", [text.slice(0, cut), text.slice(cut)]).slice(0, 3));
+      expect(answerOf(thread).text).toBe(text);
+      expect(answerOf(thread).state).toBe("running");
+    }
+  });
+
+  it("is finished by its terminal event alone, which carries the receipt", () => {
+    const events = answerEvents("resp_1", ["Hello ", "Ada"]);
+    expect(answerOf(after(events.slice(0, -1))).state).toBe("running");
+    const thread = after(events);
+    expect(answerOf(thread)).toMatchObject({ text: "Hello Ada", state: "completed", receipt: { usage, cache, timings } });
+    expect(liveAnswer(thread)).toBeNull();
+  });
+
+  it("takes no event twice", () => {
+    const events = answerEvents("resp_1", ["Hello ", "Ada"]);
+    const doubled = events.slice(0, 3).flatMap((event) => [event, event]);
+    expect(answerOf(after(doubled)).text).toBe("Hello Ada");
+  });
+
+  it("believes the whole text over the deltas it saw", () => {
+    const events = answerEvents("resp_1", ["Hello ", "Ada"]);
+    expect(answerOf(after([events[0], events[2], events[3]] as ServerEvent[])).text).toBe("Hello Ada");
+  });
+
+  it.each<[string, Partial<ResponseObject>, string]>([
+    ["cancelled", { status: "cancelled" }, "cancelled"],
+    ["cut at the token limit", { status: "incomplete", incomplete_details: { reason: "max_output_tokens" } }, "length"],
+    ["cut for another reason", { status: "incomplete", incomplete_details: { reason: "server_restarted" } }, "interrupted"],
+    ["failed", { status: "failed", error: { code: "server_error", message: "It broke." } }, "failed"],
+  ])("keeps its text and says so when it was %s", (_, change, state) => {
+    const thread = after([...answerEvents("resp_1", ["Hel"]).slice(0, 2), terminal(change)]);
+    expect(answerOf(thread)).toMatchObject({ text: "Hel", state, error: change.error?.message ?? null });
+  });
+
+  it("shows how far the prompt is read until the first text comes", () => {
+    const [created, delta] = answerEvents("resp_1", ["Hello"]) as [ServerEvent, ServerEvent];
+    const reading = after([created, { type: "chatpager.prefill", response_id: "resp_1", done: 512, total: 2048, cached: 128 }]);
+    expect(answerOf(reading).prefill).toEqual({ done: 512, total: 2048, cached: 128 });
+    expect(answerOf(apply(reading, delta)).prefill).toBeNull();
+  });
+
+  it("can be asked to stop, and the asking can fail", () => {
+    expect(answerOf(stopping(started(), true)).stopping).toBe(true);
+    expect(answerOf(stopping(stopping(started(), true), false)).stopping).toBe(false);
+  });
+});
+
+describe("an error frame", () => {
+  const error: ServerEvent = {
+    type: "error",
+    status: 409,
+    error: { type: "invalid_request_error", code: "session_busy", message: "Another turn is running.", param: null },
+  };
+
+  it("before response.created refuses the message and says why", () => {
+    const thread = apply(started(), error);
+    expect(shown(thread)).toEqual([["user", "My name is Ada.", "refused"]]);
+    expect(thread.messages[0]?.error).toBe("Another turn is running.");
+  });
+
+  it("after response.created leaves the turn running until its terminal event", () => {
+    const thread = after([...answerEvents("resp_1", ["Hello"]).slice(0, 1), error]);
+    expect(answerOf(thread)).toMatchObject({ state: "running", error: "Another turn is running." });
+  });
+
+  it("changes nothing where no turn runs", () => {
+    const thread = after(answerEvents("resp_1", ["Hello"]));
+    expect(apply(thread, error)).toBe(thread);
+    expect(refuse(thread, "late")).toBe(thread);
+  });
+
+  it("leaves a message that can be taken back", () => {
+    const thread = apply(started(), error);
+    expect(withdraw(thread, "turn-1-user").messages).toEqual([]);
+    expect(withdraw(after(answerEvents("resp_1", ["Hi"])), "turn-1-user").messages).toHaveLength(2);
+  });
+});
+
+describe("a turn whose socket dropped", () => {
+  const running = after(answerEvents("resp_1", ["Hel", "lo"]).slice(0, 2));
+
+  it("looks neither finished nor failed, and may be stopped again", () => {
+    expect(answerOf(lose(stopping(running, true)))).toMatchObject({ text: "Hel", state: "lost", stopping: false });
+    expect(liveAnswer(lose(running))).not.toBeNull();
+  });
+
+  it("takes on what the server says of it", () => {
+    const partial = adopt(lose(running), response("resp_1", { output: [item("msg_1", "assistant", "Hello A")] }));
+    expect(answerOf(partial)).toMatchObject({ text: "Hello A", state: "lost" });
+    const whole = adopt(partial, response("resp_1", { status: "completed", output: [item("msg_1", "assistant", "Hello Ada")], usage }));
+    expect(answerOf(whole)).toMatchObject({ text: "Hello Ada", state: "completed", receipt: { usage, cache: null, timings: null } });
+  });
+
+  it("keeps its text when the server tells none", () => {
+    expect(answerOf(adopt(lose(running), response("resp_1"))).text).toBe("Hel");
+  });
+
+  it("is interrupted when the server no longer knows it", () => {
+    expect(answerOf(interrupt(lose(running)))).toMatchObject({ text: "Hel", state: "interrupted" });
+  });
+
+  it("was not sent when the server never stored its message", () => {
+    const thread = recover(lose(started()), fromItems("conv_1", [], null), "lost");
+    expect(shown(thread)).toEqual([["user", "My name is Ada.", "refused"]]);
+  });
+
+  it("was not sent when only another page's message was stored", () => {
+    const stored = fromItems("conv_1", [item("msg_1", "user", "Hello from elsewhere")], null);
+    expect(shown(recover(lose(started()), stored, "lost"))).toEqual([
+      ["user", "My name is Ada.", "refused"],
+      ["user", "Hello from elsewhere", "completed"],
+    ]);
+  });
+
+  it("was sent when the server stored its message", () => {
+    const stored = fromItems("conv_1", [item("msg_1", "user", "My name is Ada.")], "resp_1");
+    expect(shown(recover(lose(started()), stored, "lost"))).toEqual([
+      ["user", "My name is Ada.", "completed"],
+      ["assistant", "", "running"],
+    ]);
+  });
+
+  it("that is acknowledged is simply read again", () => {
+    const stored = fromItems("conv_1", [item("msg_1", "user", "My name is Ada."), item("msg_2", "assistant", "Hello Ada")], null);
+    expect(shown(recover(lose(running), stored, "lost"))).toEqual(shown(stored));
+  });
+});
+
+describe("a conversation that is read", () => {
+  const own = { response_id: "resp_1", state: "interrupted" as const, usage, cache, timings };
+  const stored = [item("msg_1", "user", "Hi"), item("msg_2", "assistant", "Hel", own)];
+
+  it("shows each item as it is stored", () => {
+    const thread = fromItems("conv_1", stored, null);
+    expect(shown(thread)).toEqual([
+      ["user", "Hi", "completed"],
+      ["assistant", "Hel", "interrupted"],
+    ]);
+    expect(answerOf(thread).receipt).toEqual({ usage, cache, timings });
+  });
+
+  it("has no receipt where none is stored", () => {
+    const bare = item("msg_2", "assistant", "Hi", { ...own, usage: null, cache: null, timings: null });
+    expect(answerOf(fromItems("conv_1", [bare], null)).receipt).toBeNull();
+  });
+
+  it("shows a running answer once, stored already or not", () => {
+    const running = item("msg_2", "assistant", "Hel", { ...own, state: "running" });
+    expect(fromItems("conv_1", [stored[0]!, running], "resp_1").messages).toHaveLength(2);
+    expect(shown(fromItems("conv_1", [stored[0]!], "resp_1")).at(-1)).toEqual(["assistant", "", "running"]);
+  });
+
+  it("keeps what did not change, so that nothing of it is drawn again", () => {
+    const before = fromItems("conv_1", stored, null);
+    const again = reread(before, fromItems("conv_1", stored, null));
+    expect(again.messages[0]).toBe(before.messages[0]);
+    expect(again.messages[1]).toBe(before.messages[1]);
+  });
+
+  it("keeps the key of a message that changed", () => {
+    const before = lose(after(answerEvents("resp_1", ["Hel", "lo"]).slice(0, 2)));
+    const again = reread(before, fromItems("conv_1", [item("msg_1", "user", "My name is Ada."), stored[1]!], null));
+    expect(again.messages.map((one) => one.key)).toEqual(["turn-1-user", "turn-1-answer"]);
+    expect(answerOf(again).state).toBe("interrupted");
+  });
+
+  it("never has one key twice", () => {
+    const read = (...ids: string[]) => fromItems("conv_1", ids.map((id) => item(id, "user", id)), null);
+    const keys = reread(read("msg_1", "msg_2"), read("msg_1", "msg_3", "msg_2")).messages.map((one) => one.key);
+    expect(keys).toEqual(["msg_1", "msg_3", "msg_2"]);
+  });
+
+  it("keeps refused messages where they stood", () => {
+    const refused = refuse(started(), "busy");
+    const later = after(answerEvents("resp_2", ["Yes"]), begin(refused, "And now?", "turn-2"));
+    const again = reread(later, fromItems("conv_1", [item("msg_1", "user", "And now?"), item("msg_2", "assistant", "Yes")], null));
+    expect(shown(again).map(([, text]) => text)).toEqual(["My name is Ada.", "And now?", "Yes"]);
+  });
+
+  it("shows what other roles said", () => {
+    expect(shown(fromItems("conv_1", [item("msg_0", "system", "Be brief.")], null))).toEqual([["system", "Be brief.", "completed"]]);
+  });
+});
