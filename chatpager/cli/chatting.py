@@ -37,7 +37,7 @@ async def _answer(console: Console, session: Session, text: str) -> None:
             async for piece in reply:
                 console.print(piece, end="", markup=False)
         console.print()
-        console.print(f"[dim]{account(reply)}[/dim]")
+        console.print(f"[dim]{account(reply.reply)}[/dim]")
     except ClientError as error:
         console.print(f"\n[red]{error}[/red]")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import sys
@@ -125,7 +126,7 @@ async def _database(config: Config) -> Finding:
 
     url = config.store.resolved_database_url()
     file = Path(url.removeprefix("sqlite+aiosqlite:///"))
-    if url.startswith("sqlite") and not file.exists():
+    if url.startswith("sqlite") and not await asyncio.to_thread(file.exists):
         return Finding("database", "note", f"{file} is not there yet; the server makes it")
     try:
         store = await Store.open(url, migrate=False)

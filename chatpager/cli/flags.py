@@ -50,6 +50,5 @@ def _flag(s: Setting) -> inspect.Parameter:
         metavar=None if s.type is bool else s.type.__name__.upper().replace("STR", "TEXT"),
     )
     # Text, so that every source is checked by the same rules and blamed by the same words.
-    kind = bool if s.type is bool else str
-    annotation = Annotated[kind | None, option]
+    annotation: Any = Annotated[bool | None, option] if s.type is bool else Annotated[str | None, option]
     return inspect.Parameter(s.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

@@ -20,6 +20,7 @@ import aiohttp
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
+from websockets.typing import Subprotocol
 
 from chatpager.client.reply import Reply
 
@@ -86,9 +87,9 @@ class AsyncClient:
             return await connect(
                 address,
                 additional_headers=self._headers,
-                subprotocols=[SUBPROTOCOL],
+                subprotocols=[Subprotocol(SUBPROTOCOL)],
                 max_size=None,
-                compression=None,  # type: ignore[list-item]
+                compression=None,
             )
         except (OSError, ConnectionClosed, TimeoutError) as error:
             raise ClientError(f"no server at {self.url} ({error}); start one: chatpager demo") from error

@@ -78,5 +78,6 @@ async def _drain(app: web.Application) -> None:
     service = app[SERVICE]
     service.draining = True
     await service.hub.drain(service.config.drain_seconds)
-    for ws in list(app[SOCKETS]):
+    sockets = app[SOCKETS]
+    for ws in list(sockets):
         await ws.close(code=WSCloseCode.SERVICE_RESTART, message=b"the server is restarting")

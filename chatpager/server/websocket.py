@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 HEARTBEAT_SECONDS = 20.0
 SEND_SECONDS = 30.0
 """A frame that the client does not take for so long ends the connection."""
-SOCKETS: web.AppKey[set[web.WebSocketResponse]] = web.AppKey("sockets", set)
+SOCKETS = web.AppKey("sockets", set[web.WebSocketResponse])
 
 
 async def responses_socket(request: web.Request) -> web.WebSocketResponse:
