@@ -22,6 +22,7 @@ from chatpager.errors import ChatpagerError, EngineStopped, RequestError
 log = structlog.get_logger(__name__)
 
 Outputs = Callable[[list[StepOutput]], None]
+STOPPED = "the engine has stopped; restart the server"
 
 
 class EngineThread:
@@ -35,6 +36,8 @@ class EngineThread:
         self._stopped = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ready: asyncio.Future[Engine] | None = None
+        self._asked: set[asyncio.Future[EngineStats]] = set()
+        """Questions on their way to the thread; it may end before it reads them."""
 
     @property
     def alive(self) -> bool:
@@ -58,11 +61,15 @@ class EngineThread:
             EngineStopped: the thread has ended.
         """
         if self._stopped.is_set():
-            raise EngineStopped("the engine has stopped; restart the server")
+            raise EngineStopped(STOPPED)
         self._commands.put(command)
 
     async def stats(self) -> EngineStats:
-        """Figures as of the end of the step that is running."""
+        """Figures as of the end of the step that is running.
+
+        Raises:
+            EngineStopped: the thread has ended.
+        """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[EngineStats] = loop.create_future()
 
@@ -74,15 +81,26 @@ class EngineThread:
             loop.call_soon_threadsafe(settle, engine.stats())
 
         if self._stopped.is_set():
-            raise EngineStopped("the engine has stopped; restart the server")
+            raise EngineStopped(STOPPED)
+        self._asked.add(answer)
         self._commands.put(ask)
-        return await answer
+        try:
+            return await answer
+        finally:
+            self._asked.discard(answer)
 
     async def stop(self) -> None:
         """End the thread after the step that is running; turns that are not finished stay so."""
         self._commands.put(None)
         if self._thread.ident is not None:
             await asyncio.to_thread(self._thread.join)
+
+    def _ended(self) -> None:
+        """The thread's last word, on the loop: what was asked too late gets no figures."""
+        for answer in self._asked:
+            if not answer.done():
+                answer.set_exception(EngineStopped(STOPPED))
+        self._on_outputs([])
 
     # -- inside the thread --------------------------------------------------------------------------------------------
 
@@ -104,7 +122,7 @@ class EngineThread:
             log.exception("engine.stopped")
         finally:
             self._stopped.set()
-            self._tell(self._on_outputs, [])
+            self._tell(self._ended)
 
     def _tell(self, function: Callable[..., object], *args: object) -> None:
         assert self._loop is not None

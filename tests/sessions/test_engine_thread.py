@@ -125,3 +125,15 @@ async def test_figures_asked_for_by_one_who_gave_up_are_dropped(rig):
 
 async def test_a_thread_that_was_never_started_can_be_stopped():
     await EngineThread(make_engine, Listener()).stop()
+
+
+async def test_figures_asked_of_an_engine_that_ends_are_refused_not_awaited_for_ever(rig):
+    thread, _, _ = rig
+
+    async def ask_until_refused():
+        while True:
+            await thread.stats()
+
+    thread._commands.put(None)
+    with pytest.raises(EngineStopped):
+        await asyncio.wait_for(ask_until_refused(), 10)
