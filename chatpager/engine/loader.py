@@ -49,33 +49,48 @@ def load(path: Path, *, dtype: str = "auto", device: str = "auto") -> LoadedMode
     """
     raw = read_config(path)
     shards = weight_files(path)
-    try:
-        config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except (ValueError, KeyError, OSError) as error:
-        kind = raw.get("model_type")
-        raise ModelLoadError(path, f"transformers does not know model_type {kind!r}: {_first_line(error)}") from error
+    config = _configuration(path, raw)
     shape = architectures.check(config, path)
     place = _device(device)
     kind_of_number = _dtype(dtype, config, path)
+    module = _module(path, config, kind_of_number).to(place).eval()
+    module.requires_grad_(False)
+    fingerprint = _fingerprint(raw, shards)
+    return LoadedModel(module, config, shape, kind_of_number, place, eos_token_ids(path, raw), fingerprint)
+
+
+# A folder may be broken in any way, and transformers' validators raise what they like: every exception is the folder's.
+
+
+def _configuration(path: Path, raw: dict[str, Any]) -> Any:
+    try:
+        return transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:
+        reason = f"transformers cannot read it (model_type {raw.get('model_type')!r}): {_one_line(error)}"
+        raise ModelLoadError(path / "config.json", reason) from error
+
+
+def _module(path: Path, config: Any, dtype: torch.dtype) -> torch.nn.Module:
+    """The model with every tensor from the folder; none is made up."""
     register()
     transformers.utils.logging.disable_progress_bar()
     model_class = getattr(transformers, architectures.SERVED[config.model_type])
     try:
-        module = model_class.from_pretrained(
+        module, report = model_class.from_pretrained(
             path,
             config=config,
-            dtype=kind_of_number,
+            dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
             attn_implementation=ATTENTION,
             local_files_only=True,
+            output_loading_info=True,
         )
-    except (ValueError, KeyError, OSError, RuntimeError, SafetensorError) as error:
-        raise ModelLoadError(path, _first_line(error)) from error
-    module = module.to(place).eval()
-    module.requires_grad_(False)
-    fingerprint = _fingerprint(raw, shards)
-    return LoadedModel(module, config, shape, kind_of_number, place, eos_token_ids(path, raw), fingerprint)
+    except Exception as error:
+        raise ModelLoadError(path, _one_line(error)) from error
+    if missing := sorted(report["missing_keys"]):
+        raise ModelLoadError(path, f"the weights lack {len(missing)} of the model's tensors, the first is {missing[0]}")
+    return module
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -105,7 +120,7 @@ def weight_files(path: Path) -> list[Path]:
             with safe_open(shard, "pt") as file:
                 file.keys()
         except (SafetensorError, OSError) as error:
-            raise ModelLoadError(shard, f"not a readable safetensors file: {_first_line(error)}") from error
+            raise ModelLoadError(shard, f"not a readable safetensors file: {_one_line(error)}") from error
     return shards
 
 
@@ -126,7 +141,7 @@ def _read_json(path: Path, *, required: bool) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelLoadError(path, f"not readable as JSON: {_first_line(error)}") from error
+        raise ModelLoadError(path, f"not readable as JSON: {_one_line(error)}") from error
     if not isinstance(value, dict):
         raise ModelLoadError(path, "not a JSON object")
     return value
@@ -162,9 +177,9 @@ def _fingerprint(config: dict[str, Any], shards: list[Path]) -> bytes:
     return digest.digest()
 
 
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:300] if text else type(error).__name__
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text[:300] if text else type(error).__name__
 
 
 def sampling_defaults(path: Path) -> dict[str, Any]:

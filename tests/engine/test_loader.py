@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from chatpager.engine import architectures, loader
 from chatpager.errors import ModelLoadError, UnsupportedModel
@@ -71,6 +72,21 @@ def missing_shard(folder):
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00002.safetensors"}}')
 
 
+def missing_tensor(folder):
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["model.layers.1.self_attn.k_proj.weight"]
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def odd_rope(folder):
+    write_config(folder, rope_parameters={"rope_type": "default", "rope_theta": "many"})
+
+
+def wrong_kind_of_field(folder):
+    write_config(folder, num_hidden_layers="two")
+
+
 def not_json(folder):
     (folder / "config.json").write_text("{")
 
@@ -102,6 +118,9 @@ def wrong_shapes(folder):
         (truncated, "not a readable safetensors"),
         (huge_header, "not a readable safetensors"),
         (missing_shard, "this shard, but it is missing"),
+        (missing_tensor, r"lack 1 of the model's tensors, .*layers\.1\.self_attn\.k_proj"),
+        (odd_rope, "."),
+        (wrong_kind_of_field, "."),
         (not_json, "not readable as JSON"),
         (not_an_object, "not a JSON object"),
         (unknown_kind, "nothing_known"),
