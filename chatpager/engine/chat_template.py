@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from chatpager.engine.tokenizer import SLOT_CLOSE, SLOT_OPEN, Tokenizer
-from chatpager.errors import InvalidRequest
+from chatpager.errors import InvalidRequest, ModelLoadError
 
 _SLOT = re.compile(f"{SLOT_OPEN}(\\d+){SLOT_CLOSE}")
 
@@ -51,7 +51,11 @@ class Traits:
 
 
 class ChatTemplate:
-    """The template of one model."""
+    """The template of one model.
+
+    Raises:
+        ModelLoadError: the template cannot render even one message of a user.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -95,6 +99,10 @@ class ChatTemplate:
     def _probe(self) -> Traits:
         user, system = ChatMessage("user", "a"), ChatMessage("system", "b")
         answer = ChatMessage("assistant", "<think>\nc\n</think>\n\n d ", [])
+        try:
+            self._render([user], slots=False)
+        except InvalidRequest as error:
+            raise ModelLoadError(self._tokenizer.path, error.message) from error
 
         def allows(*messages: ChatMessage) -> bool:
             try:

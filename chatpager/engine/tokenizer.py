@@ -12,7 +12,6 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import transformers
 import xxhash
 from tokenizers import Tokenizer as Backend
@@ -38,6 +37,7 @@ class Tokenizer:
     def __init__(self, path: Path) -> None:
         if not path.is_dir():
             raise ModelLoadError(path, NO_FOLDER)
+        self.path = path
         try:
             self._hf = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -96,7 +96,7 @@ class Tokenizer:
             text: str = self._hf.apply_chat_template(
                 list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
             )
-        except jinja2.TemplateError as error:
+        except Exception as error:  # a template is a program, and may fail in any way
             raise InvalidRequest(
                 f"the model's chat template refuses these messages: {error}", param="messages"
             ) from error

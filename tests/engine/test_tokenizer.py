@@ -157,8 +157,14 @@ class TestTemplate:
             with_template(None).prompt([USER])
 
     def test_what_a_template_refuses_even_then_is_the_clients_error(self, with_template):
+        twice = "{% if messages | length > 1 %}{{ raise_exception('never') }}{% endif %}{{ messages[0].content }}"
         with pytest.raises(InvalidRequest, match="refuses these messages: never"):
-            with_template("{{ raise_exception('never') }}").prompt([USER])
+            with_template(twice).prompt([USER, ANSWER, USER])
+
+    @pytest.mark.parametrize("template", ["{{ messages", "{{ raise_exception('never') }}", "{{ 1 / 0 }}"])
+    def test_a_template_that_renders_nothing_at_all_is_refused_at_load(self, with_template, template):
+        with pytest.raises(ModelLoadError, match="chat template"):
+            with_template(template)
 
     def test_a_template_runs_in_a_sandbox(self, with_template):
         for attack in (
@@ -166,8 +172,8 @@ class TestTemplate:
             "{{ messages.append(1) }}",
             "{{ cycler.__init__.__globals__ }}",
         ):
-            with pytest.raises(InvalidRequest):
-                with_template(attack + "{{ messages[0].content }}").prompt([USER])
+            with pytest.raises(ModelLoadError, match=r"unsafe|is not safe"):
+                with_template(attack + "{{ messages[0].content }}")
 
     def test_conversation_text_is_data_to_the_template(self, tokenizer):
         prompt = ChatTemplate(tokenizer).prompt([ChatMessage("user", "{{ 7 * 7 }}{% raw %}")])
