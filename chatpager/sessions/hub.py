@@ -75,8 +75,9 @@ class SessionHub:
         """Load the model, and end what a crash left running as ``interrupted``.
 
         Raises:
-            ConfigError, ModelLoadError, StoreError: the server cannot start.
+            ConfigError, ModelLoadError, StoreError: the server cannot start (also when another one has the database).
         """
+        await self.store.claim()
         self.engine = EngineThread(self._build_engine, self._receive)
         engine = await self.engine.start()
         self.max_model_len = engine.runner.max_model_len

@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from chatpager import failpoints
 from chatpager.errors import StoreError
-from chatpager.store import address, faults
+from chatpager.store import address, claim, faults
 
 BUSY_TIMEOUT_MS = 5000
 _CONNECT_SECONDS = 10
@@ -38,6 +38,7 @@ class Database:
         self._queue = asyncio.Lock() if self.file else nullcontext()
         self._identity: tuple[int, int] | None = None
         self._unusable = ""
+        self._claim: int | AsyncConnection | None = None
         self._engine = _sqlite_engine(self.url, busy_timeout_ms) if self.file else _postgres_engine(self.url)
 
     def make_file(self) -> None:
@@ -64,8 +65,30 @@ class Database:
             raise StoreError(f"the database {self.shown} is on a file system that cannot share memory (WAL)")
         self._identity = _identity(self.file)
 
+    async def claim(self) -> None:
+        """Become the only server of this database until ``close``. Raises StoreError when another one is."""
+        assert self._claim is None, "claimed twice"
+        if self.file:
+            self._claim = claim.claim_file(self.file, self.shown)
+            return
+        with faults.translated(self.shown):
+            c = await self._engine.connect()
+            try:
+                await claim.claim_connection(c, self.shown)
+            except BaseException:
+                await c.close()
+                raise
+        self._claim = c
+
     async def close(self) -> None:
         self._unusable = self._unusable or "is closed"
+        held, self._claim = self._claim, None
+        if isinstance(held, AsyncConnection):
+            # The pool would keep the connection, and with it the lock.
+            await held.invalidate()
+            await held.close()
+        elif held is not None:
+            os.close(held)
         await self._engine.dispose()
 
     @asynccontextmanager

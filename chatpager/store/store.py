@@ -56,6 +56,14 @@ class Store:
             raise
         return cls(database)
 
+    async def claim(self) -> None:
+        """Become the only server of this database, until it is closed or the process ends in whatever way.
+
+        Raises:
+            StoreError: another server is.
+        """
+        await self._database.claim()
+
     async def close(self) -> None:
         await self._database.close()
 
@@ -204,7 +212,7 @@ class Store:
     async def recover(self, now: int) -> list[Recovered]:
         """End every live turn as ``interrupted``, with what the journal kept of its answer.
 
-        For the start of the only server of this database, before its first turn: no live turn has an owner then.
+        For a server that has just claimed the database, before its first turn: no live turn has an owner then.
         """
         async with self._database.write("recover") as c:
             return await turns.recover(c, now)
