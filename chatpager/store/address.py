@@ -46,7 +46,9 @@ def parse(url: str) -> URL:
 
 
 def shown(url: URL) -> str:
-    """``url`` without its password, wherever it stands."""
+    """The file of SQLite; else ``url`` without its password, wherever it stands."""
+    if is_sqlite(url) and (file := file_of(url)) is not None:
+        return str(file)
     secrets = [key for key in url.query if "pass" in key.lower()]
     return url.difference_update_query(secrets).render_as_string(hide_password=True)
 

@@ -48,6 +48,10 @@ def test_a_shown_url_has_no_password_anywhere():
     assert address.shown(url) == "postgresql+asyncpg://u:***@h:5433/d?ssl=require"
 
 
+def test_a_file_is_shown_as_its_path():
+    assert address.shown(address.parse("sqlite:////var/x.db")) == "/var/x.db"
+
+
 def test_the_file_of_a_url():
     assert address.file_of(address.parse("sqlite:////var/x.db")) == Path("/var/x.db")
     assert address.file_of(address.parse("sqlite:///x.db")) == Path("x.db")
