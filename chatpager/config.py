@@ -61,7 +61,9 @@ class EngineConfig:
     swap_space: float = setting(0.0, "host memory for swapped KV blocks, in GiB", check=_at_least(0))
     tensor_parallel_size: int = setting(1, "devices one model is split over", check=_at_least(1))
     enable_prefix_caching: bool = setting(True, "reuse the KV blocks of shared prefixes")
-    seed: int = setting(0, "seed of requests that bring none", check=_at_least(0))
+    seed: int | None = setting(
+        None, "seed of requests that bring none; default: a new one each start", check=_at_least(0)
+    )
     num_threads: int | None = setting(None, "torch threads of the engine on a CPU", check=_at_least(1))
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import secrets
+import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
+
+import xxhash
 
 from chatpager.config import EngineConfig
 from chatpager.engine.block_hash import BlockHasher, Field
@@ -63,6 +66,8 @@ class Engine:
         self.config = config
         self.runner = runner
         self.pool = BlockPool(runner.num_blocks)
+        # One block is kept for a copied tail; what can never be allocated would be waited for for ever.
+        self._longest = min(runner.max_model_len, (self.pool.usable - 1) * config.block_size)
         self.cache = PrefixCache(self.pool, config.block_size, enabled=config.enable_prefix_caching)
         if limits is None:
             # A step always has room for one token of every running sequence.
@@ -70,7 +75,7 @@ class Engine:
             limits = Limits(config.max_num_batched_tokens, seqs)
         self.scheduler = Scheduler(self.cache, limits)
         self._hash_bits = hash_bits
-        self._hashers: dict[bytes, BlockHasher] = {}
+        self._seed = config.seed if config.seed is not None else secrets.randbits(63)
         self._requests: dict[str, _Request] = {}
         self._arrivals = 0
         self._early: list[StepOutput] = []
@@ -88,11 +93,11 @@ class Engine:
         """
         self._check(request)
         params, prompt = request.params, request.prompt_token_ids
-        limit = self.runner.max_model_len
-        max_length = min(limit, len(prompt) + (params.max_tokens if params.max_tokens is not None else limit))
+        wanted = params.max_tokens if params.max_tokens is not None else self._longest
+        max_length = min(self._longest, len(prompt) + wanted)
         hasher = self._hasher(request.salt)
-        seed = params.seed if params.seed is not None else secrets.randbits(63)
         self._arrivals += 1
+        seed = params.seed if params.seed is not None else self._next_seed()
         first = Sequence(
             request.request_id,
             list(prompt),
@@ -148,12 +153,14 @@ class Engine:
                 self._fail(row, result, outputs)
             else:
                 self._advance(row, result, now, outputs)
+        self.scheduler.settle()
         return outputs
 
     def _compute(self, plan: Plan) -> list[tuple[Row, list[Sampled] | EngineError]]:
         """Run the plan; if it raises, run its rows one by one, so that only those at fault fail.
 
-        Writing the same keys and values twice changes nothing, so a row that was computed may be computed again.
+        A row that was computed may be computed again: it writes the same keys and values to the same places, and what
+        it copies first is held until the step is over.
         """
         try:
             return _by_row(plan, self.runner.run(plan))
@@ -261,17 +268,19 @@ class Engine:
         wanted = max(1, params.min_tokens)
         if len(prompt) + wanted > self.runner.max_model_len:
             raise ContextLengthExceeded(len(prompt), wanted, self.runner.max_model_len)
-        blocks = -(-(len(prompt) + wanted) // self.config.block_size)
-        if blocks + 1 > self.pool.usable:
+        if len(prompt) + wanted > self._longest:
             raise CapacityExceeded(
-                f"the prompt needs {blocks} KV blocks, the pool has {self.pool.usable}", param="prompt"
+                f"the prompt and {wanted} more need room for {len(prompt) + wanted} tokens, "
+                f"the KV pool has it for {self._longest}",
+                param="prompt",
             )
 
     def _hasher(self, salt: bytes) -> BlockHasher:
-        if salt not in self._hashers:
-            domain = [*self.runner.hash_domain(), ("salt", salt)]
-            self._hashers[salt] = BlockHasher(domain, self.config.block_size, bits=self._hash_bits)
-        return self._hashers[salt]
+        domain = [*self.runner.hash_domain(), ("salt", salt)]
+        return BlockHasher(domain, self.config.block_size, bits=self._hash_bits)
+
+    def _next_seed(self) -> int:
+        return xxhash.xxh3_64_intdigest(struct.pack("<QQ", self._seed, self._arrivals)) >> 1
 
     def stats(self) -> EngineStats:
         """Queue, cache and memory as they are now; cheap enough for once a second."""
@@ -296,6 +305,7 @@ class Engine:
             assert seq.status is SequenceStatus.RUNNING, seq.status
             allocated = self.config.block_size * len(seq.block_table)
             assert seq.committed <= allocated, (seq.committed, allocated)
+        assert self.scheduler.occupied <= self.scheduler.limits.max_num_seqs, "more sequences than a step has rows"
         assert all(not seq.block_table for seq in self.scheduler.waiting)
 
 

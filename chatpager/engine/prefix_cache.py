@@ -1,8 +1,8 @@
 """Finding, publishing and evicting the blocks of shared prefixes.
 
 A hit is a chain of CACHED blocks from the root whose token ids equal the sequence's, compared one by one: the hash only
-says where to look. Eviction takes leaves that nobody holds, by class, then least recently used, then deepest first, so
-a conversation loses its end before its beginning and what is left can still be hit.
+says where to look. Eviction takes leaves that nobody holds, the least recently used first, then the deepest, so a
+conversation loses its end before its beginning and what is left can still be hit.
 """
 
 from __future__ import annotations
@@ -115,7 +115,8 @@ class PrefixCache:
     def publish(self, seq: Sequence) -> None:
         """Name the full blocks of ``seq`` whose content is written. Called only after the step that wrote them.
 
-        A block gets a name only behind a named parent. Where an equal block already has it, ours stays without.
+        A block gets a name only behind a named parent. Where an equal block already has it, ours stays without. Blocks
+        that came from the cache are never named again: without a name they were discarded.
         """
         full = seq.committed // self.block_size
         if not self.enabled or seq.published >= full:
@@ -123,10 +124,12 @@ class PrefixCache:
         hashes = seq.full_hashes(full)
         start = seq.published
         parent = self._named_block(seq, start - 1) if start else None
-        while start and parent is None:
+        while start > seq.written and parent is None:
             # The equal block we relied on was evicted while ours lived on: publish ours in its place.
             start -= 1
             parent = self._named_block(seq, start - 1) if start else None
+        if start and parent is None:
+            return
         for i in range(start, full):
             tokens = seq.block_tokens(i)
             found = self.pool.index.get(hashes[i])
@@ -156,19 +159,17 @@ class PrefixCache:
         return run[0] if ancestry_agrees else None
 
     def discard(self, seq: Sequence) -> None:
-        """Take the names off everything ``seq`` computed and all that was computed from it (poisoned content)."""
-        bad = {block for i in range(seq.written, seq.published) if (block := self._named_block(seq, i))}
+        """Take the names off everything ``seq`` read or computed, and all that was computed from it: one of them is
+        poisoned, and to lose a good prefix is better than to keep a bad one."""
+        bad = {block for i in range(seq.published) if (block := self._named_block(seq, i))}
         grown = bool(bad)
         while grown:
             more = {b for b in self.pool.index.values() if b.parent in bad and b not in bad}
             grown = bool(more)
             bad |= more
         for block in sorted(bad, key=lambda b: b.depth, reverse=True):
-            parent = block.parent
             self.pool.unname(block)
-            if parent:
-                self._offer(parent)
-        seq.published = min(seq.published, seq.written)
+        seq.published = 0
 
     # -- taking and giving back ---------------------------------------------------------------------------------------
 

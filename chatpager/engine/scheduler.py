@@ -2,17 +2,18 @@
 
 There is no prefill phase and no decode phase, only sequences whose ``committed`` chases their length under one token
 budget. Order: sequences that need one token, then prompts with little left (the short lane: warm turns), then long
-prompts in chunks that leave half of the prefill budget to the short lane while it is not empty. Requests wait in the
-order of priority, then of what is left to compute less a credit that grows with age, so warm turns go first and cold
-ones are overtaken for a bounded time only.
+prompts in chunks; while both lanes have somebody, each has its share of the prefill budget. Requests wait in the order
+of priority, then of what is left to compute less a credit that grows with age, so warm turns go first and cold ones are
+overtaken for a bounded time only.
 """
 
 from __future__ import annotations
 
-import heapq
+from bisect import bisect_left, insort
 from dataclasses import dataclass, field
 
-from chatpager.engine.block_hash import BlockHash
+from chatpager.engine.claims import Claims
+from chatpager.engine.lanes import Lanes
 from chatpager.engine.prefix_cache import PrefixCache
 from chatpager.engine.sequence import Sequence, SequenceStatus
 
@@ -24,7 +25,9 @@ class Limits:
     max_num_batched_tokens: int = 8192
     max_num_seqs: int = 256
     long_prefill_threshold: int = 4096
+    """A prompt with more left is long, and so is one with more left than half a step."""
     long_prefill_share: float = 0.5
+    """Of the prefill budget, for the long lane while the short one is not empty."""
     age_credit: int = 256
     """Tokens that a waiting request's uncached length seems shorter for every step it has waited."""
     max_preemptions: int = 3
@@ -41,7 +44,8 @@ class Row:
     count: int
     samples: list[Sequence] = field(default_factory=list)
     copy: tuple[int, int] | None = None
-    """(shared block, own block): copied before the step writes into it."""
+    """(shared block, own block): copied before the step writes into it. The shared one is held until ``settle``, so
+    that a step can be repeated, and no block is source and target in one step."""
 
 
 @dataclass
@@ -62,26 +66,33 @@ class Scheduler:
         self.limits = limits
         self.block_size = cache.block_size
         self.waiting: list[Sequence] = []
+        """By priority, then age."""
         self.running: list[Sequence] = []
         """In the order of admission."""
         self.stats = SchedulerStats()
         self._promised: list[Sequence] = []
         """Running sequences that were preempted too often to be preempted again."""
-        self._claims: dict[BlockHash, Sequence] = {}
-        """Prompt blocks that a running sequence is about to compute: others wait for them (one prefill at most)."""
+        self._copied: list[int] = []
+        """Blocks held because a row of this step copies them."""
+        self._claims = Claims()
+
+    @property
+    def occupied(self) -> int:
+        """Sequences that run, with the siblings that will once their prompt is computed."""
+        return sum(1 + len(seq.forks) for seq in self.running)
 
     # -- the life of a sequence ---------------------------------------------------------------------------------------
 
     def add(self, seq: Sequence) -> None:
         seq.status = SequenceStatus.WAITING
-        self.waiting.append(seq)
+        insort(self.waiting, seq, key=_turn)
 
     def commit(self, row: Row) -> None:
         """The step that computed ``row`` is done: its blocks may now be found, its siblings start from its prompt."""
         seq = row.seq
         seq.committed += row.count
         self.cache.publish(seq)
-        self._drop_claims(seq, seq.committed // self.block_size)
+        self._claims.drop(seq, seq.committed // self.block_size)
         if len(row.samples) > 1:
             for twin in seq.forks:
                 self._share_table(seq, twin)
@@ -92,9 +103,20 @@ class Scheduler:
         if seq.status is SequenceStatus.RUNNING:
             self.running.remove(seq)
             self._vacate(seq)
-        elif seq.status is SequenceStatus.WAITING and seq in self.waiting:
-            self.waiting.remove(seq)
+        elif seq.status is SequenceStatus.WAITING:
+            self._stop_waiting(seq)
         seq.status = SequenceStatus.FINISHED
+
+    def settle(self) -> None:
+        """The step is over, well or not: what only it needed is let go."""
+        while self._copied:
+            self.cache.let_go(self.cache.pool.blocks[self._copied.pop()])
+
+    def _stop_waiting(self, seq: Sequence) -> None:
+        """A sibling that waits for its request's prompt is not in the queue."""
+        place = bisect_left(self.waiting, _turn(seq), key=_turn)
+        if place < len(self.waiting) and self.waiting[place] is seq:
+            del self.waiting[place]
 
     def _share_table(self, seq: Sequence, twin: Sequence) -> None:
         for block_id in seq.block_table:
@@ -108,45 +130,42 @@ class Scheduler:
         self.running.append(twin)
 
     def _vacate(self, seq: Sequence) -> None:
-        self._drop_claims(seq, seq.claims.stop)
+        self._claims.drop(seq, seq.claims.stop)
         self.cache.free(seq.block_table)
         seq.committed = seq.published = seq.written = 0
         if seq in self._promised:
             self._promised.remove(seq)
 
-    def _drop_claims(self, seq: Sequence, upto: int) -> None:
-        """Blocks before ``upto`` are computed now, or never will be by this sequence."""
-        done = range(seq.claims.start, min(seq.claims.stop, upto))
-        for i in done:
-            if self._claims.get(seq.hashes[i]) is seq:
-                del self._claims[seq.hashes[i]]
-        if done:
-            seq.claims = range(done.stop, seq.claims.stop)
-
     # -- one step -----------------------------------------------------------------------------------------------------
 
     def schedule(self) -> Plan:
-        """Fill one step. Only blocks are taken here; ``commit`` records what was computed."""
+        """Fill one step. Only blocks are taken here; ``commit`` records what was computed, ``settle`` ends it."""
         plan = Plan()
         budget = self.limits.max_num_batched_tokens
         for seq in sorted((s for s in self.running if s.remaining == 1), key=lambda s: s.priority):
             if budget and seq.status is SequenceStatus.RUNNING:
                 budget -= self._grow(plan, seq, 1)
-        lanes = _Lanes(budget, self.limits)
+        candidates = self._candidates()
+        lanes = self._lanes(budget, candidates)
         prefills = sorted(
             (s for s in self.running if s.remaining > 1), key=lambda s: (lanes.is_long(s.remaining), s.priority)
         )
-        candidates = self._candidates()
-        if any(not lanes.is_long(c.uncached) for c in candidates) or any(
-            not lanes.is_long(s.remaining) for s in prefills
-        ):
-            lanes.share_with_short()
         for seq in prefills:
             count = lanes.chunk(seq.remaining)
             if count and seq.status is SequenceStatus.RUNNING:
                 lanes.take(seq.remaining, self._grow(plan, seq, count))
         self._admit(plan, lanes, candidates)
         return plan
+
+    def _lanes(self, budget: int, candidates: list[_Candidate]) -> Lanes:
+        threshold = min(self.limits.long_prefill_threshold, self.limits.max_num_batched_tokens // 2)
+        lanes = Lanes(budget, threshold=threshold, share=self.limits.long_prefill_share)
+        running = [s.remaining for s in self.running if s.remaining > 1]
+        lanes.divide(
+            long_runs=any(map(lanes.is_long, running)),
+            short_comes=not all(map(lanes.is_long, [*running, *(c.uncached for c in candidates)])),
+        )
+        return lanes
 
     def _grow(self, plan: Plan, seq: Sequence, count: int) -> int:
         """Add a row for ``count`` more tokens of a running sequence, preempting others for its blocks if need be.
@@ -164,7 +183,7 @@ class Scheduler:
             old = seq.block_table[shared]
             copy = (old, fresh.pop())
             seq.block_table[shared] = copy[1]
-            self.cache.let_go(self.cache.pool.blocks[old])
+            self._copied.append(old)  # the table's hold becomes the step's
         seq.block_table.extend(fresh)
         done = seq.committed + count == len(seq)
         plan.rows.append(Row(seq, count, [seq, *seq.forks] if done else [], copy))
@@ -174,8 +193,13 @@ class Scheduler:
         """(blocks to allocate for ``count`` more tokens, place of a shared block that is written and so copied)."""
         table_need = _blocks(seq.committed + count, self.block_size) - len(seq.block_table)
         place = seq.committed // self.block_size
-        shared = place < len(seq.block_table) and self.cache.pool.blocks[seq.block_table[place]].ref > 1
+        shared = place < len(seq.block_table) and self._is_shared(seq.block_table[place])
         return table_need + shared, place if shared else None
+
+    def _is_shared(self, block_id: int) -> bool:
+        """Whether another table has the block too. A step's hold does not count: it copies before anything is written,
+        and what it copies ends before the place where the last holder writes."""
+        return self.cache.pool.blocks[block_id].ref - self._copied.count(block_id) > 1
 
     # -- room for all -------------------------------------------------------------------------------------------------
 
@@ -197,7 +221,11 @@ class Scheduler:
 
     def _preempt(self, plan: Plan, seq: Sequence) -> None:
         """Back to waiting; its full blocks stay findable, so that resuming computes little unless they are evicted."""
-        plan.rows = [row for row in plan.rows if row.seq is not seq]
+        for row in [row for row in plan.rows if row.seq is seq]:
+            plan.rows.remove(row)
+            if row.copy:
+                self._copied.remove(row.copy[0])
+                self.cache.let_go(self.cache.pool.blocks[row.copy[0]])
         self.stats.preemptions += 1
         self.running.remove(seq)
         self._vacate(seq)
@@ -208,22 +236,20 @@ class Scheduler:
 
     def _candidates(self) -> list[_Candidate]:
         """The oldest waiting requests in the order in which they should be admitted."""
-        if not self.waiting or len(self.running) >= self.limits.max_num_seqs:
+        if not self.waiting or self.occupied >= self.limits.max_num_seqs:
             return []
-        oldest = heapq.nsmallest(self.limits.window, self.waiting, key=lambda s: (s.priority, s.arrival, s.index))
+        oldest = self.waiting[: self.limits.window]
         credit = self.limits.age_credit
         found = [_Candidate(s, len(s) - self.cache.peek(s) * self.block_size) for s in oldest]
         return sorted(
             found, key=lambda c: (c.seq.priority, max(0, c.uncached - credit * c.seq.age), c.seq.arrival, c.seq.index)
         )
 
-    def _admit(self, plan: Plan, lanes: _Lanes, candidates: list[_Candidate]) -> None:
+    def _admit(self, plan: Plan, lanes: Lanes, candidates: list[_Candidate]) -> None:
         for candidate in candidates:
             seq = candidate.seq
-            if len(self.running) + 1 + len(seq.forks) > self.limits.max_num_seqs or not lanes.left:
+            if self.occupied + 1 + len(seq.forks) > self.limits.max_num_seqs or not lanes.left:
                 break
-            if not lanes.chunk(candidate.uncached):
-                continue
             if self._is_deferred(seq):
                 self.stats.deferred += 1
                 continue
@@ -242,10 +268,14 @@ class Scheduler:
             return False
         return seq.hashes[first] in self._claims
 
-    def _admit_one(self, plan: Plan, lanes: _Lanes, seq: Sequence) -> bool:
+    def _admit_one(self, plan: Plan, lanes: Lanes, seq: Sequence) -> bool:
         """Match, check that the whole prompt fits (not only its first chunk), and start. False: no room now."""
         match = self.cache.match(seq)
         tokens = len(match.blocks) * self.block_size
+        count = lanes.chunk(len(seq) - tokens)
+        if not count:
+            match.rollback()
+            return True
         need = _blocks(len(seq), self.block_size) - len(match.blocks)
         if self._immune(seq):
             need = _blocks(seq.max_length, self.block_size) + 1 - len(match.blocks)
@@ -253,7 +283,7 @@ class Scheduler:
         if need + watermark + self._unfinished_prefills() > self._allocatable(seq):
             match.rollback()
             return False
-        self.waiting.remove(seq)
+        self._stop_waiting(seq)
         self.running.append(seq)
         if self._immune(seq):
             self._promised.append(seq)
@@ -262,8 +292,8 @@ class Scheduler:
         seq.committed = tokens
         seq.published = seq.written = len(match.blocks)
         self._count_admission(seq, tokens)
-        self._claim(seq)
-        count = lanes.chunk(seq.remaining)
+        if self.cache.enabled:
+            self._claims.take(seq)
         lanes.take(seq.remaining, self._grow(plan, seq, count))
         return True
 
@@ -284,13 +314,6 @@ class Scheduler:
             if s.remaining > 1 and not self._immune(s)
         )
 
-    def _claim(self, seq: Sequence) -> None:
-        if not self.cache.enabled:
-            return
-        seq.claims = range(seq.written, len(seq) // self.block_size)
-        for name in seq.full_hashes(seq.claims.stop)[seq.claims.start :]:
-            self._claims.setdefault(name, seq)
-
 
 @dataclass(frozen=True)
 class _Candidate:
@@ -298,28 +321,9 @@ class _Candidate:
     uncached: int
 
 
-class _Lanes:
-    """The prefill budget of one step, split between prompts with little left and long ones."""
-
-    def __init__(self, budget: int, limits: Limits) -> None:
-        self.left = budget
-        self._long_left = budget
-        self._limits = limits
-
-    def is_long(self, remaining: int) -> bool:
-        return remaining > self._limits.long_prefill_threshold
-
-    def share_with_short(self) -> None:
-        self._long_left = max(1, int(self.left * self._limits.long_prefill_share)) if self.left else 0
-
-    def chunk(self, remaining: int) -> int:
-        """Tokens that a prompt with ``remaining`` tokens to go may compute now."""
-        return min(remaining, self.left, self._long_left if self.is_long(remaining) else self.left)
-
-    def take(self, remaining: int, count: int) -> None:
-        self.left -= count
-        if self.is_long(remaining):
-            self._long_left -= count
+def _turn(seq: Sequence) -> tuple[int, int, int]:
+    """A request's place in the queue; no two are equal."""
+    return seq.priority, seq.arrival, seq.index
 
 
 def _blocks(tokens: int, block_size: int) -> int:

@@ -60,7 +60,8 @@ class FakeRunner:
         self.steps = []
         self.raise_for = set()
         self.nan_for = set()
-        self.raise_once = False
+        self.raise_once = None
+        """"before" or "after": the next step of several rows raises before it has written anything, or at its end."""
         self.tokens, self.finals = {}, {}
         """What ``step`` and ``run`` saw: request id -> {index: tokens}, and (id, index) -> the final output."""
 
@@ -68,20 +69,30 @@ class FakeRunner:
         return [("model", "fake")]
 
     def run(self, plan):
-        if self.raise_once and len(plan.rows) > 1:
-            self.raise_once = False
+        fault = self.raise_once if len(plan.rows) > 1 else None
+        if fault:
+            self.raise_once = None
+        if fault == "before":
             raise Broken("once")
         self.steps.append([(row.seq.request_id, row.count) for row in plan.rows])
+        assert all(row.count > 0 for row in plan.rows), "a row without tokens"
+        self._copy([row.copy for row in plan.rows if row.copy])
         writers = {}
         for row in plan.rows:
-            if row.copy:
-                old, new = row.copy
-                self.memory[new] = list(self.memory[old])
-        for row in plan.rows:
             self._write(row, writers)
+        if fault == "after":
+            raise Broken("once, after writing")
         if any(row.seq.request_id in self.raise_for for row in plan.rows):
             raise Broken("a row is broken")
         return [self._sample(row, seq) for row in plan.rows for seq in row.samples]
+
+    def _copy(self, pairs):
+        sources, targets = {old for old, _ in pairs}, [new for _, new in pairs]
+        assert not sources & set(targets) and len(set(targets)) == len(targets), (
+            f"copies get in each other's way: {pairs}"
+        )
+        for old, new in pairs:
+            self.memory[new] = list(self.memory[old])
 
     def _write(self, row, writers):
         seq, size = row.seq, self.block_size
@@ -177,6 +188,14 @@ def run(engine, *, steps=10_000, now=0.0):
             return engine.runner.tokens, engine.runner.finals
         step(engine, now=now)
     raise AssertionError(f"{steps} steps were not enough")
+
+
+def answer(engine, name, prompt, count=4, **more):
+    """Run one request to its end, check its tokens; its final output."""
+    engine.add(request(name, prompt, count, **more), 0.0)
+    tokens, finals = run(engine)
+    assert tokens[name][0] == continuation(prompt, count)
+    return finals[name, 0]
 
 
 def collect(outputs, tokens, finals):

@@ -100,9 +100,9 @@ class EngineMachine(RuleBasedStateMachine):
         for index in range(self.asked[name][2]):
             self.engine.stop(name, index)
 
-    @rule()
-    def one_step_raises(self):
-        self.engine.runner.raise_once = True
+    @rule(when=st.sampled_from(["before", "after"]))
+    def one_step_raises(self, when):
+        self.engine.runner.raise_once = when
 
     @precondition(lambda self: self.asked)
     @rule(data=st.data(), numeric=st.booleans())

@@ -112,8 +112,9 @@ def test_a_chain_of_twins_back_to_its_root_is_verified(cache):
     assert found(cache, 1, 2, 3) == [1, 2, 3]
 
 
-def test_discarding_takes_everything_that_was_built_on_it(cache):
+def test_discarding_takes_what_it_read_and_everything_that_was_built_on_it(cache):
     good = compute(cache, 1)
+    other = compute(cache, 9)
     bad = sequence(1, 2)
     match = cache.match(bad)
     bad.block_table = [*match.commit(), *cache.allocate(1)]
@@ -127,24 +128,24 @@ def test_discarding_takes_everything_that_was_built_on_it(cache):
     cache.publish(child)
     assert found(cache, 1, 2, 4) == [1, 2, 4]
     cache.discard(bad)
-    assert found(cache, 1, 2, 4) == [1]
-    cache.audit([good.block_table, bad.block_table, child.block_table])
-    for seq in (bad, child, good):
+    assert found(cache, 1, 2, 4) == []
+    assert found(cache, 9) == [9], "what has nothing to do with it stays"
+    cache.audit([good.block_table, bad.block_table, child.block_table, other.block_table])
+    for seq in (bad, child, good, other):
         cache.free(seq.block_table)
     assert cache.reset() == 1
     assert cache.pool.counts()["free"] == cache.pool.usable
 
 
-def test_discarding_what_nobody_holds_frees_it_and_offers_its_parent(cache):
+def test_discarding_frees_what_nobody_holds(cache):
     bad = compute(cache, 1, 2, 3)
-    table = list(bad.block_table)
-    bad.written = 1
-    cache.free(bad.block_table)
-    bad.block_table = table
+    grandchild = compute(cache, 1, 2, 3, 4)
+    cache.free(grandchild.block_table)
     cache.discard(bad)
-    assert found(cache, 1, 2, 3) == [1]
-    assert cache.reset() == 1
-    cache.audit([])
+    assert found(cache, 1, 2, 3, 4) == []
+    cache.audit([bad.block_table])
+    cache.free(bad.block_table)
+    assert cache.pool.counts()["free"] == cache.pool.usable
 
 
 def test_a_cache_that_is_off_finds_and_publishes_nothing():

@@ -1,0 +1,162 @@
+"""The engine's face: what it refuses, how requests end, what it says of its memory."""
+
+import random
+
+import pytest
+
+from chatpager.errors import CapacityExceeded, ContextLengthExceeded, InvalidRequest
+from tests.engine.fakes import VOCAB, answer, continuation, make_engine, request, run, step
+
+
+class TestRefusals:
+    def test_bad_requests_change_nothing(self):
+        engine = make_engine()
+        engine.add(request("a", [1, 2]), 0.0)
+        for bad, error in [
+            (request("a", [1]), InvalidRequest),
+            (request("b", []), InvalidRequest),
+            (request("b", [VOCAB]), InvalidRequest),
+            (request("b", [-1]), InvalidRequest),
+            (request("b", [1] * 64), ContextLengthExceeded),
+            (request("b", [1] * 60, 10, min_tokens=5), ContextLengthExceeded),
+        ]:
+            with pytest.raises(error):
+                engine.add(bad, 0.0)
+        assert len(engine.scheduler.waiting) == 1
+        run(engine)
+
+    def test_a_prompt_larger_than_the_pool_is_refused(self):
+        engine = make_engine(num_blocks=8, max_model_len=64)
+        with pytest.raises(CapacityExceeded, match="for 24"):
+            engine.add(request("a", [1] * 40), 0.0)
+
+    def test_the_answer_ends_at_the_context_limit(self):
+        engine = make_engine(max_model_len=20)
+        engine.add(request("a", [1] * 15, None), 0.0)
+        tokens, finals = run(engine)
+        assert len(tokens["a"][0]) == 5
+        assert finals["a", 0].finish_reason == "length"
+
+    def test_an_answer_ends_where_the_pool_does(self):
+        """With a pool smaller than the longest sequence nothing waits for blocks that will never be there."""
+        engine = make_engine(num_blocks=11, max_model_len=400)
+        for name in "ab":
+            engine.add(request(name, [ord(name)] * 8, 100), 0.0)
+        tokens, finals = run(engine, steps=300)
+        for name in "ab":
+            assert tokens[name][0] == continuation([ord(name)] * 8, 28)
+            assert finals[name, 0].finish_reason == "length"
+
+
+class TestEndings:
+    def test_eos_ends_and_can_be_ignored(self):
+        prompt = [1, 2, 3]
+        eos = continuation(prompt, 3)[2]
+        engine = make_engine(eos={eos})
+        engine.add(request("a", prompt, 10), 0.0)
+        engine.add(request("b", prompt, 6, ignore_eos=True), 0.0)
+        engine.add(request("c", prompt, 10, min_tokens=4), 0.0)
+        tokens, finals = run(engine)
+        assert tokens["a"][0] == continuation(prompt, 3)
+        assert finals["a", 0].finish_reason == "stop"
+        assert tokens["b"][0] == continuation(prompt, 6)
+        assert len(tokens["c"][0]) >= 4
+
+    def test_stop_token_ids_end(self):
+        prompt = [1, 2, 3]
+        stop = continuation(prompt, 2)[1]
+        engine = make_engine()
+        engine.add(request("a", prompt, 10, stop_token_ids=[stop]), 0.0)
+        tokens, finals = run(engine)
+        assert tokens["a"][0] == continuation(prompt, 2)
+        assert finals["a", 0].finish_reason == "stop"
+
+    def test_a_reader_that_found_a_stop_string_ends_its_sequence_quietly(self):
+        engine = make_engine()
+        engine.add(request("a", [1], 10, n=2), 0.0)
+        step(engine)
+        engine.stop("a", 0)
+        engine.stop("a", 0)
+        engine.stop("nobody", 0)
+        tokens, finals = run(engine)
+        assert len(tokens["a"][0]) == 1
+        assert ("a", 0) not in finals
+        assert finals["a", 1].finish_reason == "length"
+
+    def test_time_is_told_in_the_callers_seconds(self):
+        engine = make_engine(max_tokens=8, max_seqs=1)
+        engine.add(request("a", range(12), 1), 10.0)
+        engine.add(request("b", range(12), 2), 10.0)
+        for now in (11.0, 13.0, 17.0, 18.0):
+            step(engine, now=now)
+        finals = engine.runner.finals
+        assert (finals["a", 0].usage.queue_seconds, finals["a", 0].usage.prefill_seconds) == (1.0, 2.0)
+        assert (finals["b", 0].usage.queue_seconds, finals["b", 0].usage.prefill_seconds) == (7.0, 0.0)
+
+    def test_a_long_prompt_tells_its_progress(self):
+        engine = make_engine(max_tokens=8)
+        engine.add(request("a", range(20), 1), 0.0)
+        progress = [o.prefilled for _ in range(3) for o in step(engine)]
+        assert progress == [(8, 20, 0), (16, 20, 0), None]
+
+
+class TestDeterminism:
+    def test_the_same_trace_makes_the_same_decisions(self):
+        def trace():
+            rng = random.Random(11)
+            engine = make_engine(num_blocks=20)
+            for i in range(200):
+                if rng.random() < 0.3:
+                    prompt = [rng.randrange(3) for _ in range(rng.randrange(1, 25))]
+                    engine.add(request(f"r{i}", prompt, rng.randrange(1, 12), priority=rng.randrange(2)), 0.0)
+                step(engine)
+            run(engine)
+            return engine.runner.steps
+
+        assert trace() == trace()
+
+
+class TestMemoryFigures:
+    def test_the_block_trace_of_the_founding_text(self):
+        """Yardsticks, row 3: 20 tokens take 2 blocks of 16, the 33rd token a third; all are free at the end."""
+        engine = make_engine(num_blocks=20, block_size=16, max_model_len=128, max_tokens=64, caching=False)
+        engine.add(request("a", range(20), 20), 0.0)
+        active = []
+        for _ in range(20):
+            step(engine)
+            running = engine.scheduler.running
+            if running:
+                active.append((running[0].committed, engine.pool.counts()["active"]))
+        assert active[0] == (20, 2)
+        assert dict(active)[32] == 2
+        assert dict(active)[33] == 3
+        assert engine.pool.counts() == {"free": 19, "cached": 0, "active": 0}
+
+    def test_waste_is_less_than_a_block_a_sequence(self):
+        engine = make_engine(num_blocks=200, block_size=16, max_model_len=512, max_tokens=512)
+        for i in range(6):
+            engine.add(request(f"r{i}", [i] * (60 + i), 30), 0.0)
+        for _ in range(10):
+            step(engine)
+        memory = engine.stats().memory
+        used = sum(seq.committed for seq in engine.scheduler.running)
+        assert memory.used_slots == used
+        assert memory.allocated_slots - used < 16 * 6
+        assert memory.waste == pytest.approx(1 - used / memory.allocated_slots)
+        assert memory.utilisation == pytest.approx(used / (199 * 16))
+
+    def test_shared_blocks_count_once_and_an_idle_engine_wastes_nothing(self):
+        engine = make_engine(num_blocks=60)
+        assert engine.stats().memory.waste == 0.0
+        engine.add(request("a", range(8), 4, n=4), 0.0)
+        step(engine)
+        assert engine.stats().memory.allocated_slots == 8
+        run(engine)
+
+    def test_candidates_for_eviction_do_not_pile_up(self):
+        engine = make_engine(num_blocks=20)
+        most = 0
+        for i in range(300):
+            answer(engine, f"r{i}", range(13), 1)
+            most = max(most, len(engine.cache._candidates))
+        assert 20 < most <= 2 * 20 + 64

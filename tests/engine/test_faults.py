@@ -1,0 +1,71 @@
+"""A step that fails, and content that must not be found again."""
+
+from tests.engine.fakes import answer, continuation, make_engine, request, run, step
+
+
+class TestPoisonedContent:
+    def test_blocks_of_a_failed_request_are_not_found_again_nor_what_was_built_on_them(self):
+        engine = make_engine(num_blocks=60, max_tokens=8)
+        prompt = list(range(30))
+        engine.add(request("bad", prompt, 4), 0.0)
+        for _ in range(2):
+            step(engine)
+        assert len(engine.pool.index) == 4
+        engine.add(request("child", prompt[:17], 1), 0.0)
+        engine.runner.nan_for.add("bad")
+        _, finals = run(engine)
+        assert finals["bad", 0].error_code == "engine_numeric_error"
+        assert engine.pool.index == {} or all(b.tokens != (0, 1, 2, 3) for b in engine.pool.index.values())
+        assert answer(engine, "good", prompt, 4).usage.cached_tokens == 0
+
+    def test_poison_that_was_left_unnoticed_goes_with_the_first_who_fails_on_it(self):
+        """Its author was cancelled before anyone looked at its logits, so whoever reads it is the first to know."""
+        engine = make_engine(num_blocks=60, max_tokens=8)
+        engine.add(request("author", range(30), 4), 0.0)
+        step(engine, 2)
+        engine.cancel("author")
+        engine.runner.nan_for.add("reader")
+        engine.add(request("reader", range(14), 4), 0.0)
+        _, finals = run(engine)
+        assert finals["reader", 0].usage.cached_tokens == 12
+        assert answer(engine, "again", range(14), 1).usage.cached_tokens == 0
+
+    def test_a_reader_gives_poison_no_new_name(self):
+        engine = make_engine(num_blocks=60, max_tokens=8)
+        engine.runner.nan_for |= {"author", "reader"}
+        engine.add(request("author", range(25), 4), 0.0)
+        step(engine, 3)
+        engine.add(request("reader", [*range(24), *range(50, 70)], 4), 0.0)
+        _, finals = run(engine)
+        assert finals["reader", 0].usage.cached_tokens == 24
+        assert {finals[name, 0].error_code for name in ("author", "reader")} == {"engine_numeric_error"}
+        assert engine.pool.index == {}
+
+    def test_siblings_of_one_request_end_together(self):
+        engine = make_engine()
+        engine.add(request("bad", range(9), 6, n=3), 0.0)
+        step(engine)
+        engine.runner.raise_for.add("bad")
+        _, finals = run(engine)
+        assert [finals["bad", i].finish_reason for i in range(3)] == ["error"] * 3
+        assert engine.pool.counts()["active"] == 0
+
+    def test_the_others_of_the_batch_go_on(self):
+        engine = make_engine()
+        engine.add(request("bad", [1] * 5, 6), 0.0)
+        engine.add(request("good", [2] * 5, 6), 0.0)
+        engine.runner.raise_for.add("bad")
+        tokens, finals = run(engine)
+        assert finals["bad", 0].finish_reason == "error"
+        assert tokens["good"][0] == continuation([2] * 5, 6)
+
+
+class TestHalfEndedRequests:
+    def test_cancelling_ends_the_samples_that_are_left(self):
+        engine = make_engine()
+        engine.add(request("a", [1], 10, n=2), 0.0)
+        step(engine)
+        engine.stop("a", 0)
+        engine.cancel("a")
+        _, finals = run(engine)
+        assert {k: f.finish_reason for k, f in finals.items()} == {("a", 1): "cancelled"}
