@@ -135,6 +135,26 @@ class TestRow07ABlockIsFoundOnlyAfterItsStep:
         assert engine.pool.counts()["free"] == engine.pool.usable
 
 
+class TestRow08WhatAStepUsesIsNotGivenAway:
+    def test_every_block_a_row_reads_or_copies_has_a_holder(self):
+        engine = make_engine(num_blocks=18, max_tokens=64)
+        pool, compute = engine.pool, engine.runner.run
+
+        def looked_at(plan):
+            used = {i for row in plan.rows for i in row.seq.block_table} | {
+                row.copy[0] for row in plan.rows if row.copy
+            }
+            assert all(pool.blocks[i].ref > 0 for i in used)
+            assert not used & set(pool.free)
+            return compute(plan)
+
+        engine.runner.run = looked_at
+        for i in range(4):
+            engine.add(request(f"r{i}", [i] * 14, 20, n=2), 0.0)
+        run(engine)
+        assert engine.stats().preemptions > 0
+
+
 class TestRow10AdmissionChecksTheWholePrompt:
     def test_a_prompt_that_does_not_fit_yet_waits_instead_of_starting_and_being_preempted(self):
         engine = make_engine(num_blocks=18, max_model_len=64, max_tokens=4)
@@ -277,6 +297,20 @@ class TestRow23ARecycledBlockForgetsItsContent:
         assert answer(engine, "d", range(40), 1).usage.cached_tokens == 0
 
 
+class TestRow24BooksThatBalanceAreNotEnough:
+    def test_a_block_of_two_owners_is_found_though_the_sums_agree(self):
+        engine = make_engine()
+        for name in "ab":
+            engine.add(request(name, [ord(name)] * 6, 8), 0.0)
+        step(engine)
+        a, b = engine.scheduler.running
+        a.block_table[1], mine = b.block_table[1], a.block_table[1]
+        with pytest.raises(AssertionError, match=r"is in . tables"):
+            engine.audit()
+        a.block_table[1] = mine
+        run(engine)
+
+
 class TestRow25And26HitsAreCountedOnce:
     def test_recomputing_after_preemption_is_no_hit(self):
         engine = make_engine(num_blocks=18)
@@ -317,3 +351,16 @@ class TestRow27TheSourcesSumToThePrompt:
             assert usage.cached_tokens + usage.computed_tokens == usage.prompt_tokens == len(prompt)
             total, cached = total + len(prompt), cached + usage.cached_tokens
         assert (engine.stats().queried_tokens, engine.stats().hit_tokens) == (total, cached)
+
+
+class TestRow32And36OtherWeightsShareNothing:
+    def test_a_changed_fingerprint_or_epoch_is_a_miss(self):
+        engine = make_engine(num_blocks=60)
+        domain = [("model", b"weights"), ("epoch", 0)]
+        engine.runner.hash_domain = lambda: domain
+        assert answer(engine, "first", range(20)).usage.cached_tokens == 0
+        assert answer(engine, "again", range(20)).usage.cached_tokens == 16
+        domain = [("model", b"weights"), ("epoch", 1)]
+        assert answer(engine, "reloaded", range(20)).usage.cached_tokens == 0
+        domain = [("model", b"other weights"), ("epoch", 0)]
+        assert answer(engine, "other", range(20)).usage.cached_tokens == 0

@@ -1,4 +1,4 @@
-"""Greedy answers equal transformers' own, token for token, whatever the schedule.
+"""Greedy answers equal transformers' own, token for token, whatever the schedule (so also cached or not: row 37).
 
 A schedule is drawn from a seed: block size, step size, pool, cache on or off, arrivals, other requests that are
 cancelled half-way, forks. ``CHATPAGER_SCHEDULES`` sets how many are drawn in all (2,000 for a release).
