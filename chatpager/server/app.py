@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import structlog
@@ -9,7 +10,7 @@ from aiohttp import WSCloseCode, web
 
 from chatpager.config import ServerConfig
 from chatpager.server import routes_chat, routes_conversations, routes_ops, routes_responses
-from chatpager.server.access import PUBLIC, errors, gate
+from chatpager.server.access import PUBLIC, add_headers, errors, gate
 from chatpager.server.service import SERVICE, Service
 from chatpager.server.websocket import SOCKETS, responses_socket
 
@@ -30,6 +31,7 @@ def make_app(config: ServerConfig, open_service: Callable[[], Awaitable[Service]
     app[routes_ops.ASSETS] = routes_ops.read_assets()
     app[PUBLIC] = {"page", "health", "live", "ready"}
     app.add_routes(_routes())
+    app.on_response_prepare.append(add_headers)
     app.cleanup_ctx.append(_service(open_service))
     app.on_shutdown.append(_drain)
     return app
@@ -67,16 +69,19 @@ def _service(open_service: Callable[[], Awaitable[Service]]) -> Callable[[web.Ap
     async def context(app: web.Application) -> AsyncIterator[None]:
         app[SERVICE] = service = await open_service()
         yield
-        await service.hub.close()
         await service.store.close()
 
     return context
 
 
 async def _drain(app: web.Application) -> None:
-    """Refuse what is new, let running turns end, then tell the sockets that the server goes."""
+    """Refuse what is new, give running turns time to end, end the others as interrupted, then send the readers home.
+
+    All of it before aiohttp waits for its handlers: they follow turns, so they return only once the turns have ended.
+    """
     service = app[SERVICE]
     service.draining = True
     await service.hub.drain(service.config.drain_seconds)
-    for ws in list(app[SOCKETS]):
-        await ws.close(code=WSCloseCode.SERVICE_RESTART, message=b"the server is restarting")
+    await service.hub.close()
+    closing = [ws.close(code=WSCloseCode.SERVICE_RESTART, message=b"the server is restarting") for ws in app[SOCKETS]]
+    await asyncio.gather(*closing, return_exceptions=True)

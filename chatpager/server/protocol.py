@@ -22,12 +22,16 @@ from chatpager.errors import (
 )
 from chatpager.server import wire
 from chatpager.server.encode_response import ResponseEncoder, ResponseFacts
-from chatpager.server.requests import Json, decode
+from chatpager.server.requests import Json, decode, shown
 from chatpager.sessions.stream import Ended, Event
 
 SUBPROTOCOL = "chatpager.v1"
 MAX_WAITING = 32
 """``response.create`` frames that may wait on one socket."""
+
+
+NOT_OF_THE_BODY = {"type", "stream", "background"}
+"""Fields of the frame itself, and those that say how HTTP is to answer: a socket always streams."""
 
 
 class State(StrEnum):
@@ -97,15 +101,17 @@ class ResponsesProtocol:
             case "response.create":
                 if len(self._waiting) >= MAX_WAITING:
                     raise Overloaded(f"{MAX_WAITING} responses wait on this socket")
-                self._waiting.append(Create({k: v for k, v in frame.items() if k != "type"}))
+                self._waiting.append(Create({k: v for k, v in frame.items() if k not in NOT_OF_THE_BODY}))
                 self._next()
             case "response.cancel":
                 response_id = frame.get("response_id")
                 if not isinstance(response_id, str):
                     raise InvalidRequest("response_id is missing", param="response_id")
                 self._events.append(Cancel(response_id))
-            case kind:
-                raise UnsupportedEvent(f"there is no event of type {kind!r}"[:200], param="type")
+            case str(kind):
+                raise UnsupportedEvent(f"there is no event of type {shown(kind)}", param="type")
+            case _:
+                raise UnsupportedEvent("an event has a type", param="type")
 
     def events_received(self) -> list[ClientEvent]:
         """What to do now, each once."""

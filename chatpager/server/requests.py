@@ -7,9 +7,10 @@ field is passed over and named in the answer's ``chatpager.warnings``.
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -23,6 +24,9 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 MAX_ITEMS = 2048
 MAX_METADATA = 16
+MAX_SHOWN = 80
+MAX_WARNINGS = 16
+MAX_INT = 2**31 - 1
 ROLES = ("user", "assistant", "system", "developer")
 TEXT_PARTS = ("text", "input_text", "output_text")
 
@@ -31,7 +35,7 @@ class Extensions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The ``chatpager`` object of a request."""
 
     explain: bool = False
-    priority: int = 0
+    priority: Annotated[int, msgspec.Meta(ge=-MAX_INT, le=MAX_INT)] = 0
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,11 +127,16 @@ class Served(NamedTuple):
     defaults: Mapping[str, Any]
 
 
+def shown(text: str) -> str:
+    """What a client sent, for an error's message: quoted, and cut where it is long."""
+    return repr(text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "...")
+
+
 def decode(data: str | bytes) -> Json:
     """A JSON object. Raises InvalidJSON."""
     try:
         value = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise InvalidJSON(f"this is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise InvalidJSON("a request is a JSON object")
@@ -146,11 +155,21 @@ def read(raw: Json, kind: type[S]) -> tuple[S, list[str]]:
     try:
         value = msgspec.convert(raw, kind, str_keys=True)
     except msgspec.ValidationError as error:
-        text, _, path = str(error).partition(" - at `$")
-        param = path.rstrip("`").lstrip(".") or None
-        raise InvalidRequest(f"{param or 'request'}: {text}", param=param) from error
+        param, problem = _place(str(error))
+        raise InvalidRequest(f"{param or 'request'}: {problem}", param=param) from error
     known = {*kind.__struct_fields__, *HARMLESS, *(name for name, _, _ in UNBUILT)}
     return value, sorted(set(raw) - known)
+
+
+def _place(message: str) -> tuple[str | None, str]:
+    """msgspec's message as the field's name and what is wrong with it."""
+    if missing := _MISSING.fullmatch(message):
+        return missing[1], "this field is required"
+    problem, _, path = message.partition(" - at ")
+    return path.rpartition("`$")[2].rstrip("`").lstrip(".") or None, problem
+
+
+_MISSING = re.compile(r"Object missing required field `(\w+)`")
 
 
 # -- the two bodies ---------------------------------------------------------------------------------------------------
@@ -219,7 +238,7 @@ def chat_request(raw: Json, served: Served, tenant: str) -> tuple[TurnRequest, C
 
 def _with_warnings(parameters: Json, unknown: Sequence[str]) -> Json:
     if unknown:
-        parameters["warnings"] = [f"unknown field {name!r} was passed over" for name in unknown]
+        parameters["warnings"] = [f"unknown field {shown(name)} was passed over" for name in unknown[:MAX_WARNINGS]]
     return parameters
 
 
@@ -227,8 +246,9 @@ def _with_warnings(parameters: Json, unknown: Sequence[str]) -> Json:
 
 
 def check_model(name: str | None, served: Served) -> None:
-    if name not in (None, "", "default", served.name):
-        raise ModelNotFound(f"model {name!r} is not served here; this is {served.name!r}", param="model")
+    """Raises ModelNotFound."""
+    if name is not None and name not in ("", "default", served.name):
+        raise ModelNotFound(f"model {shown(name)} is not served here; this is {served.name!r}", param="model")
 
 
 def check_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -246,8 +266,10 @@ def sampling_params(body: Sampling, limit: int | None, served: Served, limit_nam
     """The request's wishes over the model's own defaults. Raises InvalidRequest."""
     given = {name: getattr(body, name) for name in Sampling.__struct_fields__}
     wishes = {**served.defaults, **{k: v for k, v in given.items() if v is not None}}
-    if limit is not None and limit < 1:
-        raise InvalidRequest(f"{limit_name} must be at least 1", param=limit_name)
+    if limit is not None and not 1 <= limit <= MAX_INT:
+        raise InvalidRequest(f"{limit_name} must be between 1 and {MAX_INT}", param=limit_name)
+    if body.top_k is not None and body.top_k > MAX_INT:
+        raise InvalidRequest(f"top_k must be at most {MAX_INT}", param="top_k")
     if isinstance(wishes.get("stop"), list):
         wishes["stop"] = tuple(wishes["stop"])
     return SamplingParams(max_tokens=limit, **wishes)
@@ -275,7 +297,11 @@ def input_messages(value: str | Sequence[Json] | None, param: str) -> list[NewMe
 def _message(item: Json, place: str) -> NewMessage:
     kind = item.get("type", "message")
     if kind != "message":
-        raise InvalidRequest(f"{place}: items of type {kind!r} are not built yet, only messages", param=f"{place}.type")
+        name = shown(kind) if isinstance(kind, str) else "another kind"
+        raise InvalidRequest(f"{place}: items of type {name} are not built yet, only messages", param=f"{place}.type")
+    for name in ("tool_calls", "function_call"):
+        if item.get(name):
+            raise InvalidRequest(f"{place}: tool calling is not built yet", param=f"{place}.{name}")
     role = item.get("role")
     if role not in ROLES:
         raise InvalidRequest(f"{place}: role is one of {', '.join(ROLES)}", param=f"{place}.role")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 from aiohttp import web
 
 from chatpager.errors import ResponseNotFound
@@ -21,7 +19,7 @@ from chatpager.server.service import (
     reader_gone,
     stored_response,
 )
-from chatpager.server.sse import send_events
+from chatpager.server.sse import Frames, send_events
 from chatpager.sessions.stream import Ended
 from chatpager.sessions.turn import LiveTurn
 
@@ -33,22 +31,27 @@ def json_response(value: object) -> web.Response:
 async def create(request: web.Request) -> web.StreamResponse:
     service = request.app[SERVICE]
     raw = decode(await request.read())
+    stream = raw.get("stream") is True
     turn = await begin(service, response_request(raw, service.served, TENANT))
     try:
-        if raw.get("stream"):
-            return await send_events(request, _frames(turn))
-        return json_response(final_response(turn, await turn.stream.end()))
+        if not stream:
+            return json_response(final_response(turn, await turn.stream.end()))
+        encoder = ResponseEncoder(facts_of(turn))
+        return await send_events(request, _frames(turn, encoder), lambda error: _frame(encoder.broken(error)))
     finally:
-        reader_gone(service, turn)
+        reader_gone(service, turn, told=stream)
 
 
-async def _frames(turn: LiveTurn) -> AsyncIterator[str]:
-    encoder = ResponseEncoder(facts_of(turn))
+async def _frames(turn: LiveTurn, encoder: ResponseEncoder) -> Frames:
     async for event in turn.stream.follow():
         final = final_response(turn, event) if isinstance(event, Ended) else None
         for frame in encoder.feed(event, final):
             if not isinstance(frame, wire.PrefillEvent):
-                yield f"event: {frame.type}\ndata: {wire.encode(frame)}"
+                yield _frame(frame)
+
+
+def _frame(event: wire.Event | wire.ErrorEvent) -> str:
+    return f"event: {event.type}\ndata: {wire.encode(event)}"
 
 
 async def retrieve(request: web.Request) -> web.Response:
