@@ -224,7 +224,7 @@ async def eventually(condition, seconds=DEADLINE):
 
 @asynccontextmanager
 async def open_serving(model, database, reply=None, *, step=256, blocks=200, length=512, hub=None, **settings):
-    """``settings`` are ServerConfig's; ``step`` is the tokens in one step of the engine, ``hub`` has the hub's arguments."""
+    """``settings`` are ServerConfig's, ``hub`` the hub's arguments; ``step`` is the tokens in one step of the engine."""
     gate = Gate()
 
     def build():
@@ -267,9 +267,7 @@ def _scripted(tokenizer, reply, blocks, length):
         return tokenizer.encode_plain(reply(tokenizer.decode(prompt_ids)))
 
     vocab = tokenizer.backend.get_vocab_size()
-    return GatedScript(
-        answer, vocab_size=vocab, eos=EOS, num_blocks=blocks, block_size=BLOCK, max_model_len=length
-    )
+    return GatedScript(answer, vocab_size=vocab, eos=EOS, num_blocks=blocks, block_size=BLOCK, max_model_len=length)
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ from chatpager.errors import (
     NotFound,
     Overloaded,
     RequestTooLarge,
+    StoreError,
 )
 from chatpager.server import wire
 from chatpager.server.protocol import error_body
@@ -80,6 +81,8 @@ def errors() -> Middleware:
         try:
             return await handler(request)
         except ChatpagerError as error:
+            if isinstance(error, StoreError):
+                log.error("request.not_stored", request_id=request[REQUEST_ID], reason=str(error))
             return error_response(error)
         except web.HTTPException as error:
             return error_response(_of_aiohttp(error, request)) if error.status >= 400 else error

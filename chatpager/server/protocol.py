@@ -167,8 +167,15 @@ class ResponsesProtocol:
 
 def error_body(error: ChatpagerError) -> tuple[int, wire.ErrorBody]:
     """An error as every wire shows it: (HTTP status, body). Details of our own mistakes stay in the log."""
-    if isinstance(error, RequestError):
-        return error.status, wire.ErrorBody(message=error.message, type=error.type, param=error.param, code=error.code)
-    if isinstance(error, EngineError | StoreError):
-        return error.status, wire.ErrorBody(message=str(error), type=error.type, param=None, code=error.code)
-    return 500, wire.ErrorBody(message="internal error", type="server_error", param=None, code="internal_error")
+    match error:
+        case RequestError(message=message, param=param):
+            # It may quote what came in, and bytes that are no UTF-8 come in as lone surrogates, which JSON cannot hold.
+            message = message.encode(errors="backslashreplace").decode()
+            return error.status, wire.ErrorBody(message=message, type=error.type, param=param, code=error.code)
+        case EngineError():
+            return error.status, wire.ErrorBody(message=str(error), type=error.type, param=None, code=error.code)
+        case StoreError():
+            message = "the server's database does not take this now; try again later"
+            return error.status, wire.ErrorBody(message=message, type=error.type, param=None, code=error.code)
+        case _:
+            return 500, wire.ErrorBody(message="internal error", type="server_error", param=None, code="internal_error")

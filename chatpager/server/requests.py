@@ -220,14 +220,14 @@ def chat_request(raw: Json, served: Served, tenant: str) -> tuple[TurnRequest, C
     messages = input_messages(body.messages, "messages")
     if not messages:
         raise InvalidRequest("there are no messages", param="messages")
-    limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
+    limit_name = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
     request = TurnRequest(
         id="chatcmpl_" + secrets.token_hex(16),
         tenant=tenant,
         kind="chat",
         model=served.name,
         messages=messages,
-        params=sampling_params(body, limit, served, "max_tokens"),
+        params=sampling_params(body, getattr(body, limit_name), served, limit_name),
         whole=True,
         stored=body.store is not False,
         priority=body.chatpager.priority,

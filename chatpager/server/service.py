@@ -146,4 +146,3 @@ async def rebuilt_response(service: Service, turn: Turn) -> wire.Response:
 def message_text(content: object) -> str:
     assert isinstance(content, list | tuple)
     return "".join(part["text"] for part in content if part.get("type") == "text")
-

@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 from aiohttp import WSMsgType, web
 
-from chatpager.errors import ChatpagerError
+from chatpager.errors import ChatpagerError, StoreError
 from chatpager.server.access import REQUEST_ID
 from chatpager.server.protocol import SUBPROTOCOL, Cancel, Create, ResponsesProtocol
 from chatpager.server.requests import Json, response_request
@@ -123,6 +123,8 @@ class Connection:
         try:
             return await begin(self._service, response_request(body, self._service.served, TENANT))
         except ChatpagerError as error:
+            if isinstance(error, StoreError):
+                log.error("ws.not_stored", request_id=self._request_id, reason=str(error))
             self._protocol.refused(error)
         except Exception:
             log.exception("ws.create_failed", request_id=self._request_id)
