@@ -22,7 +22,8 @@ from chatpager.errors import (
 )
 from chatpager.server import wire
 from chatpager.server.encode_response import ResponseEncoder, ResponseFacts
-from chatpager.server.requests import Json, decode, shown
+from chatpager.server.input_items import Json, shown
+from chatpager.server.requests import decode
 from chatpager.sessions.stream import Ended, Event
 
 SUBPROTOCOL = "chatpager.v1"

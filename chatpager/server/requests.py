@@ -16,19 +16,14 @@ import msgspec
 
 from chatpager.engine.sampling_params import SamplingParams
 from chatpager.errors import InvalidJSON, InvalidRequest, ModelNotFound
+from chatpager.server.input_items import Json, check_text, input_messages, shown
 from chatpager.sessions.turn import TurnRequest
-from chatpager.store import NewMessage, text_content
 
-Json = dict[str, Any]
 S = TypeVar("S", bound=msgspec.Struct)
 
-MAX_ITEMS = 2048
 MAX_METADATA = 16
-MAX_SHOWN = 80
 MAX_WARNINGS = 16
 MAX_INT = 2**31 - 1
-ROLES = ("user", "assistant", "system", "developer")
-TEXT_PARTS = ("text", "input_text", "output_text")
 
 
 class Extensions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -127,11 +122,6 @@ class Served(NamedTuple):
     defaults: Mapping[str, Any]
 
 
-def shown(text: str) -> str:
-    """What a client sent, for an error's message: quoted, and cut where it is long."""
-    return repr(text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "...")
-
-
 def decode(data: str | bytes) -> Json:
     """A JSON object. Raises InvalidJSON."""
     try:
@@ -180,10 +170,12 @@ def response_request(raw: Json, served: Served, tenant: str) -> TurnRequest:
     body, unknown = read(raw, ResponseCreate)
     check_model(body.model, served)
     session_id = _conversation_id(body.conversation)
-    if session_id and body.previous_response_id:
+    previous = check_text(body.previous_response_id or "", "previous_response_id") or None
+    instructions = check_text(body.instructions or "", "instructions") or None
+    if session_id and previous:
         raise InvalidRequest("send conversation or previous_response_id, not both", param="conversation")
     messages = input_messages(body.input, "input")
-    if not messages and not (session_id or body.previous_response_id):
+    if not messages and not (session_id or previous):
         raise InvalidRequest("there is no input", param="input")
     stored = body.store is not False
     if session_id and not stored:
@@ -205,8 +197,8 @@ def response_request(raw: Json, served: Served, tenant: str) -> TurnRequest:
         messages=messages,
         params=params,
         session_id=session_id,
-        previous_turn_id=body.previous_response_id,
-        instructions=body.instructions or None,
+        previous_turn_id=previous,
+        instructions=instructions,
         stored=stored,
         priority=body.chatpager.priority,
         parameters=_with_warnings(echo, unknown),
@@ -280,53 +272,4 @@ def _conversation_id(value: str | Json | None) -> str | None:
         value = value.get("id")
         if not isinstance(value, str):
             raise InvalidRequest("conversation is an id, or an object with one", param="conversation")
-    return value or None
-
-
-def input_messages(value: str | Sequence[Json] | None, param: str) -> list[NewMessage]:
-    """Text, or items that are messages with text. Raises InvalidRequest, naming the place."""
-    if value is None:
-        return []
-    if isinstance(value, str):
-        return [NewMessage(role="user", content=text_content(_clean(value, param)))]
-    if len(value) > MAX_ITEMS:
-        raise InvalidRequest(f"{param} holds at most {MAX_ITEMS} items", param=param)
-    return [_message(item, f"{param}[{i}]") for i, item in enumerate(value)]
-
-
-def _message(item: Json, place: str) -> NewMessage:
-    kind = item.get("type", "message")
-    if kind != "message":
-        name = shown(kind) if isinstance(kind, str) else "another kind"
-        raise InvalidRequest(f"{place}: items of type {name} are not built yet, only messages", param=f"{place}.type")
-    for name in ("tool_calls", "function_call"):
-        if item.get(name):
-            raise InvalidRequest(f"{place}: tool calling is not built yet", param=f"{place}.{name}")
-    role = item.get("role")
-    if role not in ROLES:
-        raise InvalidRequest(f"{place}: role is one of {', '.join(ROLES)}", param=f"{place}.role")
-    return NewMessage(role=role, content=text_content(_text(item.get("content"), f"{place}.content")))
-
-
-def _text(content: Any, place: str) -> str:
-    if isinstance(content, str):
-        return _clean(content, place)
-    if not isinstance(content, list):
-        raise InvalidRequest(f"{place}: text, or a list of parts", param=place)
-    return "".join(_part(part, f"{place}[{i}]") for i, part in enumerate(content))
-
-
-def _part(part: Any, place: str) -> str:
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind not in TEXT_PARTS:
-        raise InvalidRequest(f"{place}: only parts of type {', '.join(TEXT_PARTS)}", param=place)
-    text = part.get("text")
-    if not isinstance(text, str):
-        raise InvalidRequest(f"{place}: text is missing", param=f"{place}.text")
-    return _clean(text, place)
-
-
-def _clean(text: str, place: str) -> str:
-    if "\0" in text:
-        raise InvalidRequest(f"{place}: holds a NUL character", param=place)
-    return text
+    return check_text(value or "", "conversation") or None

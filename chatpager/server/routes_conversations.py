@@ -11,7 +11,8 @@ from aiohttp import web
 from chatpager.errors import ConversationNotFound, InvalidRequest
 from chatpager.server import wire
 from chatpager.server.encode_response import SHOWN_AS, answer_item, item_id, item_status, usage_object
-from chatpager.server.requests import Json, check_metadata, decode, input_messages
+from chatpager.server.input_items import Json, input_messages
+from chatpager.server.requests import check_metadata, decode
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE, TENANT, Service, message_text
 from chatpager.sessions.turn import LiveTurn

@@ -15,8 +15,9 @@ from aiohttp import WSMsgType, web
 
 from chatpager.errors import ChatpagerError, StoreError
 from chatpager.server.access import REQUEST_ID
+from chatpager.server.input_items import Json
 from chatpager.server.protocol import SUBPROTOCOL, Cancel, Create, ResponsesProtocol
-from chatpager.server.requests import Json, response_request
+from chatpager.server.requests import response_request
 from chatpager.server.service import SERVICE, TENANT, Service, begin, facts_of, final_response, reader_gone
 from chatpager.sessions.stream import Ended
 from chatpager.sessions.turn import LiveTurn
