@@ -224,7 +224,7 @@ async def eventually(condition, seconds=DEADLINE):
 
 @asynccontextmanager
 async def open_serving(model, database, reply=None, *, step=256, blocks=200, length=512, hub=None, **settings):
-    """``settings`` are ServerConfig's, ``hub`` the hub's arguments; ``step`` is the tokens in one step of the engine."""
+    """``settings`` are ServerConfig's, ``hub`` the hub's arguments; ``step`` is the most tokens in one step."""
     gate = Gate()
 
     def build():

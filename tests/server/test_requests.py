@@ -19,7 +19,8 @@ def test_a_response_with_its_defaults():
     assert turn.messages == [message("user", "Hello")]
     assert (turn.params.temperature, turn.params.top_k, turn.params.max_tokens) == (0.6, 20, None)
     assert turn.parameters == {
-        "instructions": None, "metadata": {}, "temperature": 0.6, "top_p": 1.0, "max_output_tokens": None, "store": True,
+        "instructions": None, "metadata": {}, "temperature": 0.6, "top_p": 1.0,
+        "max_output_tokens": None, "store": True,
     }  # fmt: skip
 
 
