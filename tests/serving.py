@@ -44,11 +44,14 @@ class Gate:
         self._changed = threading.Condition()
         self._left = None
         self.passed = 0
+        self.waited_for = False
+        """A step waits here."""
 
     def hold(self, after=0):
         """Let ``after`` more steps pass, and no further."""
         with self._changed:
             self._left = after
+            self.waited_for = self.waited_for and after == 0
             self._changed.notify_all()
 
     def open(self):
@@ -56,7 +59,9 @@ class Gate:
 
     def go_through(self):
         with self._changed:
+            self.waited_for = self._left == 0
             assert self._changed.wait_for(lambda: self._left != 0, DEADLINE), "the gate was never opened"
+            self.waited_for = False
             self._left = None if self._left is None else self._left - 1
             self.passed += 1
 
@@ -166,6 +171,11 @@ class Serving:
         [turn] = self.hub.turns.values()
         return turn
 
+    async def held(self):
+        """The engine stands before the gate, and what its last step brought is delivered."""
+        await eventually(lambda: self.gate.waited_for)
+        await eventually(lambda: not self.hub._delivery._inbox)
+
     async def turn_ended(self, turn):
         async with asyncio.timeout(DEADLINE):
             return await turn.stream.end()
@@ -243,7 +253,11 @@ async def open_serving(model, database, reply=None, *, step=256, blocks=200, len
         metrics = Metrics()
         store = await Store.open(database, migrate=False)
         session_hub = SessionHub(store, tokenizer, build, on_end=metrics.turn_ended, **(hub or {}))
-        await session_hub.open()
+        try:
+            await session_hub.open()
+        except BaseException:
+            await store.close()
+            raise
         return Service(config, session_hub, Served("tiny", {}), metrics, started_at=1_700_000_000_000)
 
     app = make_app(config, open_service)

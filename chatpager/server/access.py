@@ -84,6 +84,8 @@ def errors() -> Middleware:
             if isinstance(error, StoreError):
                 log.error("request.not_stored", request_id=request[REQUEST_ID], reason=str(error))
             return error_response(error)
+        except web.RequestPayloadError:
+            return error_response(InvalidRequest("the body does not agree with its Content-Encoding or its length"))
         except web.HTTPException as error:
             return error_response(_of_aiohttp(error, request)) if error.status >= 400 else error
         except Exception:

@@ -81,7 +81,7 @@ async def health(request: web.Request) -> web.Response:
             "utilisation": round(memory.utilisation, 4),
         }
         body["requests"] = {"running": stats.running, "waiting": stats.waiting}
-    return web.json_response(body, status=200 if status == "ok" else 503)
+    return json_response(body, status=200 if status == "ok" else 503)
 
 
 async def version(request: web.Request) -> web.Response:
