@@ -174,6 +174,7 @@ class Serving:
     async def held(self):
         """The engine stands before the gate, and what its last step brought is delivered."""
         await eventually(lambda: self.gate.waited_for)
+        await asyncio.sleep(0)  # the last step's outputs were handed to the loop before
         await eventually(lambda: not self.hub._delivery._inbox)
 
     async def turn_ended(self, turn):
