@@ -93,7 +93,7 @@ async def test_the_events_of_an_ended_response_are_gone_but_not_the_response(ser
 
 
 async def test_cancel_while_it_waits_in_the_engine_s_queue(serve):
-    async with serve(lambda prompt: "on and on " * 20, blocks=40) as server:
+    async with serve(lambda prompt: "on and on " * 20, blocks=40, length=300) as server:
         server.gate.hold(after=3)
         first = asyncio.create_task(server.post("/v1/responses", {"input": "word " * 40, **LONG}))
         running = await server.live_turn()
@@ -109,8 +109,7 @@ async def test_cancel_while_it_waits_in_the_engine_s_queue(serve):
         answer = (await cancelling).json
         assert (answer["status"], answer["output"]) == ("cancelled", [])
         assert (await second).json == answer
-        await server.post(f"/v1/responses/{running.id}/cancel")
-        assert (await first).json["status"] == "cancelled"
+        assert (await first).status == 200, "its neighbour goes on"
 
 
 async def test_cancel_while_the_prompt_is_computed(serve):
