@@ -22,7 +22,7 @@ from chatpager.engine.engine import Engine
 from chatpager.engine.model_runner import ModelRunner
 from chatpager.engine.scheduler import Limits
 from chatpager.engine.tokenizer import Tokenizer
-from chatpager.server.app import make_app
+from chatpager.server.app import drain, make_app
 from chatpager.server.metrics import Metrics
 from chatpager.server.requests import Served
 from chatpager.server.service import SERVICE, Service
@@ -107,12 +107,25 @@ class Answer:
 class Serving:
     """A running server and a client's view of it."""
 
-    def __init__(self, app, url, gate, http):
-        self.app, self.url, self.gate, self.http = app, url, gate, http
+    def __init__(self, runner, gate, http):
+        self.runner, self.gate, self.http = runner, gate, http
+        self.app = runner.app
+        self.port = runner.addresses[0][1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._closing = None
 
     @property
     def service(self) -> Service:
         return self.app[SERVICE]
+
+    def close(self):
+        """Shut down as for a signal; to be awaited."""
+        self._closing = self._closing or asyncio.ensure_future(self._close())
+        return asyncio.wait_for(asyncio.shield(self._closing), DEADLINE)
+
+    async def _close(self):
+        await drain(self.app)
+        await self.runner.cleanup()
 
     @property
     def hub(self):
@@ -264,17 +277,15 @@ async def open_serving(model, database, reply=None, *, step=256, blocks=200, len
     app = make_app(config, open_service)
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
     await runner.setup()
-    try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(DEADLINE)) as http:
-            serving = Serving(app, url, gate, http)
-            serving.runner = runner
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(DEADLINE)) as http:
+        serving = Serving(runner, gate, http)
+        try:
             yield serving
-    finally:
-        gate.open()
-        await runner.cleanup()
+        finally:
+            gate.open()
+            await serving.close()
 
 
 def _scripted(tokenizer, reply, blocks, length):

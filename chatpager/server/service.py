@@ -35,6 +35,10 @@ class Service:
     draining: bool = False
     send_seconds: float = 30.0
     """A frame that a client does not take for so long ends its connection."""
+    close_seconds: float = 5.0
+    """A client has so long to take what is left for it, and then to answer a closing handshake."""
+    stats_seconds: float = 10.0
+    """An engine that has not ended its step after so long counts as stalled."""
     keepalive_seconds: float = 10.0
     """Between two comments of an event stream."""
 

@@ -41,7 +41,8 @@ async def send_events(
             async for frame in all_frames:
                 async with asyncio.timeout(service.send_seconds):
                     await response.write(f"{frame}\n\n".encode())
-        await response.write_eof()
+        async with asyncio.timeout(service.send_seconds):
+            await response.write_eof()
     except TimeoutError:
         log.warning("sse.reader_stalled", request_id=request_id)
         if request.transport is not None:

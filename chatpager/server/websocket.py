@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any
 
 import structlog
-from aiohttp import WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType, web
 
 from chatpager.errors import ChatpagerError, StoreError
 from chatpager.server.access import REQUEST_ID
@@ -25,7 +26,7 @@ from chatpager.sessions.turn import LiveTurn
 log = structlog.get_logger(__name__)
 
 HEARTBEAT_SECONDS = 20.0
-SOCKETS: web.AppKey[set[web.WebSocketResponse]] = web.AppKey("sockets")
+CONNECTIONS: web.AppKey[set[Connection]] = web.AppKey("connections")
 
 
 async def responses_socket(request: web.Request) -> web.WebSocketResponse:
@@ -34,16 +35,18 @@ async def responses_socket(request: web.Request) -> web.WebSocketResponse:
         protocols=[SUBPROTOCOL],
         heartbeat=HEARTBEAT_SECONDS,
         max_msg_size=service.config.max_message_bytes,
+        timeout=service.close_seconds,
         compress=False,
     )
     await ws.prepare(request)
-    request.app[SOCKETS].add(ws)
+    connection = Connection(ws, request, service)
+    request.app[CONNECTIONS].add(connection)
     service.metrics.sockets.inc()
     try:
-        await Connection(ws, request, service).run()
+        await connection.run()
     finally:
         service.metrics.sockets.dec()
-        request.app[SOCKETS].discard(ws)
+        request.app[CONNECTIONS].discard(connection)
     return ws
 
 
@@ -72,6 +75,14 @@ class Connection:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def close(self) -> None:
+        """For the server's end: every turn has ended; let that be told, then say goodbye."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._service.close_seconds):
+                while self._tasks:
+                    await asyncio.wait(self._tasks)
+        await self._ws.close(code=WSCloseCode.SERVICE_RESTART, message=b"the server is restarting")
 
     async def _act(self) -> None:
         """Do what the protocol wants done, and send what it wants sent.

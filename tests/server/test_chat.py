@@ -131,7 +131,7 @@ async def test_an_answer_that_the_shutdown_interrupts_is_an_error(serve):
         asking = asyncio.create_task(server.post(PATH, {"messages": [user("a")], **EIGHT, "max_tokens": 300}))
         await server.live_turn()
         await server.held()
-        closing = asyncio.create_task(server.runner.cleanup())
+        closing = asyncio.ensure_future(server.close())
         await eventually(lambda: server.service.draining)
         server.gate.hold(after=3)
         answer = await asking

@@ -7,15 +7,15 @@ import socket as sockets
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from chatpager.server.app import SOCKETS
-from tests.serving import DEADLINE, GREEDY, eventually
+from chatpager.server.websocket import CONNECTIONS
+from tests.serving import GREEDY, eventually
 
 LONG = {**GREEDY, "max_output_tokens": 300}
 
 
 async def settled(server, turn):
     """How a turn ended whose reader has left while the engine stood still."""
-    await eventually(lambda: not server.app[SOCKETS])
+    await eventually(lambda: not server.app[CONNECTIONS])
     server.gate.open()
     return (await server.turn_ended(turn)).status
 
@@ -59,19 +59,18 @@ async def left_http(server, **body):
     """The turn of a client that left while its answer was computed, and what became of it."""
     server.gate.hold(after=3)
     body = json.dumps({"input": "Hello", **LONG, "max_output_tokens": 40, **body}).encode()
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.runner.addresses[0][1])
+    others = set(server.runner.server.connections)
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     head = f"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
     turn = await server.live_turn()
     await server.held()
     if b'"stream": true' in body:
         await reader.readuntil(b"response.created")
-    handlers = [c for c in server.runner.server.connections]
     writer.transport.abort()
-    await eventually(lambda: not set(handlers) & set(server.runner.server.connections))
-    await eventually(lambda: all(not task.get_name().startswith("never") for task in asyncio.all_tasks()))
+    await eventually(lambda: set(server.runner.server.connections) <= others)
     for _ in range(5):
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # the handler is cancelled
     server.gate.open()
     return (await server.turn_ended(turn)).status
 
@@ -105,7 +104,7 @@ async def test_a_reader_that_leaves_before_its_turn_has_begun(server):
     async with server.socket() as socket:
         await socket.create("two", conversation=conversation)
         await eventually(lambda: server.hub._locks.waiting)
-    await eventually(lambda: not server.app[SOCKETS])
+    await eventually(lambda: not server.app[CONNECTIONS])
     server.gate.open()
     await first
     await eventually(lambda: not server.hub.turns and not server.hub._locks._locks)
@@ -114,6 +113,8 @@ async def test_a_reader_that_leaves_before_its_turn_has_begun(server):
 
 # -- readers that do not read -----------------------------------------------------------------------------------------
 
+BULK = {str(i): "😀" * 512 for i in range(16)}
+"""Metadata of 32 KiB, which comes back in every response object."""
 CHATTER = "the quick brown fox jumps over the lazy dog; " * 4
 
 
@@ -130,7 +131,7 @@ async def stalled(server, request):
     raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4096)
     raw.setblocking(False)
     loop = asyncio.get_running_loop()
-    await loop.sock_connect(raw, ("127.0.0.1", server.runner.addresses[0][1]))
+    await loop.sock_connect(raw, ("127.0.0.1", server.port))
     await loop.sock_sendall(raw, request)
     return raw
 
@@ -143,8 +144,9 @@ UPGRADE = (
 
 def masked(frame):
     """A client's text frame with an all-zero mask."""
-    data = json.dumps(frame).encode()
+    data = json.dumps(frame, ensure_ascii=False).encode()
     length = bytes([128 | len(data)]) if len(data) < 126 else bytes([254]) + len(data).to_bytes(2, "big")
+    assert len(data) < 1 << 16
     return b"\x81" + length + b"\0\0\0\0" + data
 
 
@@ -152,19 +154,17 @@ async def test_a_socket_that_does_not_read_is_cut_while_its_neighbour_goes_on(se
     async with serve(lambda prompt: CHATTER) as server:
         small_buffers(server)
         server.service.send_seconds = 0.3
-        long = "a" * 90_000  # comes back in every response object, as its instructions
-        frame = {"type": "response.create", "input": "a", "metadata": {str(i): "v" * 512 for i in range(16)}}
+        frame = {"type": "response.create", "input": "a", "metadata": BULK}
         client = await stalled(server, UPGRADE + masked(frame) * 30)
         try:
-            await eventually(lambda: len(server.app[SOCKETS]) == 1)
+            await eventually(lambda: len(server.app[CONNECTIONS]) == 1)
             async with server.socket() as neighbour:
                 await neighbour.create("Hello", max_output_tokens=100)
                 frames = await neighbour.rest()
                 assert frames[-1]["response"]["status"] in ("completed", "incomplete")
-            await eventually(lambda: not server.app[SOCKETS])
+            await eventually(lambda: not server.app[CONNECTIONS])
         finally:
             client.close()
-        assert long
         await eventually(lambda: not server.hub.turns)
 
 
@@ -172,7 +172,7 @@ async def test_an_event_stream_that_is_not_read_is_cut_and_its_answer_kept(serve
     async with serve(lambda prompt: CHATTER) as server:
         small_buffers(server)
         server.service.send_seconds = 0.3
-        body = json.dumps({"input": "a", "stream": True, "instructions": "word " * 20}).encode()
+        body = json.dumps({"input": "a", "stream": True, "metadata": BULK}).encode()
         head = f"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
         client = await stalled(server, (head + body))
         try:
@@ -192,9 +192,14 @@ async def test_a_drain_lets_running_turns_end_and_refuses_new_ones(server):
     async with server.socket() as socket:
         await socket.create("Hello")
         await server.held()
-        closing = asyncio.create_task(server.runner.cleanup())
+        closing = asyncio.ensure_future(server.close())
         await eventually(lambda: server.service.draining)
         await socket.create("And then?")
+        server.service.stats_seconds = 0.05
+        health = await server.get("/health/ready")
+        assert (health.status, health.json["status"]) == (503, "draining")
+        refused = await server.post("/v1/responses", {"input": "a"})
+        assert refused.refusal == (503, "server_is_overloaded", None)
         server.gate.open()
         assert (await socket.rest())[-1]["response"]["status"] == "incomplete"
         error = await socket.receive()
@@ -202,7 +207,7 @@ async def test_a_drain_lets_running_turns_end_and_refuses_new_ones(server):
         with pytest.raises(ConnectionClosed) as closed:
             await socket.receive()
         assert closed.value.rcvd.code == 1012
-        await asyncio.wait_for(closing, DEADLINE)
+        await closing
 
 
 async def test_what_a_drain_has_no_time_for_is_interrupted_and_kept(serve):
@@ -212,12 +217,12 @@ async def test_what_a_drain_has_no_time_for_is_interrupted_and_kept(serve):
             await socket.create("Hello there", **LONG)
             await eventually(lambda: len(server.hub.turns) == 2)
             await server.held()
-            closing = asyncio.create_task(server.runner.cleanup())
+            closing = asyncio.ensure_future(server.close())
             await eventually(lambda: not server.hub.engine._commands.empty())
             server.gate.open()
             streamed = [data async for _, data in events][-1]
             last = (await socket.rest())[-1]
-            await asyncio.wait_for(closing, DEADLINE)
+            await closing
     for told in (streamed, last):
         assert (told["type"], told["response"]["error"]["code"]) == ("response.failed", "server_restarted")
     async with serve() as server:
@@ -227,14 +232,40 @@ async def test_what_a_drain_has_no_time_for_is_interrupted_and_kept(serve):
         assert after["status"] == "incomplete"
 
 
+async def test_a_client_is_heard_while_the_server_drains(server):
+    server.gate.hold(after=3)
+    async with server.socket() as socket:
+        await socket.create("Hello", **LONG)
+        created = await socket.receive()
+        await server.held()
+        closing = asyncio.ensure_future(server.close())
+        await eventually(lambda: server.service.draining)
+        await socket.send(type="response.cancel", response_id=created["response"]["id"])
+        await eventually(lambda: not server.hub.engine._commands.empty())
+        server.gate.open()
+        assert (await socket.rest())[-1]["response"]["status"] == "cancelled"
+        await closing
+
+
+async def test_aiohttp_s_own_shutdown_drains_too(server):
+    server.gate.hold(after=2)
+    async with server.socket() as socket:
+        await socket.create("Hello")
+        await server.held()
+        closing = asyncio.ensure_future(server.runner.cleanup())
+        await eventually(lambda: server.service.draining)
+        server.gate.open()
+        assert (await socket.rest())[-1]["response"]["status"] == "incomplete"
+        await closing
+
+
 async def test_a_client_that_does_not_answer_the_close_does_not_hold_up_the_others(server):
+    server.service.close_seconds = 0.5
     clients = [await stalled(server, UPGRADE) for _ in range(3)]
     try:
-        await eventually(lambda: len(server.app[SOCKETS]) == 3)
-        for ws in server.app[SOCKETS]:
-            ws._timeout = 0.5
+        await eventually(lambda: len(server.app[CONNECTIONS]) == 3)
         began = asyncio.get_running_loop().time()
-        await server.runner.cleanup()
+        await server.close()
         assert asyncio.get_running_loop().time() - began < 1.4
     finally:
         for client in clients:

@@ -156,6 +156,7 @@ async def test_cancel_from_another_socket(server):
         server.gate.hold(after=3)
         await one.create("Hello", **LONG)
         turn = await server.live_turn()
+        await server.held()
         await other.send(type="response.cancel", response_id=turn.id)
         await eventually(lambda: not server.hub.engine._commands.empty())
         server.gate.open()
