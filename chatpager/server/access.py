@@ -99,8 +99,7 @@ def errors() -> Middleware:
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """On every answer, an error or a stream too: the request's id, and leave for the foreign page that asked."""
-    if request_id := request.get(REQUEST_ID):
-        response.headers["x-request-id"] = request_id
+    response.headers["x-request-id"] = request[REQUEST_ID]
     if origin := request.get(FOREIGN_ORIGIN):
         response.headers["Access-Control-Allow-Origin"] = origin
         response.headers["Access-Control-Expose-Headers"] = "x-request-id, retry-after, retry-after-ms"

@@ -125,7 +125,7 @@ class ResponseEncoder:
             case Delta():
                 yield from self._announce()
                 yield wire.TextDelta(sequence_number=self._number(), item_id=self._item, delta=event.text)
-            case Ended():
+            case _:
                 assert final is not None, "the last event needs the response's object"
                 yield from self._end(event, final)
 

@@ -17,7 +17,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from chatpager.errors import ChatpagerError, StoreError
 from chatpager.server.access import REQUEST_ID
 from chatpager.server.input_items import Json
-from chatpager.server.protocol import SUBPROTOCOL, Cancel, Create, ResponsesProtocol
+from chatpager.server.protocol import SUBPROTOCOL, Create, ResponsesProtocol
 from chatpager.server.requests import response_request
 from chatpager.server.service import SERVICE, TENANT, Service, begin, facts_of, final_response, reader_gone
 from chatpager.sessions.stream import Ended
@@ -91,11 +91,10 @@ class Connection:
         they go out in the protocol's order however long one of them has to wait for the client.
         """
         for event in self._protocol.events_received():
-            match event:
-                case Create(body):
-                    self._spawn(self._respond(body))
-                case Cancel(response_id):
-                    self._cancel(response_id)
+            if isinstance(event, Create):
+                self._spawn(self._respond(event.body))
+            else:
+                self._cancel(event.response_id)
         async with self._sending:
             for frame in self._protocol.frames_to_send():
                 await self._send(frame)
