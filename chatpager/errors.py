@@ -17,6 +17,7 @@
     │   ├── MethodNotAllowed        405
     │   ├── SessionBusy             409  another turn of the session is running
     │   ├── IdempotencyConflict     409  the key came before with another request
+    │   ├── ResponseEventsExpired   410  its events are gone; the whole response is there
     │   ├── RequestTooLarge         413
     │   ├── Overloaded              503  the queue is full: try again later
     │   └── CapacityExceeded        507  the request alone cannot fit the KV cache
@@ -122,6 +123,10 @@ class ConversationNotFound(NotFound):
     code = "conversation_not_found"
 
 
+class ItemNotFound(NotFound):
+    code = "item_not_found"
+
+
 class ModelNotFound(NotFound):
     code = "model_not_found"
 
@@ -136,6 +141,10 @@ class SessionBusy(RequestError):
 
 class IdempotencyConflict(RequestError):
     status, code = 409, "idempotency_conflict"
+
+
+class ResponseEventsExpired(RequestError):
+    status, code = 410, "response_events_expired"
 
 
 class RequestTooLarge(RequestError):

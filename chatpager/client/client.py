@@ -11,7 +11,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
@@ -19,12 +21,14 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.typing import Subprotocol
 
 from chatpager.client.reply import Reply
 
-SUBPROTOCOL = "chatpager.v1"
+SUBPROTOCOL = Subprotocol("chatpager.v1")
+LEAVE_SECONDS = 5.0
+"""How long an answer that is left early waits to hear its id, which it needs to be cancelled."""
 
 
 class ClientError(Exception):
@@ -75,10 +79,11 @@ class AsyncClient:
                 raw = await response.read()
                 if response.status >= 400:
                     raise _refusal(raw, response.status)
-                answer: dict[str, Any] = msgspec.json.decode(raw)
-                return answer
-        except aiohttp.ClientError as error:
-            raise ClientError(f"no server at {self.url} ({error}); start one: chatpager demo") from error
+                return msgspec.json.decode(raw, type=dict[str, Any])
+        except msgspec.DecodeError as error:
+            raise ClientError(f"what answers at {self.url} is no chatpager server") from error
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise self._unreachable(error) from error
 
     async def connect(self) -> ClientConnection:
         """A Responses WebSocket. Raises ClientError."""
@@ -87,12 +92,18 @@ class AsyncClient:
             return await connect(
                 address,
                 additional_headers=self._headers,
-                subprotocols=[Subprotocol(SUBPROTOCOL)],
+                subprotocols=[SUBPROTOCOL],
                 max_size=None,
                 compression=None,
+                proxy=None,
             )
-        except (OSError, ConnectionClosed, TimeoutError) as error:
-            raise ClientError(f"no server at {self.url} ({error}); start one: chatpager demo") from error
+        except InvalidStatus as error:
+            raise _refusal(bytes(error.response.body or b""), error.response.status_code) from error
+        except (OSError, ConnectionClosed, InvalidHandshake, InvalidURI, TimeoutError, ValueError) as error:
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: Exception) -> ClientError:
+        return ClientError(f"no server at {self.url} ({error}); start one: chatpager demo")
 
 
 class Session:
@@ -137,43 +148,67 @@ class Answer:
         self._client = client
         self._body = body
         self._socket: ClientConnection | None = None
+        self._cancelling = False
         self.reply = Reply()
 
     async def __aenter__(self) -> Self:
         self._socket = await self._client.connect()
-        await self._socket.send(msgspec.json.encode({"type": "response.create", **self._body}).decode())
+        await self._send({"type": "response.create", **self._body})
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._socket is not None
-        if not self.reply.done and self.reply.id:
-            await self.cancel()
+        if not self.reply.done:
+            await self._leave()
         await self._socket.close()
 
     async def __aiter__(self) -> AsyncIterator[str]:
         assert self._socket is not None, "enter the answer first: async with session.send(...)"
-        try:
-            while not self.reply.done:
-                event = msgspec.json.decode(await self._socket.recv())
-                if event["type"] == "error":
-                    raise _refusal_of(event["error"], event["status"])
-                if piece := self.reply.feed(event):
-                    yield piece
-        except ConnectionClosed as error:
-            self.reply.status = "interrupted"
-            raise ClientError("the connection ended before the answer; the session keeps what there is") from error
+        while not self.reply.done:
+            if piece := await self._receive():
+                yield piece
 
     async def cancel(self) -> None:
-        """Ask the server to end the answer."""
+        """Ask the server to end the answer: at once, or as soon as it has begun."""
+        self._cancelling = True
+        if self.reply.id and not self.reply.done:
+            await self._send({"type": "response.cancel", "response_id": self.reply.id})
+
+    async def _leave(self) -> None:
+        with suppress(ClientError, TimeoutError):
+            async with asyncio.timeout(LEAVE_SECONDS):
+                await self.cancel()
+                while self.reply.id is None:
+                    await self._receive()
+
+    async def _receive(self) -> str:
+        """Take one event; the text that it adds. Raises ClientError."""
+        assert self._socket is not None
+        begun = self.reply.id is not None
+        try:
+            event = msgspec.json.decode(await self._socket.recv())
+        except ConnectionClosed as error:
+            raise self._interrupted() from error
+        if event["type"] == "error":
+            self.reply.refuse(event["error"]["message"])
+            raise _refusal_of(event["error"], event["status"])
+        piece = self.reply.feed(event)
+        if self._cancelling and not begun and self.reply.id:
+            await self.cancel()
+        return piece
+
+    async def _send(self, frame: dict[str, Any]) -> None:
         assert self._socket is not None
         try:
-            await self._socket.send(
-                msgspec.json.encode({"type": "response.cancel", "response_id": self.reply.id}).decode()
-            )
-        except ConnectionClosed:
-            self.reply.status = "interrupted"
+            await self._socket.send(msgspec.json.encode(frame).decode())
+        except ConnectionClosed as error:
+            raise self._interrupted() from error
+
+    def _interrupted(self) -> ClientError:
+        self.reply.status = "interrupted"
+        return ClientError("the connection ended before the answer; the session keeps what there is")
 
 
 def _refusal(raw: bytes, status: int) -> ClientError:

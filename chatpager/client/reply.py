@@ -9,7 +9,7 @@ TERMINAL = {"response.completed", "response.incomplete", "response.failed"}
 
 class Reply:
     """``text`` grows with every event; the account is there once ``done``. ``status`` is the response's, or
-    "interrupted" when the connection ended before the answer did."""
+    "interrupted" when the connection ended before the answer did, or "refused" when none began."""
 
     def __init__(self) -> None:
         self.id: str | None = None
@@ -38,6 +38,9 @@ class Reply:
             if error := self.response.get("error"):
                 self.error = error["message"]
         return ""
+
+    def refuse(self, message: str) -> None:
+        self.status, self.error = "refused", message
 
     @property
     def input_tokens(self) -> int:

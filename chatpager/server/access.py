@@ -7,7 +7,7 @@ import hmac
 import ipaddress
 import secrets
 from collections.abc import Awaitable, Callable
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import structlog
 from aiohttp import web
@@ -19,10 +19,12 @@ from chatpager.errors import (
     ConfigError,
     Forbidden,
     InvalidAPIKey,
+    InvalidRequest,
     MethodNotAllowed,
     NotFound,
     Overloaded,
     RequestTooLarge,
+    StoreError,
 )
 from chatpager.server import wire
 from chatpager.server.protocol import error_body
@@ -33,7 +35,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PUBLIC = web.AppKey("public", set[str])
 """Names of the routes that need no key: pages and health."""
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
-REQUEST_ID = "x-request-id"
+REQUEST_ID = web.RequestKey("request_id", str)
+FOREIGN_ORIGIN = web.RequestKey("foreign_origin", str)
+"""Of a page from elsewhere that may come in; same-origin requests and programs have none."""
 
 
 def is_loopback(host: str) -> bool:
@@ -57,9 +61,9 @@ def check_exposure(config: ServerConfig) -> None:
     )
 
 
-def error_response(error: ChatpagerError, request_id: str) -> web.Response:
+def error_response(error: ChatpagerError) -> web.Response:
     status, body = error_body(error)
-    headers = {REQUEST_ID: request_id}
+    headers = {}
     if isinstance(error, Overloaded):
         headers["retry-after"] = str(max(1, round(error.retry_after)))
         headers["retry-after-ms"] = str(round(1000 * error.retry_after))
@@ -73,31 +77,45 @@ def errors() -> Middleware:
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        request_id = "req_" + secrets.token_hex(12)
-        request["request_id"] = request_id
+        request[REQUEST_ID] = "req_" + secrets.token_hex(12)
         try:
-            response = await handler(request)
+            return await handler(request)
         except ChatpagerError as error:
-            return error_response(error, request_id)
-        except web.HTTPRequestEntityTooLarge as error:
-            limit = request.client_max_size
-            return error_response(RequestTooLarge(f"the body is larger than {limit} bytes"), error.reason or request_id)
-        except web.HTTPMethodNotAllowed as error:
-            allowed = ", ".join(sorted(error.allowed_methods))
-            message = f"{error.method} is not allowed on {request.path}; allowed: {allowed}"
-            return error_response(MethodNotAllowed(message), request_id)
-        except web.HTTPNotFound:
-            return error_response(NotFound(f"there is nothing at {request.method} {request.path}"), request_id)
-        except web.HTTPException:
-            raise
+            if isinstance(error, StoreError):
+                log.error("request.not_stored", request_id=request[REQUEST_ID], reason=str(error))
+            return error_response(error)
+        except web.RequestPayloadError:
+            return error_response(InvalidRequest("the body does not agree with its Content-Encoding or its length"))
+        except web.HTTPException as error:
+            return error_response(_of_aiohttp(error, request)) if error.status >= 400 else error
         except Exception:
-            log.exception("request.failed", request_id=request_id, method=request.method, route=_route(request))
-            return error_response(ChatpagerError(), request_id)
-        if not response.prepared:
-            response.headers.setdefault(REQUEST_ID, request_id)
-        return response
+            log.exception(
+                "request.failed", request_id=request[REQUEST_ID], method=request.method, route=_route(request)
+            )
+            return error_response(ChatpagerError())
 
     return middleware
+
+
+async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """On every answer, an error or a stream too: the request's id, and leave for the foreign page that asked."""
+    response.headers["x-request-id"] = request[REQUEST_ID]
+    if origin := request.get(FOREIGN_ORIGIN):
+        response.headers["Access-Control-Allow-Origin"] = origin
+        response.headers["Access-Control-Expose-Headers"] = "x-request-id, retry-after, retry-after-ms"
+        response.headers["Vary"] = "Origin"
+
+
+def _of_aiohttp(error: web.HTTPException, request: web.Request) -> ChatpagerError:
+    """What aiohttp itself refuses, as ours."""
+    if isinstance(error, web.HTTPRequestEntityTooLarge):
+        return RequestTooLarge(f"the body is larger than {request.client_max_size} bytes")
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        return MethodNotAllowed(f"{error.method} is not allowed on {request.path}; allowed: {allowed}")
+    if isinstance(error, web.HTTPNotFound):
+        return NotFound(f"there is nothing at {request.method} {request.path}")
+    return InvalidRequest(error.text or error.reason)
 
 
 def _route(request: web.Request) -> str:
@@ -114,14 +132,13 @@ def gate(config: ServerConfig) -> Middleware:
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         _check_host(request, config, extra)
         origin = _check_origin(request, extra)
-        if request.method == "OPTIONS" and origin:
-            return web.Response(status=204, headers=_cors(origin))
+        if origin:
+            request[FOREIGN_ORIGIN] = origin
+            if request.method == "OPTIONS":
+                return _preflight(request)
         if digest and request.match_info.route.name not in request.app[PUBLIC]:
             _check_key(request, digest)
-        response = await handler(request)
-        if origin and not response.prepared:
-            response.headers.update(_cors(origin))
-        return response
+        return await handler(request)
 
     return middleware
 
@@ -130,7 +147,7 @@ def _check_host(request: web.Request, config: ServerConfig, extra: set[str]) -> 
     """On loopback any page could reach us under a name of its own that resolves here (DNS rebinding)."""
     if not is_loopback(config.host):
         return
-    host = urlsplit(f"//{request.host}").hostname or ""
+    host = _split(f"//{request.host}").hostname or ""
     if not is_loopback(host) and not any(host == urlsplit(o).hostname for o in extra):
         raise Forbidden(f"Host {host!r} is not allowed here; to allow it: --allowed-origins http://{request.host}")
 
@@ -138,24 +155,31 @@ def _check_host(request: web.Request, config: ServerConfig, extra: set[str]) -> 
 def _check_origin(request: web.Request, extra: set[str]) -> str | None:
     """The foreign origin that was let in, or None. Programs send no Origin, and are let in."""
     origin = request.headers.get("Origin")
-    if origin is None or urlsplit(origin).netloc == request.host:
+    if origin is None or _split(origin).netloc == request.host:
         return None
     if origin.rstrip("/") not in extra:
         raise Forbidden(f"Origin {origin!r} is not allowed here; to allow it: --allowed-origins {origin}")
     return origin
 
 
-def _cors(origin: str) -> dict[str, str]:
-    return {
-        "Access-Control-Allow-Origin": origin,
-        "Access-Control-Allow-Headers": "authorization, content-type",
-        "Access-Control-Allow-Methods": "GET, POST, DELETE",
-        "Vary": "Origin",
-    }
+def _split(address: str) -> SplitResult:
+    try:
+        return urlsplit(address)
+    except ValueError:
+        raise Forbidden(f"{address!r} is not an address") from None
+
+
+def _preflight(request: web.Request) -> web.Response:
+    """A page that may come in may send any header: none of them is trusted more for it."""
+    wanted = request.headers.get("Access-Control-Request-Headers", "authorization, content-type")
+    return web.Response(
+        status=204,
+        headers={"Access-Control-Allow-Headers": wanted, "Access-Control-Allow-Methods": "GET, POST, DELETE"},
+    )
 
 
 def _check_key(request: web.Request, digest: bytes) -> None:
     kind, _, key = request.headers.get("Authorization", "").partition(" ")
-    given = hashlib.sha256(key.encode()).digest() if kind.lower() == "bearer" else b""
+    given = hashlib.sha256(key.encode(errors="surrogateescape")).digest() if kind.lower() == "bearer" else b""
     if not hmac.compare_digest(given, digest):
         raise InvalidAPIKey("send the server's key: Authorization: Bearer KEY")

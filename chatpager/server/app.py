@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import structlog
-from aiohttp import WSCloseCode, web
+from aiohttp import web
 
 from chatpager.config import ServerConfig
 from chatpager.server import routes_chat, routes_conversations, routes_ops, routes_responses
-from chatpager.server.access import PUBLIC, errors, gate
+from chatpager.server.access import PUBLIC, add_headers, errors, gate
 from chatpager.server.service import SERVICE, Service
-from chatpager.server.websocket import SOCKETS, responses_socket
+from chatpager.server.websocket import CONNECTIONS, responses_socket
 
 log = structlog.get_logger(__name__)
 
@@ -26,12 +27,13 @@ async def responses_get(request: web.Request) -> web.StreamResponse:
 def make_app(config: ServerConfig, open_service: Callable[[], Awaitable[Service]]) -> web.Application:
     """``open_service`` is called at start-up; what it opens is closed here."""
     app = web.Application(middlewares=[errors(), gate(config)], client_max_size=config.max_message_bytes)
-    app[SOCKETS] = set()
+    app[CONNECTIONS] = set()
     app[routes_ops.ASSETS] = routes_ops.read_assets()
     app[PUBLIC] = {"page", "health", "live", "ready"}
     app.add_routes(_routes())
+    app.on_response_prepare.append(add_headers)
     app.cleanup_ctx.append(_service(open_service))
-    app.on_shutdown.append(_drain)
+    app.on_shutdown.append(drain)
     return app
 
 
@@ -67,17 +69,22 @@ def _service(open_service: Callable[[], Awaitable[Service]]) -> Callable[[web.Ap
     async def context(app: web.Application) -> AsyncIterator[None]:
         app[SERVICE] = service = await open_service()
         yield
-        await service.hub.close()
         await service.store.close()
 
     return context
 
 
-async def _drain(app: web.Application) -> None:
-    """Refuse what is new, let running turns end, then tell the sockets that the server goes."""
+async def drain(app: web.Application) -> None:
+    """Refuse what is new, give running turns time to end, end the others as interrupted, then send the readers home.
+
+    To be awaited before the runner's ``cleanup``: until then the server listens, so that it can say that it drains, and
+    clients are heard; aiohttp's own shutdown closes both doors before anything else. Without that it comes with it.
+    It also comes before aiohttp waits for its handlers: they follow turns, so they return once the turns have ended.
+    """
     service = app[SERVICE]
+    if service.draining:
+        return
     service.draining = True
     await service.hub.drain(service.config.drain_seconds)
-    sockets = app[SOCKETS]
-    for ws in list(sockets):
-        await ws.close(code=WSCloseCode.SERVICE_RESTART, message=b"the server is restarting")
+    await service.hub.close()
+    await asyncio.gather(*(connection.close() for connection in app[CONNECTIONS]), return_exceptions=True)

@@ -125,9 +125,13 @@ class ResponseEncoder:
             case Delta():
                 yield from self._announce()
                 yield wire.TextDelta(sequence_number=self._number(), item_id=self._item, delta=event.text)
-            case Ended():
+            case _:
                 assert final is not None, "the last event needs the response's object"
                 yield from self._end(event, final)
+
+    def broken(self, error: wire.ErrorBody) -> wire.ErrorEvent:
+        """In place of the rest, where the server cannot go on with the stream."""
+        return wire.ErrorEvent(sequence_number=self._number(), message=error.message, code=error.code)
 
     def _end(self, event: Ended, final: wire.Response) -> Iterable[wire.Event]:
         if final.output:

@@ -22,12 +22,17 @@ from chatpager.errors import (
 )
 from chatpager.server import wire
 from chatpager.server.encode_response import ResponseEncoder, ResponseFacts
-from chatpager.server.requests import Json, decode
+from chatpager.server.input_items import Json, shown
+from chatpager.server.requests import decode
 from chatpager.sessions.stream import Ended, Event
 
 SUBPROTOCOL = "chatpager.v1"
 MAX_WAITING = 32
 """``response.create`` frames that may wait on one socket."""
+
+
+NOT_OF_THE_BODY = {"type", "stream", "background"}
+"""Fields of the frame itself, and those that say how HTTP is to answer: a socket always streams."""
 
 
 class State(StrEnum):
@@ -97,15 +102,17 @@ class ResponsesProtocol:
             case "response.create":
                 if len(self._waiting) >= MAX_WAITING:
                     raise Overloaded(f"{MAX_WAITING} responses wait on this socket")
-                self._waiting.append(Create({k: v for k, v in frame.items() if k != "type"}))
+                self._waiting.append(Create({k: v for k, v in frame.items() if k not in NOT_OF_THE_BODY}))
                 self._next()
             case "response.cancel":
                 response_id = frame.get("response_id")
                 if not isinstance(response_id, str):
                     raise InvalidRequest("response_id is missing", param="response_id")
                 self._events.append(Cancel(response_id))
-            case kind:
-                raise UnsupportedEvent(f"there is no event of type {kind!r}"[:200], param="type")
+            case str(kind):
+                raise UnsupportedEvent(f"there is no event of type {shown(kind)}", param="type")
+            case _:
+                raise UnsupportedEvent("an event has a type", param="type")
 
     def events_received(self) -> list[ClientEvent]:
         """What to do now, each once."""
@@ -161,8 +168,15 @@ class ResponsesProtocol:
 
 def error_body(error: ChatpagerError) -> tuple[int, wire.ErrorBody]:
     """An error as every wire shows it: (HTTP status, body). Details of our own mistakes stay in the log."""
-    if isinstance(error, RequestError):
-        return error.status, wire.ErrorBody(message=error.message, type=error.type, param=error.param, code=error.code)
-    if isinstance(error, EngineError | StoreError):
-        return error.status, wire.ErrorBody(message=str(error), type=error.type, param=None, code=error.code)
-    return 500, wire.ErrorBody(message="internal error", type="server_error", param=None, code="internal_error")
+    match error:
+        case RequestError(message=message, param=param):
+            # It may quote what came in, and bytes that are no UTF-8 come in as lone surrogates, which JSON cannot hold.
+            message = message.encode(errors="backslashreplace").decode()
+            return error.status, wire.ErrorBody(message=message, type=error.type, param=param, code=error.code)
+        case EngineError():
+            return error.status, wire.ErrorBody(message=str(error), type=error.type, param=None, code=error.code)
+        case StoreError():
+            message = "the server's database does not take this now; try again later"
+            return error.status, wire.ErrorBody(message=message, type=error.type, param=None, code=error.code)
+        case _:
+            return 500, wire.ErrorBody(message="internal error", type="server_error", param=None, code="internal_error")

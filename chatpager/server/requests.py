@@ -7,31 +7,30 @@ field is passed over and named in the answer's ``chatpager.warnings``.
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
 from chatpager.engine.sampling_params import SamplingParams
 from chatpager.errors import InvalidJSON, InvalidRequest, ModelNotFound
+from chatpager.server.input_items import Json, check_text, input_messages, shown
 from chatpager.sessions.turn import TurnRequest
-from chatpager.store import NewMessage, text_content
 
-Json = dict[str, Any]
 S = TypeVar("S", bound=msgspec.Struct)
 
-MAX_ITEMS = 2048
 MAX_METADATA = 16
-ROLES = ("user", "assistant", "system", "developer")
-TEXT_PARTS = ("text", "input_text", "output_text")
+MAX_WARNINGS = 16
+MAX_INT = 2**31 - 1
 
 
 class Extensions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The ``chatpager`` object of a request."""
 
     explain: bool = False
-    priority: int = 0
+    priority: Annotated[int, msgspec.Meta(ge=-MAX_INT, le=MAX_INT)] = 0
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,7 +126,7 @@ def decode(data: str | bytes) -> Json:
     """A JSON object. Raises InvalidJSON."""
     try:
         value = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise InvalidJSON(f"this is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise InvalidJSON("a request is a JSON object")
@@ -146,11 +145,21 @@ def read(raw: Json, kind: type[S]) -> tuple[S, list[str]]:
     try:
         value = msgspec.convert(raw, kind, str_keys=True)
     except msgspec.ValidationError as error:
-        text, _, path = str(error).partition(" - at `$")
-        param = path.rstrip("`").lstrip(".") or None
-        raise InvalidRequest(f"{param or 'request'}: {text}", param=param) from error
+        param, problem = _place(str(error))
+        raise InvalidRequest(f"{param or 'request'}: {problem}", param=param) from error
     known = {*kind.__struct_fields__, *HARMLESS, *(name for name, _, _ in UNBUILT)}
     return value, sorted(set(raw) - known)
+
+
+def _place(message: str) -> tuple[str | None, str]:
+    """msgspec's message as the field's name and what is wrong with it."""
+    if missing := _MISSING.fullmatch(message):
+        return missing[1], "this field is required"
+    problem, _, path = message.partition(" - at ")
+    return path.rpartition("`$")[2].rstrip("`").lstrip(".") or None, problem
+
+
+_MISSING = re.compile(r"Object missing required field `(\w+)`")
 
 
 # -- the two bodies ---------------------------------------------------------------------------------------------------
@@ -161,10 +170,12 @@ def response_request(raw: Json, served: Served, tenant: str) -> TurnRequest:
     body, unknown = read(raw, ResponseCreate)
     check_model(body.model, served)
     session_id = _conversation_id(body.conversation)
-    if session_id and body.previous_response_id:
+    previous = check_text(body.previous_response_id or "", "previous_response_id") or None
+    instructions = check_text(body.instructions or "", "instructions") or None
+    if session_id and previous:
         raise InvalidRequest("send conversation or previous_response_id, not both", param="conversation")
     messages = input_messages(body.input, "input")
-    if not messages and not (session_id or body.previous_response_id):
+    if not messages and not (session_id or previous):
         raise InvalidRequest("there is no input", param="input")
     stored = body.store is not False
     if session_id and not stored:
@@ -186,8 +197,8 @@ def response_request(raw: Json, served: Served, tenant: str) -> TurnRequest:
         messages=messages,
         params=params,
         session_id=session_id,
-        previous_turn_id=body.previous_response_id,
-        instructions=body.instructions or None,
+        previous_turn_id=previous,
+        instructions=instructions,
         stored=stored,
         priority=body.chatpager.priority,
         parameters=_with_warnings(echo, unknown),
@@ -201,14 +212,14 @@ def chat_request(raw: Json, served: Served, tenant: str) -> tuple[TurnRequest, C
     messages = input_messages(body.messages, "messages")
     if not messages:
         raise InvalidRequest("there are no messages", param="messages")
-    limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
+    limit_name = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
     request = TurnRequest(
         id="chatcmpl_" + secrets.token_hex(16),
         tenant=tenant,
         kind="chat",
         model=served.name,
         messages=messages,
-        params=sampling_params(body, limit, served, "max_tokens"),
+        params=sampling_params(body, getattr(body, limit_name), served, limit_name),
         whole=True,
         stored=body.store is not False,
         priority=body.chatpager.priority,
@@ -219,7 +230,7 @@ def chat_request(raw: Json, served: Served, tenant: str) -> tuple[TurnRequest, C
 
 def _with_warnings(parameters: Json, unknown: Sequence[str]) -> Json:
     if unknown:
-        parameters["warnings"] = [f"unknown field {name!r} was passed over" for name in unknown]
+        parameters["warnings"] = [f"unknown field {shown(name)} was passed over" for name in unknown[:MAX_WARNINGS]]
     return parameters
 
 
@@ -227,8 +238,9 @@ def _with_warnings(parameters: Json, unknown: Sequence[str]) -> Json:
 
 
 def check_model(name: str | None, served: Served) -> None:
-    if name not in (None, "", "default", served.name):
-        raise ModelNotFound(f"model {name!r} is not served here; this is {served.name!r}", param="model")
+    """Raises ModelNotFound."""
+    if name is not None and name not in ("", "default", served.name):
+        raise ModelNotFound(f"model {shown(name)} is not served here; this is {served.name!r}", param="model")
 
 
 def check_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -246,8 +258,10 @@ def sampling_params(body: Sampling, limit: int | None, served: Served, limit_nam
     """The request's wishes over the model's own defaults. Raises InvalidRequest."""
     given = {name: getattr(body, name) for name in Sampling.__struct_fields__}
     wishes = {**served.defaults, **{k: v for k, v in given.items() if v is not None}}
-    if limit is not None and limit < 1:
-        raise InvalidRequest(f"{limit_name} must be at least 1", param=limit_name)
+    if limit is not None and not 1 <= limit <= MAX_INT:
+        raise InvalidRequest(f"{limit_name} must be between 1 and {MAX_INT}", param=limit_name)
+    if body.top_k is not None and body.top_k > MAX_INT:
+        raise InvalidRequest(f"top_k must be at most {MAX_INT}", param="top_k")
     if isinstance(wishes.get("stop"), list):
         wishes["stop"] = tuple(wishes["stop"])
     return SamplingParams(max_tokens=limit, **wishes)
@@ -258,49 +272,4 @@ def _conversation_id(value: str | Json | None) -> str | None:
         value = value.get("id")
         if not isinstance(value, str):
             raise InvalidRequest("conversation is an id, or an object with one", param="conversation")
-    return value or None
-
-
-def input_messages(value: str | Sequence[Json] | None, param: str) -> list[NewMessage]:
-    """Text, or items that are messages with text. Raises InvalidRequest, naming the place."""
-    if value is None:
-        return []
-    if isinstance(value, str):
-        return [NewMessage(role="user", content=text_content(_clean(value, param)))]
-    if len(value) > MAX_ITEMS:
-        raise InvalidRequest(f"{param} holds at most {MAX_ITEMS} items", param=param)
-    return [_message(item, f"{param}[{i}]") for i, item in enumerate(value)]
-
-
-def _message(item: Json, place: str) -> NewMessage:
-    kind = item.get("type", "message")
-    if kind != "message":
-        raise InvalidRequest(f"{place}: items of type {kind!r} are not built yet, only messages", param=f"{place}.type")
-    role = item.get("role")
-    if role not in ROLES:
-        raise InvalidRequest(f"{place}: role is one of {', '.join(ROLES)}", param=f"{place}.role")
-    return NewMessage(role=role, content=text_content(_text(item.get("content"), f"{place}.content")))
-
-
-def _text(content: Any, place: str) -> str:
-    if isinstance(content, str):
-        return _clean(content, place)
-    if not isinstance(content, list):
-        raise InvalidRequest(f"{place}: text, or a list of parts", param=place)
-    return "".join(_part(part, f"{place}[{i}]") for i, part in enumerate(content))
-
-
-def _part(part: Any, place: str) -> str:
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind not in TEXT_PARTS:
-        raise InvalidRequest(f"{place}: only parts of type {', '.join(TEXT_PARTS)}", param=place)
-    text = part.get("text")
-    if not isinstance(text, str):
-        raise InvalidRequest(f"{place}: text is missing", param=f"{place}.text")
-    return _clean(text, place)
-
-
-def _clean(text: str, place: str) -> str:
-    if "\0" in text:
-        raise InvalidRequest(f"{place}: holds a NUL character", param=place)
-    return text
+    return check_text(value or "", "conversation") or None

@@ -8,10 +8,11 @@ from typing import Any
 
 from aiohttp import web
 
-from chatpager.errors import ConversationNotFound, InvalidRequest
+from chatpager.errors import InvalidRequest, ItemNotFound
 from chatpager.server import wire
 from chatpager.server.encode_response import SHOWN_AS, answer_item, item_id, item_status, usage_object
-from chatpager.server.requests import Json, check_metadata, decode, input_messages
+from chatpager.server.input_items import Json, input_messages, shown
+from chatpager.server.requests import check_metadata, decode
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE, TENANT, Service, message_text
 from chatpager.sessions.turn import LiveTurn
@@ -50,8 +51,9 @@ async def retrieve(request: web.Request) -> web.Response:
 
 async def update(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
-    metadata, title = _metadata(decode(await request.read()))
-    change: dict[str, Any] = {"metadata": metadata}
+    body = decode(await request.read())
+    metadata, title = _metadata(body)
+    change: dict[str, Any] = {"metadata": metadata} if body.get("metadata") is not None else {}
     if title is not None:
         change["title"] = title
     session = await service.store.update_session(TENANT, request.match_info["id"], **change)
@@ -85,14 +87,16 @@ async def add_items(request: web.Request) -> web.Response:
 
 async def items(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
+    after, limit, order = request.query.get("after"), _limit(request, 20), request.query.get("order", "desc")
+    if order not in ("asc", "desc"):
+        raise InvalidRequest("order is asc or desc", param="order")
     found = await _all_items(service, request.match_info["id"])
-    if request.query.get("order", "desc") != "asc":
+    if order == "desc":
         found.reverse()
-    after, limit = request.query.get("after"), _limit(request, 20)
     if after is not None:
         place = next((i for i, item in enumerate(found) if item.id == after), None)
         if place is None:
-            raise InvalidRequest(f"the conversation has no item {after!r}", param="after")
+            raise InvalidRequest(f"the conversation has no item {shown(after)}", param="after")
         found = found[place + 1 :]
     return json_response(_page(found[:limit], len(found) > limit))
 
@@ -101,7 +105,7 @@ async def item(request: web.Request) -> web.Response:
     service, wanted = request.app[SERVICE], request.match_info["item"]
     found = next((i for i in await _all_items(service, request.match_info["id"]) if i.id == wanted), None)
     if found is None:
-        raise ConversationNotFound(f"the conversation has no item {wanted!r}")
+        raise ItemNotFound(f"the conversation has no item {shown(wanted)}")
     return json_response(found)
 
 
@@ -190,7 +194,7 @@ def _items(body: Json) -> list[Json] | None:
 
 def _limit(request: web.Request, default: int) -> int:
     raw = request.query.get("limit", str(default))
-    if not raw.isdecimal() or not 1 <= int(raw) <= MAX_PAGE:
+    if not (raw.isascii() and raw.isdecimal() and len(raw) <= 3 and 1 <= int(raw) <= MAX_PAGE):
         raise InvalidRequest(f"limit is between 1 and {MAX_PAGE}", param="limit")
     return int(raw)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,8 @@ async def health(request: web.Request) -> web.Response:
     """Ready to begin turns, or 503 with the reason; and what the KV cache holds."""
     service = request.app[SERVICE]
     stats = await _stats(service)
-    status = "stopped" if stats is None else "draining" if service.draining else "ok"
+    engine = "stopped" if not service.hub.engine.alive else "stalled" if stats is None else "ok"
+    status = "draining" if service.draining else engine
     body: dict[str, Any] = {"status": status, "version": __version__, "model": service.served.name}
     if stats is not None:
         memory = stats.memory
@@ -81,7 +83,7 @@ async def health(request: web.Request) -> web.Response:
             "utilisation": round(memory.utilisation, 4),
         }
         body["requests"] = {"running": stats.running, "waiting": stats.waiting}
-    return web.json_response(body, status=200 if status == "ok" else 503)
+    return json_response(body, status=200 if status == "ok" else 503)
 
 
 async def version(request: web.Request) -> web.Response:
@@ -95,9 +97,11 @@ async def metrics(request: web.Request) -> web.Response:
 
 
 async def _stats(service: Service) -> EngineStats | None:
+    """None when the engine has stopped, or does not come to the end of its step."""
     try:
-        return await service.hub.engine.stats()
-    except EngineStopped:
+        async with asyncio.timeout(service.stats_seconds):
+            return await service.hub.engine.stats()
+    except (EngineStopped, TimeoutError):
         return None
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 from aiohttp import web
 
-from chatpager.errors import ResponseNotFound
+from chatpager.errors import InvalidRequest, ResponseEventsExpired, ResponseNotFound
 from chatpager.server import wire
 from chatpager.server.encode_response import ResponseEncoder
 from chatpager.server.requests import decode, response_request
@@ -21,42 +19,70 @@ from chatpager.server.service import (
     reader_gone,
     stored_response,
 )
-from chatpager.server.sse import send_events
+from chatpager.server.sse import Frames, send_events
 from chatpager.sessions.stream import Ended
 from chatpager.sessions.turn import LiveTurn
 
+MAX_DIGITS = 18
 
-def json_response(value: object) -> web.Response:
-    return web.Response(text=wire.encode(value), content_type="application/json")
+
+def json_response(value: object, *, status: int = 200) -> web.Response:
+    return web.Response(text=wire.encode(value), status=status, content_type="application/json")
 
 
 async def create(request: web.Request) -> web.StreamResponse:
     service = request.app[SERVICE]
     raw = decode(await request.read())
+    stream = raw.get("stream") is True
     turn = await begin(service, response_request(raw, service.served, TENANT))
     try:
-        if raw.get("stream"):
-            return await send_events(request, _frames(turn))
-        return json_response(final_response(turn, await turn.stream.end()))
+        if not stream:
+            return json_response(final_response(turn, await turn.stream.end()))
+        encoder = ResponseEncoder(facts_of(turn))
+        return await send_events(request, _frames(turn, encoder), lambda error: _frame(encoder.broken(error)))
     finally:
-        reader_gone(service, turn)
+        reader_gone(service, turn, told=stream)
 
 
-async def _frames(turn: LiveTurn) -> AsyncIterator[str]:
-    encoder = ResponseEncoder(facts_of(turn))
+async def _frames(turn: LiveTurn, encoder: ResponseEncoder, after: int = -1) -> Frames:
     async for event in turn.stream.follow():
         final = final_response(turn, event) if isinstance(event, Ended) else None
         for frame in encoder.feed(event, final):
-            if not isinstance(frame, wire.PrefillEvent):
-                yield f"event: {frame.type}\ndata: {wire.encode(frame)}"
+            if not isinstance(frame, wire.PrefillEvent) and frame.sequence_number > after:
+                yield _frame(frame)
 
 
-async def retrieve(request: web.Request) -> web.Response:
+def _frame(event: wire.Event | wire.ErrorEvent) -> str:
+    return f"event: {event.type}\ndata: {wire.encode(event)}"
+
+
+async def retrieve(request: web.Request) -> web.StreamResponse:
     service, response_id = request.app[SERVICE], request.match_info["id"]
     turn = _live(service, response_id)
+    if request.query.get("stream") == "true":
+        return await _resume(request, turn)
     if turn is not None:
         return json_response(live_response(turn))
     return json_response(await stored_response(service, TENANT, response_id))
+
+
+async def _resume(request: web.Request, turn: LiveTurn | None) -> web.StreamResponse:
+    """The events of a running response behind ``starting_after``, then as they come; any number may read along.
+
+    Raises:
+        ResponseNotFound: there is none.
+        ResponseEventsExpired: it has ended, and what is kept of it is the whole.
+    """
+    after = request.query.get("starting_after", "-1")
+    if not after.removeprefix("-").isdecimal() or len(after) > MAX_DIGITS:
+        raise InvalidRequest("starting_after is an event's number", param="starting_after")
+    if turn is None:
+        response_id = request.match_info["id"]
+        await stored_response(request.app[SERVICE], TENANT, response_id)
+        raise ResponseEventsExpired("the response has ended; read it without stream=true", param="stream")
+    encoder = ResponseEncoder(facts_of(turn))
+    frames = _frames(turn, encoder, int(after))
+    return await send_events(request, frames, lambda error: _frame(encoder.broken(error)))
 
 
 async def cancel(request: web.Request) -> web.Response:
@@ -78,7 +104,7 @@ async def delete(request: web.Request) -> web.Response:
     elif (await service.store.turn(TENANT, response_id)).kind != "response":
         raise ResponseNotFound(f"no response {response_id!r}")
     await service.store.delete_turn(TENANT, response_id)
-    return json_response(wire.Deleted(id=response_id, object="response.deleted"))
+    return json_response(wire.Deleted(id=response_id, object="response"))
 
 
 def _live(service: Service, response_id: str) -> LiveTurn | None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import msgspec
 from aiohttp import web
 
 from chatpager.config import ServerConfig
-from chatpager.errors import NotFound, ResponseNotFound
+from chatpager.errors import EngineStopped, ResponseNotFound
 from chatpager.server import wire
 from chatpager.server.encode_response import ResponseFacts, response_object
 from chatpager.server.metrics import Metrics
@@ -32,6 +33,14 @@ class Service:
     metrics: Metrics
     started_at: int
     draining: bool = False
+    send_seconds: float = 30.0
+    """A frame that a client does not take for so long ends its connection."""
+    close_seconds: float = 5.0
+    """A client has so long to take what is left for it, and then to answer a closing handshake."""
+    stats_seconds: float = 10.0
+    """An engine that has not ended its step after so long counts as stalled."""
+    keepalive_seconds: float = 10.0
+    """Between two comments of an event stream."""
 
     @property
     def store(self) -> Store:
@@ -41,9 +50,10 @@ class Service:
 SERVICE = web.AppKey("service", Service)
 
 
-def goes_on_alone(request: TurnRequest) -> bool:
-    """Whether a turn runs to its end when its reader goes: one that can be found again does."""
-    return request.stored and request.kind == "response"
+def goes_on_alone(request: TurnRequest, *, told: bool) -> bool:
+    """Whether a turn runs to its end when its reader goes: one that can be found again does, through its conversation,
+    or by its id if the reader was ``told`` it."""
+    return request.stored and request.kind == "response" and (told or request.session_id is not None)
 
 
 async def begin(service: Service, request: TurnRequest) -> LiveTurn:
@@ -65,15 +75,16 @@ async def begin(service: Service, request: TurnRequest) -> LiveTurn:
 def _abandon(service: Service) -> Callable[[asyncio.Future[LiveTurn]], None]:
     def settled(submitting: asyncio.Future[LiveTurn]) -> None:
         if not submitting.cancelled() and submitting.exception() is None:
-            reader_gone(service, submitting.result())
+            reader_gone(service, submitting.result(), told=False)
 
     return settled
 
 
-def reader_gone(service: Service, turn: LiveTurn) -> None:
-    """The only reader of a turn has left."""
-    if turn.stream.ended is None and not goes_on_alone(turn.request):
-        service.hub.cancel(turn.request.tenant, turn.id)
+def reader_gone(service: Service, turn: LiveTurn, *, told: bool) -> None:
+    """The only reader of a turn has left. ``told``: it knows the turn's id."""
+    if turn.stream.ended is None and not goes_on_alone(turn.request, told=told):
+        with suppress(EngineStopped):  # then the hub ends the turn
+            service.hub.cancel(turn.request.tenant, turn.id)
 
 
 # -- response objects -------------------------------------------------------------------------------------------------
@@ -139,6 +150,3 @@ async def rebuilt_response(service: Service, turn: Turn) -> wire.Response:
 def message_text(content: object) -> str:
     assert isinstance(content, list | tuple)
     return "".join(part["text"] for part in content if part.get("type") == "text")
-
-
-__all__ = ["SERVICE", "TENANT", "NotFound", "Service", "begin", "final_response", "reader_gone", "stored_response"]

@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any
 
 import structlog
-from aiohttp import WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType, web
 
-from chatpager.errors import ChatpagerError
-from chatpager.server.protocol import SUBPROTOCOL, Cancel, Create, ResponsesProtocol
-from chatpager.server.requests import Json, response_request
+from chatpager.errors import ChatpagerError, StoreError
+from chatpager.server.access import REQUEST_ID
+from chatpager.server.input_items import Json
+from chatpager.server.protocol import SUBPROTOCOL, Create, ResponsesProtocol
+from chatpager.server.requests import response_request
 from chatpager.server.service import SERVICE, TENANT, Service, begin, facts_of, final_response, reader_gone
 from chatpager.sessions.stream import Ended
+from chatpager.sessions.turn import LiveTurn
 
 log = structlog.get_logger(__name__)
 
 HEARTBEAT_SECONDS = 20.0
-SEND_SECONDS = 30.0
-"""A frame that the client does not take for so long ends the connection."""
-SOCKETS = web.AppKey("sockets", set[web.WebSocketResponse])
+CONNECTIONS: web.AppKey[set[Connection]] = web.AppKey("connections")
 
 
 async def responses_socket(request: web.Request) -> web.WebSocketResponse:
@@ -33,16 +35,18 @@ async def responses_socket(request: web.Request) -> web.WebSocketResponse:
         protocols=[SUBPROTOCOL],
         heartbeat=HEARTBEAT_SECONDS,
         max_msg_size=service.config.max_message_bytes,
+        timeout=service.close_seconds,
         compress=False,
     )
     await ws.prepare(request)
-    request.app[SOCKETS].add(ws)
+    connection = Connection(ws, request, service)
+    request.app[CONNECTIONS].add(connection)
     service.metrics.sockets.inc()
     try:
-        await Connection(ws, request, service).run()
+        await connection.run()
     finally:
         service.metrics.sockets.dec()
-        request.app[SOCKETS].discard(ws)
+        request.app[CONNECTIONS].discard(connection)
     return ws
 
 
@@ -51,9 +55,11 @@ class Connection:
 
     def __init__(self, ws: web.WebSocketResponse, request: web.Request, service: Service) -> None:
         self._ws = ws
-        self._request = request
+        self._transport = request.transport
+        self._request_id = request[REQUEST_ID]
         self._service = service
         self._protocol = ResponsesProtocol(extended=ws.ws_protocol == SUBPROTOCOL)
+        self._sending = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -70,36 +76,48 @@ class Connection:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    async def close(self) -> None:
+        """For the server's end: every turn has ended; let that be told, then say goodbye."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._service.close_seconds):
+                while self._tasks:
+                    await asyncio.wait(self._tasks)
+        await self._ws.close(code=WSCloseCode.SERVICE_RESTART, message=b"the server is restarting")
+
     async def _act(self) -> None:
-        """Do what the protocol wants done, and send what it wants sent."""
+        """Do what the protocol wants done, and send what it wants sent.
+
+        The reading loop and the responses' tasks all come here. Frames leave the protocol only under the lock, so
+        they go out in the protocol's order however long one of them has to wait for the client.
+        """
         for event in self._protocol.events_received():
-            match event:
-                case Create(body):
-                    self._spawn(self._respond(body))
-                case Cancel(response_id):
-                    try:
-                        self._service.hub.cancel(TENANT, response_id)
-                    except ChatpagerError as error:
-                        self._protocol.failed(error)
-        for frame in self._protocol.frames_to_send():
-            await self._send(frame)
+            if isinstance(event, Create):
+                self._spawn(self._respond(event.body))
+            else:
+                self._cancel(event.response_id)
+        async with self._sending:
+            for frame in self._protocol.frames_to_send():
+                await self._send(frame)
 
     async def _send(self, frame: str) -> None:
         try:
-            async with asyncio.timeout(SEND_SECONDS):
+            async with asyncio.timeout(self._service.send_seconds):
                 await self._ws.send_str(frame)
         except TimeoutError:
-            log.warning("ws.reader_stalled", request_id=self._request["request_id"])
-            if self._request.transport is not None:
-                self._request.transport.abort()
+            log.warning("ws.reader_stalled", request_id=self._request_id)
+            self._cut()
         except ConnectionResetError:
-            log.debug("ws.reader_left", request_id=self._request["request_id"])
+            log.debug("ws.reader_left", request_id=self._request_id)
+
+    def _cancel(self, response_id: str) -> None:
+        try:
+            self._service.hub.cancel(TENANT, response_id)
+        except ChatpagerError as error:
+            self._protocol.failed(error)
 
     async def _respond(self, body: Json) -> None:
-        try:
-            turn = await begin(self._service, response_request(body, self._service.served, TENANT))
-        except ChatpagerError as error:
-            self._protocol.refused(error)
+        turn = await self._begin(body)
+        if turn is None:
             await self._act()
             return
         try:
@@ -109,7 +127,20 @@ class Connection:
                 self._protocol.turn_event(event, final)
                 await self._act()
         finally:
-            reader_gone(self._service, turn)
+            reader_gone(self._service, turn, told=True)
+
+    async def _begin(self, body: Json) -> LiveTurn | None:
+        """None when it was refused; a mistake of ours refuses it too, and the connection goes on."""
+        try:
+            return await begin(self._service, response_request(body, self._service.served, TENANT))
+        except ChatpagerError as error:
+            if isinstance(error, StoreError):
+                log.error("ws.not_stored", request_id=self._request_id, reason=str(error))
+            self._protocol.refused(error)
+        except Exception:
+            log.exception("ws.create_failed", request_id=self._request_id)
+            self._protocol.refused(ChatpagerError())
+        return None
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -119,6 +150,9 @@ class Connection:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
-            log.error("ws.response_failed", exc_info=error, request_id=self._request["request_id"])
-            if self._request.transport is not None:
-                self._request.transport.abort()
+            log.error("ws.response_failed", exc_info=error, request_id=self._request_id)
+            self._cut()
+
+    def _cut(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()

@@ -158,6 +158,16 @@ class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
     code: str | None
 
 
+class ErrorEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """The last event of an SSE stream that a mistake of the server's ended."""
+
+    type: str = "error"
+    sequence_number: int
+    message: str
+    code: str | None
+    param: str | None = None
+
+
 class ErrorAnswer(msgspec.Struct, frozen=True):
     """The body of an HTTP error."""
 

@@ -20,6 +20,7 @@ from chatpager.engine.tokenizer import Tokenizer
 from chatpager.errors import (
     ContextLengthExceeded,
     EngineStopped,
+    InvalidRequest,
     Overloaded,
     PreviousResponseNotFound,
     ResponseNotFound,
@@ -202,6 +203,8 @@ class SessionHub:
     async def _begin(self, request: TurnRequest, submitted: float) -> LiveTurn:
         history, fresh = await self._history(request)
         conversation: list[Message | NewMessage] = [*history, *fresh]
+        if not conversation:
+            raise InvalidRequest("the conversation is empty and there is no input", param="input")
         messages = [self._chat_message(m) for m in conversation]
         if request.instructions:
             messages.insert(0, ChatMessage("system", request.instructions))

@@ -1,0 +1,161 @@
+"""Answers that are left early, cancelled, or cut off."""
+
+import asyncio
+
+import pytest
+
+from chatpager import AsyncClient
+from chatpager.client import ClientError, Reply
+from tests.serving import DEADLINE, GREEDY, eventually
+
+LONG = {**GREEDY, "max_output_tokens": 300}
+
+
+@pytest.fixture
+async def session(server):
+    async with asyncio.timeout(DEADLINE), AsyncClient(server.url) as client:
+        yield await client.session()
+
+
+async def test_leaving_early_ends_the_answer(session, server):
+    server.gate.hold(after=4)
+    async with session.send("Hello", **LONG) as answer:
+        async for _ in answer:
+            break
+        turn = await server.live_turn()
+        await server.held()
+    await cancelled(server, turn)
+    assert [role for role, _ in await session.history()] == ["user", "assistant"]
+    assert (await session.ask("And then?", **GREEDY)).status == "incomplete"
+
+
+async def cancelled(server, turn):
+    await eventually(lambda: not server.hub.engine._commands.empty())
+    server.gate.open()
+    assert (await server.turn_ended(turn)).status == "cancelled"
+
+
+async def test_leaving_without_reading_a_word_ends_it_too(session, server):
+    server.gate.hold()
+    async with session.send("Hello", **LONG):
+        pass
+    await eventually(lambda: not server.hub.engine._commands.empty() or not server.hub.turns)
+    server.gate.open()
+    ended = server.service.metrics._turns.labels("response", "cancelled")._value
+    await eventually(lambda: ended.get() == 1)
+
+
+async def test_an_exception_while_reading_ends_it(session, server):
+    server.gate.hold(after=4)
+
+    async def ask():
+        async with session.send("Hello", **LONG) as answer:
+            async for _ in answer:
+                raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await ask()
+    await cancelled(server, await server.live_turn())
+
+
+async def test_cancel_and_read_to_the_end(session, server):
+    server.gate.hold(after=4)
+    async with session.send("Hello", **LONG) as answer:
+        pieces = []
+        async for piece in answer:
+            pieces.append(piece)
+            if len(pieces) == 1:
+                await server.held()
+                await answer.cancel()
+                await eventually(lambda: not server.hub.engine._commands.empty())
+                server.gate.open()
+    assert answer.reply.status == "cancelled" and answer.reply.text == "".join(pieces)
+    assert answer.reply.output_tokens < 300
+    await answer.cancel()
+
+
+async def test_cancel_before_it_has_begun(session, server):
+    server.gate.hold()
+    async with session.send("Hello", **LONG) as answer:
+        await answer.cancel()
+        reading = asyncio.create_task(collect(answer))
+        await eventually(lambda: not server.hub.engine._commands.empty() or reading.done())
+        server.gate.open()
+        await reading
+    assert answer.reply.status == "cancelled"
+
+
+async def collect(answer):
+    return [piece async for piece in answer]
+
+
+async def test_an_answer_that_was_read_is_not_cancelled(session, server):
+    async with session.send("Hello", **GREEDY) as answer:
+        await collect(answer)
+        assert await collect(answer) == []
+    assert answer.reply.status == "incomplete" and not server.hub.turns
+
+
+async def test_a_connection_that_breaks_is_not_the_answer_s_end(session, server):
+    server.gate.hold(after=4)
+    answer = session.send("Hello", **GREEDY)
+
+    async def ask():
+        async with answer:
+            async for _ in answer:
+                await server.held()
+                answer._socket.transport.abort()
+
+    with pytest.raises(ClientError, match="the session keeps"):
+        await ask()
+    assert (answer.reply.status, answer.reply.done) == ("interrupted", True)
+    turn = await server.live_turn()
+    server.gate.open()
+    await server.turn_ended(turn)
+    assert len(await session.history()) == 2
+
+
+async def test_cancelling_on_a_broken_connection(session, server):
+    server.gate.hold(after=4)
+    async with session.send("Hello", **GREEDY) as answer:
+        async for _ in answer:
+            break
+        answer._socket.transport.abort()
+        await answer._socket.wait_closed()
+        with pytest.raises(ClientError):
+            await answer.cancel()
+    assert answer.reply.status == "interrupted"
+    server.gate.open()
+
+
+async def test_a_server_that_goes_away(serve):
+    async with serve(drain_seconds=0) as server, AsyncClient(server.url) as client:
+        session = await client.session()
+        server.gate.hold(after=4)
+        async with session.send("Hello", **LONG) as answer:
+            async for _ in answer:
+                closing = asyncio.ensure_future(server.close())
+                await eventually(lambda: server.service.draining)
+                server.gate.open()
+                break
+            await collect(answer)
+            await closing
+        assert (answer.reply.status, answer.reply.done) == ("failed", True)
+        assert "its beginning is kept" in answer.reply.error
+        with pytest.raises(ClientError, match="chatpager demo"):
+            await session.ask("And then?")
+
+
+async def test_an_answer_is_entered_first(session):
+    with pytest.raises(AssertionError, match="async with"):
+        await collect(session.send("Hello"))
+
+
+def test_a_reply_without_an_account():
+    reply = Reply()
+    assert (reply.status, reply.done, reply.text, reply.receipt) == ("in_progress", False, "", {})
+    assert (reply.input_tokens, reply.output_tokens, reply.cached_tokens) == (0, 0, 0)
+    assert reply.miss_reason is None and reply.ttft_ms is None
+    assert reply.feed({"type": "chatpager.prefill"}) == ""
+    reply.feed({"type": "response.failed", "response": {"status": "failed", "error": {"message": "no"}, "usage": None}})
+    assert (reply.error, reply.done, reply.input_tokens) == ("no", True, 0)

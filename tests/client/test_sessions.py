@@ -1,0 +1,161 @@
+"""AsyncClient against a real server: sessions are opened, continued, listed and read."""
+
+import asyncio
+
+import pytest
+from aiohttp import web
+
+from chatpager import AsyncClient
+from chatpager.client import ClientError
+from tests.serving import DEADLINE, GREEDY
+
+
+@pytest.fixture
+async def client(server):
+    async with asyncio.timeout(DEADLINE), AsyncClient(server.url) as client:
+        yield client
+
+
+async def test_a_session(serve):
+    async with serve(lambda prompt: "Hello, 你好") as server, AsyncClient(server.url + "/v1/") as client:
+        session = await client.session(title="About Ada")
+        async with session.send("My name is Ada.") as answer:
+            pieces = [piece async for piece in answer]
+        assert "".join(pieces) == answer.reply.text == "Hello, 你好" and len(pieces) > 1
+        assert (answer.reply.status, answer.reply.done, answer.reply.error) == ("completed", True, None)
+        assert await session.history() == [("user", "My name is Ada."), ("assistant", "Hello, 你好")]
+        [row] = await client.sessions()
+        assert (row["id"], row["metadata"]["title"]) == (session.id, "About Ada")
+
+
+async def test_the_next_turn_is_warm(client):
+    session = await client.session()
+    first = await session.ask("The quick brown fox jumps over the lazy dog.", **GREEDY)
+    second = await session.ask("And then?", **GREEDY)
+    assert (first.status, first.miss_reason, first.cached_tokens) == ("incomplete", "cold", 0)
+    assert second.miss_reason is None and second.receipt["device_tokens"] == second.cached_tokens > 0
+    assert first.input_tokens > 10 and first.output_tokens == 8 and first.ttft_ms > 0
+    assert first.response["id"] == first.id
+
+
+async def test_a_stored_session_is_continued(client):
+    session = await client.session()
+    await session.ask("Hello", **GREEDY)
+    again = await client.session(session.id)
+    assert again.id == session.id and len(await again.history()) == 2
+
+
+async def test_a_long_session_is_read_whole(client, server):
+    items = [{"role": "user", "content": str(n)} for n in range(250)]
+    session = await client.session(await server.conversation(items=items))
+    assert await session.history() == [("user", str(n)) for n in range(250)]
+    assert [item["id"] for item in await session.items()] == [i["id"] for i in await all_items(server, session.id)]
+
+
+async def all_items(server, conversation):
+    pages = await server.items(conversation, "order=asc&limit=100")
+    while len(pages) % 100 == 0:
+        pages += await server.items(conversation, f"order=asc&limit=100&after={pages[-1]['id']}")
+    return pages
+
+
+async def test_sessions_the_latest_first(client):
+    made = [(await client.session(title=str(n))).id for n in range(3)]
+    last = await client.session(made[0])
+    await last.ask("Hello", **GREEDY)
+    assert (await client.sessions(limit=1))[0]["id"] == made[0]
+    assert {row["id"] for row in await client.sessions()} == set(made)
+
+
+async def test_many_answers_at_once(client):
+    sessions = [await client.session() for _ in range(6)]
+    replies = await asyncio.gather(*(session.ask("Hello", **GREEDY) for session in sessions))
+    assert len({reply.text for reply in replies}) == 1 and len({reply.id for reply in replies}) == 6
+
+
+# -- refusals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("session", ["conv_x", "../models", "a b/c?d#e", "%00"])
+async def test_a_session_that_is_not_there(client, session):
+    with pytest.raises(ClientError) as error:
+        await client.session(session)
+    assert (error.value.code, error.value.status) == ("conversation_not_found", 404)
+
+
+async def test_a_refused_turn(client):
+    session = await client.session()
+    with pytest.raises(ClientError, match="tool calling") as error:
+        await session.ask("Hello", tools=[{"type": "function"}])
+    assert (error.value.code, error.value.status) == ("invalid_request", 400)
+    async with session.send("Hello", model="other") as answer:
+        with pytest.raises(ClientError):
+            await anext(aiter(answer))
+    assert (answer.reply.status, answer.reply.done) == ("refused", True)
+    assert "is not served here" in answer.reply.error
+
+
+async def test_a_wrong_key(serve):
+    async with serve(api_key="secret") as server:
+        for key in (None, "wrong"):
+            async with AsyncClient(server.url, api_key=key) as client:
+                with pytest.raises(ClientError) as error:
+                    await client.session()
+                assert (error.value.code, error.value.status) == ("invalid_api_key", 401)
+                with pytest.raises(ClientError) as error:
+                    await client.connect()
+                assert (error.value.code, error.value.status) == ("invalid_api_key", 401)
+        async with AsyncClient(server.url, api_key="secret") as client:
+            assert (await (await client.session()).ask("Hello", **GREEDY)).status == "incomplete"
+
+
+async def test_a_failed_answer_tells_why(serve):
+    def broken(prompt):
+        raise ZeroDivisionError
+
+    async with serve(broken) as server, AsyncClient(server.url) as client:
+        reply = await (await client.session()).ask("Hello")
+        assert reply.status == "failed" and "raised ZeroDivisionError" in reply.error
+        assert reply.text == ""
+
+
+# -- no server --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "http://127.0.0.1:99999", "http://"])
+async def test_no_server(url):
+    async with AsyncClient(url) as client:
+        with pytest.raises(ClientError, match="chatpager demo") as error:
+            await client.session()
+        assert (error.value.code, error.value.status) == (None, None)
+        with pytest.raises(ClientError, match="chatpager demo"):
+            await client.connect()
+
+
+async def test_another_server():
+    async def any_page(request):
+        return web.Response(text="<html>", status=200 if request.path.endswith("conversations") else 404)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", any_page)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        async with AsyncClient(f"http://127.0.0.1:{runner.addresses[0][1]}") as client:
+            with pytest.raises(ClientError, match="is no chatpager server"):
+                await client.session()
+            with pytest.raises(ClientError, match="the server answered 404") as error:
+                await client.session("conv_x")
+            assert error.value.status == 404
+            with pytest.raises(ClientError, match="the server answered 404"):
+                await client.connect()
+    finally:
+        await runner.cleanup()
+
+
+async def test_the_address_s_form():
+    for url in ("http://here:1", "http://here:1/", "http://here:1/v1", "http://here:1/v1/"):
+        assert AsyncClient(url).url == "http://here:1"
+    with pytest.raises(AssertionError, match="async with"):
+        await AsyncClient().session()

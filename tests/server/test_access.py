@@ -1,0 +1,221 @@
+"""Who may come in, and how everybody else is told."""
+
+import asyncio
+import logging
+
+import pytest
+
+from chatpager.config import ServerConfig
+from chatpager.errors import ConfigError
+from chatpager.server.access import check_exposure, is_loopback
+from tests.serving import GREEDY
+
+BEARER = {"Authorization": "Bearer secret"}
+FRIEND = "https://friend.example:8443"
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.9.9.9", "::1"])
+def test_loopback(host):
+    assert is_loopback(host)
+    check_exposure(ServerConfig(host=host))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.com", "localhost.example.com", ""])
+def test_any_other_address_needs_a_key_or_a_word(host):
+    assert not is_loopback(host)
+    with pytest.raises(ConfigError, match="api-key"):
+        check_exposure(ServerConfig(host=host))
+    check_exposure(ServerConfig(host=host, api_key="secret"))
+    check_exposure(ServerConfig(host=host, insecure=True))
+
+
+# -- the key ----------------------------------------------------------------------------------------------------------
+
+
+async def test_the_key_opens_every_route(serve):
+    async with serve(api_key="secret") as server:
+        assert (await server.post("/v1/responses", {"input": "a", **GREEDY}, headers=BEARER)).status == 200
+        assert (await server.get("/v1/models", headers={"Authorization": "bearer secret"})).status == 200
+        async with server.socket(additional_headers=BEARER) as socket:
+            await socket.create("Hello")
+            assert (await socket.rest())[-1]["type"] == "response.incomplete"
+
+
+WRONG = [
+    None, "", "secret", "Bearer", "Bearer secre", "Bearer secret2", "Basic secret", "Bearer Secret", "Bearer sécret",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("header", WRONG)
+async def test_without_it_nothing_is_told(serve, header):
+    headers = {} if header is None else {"Authorization": header}
+    async with serve(api_key="secret") as server:
+        for method, path in (("GET", "/v1/models"), ("POST", "/v1/responses"), ("GET", "/metrics"), ("GET", "/v1/x")):
+            answer = await server.call(method, path, headers=headers)
+            assert answer.refusal == (401, "invalid_api_key", None)
+            assert answer.error["type"] == "authentication_error"
+        assert not server.hub.turns
+
+
+async def test_a_key_that_is_no_text(serve):
+    async with serve(api_key="secret") as server:
+        answer = await raw(server, b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer \xff\xfe")
+        assert answer.startswith(b"HTTP/1.1 401") and b"invalid_api_key" in answer
+
+
+async def test_health_and_pages_are_public(serve):
+    async with serve(api_key="secret") as server:
+        for path in ("/", "/health", "/health/live", "/health/ready"):
+            assert (await server.get(path)).status == 200
+
+
+async def test_a_socket_without_the_key_is_refused_before_it_opens(serve):
+    async with serve(api_key="secret") as server:
+        answer = await server.get(
+            "/v1/responses", headers={"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
+        )
+        assert answer.refusal == (401, "invalid_api_key", None)
+
+
+async def raw(server, head, body=b""):
+    """The answer's head and body to a request of these very bytes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(head + b"\r\nConnection: close\r\n\r\n" + body)
+    async with asyncio.timeout(10):
+        answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    return answer
+
+
+# -- Host and Origin --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "localhost:1234", "127.0.0.1", "LOCALHOST", "[::1]:8000", "friend.example"]
+)
+async def test_hosts_that_are_ours(serve, host):
+    async with serve(allowed_origins=f"{FRIEND}/, http://other.example") as server:
+        assert (await server.get("/v1/models", headers={"Host": host})).status == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8000", "localhost.evil.example", "[::1", "", "192.168.1.1"]
+)
+async def test_a_name_that_was_bound_to_us_from_outside_is_refused(server, host):
+    for path in ("/", "/v1/models", "/health"):
+        answer = await raw(server, f"GET {path} HTTP/1.1\r\nHost: {host}".encode())
+        assert answer.startswith(b"HTTP/1.1 403") and b'"code":"forbidden"' in answer
+    if host == "evil.example:8000":
+        assert b"--allowed-origins http://evil.example:8000" in answer
+
+
+async def test_beyond_loopback_the_key_guards_and_any_name_will_do(serve):
+    async with serve(host="0.0.0.0", api_key="secret") as server:
+        assert (await server.get("/v1/models", headers={"Host": "any.example", **BEARER})).status == 200
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://[", "https://friend.example", ""])
+async def test_foreign_pages_are_refused(serve, origin):
+    async with serve(allowed_origins=FRIEND) as server:
+        answer = await server.post("/v1/responses", {"input": "a"}, headers={"Origin": origin})
+        assert answer.refusal == (403, "forbidden", None)
+        assert "Access-Control-Allow-Origin" not in answer.headers
+        upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", "Origin": origin}
+        assert (await server.get("/v1/responses", headers=upgrade)).status == 403
+        assert (await server.call("OPTIONS", "/v1/responses", headers={"Origin": origin})).status == 403
+        assert not server.hub.turns
+
+
+async def test_our_own_page_is_at_home(server):
+    answer = await server.get("/v1/models", headers={"Origin": server.url})
+    assert answer.status == 200 and "Access-Control-Allow-Origin" not in answer.headers
+
+
+async def test_a_friend_s_page_may_read_everything_errors_and_streams_too(serve):
+    headers = {"Origin": FRIEND}
+    async with serve(allowed_origins=FRIEND, api_key="secret") as server:
+        answers = [
+            await server.get("/v1/models", headers=headers | BEARER),
+            await server.get("/v1/models", headers=headers),
+            await server.get("/v1/responses/resp_x", headers=headers | BEARER),
+            await server.get("/nowhere", headers=headers | BEARER),
+            await server.post("/v1/responses", {"input": "a", **GREEDY, "stream": True}, headers=headers | BEARER),
+        ]
+        assert [answer.status for answer in answers] == [200, 401, 404, 404, 200]
+        for answer in answers:
+            assert answer.headers["Access-Control-Allow-Origin"] == FRIEND
+            assert "x-request-id" in answer.headers["Access-Control-Expose-Headers"]
+            assert answer.headers["Vary"] == "Origin"
+
+
+async def test_a_preflight_needs_no_key(serve):
+    async with serve(allowed_origins=FRIEND, api_key="secret") as server:
+        asked = {"Origin": FRIEND, "Access-Control-Request-Headers": "authorization, x-stainless-os"}
+        answer = await server.call("OPTIONS", "/v1/responses", headers=asked)
+        assert (answer.status, answer.body) == (204, b"")
+        assert answer.headers["Access-Control-Allow-Origin"] == FRIEND
+        assert answer.headers["Access-Control-Allow-Headers"] == "authorization, x-stainless-os"
+        assert "DELETE" in answer.headers["Access-Control-Allow-Methods"]
+        plain = await server.call("OPTIONS", "/v1/responses", headers={"Origin": FRIEND})
+        assert plain.headers["Access-Control-Allow-Headers"] == "authorization, content-type"
+        assert (await server.call("OPTIONS", "/v1/responses")).status == 401
+
+
+# -- errors -----------------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_not_there(server):
+    assert (await server.get("/v1/nothing")).refusal == (404, "not_found", None)
+    assert (await server.post("/v1/engines", {})).refusal == (404, "not_found", None)
+    answer = await server.call("PUT", "/v1/conversations/conv_1")
+    assert answer.refusal == (405, "method_not_allowed", None)
+    assert "allowed: DELETE, GET, HEAD, POST" in answer.error["message"]
+
+
+@pytest.mark.parametrize("path", [b"/v1/\xff\xfe", b"/v1/%ff", b"/v1/responses/%00", b"/v1/responses/%ff%ed%a0%80"])
+async def test_bytes_that_are_no_text(server, path):
+    answer = await raw(server, b"GET " + path + b" HTTP/1.1\r\nHost: localhost")
+    assert answer.split(b" ", 2)[1] in (b"400", b"404")
+    origin = await raw(server, b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nOrigin: http://\xff\xfe")
+    assert origin.startswith(b"HTTP/1.1 403") and b'"code":"forbidden"' in origin
+
+
+async def test_a_body_that_breaks_off(server):
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(b"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{")
+    writer.write_eof()
+    async with asyncio.timeout(10):
+        await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    assert (await server.respond("Hello"))["status"] == "incomplete"
+    assert not server.hub.turns
+
+
+async def test_a_mistake_of_ours_is_logged_and_not_shown(server, caplog, capsys):
+    async def broken(*args):
+        raise ZeroDivisionError("secret detail")
+
+    server.hub.submit = broken
+    with caplog.at_level(logging.ERROR):
+        answer = await server.post("/v1/responses", {"input": "a"})
+    assert answer.refusal == (500, "internal_error", None)
+    assert b"secret" not in answer.body
+    printed = capsys.readouterr().out
+    assert "secret detail" in printed and answer.headers["x-request-id"] in printed
+
+
+async def test_every_answer_has_an_id_of_its_own(server):
+    answers = [await server.get(path) for path in ("/v1/models", "/v1/models", "/nowhere", "/v1/responses/resp_x")]
+    assert len({answer.headers["x-request-id"] for answer in answers}) == 4
+
+
+async def test_a_database_that_is_away_is_an_error_without_its_address(server):
+    await server.service.store.close()
+    for answer in (await server.post("/v1/responses", {"input": "a"}), await server.get("/v1/conversations")):
+        assert answer.refusal == (503, "storage_unavailable", None)
+        assert b".db" not in answer.body
+    async with server.socket() as socket:
+        await socket.create("Hello")
+        assert (await socket.receive())["error"]["code"] == "storage_unavailable"

@@ -1,0 +1,145 @@
+"""/v1/conversations: created, listed, renamed, deleted."""
+
+import asyncio
+
+import pytest
+from openai.types.conversations import Conversation
+
+from tests.serving import GREEDY
+
+PATH = "/v1/conversations"
+
+
+async def test_a_conversation(server):
+    answer = await server.post(PATH, {"metadata": {"title": "About Ada", "colour": "red"}})
+    created = answer.json
+    Conversation.model_validate(created)
+    assert created["id"].startswith("conv_") and created["object"] == "conversation"
+    assert created["metadata"] == {"title": "About Ada", "colour": "red"}
+    assert created["chatpager"] == {
+        "title": "About Ada", "updated_at": created["created_at"], "forked_from": None, "active_response_id": None,
+    }  # fmt: skip
+    assert (await server.get(f"{PATH}/{created['id']}")).json == created
+
+
+@pytest.mark.parametrize("body", [None, b"", {}, {"metadata": None}, {"metadata": {}, "items": None}])
+async def test_an_empty_conversation(server, body):
+    answer = await server.post(PATH, body)
+    assert (answer.status, answer.json["metadata"]) == (200, {})
+
+
+async def test_a_conversation_without_a_title_is_called_by_its_first_words(server):
+    conversation = await server.conversation()
+    await server.respond("  The quick\nbrown fox " + "x" * 100, conversation=conversation)
+    title = (await server.get(f"{PATH}/{conversation}")).json["metadata"]["title"]
+    assert title.startswith("The quick brown fox xxx") and len(title) == 80
+
+
+async def test_conversations_are_listed_by_their_last_activity(server):
+    ids = [await server.conversation(metadata={"n": str(n)}) for n in range(5)]
+    await server.respond("Hello", conversation=ids[1])
+    page = (await server.get(f"{PATH}?limit=3")).json
+    assert page["object"] == "list" and page["has_more"] is True
+    found = [row["id"] for row in page["data"]]
+    assert found[0] == ids[1] == page["first_id"] and page["last_id"] == found[2]
+    rest = (await server.get(f"{PATH}?limit=3&after={found[2]}")).json
+    assert rest["has_more"] is False
+    assert sorted(found + [row["id"] for row in rest["data"]]) == sorted(ids)
+    empty = (await server.get(f"{PATH}?after={rest['last_id']}")).json
+    assert empty == {"object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False}
+
+
+@pytest.mark.parametrize("limit", ["0", "101", "-1", "x", "", "1.5", "²", "٣", "9" * 4500])
+async def test_the_length_of_a_page(server, limit):
+    conversation = await server.conversation()
+    for path in (PATH, f"{PATH}/{conversation}/items"):
+        assert (await server.get(path, params={"limit": limit})).refusal == (400, "invalid_request", "limit")
+        assert (await server.get(path, params={"limit": "100"})).status == 200
+
+
+async def test_update_changes_what_is_given(server):
+    path = f"{PATH}/{await server.conversation(metadata={'title': 'One', 'a': 'b'})}"
+    assert (await server.post(path, {"metadata": {"c": "d"}})).json["metadata"] == {"title": "One", "c": "d"}
+    assert (await server.post(path, {"metadata": {"title": "Two"}})).json["metadata"] == {"title": "Two"}
+    await server.post(path, {"metadata": {"c": "d"}})
+    assert (await server.post(path, {})).json["metadata"] == {"title": "Two", "c": "d"}
+    assert (await server.post(path, {"metadata": {}})).json["metadata"] == {"title": "Two"}
+    assert (await server.post(path, {"metadata": {"title": ""}})).json["metadata"] == {}
+
+
+@pytest.mark.parametrize(
+    ("body", "refusal"),
+    [
+        ({"metadata": []}, (400, "invalid_request", "metadata")),
+        ({"metadata": {"a": 1}}, (400, "invalid_request", "metadata")),
+        ({"metadata": {"title": "x" * 201}}, (400, "invalid_request", "metadata.title")),
+        ({"metadata": {"title": "x\0"}}, (400, "invalid_request", "metadata")),
+        (b"nonsense", (400, "invalid_json", None)),
+    ],
+)
+async def test_refused_metadata(server, body, refusal):
+    assert (await server.post(PATH, body)).refusal == refusal
+    assert (await server.post(f"{PATH}/{await server.conversation()}", body)).refusal == refusal
+
+
+@pytest.mark.parametrize(
+    "items", [3, "a", [3], [{"role": "robot", "content": "a"}], [{"role": "user", "content": "\0"}]]
+)
+async def test_refused_items_leave_no_conversation_behind(server, items):
+    answer = await server.post(PATH, {"items": items})
+    assert answer.status == 400 and answer.error["param"].startswith("items")
+    assert (await server.get(PATH)).json["data"] == []
+
+
+async def test_a_conversation_that_is_not_there(server):
+    missing = (404, "conversation_not_found", None)
+    for path in (f"{PATH}/conv_x", f"{PATH}/%00", f"{PATH}/{'x' * 2000}"):
+        assert (await server.get(path)).refusal == missing
+        assert (await server.post(path, {"metadata": {}})).refusal == missing
+        assert (await server.delete(path)).refusal == missing
+        assert (await server.get(path + "/items")).refusal == missing
+        assert (await server.get(path + "/items/msg_1")).refusal == missing
+        assert (await server.post(path + "/items", {"items": [{"role": "user", "content": "a"}]})).refusal == missing
+    assert (await server.get(f"{PATH}?after=conv_x")).refusal == missing
+
+
+async def test_delete(server):
+    conversation = await server.conversation()
+    told = await server.respond("Hello", conversation=conversation)
+    answer = await server.delete(f"{PATH}/{conversation}")
+    assert answer.json == {"id": conversation, "object": "conversation.deleted", "deleted": True}
+    assert (await server.get(f"{PATH}/{conversation}")).status == 404
+    assert (await server.get("/v1/responses/" + told["id"])).status == 404
+
+
+async def test_delete_ends_the_turn_that_runs(server):
+    conversation = await server.conversation()
+    server.gate.hold(after=2)
+    body = {"input": "Hello", "conversation": conversation, **GREEDY, "max_output_tokens": 300}
+    asking = asyncio.create_task(server.post("/v1/responses", body))
+    turn = await server.live_turn()
+    row = (await server.get(f"{PATH}/{conversation}")).json
+    assert row["chatpager"]["active_response_id"] == turn.id
+    await server.held()
+    deleting = asyncio.create_task(server.delete(f"{PATH}/{conversation}"))
+    server.gate.open()
+    assert (await deleting).status == 200
+    assert (await asking).json["status"] == "cancelled"
+    assert (await server.get(PATH)).json["data"] == []
+    assert (await server.get("/v1/responses/" + turn.id)).status == 404
+
+
+async def test_a_turn_that_waits_for_a_conversation_that_is_deleted_is_refused(server):
+    conversation = await server.conversation()
+    server.gate.hold(after=2)
+    body = {"input": "Hello", "conversation": conversation, **GREEDY, "max_output_tokens": 300}
+    first, second = (asyncio.create_task(server.post("/v1/responses", body)) for _ in range(2))
+    await server.live_turn()
+    await server.held()
+    deleting = asyncio.create_task(server.delete(f"{PATH}/{conversation}"))
+    server.gate.open()
+    assert (await first).json["status"] == "cancelled"
+    assert (await deleting).status == 200
+    answer = await second
+    assert answer.status == 404 or answer.json["conversation"]
+    assert (await server.get(PATH)).json["data"] == []

@@ -1,0 +1,75 @@
+"""A turn's log as Chat Completions; the openai package's own types are the measure."""
+
+import json
+
+import pytest
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+from chatpager.server import wire
+from chatpager.server.encode_chat import ChunkEncoder, completion
+from chatpager.sessions.stream import Ended
+from tests.server.turn_logs import USAGE, ended, log
+
+COUNTS = {
+    "prompt_tokens": 20,
+    "completion_tokens": 3,
+    "total_tokens": 23,
+    "prompt_tokens_details": {"cached_tokens": 8, "cache_write_tokens": 16},
+}
+
+
+def chunks(events, include_usage=False):
+    encoder = ChunkEncoder("chatcmpl_1", 1_700_000_000_123, "tiny", include_usage=include_usage)
+    found = []
+    for event in events:
+        more = (USAGE, {"state": event.status}) if isinstance(event, Ended) else ()
+        found += [json.loads(wire.encode(chunk)) for chunk in encoder.feed(event, *more)]
+    for chunk in found:
+        ChatCompletionChunk.model_validate({k: v for k, v in chunk.items() if k != "chatpager"})
+        assert (chunk["id"], chunk["object"], chunk["created"], chunk["model"]) == (
+            "chatcmpl_1", "chat.completion.chunk", 1_700_000_000, "tiny",
+        )  # fmt: skip
+    return found
+
+
+@pytest.mark.parametrize(("status", "reason"), [("completed", "stop"), ("incomplete", "length"), ("cancelled", "stop")])
+def test_role_then_text_then_the_reason(status, reason):
+    first, *pieces, last = chunks(log("Hel", "lo", status=status, prefills=2))
+    assert first["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert [piece["choices"][0]["delta"] for piece in pieces] == [{"content": "Hel"}, {"content": "lo"}]
+    assert {piece["choices"][0]["finish_reason"] for piece in [first, *pieces]} == {None}
+    assert (last["choices"][0]["delta"], last["choices"][0]["finish_reason"]) == ({}, reason)
+    assert last["chatpager"] == {"state": status}
+    assert "usage" not in last
+
+
+def test_usage_comes_last_and_only_if_asked_for():
+    plain, asked = chunks(log("a")), chunks(log("a"), include_usage=True)
+    assert asked[:-1] == plain
+    assert asked[-1]["choices"] == [] and asked[-1]["usage"] == COUNTS
+
+
+@pytest.mark.parametrize("status", ["failed", "interrupted"])
+def test_a_failure_gives_no_last_chunk(status):
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks(log("a", status=status))] == [None, None]
+
+
+def test_the_last_chunk_needs_the_usage():
+    with pytest.raises(AssertionError):
+        list(ChunkEncoder("c", 0, "tiny", include_usage=False).feed(ended()))
+
+
+def test_one_object():
+    whole = json.loads(wire.encode(completion("chatcmpl_1", 1_700_000_000_123, "tiny", ended(), USAGE, {"state": "x"})))
+    ChatCompletion.model_validate({k: v for k, v in whole.items() if k != "chatpager"})
+    assert whole == {
+        "id": "chatcmpl_1", "object": "chat.completion", "created": 1_700_000_000, "model": "tiny",
+        "choices": [
+            {
+                "index": 0, "message": {"role": "assistant", "content": "Hello"}, "logprobs": None,
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": COUNTS,
+        "chatpager": {"state": "x"},
+    }  # fmt: skip

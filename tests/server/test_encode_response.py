@@ -1,0 +1,161 @@
+"""A turn's log as the Responses API's events and object; the openai package's own types are the measure."""
+
+import json
+
+import pytest
+from openai.types.responses import Response, ResponseStreamEvent
+from pydantic import TypeAdapter
+
+from chatpager.server import wire
+from chatpager.server.encode_response import ResponseEncoder, item_id, item_status, response_object
+from chatpager.sessions.stream import Ended
+from tests.server.turn_logs import RECEIPT, TIMINGS, USAGE, ended, facts, final, log
+
+EVENT = TypeAdapter(ResponseStreamEvent)
+
+
+def encode(events, of=None):
+    """The log's events as the wire's, each as a client parses it."""
+    of = of or facts()
+    encoder = ResponseEncoder(of)
+    return [
+        json.loads(wire.encode(frame))
+        for event in events
+        for frame in encoder.feed(event, final(event, of) if isinstance(event, Ended) else None)
+    ]
+
+
+STATUS = {
+    "completed": ("response.completed", "completed", "completed"),
+    "incomplete": ("response.incomplete", "incomplete", "incomplete"),
+    "cancelled": ("response.incomplete", "cancelled", "incomplete"),
+    "failed": ("response.failed", "failed", "incomplete"),
+    "interrupted": ("response.failed", "failed", "incomplete"),
+}
+
+
+@pytest.mark.parametrize("status", STATUS)
+def test_every_end(status):
+    *_, done, last = encode(log("Hel", "lo", status=status))
+    event, shown, item = STATUS[status]
+    response = last["response"]
+    assert (last["type"], response["status"]) == (event, shown)
+    assert done["type"] == "response.output_item.done" and done["item"] == response["output"][0]
+    assert done["item"]["status"] == item
+    assert done["item"]["content"] == [{"type": "output_text", "text": "Hello", "annotations": []}]
+    assert response["chatpager"]["state"] == status
+    assert (response["completed_at"] is not None) == (status == "completed")
+    assert response["incomplete_details"] == ({"reason": "max_output_tokens"} if status == "incomplete" else None)
+
+
+def test_why_it_failed():
+    failed = encode(log("a", status="failed"))[-1]["response"]["error"]
+    assert failed == {"code": "engine_step_failed", "message": "a step failed"}
+    assert encode(log("a", status="interrupted"))[-1]["response"]["error"]["code"] == "server_restarted"
+    assert encode(log("a"))[-1]["response"]["error"] is None
+
+
+@pytest.mark.parametrize("status", STATUS)
+@pytest.mark.parametrize("pieces", [[], ["Hello"], ["\N{GRINNING FACE}", "\n", '"']])
+def test_the_openai_package_understands_every_event(status, pieces):
+    for event in encode(log(*pieces, status=status)):
+        event = json.loads(json.dumps(event))
+        event.get("response", {}).pop("chatpager", None)
+        if (error := event.get("response", {}).get("error")) is not None:
+            error["code"] = "server_error"  # theirs is a closed list of their own codes
+        assert EVENT.validate_python(event).type == event["type"]
+
+
+def test_an_answer_without_a_token_has_no_item():
+    events = encode(log(status="cancelled"))
+    assert [e["type"] for e in events] == ["response.created", "response.in_progress", "response.incomplete"]
+    assert events[-1]["response"]["output"] == []
+
+
+def test_an_answer_that_is_empty_has_an_empty_item():
+    events = encode(log(tokens=1))
+    assert [e["type"] for e in events][2:] == [
+        "response.output_item.added",
+        "response.content_part.added",
+        "response.output_text.done",
+        "response.content_part.done",
+        "response.output_item.done",
+        "response.completed",
+    ]
+    assert events[-1]["response"]["output"][0]["content"][0]["text"] == ""
+
+
+def test_every_event_of_an_item_names_it():
+    of = facts("resp_abc")
+    events = encode(log("a", "b", id="resp_abc"), of)
+    named = {e.get("item_id") or e["item"]["id"] for e in events if "item_id" in e or "item" in e}
+    assert named == {"msg_abc"} == {item_id("resp_abc")}
+    assert {e["response"]["id"] for e in events if "response" in e} == {"resp_abc"}
+
+
+def test_the_prefill_has_no_number():
+    of = facts()
+    encoder = ResponseEncoder(of)
+    events = [frame for event in log("a", prefills=2)[:4] for frame in encoder.feed(event)]
+    assert [getattr(e, "sequence_number", None) for e in events] == [0, 1, None, None, 2, 3, 4]
+    assert events[2] == wire.PrefillEvent(response_id="resp_1", done=5, total=20, cached=0)
+
+
+def test_a_stream_that_breaks_ends_with_the_next_number():
+    of = facts()
+    encoder = ResponseEncoder(of)
+    list(encoder.feed(log()[0]))
+    body = wire.ErrorBody(message="no", type="server_error", param=None, code="internal_error")
+    broken = json.loads(wire.encode(encoder.broken(body)))
+    assert broken == {"type": "error", "sequence_number": 2, "message": "no", "code": "internal_error", "param": None}
+    assert EVENT.validate_python(broken).type == "error"
+
+
+def test_the_end_needs_its_object():
+    with pytest.raises(AssertionError):
+        list(ResponseEncoder(facts()).feed(ended()))
+
+
+# -- the object -------------------------------------------------------------------------------------------------------
+
+
+def test_a_response_echoes_its_request():
+    of = facts(
+        previous_response_id="resp_0",
+        conversation_id="conv_1",
+        parameters={
+            "instructions": "Be brief.", "metadata": {"a": "b"}, "temperature": 0.5, "top_p": 0.9, "store": False,
+            "max_output_tokens": 7, "warnings": ["unknown field"], "anything": "else",
+        },
+    )  # fmt: skip
+    response = json.loads(wire.encode(response_object(of)))
+    Response.model_validate(response)
+    assert response == {
+        "id": "resp_1", "object": "response", "created_at": 1_700_000_000, "status": "in_progress", "model": "tiny",
+        "output": [], "error": None, "incomplete_details": None, "instructions": "Be brief.", "metadata": {"a": "b"},
+        "parallel_tool_calls": True, "temperature": 0.5, "top_p": 0.9, "tool_choice": "auto", "tools": [],
+        "max_output_tokens": 7, "previous_response_id": "resp_0", "conversation": {"id": "conv_1"}, "store": False,
+        "background": False, "completed_at": None, "truncation": "disabled", "usage": None,
+        "chatpager": {"warnings": ["unknown field"]},
+    }  # fmt: skip
+
+
+def test_the_account_of_a_response():
+    response = json.loads(wire.encode(final(ended(), facts())))
+    assert response["usage"] == {
+        "input_tokens": 20,
+        "input_tokens_details": {"cached_tokens": 8, "cache_write_tokens": 16},
+        "output_tokens": 3,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": 23,
+    }
+    assert response["chatpager"]["cache"]["device_tokens"] == RECEIPT.device_tokens == USAGE["cached_tokens"]
+    assert response["chatpager"]["timings"]["ttft_ms"] == TIMINGS.ttft_ms
+    assert response["completed_at"] == 1_700_000_001
+
+
+def test_a_response_that_runs_shows_the_text_so_far():
+    response = response_object(facts(), text="Hel")
+    assert response.status == response.output[0].status == item_status("in_progress") == "in_progress"
+    assert response.output[0].content == [wire.TextPart("output_text", "Hel")]
+    assert response.chatpager == {}

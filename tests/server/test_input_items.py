@@ -1,0 +1,64 @@
+"""The items of an input: which are taken, and how the others are refused."""
+
+import pytest
+
+from chatpager.errors import InvalidRequest
+from chatpager.server.input_items import MAX_ITEMS
+from tests.server.reading import chat, message, refused, respond
+
+
+@pytest.mark.parametrize("role", ["user", "assistant", "system", "developer"])
+@pytest.mark.parametrize("part", ["text", "input_text", "output_text"])
+def test_messages_are_text_or_parts_of_text(role, part):
+    parts = [{"type": part, "text": "Hel"}, {"type": part, "text": "lo", "annotations": []}]
+    items = [{"role": role, "content": "Hello"}, {"type": "message", "role": role, "content": parts}]
+    assert respond(input=items).messages == 2 * [message(role, "Hello")]
+    assert chat(messages=items).messages == 2 * [message(role, "Hello")]
+
+
+USER = {"role": "user", "content": "a"}
+
+
+@pytest.mark.parametrize(
+    ("item", "place"),
+    [
+        ({"type": "function_call_output", "output": "x"}, "[1].type"),
+        ({"type": "x" * 1000}, "[1].type"),
+        ({"type": None}, "[1].type"),
+        ({"type": {"deep": [[[]]]}}, "[1].type"),
+        ({"content": "a"}, "[1].role"),
+        ({"role": "tool", "content": "a"}, "[1].role"),
+        ({"role": ["user"], "content": "a"}, "[1].role"),
+        ({"role": "user"}, "[1].content"),
+        ({"role": "user", "content": None}, "[1].content"),
+        ({"role": "user", "content": {"text": "a"}}, "[1].content"),
+        ({"role": "user", "content": "a\0"}, "[1].content"),
+        ({"role": "user", "content": ["a"]}, "[1].content[0]"),
+        ({"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}, "[1].content[0]"),
+        ({"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "refusal"}]}, "[1].content[1]"),
+        ({"role": "user", "content": [{"type": "text"}]}, "[1].content[0].text"),
+        ({"role": "user", "content": [{"type": "text", "text": 3}]}, "[1].content[0].text"),
+        ({"role": "user", "content": [{"type": "text", "text": "\0"}]}, "[1].content[0]"),
+        ({"role": "assistant", "content": "", "tool_calls": [{"id": "x"}]}, "[1].tool_calls"),
+        ({"role": "assistant", "content": "", "function_call": {"name": "x"}}, "[1].function_call"),
+    ],
+)
+def test_what_is_wrong_with_an_item_is_named_by_its_place(item, place):
+    assert refused(respond, input=[USER, item]) == "input" + place
+    assert refused(chat, messages=[USER, item]) == "messages" + place
+
+
+def test_the_message_of_a_refused_item_is_short():
+    with pytest.raises(InvalidRequest) as error:
+        respond(input=[{"type": "x" * 100_000}])
+    assert len(error.value.message) < 200
+
+
+def test_so_many_items_and_no_more():
+    assert len(respond(input=MAX_ITEMS * [USER]).messages) == MAX_ITEMS
+    assert refused(respond, input=(MAX_ITEMS + 1) * [USER]) == "input"
+    assert refused(chat, messages=(MAX_ITEMS + 1) * [USER]) == "messages"
+
+
+def test_an_empty_text_is_an_input():
+    assert respond(input="").messages == [message("user", "")]

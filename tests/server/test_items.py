@@ -1,0 +1,124 @@
+"""/v1/conversations/{id}/items: what was said, with the account of every answer."""
+
+import asyncio
+
+import pytest
+
+from tests.serving import GREEDY
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def texts(items):
+    return ["".join(part["text"] for part in item["content"]) for item in items]
+
+
+async def test_items_as_they_were_sent(server):
+    sent = [
+        {"role": "system", "content": "Be brief."},
+        user([{"type": "input_text", "text": "Hel"}, {"type": "text", "text": "lo 你好"}]),
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Hi."}]},
+    ]
+    items = await server.items(await server.conversation(items=sent))
+    assert [(item["role"], item["type"], item["status"]) for item in items] == [
+        ("system", "message", "completed"), ("user", "message", "completed"), ("assistant", "message", "completed"),
+    ]  # fmt: skip
+    assert [item["content"][0]["type"] for item in items] == ["input_text", "input_text", "output_text"]
+    assert texts(items) == ["Be brief.", "Hello 你好", "Hi."]
+    assert len({item["id"] for item in items}) == 3 and all(item["id"].startswith("msg_") for item in items)
+
+
+async def test_an_answer_s_item_has_its_account(server):
+    conversation = await server.conversation()
+    told = await server.respond("Hello", conversation=conversation)
+    question, answer = await server.items(conversation)
+    assert "chatpager" not in question
+    assert answer["id"] == told["output"][0]["id"] and answer["status"] == "incomplete"
+    assert answer["chatpager"] == {
+        "response_id": told["id"], "state": "incomplete", "usage": told["usage"],
+        "cache": told["chatpager"]["cache"], "timings": told["chatpager"]["timings"],
+    }  # fmt: skip
+
+
+async def test_pages(server):
+    conversation = await server.conversation(items=[user(str(n)) for n in range(5)])
+    path = f"/v1/conversations/{conversation}/items"
+    assert texts((await server.get(path)).json["data"]) == ["4", "3", "2", "1", "0"]
+    seen, after = [], ""
+    while True:
+        page = (await server.get(f"{path}?order=asc&limit=2{after}")).json
+        assert (page["first_id"], page["last_id"]) == (page["data"][0]["id"], page["data"][-1]["id"])
+        seen.append(texts(page["data"]))
+        if not page["has_more"]:
+            break
+        after = "&after=" + page["last_id"]
+    assert seen == [["0", "1"], ["2", "3"], ["4"]]
+    newest = (await server.get(f"{path}?limit=2")).json
+    assert texts((await server.get(f"{path}?after={newest['last_id']}")).json["data"]) == ["2", "1", "0"]
+
+
+@pytest.mark.parametrize(("query", "param"), [("after=msg_x", "after"), ("order=up", "order"), ("limit=0", "limit")])
+async def test_pages_that_make_no_sense(server, query, param):
+    path = f"/v1/conversations/{await server.conversation()}/items?{query}"
+    assert (await server.get(path)).refusal == (400, "invalid_request", param)
+
+
+async def test_one_item(server):
+    conversation = await server.conversation(items=[user("a"), user("b")])
+    for item in await server.items(conversation):
+        assert (await server.get(f"/v1/conversations/{conversation}/items/{item['id']}")).json == item
+    missing = await server.get(f"/v1/conversations/{conversation}/items/msg_x")
+    assert missing.refusal == (404, "item_not_found", None)
+
+
+async def test_items_are_added(server):
+    conversation = await server.conversation()
+    path = f"/v1/conversations/{conversation}/items"
+    await server.respond("Hello", conversation=conversation)
+    added = (await server.post(path, {"items": [user("a"), {"role": "assistant", "content": "b"}]})).json
+    assert texts(added["data"]) == ["a", "b"] and added["has_more"] is False
+    items = await server.items(conversation)
+    assert items[2:] == added["data"]
+    turn = await server.respond("And then?", conversation=conversation)
+    assert turn["usage"]["input_tokens_details"]["cached_tokens"] > 0
+    assert len(await server.items(conversation)) == 6
+
+
+async def test_the_same_words_twice_are_two_items(server):
+    conversation = await server.conversation(items=[user("a"), user("a")])
+    assert len({item["id"] for item in await server.items(conversation)}) == 2
+
+
+@pytest.mark.parametrize("body", [{}, {"items": []}, {"items": None}, {"items": {}}])
+async def test_nothing_to_add(server, body):
+    answer = await server.post(f"/v1/conversations/{await server.conversation()}/items", body)
+    assert answer.refusal == (400, "invalid_request", "items")
+
+
+async def test_while_a_turn_runs_its_answer_is_an_item_and_nothing_can_be_added(server):
+    conversation = await server.conversation()
+    server.gate.hold(after=3)
+    body = {"input": "Hello", "conversation": conversation, **GREEDY}
+    asking = asyncio.create_task(server.post("/v1/responses", body))
+    turn = await server.live_turn()
+    await server.held()
+    question, answer = await server.items(conversation)
+    assert texts([question]) == ["Hello"] and answer["status"] == "in_progress"
+    assert answer["content"][0]["text"] == turn.text
+    assert answer["chatpager"]["response_id"] == turn.id and answer["chatpager"]["usage"] is None
+    added = await server.post(f"/v1/conversations/{conversation}/items", {"items": [user("a")]})
+    assert added.refusal == (409, "session_busy", None)
+    server.gate.open()
+    told = (await asking).json
+    assert (await server.items(conversation))[1]["id"] == told["output"][0]["id"] == answer["id"]
+
+
+async def test_an_answer_whose_response_was_deleted_stays_said(server):
+    conversation = await server.conversation()
+    told = await server.respond("Hello", conversation=conversation)
+    await server.delete("/v1/responses/" + told["id"])
+    _, answer = await server.items(conversation)
+    assert texts([answer]) == [told["output"][0]["content"][0]["text"]]
+    assert answer["status"] == "incomplete" and "chatpager" not in answer

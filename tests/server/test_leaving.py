@@ -1,0 +1,156 @@
+"""Readers that leave, and what becomes of their turns."""
+
+import asyncio
+import json
+import threading
+from contextlib import asynccontextmanager
+
+import pytest
+
+from chatpager.server.websocket import CONNECTIONS
+from tests.serving import GREEDY, eventually
+
+LONG = {**GREEDY, "max_output_tokens": 300}
+
+
+async def settled(server, turn):
+    """How a turn ended whose reader has left while the engine stood still."""
+    await eventually(lambda: not server.app[CONNECTIONS])
+    server.gate.open()
+    return (await server.turn_ended(turn)).status
+
+
+@pytest.mark.parametrize(("stored", "status"), [(True, "incomplete"), (False, "cancelled")])
+async def test_a_socket_that_closes(server, stored, status):
+    server.gate.hold(after=3)
+    async with server.socket() as socket:
+        await socket.create("Hello", **{**LONG, "max_output_tokens": 40}, store=stored)
+        turn = await server.live_turn()
+        await server.held()
+    assert await settled(server, turn) == status
+    again = await server.get("/v1/responses/" + turn.id)
+    assert (again.json["status"] == "incomplete") if stored else (again.status == 404)
+
+
+@pytest.mark.parametrize(("stored", "status"), [(True, "incomplete"), (False, "cancelled")])
+async def test_a_socket_that_is_torn_off(server, stored, status):
+    server.gate.hold(after=3)
+    async with server.socket() as socket:
+        await socket.create("Hello", **{**LONG, "max_output_tokens": 40}, store=stored)
+        turn = await server.live_turn()
+        await server.held()
+        socket.ws.transport.abort()
+        assert await settled(server, turn) == status
+
+
+async def test_creates_that_wait_on_a_socket_that_closes_never_begin(server):
+    server.gate.hold(after=3)
+    async with server.socket() as socket:
+        await socket.create("one")
+        await socket.create("two")
+        turn = await server.live_turn()
+        await server.held()
+    await settled(server, turn)
+    assert not server.hub.turns
+    assert (await server.get("/metrics")).body.count(b'chatpager_turns_total{kind="response",status="incomplete"} 1.0')
+
+
+async def left_http(server, **body):
+    """The turn of a client that left while its answer was computed, and what became of it."""
+    server.gate.hold(after=3)
+    body = json.dumps({"input": "Hello", **LONG, "max_output_tokens": 40, **body}).encode()
+    others = set(server.runner.server.connections)
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    head = f"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body)
+    turn = await server.live_turn()
+    await server.held()
+    if b'"stream": true' in body:
+        await reader.readuntil(b"response.created")
+    writer.transport.abort()
+    await eventually(lambda: set(server.runner.server.connections) <= others)
+    for _ in range(5):
+        await asyncio.sleep(0)  # the handler is cancelled
+    server.gate.open()
+    return (await server.turn_ended(turn)).status
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"stream": True}, "incomplete"),
+        ({"stream": True, "store": False}, "cancelled"),
+        ({"stream": False}, "cancelled"),
+        ({"stream": False, "store": False}, "cancelled"),
+    ],
+)
+async def test_http_readers_that_leave(server, body, status):
+    """A stored turn goes on for who can find it again: its reader knows the id once the stream has begun."""
+    assert await left_http(server, **body) == status
+
+
+async def test_a_turn_of_a_conversation_goes_on_without_its_reader(server):
+    conversation = await server.conversation()
+    assert await left_http(server, conversation=conversation) == "incomplete"
+    assert [item["role"] for item in await server.items(conversation)] == ["user", "assistant"]
+
+
+async def test_a_reader_that_leaves_before_its_turn_has_begun(server):
+    """The turn waits for its conversation; when its time comes nobody was told of it, but it is found there."""
+    conversation = await server.conversation()
+    server.gate.hold(after=2)
+    first = asyncio.create_task(server.respond("one", conversation=conversation))
+    await server.live_turn()
+    async with server.socket() as socket:
+        await socket.create("two", conversation=conversation)
+        await eventually(lambda: server.hub._locks.waiting)
+    await eventually(lambda: not server.app[CONNECTIONS])
+    server.gate.open()
+    await first
+    await eventually(lambda: not server.hub.turns and not server.hub._locks._locks)
+    assert [item["role"] for item in await server.items(conversation)] == ["user", "assistant"] * 2
+
+
+@asynccontextmanager
+async def a_turn_that_cannot_begin(server):
+    """Its prompt waits for the tokenizer until the block ends."""
+    free = threading.Event()
+    server.hub._tokenizing.submit(free.wait, 20)
+    try:
+        yield
+    finally:
+        free.set()
+
+
+@pytest.mark.parametrize("stored", [True, False])
+async def test_a_turn_that_nobody_could_find_does_not_run(server, stored):
+    async with a_turn_that_cannot_begin(server), server.socket() as socket:
+        await socket.create("Hello", **LONG, store=stored)
+        await eventually(lambda: server.hub._tokenizing._work_queue.qsize())
+        socket.ws.transport.abort()
+        await eventually(lambda: not server.app[CONNECTIONS])
+    ended = server.service.metrics._turns.labels("response", "cancelled")._value
+    await eventually(lambda: ended.get() == 1)
+
+
+async def test_a_turn_that_is_refused_when_its_reader_is_gone(server):
+    async with a_turn_that_cannot_begin(server), server.socket() as socket:
+        await socket.create("word " * 1000)
+        await eventually(lambda: server.hub._tokenizing._work_queue.qsize())
+        socket.ws.transport.abort()
+        await eventually(lambda: not server.app[CONNECTIONS])
+    assert (await server.respond("Hello"))["status"] == "incomplete"
+    assert not server.hub.turns
+
+
+async def test_a_reader_that_leaves_when_the_engine_has_stopped(server):
+    server.gate.hold(after=2)
+    async with server.socket() as socket:
+        await socket.create("Hello", **LONG, store=False)
+        turn = await server.live_turn()
+        await server.held()
+        server.hub.engine._stopped.set()
+    await eventually(lambda: not server.app[CONNECTIONS])
+    server.hub.engine._stopped.clear()
+    server.gate.open()
+    assert (await server.turn_ended(turn)).status == "incomplete"

@@ -1,0 +1,145 @@
+"""Models, health, metrics, version, and the page."""
+
+import re
+
+import pytest
+from openai.types import Model
+
+from chatpager import __version__
+from chatpager.server.routes_ops import ASSETS, read_assets
+from tests.serving import GREEDY
+
+
+async def test_models(server):
+    page = (await server.get("/v1/models")).json
+    assert page["object"] == "list" and [model["id"] for model in page["data"]] == ["tiny"]
+    for name in ("tiny", "default"):
+        model = (await server.get("/v1/models/" + name)).json
+        Model.model_validate(model)
+        assert model == page["data"][0]
+        assert (model["id"], model["created"], model["owned_by"]) == ("tiny", 1_700_000_000, "chatpager")
+    assert (await server.get("/v1/models/gpt")).refusal == (404, "model_not_found", "model")
+
+
+async def test_health(server):
+    await server.respond("The quick brown fox")
+    for path in ("/health", "/health/ready"):
+        answer = await server.get(path)
+        health = answer.json
+        assert (answer.status, health["status"], health["model"]) == (200, "ok", "tiny")
+        assert health["requests"] == {"running": 0, "waiting": 0}
+        kv = health["kv"]
+        assert kv["tokens"] == kv["blocks"] * kv["block_size"] and kv["cached"] > 0
+        assert kv["free"] + kv["cached"] + kv["active"] == kv["blocks"]
+    assert (await server.get("/health/live")).json == {"status": "ok"}
+
+
+async def test_an_engine_that_does_not_end_its_step_is_stalled(server):
+    server.service.stats_seconds = 0.05
+    server.gate.hold()
+    async with server.socket() as socket:
+        await socket.create("Hello")
+        await server.held()
+        answer = await server.get("/health")
+        assert (answer.status, answer.json) == (503, {"status": "stalled", "version": __version__, "model": "tiny"})
+        assert (await server.get("/health/live")).status == 200
+        assert (await server.get("/metrics")).status == 200
+        server.gate.open()
+        await socket.rest()
+    assert (await server.get("/health")).status == 200
+
+
+async def test_version(server):
+    assert (await server.get("/version")).json == {"version": __version__}
+
+
+async def metrics(server):
+    answer = await server.get("/metrics")
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    return {name: float(value) for name, value in re.findall(r"^(chatpager_\S+) (\S+)$", answer.body.decode(), re.M)}
+
+
+async def test_metrics_count_turns_and_tokens(server):
+    first = await server.respond("The quick brown fox jumps over the lazy dog")
+    second = await server.respond("And then?", previous_response_id=first["id"])
+    await server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1})
+    got = await metrics(server)
+    assert got['chatpager_turns_total{kind="response",status="incomplete"}'] == 2
+    cached = second["usage"]["input_tokens_details"]["cached_tokens"]
+    assert got['chatpager_prompt_tokens_total{source="device"}'] == cached > 0
+    assert got["chatpager_prefix_cache_hit_tokens_total"] == cached
+    assert got["chatpager_generated_tokens_total"] == 17
+    assert got['chatpager_miss_turns_total{reason="cold"}'] == 2
+    assert got['chatpager_ttft_seconds_count{cache="warm"}'] == 1
+    assert got["chatpager_queue_seconds_count"] == 3
+    assert got['chatpager_requests{state="running"}'] == 0
+    assert got['chatpager_kv_blocks{state="cached"}'] > 0
+
+
+async def test_metrics_count_open_sockets_and_ends_without_a_token(server):
+    async with server.socket() as socket:
+        assert (await metrics(server))["chatpager_ws_connections"] == 1
+        server.gate.hold()
+        await socket.create("Hello", **{**GREEDY, "max_output_tokens": 300})
+        created = await socket.receive()
+        await server.held()
+        await socket.send(type="response.cancel", response_id=created["response"]["id"])
+        server.gate.open()
+        await socket.rest()
+        assert (await metrics(server))['chatpager_turns_total{kind="response",status="cancelled"}'] == 1
+
+
+# -- the page ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def built(tmp_path):
+    (tmp_path / "assets").mkdir()
+    (tmp_path / "index.html").write_text("<!doctype html>")
+    (tmp_path / "assets" / "main-1a2b.js").write_text("1")
+    (tmp_path / "assets" / "font-1a2b.woff2").write_bytes(b"\0")
+    (tmp_path / "secret.pem").write_text("not served")
+    return read_assets(tmp_path)
+
+
+def test_what_is_served_is_what_was_built(built):
+    assert built == {
+        "/index.html": (b"<!doctype html>", "text/html"),
+        "/assets/main-1a2b.js": (b"1", "text/javascript"),
+        "/assets/font-1a2b.woff2": (b"\0", "font/woff2"),
+    }
+
+
+async def with_page(server, assets):
+    server.app[ASSETS].clear()
+    server.app[ASSETS].update(assets)
+
+
+async def test_the_page_and_its_files(server, built):
+    await with_page(server, built)
+    index = await server.get("/")
+    assert (index.status, index.body) == (200, b"<!doctype html>")
+    assert index.headers["content-type"] == "text/html; charset=utf-8"
+    assert index.headers["cache-control"] == "no-cache"
+    policy = index.headers["content-security-policy"]
+    assert "default-src 'self'" in policy and "unsafe" not in policy and "http" not in policy
+    assert index.headers["x-content-type-options"] == "nosniff"
+    script = await server.get("/assets/main-1a2b.js")
+    assert script.headers["content-type"] == "text/javascript; charset=utf-8"
+    assert "immutable" in script.headers["cache-control"]
+    assert (await server.get("/assets/font-1a2b.woff2")).headers["content-type"] == "font/woff2"
+    assert (await server.call("HEAD", "/")).status == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["/secret.pem", "/assets/", "/assets", "/../errors.py", "/%2e%2e/errors.py", "/x.html"]
+)
+async def test_nothing_else_is_served(server, built, path):
+    await with_page(server, built)
+    assert (await server.get(path)).refusal == (404, "not_found", None)
+
+
+async def test_without_a_page_it_says_where_the_api_is(server):
+    await with_page(server, {})
+    answer = await server.get("/")
+    assert answer.status == 200 and "make page" in answer.body.decode()

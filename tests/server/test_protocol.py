@@ -1,0 +1,238 @@
+"""The WebSocket's protocol without a socket: what each frame and each call leads to."""
+
+import json
+
+import pytest
+
+from chatpager.errors import (
+    ChatpagerError,
+    EngineStopped,
+    Forbidden,
+    NumericError,
+    Overloaded,
+    ResponseNotFound,
+    SessionBusy,
+    StoreError,
+)
+from chatpager.server.protocol import (
+    MAX_WAITING,
+    TRANSITIONS,
+    Call,
+    Cancel,
+    Create,
+    ResponsesProtocol,
+    State,
+    error_body,
+)
+from chatpager.sessions.stream import Ended
+from tests.server.turn_logs import facts, final, log
+
+
+@pytest.fixture
+def protocol():
+    return ResponsesProtocol()
+
+
+def frames(protocol):
+    return [json.loads(frame) for frame in protocol.frames_to_send()]
+
+
+def create(protocol, **body):
+    protocol.receive_text(json.dumps({"type": "response.create", **body}))
+
+
+def stream(protocol, of, events):
+    protocol.began(of)
+    for event in events:
+        protocol.turn_event(event, final(event, of) if isinstance(event, Ended) else None)
+
+
+def test_a_create_is_acted_on_once_with_its_body(protocol):
+    create(protocol, input="Hello", temperature=0)
+    assert protocol.events_received() == [Create({"input": "Hello", "temperature": 0})]
+    assert protocol.events_received() == []
+    assert frames(protocol) == []
+
+
+def test_fields_that_tell_http_how_to_answer_mean_nothing_here(protocol):
+    create(protocol, input="Hello", stream=False, background=True)
+    assert protocol.events_received() == [Create({"input": "Hello"})]
+
+
+def test_a_response_streams_in_the_order_of_its_log(protocol):
+    create(protocol, input="Hello")
+    stream(protocol, facts(), log("Hel", "lo", prefills=2))
+    sent = frames(protocol)
+    assert [frame["type"] for frame in sent] == [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+        "response.output_text.delta",
+        "response.output_text.delta",
+        "response.output_text.done",
+        "response.content_part.done",
+        "response.output_item.done",
+        "response.completed",
+    ]
+    assert [frame["sequence_number"] for frame in sent] == list(range(10))
+    assert protocol.state is State.IDLE
+
+
+def test_only_extended_clients_see_the_prefill():
+    def types(extended):
+        protocol = ResponsesProtocol(extended=extended)
+        create(protocol, input="Hello")
+        stream(protocol, facts(), log("Hello", prefills=2))
+        return [frame["type"] for frame in frames(protocol)]
+
+    plain, extended = types(False), types(True)
+    assert "chatpager.prefill" not in plain
+    assert extended == [*plain[:2], "chatpager.prefill", "chatpager.prefill", *plain[2:]]
+
+
+def test_creates_wait_for_their_turn_in_order(protocol):
+    for name in "abc":
+        create(protocol, input=name)
+    for name in "abc":
+        assert protocol.events_received() == [Create({"input": name})]
+        stream(protocol, facts("resp_" + name), log(name, id="resp_" + name))
+        assert {frame["response"]["id"] for frame in frames(protocol) if "response" in frame} == {"resp_" + name}
+    assert protocol.events_received() == []
+
+
+def test_a_refused_create_is_answered_and_the_next_one_begins(protocol):
+    create(protocol, input="a")
+    create(protocol, input="b")
+    protocol.events_received()
+    protocol.refused(SessionBusy("wait", param="conversation"))
+    assert frames(protocol) == [
+        {
+            "type": "error",
+            "status": 409,
+            "error": {
+                "message": "wait", "type": "invalid_request_error", "param": "conversation", "code": "session_busy",
+            },
+        }
+    ]  # fmt: skip
+    assert protocol.events_received() == [Create({"input": "b"})]
+    assert protocol.state is State.BEGINNING
+
+
+def test_so_many_creates_may_wait_and_no_more(protocol):
+    for _ in range(1 + MAX_WAITING):
+        create(protocol, input="a")
+    assert frames(protocol) == []
+    create(protocol, input="one too many")
+    [error] = frames(protocol)
+    assert (error["status"], error["error"]["code"]) == (503, "server_is_overloaded")
+    for _ in range(1 + MAX_WAITING):
+        assert protocol.events_received() == [Create({"input": "a"})]
+        protocol.refused(SessionBusy("no"))
+    assert protocol.events_received() == []
+
+
+@pytest.mark.parametrize("state", State)
+def test_cancel_is_passed_on_in_every_state(protocol, state):
+    bring_to(protocol, state)
+    protocol.receive_text('{"type": "response.cancel", "response_id": "resp_9"}')
+    assert protocol.events_received() == [Cancel("resp_9")]
+    protocol.failed(ResponseNotFound("no response 'resp_9' is running"))
+    [error] = frames(protocol)
+    assert (error["status"], error["error"]["code"]) == (404, "response_not_found")
+    assert protocol.state is state
+
+
+def bring_to(protocol, state):
+    if state is not State.IDLE:
+        create(protocol, input="a")
+    if state is State.STREAMING:
+        protocol.began(facts())
+    protocol.events_received()
+    assert protocol.state is state
+
+
+DEEP = "[" * 5000 + "]" * 5000
+MALFORMED = {
+    "": "invalid_json",
+    "{": "invalid_json",
+    "nonsense": "invalid_json",
+    "[]": "invalid_json",
+    '"response.create"': "invalid_json",
+    "null": "invalid_json",
+    '{"type": "response.create", "temperature": NaN}': "invalid_json",
+    '{"type": "response.create", "temperature": 1e999}': "invalid_json",
+    '{"type": "response.create", "seed": ' + "1" * 5000 + "}": "invalid_json",
+    '{"type": "response.create", "input": "\\ud800"}': "invalid_json",
+    '{"type": "response.create", "input": "\ud800"}': "invalid_json",
+    '{"type": "response.create", "input": ' + DEEP + "}": "invalid_json",
+    "{}": "unsupported_event",
+    '{"type": null}': "unsupported_event",
+    '{"type": ["response.create"]}': "unsupported_event",
+    '{"type": ' + "[" * 900 + "]" * 900 + "}": "unsupported_event",
+    '{"type": "response.steer"}': "unsupported_event",
+    '{"type": "' + "x" * 100_000 + '"}': "unsupported_event",
+    '{"type": "response.cancel"}': "invalid_request",
+    '{"type": "response.cancel", "response_id": 3}': "invalid_request",
+}
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize(
+    "data", MALFORMED, ids=lambda d: d[:40].encode("ascii", "backslashreplace").decode() or "empty"
+)
+def test_a_malformed_frame_is_answered_and_changes_nothing(protocol, state, data):
+    bring_to(protocol, state)
+    protocol.receive_text(data)
+    assert protocol.events_received() == []
+    [frame] = protocol.frames_to_send()
+    assert len(frame) < 500
+    error = json.loads(frame)
+    assert (error["type"], error["status"], error["error"]["code"]) == ("error", 400, MALFORMED[data])
+    assert protocol.state is state
+
+
+def test_a_binary_frame_is_answered(protocol):
+    protocol.receive_binary()
+    [error] = frames(protocol)
+    assert (error["status"], error["error"]["code"]) == (400, "invalid_request")
+    assert protocol.state is State.IDLE
+
+
+CALLS = {
+    Call.CREATE: lambda p: p._move(Call.CREATE),
+    Call.BEGAN: lambda p: p.began(facts()),
+    Call.REFUSED: lambda p: p.refused(SessionBusy("no")),
+    Call.ENDED: lambda p: p.turn_event(log()[-1], final(log()[-1], facts())),
+}
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("call", Call)
+def test_the_table_of_states_is_the_whole_truth(protocol, state, call):
+    bring_to(protocol, state)
+    if (state, call) not in TRANSITIONS:
+        with pytest.raises(AssertionError):
+            CALLS[call](protocol)
+    else:
+        CALLS[call](protocol)
+        assert protocol.state is TRANSITIONS[state, call]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "type", "code", "message"),
+    [
+        (Forbidden("no \udcff"), 403, "permission_error", "forbidden", "no \\udcff"),
+        (Overloaded("later"), 503, "server_error", "server_is_overloaded", "later"),
+        (NumericError("not numbers"), 500, "server_error", "engine_numeric_error", "not numbers"),
+        (EngineStopped("it stopped"), 503, "server_error", "engine_stopped", "it stopped"),
+        (
+            StoreError("the database /home/ada/chat.db is locked"), 503, "server_error", "storage_unavailable",
+            "the server's database does not take this now; try again later",
+        ),
+        (ChatpagerError("secret"), 500, "server_error", "internal_error", "internal error"),
+    ],
+)  # fmt: skip
+def test_errors_on_the_wire(error, status, type, code, message):
+    got, body = error_body(error)
+    assert (got, body.type, body.code, body.message, body.param) == (status, type, code, message, None)

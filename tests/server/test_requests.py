@@ -1,0 +1,265 @@
+"""What clients send: read into a turn, or refused by the field's name."""
+
+import json
+
+import pytest
+
+from chatpager.errors import InvalidJSON, InvalidRequest, ModelNotFound
+from chatpager.server.requests import HARMLESS, chat_request, check_metadata, decode
+from tests.server.reading import SERVED, chat, message, refused, respond
+
+BIG = 2**31 - 1
+
+
+def test_a_response_with_its_defaults():
+    turn = respond(input="Hello")
+    assert turn.id.startswith("resp_") and len(turn.id) == 37
+    assert (turn.tenant, turn.kind, turn.model, turn.stored, turn.whole) == ("t", "response", "tiny", True, False)
+    assert (turn.session_id, turn.previous_turn_id, turn.instructions, turn.priority) == (None, None, None, 0)
+    assert turn.messages == [message("user", "Hello")]
+    assert (turn.params.temperature, turn.params.top_k, turn.params.max_tokens) == (0.6, 20, None)
+    assert turn.parameters == {
+        "instructions": None, "metadata": {}, "temperature": 0.6, "top_p": 1.0,
+        "max_output_tokens": None, "store": True,
+    }  # fmt: skip
+
+
+def test_a_response_with_everything():
+    turn = respond(
+        model="tiny", input="Hello", instructions="Be brief.", conversation={"id": "conv_1"}, max_output_tokens=7,
+        metadata={"a": "b"}, store=True, stream=True, temperature=0, top_p=0.5, seed=3, stop="x", top_k=5, min_p=0.1,
+        presence_penalty=1, frequency_penalty=-1, repetition_penalty=1.5, logit_bias={"5": 2}, min_tokens=1,
+        ignore_eos=True, chatpager={"priority": -3, "explain": True},
+    )  # fmt: skip
+    p = turn.params
+    assert (turn.session_id, turn.instructions, turn.priority) == ("conv_1", "Be brief.", -3)
+    assert (p.temperature, p.top_p, p.seed, p.stop, p.top_k, p.min_p) == (0, 0.5, 3, ("x",), 5, 0.1)
+    assert (p.presence_penalty, p.frequency_penalty, p.repetition_penalty) == (1, -1, 1.5)
+    assert (p.logit_bias, p.max_tokens, p.min_tokens, p.ignore_eos) == ({5: 2.0}, 7, 1, True)
+    assert turn.parameters["metadata"] == {"a": "b"}
+
+
+@pytest.mark.parametrize("model", [None, "", "default", "tiny"])
+def test_names_of_the_model(model):
+    assert respond(model=model, input="a").model == "tiny"
+    assert chat(model=model).model == "tiny"
+
+
+@pytest.mark.parametrize("read", [respond, chat])
+def test_another_model_is_not_found(read):
+    with pytest.raises(ModelNotFound) as error:
+        read(model="x" * 10_000, input="a")
+    assert error.value.param == "model" and len(error.value.message) < 200
+
+
+@pytest.mark.parametrize("conversation", ["conv_1", {"id": "conv_1"}, {"id": "conv_1", "object": "conversation"}])
+def test_a_conversation_may_go_on_without_input(conversation):
+    assert respond(conversation=conversation).session_id == "conv_1"
+    assert respond(conversation=conversation, input=[]).messages == []
+
+
+def test_a_previous_response_is_followed():
+    assert respond(previous_response_id="resp_1", input="a").previous_turn_id == "resp_1"
+
+
+def test_a_response_that_is_not_stored():
+    turn = respond(input="a", store=False)
+    assert turn.stored is False and turn.parameters["store"] is False
+
+
+def test_chat_is_the_whole_conversation():
+    turn, body = chat_request(
+        {
+            "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}],
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        },
+        SERVED,
+        "t",
+    )
+    assert turn.id.startswith("chatcmpl_")
+    assert (turn.kind, turn.whole, turn.stored) == ("chat", True, True)
+    assert turn.messages == [message("system", "Be brief."), message("user", "Hello")]
+    assert body.stream and body.stream_options == {"include_usage": True}
+    assert chat(store=False).stored is False
+
+
+def test_the_limit_of_a_chat_has_two_names():
+    assert chat(max_tokens=5).params.max_tokens == 5
+    assert chat(max_completion_tokens=6).params.max_tokens == 6
+    assert chat(max_tokens=5, max_completion_tokens=6).params.max_tokens == 6
+    assert refused(chat, max_tokens=0) == "max_tokens"
+    assert refused(chat, max_completion_tokens=0) == "max_completion_tokens"
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "input"),
+        ({"input": None}, "input"),
+        ({"input": []}, "input"),
+        ({"input": "a\0b"}, "input"),
+        ({"conversation": "c", "previous_response_id": "r", "input": "a"}, "conversation"),
+        ({"conversation": {}, "input": "a"}, "conversation"),
+        ({"conversation": {"id": 3}, "input": "a"}, "conversation"),
+        ({"conversation": "c\0", "input": "a"}, "conversation"),
+        ({"previous_response_id": "r\0", "input": "a"}, "previous_response_id"),
+        ({"conversation": "c", "input": "a", "store": False}, "store"),
+        ({"instructions": "a\0b", "input": "a"}, "instructions"),
+    ],
+)
+def test_responses_that_make_no_sense(body, param):
+    assert refused(respond, **body) == param
+
+
+def test_a_chat_without_messages():
+    assert refused(chat, messages=[]) == "messages"
+    with pytest.raises(InvalidRequest, match="messages: this field is required") as error:
+        chat_request({}, SERVED, "t")
+    assert error.value.param == "messages"
+
+
+# -- types, ranges, and what is not built -----------------------------------------------------------------------------
+
+WRONG_TYPES = {
+    "model": 3, "temperature": "hot", "top_p": [], "seed": 1.5, "stop": 3, "presence_penalty": "a",
+    "frequency_penalty": {}, "logit_bias": [], "top_k": "a", "min_p": "a", "repetition_penalty": "a",
+    "min_tokens": 1.5, "ignore_eos": 1, "metadata": "a", "store": "yes", "stream": 1, "chatpager": 3,
+}  # fmt: skip
+OUT_OF_RANGE = {
+    "temperature": -1, "top_p": 0, "seed": 2**64, "stop": 17 * ["a"], "presence_penalty": 3, "frequency_penalty": -3,
+    "top_k": 2**31, "min_p": 2, "repetition_penalty": 0, "min_tokens": -1, "logit_bias": {"1": 101},
+    "metadata": {str(i): "" for i in range(17)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", WRONG_TYPES)
+def test_a_wrong_type_is_named(field):
+    assert refused(respond, input="a", **{field: WRONG_TYPES[field]}) == field
+    assert refused(chat, **{field: WRONG_TYPES[field]}) == field
+
+
+@pytest.mark.parametrize("field", OUT_OF_RANGE)
+def test_a_wrong_value_is_named(field):
+    assert refused(respond, input="a", **{field: OUT_OF_RANGE[field]}) == field
+    assert refused(chat, **{field: OUT_OF_RANGE[field]}) == field
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"input": 3}, "input"),
+        ({"input": ["a"]}, "input[0]"),
+        ({"instructions": 3}, "instructions"),
+        ({"conversation": 3}, "conversation"),
+        ({"previous_response_id": 3}, "previous_response_id"),
+        ({"max_output_tokens": "a"}, "max_output_tokens"),
+        ({"max_output_tokens": 0}, "max_output_tokens"),
+        ({"max_output_tokens": 10**30}, "max_output_tokens"),
+        ({"max_output_tokens": True}, "max_output_tokens"),
+        ({"logit_bias": {"a": 1}}, "logit_bias"),
+        ({"stop": ["a", 3]}, "stop[1]"),
+        ({"chatpager": {"unheard_of": 1}}, "chatpager"),
+        ({"chatpager": {"priority": "high"}}, "chatpager.priority"),
+        ({"chatpager": {"priority": 10**30}}, "chatpager.priority"),
+    ],
+)
+def test_wrong_fields_of_a_response(body, param):
+    assert refused(respond, **{"input": "a", **body}) == param
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [({"messages": "a"}, "messages"), ({"messages": [3]}, "messages[0]"), ({"max_tokens": "a"}, "max_tokens")],
+)
+def test_wrong_fields_of_a_chat(body, param):
+    assert refused(chat, **body) == param
+
+
+def test_the_largest_numbers_that_are_taken():
+    turn = respond(input="a", max_output_tokens=BIG, top_k=BIG, seed=2**64 - 1, chatpager={"priority": BIG})
+    assert (turn.params.max_tokens, turn.params.top_k, turn.priority) == (BIG, BIG, BIG)
+
+
+UNBUILT = {
+    "tools": [{"type": "function"}], "functions": [{"name": "f"}], "background": True, "generate": False,
+    "stream_id": "lane", "n": 2, "logprobs": True, "top_logprobs": 3, "prompt": {"id": "pmpt"}, "truncation": "auto",
+    "text": {"format": {"type": "json_object"}}, "response_format": {"type": "json_schema"}, "audio": {"voice": "x"},
+    "modalities": ["audio"], "context_management": [{}], "moderation": {"model": "x"}, "cache_salt": "x",
+    "reasoning": {"effort": "high"}, "reasoning_effort": "high",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", UNBUILT)
+def test_a_feature_that_is_not_built_is_refused_by_its_name(field):
+    assert refused(respond, input="a", **{field: UNBUILT[field]}) == field
+    assert refused(chat, **{field: UNBUILT[field]}) == field
+
+
+ASKS_FOR_NOTHING = {
+    "tools": [[], None], "functions": [None], "background": [False, None], "generate": [True, None],
+    "stream_id": [None, ""], "n": [1, None], "logprobs": [False, None], "top_logprobs": [0, None], "prompt": [None],
+    "truncation": ["disabled", None],
+    "text": [None, {}, {"format": None}, {"format": {"type": "text"}}, {"verbosity": "low"}],
+    "response_format": [None, {"type": "text"}, {}], "audio": [None], "modalities": [["text"], None],
+    "context_management": [None], "moderation": [None], "cache_salt": [None, ""],
+    "reasoning": [None, {}, {"effort": None}], "reasoning_effort": [None],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", ASKS_FOR_NOTHING)
+def test_a_field_that_asks_for_nothing_is_taken_without_a_word(field):
+    for value in ASKS_FOR_NOTHING[field]:
+        assert "warnings" not in respond(input="a", **{field: value}).parameters
+        assert "warnings" not in chat(**{field: value}).parameters
+
+
+@pytest.mark.parametrize("value", ["json", 3, {"format": "json"}, {"format": {"type": "json_object"}}])
+def test_every_way_to_ask_for_a_structure_is_refused(value):
+    assert refused(respond, input="a", text=value) == "text"
+
+
+@pytest.mark.parametrize("field", sorted(HARMLESS - {"stream_options"}))
+def test_harmless_fields_are_taken_without_a_word(field):
+    assert "warnings" not in respond(input="a", **{field: "x"}).parameters
+    assert "warnings" not in chat(**{field: "x"}).parameters
+
+
+def test_unknown_fields_are_passed_over_and_named():
+    warnings = ["unknown field 'beta' was passed over", "unknown field 'temprature' was passed over"]
+    assert respond(input="a", temprature=1, beta=[[]]).parameters["warnings"] == warnings
+    assert chat(temprature=1, beta=[[]]).parameters["warnings"] == warnings
+
+
+def test_the_warnings_stay_small_whatever_is_sent():
+    many = respond(input="a", **{"x" * 1000 + str(i): 1 for i in range(1000)}).parameters["warnings"]
+    assert len(json.dumps(many)) < 4000
+
+
+# -- metadata and JSON ------------------------------------------------------------------------------------------------
+
+
+def test_metadata_within_its_limits():
+    assert check_metadata(None) == {}
+    full = {f"{i:064}": "v" * 512 for i in range(16)}
+    assert check_metadata(full) == full
+
+
+@pytest.mark.parametrize(
+    "metadata", [{"a": 1}, {"k" * 65: ""}, {"a": "v" * 513}, {"a": "\0"}, {"\0": "a"}, {"a": None}]
+)
+def test_metadata_beyond_them(metadata):
+    assert refused(respond, input="a", metadata=metadata) == "metadata"
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"[]", b"3", b"null", b'{"a": NaN}', b'{"a": Infinity}', b'{"a": 1e999}', b'{"a": "\xff"}',
+             b'{"a": "\\ud800"}', b'{"a": ' + b"[" * 10**5, b"\xef\xbb\xbf{}", b'{"a": ' + b"9" * 5000 + b"}"],
+)  # fmt: skip
+def test_what_is_no_json_object(data):
+    with pytest.raises(InvalidJSON):
+        decode(data)
+
+
+def test_what_is():
+    assert decode(b'{"a": "\\ud83d\\ude00"}') == decode('{"a": "\N{GRINNING FACE}"}') == {"a": "\N{GRINNING FACE}"}

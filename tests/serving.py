@@ -1,0 +1,159 @@
+"""A whole server in this process: real sockets on a free port, real engine, real SQLite, a tiny random model.
+
+The model is seeded, so what it answers is always the same, but nobody has written it down: where a test needs certain
+words, ``reply`` gives them and the engine runs on a scripted model instead. ``gate`` holds the engine between two
+steps, so that a test can look at a turn in any phase for as long as it likes.
+"""
+
+import asyncio
+import shutil
+import threading
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from chatpager.config import EngineConfig, ServerConfig
+from chatpager.engine.engine import Engine
+from chatpager.engine.model_runner import ModelRunner
+from chatpager.engine.scheduler import Limits
+from chatpager.engine.tokenizer import Tokenizer
+from chatpager.server.app import make_app
+from chatpager.server.metrics import Metrics
+from chatpager.server.requests import Served
+from chatpager.server.service import Service
+from chatpager.sessions.hub import SessionHub
+from chatpager.store import Store
+from tests.chat_models import EOS
+from tests.engine.fakes import ScriptedRunner
+from tests.serving_client import DEADLINE, GREEDY, Serving, eventually
+
+__all__ = ["DEADLINE", "GREEDY", "Gate", "Serving", "eventually", "open_serving"]
+BLOCK = 8
+
+
+class Gate:
+    """Between the engine and its model: every step passes it."""
+
+    def __init__(self):
+        self._changed = threading.Condition()
+        self._left = None
+        self.passed = 0
+        self.waited_for = False
+        """A step waits here."""
+
+    def hold(self, after=0):
+        """Let ``after`` more steps pass, and no further."""
+        with self._changed:
+            self._left = after
+            self.waited_for = self.waited_for and after == 0
+            self._changed.notify_all()
+
+    def open(self):
+        self.hold(None)
+
+    def go_through(self):
+        with self._changed:
+            self.waited_for = self._left == 0
+            assert self._changed.wait_for(lambda: self._left != 0, DEADLINE), "the gate was never opened"
+            self.waited_for = False
+            self._left = None if self._left is None else self._left - 1
+            self.passed += 1
+
+
+class GatedModel(ModelRunner):
+    gate = None
+
+    def run(self, plan):
+        self.gate.go_through()
+        return super().run(plan)
+
+
+class GatedScript(ScriptedRunner):
+    gate = None
+
+    def run(self, plan):
+        self.gate.go_through()
+        return super().run(plan)
+
+
+@asynccontextmanager
+async def open_serving(model, database, reply=None, *, step=256, blocks=200, length=512, hub=None, **settings):
+    """``settings`` are ServerConfig's, ``hub`` the hub's arguments; ``step`` is the most tokens in one step."""
+    gate = Gate()
+
+    def build():
+        config = EngineConfig(
+            model=str(model), device="cpu", block_size=BLOCK, num_kv_blocks=blocks, max_model_len=length,
+            max_num_batched_tokens=step, num_threads=1,
+        )  # fmt: skip
+        runner = GatedModel(config) if reply is None else _scripted(tokenizer, reply, blocks, length)
+        runner.gate = gate
+        return Engine(config, runner, limits=Limits(step, min(step, 16)))
+
+    tokenizer = Tokenizer(model)
+    config = ServerConfig(**{"port": 0, "drain_seconds": 5.0, **settings})
+
+    async def open_service():
+        metrics = Metrics()
+        store = await Store.open(database, migrate=False)
+        session_hub = SessionHub(store, tokenizer, build, on_end=metrics.turn_ended, **(hub or {}))
+        try:
+            await session_hub.open()
+        except BaseException:
+            await store.close()
+            raise
+        return Service(config, session_hub, Served("tiny", {}), metrics, started_at=1_700_000_000_000)
+
+    app = make_app(config, open_service)
+    runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(DEADLINE)) as http:
+        serving = Serving(runner, gate, http)
+        try:
+            yield serving
+        finally:
+            gate.open()
+            await serving.close()
+
+
+def _scripted(tokenizer, reply, blocks, length):
+    def answer(prompt_ids):
+        return tokenizer.encode_plain(reply(tokenizer.decode(prompt_ids)))
+
+    vocab = tokenizer.backend.get_vocab_size()
+    return GatedScript(answer, vocab_size=vocab, eos=EOS, num_blocks=blocks, block_size=BLOCK, max_model_len=length)
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory):
+    """A SQLite file with the schema and no rows."""
+    path = tmp_path_factory.mktemp("store") / "empty.db"
+
+    async def make():
+        await (await Store.open(f"sqlite+aiosqlite:///{path}", migrate=True)).close()
+
+    asyncio.run(make())
+    return path
+
+
+@pytest.fixture
+def serve(chat_model, empty_database, tmp_path):
+    """``async with serve(...) as server``: see ``open_serving``. Servers of one test share their database."""
+    path = tmp_path / "chat.db"
+    shutil.copy(empty_database, path)
+
+    def make(reply=None, **more):
+        return open_serving(chat_model, f"sqlite+aiosqlite:///{path}", reply, **more)
+
+    return make
+
+
+@pytest.fixture
+async def server(serve):
+    """A server with the random model and the defaults."""
+    async with serve() as running:
+        yield running
