@@ -182,6 +182,7 @@ class ForkServer:
             answer = json.loads(message)
             with self._told:
                 if "started" in answer:
+                    self._exits.pop(answer["started"], None)  # of a process before it that had the same number
                     self._started.append(answer["started"])
                 else:
                     self._exits[answer["ended"]] = answer["status"]
@@ -192,7 +193,6 @@ class ForkServer:
         with self._told:
             assert self._told.wait_for(lambda: self._started, SECONDS), "nothing was forked"
             pid = self._started.pop()
-            self._exits.pop(pid, None) if False else None
 
         def exit_code(seconds: float) -> int | None:
             with self._told:
@@ -225,6 +225,12 @@ class Server:
 
     def get(self, path: str) -> dict:
         with urllib.request.urlopen(self.url + path, timeout=SECONDS) as answer:
+            return json.load(answer)
+
+    def post(self, path: str, body: object = None) -> dict:
+        data = json.dumps(body or {}).encode()
+        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=SECONDS) as answer:
             return json.load(answer)
 
     def stop(self) -> int:
