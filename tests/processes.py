@@ -239,7 +239,9 @@ class Server:
 
 
 @contextmanager
-def serving(launch: Launch, home: Path, *flags: str, command: tuple[str, ...] = ("demo",), **env: str) -> Iterator[Server]:
+def serving(
+    launch: Launch, home: Path, *flags: str, command: tuple[str, ...] = ("demo",), **env: str
+) -> Iterator[Server]:
     """The server with its built-in model and its data under ``home``, on a free port."""
     process = launch(*command, "--port", "0", *flags, env=clean_env(home, **env))
     try:

@@ -62,7 +62,12 @@ def whole_turn(connection, conversation, question, reckoning):
 
 def items(client, conversation):
     return [
-        (item.role, "".join(part.text for part in item.content), item.status, getattr(item, "chatpager", {}).get("state"))
+        (
+            item.role,
+            "".join(part.text for part in item.content),
+            item.status,
+            getattr(item, "chatpager", {}).get("state"),
+        )
         for item in client.conversations.items.list(conversation, order="asc")
     ]
 
