@@ -177,8 +177,7 @@ async def test_a_turn_over_the_socket(socket, body, code, param):
 async def test_a_frame_too_large_ends_its_socket_and_no_other(server_url, socket):
     async with connect(server_url.replace("http", "ws") + "/v1/responses") as greedy:
         with pytest.raises(ConnectionClosed) as closed:
-            await greedy.send(TOO_LARGE)  # the server does not read it to its end
-            await greedy.recv()
+            await refused(greedy, TOO_LARGE, None, None)
     assert closed.value.rcvd.code == 1009
     assert await is_well_on(socket)
 

@@ -1,4 +1,4 @@
-"""Sixty-four sessions talk at once: every answer is what a stateless recompute gives, and memory is used up to the rim."""
+"""Sixty-four sessions talk at once: every answer equals a stateless recompute, and no memory is wasted."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The openai package, 3.x, as its users write it: HTTP, SSE, WebSocket; responses, chat, conversations, models, errors."""
+"""openai 3.x as its users write it: HTTP, SSE, WebSocket; responses, chat, conversations, models, errors."""
 
 import asyncio
 
@@ -125,7 +125,8 @@ class TestWebSocket:
                     await connection.response.create(input=f"My name is Ada {number}.", **GREEDY)
                     async for event in connection:
                         if event.type in TERMINAL:
-                            return event.response.status
+                            break
+                    return event.response.status
 
             assert set(await asyncio.gather(*map(talk, range(4)))) == {"completed"}
 
