@@ -6,12 +6,16 @@ message of a Unix socket: JSON, with the three streams as file descriptors; one 
 """
 
 import asyncio
+import atexit
+import gc
 import json
 import os
 import selectors
 import socket
 import sys
 import tempfile
+import threading
+from typing import NoReturn
 
 
 def warm_up() -> None:
@@ -33,6 +37,7 @@ def warm_up() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(open_and_close(folder))
+    gc.freeze()  # or every forked process would copy what its first collection looks at
 
 
 def serve(channel: socket.socket) -> bool:
@@ -88,10 +93,29 @@ def main() -> None:
         tell(channel, ready=os.getpid())
         is_command = serve(channel)
     if is_command:
-        from chatpager import cli, failpoints
+        leave(run_command())
 
-        failpoints.arm(os.environ.get("CHATPAGER_FAILPOINTS", ""))
+
+def run_command() -> int:
+    from chatpager import cli, failpoints
+
+    failpoints.arm(os.environ.get("CHATPAGER_FAILPOINTS", ""))
+    try:
         cli.main()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        return 1
+    return 0
+
+
+def leave(code: int) -> NoReturn:
+    """As the interpreter ends, but for taking apart what it has loaded, which is most of the time of a short command."""
+    threading._shutdown()  # threads that are not daemons end first
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -247,6 +247,19 @@ def serving(
         process.end()
 
 
+@pytest.fixture(scope="session")
+def server(tmp_path_factory) -> Iterator[Server]:
+    """One server with the built-in model, started from nothing, for all tests that do not kill theirs."""
+    with serving(spawn, tmp_path_factory.mktemp("server")) as running:
+        yield running
+        assert running.stop() == 0, running.process.err.text
+
+
+@pytest.fixture(scope="session")
+def server_url(server) -> str:
+    return server.url
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
