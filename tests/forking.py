@@ -111,7 +111,7 @@ def run_command() -> int:
 
 
 def leave(code: int) -> NoReturn:
-    """As the interpreter ends, but for taking apart what it has loaded, which is most of the time of a short command."""
+    """As the interpreter ends, but for taking apart what it has loaded, which takes longer than a short command."""
     threading._shutdown()  # threads that are not daemons end first
     atexit._run_exitfuncs()
     sys.stdout.flush()

@@ -86,7 +86,7 @@ def service_opener(config: Config, path: Path, name: str) -> Callable[[], Awaita
 
     async def open_service() -> Service:
         metrics = Metrics()
-        # The folder first: what is wrong with it is told better here than by the tokenizer, and before anything is made.
+        # The folder first: what is wrong with it is told better than by the tokenizer, and before anything is made.
         read_config(path)
         weight_files(path)
         tokenizer = await asyncio.to_thread(Tokenizer, path)

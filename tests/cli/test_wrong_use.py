@@ -46,8 +46,12 @@ def no_folder(home):
 # The arguments (a function of the home folder) -> exit code, and what the line says.
 CASES = {
     "a flag that there is not": (lambda h: ["demo", "--warp", "9"], 2, ["--warp"]),
-    "a value that there is not": (lambda h: ["demo", "--dtype", "int3"], 2, ["dtype = 'int3' (from --dtype)", "bfloat16"]),
-    "a number that is none": (lambda h: ["demo", "--port", "eighty"], 2, ["port = 'eighty' (from --port)", "whole number"]),
+    "a value that there is not": (
+        lambda h: ["demo", "--dtype", "int3"], 2, ["dtype = 'int3' (from --dtype)", "bfloat16"],
+    ),
+    "a number that is none": (
+        lambda h: ["demo", "--port", "eighty"], 2, ["port = 'eighty' (from --port)", "whole number"],
+    ),
     "a number out of range": (lambda h: ["demo", "--port", "70000"], 2, ["port = '70000' (from --port)", "65535"]),
     "what is not built": (lambda h: ["demo", "--swap-space", "4"], 2, ["swap_space", "leave it 0"]),
     "every address without a key": (lambda h: ["demo", "--host", "0.0.0.0"], 2, ["host", "--api-key"]),
@@ -71,10 +75,15 @@ CASES = {
     "a broken tokenizer": (lambda h: ["serve", model(h, tokenizer__json="{")], 3, ["tokenizer"]),
     "a context that the model lacks": (lambda h: ["demo", "--max-model-len", "99999"], 2, ["max_model_len", "4096"]),
     "a pool too small": (
-        lambda h: ["demo", "--num-kv-blocks", "4", "--max-model-len", "4096"], 2, ["max_model_len = 4096", "num_kv_blocks"],
+        lambda h: ["demo", "--num-kv-blocks", "4", "--max-model-len", "4096"], 2,
+        ["max_model_len = 4096", "num_kv_blocks"],
     ),
-    "a data folder that cannot be": (lambda h: ["demo", "--data-dir", no_folder(h)], 1, ["chatpager.db", "cannot be made"]),
-    "another kind of database": (lambda h: ["demo", "--database-url", "mysql://u:pw@h/d"], 2, ["database_url", "sqlite"]),
+    "a data folder that cannot be": (
+        lambda h: ["demo", "--data-dir", no_folder(h)], 1, ["chatpager.db", "cannot be made"],
+    ),
+    "another kind of database": (
+        lambda h: ["demo", "--database-url", "mysql://u:pw@h/d"], 2, ["database_url", "sqlite"],
+    ),
     "a newer database": (lambda h: newer_database(h) or ["demo"], 1, ["9999", "newer chatpager"]),
     "a newer database to upgrade": (lambda h: newer_database(h) or ["db", "upgrade"], 1, ["9999", "newer chatpager"]),
     "a chat with nobody": (lambda h: ["chat", "--url", "http://127.0.0.1:9"], 1, ["127.0.0.1:9", "chatpager demo"]),
