@@ -13,7 +13,7 @@ from websockets.sync.client import connect
 from tests.processes import serving
 
 ROUNDS = 100
-ROUNDS_OF_A_SESSION = 10
+ROUNDS_OF_A_SESSION = 5
 PLACES = {  # where the server kills itself, and the latest hit at which it does
     "store.begin_turn.before_commit": 3,
     "store.begin_turn.after_commit": 3,
