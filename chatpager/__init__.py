@@ -2,7 +2,7 @@
 
 The public names are imported on first use, so that ``import chatpager`` stays cheap:
 ``LLM`` and ``SamplingParams`` (the engine offline), ``AsyncClient`` (the wire client),
-``paged_attention`` (the kernel's function).
+``paged_attention`` (the kernels; ``paged_attention.forward``).
 """
 
 from __future__ import annotations

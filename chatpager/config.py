@@ -7,6 +7,7 @@ Every field is one setting with one flat name: ``block_size`` is ``--block-size`
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +27,7 @@ def setting(default: Any, help: str, *, check: Callable[[Any], str | None] | Non
 
 
 def _at_least(low: float) -> Callable[[Any], str | None]:
-    return lambda v: None if v is None or v >= low else f"must be at least {low:g}"
+    return lambda v: None if v is None or low <= v < math.inf else f"must be at least {low:g}"
 
 
 def _one_of(*choices: str) -> Callable[[Any], str | None]:
@@ -196,19 +197,19 @@ def check_engine(base: EngineConfig, given: Mapping[str, Any]) -> EngineConfig:
         if name not in known:
             raise ConfigError(name, _no_such(name, known, "setting"), source="argument")
     values = {name: _convert(known[name], value, "argument") for name, value in given.items()}
-    return refuse_unsupported(replace(base, **values))
+    return refuse_unsupported(replace(base, **values), dict.fromkeys(given, "argument"))
 
 
-def refuse_unsupported(config: EngineConfig) -> EngineConfig:
-    """Options whose feature is not built yet are refused, never ignored."""
-    if config.swap_space > 0:
-        raise ConfigError("swap_space", "swapping to host memory is not built yet; leave it 0", value=config.swap_space)
-    if config.tensor_parallel_size > 1:
-        raise ConfigError(
-            "tensor_parallel_size",
-            "splitting a model over devices is not built yet; leave it 1",
-            value=config.tensor_parallel_size,
-        )
+def refuse_unsupported(config: EngineConfig, sources: Mapping[str, str] | None = None) -> EngineConfig:
+    """Options whose feature is not built yet are refused, never ignored. ``sources`` as in ``Config``."""
+    unbuilt = {
+        "swap_space": (0, "swapping to host memory is not built yet; leave it 0"),
+        "tensor_parallel_size": (1, "splitting a model over devices is not built yet; leave it 1"),
+    }
+    for name, (most, problem) in unbuilt.items():
+        value = getattr(config, name)
+        if value > most:
+            raise ConfigError(name, problem, value=value, source=(sources or {}).get(name, ""))
     return config
 
 
@@ -237,12 +238,17 @@ def _read_file(path: Path | None) -> dict[str, tuple[Any, str]]:
     found: dict[str, tuple[Any, str]] = {}
     for section, body in tree.items():
         if section not in known or not isinstance(body, dict):
-            raise ConfigError(section, _no_such(section, known, "section"), source=str(path))
+            raise ConfigError(section, _no_section(section, known), source=str(path))
         for name, value in body.items():
             if name not in known[section]:
                 raise ConfigError(f"{section}.{name}", _no_such(name, known[section], "setting"), source=str(path))
             found[name] = (value, f"{path} [{section}]")
     return found
+
+
+def _no_section(name: str, known: Mapping[str, set[str]]) -> str:
+    home = next((section for section, names in known.items() if name in names), None)
+    return f"is a setting: put it under [{home}]" if home else _no_such(name, known, "section")
 
 
 def _no_such(name: str, known: Any, what: str) -> str:
@@ -281,7 +287,7 @@ def load(
         sections[s.section][s.name] = _convert(s, value, source)
         sources[s.name] = source
     return Config(
-        refuse_unsupported(EngineConfig(**sections["engine"])),
+        refuse_unsupported(EngineConfig(**sections["engine"]), sources),
         ServerConfig(**sections["server"]),
         StoreConfig(**sections["store"]),
         sources,

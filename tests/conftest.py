@@ -16,6 +16,7 @@ if not torch.cuda.is_available():
 
 from tests.chat_models import save_model, save_tokenizer
 from tests.postgres import postgres_server, postgres_url  # noqa: F401
+from tests.processes import fork_server, server, server_url  # noqa: F401
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ import typer
 
 from chatpager import __version__
 from chatpager.cli.flags import with_settings
+from chatpager.errors import ConfigError
 
 app = typer.Typer(
     name="chatpager",
@@ -59,11 +60,10 @@ def demo(
     browser: Annotated[bool, typer.Option(help="open the chat page in a browser")] = True,
 ) -> None:
     """Start the server with the built-in model: no download, no GPU."""
-    from chatpager.cli.serving import serve_model
     from chatpager.demo import model_path
 
-    defaults = {**DEMO_DEFAULTS, "model": str(model_path())}
-    serve_model(settings, config, defaults, browser=browser and has_display())
+    given = {**settings, "model": str(model_path())}
+    _serve(given, config, DEMO_DEFAULTS, browser=browser and has_display())
 
 
 @app.command()
@@ -74,21 +74,40 @@ def serve(
     config: ConfigFile = None,
 ) -> None:
     """Serve a model. Example: [bold]chatpager serve Qwen/Qwen3-0.6B --port 9000[/bold]"""
+    _serve({**settings, "model": model}, config, SERVE_DEFAULTS, browser=False)
+
+
+def _serve(given: dict[str, Any], file: str | None, defaults: dict[str, Any], *, browser: bool) -> None:
+    """What the settings alone tell to be wrong is told at once: importing torch takes seconds."""
+    from chatpager.config import load
+    from chatpager.server.access import check_exposure
+
+    config = load(given, file=file, defaults=defaults)
+    check_exposure(config.server)
+    if not config.engine.model:
+        raise ConfigError(
+            "model", "name a model folder (chatpager serve FOLDER), or use the built-in one: chatpager demo"
+        )
     from chatpager.cli.serving import serve_model
 
-    serve_model({**settings, "model": model}, config, SERVE_DEFAULTS, browser=False)
+    serve_model(config, browser=browser)
 
 
 @app.command()
 def chat(
     session: Annotated[str | None, typer.Option(help="session to go on with (conv_...); default: a new one")] = None,
-    url: Annotated[str, typer.Option(envvar="CHATPAGER_URL", help="the server's address")] = "",
-    api_key: Annotated[str | None, typer.Option(envvar="CHATPAGER_API_KEY", help="the server's key")] = None,
+    url: Annotated[
+        str | None, typer.Option(envvar="CHATPAGER_URL", help="the server's address; default: from the settings")
+    ] = None,
+    api_key: Annotated[str | None, typer.Option(help="the server's key; default: from the settings")] = None,
+    config: ConfigFile = None,
 ) -> None:
-    """Chat in the terminal with a server that is running."""
+    """Chat with a server that is running: in the terminal, or line by line from a pipe."""
     from chatpager.cli.chatting import chat_in_terminal
+    from chatpager.config import load
 
-    asyncio.run(chat_in_terminal(url or default_url(), session, api_key))
+    server = load({"api_key": api_key}, file=config).server
+    chat_in_terminal(url or address(server.host, server.port), session, server.api_key)
 
 
 @app.command()
@@ -153,8 +172,7 @@ def has_display() -> bool:
     return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
-def default_url() -> str:
-    from chatpager.config import load
-
-    server = load().server
-    return f"http://{server.host}:{server.port}"
+def address(host: str, port: int) -> str:
+    """Where a browser on this machine finds a server that listens there."""
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104
+    return f"http://{f'[{shown}]' if ':' in shown else shown}:{port}"

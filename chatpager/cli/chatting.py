@@ -1,55 +1,117 @@
-"""``chatpager chat``: a conversation in the terminal."""
+"""``chatpager chat``: a conversation in the terminal, or line by line from a pipe.
+
+At a terminal Ctrl+C ends the answer that runs, or else the chat. From a pipe every line is a message; only answers go
+to standard output, and the first refusal ends it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sys
+from collections.abc import Iterator
 
 from rich.console import Console
+from rich.text import Text
 
 from chatpager.client import AsyncClient, ClientError, Reply, Session
+from chatpager.errors import ChatpagerError
 
 HELP = "Type and press Enter. Ctrl+C stops an answer; Ctrl+D or /quit leaves; the session stays on the server."
 
 
-async def chat_in_terminal(url: str, session_id: str | None, api_key: str | None) -> None:
-    console = Console(highlight=False)
-    async with AsyncClient(url, api_key=api_key) as client:
-        session = await client.session(session_id)
-        console.print(f"[dim]session {session.id} - {HELP}[/dim]")
-        for role, text in await session.history():
-            console.print(f"[bold]{'you' if role == 'user' else role}[/bold] {text}", markup=True)
-        while True:
-            try:
-                text = await asyncio.to_thread(console.input, "[bold]you[/bold] ")
-            except (EOFError, KeyboardInterrupt):
-                break
-            if text.strip() in ("/quit", "/exit"):
-                break
-            if text.strip():
-                await _answer(console, session, text)
-        console.print(f"\n[dim]to go on: chatpager chat --session {session.id}[/dim]")
+def chat_in_terminal(url: str, session_id: str | None, api_key: str | None) -> None:
+    """Chat until there is no more input.
+
+    Raises:
+        ChatpagerError: the server is not there or does not know the session; from a pipe, also what it refuses.
+    """
+    at_terminal = sys.stdin.isatty()
+    # The loop runs only while there is something to wait for but the person, so that Ctrl+C means one thing at a time.
+    with asyncio.Runner() as runner, contextlib.ExitStack() as closing:
+        client = AsyncClient(url, api_key=api_key)
+        runner.run(client.__aenter__())
+        closing.callback(lambda: runner.run(client.__aexit__(None, None, None)))
+        try:
+            session = runner.run(client.session(session_id))
+            talk = _Talk(runner, session, at_terminal)
+            talk.begin(runner.run(session.history()))
+            for text in _typed() if at_terminal else _piped():
+                talk.ask(text)
+        except ClientError as error:
+            raise ChatpagerError(str(error)) from error
+        talk.end()
 
 
-async def _answer(console: Console, session: Session, text: str) -> None:
-    console.print("[bold]assistant[/bold] ", end="")
-    try:
-        async with session.send(text) as reply:
-            async for piece in reply:
-                console.print(piece, end="", markup=False)
-        console.print()
-        console.print(f"[dim]{account(reply.reply)}[/dim]")
-    except ClientError as error:
-        console.print(f"\n[red]{error}[/red]")
+def _typed() -> Iterator[str]:
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 - input() edits lines and remembers them once it is there
+    while True:
+        try:
+            text = input("you ")
+        except (EOFError, KeyboardInterrupt):
+            print()
+            return
+        if text.strip() in ("/quit", "/exit"):
+            return
+        if text.strip():
+            yield text
+
+
+def _piped() -> Iterator[str]:
+    return (line for line in map(str.rstrip, sys.stdin) if line)
+
+
+class _Talk:
+    def __init__(self, runner: asyncio.Runner, session: Session, at_terminal: bool) -> None:
+        self._runner, self._session, self._at_terminal = runner, session, at_terminal
+        self._answers = Console(highlight=False, soft_wrap=True)
+        self._about = self._answers if at_terminal else Console(highlight=False, soft_wrap=True, stderr=True)
+
+    def begin(self, history: list[tuple[str, str]]) -> None:
+        if not self._at_terminal:
+            return
+        self._about.print(Text(f"session {self._session.id} - {HELP}", "dim"))
+        for role, text in history:
+            self._about.print(Text("you" if role == "user" else role, "bold"), Text(text))
+
+    def ask(self, text: str) -> None:
+        """One turn. Raises ClientError where it is refused and nobody is there to read why."""
+        try:
+            reply = self._runner.run(self._answer(text))
+        except KeyboardInterrupt:
+            if not self._at_terminal:
+                raise
+            self._answers.print(Text("\nstopped", "dim"))
+        except ClientError as error:
+            if not self._at_terminal:
+                raise
+            self._about.print(Text(str(error), "red"))
+        else:
+            if reply.status == "failed" and not self._at_terminal:
+                raise ClientError(reply.error or "the answer failed")
+            self._about.print(Text(account(reply), "dim"))
+
+    async def _answer(self, text: str) -> Reply:
+        if self._at_terminal:
+            self._answers.print(Text("assistant ", "bold"), end="")
+        async with self._session.send(text) as answer:
+            async for piece in answer:
+                self._answers.print(Text(piece), end="")
+        self._answers.print()
+        return answer.reply
+
+    def end(self) -> None:
+        self._about.print(Text(f"to go on: chatpager chat --session {self._session.id}", "dim"))
 
 
 def account(reply: Reply) -> str:
     """The receipt in one line."""
-    cached, total = reply.cached_tokens, reply.input_tokens
-    parts = [f"cached {cached}/{total} tokens"]
+    parts = [f"cached {reply.cached_tokens}/{reply.input_tokens} tokens"]
     if reply.ttft_ms is not None:
         parts.append(f"{reply.ttft_ms:.0f} ms to first token")
     if reply.miss_reason:
         parts.append(reply.miss_reason)
     if reply.status != "completed":
-        parts.append(reply.status)
+        parts.append(reply.error or reply.status)
     return " - ".join(parts)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
+import os
 import socket
 import sys
 from collections.abc import Iterator
@@ -125,12 +125,28 @@ async def _database(config: Config) -> Finding:
     from chatpager.store import Store, schema
 
     url = config.store.resolved_database_url()
-    file = Path(url.removeprefix("sqlite+aiosqlite:///"))
-    if url.startswith("sqlite") and not await asyncio.to_thread(file.exists):
-        return Finding("database", "note", f"{file} is not there yet; the server makes it")
     try:
+        missing = _missing_file(url)
+        if missing:
+            return _can_be_made(missing)
         store = await Store.open(url, migrate=False)
     except ChatpagerError as error:
         return Finding("database", "wrong", str(error))
     await store.close()
     return Finding("database", "ok", f"{store.shown}, revision {schema.head()}")
+
+
+def _missing_file(url: str) -> Path | None:
+    """The file of a SQLite database that is not there yet."""
+    from chatpager.store import address
+
+    parsed = address.parse(url)
+    file = address.file_of(parsed) if address.is_sqlite(parsed) else None
+    return file if file and not file.exists() else None
+
+
+def _can_be_made(file: Path) -> Finding:
+    nearest = next(folder for folder in file.absolute().parents if folder.exists())
+    if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):
+        return Finding("database", "note", f"{file} is not there yet; the server makes it")
+    return Finding("database", "wrong", f"{file} cannot be made: {nearest} cannot be written; choose --data-dir")

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 import webbrowser
 from collections.abc import Awaitable, Callable
@@ -17,12 +18,12 @@ import structlog
 from aiohttp import web
 from rich.console import Console
 
-from chatpager.config import Config, load
+from chatpager.cli.app import address
+from chatpager.config import Config
 from chatpager.engine.engine import Engine
-from chatpager.engine.loader import sampling_defaults
+from chatpager.engine.loader import read_config, sampling_defaults, weight_files
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.errors import ConfigError, ModelLoadError
-from chatpager.server.access import check_exposure
 from chatpager.server.app import make_app
 from chatpager.server.metrics import Metrics
 from chatpager.server.requests import Served
@@ -35,13 +36,7 @@ from chatpager.store import Store
 log = structlog.get_logger("chatpager")
 
 
-def serve_model(given: dict[str, Any], file: str | None, defaults: dict[str, Any], *, browser: bool) -> None:
-    config = load(given, file=file, defaults=defaults)
-    check_exposure(config.server)
-    if not config.engine.model:
-        raise ConfigError(
-            "model", "name a model folder (chatpager serve FOLDER), or use the built-in one: chatpager demo"
-        )
+def serve_model(config: Config, *, browser: bool) -> None:
     set_up_logs(config.server.log_format)
     runner = _event_loop_runner()
     with runner:
@@ -68,10 +63,10 @@ async def serve(config: Config, *, browser: bool = False, console: Console | Non
             raise ConfigError(
                 "port", f"cannot listen: {reason}; choose another with --port", value=config.server.port
             ) from error
-        address = _address(site, config.server.host)
-        console.print(banner(runner.app, address), soft_wrap=True, highlight=False)
+        url = _url(site, config.server.host)
+        console.print(banner(runner.app, url), soft_wrap=True, highlight=False)
         if browser:
-            webbrowser.open(address)
+            threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, _on_signal, stop)
         await stop.wait()
@@ -91,9 +86,12 @@ def service_opener(config: Config, path: Path, name: str) -> Callable[[], Awaita
 
     async def open_service() -> Service:
         metrics = Metrics()
+        # The folder first: what is wrong with it is told better than by the tokenizer, and before anything is made.
+        read_config(path)
+        weight_files(path)
+        tokenizer = await asyncio.to_thread(Tokenizer, path)
         store = await Store.open(config.store.resolved_database_url(), migrate=True)
         try:
-            tokenizer = await asyncio.to_thread(Tokenizer, path)
 
             def on_end(turn: LiveTurn, ended: Ended) -> None:
                 metrics.turn_ended(turn, ended)
@@ -148,7 +146,7 @@ def find_model(name: str, console: Console) -> Path:
         ) from error
 
 
-def banner(app: web.Application, address: str) -> str:
+def banner(app: web.Application, url: str) -> str:
     from chatpager.server.service import SERVICE
 
     service = app[SERVICE]
@@ -157,10 +155,10 @@ def banner(app: web.Application, address: str) -> str:
     return f"""
 [bold]chatpager[/bold] serves {name}
 
-  chat       {address}
-  terminal   chatpager chat --url {address}
-  curl       curl {address}/v1/responses -H 'content-type: application/json' -d '{{"input": "Hello"}}'
-  python     OpenAI(base_url="{address}/v1", api_key="-").responses.create(model="default", input="Hello").output_text
+  chat       {url}
+  terminal   chatpager chat --url {url}
+  curl       curl {url}/v1/responses -H 'content-type: application/json' -d '{{"input": "Hello"}}'
+  python     OpenAI(base_url="{url}/v1", api_key="-").responses.create(model="default", input="Hello").output_text
 
   KV cache   {hub.num_blocks:,} blocks of {hub.block_size} tokens: {tokens:,} tokens; context {hub.max_model_len:,}
   data       {service.store.shown}
@@ -210,9 +208,7 @@ def _event_loop_runner() -> asyncio.Runner:
     return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
-def _address(site: web.TCPSite, host: str) -> str:
+def _url(site: web.TCPSite, host: str) -> str:
     server = site._server
     assert server is not None
-    port = server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
-    shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104
-    return f"http://{f'[{shown}]' if ':' in shown else shown}:{port}"
+    return address(host, server.sockets[0].getsockname()[1])  # type: ignore[attr-defined]

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from chatpager.config import load, settings
+from chatpager.store import address
 
-SECRETS = {"api_key"}
+SECRETS: dict[str, Callable[[str], str]] = {
+    "api_key": lambda _: "(set)",
+    "database_url": lambda url: address.shown(address.parse(url)),
+}
 
 
 def show(given: dict[str, Any], file: str | None, *, as_json: bool) -> None:
@@ -18,7 +23,7 @@ def show(given: dict[str, Any], file: str | None, *, as_json: bool) -> None:
     rows = []
     for s in settings():
         value = getattr(getattr(config, s.section), s.name)
-        shown = "(set)" if s.name in SECRETS and value else value
+        shown = SECRETS[s.name](value) if s.name in SECRETS and value else value
         rows.append(
             {"section": s.section, "name": s.name, "value": shown, "source": config.sources.get(s.name, "default")}
         )

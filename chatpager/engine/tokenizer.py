@@ -41,7 +41,7 @@ class Tokenizer:
         try:
             self._hf = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ModelLoadError(path, f"no usable tokenizer: {str(error).splitlines()[0][:200]}") from error
+            raise ModelLoadError(path, f"no usable tokenizer: {' '.join(str(error).split())[:200]}") from error
         if not getattr(self._hf, "is_fast", False):
             raise ModelLoadError(path, "its tokenizer has no tokenizer.json (a fast tokenizer is needed)")
         self.backend: Backend = self._hf.backend_tokenizer

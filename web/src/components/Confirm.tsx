@@ -16,8 +16,10 @@ export function Confirm({ question, warning, yes, no, onYes, onClose }: ConfirmP
   useEffect(() => {
     if (dialog.current?.open === false) dialog.current.showModal();
   }, []);
+  // Not by the dialog's own close event: it comes later than the focus goes back, and a quick key would be lost.
   const answer = (agreed: boolean) => {
     dialog.current?.close();
+    onClose();
     if (agreed) onYes();
   };
   return (
@@ -25,7 +27,10 @@ export function Confirm({ question, warning, yes, no, onYes, onClose }: ConfirmP
       ref={dialog}
       class="confirm"
       aria-labelledby={id}
-      onClose={onClose}
+      onCancel={(event) => {
+        event.preventDefault();
+        answer(false);
+      }}
       onKeyDown={(event) => event.stopPropagation()}
     >
       <h2 id={id}>{question}</h2>

@@ -1,0 +1,40 @@
+"""The command in a process of its own, with an environment that holds no setting but those a test gives."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.processes import clean_env
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Chatpager = Callable[..., Result]
+
+
+@pytest.fixture
+def home(tmp_path) -> Path:
+    return tmp_path
+
+
+@pytest.fixture
+def chatpager(fork_server, home) -> Chatpager:
+    """Run ``chatpager ARGV`` in ``home`` to its end."""
+
+    def run(*argv: object, typed: str = "", **env: str) -> Result:
+        process = fork_server(*map(str, argv), env=clean_env(home, **env), cwd=home)
+        try:
+            if typed:
+                process.say(typed)
+            process.hang_up()
+            return Result(process.wait(), process.out.whole(), process.err.whole())
+        finally:
+            process.end()
+
+    return run

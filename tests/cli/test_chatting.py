@@ -1,0 +1,162 @@
+"""``chatpager chat``: lines from a pipe, and a person at a terminal."""
+
+import json
+import re
+import shutil
+import signal
+
+import pytest
+
+from chatpager.demo import model_path
+from tests.processes import clean_env, serving
+
+SESSION = re.compile(r"chatpager chat --session (conv_\w+)")
+
+
+@pytest.fixture
+def chat(chatpager, server_url):
+    def run(typed, *argv, **env):
+        return chatpager("chat", "--url", server_url, *argv, typed=typed, **env)
+
+    return run
+
+
+def test_lines_of_a_pipe_are_answered_and_only_answers_come_out(chat, server):
+    result = chat("My name is Ada.\n\nWhat is my name?\n")
+    assert result.code == 0, result.err
+    first, second = result.out.splitlines()
+    assert "Ada" in second
+    session = SESSION.search(result.err)[1]
+    items = server.get(f"/v1/conversations/{session}/items?order=asc")["data"]
+    texts = [item["content"][0]["text"] for item in items]
+    assert texts == ["My name is Ada.", first, "What is my name?", second]
+    receipts = re.findall(r"cached (\d+)/\d+ tokens - \d+ ms to first token", result.err)
+    assert len(receipts) == 2
+    assert int(receipts[1]) > 0
+
+
+def test_a_session_goes_on(chat):
+    session = SESSION.search(chat("My name is Ada.\n").err)[1]
+    result = chat("What is my name?\n", "--session", session)
+    assert result.code == 0
+    assert "Ada" in result.out
+    assert SESSION.search(result.err)[1] == session
+
+
+def test_the_server_is_found_by_the_settings(chatpager, server_url, home):
+    host, port = server_url.removeprefix("http://").split(":")
+    (home / "chatpager.toml").write_text(f'[server]\nhost = "{host}"\nport = {port}\n')
+    for env in ({}, {"CHATPAGER_URL": server_url, "CHATPAGER_PORT": "9"}):
+        result = chatpager("chat", typed="Hello\n", **env)
+        assert (result.code, bool(result.out)) == (0, True), result.err
+
+
+@pytest.mark.parametrize(
+    ("typed", "argv", "words"),
+    [
+        ("Hello\n", ["--session", "conv_never"], "conv_never"),
+        ("word " * 9000 + "\n", [], "the context holds 4096"),
+    ],
+    ids=["an unknown session", "more than the context"],
+)
+def test_a_refusal_is_one_line_and_the_exit_code(chat, typed, argv, words):
+    result = chat(typed, *argv)
+    assert (result.code, result.out) == (1, "")
+    [line] = result.err.strip().splitlines()
+    assert line.startswith("chatpager: ")
+    assert words in line
+
+
+@pytest.fixture
+def terminal(fork_server, server_url, home):
+    process = fork_server("chat", "--url", server_url, env=clean_env(home), cwd=home, tty=True)
+    yield process
+    process.end()
+
+
+class Person:
+    """Types when it is asked to, and reads on from where it has read."""
+
+    def __init__(self, process):
+        self.process, self.read = process, 0
+
+    def sees(self, pattern):
+        found = self.process.out.wait_for(pattern, after=self.read)
+        self.read = found.end()
+        return found[0]
+
+    def types(self, text):
+        self.sees("you ")
+        self.process.say(text)
+
+
+def test_a_person_asks_twice_and_leaves(terminal):
+    person = Person(terminal)
+    person.sees("session conv_")
+    person.types("My name is Ada. [/b]\r")
+    person.sees("assistant .+\r\n")
+    person.sees("cached ")
+    person.types("What is my name?\r")
+    assert "Ada" in person.sees("assistant .+\r\n")
+    person.types("/quit\r")
+    person.sees(SESSION.pattern)
+    assert terminal.wait() == 0
+    assert "Traceback" not in terminal.out.whole()
+
+
+@pytest.fixture
+def endless(home):
+    """The built-in model, whose answers now end with a token that it never says."""
+    folder = home / "endless"
+    shutil.copytree(model_path(), folder)
+    for name in ("config.json", "generation_config.json"):
+        settings = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({**settings, "eos_token_id": [0]}))
+    return folder
+
+
+def test_ctrl_c_stops_an_answer_and_the_chat_goes_on(fork_server, endless, home):
+    with serving(fork_server, home, command=("serve", str(endless))) as server:
+        process = fork_server("chat", "--url", server.url, env=clean_env(home), cwd=home, tty=True)
+        person = Person(process)
+        session = person.sees(r"conv_\w+")
+        for _ in range(2):
+            person.types("What is chatpager?\r")
+            person.sees(r"assistant \w+ \w+")
+            process.say("\x03")
+            person.sees("stopped")
+        person.types("\x04")
+        assert process.wait() == 0
+        answers = server.get(f"/v1/conversations/{session}/items?order=asc")["data"][1::2]
+        assert [answer["chatpager"]["state"] for answer in answers] == ["cancelled", "cancelled"]
+        process.end()
+
+
+@pytest.mark.parametrize("key", ["\x04", "\x03"], ids=["Ctrl+D", "Ctrl+C"])
+def test_both_keys_leave_where_nothing_runs(terminal, key):
+    person = Person(terminal)
+    person.types(key)
+    person.sees(SESSION.pattern)
+    assert terminal.wait() == 0
+
+
+def test_the_history_is_shown_when_a_session_is_opened(chat, fork_server, server_url, home):
+    session = SESSION.search(chat("My name is Ada. [/b]\n").err)[1]
+    process = fork_server(
+        "chat", "--url", server_url, "--session", session, env=clean_env(home), cwd=home, tty=True
+    )  # fmt: skip
+    person = Person(process)
+    person.sees(re.escape("you My name is Ada. [/b]\r\nassistant "))
+    person.types("\x04")
+    assert process.wait() == 0
+    process.end()
+
+
+def test_ctrl_c_in_a_pipe_ends_it(fork_server, server_url, home):
+    process = fork_server("chat", "--url", server_url, env=clean_env(home), cwd=home)
+    process.say("Hello\n")
+    process.err.wait_for("cached ")
+    process.send(signal.SIGINT)
+    assert process.wait() == 130
+    assert "Traceback" not in process.err.whole()
+    process.end()

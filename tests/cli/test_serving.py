@@ -1,0 +1,164 @@
+"""``chatpager demo`` as a person starts and stops it."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+
+import httpx2
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from chatpager.demo import model_path
+from tests.processes import clean_env, free_port, serving, spawn
+
+
+def banner(server):
+    server.process.out.wait_for(r"data +\S+")
+    return server.process.out.text
+
+
+def test_the_banner_has_what_one_needs_next(fork_server, home):
+    with serving(fork_server, home, "--num-kv-blocks", "1025") as server:
+        said = banner(server)
+        assert f"chat       {server.url}\n" in said
+        assert f"chatpager chat --url {server.url}\n" in said
+        assert "1,024 blocks of 16 tokens: 16,384 tokens; context 4,096" in said
+        assert server.get("/health")["kv"]["tokens"] == 16_384
+        assert f"{home}/data/chatpager/chatpager.db" in said
+        curl = re.search(r"curl +(curl .*)", said)[1]
+        assert json.loads(subprocess.check_output([*shlex.split(curl), "-s"]))["status"] == "completed"
+        python = re.search(r"python +(OpenAI\(.*)", said)[1]
+        assert "Hello" in eval(python, {"OpenAI": _openai()})
+
+
+def _openai():
+    import openai
+
+    return openai.OpenAI
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
+def test_port_host_and_data_folder_come_from_the_environment(fork_server, home, host):
+    port = free_port()
+    env = {"CHATPAGER_PORT": str(port), "CHATPAGER_HOST": host, "CHATPAGER_DATA_DIR": str(home / "mine")}
+    process = fork_server("demo", env=clean_env(home, **env))
+    try:
+        shown = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        process.out.wait_for(f"chat +{re.escape(shown)}\n")
+        assert httpx2.get(f"{shown}/health/ready").json()["status"] == "ok"
+        assert (home / "mine" / "chatpager.db").is_file()
+        assert not (home / "data").exists()
+    finally:
+        process.end()
+
+
+def test_a_folder_is_served_under_its_name(fork_server, home):
+    (home / "my-model").symlink_to(model_path())
+    with serving(fork_server, home, command=("serve", str(home / "my-model"))) as server:
+        assert server.get("/v1/models")["data"][0]["id"] == "my-model"
+
+
+def test_the_demo_is_the_demo_whatever_model_is_set(fork_server, home):
+    with serving(fork_server, home, CHATPAGER_MODEL="/nowhere") as server:
+        assert server.get("/v1/models")["data"][0]["id"] == "chatpager-demo"
+
+
+def test_with_a_key_any_address_will_do_and_no_one_else_gets_in(fork_server, home):
+    with serving(fork_server, home, "--host", "0.0.0.0", "--api-key", "hush") as server:
+        assert server.url.startswith("http://127.0.0.1:")
+        assert httpx2.get(f"{server.url}/v1/models").status_code == 401
+        key = {"Authorization": "Bearer hush"}
+        assert httpx2.get(f"{server.url}/v1/models", headers=key).status_code == 200
+        assert "hush" not in banner(server) + server.process.err.text
+
+
+SOMEBODY = {"CI": "", "DISPLAY": ":0"}
+
+
+@pytest.mark.parametrize(
+    ("env", "flags", "opened"),
+    [
+        (SOMEBODY, [], True),
+        (SOMEBODY, ["--no-browser"], False),
+        ({**SOMEBODY, "CI": "true"}, [], False),
+        ({"CI": ""}, [], False),
+    ],
+    ids=["a display", "a display, and a wish", "CI", "no display"],
+)
+def test_a_browser_opens_where_somebody_sees_it(fork_server, home, env, flags, opened):
+    script = home / "browser"
+    script.write_text('#!/bin/sh\necho "browser opens $1" >&2\n')
+    script.chmod(0o755)
+    with serving(fork_server, home, *flags, BROWSER=str(script), **env) as server:
+        if opened:
+            server.process.err.wait_for(f"browser opens {server.url}\n")
+        assert server.stop() == 0
+        assert ("browser" in server.process.err.whole()) == opened
+
+
+async def talking(url):
+    """A socket on which a long answer has begun."""
+    socket = await connect(url.replace("http", "ws") + "/v1/responses")
+    long = {"input": "What is chatpager?", "ignore_eos": True, "max_output_tokens": 200}
+    await socket.send(json.dumps({"type": "response.create", **long}))
+    while json.loads(await socket.recv())["type"] != "response.output_text.delta":
+        pass
+    return socket
+
+
+async def rest(socket):
+    """The events that still come, and the frame that ends the socket."""
+    events = []
+    try:
+        while True:
+            events.append(json.loads(await socket.recv()))
+    except ConnectionClosed as closed:
+        return events, closed.rcvd
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_lets_running_answers_end_and_the_server_goes_calmly(fork_server, home, number):
+    with serving(fork_server, home) as server:
+        socket = await talking(server.url)
+        server.process.send(number)
+        events, closed = await rest(socket)
+        assert events[-1]["type"] == "response.incomplete"
+        assert events[-1]["response"]["usage"]["output_tokens"] == 200
+        assert closed.code == 1012
+        assert server.process.wait() == 0
+        assert "running answers have time to end" in server.process.out.whole()
+        assert "Traceback" not in server.process.err.whole()
+
+
+async def test_an_answer_that_takes_too_long_is_interrupted_and_kept(fork_server, home):
+    with serving(fork_server, home, "--drain-seconds", "0") as server:
+        socket = await talking(server.url)
+        server.process.send(signal.SIGTERM)
+        await rest(socket)
+        assert server.process.wait() == 0
+        assert "status=interrupted" in server.process.err.whole()
+
+
+async def test_a_second_signal_does_not_wait(fork_server, home):
+    with serving(fork_server, home, "--max-num-seqs", "1") as server:
+        socket = await talking(server.url)
+        await socket.send(json.dumps({"type": "response.create", "input": "More.", "ignore_eos": True}))
+        server.process.send(signal.SIGINT)
+        server.process.out.wait_for("again to stop at once")
+        server.process.send(signal.SIGINT)
+        assert server.process.wait() == 130
+        await rest(socket)
+
+
+def test_started_from_nothing_it_logs_for_machines_and_ends_well(home):
+    with serving(spawn, home, "--log-format", "json") as server:
+        server.post("/v1/responses", {"input": "My secret is rain."})
+        assert server.stop() == 0
+        [line] = [json.loads(line) for line in server.process.err.whole().splitlines()]
+        assert (line["event"], line["status"]) == ("turn", "completed")
+        assert "rain" not in str(line)
+    assert os.path.exists(home / "data" / "chatpager" / "chatpager.db")

@@ -1,0 +1,152 @@
+"""Every setting has a flag, a variable and a key in the file; the nearest to the hand wins, and help teaches all."""
+
+import json
+
+import pytest
+
+from chatpager.config import SECTIONS, settings
+
+VALUES = {  # name -> (in the file, in the environment, as a flag), all different from the default
+    "model": ("m1", "m2", "m3"),
+    "dtype": ("float32", "bfloat16", "float64"),
+    "device": ("cpu", "cuda", "cpu"),
+    "block_size": (32, 64, 128),
+    "max_model_len": (100, 200, 300),
+    "max_num_seqs": (1, 2, 3),
+    "max_num_batched_tokens": (11, 12, 13),
+    "gpu_memory_utilization": (0.1, 0.2, 0.3),
+    "num_kv_blocks": (101, 102, 103),
+    "swap_space": (0.0, 0.0, 0.0),  # nothing else is built
+    "tensor_parallel_size": (1, 1, 1),  # nothing else is built
+    "enable_prefix_caching": (False, False, False),
+    "seed": (1, 2, 3),
+    "num_threads": (1, 2, 3),
+    "host": ("::1", "localhost", "127.0.0.2"),
+    "port": (1111, 2222, 3333),
+    "api_key": ("k1", "k2", "k3"),
+    "insecure": (True, True, True),
+    "allowed_origins": ("http://a.test", "http://b.test", "http://c.test"),
+    "served_model_name": ("a", "b", "c"),
+    "max_queue": (1, 2, 3),
+    "max_message_bytes": (1111, 2222, 3333),
+    "drain_seconds": (1.0, 2.0, 3.0),
+    "log_format": ("json", "json", "json"),
+    "data_dir": ("d1", "d2", "d3"),
+    "database_url": ("sqlite:///a.db", "sqlite:///b.db", "sqlite:///c.db"),
+}
+FILE, VARIABLE, FLAG = range(3)
+
+
+def expected(name, place):
+    if name == "api_key":
+        return "(set)"
+    if name == "database_url":
+        return VALUES[name][place].replace("sqlite:", "sqlite+aiosqlite:")
+    return VALUES[name][place]
+
+
+def as_file():
+    lines = []
+    for section in SECTIONS:
+        lines.append(f"[{section}]")
+        lines += [f"{s.name} = {json.dumps(VALUES[s.name][FILE])}" for s in settings() if s.section == section]
+    return "\n".join(lines)
+
+
+def as_variables():
+    return {s.env: str(VALUES[s.name][VARIABLE]) for s in settings()}
+
+
+def as_flags():
+    for s in settings():
+        value = VALUES[s.name][FLAG]
+        if s.type is bool:
+            yield s.flag if value else f"--no-{s.flag[2:]}"
+        else:
+            yield from (s.flag, str(value))
+
+
+def shown(chatpager, *argv, **env):
+    result = chatpager("config", "show", "--json", *argv, **env)
+    assert result.code == 0, result.err
+    return {row["name"]: (row["value"], row["source"]) for row in json.loads(result.out)}
+
+
+def test_the_table_above_is_whole():
+    assert list(VALUES) == [s.name for s in settings()]
+
+
+def test_without_anything_the_default_holds(chatpager):
+    assert shown(chatpager) == {s.name: (s.default, "default") for s in settings()}
+
+
+def test_the_file_is_read_from_the_working_folder(chatpager, home):
+    (home / "chatpager.toml").write_text(as_file())
+    assert shown(chatpager) == {s.name: (expected(s.name, FILE), f"chatpager.toml [{s.section}]") for s in settings()}
+
+
+@pytest.mark.parametrize("way", ["--config", "CHATPAGER_CONFIG", "XDG_CONFIG_HOME"])
+def test_the_file_may_be_elsewhere(chatpager, home, way):
+    place = home / "elsewhere" / "chatpager" / "chatpager.toml"
+    place.parent.mkdir(parents=True)
+    place.write_text("[server]\nport = 4444\n")
+    argv = ["--config", place] if way == "--config" else []
+    env = {way: str(home / "elsewhere" if way.startswith("XDG") else place)} if not argv else {}
+    assert shown(chatpager, *argv, **env)["port"] == (4444, f"{place} [server]")
+
+
+def test_a_variable_beats_the_file(chatpager, home):
+    (home / "chatpager.toml").write_text(as_file())
+    assert shown(chatpager, **as_variables()) == {s.name: (expected(s.name, VARIABLE), s.env) for s in settings()}
+
+
+def test_a_flag_beats_all(chatpager, home):
+    (home / "chatpager.toml").write_text(as_file())
+    found = shown(chatpager, *as_flags(), **as_variables())
+    assert found == {s.name: (expected(s.name, FLAG), s.flag) for s in settings()}
+
+
+def test_what_is_shown_holds_no_secret(chatpager):
+    secret = {"CHATPAGER_API_KEY": "hush", "CHATPAGER_DATABASE_URL": "postgresql://me:hush@db.test/chats"}
+    for argv in ([], ["--json"]):
+        result = chatpager("config", "show", *argv, **secret)
+        assert result.code == 0
+        assert "hush" not in result.out + result.err
+        assert "db.test" in result.out
+
+
+def test_the_table_names_value_source_and_variable(chatpager):
+    rows = [line.split() for line in chatpager("config", "show", "--port", 4444).out.splitlines()]
+    assert ["server.port", "4444", "--port", "CHATPAGER_PORT"] in rows
+    assert len(rows) == 1 + len(VALUES)
+
+
+SERVER_COMMANDS = {"demo": {"model"}, "serve": {"model"}, "doctor": set(), "config show": set()}
+
+
+@pytest.mark.parametrize(("command", "left_out"), SERVER_COMMANDS.items(), ids=SERVER_COMMANDS.keys())
+def test_help_teaches_every_setting(chatpager, command, left_out):
+    result = chatpager(*command.split(), "--help")
+    assert (result.code, result.err) == (0, "")
+    words = " ".join(result.out.replace("│", " ").split())
+    for s in settings():
+        if s.name not in left_out:
+            assert f"{s.flag} " in words
+            assert s.help in words, "its meaning"
+            if s.default not in (None, ""):
+                assert f"{s.help} [{str(s.default).lower() if s.type is bool else s.default}]" in words
+
+
+def test_help_names_every_command(chatpager):
+    for argv, code in (["--help"], 0), ([], 2):
+        result = chatpager(*argv)
+        assert result.code == code
+        said = result.out + result.err
+        for command in ("demo", "serve", "chat", "doctor", "db", "config", "bench"):
+            assert f" {command} " in said
+
+
+def test_version(chatpager):
+    import chatpager as package
+
+    assert chatpager("--version") == (0, f"chatpager {package.__version__}\n", "")

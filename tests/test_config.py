@@ -1,0 +1,205 @@
+"""The tree of settings: which value wins, and what is said of a wrong one. How each is typed in: tests/cli."""
+
+import dataclasses
+
+import pytest
+
+from chatpager import config
+from chatpager.config import Config, EngineConfig, ServerConfig, StoreConfig, check_engine, load, settings
+from chatpager.errors import ConfigError
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def file(folder):
+    def write(text):
+        (folder / "chatpager.toml").write_text(text)
+
+    return write
+
+
+def wrong(*, flags=None, env=None, file=None):
+    with pytest.raises(ConfigError) as refused:
+        load(flags, env=env or {}, file=file)
+    return refused.value
+
+
+class TestWhichValueWins:
+    def test_the_default(self, folder):
+        assert load(env={}) == Config(EngineConfig(), ServerConfig(), StoreConfig())
+        assert load(env={}).sources == {}
+
+    def test_flag_before_variable_before_file_before_command_before_default(self, file):
+        file("[engine]\nseed = 3\n")
+        at = {"flags": {"seed": "1"}, "env": {"CHATPAGER_SEED": "2"}, "defaults": {"seed": 4}}
+        seeds, sources = [], []
+        for source in ("flags", "env", "file", "defaults", None):
+            loaded = load(at.get("flags"), env=at.get("env", {}), defaults=at.get("defaults"))
+            seeds.append(loaded.engine.seed)
+            sources.append(loaded.sources.get("seed"))
+            at.pop(source, None)
+            if source == "file":
+                file("")
+        assert seeds == [1, 2, 3, 4, 0]
+        assert sources == ["--seed", "CHATPAGER_SEED", "chatpager.toml [engine]", "command default", None]
+
+    def test_a_flag_that_is_not_given_is_none_and_hides_nothing(self, folder):
+        assert load({"seed": None}, env={"CHATPAGER_SEED": "2"}).engine.seed == 2
+
+    def test_the_working_folders_file_comes_before_the_persons(self, file, folder):
+        person = folder / "config" / "chatpager"
+        person.mkdir(parents=True)
+        (person / "chatpager.toml").write_text("[engine]\nseed = 5\n")
+        env = {"XDG_CONFIG_HOME": str(folder / "config")}
+        assert load(env=env).engine.seed == 5
+        file("[engine]\nseed = 6\n")
+        assert load(env=env).engine.seed == 6
+        assert load(env={**env, "CHATPAGER_CONFIG": str(person / "chatpager.toml")}).engine.seed == 5
+
+    def test_variables_of_others_are_nothing_to_us(self, folder):
+        assert load(env={"SEED": "7", "CHATPAGER_WARP": "9", "chatpager_seed": "8"}) == Config()
+
+    def test_the_tree_is_frozen(self):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            Config().engine.seed = 1
+
+
+class TestWhatIsSaidOfAWrongValue:
+    @pytest.mark.parametrize(
+        ("name", "value", "problem"),
+        [
+            ("block_size", "12", "must be a multiple of 8 (8, 16, 32, 64, 128, ...)"),
+            ("block_size", "0", "must be a multiple of 8 (8, 16, 32, 64, 128, ...)"),
+            ("block_size", "sixteen", "must be a whole number"),
+            ("block_size", "16.0", "must be a whole number"),
+            ("port", "-1", "must be between 0 and 65535 (0 picks a free port)"),
+            ("gpu_memory_utilization", "0", "must be above 0 and at most 1"),
+            ("gpu_memory_utilization", "nan", "must be above 0 and at most 1"),
+            ("drain_seconds", "-1", "must be at least 0"),
+            ("drain_seconds", "inf", "must be at least 0"),
+            ("drain_seconds", "soon", "must be a number"),
+            ("insecure", "maybe", "must be true or false"),
+            ("device", "tpu", "must be one of auto, cpu, cuda"),
+            ("max_model_len", "0", "must be at least 1"),
+            ("swap_space", "1", "swapping to host memory is not built yet; leave it 0"),
+            ("tensor_parallel_size", "2", "splitting a model over devices is not built yet; leave it 1"),
+        ],
+    )
+    def test_its_name_value_and_source(self, folder, name, value, problem):
+        setting = next(s for s in settings() if s.name == name)
+        for error, source in (
+            (wrong(flags={name: value}), setting.flag),
+            (wrong(env={setting.env: value}), setting.env),
+        ):
+            assert (error.name, error.problem, error.source) == (name, problem, source)
+            assert str(error.value) in (value, f"{value}.0")
+            assert str(error) == f"{name} = {error.value!r} (from {source}): {problem}"
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("[engine]\nseed = true\n", "seed = True (from chatpager.toml [engine]): must be a whole number"),
+            ("[engine]\nmodel = 5\n", "model = 5 (from chatpager.toml [engine]): must be text"),
+            ("[engine]\nsede = 5\n", "engine.sede (from chatpager.toml): no such setting; did you mean 'seed'?"),
+            ("[engine]\nwarp = 5\n", "engine.warp (from chatpager.toml): no such setting"),
+            ("[egnine]\n", "egnine (from chatpager.toml): no such section; did you mean 'engine'?"),
+            ("seed = 5\n", "seed (from chatpager.toml): is a setting: put it under [engine]"),
+            ("engine = 5\n", "engine (from chatpager.toml): no such section; did you mean 'engine'?"),
+        ],
+    )
+    def test_in_the_file(self, file, text, said):
+        file(text)
+        assert str(wrong()) == said
+
+    @pytest.mark.parametrize("content", [b"[engine\n", b"\xff", b"seed = 1\nseed = 2\n"])
+    def test_a_file_that_cannot_be_read(self, folder, content):
+        (folder / "chatpager.toml").write_bytes(content)
+        assert str(wrong()).startswith("config = 'chatpager.toml': cannot be read: ")
+
+    def test_a_file_that_is_not_there(self, folder):
+        assert str(wrong(file="no.toml")) == "config = 'no.toml' (from --config): no such file"
+        assert wrong(env={"CHATPAGER_CONFIG": "no.toml"}).source == "CHATPAGER_CONFIG"
+
+
+class TestValues:
+    @pytest.mark.parametrize("text", ["1", "true", "YES", " on "])
+    def test_yes(self, folder, text):
+        assert load(env={"CHATPAGER_INSECURE": text}).server.insecure is True
+
+    @pytest.mark.parametrize("text", ["0", "false", "No", "off", ""])
+    def test_no(self, folder, text):
+        assert load(env={"CHATPAGER_ENABLE_PREFIX_CACHING": text}).engine.enable_prefix_caching is False
+
+    @pytest.mark.parametrize("text", ["", "none"])
+    def test_an_optional_one_can_be_taken_back(self, file, text):
+        file("[engine]\nmax_model_len = 100\n")
+        assert load(env={"CHATPAGER_MAX_MODEL_LEN": text}).engine.max_model_len is None
+
+    def test_numbers(self, file):
+        file("[server]\ndrain_seconds = 5\n[engine]\nnum_threads = 2\n")
+        loaded = load(env={"CHATPAGER_SWAP_SPACE": "0"})
+        assert (
+            repr((loaded.server.drain_seconds, loaded.engine.num_threads, loaded.engine.swap_space)) == "(5.0, 2, 0.0)"
+        )
+
+    def test_every_default_passes_its_own_check(self):
+        for s in settings():
+            assert s.check is None or s.check(s.default) is None, s.name
+            assert s.help
+
+    def test_names_are_flat(self):
+        names = [s.name for s in settings()]
+        assert len(names) == len(set(names))
+
+
+class TestWhereDataIs:
+    def test_in_the_persons_folder(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+        assert StoreConfig().resolved_database_url() == f"sqlite+aiosqlite:///{tmp_path}/chatpager/chatpager.db"
+        monkeypatch.delenv("XDG_DATA_HOME")
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert StoreConfig().resolved_data_dir() == tmp_path / ".local" / "share" / "chatpager"
+
+    def test_where_one_says(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert StoreConfig(data_dir="~/mine").resolved_data_dir() == tmp_path / "mine"
+        assert StoreConfig(database_url="sqlite:///x.db", data_dir="y").resolved_database_url() == "sqlite:///x.db"
+
+
+class TestArgumentsInPython:
+    """``LLM(...)`` takes the engine's settings as arguments."""
+
+    def test_they_are_checked_and_converted(self):
+        made = check_engine(
+            EngineConfig(seed=1), {"block_size": 32, "gpu_memory_utilization": 1, "max_model_len": None}
+        )
+        assert made == EngineConfig(seed=1, block_size=32, gpu_memory_utilization=1.0)
+
+    @pytest.mark.parametrize(
+        ("given", "said"),
+        [
+            ({"block_sise": 16}, "block_sise (from argument): no such setting; did you mean 'block_size'?"),
+            ({"port": 8000}, "port (from argument): no such setting"),
+            ({"block_size": 5}, "block_size = 5 (from argument): must be a multiple of 8 (8, 16, 32, 64, 128, ...)"),
+            ({"seed": True}, "seed = True (from argument): must be a whole number"),
+            ({"seed": 1.5}, "seed = 1.5 (from argument): must be a whole number"),
+            ({"seed": None}, "seed (from argument): must be a whole number"),
+            (
+                {"swap_space": 4},
+                "swap_space = 4.0 (from argument): swapping to host memory is not built yet; leave it 0",
+            ),
+        ],
+    )
+    def test_what_is_wrong(self, given, said):
+        with pytest.raises(ConfigError) as refused:
+            check_engine(EngineConfig(), given)
+        assert str(refused.value) == said
+
+    def test_a_tree_made_by_hand_is_refused_too(self):
+        with pytest.raises(ConfigError, match=r"^tensor_parallel_size = 2: splitting"):
+            config.refuse_unsupported(EngineConfig(tensor_parallel_size=2))
