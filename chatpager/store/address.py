@@ -46,11 +46,15 @@ def parse(url: str) -> URL:
 
 
 def shown(url: URL) -> str:
-    """The file of SQLite; else ``url`` without its password, wherever it stands."""
-    if is_sqlite(url) and (file := file_of(url)) is not None:
-        return str(file)
+    """``url`` without its password, wherever it stands."""
     secrets = [key for key in url.query if "pass" in key.lower()]
     return url.difference_update_query(secrets).render_as_string(hide_password=True)
+
+
+def place(url: URL) -> str:
+    """Where a database is, for people: SQLite's file, or ``shown``."""
+    file = file_of(url) if is_sqlite(url) else None
+    return shown(url) if file is None else str(file)
 
 
 def is_sqlite(url: URL) -> bool:

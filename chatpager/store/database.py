@@ -32,7 +32,7 @@ class Database:
 
     def __init__(self, url: str, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> None:
         self.url = address.parse(url)
-        self.shown = address.shown(self.url)
+        self.shown = address.place(self.url)
         self.file = address.file_of(self.url) if address.is_sqlite(self.url) else None
         self._busy_timeout_ms = busy_timeout_ms
         self._queue = asyncio.Lock() if self.file else nullcontext()

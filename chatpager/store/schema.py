@@ -81,7 +81,7 @@ async def upgrade(url: str) -> None:
         refuse_newer(await revision(database), database.shown)
     finally:
         await database.close()
-    with faults.translated(address.shown(database.url)):
+    with faults.translated(address.place(database.url)):
         await asyncio.to_thread(_upgrade, url)
 
 

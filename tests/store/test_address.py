@@ -48,8 +48,9 @@ def test_a_shown_url_has_no_password_anywhere():
     assert address.shown(url) == "postgresql+asyncpg://u:***@h:5433/d?ssl=require"
 
 
-def test_a_file_is_shown_as_its_path():
-    assert address.shown(address.parse("sqlite:////var/x.db")) == "/var/x.db"
+def test_a_place_is_a_file_or_a_url_without_its_password():
+    assert address.place(address.parse("sqlite:////var/x.db")) == "/var/x.db"
+    assert address.place(address.parse("postgresql://u:secret@h/d")) == "postgresql+asyncpg://u:***@h/d"
 
 
 def test_the_file_of_a_url():
