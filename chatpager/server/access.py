@@ -34,6 +34,8 @@ log = structlog.get_logger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PUBLIC = web.AppKey("public", set[str])
 """Names of the routes that need no key: pages and health."""
+RETRY_SECONDS = 1.0
+"""When to try again what the database did not take."""
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 REQUEST_ID = web.RequestKey("request_id", str)
 FOREIGN_ORIGIN = web.RequestKey("foreign_origin", str)
@@ -64,9 +66,10 @@ def check_exposure(config: ServerConfig) -> None:
 def error_response(error: ChatpagerError) -> web.Response:
     status, body = error_body(error)
     headers = {}
-    if isinstance(error, Overloaded):
-        headers["retry-after"] = str(max(1, round(error.retry_after)))
-        headers["retry-after-ms"] = str(round(1000 * error.retry_after))
+    if isinstance(error, Overloaded | StoreError):
+        seconds = error.retry_after if isinstance(error, Overloaded) else RETRY_SECONDS
+        headers["retry-after"] = str(max(1, round(seconds)))
+        headers["retry-after-ms"] = str(round(1000 * seconds))
     return web.Response(
         text=wire.encode(wire.ErrorAnswer(body)), status=status, content_type="application/json", headers=headers
     )
@@ -87,7 +90,7 @@ def errors() -> Middleware:
         except web.RequestPayloadError:
             return error_response(InvalidRequest("the body does not agree with its Content-Encoding or its length"))
         except web.HTTPException as error:
-            return error_response(_of_aiohttp(error, request)) if error.status >= 400 else error
+            return error_response(_of_aiohttp(error, request))
         except Exception:
             log.exception(
                 "request.failed", request_id=request[REQUEST_ID], method=request.method, route=_route(request)

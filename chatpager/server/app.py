@@ -45,6 +45,7 @@ def _routes() -> list[web.RouteDef]:
         web.get("/v1/responses/{id}", r.retrieve),
         web.delete("/v1/responses/{id}", r.delete),
         web.post("/v1/responses/{id}/cancel", r.cancel),
+        web.get("/v1/responses/{id}/input_items", c.input_items),
         web.post("/v1/chat/completions", routes_chat.create),
         web.post("/v1/conversations", c.create),
         web.get("/v1/conversations", c.index),

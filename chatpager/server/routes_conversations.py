@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from chatpager.errors import InvalidRequest, ItemNotFound
+from chatpager.errors import InvalidRequest, ItemNotFound, ResponseNotFound
 from chatpager.server import wire
 from chatpager.server.encode_response import SHOWN_AS, answer_item, item_id, item_status, usage_object
 from chatpager.server.input_items import Json, input_messages, shown
@@ -86,19 +86,36 @@ async def add_items(request: web.Request) -> web.Response:
 
 
 async def items(request: web.Request) -> web.Response:
-    service = request.app[SERVICE]
+    return json_response(_paged(request, await _all_items(request.app[SERVICE], request.match_info["id"])))
+
+
+async def input_items(request: web.Request) -> web.Response:
+    """What a response was asked: its own input, without what came before it."""
+    store = request.app[SERVICE].store
+    turn = await store.turn(TENANT, request.match_info["id"])
+    if turn.kind != "response":
+        raise ResponseNotFound(f"no response {shown(turn.id)}")
+    found: list[wire.Item] = []
+    for message in await store.load_chain(TENANT, turn.input_tip):
+        found.append(_item(message, None))
+        if message.hash == turn.parent_hash:
+            found.clear()
+    return json_response(_paged(request, found))
+
+
+def _paged(request: web.Request, found: list[wire.Item]) -> wire.Page:
+    """The page that the query asks for of ``found``, oldest first."""
     after, limit, order = request.query.get("after"), _limit(request, 20), request.query.get("order", "desc")
     if order not in ("asc", "desc"):
         raise InvalidRequest("order is asc or desc", param="order")
-    found = await _all_items(service, request.match_info["id"])
     if order == "desc":
         found.reverse()
     if after is not None:
         place = next((i for i, item in enumerate(found) if item.id == after), None)
         if place is None:
-            raise InvalidRequest(f"the conversation has no item {shown(after)}", param="after")
+            raise InvalidRequest(f"there is no item {shown(after)}", param="after")
         found = found[place + 1 :]
-    return json_response(_page(found[:limit], len(found) > limit))
+    return _page(found[:limit], len(found) > limit)
 
 
 async def item(request: web.Request) -> web.Response:

@@ -101,6 +101,8 @@ async def delete(request: web.Request) -> web.Response:
     if turn is not None:
         service.hub.cancel(TENANT, response_id)
         await turn.stream.end()
+        if not turn.request.stored:
+            return json_response(wire.Deleted(id=response_id, object="response"))
     elif (await service.store.turn(TENANT, response_id)).kind != "response":
         raise ResponseNotFound(f"no response {response_id!r}")
     await service.store.delete_turn(TENANT, response_id)

@@ -39,6 +39,8 @@ class Service:
     """A client has so long to take what is left for it, and then to answer a closing handshake."""
     stats_seconds: float = 10.0
     """An engine that has not ended its step after so long counts as stalled."""
+    prefill_seconds: float = 0.25
+    """Between two ``chatpager.prefill`` events of a response, at the least."""
     keepalive_seconds: float = 10.0
     """Between two comments of an event stream."""
 

@@ -20,7 +20,7 @@ from chatpager.server.input_items import Json
 from chatpager.server.protocol import SUBPROTOCOL, Create, ResponsesProtocol
 from chatpager.server.requests import response_request
 from chatpager.server.service import SERVICE, TENANT, Service, begin, facts_of, final_response, reader_gone
-from chatpager.sessions.stream import Ended
+from chatpager.sessions.stream import Ended, Prefilled
 from chatpager.sessions.turn import LiveTurn
 
 log = structlog.get_logger(__name__)
@@ -122,7 +122,12 @@ class Connection:
             return
         try:
             self._protocol.began(facts_of(turn))
+            clock, due = asyncio.get_running_loop().time, 0.0
             async for event in turn.stream.follow():
+                if isinstance(event, Prefilled):
+                    if clock() < due:
+                        continue
+                    due = clock() + self._service.prefill_seconds
                 final = final_response(turn, event) if isinstance(event, Ended) else None
                 self._protocol.turn_event(event, final)
                 await self._act()

@@ -215,6 +215,7 @@ async def test_a_database_that_is_away_is_an_error_without_its_address(server):
     await server.service.store.close()
     for answer in (await server.post("/v1/responses", {"input": "a"}), await server.get("/v1/conversations")):
         assert answer.refusal == (503, "storage_unavailable", None)
+        assert answer.headers["retry-after"] == "1"
         assert b".db" not in answer.body
     async with server.socket() as socket:
         await socket.create("Hello")

@@ -135,6 +135,8 @@ class Connection(RuleBasedStateMachine):
         for i, frames in enumerate(self.begun):
             types = [frame["type"] for frame in frames]
             assert [frame["sequence_number"] for frame in frames] == list(range(len(frames)))
+            once = [kind for kind in types if kind != "response.output_text.delta"]
+            assert len(once) == len(set(once))
             assert types[:2] == ["response.created", "response.in_progress"][: len(types)]
             ended = i < len(self.begun) - 1 or self.running is None
             assert [kind in ENDS for kind in types].count(True) == ended

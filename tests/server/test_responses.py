@@ -169,8 +169,25 @@ async def test_delete(server):
 async def test_a_chat_is_no_response(server):
     chat = await server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}], "max_tokens": 2})
     path = "/v1/responses/" + chat.json["id"]
-    for answer in (await server.get(path), await server.delete(path), await server.post(path + "/cancel")):
+    for answer in (
+        await server.get(path),
+        await server.delete(path),
+        await server.post(path + "/cancel"),
+        await server.get(path + "/input_items"),
+    ):
         assert answer.refusal == (404, "response_not_found", None)
+
+
+async def test_what_a_response_was_asked(server):
+    first = await server.respond([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "one"}])
+    second = await server.respond("two", previous_response_id=first["id"])
+    pages = [(await server.get(f"/v1/responses/{told['id']}/input_items")).json for told in (first, second)]
+    assert [[item["content"][0]["text"] for item in page["data"]] for page in pages] == [["one", "Be brief."], ["two"]]
+    path = f"/v1/responses/{first['id']}/input_items?order=asc&limit=1"
+    page = (await server.get(path)).json
+    assert page["has_more"] is True and text({"output": page["data"]}) == "Be brief."
+    assert text({"output": (await server.get(f"{path}&after={page['last_id']}")).json["data"]}) == "one"
+    assert (await server.get("/v1/responses/resp_x/input_items")).refusal == (404, "response_not_found", None)
 
 
 async def test_cancelling_what_has_ended_changes_nothing(server):

@@ -143,10 +143,12 @@ async def test_cancel_while_it_answers(server):
     assert after["usage"]["input_tokens_details"]["cached_tokens"] > 0
 
 
-async def test_delete_while_it_runs(server):
+@pytest.mark.parametrize("stored", [True, False])
+async def test_delete_while_it_runs(server, stored):
     server.gate.hold(after=2)
-    asking = asyncio.create_task(server.post("/v1/responses", {"input": "Hello", **LONG}))
+    asking = asyncio.create_task(server.post("/v1/responses", {"input": "Hello", **LONG, "store": stored}))
     turn = await server.live_turn()
+    await server.held()
     deleting = asyncio.create_task(server.delete("/v1/responses/" + turn.id))
     server.gate.open()
     assert (await deleting).json["deleted"] is True

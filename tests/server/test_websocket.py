@@ -100,6 +100,7 @@ async def test_an_oversize_frame_ends_the_connection_with_1009(serve):
 
 async def test_the_prefill_is_told_to_those_who_asked_for_our_events(serve):
     async with serve(step=16) as server:
+        server.service.prefill_seconds = 0.0
         async with server.socket(extended=True) as socket:
             assert socket.ws.subprotocol == "chatpager.v1"
             await socket.create("word " * 40, store=False)
@@ -113,6 +114,13 @@ async def test_the_prefill_is_told_to_those_who_asked_for_our_events(serve):
             assert socket.ws.subprotocol is None
             await socket.create("other " * 40)
             assert "chatpager.prefill" not in [frame["type"] for frame in await socket.rest()]
+
+
+async def test_the_prefill_is_not_told_oftener_than_anybody_can_see(serve):
+    async with serve(step=16) as server, server.socket(extended=True) as socket:
+        server.service.prefill_seconds = 60.0
+        await socket.create("word " * 40)
+        assert [frame["type"] for frame in await socket.rest()].count("chatpager.prefill") == 1
 
 
 async def test_other_subprotocols_are_passed_over(server):
