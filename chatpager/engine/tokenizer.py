@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,13 @@ from tokenizers import Tokenizer as Backend
 from chatpager.engine import control_tokens
 from chatpager.engine.control_tokens import ControlTokens
 from chatpager.engine.detokenizer import TextStream
+from chatpager.engine.remembered_pieces import RememberedPieces
 from chatpager.engine.sampling_params import SamplingParams
 from chatpager.errors import InvalidRequest, ModelLoadError
 
 NO_FOLDER = "no such folder (a model is a folder with config.json, *.safetensors and a tokenizer)"
-PIECES = 4096
-"""Pieces of conversations whose ids are remembered: the next turn renders all of them again."""
+PIECES_BYTES = 64 << 20
+"""Memory for the texts and ids of pieces of conversations: about ten million tokens."""
 
 
 class Tokenizer:
@@ -46,7 +47,7 @@ class Tokenizer:
         self.backend: Backend = self._hf.backend_tokenizer
         self._special = control_tokens.special(self.backend)
         self._steering = control_tokens.steering(self.backend, str(self._hf.chat_template or ""))
-        self._encode_piece = lru_cache(PIECES)(self._encode_rendered)
+        self._pieces = RememberedPieces(PIECES_BYTES)
 
     # -- ids and text -------------------------------------------------------------------------------------------------
 
@@ -150,12 +151,13 @@ class Tokenizer:
         return "".join(control_tokens.split_marks(text))
 
     def encode_rendered(self, text: str) -> Sequence[int]:
-        """Ids of a piece of rendered text; guarded tokens come out as ordinary characters."""
-        return self._encode_piece(text)
-
-    def _encode_rendered(self, text: str) -> tuple[int, ...]:
+        """Ids of a piece of rendered text; guarded tokens come out as ordinary characters. Not to be changed: they are
+        remembered for the next turn."""
+        known = self._pieces.get(text)
+        if known is not None:
+            return known
         ids: list[int] = []
         for i, piece in enumerate(control_tokens.split_marks(text)):
             if piece:
                 ids += self.encode_plain(piece) if i % 2 else self.encode(piece)
-        return tuple(ids)
+        return self._pieces.put(text, ids)
