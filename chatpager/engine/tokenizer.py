@@ -28,7 +28,7 @@ from chatpager.errors import InvalidRequest, ModelLoadError
 
 NO_FOLDER = "no such folder (a model is a folder with config.json, *.safetensors and a tokenizer)"
 PIECES_BYTES = 64 << 20
-"""Memory for the texts and ids of pieces of conversations: about ten million tokens."""
+"""Memory for the texts and ids of pieces of conversations: some eight million tokens."""
 
 
 class Tokenizer:
