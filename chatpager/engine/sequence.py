@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from chatpager.engine.block_hash import BlockHash, BlockHasher
 from chatpager.engine.messages import FinishReason
 from chatpager.engine.sampling_params import SamplingParams
-from chatpager.engine.token_history import TokenHistory
+
+if TYPE_CHECKING:
+    from chatpager.engine.token_history import TokenHistory
 
 __all__ = ["FinishReason", "SamplingParams", "Sequence", "SequenceStatus"]
 
