@@ -128,7 +128,7 @@ def test_a_step_that_fails_is_told_in_the_output(llm, monkeypatch):
         patch.setattr(llm.runner, "run", broken)
         (out,) = llm.generate("a", GREEDY)
     assert out.outputs[0].finish_reason == "error"
-    assert out.outputs[0].error == "a step of request offline-%d raised RuntimeError" % llm._requests
+    assert out.outputs[0].error == f"a step of request offline-{llm._requests} raised RuntimeError"
     (whole,) = llm.generate("a", GREEDY)
     assert (whole.outputs[0].finish_reason, whole.outputs[0].error) == ("length", None)
 

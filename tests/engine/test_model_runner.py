@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -63,6 +65,55 @@ class TestSizes:
             assert torch.get_num_threads() == 2
         finally:
             torch.set_num_threads(before)
+
+
+class TestLargestStep:
+    """Before a GPU's KV cache is sized, the largest step is tried; the step itself runs on any device."""
+
+    @pytest.mark.parametrize(
+        ("seqs", "budget", "counts"),
+        [
+            (4, 100, [25, 25, 25, 25]),
+            (8, 30, [4, 4, 4, 4, 4, 4, 3, 3]),
+            (300, 6, [1, 1, 1, 1, 1, 1]),
+            (2, 9000, [256, 256]),
+        ],
+    )
+    def test_it_has_every_sequence_and_every_token_a_step_may_have(self, tiny_model, monkeypatch, seqs, budget, counts):
+        r = runner(tiny_model("llama"), num_kv_blocks=64, max_num_seqs=seqs, max_num_batched_tokens=budget)
+        batches, forward = [], r.forward
+        monkeypatch.setattr(r, "forward", lambda batch: (batches.append(batch), forward(batch))[1])
+        r._try_largest_step()
+        (batch,) = batches
+        assert sorted((row.count for row in batch.rows), reverse=True) == counts
+        assert len(batch.samples) == len(counts)
+
+    def test_what_it_takes_is_not_given_to_the_cache(self, tiny_model, monkeypatch):
+        r = runner(tiny_model("llama"), num_kv_blocks=64, gpu_memory_utilization=0.5)
+        r.model = replace(r.model, device=torch.device("cuda"))
+        did = []
+        monkeypatch.setattr(r, "_try_largest_step", lambda: did.append("step"))
+        for name, value in {
+            "reset_peak_memory_stats": None,
+            "memory_allocated": 500,
+            "max_memory_allocated": 1700,
+            "empty_cache": None,
+            "mem_get_info": (7_000, 10_000),
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, lambda *_, n=name, v=value: (did.append(n), v)[1])
+        assert r._kv_bytes() == 5_000 - 3_000 - 1_200
+        assert did.index("reset_peak_memory_stats") < did.index("step") < did.index("max_memory_allocated")
+        assert did.index("step") < did.index("empty_cache") < did.index("mem_get_info")
+
+    @pytest.mark.gpu
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+    def test_on_a_gpu_the_largest_step_fits_beside_the_cache(self, tiny_model):
+        config = EngineConfig(model=str(tiny_model("llama")), device="cuda", gpu_memory_utilization=0.3)
+        r = ModelRunner(config)
+        plan = r._largest_plan()
+        torch.cuda.reset_peak_memory_stats()
+        r.run(plan)
+        assert torch.cuda.max_memory_allocated() < 0.3 * torch.cuda.mem_get_info()[1]
 
 
 class TestSeam:
