@@ -1,5 +1,6 @@
 """The tensors of one step, built from the scheduler's plan into staging buffers that are kept and reused.
 
+On a GPU every tensor is sent from pinned memory without waiting; the next ``build`` waits until all of them were sent.
 Rows that compute one token come first (``num_decodes`` of them), so that attention runs as two calls on two slices.
 Lengths below: T tokens, S sequences, L rows of logits.
 """
@@ -59,15 +60,20 @@ class BatchBuilder:
         self._tables = _staging(max_seqs * max_blocks, np.int32, pin)
         self._query_start = _staging(max_seqs + 1, np.int32, pin)
         self._context_lens = _staging(max_seqs, np.int32, pin)
+        self._logits = _staging(max_seqs, np.int64, pin)
+        self._copies = _staging(2 * max_seqs, np.int64, pin)
+        self._sent = torch.cuda.Event() if pin else None  # type: ignore[no-untyped-call]
+        """Behind the last step's sends: until it has come, the buffers are still being read."""
 
     def build(self, plan: Plan) -> Batch:
+        if self._sent is not None:
+            self._sent.synchronize()
         rows = tuple(sorted(plan.rows, key=lambda row: row.count != 1))
-        tokens, num_decodes = 0, sum(row.count == 1 for row in rows)
+        tokens, num_logits, num_decodes = 0, 0, sum(row.count == 1 for row in rows)
         widest = max((len(row.seq.block_table) for row in rows), default=0)
         assert widest <= self._max_blocks, (widest, self._max_blocks)
         tables = self._tables[1][: len(rows) * widest].reshape(len(rows), widest)
         tables.fill(0)
-        logits: list[int] = []
         samples: list[tuple[int, Sequence]] = []
         starts, lens = self._query_start[1], self._context_lens[1]
         for i, row in enumerate(rows):
@@ -83,19 +89,22 @@ class BatchBuilder:
             tokens += row.count
             lens[i] = end
             if row.samples:
-                samples += [(len(logits), sample) for sample in row.samples]
-                logits.append(tokens - 1)
+                samples += [(num_logits, sample) for sample in row.samples]
+                self._logits[1][num_logits] = tokens - 1
+                num_logits += 1
         starts[len(rows) - num_decodes] = tokens - num_decodes
+        copies = [row.copy for row in rows if row.copy]
+        self._copies[1][: 2 * len(copies)] = np.ravel(copies)
         decode_lens, extend_lens = lens[:num_decodes], lens[num_decodes : len(rows)]
-        return Batch(
+        batch = Batch(
             input_ids=self._send(self._ids, tokens).unsqueeze(0),
             positions=self._send(self._positions, tokens).unsqueeze(0),
             slot_mapping=self._send(self._slots, tokens),
             block_tables=self._send(self._tables, len(rows) * widest).view(len(rows), widest),
             query_start=self._send(self._query_start, len(rows) - num_decodes + 1),
             context_lens=self._send(self._context_lens, len(rows)),
-            logit_indices=torch.tensor(logits, dtype=torch.int64, device=self._device),
-            copies=torch.tensor([r.copy for r in rows if r.copy], dtype=torch.int64).view(-1, 2).to(self._device),
+            logit_indices=self._send(self._logits, num_logits),
+            copies=self._send(self._copies, 2 * len(copies)).view(-1, 2),
             num_decodes=num_decodes,
             block_size=self._block_size,
             max_decode_context=int(decode_lens.max(initial=0)),
@@ -104,6 +113,9 @@ class BatchBuilder:
             samples=tuple(samples),
             rows=rows,
         )
+        if self._sent is not None:
+            self._sent.record()
+        return batch
 
     def _send(self, staging: tuple[torch.Tensor, np.ndarray], count: int) -> torch.Tensor:
         return staging[0][:count].to(self._device, non_blocking=True)

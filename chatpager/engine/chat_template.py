@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from chatpager.engine.tokenizer import SLOT_CLOSE, SLOT_OPEN, Tokenizer
+from chatpager.engine.control_tokens import SLOT_CLOSE, SLOT_OPEN
+from chatpager.engine.tokenizer import Tokenizer
 from chatpager.errors import InvalidRequest, ModelLoadError
 
 _SLOT = re.compile(f"{SLOT_OPEN}(\\d+){SLOT_CLOSE}")
@@ -81,7 +82,7 @@ class ChatTemplate:
 
     def _is_own_rendering(self, messages: Sequence[ChatMessage], with_slots: str) -> bool:
         """Whether the answers, put in their slots, give what the template makes of them itself."""
-        filled = _SLOT.sub(lambda m: self._tokenizer.guard(messages[int(m[1])].text), with_slots)
+        filled = _SLOT.sub(lambda m: self._tokenizer.guard(messages[int(m[1])].text, answer=True), with_slots)
         return filled == self._render(messages, slots=False)
 
     def _render(self, messages: Sequence[ChatMessage], *, slots: bool) -> str:
@@ -90,7 +91,7 @@ class ChatTemplate:
                 "role": m.role,
                 "content": f"{SLOT_OPEN}{i}{SLOT_CLOSE}"
                 if slots and m.token_ids is not None
-                else self._tokenizer.guard(m.text),
+                else self._tokenizer.guard(m.text, answer=m.role == "assistant"),
             }
             for i, m in enumerate(messages)
         ]

@@ -1,4 +1,4 @@
-"""The offline face: ``LLM(model=...).generate(prompts, params)``."""
+"""The offline face: ``LLM(model=...).generate(prompts, sampling_params)``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Prompt = str | Sequence[int] | Sequence[dict[str, Any]]
 
 @dataclass
 class CompletionOutput:
-    """One answer. ``finish_reason`` is "stop", "length" or, when its step failed, "error"."""
+    """One answer. ``finish_reason`` is "stop", "length" or, when its step failed, "error"; then ``error`` says why."""
 
     index: int
     text: str = ""
@@ -36,6 +36,7 @@ class CompletionOutput:
     stop_reason: str | None = None
     """The stop string that ended the text, if one did."""
     logprobs: list[SampledLogprobs] | None = None
+    error: str | None = None
 
 
 @dataclass
@@ -72,7 +73,7 @@ class LLM:
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt],
-        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         use_tqdm: bool = True,
     ) -> list[RequestOutput]:
@@ -82,7 +83,7 @@ class LLM:
             InvalidRequest, ContextLengthExceeded, CapacityExceeded: a prompt or its parameters; nothing was started.
         """
         batch = _as_batch(prompts)
-        per_prompt = _as_params(params, len(batch))
+        per_prompt = _as_params(sampling_params, len(batch))
         works = [self._prepare(prompt, p) for prompt, p in zip(batch, per_prompt, strict=True)]
         self._start(works)
         with tqdm(total=len(works), desc="generating", unit="prompt", disable=not use_tqdm) as progress:
@@ -171,7 +172,7 @@ class _Work:
             answer.finish_reason, answer.stop_reason = FinishReason.STOP.value, stop
             return step.finish_reason is None
         if step.finish_reason:
-            answer.finish_reason = step.finish_reason.value
+            answer.finish_reason, answer.error = step.finish_reason.value, step.error_message
             if self._streams:
                 answer.text += self._streams[step.index].finish()
         return False
@@ -200,7 +201,7 @@ def _as_params(params: SamplingParams | Sequence[SamplingParams] | None, count: 
     if isinstance(params, SamplingParams):
         return [params] * count
     if len(params) != count:
-        raise InvalidRequest(f"{len(params)} sampling parameters for {count} prompts", param="params")
+        raise InvalidRequest(f"{len(params)} sampling parameters for {count} prompts", param="sampling_params")
     return list(params)
 
 

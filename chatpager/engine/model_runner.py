@@ -12,9 +12,11 @@ from chatpager.config import EngineConfig
 from chatpager.engine import loader
 from chatpager.engine.attention import KVCache, PagedStep
 from chatpager.engine.batch import Batch, BatchBuilder
-from chatpager.engine.block_hash import Field
+from chatpager.engine.block_hash import BlockHasher, Field
 from chatpager.engine.sampler import Sampled, sample
-from chatpager.engine.scheduler import Plan
+from chatpager.engine.sampling_params import SamplingParams
+from chatpager.engine.scheduler import Plan, Row
+from chatpager.engine.sequence import Sequence
 from chatpager.errors import ConfigError
 from chatpager.kernels.paged_attention import Workspace
 from chatpager.kernels.store_kv import copy_blocks
@@ -22,10 +24,15 @@ from chatpager.kernels.store_kv import copy_blocks
 MEMINFO = Path("/proc/meminfo")
 CPU_KV_BYTES = 4 << 30
 """KV cache on a CPU when ``num_kv_blocks`` is not given: at most this (what vLLM takes there too)."""
+TRIAL_BLOCKS = 2
+"""The null block, and one for every token of a trial."""
 
 
 class ModelRunner:
     """Loads the model of ``config``, sizes the KV cache, runs batches.
+
+    On a GPU the largest step is tried before the cache is sized, so that the two fit side by side; kernels are compiled
+    in passing.
 
     Raises:
         ModelLoadError, UnsupportedModel: see ``loader.load``.
@@ -41,22 +48,21 @@ class ModelRunner:
         self.block_size = config.block_size
         self.max_model_len = self._max_model_len()
         self.num_blocks = self._num_blocks()
+        self._open(self.num_blocks)
+
+    def _open(self, num_blocks: int) -> None:
+        """Allocate a KV cache of so many blocks and all that a step needs."""
+        shape, model = self.shape, self.model
         self.cache = KVCache.allocate(
-            self.shape.layers,
-            self.num_blocks,
-            self.block_size,
-            self.shape.kv_heads,
-            self.shape.head_dim,
-            self.model.dtype,
-            self.model.device,
+            shape.layers, num_blocks, self.block_size, shape.kv_heads, shape.head_dim, model.dtype, model.device
         )
         self._workspace = Workspace()
         self._builder = BatchBuilder(
-            config.max_num_batched_tokens,
-            config.max_num_seqs,
+            self.config.max_num_batched_tokens,
+            self.config.max_num_seqs,
             -(-self.max_model_len // self.block_size) + 1,
             self.block_size,
-            self.model.device,
+            model.device,
         )
 
     # -- sizes --------------------------------------------------------------------------------------------------------
@@ -99,11 +105,43 @@ class ModelRunner:
         self.max_model_len = holds
 
     def _kv_bytes(self) -> int:
-        share = self.config.gpu_memory_utilization
-        if self.model.device.type == "cuda":
-            free, total = torch.cuda.mem_get_info(self.model.device)
-            return max(0, int(share * total) - (total - free))
+        """On a GPU: its share, less what is in use (by others too), less what the largest step takes on top."""
+        share, device = self.config.gpu_memory_utilization, self.model.device
+        if device.type == "cuda":
+            step = self._step_bytes(device)
+            free, total = torch.cuda.mem_get_info(device)
+            return max(0, int(share * total) - (total - free) - step)
         return min(CPU_KV_BYTES, int(share * _available_memory()))
+
+    def _step_bytes(self, device: torch.device) -> int:
+        """Peak of activations, logits and sampling, found by trying. Its contexts are short: the scratch memory that
+        attention takes for long ones comes out of what ``gpu_memory_utilization`` leaves."""
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        self._try_largest_step()
+        peak = torch.cuda.max_memory_allocated(device)
+        torch.cuda.empty_cache()
+        return peak - before
+
+    def _try_largest_step(self) -> None:
+        self._open(TRIAL_BLOCKS)
+        self.run(self._largest_plan())
+        del self.cache, self._workspace, self._builder
+
+    def _largest_plan(self) -> Plan:
+        """As many sequences and tokens as a step may have, each sampled in the way that takes most memory; every page
+        is block 1, whose content is of no interest."""
+        tokens, seqs = self.config.max_num_batched_tokens, self.config.max_num_seqs
+        rows = min(tokens, seqs)
+        params = SamplingParams(top_p=0.9, presence_penalty=0.1, logprobs=1, seed=0)
+        hasher = BlockHasher([], self.block_size)
+        plan = Plan()
+        for i in range(rows):
+            count = min(tokens // rows + (i < tokens % rows), self.max_model_len)
+            seq = Sequence(f"trial-{i}", [0] * count, params, hasher, max_length=count + 1)
+            seq.block_table = [1] * -(-count // self.block_size)
+            plan.rows.append(Row(seq, count, [seq]))
+        return plan
 
     @property
     def vocab_size(self) -> int:
@@ -126,7 +164,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def run(self, plan: Plan) -> list[Sampled]:
-        """Compute one step. The list is in the order of ``Plan.samples``."""
+        """Compute one step. The list is in the order of the plan's rows, and of each row's ``samples``."""
         batch = self._builder.build(plan)
         logits = self.forward(batch)
         sampled = sample(logits, batch.samples)

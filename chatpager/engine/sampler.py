@@ -7,7 +7,6 @@ batch: the random number is a hash of (seed, position), and the token is found b
 from __future__ import annotations
 
 import struct
-from collections import Counter
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ import xxhash
 
 from chatpager.engine.messages import SampledLogprobs, TokenLogprob
 from chatpager.engine.sequence import Sequence
+from chatpager.engine.token_history import TokenHistory
 
 
 @dataclass(frozen=True)
@@ -78,14 +78,23 @@ def _apply_rules(row: torch.Tensor, seq: Sequence) -> None:
     if seq.num_output_tokens < p.min_tokens:
         ends = [*p.stop_token_ids, *seq.eos_token_ids]
         row[[t for t in ends if t < row.numel()]] = -torch.inf
+    if p.penalised:
+        _penalise(row, seq)
+
+
+def _penalise(row: torch.Tensor, seq: Sequence) -> None:
+    p = seq.params
+    if seq.history is None:
+        seq.history = TokenHistory(row.device)
+    tokens = seq.history.of(seq.token_ids)
     if p.repetition_penalty != 1.0:
-        seen = torch.tensor(sorted(set(seq.token_ids)), device=row.device)
-        values = row[seen]
-        row[seen] = torch.where(values > 0, values / p.repetition_penalty, values * p.repetition_penalty)
+        values = row[tokens]  # a token that occurs twice is written twice, with the same value
+        row[tokens] = torch.where(values > 0, values / p.repetition_penalty, values * p.repetition_penalty)
     if p.presence_penalty or p.frequency_penalty:
-        counts = Counter(seq.token_ids[seq.num_prompt_tokens :])
-        losses = [p.presence_penalty + p.frequency_penalty * n for n in counts.values()]
-        row[list(counts)] -= torch.tensor(losses, device=row.device)
+        answer = tokens[seq.num_prompt_tokens :]
+        counts = torch.zeros(row.shape, dtype=torch.float64, device=row.device)
+        counts.index_add_(0, answer, torch.ones_like(answer, dtype=torch.float64))
+        row -= (p.presence_penalty * counts.sign() + p.frequency_penalty * counts).float()
 
 
 # -- drawing ----------------------------------------------------------------------------------------------------------

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from chatpager.engine.block_hash import BlockHash, BlockHasher
 from chatpager.engine.messages import FinishReason
 from chatpager.engine.sampling_params import SamplingParams
+
+if TYPE_CHECKING:
+    from chatpager.engine.token_history import TokenHistory
 
 __all__ = ["FinishReason", "SamplingParams", "Sequence", "SequenceStatus"]
 
@@ -37,6 +41,7 @@ class Sequence:
         "forks",
         "hasher",
         "hashes",
+        "history",
         "index",
         "max_length",
         "num_prompt_tokens",
@@ -86,6 +91,8 @@ class Sequence:
         """Blocks of the prompt that others wait for instead of computing them too."""
         self.hasher = hasher
         self.hashes: list[BlockHash] = []
+        self.history: TokenHistory | None = None
+        """Made by the sampler for a sequence with penalties."""
         self.age = 0
         self.preemptions = 0
         self.cached_tokens = 0

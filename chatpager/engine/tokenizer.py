@@ -1,14 +1,17 @@
 """The model's tokenizer and chat template: text to ids and messages to text.
 
-The template runs in transformers' immutable Jinja sandbox; no code from the model folder runs. Text that users write
-never becomes a control token: where it spells one, it is encoded as ordinary characters.
+The template runs in transformers' immutable Jinja sandbox; no code from the model folder runs. Text that people write
+never becomes a control token (``control_tokens.steering`` says which ones are): where it spells one, or would become
+one, it is encoded as ordinary characters. An answer rendered from its text may hold the marks that its text shows
+(``<think>``), for the model wrote them; only special tokens, which no answer's text shows, are ordinary there. Text
+that spells none gets the ids that the backend gives it.
 """
 
 from __future__ import annotations
 
-import re
+import json
 from collections.abc import Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +19,16 @@ import transformers
 import xxhash
 from tokenizers import Tokenizer as Backend
 
+from chatpager.engine import control_tokens
+from chatpager.engine.control_tokens import ControlTokens
 from chatpager.engine.detokenizer import TextStream
+from chatpager.engine.remembered_pieces import RememberedPieces
 from chatpager.engine.sampling_params import SamplingParams
 from chatpager.errors import InvalidRequest, ModelLoadError
 
-GUARD_OPEN, GUARD_CLOSE = "\ufdd0", "\ufdd1"
-SLOT_OPEN, SLOT_CLOSE = "\ufdd2", "\ufdd3"
-"""Noncharacters, which no text holds: around the number of a special token that a message spells out, and around the
-number of a message whose ids are known (``chat_template``)."""
-_MARKS = re.compile("[\ufdd0-\ufdd3]")
-_GUARDED = re.compile(f"{GUARD_OPEN}(\\d+){GUARD_CLOSE}")
 NO_FOLDER = "no such folder (a model is a folder with config.json, *.safetensors and a tokenizer)"
-PIECES = 4096
-"""Pieces of conversations whose ids are remembered: the next turn renders all of them again."""
+PIECES_BYTES = 64 << 20
+"""Memory for the texts and ids of pieces of conversations: some eight million tokens."""
 
 
 class Tokenizer:
@@ -45,9 +45,9 @@ class Tokenizer:
         if not getattr(self._hf, "is_fast", False):
             raise ModelLoadError(path, "its tokenizer has no tokenizer.json (a fast tokenizer is needed)")
         self.backend: Backend = self._hf.backend_tokenizer
-        self._special = sorted({t for t in self._hf.all_special_tokens if t}, key=len, reverse=True)
-        self._special_pattern = re.compile("|".join(map(re.escape, self._special))) if self._special else None
-        self._encode_piece = lru_cache(PIECES)(self._encode_rendered)
+        self._special = control_tokens.special(self.backend)
+        self._steering = control_tokens.steering(self.backend, str(self._hf.chat_template or ""))
+        self._pieces = RememberedPieces(PIECES_BYTES)
 
     # -- ids and text -------------------------------------------------------------------------------------------------
 
@@ -56,8 +56,18 @@ class Tokenizer:
         return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
 
     def encode_plain(self, text: str) -> list[int]:
-        """Ids of ``text`` in which nothing is special, as a user writes it."""
-        return self._plain.encode(text, add_special_tokens=False).ids
+        """Ids of ``text`` in which nothing steers the model, as a user writes it.
+
+        Where the vocabulary itself has a control token for a stretch of text, the stretch is encoded in halves; a
+        single character that is a control token has no other ids and is left out.
+        """
+        ids = self._plain.encode(text, add_special_tokens=False).ids
+        if self._steering.ids.isdisjoint(ids):
+            return ids
+        if len(text) == 1:
+            return [i for i in ids if i not in self._steering.ids]
+        half = len(text) // 2
+        return self.encode_plain(text[:half]) + self.encode_plain(text[half:])
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         return self.backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
@@ -67,8 +77,11 @@ class Tokenizer:
 
     @cached_property
     def _plain(self) -> Backend:
-        """A twin of the backend to which special tokens are ordinary text."""
-        twin = Backend.from_str(self.backend.to_str())
+        """A twin of the backend to which control tokens are ordinary text."""
+        whole = json.loads(self.backend.to_str())
+        for token in whole["added_tokens"]:
+            token["special"] = token["id"] in self._steering.ids
+        twin = Backend.from_str(json.dumps(whole))
         twin.encode_special_tokens = True
         return twin
 
@@ -102,27 +115,49 @@ class Tokenizer:
             ) from error
         return text
 
-    def guard(self, text: str) -> str:
-        """``text`` with every special token it spells out replaced by a mark, so that rendered text can tell them from
-        the template's own; the characters that marks are made of are taken out of it first."""
-        clean = _MARKS.sub("", text)
-        if self._special_pattern is None:
-            return clean
-        return self._special_pattern.sub(lambda m: f"{GUARD_OPEN}{self._special.index(m[0])}{GUARD_CLOSE}", clean)
+    def guard(self, text: str, *, answer: bool = False) -> str:
+        """``text`` with every control token it spells replaced by a mark, so that rendered text can tell them from the
+        template's own; the noncharacters that marks are made of are taken out of it first. Of an ``answer``, only
+        special tokens are."""
+        tokens = self._special if answer else self._steering
+        pieces = tokens.split(control_tokens.without_noncharacters(text))
+        return "".join(
+            control_tokens.mark(piece) if i % 2 else self._guard_lookalikes(piece, tokens)
+            for i, piece in enumerate(pieces)
+        )
+
+    def _guard_lookalikes(self, text: str, tokens: ControlTokens) -> str:
+        """``text`` with what becomes a control token without spelling it replaced by marks."""
+        if not tokens.lookalikes or not self._gives(text, tokens):
+            return text
+        encoding = self.backend.encode(text, add_special_tokens=False)
+        pieces, done = [], 0
+        for token_id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            if token_id in tokens.ids:
+                pieces += [text[done:start], text[start:end]]
+                done = end
+        pieces.append(text[done:])
+        # What is left may read otherwise on its own: then all of it is marked.
+        return "".join(
+            control_tokens.mark(piece) if i % 2 or self._gives(piece, tokens) else piece
+            for i, piece in enumerate(pieces)
+        )
+
+    def _gives(self, text: str, tokens: ControlTokens) -> bool:
+        return not tokens.ids.isdisjoint(self.encode_rendered(text))
 
     def unguard(self, text: str) -> str:
         """Guarded text as its author wrote it."""
-        return _GUARDED.sub(lambda m: self._special[int(m[1])], text)
+        return "".join(control_tokens.split_marks(text))
 
-    def encode_rendered(self, text: str) -> tuple[int, ...]:
-        """Ids of a piece of rendered text; guarded special tokens come out as ordinary characters."""
-        return self._encode_piece(text)
-
-    def _encode_rendered(self, text: str) -> tuple[int, ...]:
+    def encode_rendered(self, text: str) -> Sequence[int]:
+        """Ids of a piece of rendered text; guarded tokens come out as ordinary characters. Not to be changed: they are
+        remembered for the next turn."""
+        known = self._pieces.get(text)
+        if known is not None:
+            return known
         ids: list[int] = []
-        for i, piece in enumerate(_GUARDED.split(text)):
-            if i % 2:
-                ids += self.encode_plain(self._special[int(piece)])
-            elif piece:
-                ids += self.encode(piece)
-        return tuple(ids)
+        for i, piece in enumerate(control_tokens.split_marks(text)):
+            if piece:
+                ids += self.encode_plain(piece) if i % 2 else self.encode(piece)
+        return self._pieces.put(text, ids)

@@ -40,6 +40,11 @@ def test_each_prompt_may_have_its_own_parameters(llm):
         llm.generate(["a", "b"], params[:1])
 
 
+def test_parameters_go_by_the_name_vllms_users_know(llm):
+    (out,) = llm.generate(prompts="a", sampling_params=SamplingParams(max_tokens=3, ignore_eos=True))
+    assert len(out.outputs[0].token_ids) == 3
+
+
 def test_the_defaults_are_those_vllms_users_know(llm):
     (out,) = llm.generate("the")
     assert len(out.outputs[0].token_ids) <= 16
@@ -123,7 +128,9 @@ def test_a_step_that_fails_is_told_in_the_output(llm, monkeypatch):
         patch.setattr(llm.runner, "run", broken)
         (out,) = llm.generate("a", GREEDY)
     assert out.outputs[0].finish_reason == "error"
-    assert llm.generate("a", GREEDY)[0].outputs[0].finish_reason == "length"
+    assert out.outputs[0].error == f"a step of request offline-{llm._requests} raised RuntimeError"
+    (whole,) = llm.generate("a", GREEDY)
+    assert (whole.outputs[0].finish_reason, whole.outputs[0].error) == ("length", None)
 
 
 def test_interrupting_leaves_the_engine_clean(llm, monkeypatch):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -65,6 +67,55 @@ class TestSizes:
             torch.set_num_threads(before)
 
 
+class TestLargestStep:
+    """Before a GPU's KV cache is sized, the largest step is tried; the step itself runs on any device."""
+
+    @pytest.mark.parametrize(
+        ("seqs", "budget", "counts"),
+        [
+            (4, 100, [25, 25, 25, 25]),
+            (8, 30, [4, 4, 4, 4, 4, 4, 3, 3]),
+            (300, 6, [1, 1, 1, 1, 1, 1]),
+            (2, 9000, [256, 256]),
+        ],
+    )
+    def test_it_has_every_sequence_and_every_token_a_step_may_have(self, tiny_model, monkeypatch, seqs, budget, counts):
+        r = runner(tiny_model("llama"), num_kv_blocks=64, max_num_seqs=seqs, max_num_batched_tokens=budget)
+        batches, forward = [], r.forward
+        monkeypatch.setattr(r, "forward", lambda batch: (batches.append(batch), forward(batch))[1])
+        r._try_largest_step()
+        (batch,) = batches
+        assert sorted((row.count for row in batch.rows), reverse=True) == counts
+        assert len(batch.samples) == len(counts)
+
+    def test_what_it_takes_is_not_given_to_the_cache(self, tiny_model, monkeypatch):
+        r = runner(tiny_model("llama"), num_kv_blocks=64, gpu_memory_utilization=0.5)
+        r.model = replace(r.model, device=torch.device("cuda"))
+        did = []
+        monkeypatch.setattr(r, "_try_largest_step", lambda: did.append("step"))
+        for name, value in {
+            "reset_peak_memory_stats": None,
+            "memory_allocated": 500,
+            "max_memory_allocated": 1700,
+            "empty_cache": None,
+            "mem_get_info": (7_000, 10_000),
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, lambda *_, n=name, v=value: (did.append(n), v)[1])
+        assert r._kv_bytes() == 5_000 - 3_000 - 1_200
+        assert did.index("reset_peak_memory_stats") < did.index("step") < did.index("max_memory_allocated")
+        assert did.index("step") < did.index("empty_cache") < did.index("mem_get_info")
+
+    @pytest.mark.gpu
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+    def test_on_a_gpu_the_largest_step_fits_beside_the_cache(self, tiny_model):
+        config = EngineConfig(model=str(tiny_model("llama")), device="cuda", gpu_memory_utilization=0.3)
+        r = ModelRunner(config)
+        plan = r._largest_plan()
+        torch.cuda.reset_peak_memory_stats()
+        r.run(plan)
+        assert torch.cuda.max_memory_allocated() < 0.3 * torch.cuda.mem_get_info()[1]
+
+
 class TestSeam:
     def test_no_mask_is_made_for_our_attention(self, tiny_model):
         """transformers leaves masks alone for names it has no mask function for; the seam relies on it."""
@@ -123,8 +174,52 @@ class TestBatch:
         assert batch.logit_indices.tolist() == [3]
         assert [r for r, _ in batch.samples] == [0, 0]
 
+    def test_nothing_is_staged_while_the_step_before_is_still_being_sent(self, monkeypatch):
+        """On a GPU the sends are asynchronous: the buffers are the GPU's until the event behind them has come."""
+        builder = BatchBuilder(64, 8, 16, 4, torch.device("cpu"))
+        staged = {name: value for name, value in vars(builder).items() if isinstance(value, tuple)}
+        calls = []
+        monkeypatch.setattr(builder, "_sent", Event(calls, staged))
+        send = builder._send
+        monkeypatch.setattr(builder, "_send", lambda *a: (calls.append(("send", id(a[0][0]))), send(*a))[1])
+
+        def contents():
+            return {name: array.copy().tolist() for name, (_, array) in staged.items()}
+
+        builder.build(Plan([self.row(range(12), [7, 8, 9], 0, 12, copy=(5, 7))]))
+        after_first = contents()
+        assert [c[0] for c in calls] == ["synchronize", *["send"] * len(staged), "record"]
+        assert {c[1] for c in calls[1:-1]} == {id(tensor) for tensor, _ in staged.values()}
+        calls.clear()
+        builder.build(Plan([self.row(range(20, 30), [1, 2, 3], 0, 10, copy=(4, 1))]))
+        assert calls[0] == ("synchronize", after_first)
+        assert calls[-1][0] == "record"
+        assert contents() != after_first
+
+    def test_every_tensor_of_a_batch_is_sent_from_its_staging_buffer(self):
+        """So nothing else is copied to the device, which would wait for it."""
+        builder = BatchBuilder(64, 8, 16, 4, torch.device("cpu"))
+        batch = builder.build(Plan([self.row(range(12), [7, 8, 9], 0, 12, copy=(5, 7))]))
+        buffers = {value[0].data_ptr() for value in vars(builder).values() if isinstance(value, tuple)}
+        tensors = [value for value in vars(batch).values() if isinstance(value, torch.Tensor)]
+        assert {t.data_ptr() for t in tensors} == buffers
+        assert len(buffers) == len(tensors)
+
     def test_a_step_leaves_nothing_in_the_next(self):
         builder = BatchBuilder(64, 8, 16, 4, torch.device("cpu"))
         builder.build(Plan([self.row(range(12), [9, 9, 9], 0, 12)]))
         batch = builder.build(Plan([self.row(range(2), [1], 1, 1), self.row(range(5), [2, 3], 4, 1)]))
         assert batch.block_tables.tolist() == [[1, 0], [2, 3]]
+
+
+class Event:
+    """A CUDA event's two calls, noted down; ``synchronize`` with what the buffers hold at that time."""
+
+    def __init__(self, calls, staged):
+        self.calls, self.staged = calls, staged
+
+    def synchronize(self):
+        self.calls.append(("synchronize", {name: array.tolist() for name, (_, array) in self.staged.items()}))
+
+    def record(self):
+        self.calls.append(("record",))

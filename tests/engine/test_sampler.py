@@ -1,10 +1,15 @@
 """The sampler against direct computations in float64, and its draws against the distribution they come from."""
 
 import math
+import weakref
+from collections import Counter
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from chatpager.engine import sampler
 from chatpager.engine.block_hash import BlockHasher
 from chatpager.engine.sampler import sample, uniform
 from chatpager.engine.sequence import SamplingParams, Sequence
@@ -210,3 +215,79 @@ def test_each_row_gets_as_many_logprobs_as_it_asked_for():
 def test_half_precision_logits_are_sampled_in_single():
     row = logits().to(torch.bfloat16)
     assert draw(row, temperature=0.0) == row.float().argmax().item()
+
+
+class TestPenaltiesGrow:
+    """A penalised sequence's tokens are looked at once each, and the outcome is that of looking at all of them."""
+
+    def reference(self, row, s):
+        """The penalties from scratch, with plain Python containers."""
+        p, row = s.params, row.clone()
+        if p.repetition_penalty != 1.0:
+            seen = torch.tensor(sorted(set(s.token_ids)))
+            values = row[seen]
+            row[seen] = torch.where(values > 0, values / p.repetition_penalty, values * p.repetition_penalty)
+        counts = Counter(s.token_ids[s.num_prompt_tokens :])
+        losses = [p.presence_penalty + p.frequency_penalty * n for n in counts.values()]
+        if counts and (p.presence_penalty or p.frequency_penalty):
+            row[list(counts)] -= torch.tensor(losses)
+        return row
+
+    @settings(max_examples=80, deadline=None)
+    @given(
+        prompt=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=60),
+        steps=st.lists(st.lists(st.integers(0, VOCAB - 1), max_size=40), max_size=6),
+        repetition=st.sampled_from([1.0, 1.1, 0.7, 1.9]),
+        presence=st.sampled_from([0.0, 0.3, -1.1]),
+        frequency=st.sampled_from([0.0, 0.1, -0.7]),
+    )
+    def test_they_are_exactly_those_of_the_whole_context(self, prompt, steps, repetition, presence, frequency):
+        wish = {
+            "repetition_penalty": repetition,
+            "presence_penalty": presence,
+            "frequency_penalty": frequency,
+        }
+        s = seq(prompt=prompt, **wish)
+        seqs = [s]
+        for i, new in enumerate(steps):
+            if i == 2:
+                seqs.append(s.fork(1, 9))  # its own tokens from here on
+            seqs[-1].token_ids += new
+            rows = logits(len(seqs), seed=i)
+            shaped = sampler._shape(rows, seqs)
+            assert torch.equal(shaped, torch.stack([self.reference(r, q) for r, q in zip(rows, seqs, strict=True)]))
+            assert torch.equal(sampler._shape(rows, seqs), shaped)  # a step that is computed again
+
+    def test_a_step_looks_only_at_what_is_new(self):
+        s = seq(prompt=range(1, 40), repetition_penalty=1.2, frequency_penalty=0.1)
+        s.token_ids = Counted(s.token_ids)
+        sample(logits(), [(0, s)])
+        assert s.token_ids.read == 39
+        for i in range(30):
+            s.token_ids.append(i)
+            sample(logits(), [(0, s)])
+        assert s.token_ids.read == 69
+
+    def test_nothing_is_kept_for_a_sequence_without_penalties_or_after_its_end(self):
+        plain, penalised = seq(logit_bias={3: 1.0}), seq(repetition_penalty=1.2)
+        sample(logits(2), [(0, plain), (1, penalised)])
+        assert plain.history is None
+        kept = weakref.ref(penalised.history)
+        assert kept() is not None
+        del penalised
+        assert kept() is None
+
+
+class Counted(list):
+    """A list that counts the items read out of it."""
+
+    read = 0
+
+    def __getitem__(self, key):
+        found = super().__getitem__(key)
+        self.read += len(found) if isinstance(key, slice) else 1
+        return found
+
+    def __iter__(self):
+        self.read += len(self)
+        return super().__iter__()
