@@ -45,7 +45,7 @@ class TestWhichValueWins:
             at.pop(source, None)
             if source == "file":
                 file("")
-        assert seeds == [1, 2, 3, 4, 0]
+        assert seeds == [1, 2, 3, 4, None]
         assert sources == ["--seed", "CHATPAGER_SEED", "chatpager.toml [engine]", "command default", None]
 
     def test_a_flag_that_is_not_given_is_none_and_hides_nothing(self, folder):
@@ -188,7 +188,7 @@ class TestArgumentsInPython:
             ({"block_size": 5}, "block_size = 5 (from argument): must be a multiple of 8 (8, 16, 32, 64, 128, ...)"),
             ({"seed": True}, "seed = True (from argument): must be a whole number"),
             ({"seed": 1.5}, "seed = 1.5 (from argument): must be a whole number"),
-            ({"seed": None}, "seed (from argument): must be a whole number"),
+            ({"max_num_seqs": None}, "max_num_seqs (from argument): must be a whole number"),
             (
                 {"swap_space": 4},
                 "swap_space = 4.0 (from argument): swapping to host memory is not built yet; leave it 0",
