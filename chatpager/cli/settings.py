@@ -12,9 +12,15 @@ from rich.table import Table
 from chatpager.config import load, settings
 from chatpager.store import address
 
+
+def _without_password(url: str) -> str:
+    parsed = address.parse(url)
+    return url if address.is_sqlite(parsed) else address.shown(parsed)
+
+
 SECRETS: dict[str, Callable[[str], str]] = {
     "api_key": lambda _: "(set)",
-    "database_url": lambda url: _without_password(url),
+    "database_url": _without_password,
 }
 
 
@@ -35,8 +41,3 @@ def show(given: dict[str, Any], file: str | None, *, as_json: bool) -> None:
         style = None if row["source"] != "default" else "dim"
         table.add_row(f"{s.section}.{s.name}", str(row["value"]), row["source"], s.env, style=style)
     Console().print(table)
-
-
-def _without_password(url: str) -> str:
-    parsed = address.parse(url)
-    return url if address.is_sqlite(parsed) else address.shown(parsed)
