@@ -47,6 +47,7 @@ async def serve(config: Config, *, browser: bool = False, console: Console | Non
     """Run until SIGINT or SIGTERM; a second signal does not wait for running turns."""
     console = console or Console(stderr=False)
     stop = asyncio.Event()
+    _on_signals(lambda number: _give_up(console, number))
     path = await asyncio.to_thread(find_model, config.engine.model, console)
     name = config.server.served_model_name or path.name
     runner = web.AppRunner(
@@ -67,15 +68,25 @@ async def serve(config: Config, *, browser: bool = False, console: Console | Non
         console.print(banner(runner.app, url), soft_wrap=True, highlight=False)
         if browser:
             threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, _on_signal, stop)
+        _on_signals(lambda number: _end(stop))
         await stop.wait()
         console.print("stopping: running answers have time to end; again to stop at once")
     finally:
         await runner.cleanup()
 
 
-def _on_signal(stop: asyncio.Event) -> None:
+def _on_signals(react: Callable[[int], None]) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, react, number)
+
+
+def _give_up(console: Console, number: int) -> None:
+    """While it loads nobody is served, and a thread that fetches a model would not let the process end."""
+    console.show_cursor()
+    os._exit(128 + number)
+
+
+def _end(stop: asyncio.Event) -> None:
     if stop.is_set():
         os._exit(130)
     stop.set()

@@ -12,9 +12,15 @@ from rich.table import Table
 from chatpager.config import load, settings
 from chatpager.store import address
 
+
+def _without_password(url: str) -> str:
+    parsed = address.parse(url)
+    return url if address.is_sqlite(parsed) else address.shown(parsed)
+
+
 SECRETS: dict[str, Callable[[str], str]] = {
     "api_key": lambda _: "(set)",
-    "database_url": lambda url: address.shown(address.parse(url)),
+    "database_url": _without_password,
 }
 
 

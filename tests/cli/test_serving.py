@@ -5,15 +5,26 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
+import urllib.error
+import urllib.request
 
-import httpx2
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from chatpager.demo import model_path
 from tests.processes import clean_env, free_port, serving, spawn
+
+
+def status(url, **headers):
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60) as answer:
+            return answer.status
+    except urllib.error.HTTPError as refused:
+        with refused:
+            return refused.code
 
 
 def banner(server):
@@ -49,7 +60,7 @@ def test_port_host_and_data_folder_come_from_the_environment(fork_server, home, 
     try:
         shown = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         process.out.wait_for(f"chat +{re.escape(shown)}\n")
-        assert httpx2.get(f"{shown}/health/ready").json()["status"] == "ok"
+        assert status(f"{shown}/health/ready") == 200
         assert (home / "mine" / "chatpager.db").is_file()
         assert not (home / "data").exists()
     finally:
@@ -70,9 +81,8 @@ def test_the_demo_is_the_demo_whatever_model_is_set(fork_server, home):
 def test_with_a_key_any_address_will_do_and_no_one_else_gets_in(fork_server, home):
     with serving(fork_server, home, "--host", "0.0.0.0", "--api-key", "hush") as server:
         assert server.url.startswith("http://127.0.0.1:")
-        assert httpx2.get(f"{server.url}/v1/models").status_code == 401
-        key = {"Authorization": "Bearer hush"}
-        assert httpx2.get(f"{server.url}/v1/models", headers=key).status_code == 200
+        assert status(f"{server.url}/v1/models") == 401
+        assert status(f"{server.url}/v1/models", Authorization="Bearer hush") == 200
         assert "hush" not in banner(server) + server.process.err.text
 
 
@@ -100,22 +110,22 @@ def test_a_browser_opens_where_somebody_sees_it(fork_server, home, env, flags, o
         assert ("browser" in server.process.err.whole()) == opened
 
 
-async def talking(url):
+async def talking(url, tokens=200):
     """A socket on which a long answer has begun."""
-    socket = await connect(url.replace("http", "ws") + "/v1/responses")
-    long = {"input": "What is chatpager?", "ignore_eos": True, "max_output_tokens": 200}
-    await socket.send(json.dumps({"type": "response.create", **long}))
-    while json.loads(await socket.recv())["type"] != "response.output_text.delta":
+    talk = await connect(url.replace("http", "ws") + "/v1/responses")
+    long = {"input": "What is chatpager?", "ignore_eos": True, "max_output_tokens": tokens}
+    await talk.send(json.dumps({"type": "response.create", **long}))
+    while json.loads(await talk.recv())["type"] != "response.output_text.delta":
         pass
-    return socket
+    return talk
 
 
-async def rest(socket):
+async def rest(talk):
     """The events that still come, and the frame that ends the socket."""
     events = []
     try:
         while True:
-            events.append(json.loads(await socket.recv()))
+            events.append(json.loads(await talk.recv()))
     except ConnectionClosed as closed:
         return events, closed.rcvd
 
@@ -123,9 +133,9 @@ async def rest(socket):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_lets_running_answers_end_and_the_server_goes_calmly(fork_server, home, number):
     with serving(fork_server, home) as server:
-        socket = await talking(server.url)
+        talk = await talking(server.url)
         server.process.send(number)
-        events, closed = await rest(socket)
+        events, closed = await rest(talk)
         assert events[-1]["type"] == "response.incomplete"
         assert events[-1]["response"]["usage"]["output_tokens"] == 200
         assert closed.code == 1012
@@ -136,22 +146,33 @@ async def test_a_signal_lets_running_answers_end_and_the_server_goes_calmly(fork
 
 async def test_an_answer_that_takes_too_long_is_interrupted_and_kept(fork_server, home):
     with serving(fork_server, home, "--drain-seconds", "0") as server:
-        socket = await talking(server.url)
+        talk = await talking(server.url)
         server.process.send(signal.SIGTERM)
-        await rest(socket)
+        await rest(talk)
         assert server.process.wait() == 0
         assert "status=interrupted" in server.process.err.whole()
 
 
 async def test_a_second_signal_does_not_wait(fork_server, home):
-    with serving(fork_server, home, "--max-num-seqs", "1") as server:
-        socket = await talking(server.url)
-        await socket.send(json.dumps({"type": "response.create", "input": "More.", "ignore_eos": True}))
+    with serving(fork_server, home) as server:
+        talk = await talking(server.url, tokens=3000)
         server.process.send(signal.SIGINT)
         server.process.out.wait_for("again to stop at once")
         server.process.send(signal.SIGINT)
         assert server.process.wait() == 130
-        await rest(socket)
+        await rest(talk)
+
+
+def test_ctrl_c_ends_it_while_it_fetches_a_model(home):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        hub = {"HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}", "HF_HUB_OFFLINE": "0"}
+        process = spawn("serve", "some/model", env=clean_env(home, NO_PROXY="127.0.0.1", **hub))
+        with silent.accept()[0]:
+            process.send(signal.SIGINT)
+            assert process.wait(10) == 130
+        assert "fetching some/model from the Hugging Face hub" in process.out.whole()
+        assert process.err.whole() == ""
 
 
 def test_started_from_nothing_it_logs_for_machines_and_ends_well(home):

@@ -40,8 +40,6 @@ FILE, VARIABLE, FLAG = range(3)
 def expected(name, place):
     if name == "api_key":
         return "(set)"
-    if name == "database_url":
-        return VALUES[name][place].replace("sqlite:", "sqlite+aiosqlite:")
     return VALUES[name][place]
 
 
