@@ -24,7 +24,7 @@ from chatpager.engine.engine import Engine
 from chatpager.engine.loader import read_config, sampling_defaults, weight_files
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.errors import ConfigError, ModelLoadError
-from chatpager.server.app import make_app
+from chatpager.server.app import drain, make_app
 from chatpager.server.metrics import Metrics
 from chatpager.server.requests import Served
 from chatpager.server.service import Service
@@ -71,6 +71,7 @@ async def serve(config: Config, *, browser: bool = False, console: Console | Non
         _on_signals(lambda number: _end(stop))
         await stop.wait()
         console.print("stopping: running answers have time to end; again to stop at once")
+        await drain(runner.app)
     finally:
         await runner.cleanup()
 

@@ -1,5 +1,6 @@
 """``chatpager demo`` as a person starts and stops it."""
 
+import asyncio
 import json
 import os
 import re
@@ -142,6 +143,22 @@ async def test_a_signal_lets_running_answers_end_and_the_server_goes_calmly(fork
         assert server.process.wait() == 0
         assert "running answers have time to end" in server.process.out.whole()
         assert "Traceback" not in server.process.err.whole()
+
+
+async def test_a_client_is_heard_while_running_answers_end(fork_server, home):
+    with serving(fork_server, home) as server:
+        talk = await talking(server.url, tokens=3000)
+        server.process.send(signal.SIGTERM)
+        server.process.out.wait_for("again to stop at once")
+        with pytest.raises(urllib.error.HTTPError) as told:
+            await asyncio.to_thread(urllib.request.urlopen, f"{server.url}/health")
+        with told.value as answer:
+            assert json.load(answer)["status"] == "draining"
+        item = json.loads(await talk.recv())["item_id"]
+        await talk.send(json.dumps({"type": "response.cancel", "response_id": item.replace("msg_", "resp_")}))
+        events, _ = await rest(talk)
+        assert events[-1]["response"]["chatpager"]["state"] == "cancelled"
+        assert server.process.wait() == 0
 
 
 async def test_an_answer_that_takes_too_long_is_interrupted_and_kept(fork_server, home):
