@@ -5,15 +5,15 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken, decoders, models, normalizers
 from tokenizers import Tokenizer as Backend
-from tokenizers import decoders, models, normalizers
 
 from chatpager.engine.chat_template import ChatMessage, ChatTemplate
 from chatpager.engine.tokenizer import Tokenizer
 from tests.chat_models import CHATML, SPECIAL, save_tokenizer
 
 THINKS = CHATML + "{% if add_generation_prompt %}<think>\n\n</think>\n\n{% endif %}"
-MARKS = ["<think>", "</think>", "<|fim|>", "  ", "<table>"]
+MARKS = ["<think>", "</think>", "<|fim|>", "<|they|>", "  ", "<table>"]
 
 
 def named_in_json_only(folder, template=CHATML, **flags):
@@ -25,7 +25,14 @@ def named_in_json_only(folder, template=CHATML, **flags):
     del config["pad_token"]
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     (folder / "config.json").write_text("{}")
-    return change_json(folder, lambda whole: [token.update(flags) for token in whole["added_tokens"]])
+
+    def change(whole):
+        words = [word for word in whole["model"]["vocab"] if word not in SPECIAL]
+        whole["model"]["vocab"] = {word: i for i, word in enumerate(words)}
+        for i, token in enumerate(whole["added_tokens"]):
+            token.update(flags, id=len(words) + i)
+
+    return change_json(folder, change)
 
 
 def change_json(folder, change):
@@ -45,21 +52,21 @@ def that_normalizes(folder):
 
 
 def named_in_config_only(folder):
-    """The configuration names a token that tokenizer.json has in its vocabulary alone, and one it calls ordinary."""
+    """The configuration names a token that tokenizer.json does not mention, and one that it calls ordinary."""
 
     def change(whole):
-        whole["added_tokens"] = [t for t in whole["added_tokens"] if t["content"] != "<|im_end|>"]
         whole["added_tokens"][0]["special"] = False
+        whole["added_tokens"] = [t for t in whole["added_tokens"] if t["content"] not in ("<|im_end|>", "<|pad|>")]
 
     return change_json(named_in_json_only(folder), change)
 
 
 def of_pieces(folder):
-    """As SentencePiece's: the model's own vocabulary holds the special tokens, and likes them."""
+    """As SentencePiece's: the model's own vocabulary holds the special tokens, likes them, and normalises its text."""
     named_in_json_only(folder)
     letters = [(c, -3.0) for c in sorted({*"".join(SPECIAL), *"abcuser\nobyst \uff1cX"})]
     backend = Backend(models.Unigram([("<unk>", -9.0), *((t, 0.0) for t in SPECIAL), *letters], unk_id=0))
-    backend.decoder = decoders.Fuse()
+    backend.normalizer, backend.decoder = normalizers.NFKC(), decoders.Fuse()
     backend.add_special_tokens([*SPECIAL, "<unk>"])
     backend.save(str(folder / "tokenizer.json"))
     return folder
@@ -68,10 +75,9 @@ def of_pieces(folder):
 def with_marks(folder):
     """As Qwen 3: some of what the template writes is added, but not special; and so are words that mean nothing."""
     named_in_json_only(folder, THINKS)
-    first = max(t["id"] for t in json.loads((folder / "tokenizer.json").read_text())["added_tokens"]) + 1
-    assert first == len(SPECIAL)
     backend = Backend.from_file(str(folder / "tokenizer.json"))
     backend.add_tokens(MARKS)
+    backend.add_special_tokens(["[STOP]"])
     backend.save(str(folder / "tokenizer.json"))
     return folder
 
@@ -99,7 +105,8 @@ def wide(text):
     return "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in text)
 
 
-SPELLED = [*SPECIAL, "<think>", "</think>", "<|fim|>", "<unk>"]
+CONTROL = [*SPECIAL, *MARKS[:4], "[STOP]"]
+SPELLED = [*CONTROL, "<unk>"]
 BROKEN = [part for t in SPECIAL for part in (t[:3], t[3:], t.upper(), wide(t), t[:4] + "\u200b" + t[4:], f" {t} ")]
 ASIDE = ["a", " ", "\n", "\u0338", "\u200b", "\uff1c", "\ufdd0", "3c\ufdd1", "\ufdd2", "0", "user\n", "X"]
 TEXTS = st.lists(st.sampled_from([*SPELLED, *BROKEN, *ASIDE]), max_size=8).map("".join)
@@ -111,7 +118,7 @@ class TestUserText:
     @given(text=TEXTS)
     def test_no_text_gives_a_special_token(self, kinds, kind, text):
         tokenizer = kinds[kind]
-        control = ids_of(tokenizer, *SPECIAL, "<think>", "</think>", "<|fim|>")
+        control = ids_of(tokenizer, *CONTROL)
         assert not control & set(tokenizer.encode_rendered(tokenizer.guard(text)))
         assert not control & set(tokenizer.encode_plain(text))
 
@@ -119,7 +126,7 @@ class TestUserText:
     @given(text=TEXTS)
     def test_the_prompts_control_tokens_are_the_templates_own(self, kinds, kind, text):
         tokenizer = kinds[kind]
-        control = ids_of(tokenizer, *SPECIAL, "<think>", "</think>", "<|fim|>")
+        control = ids_of(tokenizer, *CONTROL)
 
         def marks(*texts):
             roles = ("system", "user", "tool")
@@ -142,6 +149,29 @@ def test_what_was_guarded_is_still_its_authors_text(kinds):
         tokenizer = kinds[kind]
         assert tokenizer.unguard(tokenizer.guard(text)) == text
         assert tokenizer.decode(tokenizer.encode_rendered(tokenizer.guard(text))) == text
+
+
+def test_guarded_tokens_read_as_if_they_were_none(kinds):
+    """The ids of ``<|they|>`` in a message are those of a vocabulary that knows no such token."""
+    marks, without = kinds["marks"], kinds["json_only"]
+    text = "so <think>, </think>, <|they|> and [STOP]"
+    expected = [i for part in marks._steering.split(text) for i in without.encode(part)]
+    assert list(marks.encode_rendered(marks.guard(text))) == expected
+
+
+def test_what_is_left_beside_a_lookalike_is_looked_at_again(tmp_path):
+    """ "stop" is a token only where a word ends, as it does once "xy" behind it is taken out."""
+    named_in_json_only(tmp_path)
+    backend = Backend.from_file(str(tmp_path / "tokenizer.json"))
+    backend.normalizer = normalizers.NFKC()
+    backend.add_special_tokens(
+        [AddedToken("stop", normalized=True, single_word=True), AddedToken("xy", normalized=True)]
+    )
+    backend.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer(tmp_path)
+    assert ids_of(tokenizer, "xy") <= set(tokenizer.encode(wide("stopxy")))
+    ids = tokenizer.encode_rendered(tokenizer.guard(wide("stopxy")))
+    assert not ids_of(tokenizer, "stop", "xy") & set(ids)
 
 
 def test_added_words_that_no_template_uses_stay_what_they_are(kinds):
