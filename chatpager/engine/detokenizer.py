@@ -20,10 +20,19 @@ class Detokenizer:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._stream = DecodeStream(skip_special_tokens=True)
+        self._ids: list[int] = []
+        self._given = 0
 
     def push(self, token_id: int) -> str:
         """The text that became certain with this token; empty while a character is incomplete."""
-        return self._stream.step(self._backend, token_id) or ""
+        self._ids.append(token_id)
+        piece = self._stream.step(self._backend, token_id) or ""
+        self._given += len(piece)
+        return piece
+
+    def finish(self) -> str:
+        """The whole characters in front of one that was cut in half, now that nothing follows."""
+        return self._backend.decode(self._ids, skip_special_tokens=True)[self._given :].rstrip(REPLACEMENT)
 
 
 class TextStream:
@@ -46,7 +55,17 @@ class TextStream:
         """The next piece of text; after ``stopped`` is set there is no more."""
         if self.stopped is not None:
             return ""
-        self._held += self._detokenizer.push(token_id)
+        return self._take(self._detokenizer.push(token_id))
+
+    def finish(self) -> str:
+        """The text that was held back, now that nothing follows."""
+        if self.stopped is not None:
+            return ""
+        piece = self._take(self._detokenizer.finish())
+        return piece if self.stopped is not None else piece + self._give(len(self._held))
+
+    def _take(self, text: str) -> str:
+        self._held += text
         found = min(
             ((self._held.find(s), s) for s in self._stops if s in self._held),
             default=None,
@@ -56,10 +75,6 @@ class TextStream:
             at, self.stopped = found
             return self._give(at + len(self.stopped) if self._include_stop else at)
         return self._give(len(self._held) - self._undecided())
-
-    def finish(self) -> str:
-        """The text that was held back, now that nothing follows."""
-        return "" if self.stopped is not None else self._give(len(self._held))
 
     def _give(self, count: int) -> str:
         piece, self._held = self._held[:count], self._held[count:]

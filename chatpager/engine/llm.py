@@ -167,14 +167,14 @@ class _Work:
                 answer.text += self._streams[step.index].push(token_id)
         if step.logprobs and answer.logprobs is not None:
             answer.logprobs += step.logprobs
+        if step.finish_reason and self._streams:
+            answer.text += self._streams[step.index].finish()
         stop = self._streams[step.index].stopped if self._streams else None
         if stop is not None:
             answer.finish_reason, answer.stop_reason = FinishReason.STOP.value, stop
             return step.finish_reason is None
         if step.finish_reason:
             answer.finish_reason, answer.error = step.finish_reason.value, step.error_message
-            if self._streams:
-                answer.text += self._streams[step.index].finish()
         return False
 
 

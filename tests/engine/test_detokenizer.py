@@ -44,6 +44,21 @@ def test_an_answer_cut_inside_a_character_drops_it(tokenizer, text, cut):
     assert len(tokenizer.decode(ids).rstrip("\ufffd")) == len(joined)
 
 
+def test_what_a_token_holds_in_front_of_half_a_character_is_kept(tokenizer):
+    """A byte-level vocabulary has tokens such as a space with the first bytes of an emoji."""
+    ids = tokenizer.encode_plain("x 😀")
+    for cut in range(len(ids) + 1):
+        whole = tokenizer.decode(ids[:cut]).rstrip("\ufffd")
+        assert "".join(stream(tokenizer, ids[:cut])[0]) == whole
+
+
+def test_a_stop_string_in_the_last_token_ends_the_text(tokenizer):
+    ids = tokenizer.encode_plain("x 😀")
+    cut = next(n for n in range(len(ids)) if tokenizer.decode(ids[:n]) == "x \ufffd")
+    pieces, got = stream(tokenizer, ids[:cut], stop=[" "])
+    assert ("".join(pieces), got.stopped) == ("x", " ")
+
+
 def test_special_tokens_have_no_text(tokenizer):
     eos = tokenizer.encode("<|im_end|>")
     assert "".join(stream(tokenizer, [*eos, *tokenizer.encode_plain("a"), *eos])[0]) == "a"
