@@ -25,7 +25,7 @@ types: $(VENV)/.dev
 
 unit: $(VENV)/.dev page
 	@.ci/system-packages postgresql chromium
-	@$(PY) -m pytest -n 2 --cov --cov-report=term --cov-fail-under=90
+	@$(PY) -m pytest -n 2 --dist loadfile --cov --cov-report=term --cov-fail-under=90
 
 bench: $(VENV)/.demo
 	@$(VENV)/bin/chatpager bench turns
