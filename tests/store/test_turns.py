@@ -1,6 +1,7 @@
 import asyncio
 
 import pytest
+from sqlalchemy import event, insert
 
 from chatpager.errors import (
     ConversationNotFound,
@@ -8,8 +9,9 @@ from chatpager.errors import (
     PreviousResponseNotFound,
     ResponseNotFound,
     SessionBusy,
+    StoreError,
 )
-from chatpager.store import BegunTurn, Finished, FinishedTurn, Recovered, Turn, messages, sessions
+from chatpager.store import BegunTurn, Finished, FinishedTurn, Recovered, Turn, messages, sessions, tables
 from tests.store.making import VOCAB, answer, begin, conversation, count, end, entry, texts, tip, user
 
 
@@ -337,3 +339,40 @@ async def test_an_end_without_times_or_facts_is_an_end(store):
     await store.finish_turn(FinishedTurn(id="resp_1", tenant="ann", status="cancelled", message=None, now=3))
     turn = await store.turn("ann", "resp_1")
     assert (turn.status, turn.usage, turn.receipt, turn.timings, turn.error) == ("cancelled", None, None, None, None)
+
+
+# -- the rule that a session has one live turn is the database's
+
+
+async def test_the_database_itself_refuses_a_second_live_turn(store, session):
+    begun = await store.begin_turn(begin("resp_1", user("hi"), session_id="conv_1"))
+    twin = {c.name: getattr(begun.turn, c.name) for c in tables.turns.columns} | {"id": "resp_2"}
+    with pytest.raises(StoreError, match="rules"):
+        async with store._database.write("test") as c:
+            await c.execute(insert(tables.turns).values(twin))
+    await store.finish_turn(end("resp_1", "hello"))
+    async with store._database.write("test") as c:
+        await c.execute(insert(tables.turns).values(twin))
+
+
+async def test_what_is_asked_of_live_turns_does_not_walk_the_others(open_store, sqlite_url):
+    """On SQLite a partial index serves only a condition that is in the statement, not in its parameters."""
+    store = await open_store(sqlite_url, migrate=False)
+    seen = []
+    engine = store._database._engine.sync_engine
+    event.listen(
+        engine, "before_cursor_execute", lambda c, cursor, sql, params, context, many: seen.append((sql, params))
+    )
+    await store.create_session("ann", id="conv_1", now=1)
+    await store.begin_turn(begin("resp_1", user("hi"), session_id="conv_1"))
+    await store.active_turns("ann")
+    await store.recover(now=5)
+    await store.append_messages("ann", "conv_1", [user("more")], now=6)
+    plans = {}
+    async with store._database.read() as c:
+        for sql, params in list(seen):
+            if "'in_progress'" in sql and "FROM turns" in sql and sql.startswith("SELECT"):
+                rows = (await c.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", params)).all()
+                plans[sql] = " | ".join(row[3] for row in rows if " turns" in row[3])
+    assert len(plans) == 3, plans
+    assert all("ix_turns_live" in plan for plan in plans.values()), plans
