@@ -135,13 +135,13 @@ class SessionHub:
         """
         self._check_open()
         submitted = self._clock()
-        await self._locks.acquire(request.session_id)
+        await self._locks.acquire(request.conversation)
         try:
             self._check_open()
             turn = await self._begin(request, submitted)
             self.turns[turn.id] = turn
         except BaseException:
-            self._locks.release(request.session_id)
+            self._locks.release(request.conversation)
             raise
         turn.stream.append(Started(turn.id, turn.created_at))
         self._start(turn)
@@ -192,7 +192,7 @@ class SessionHub:
 
     def _turn_ended(self, turn: LiveTurn, ended: Ended, tip: MessageHash | None) -> None:
         del self.turns[turn.id]
-        self._locks.release(turn.request.session_id)
+        self._locks.release(turn.request.conversation)
         if tip and turn.receipt:
             self._remembered.put(tip, turn.computed_ids())
         self._on_end(turn, ended)

@@ -72,6 +72,11 @@ class TurnRequest:
     parameters: dict[str, Any] = field(default_factory=dict)
     body: Callable[[LiveTurn, Ended], dict[str, Any]] | None = None
 
+    @property
+    def conversation(self) -> tuple[str, str] | None:
+        """Names the session among those of all tenants."""
+        return None if self.session_id is None else (self.tenant, self.session_id)
+
 
 class LiveTurn:
     """A turn that runs. ``take`` is given each output of the engine; what it returns is journalled, then shown."""

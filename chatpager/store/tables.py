@@ -106,7 +106,7 @@ turns = Table(
 )
 LIVE = turns.c.status == literal_column("'in_progress'")
 """In the statement, not in its parameters: else SQLite would not use the indexes of live turns."""
-_LIVE = {f"{name}_where": text("status = 'in_progress'") for name in ("sqlite", "postgresql")}
+_LIVE: dict[str, Any] = {f"{name}_where": text("status = 'in_progress'") for name in ("sqlite", "postgresql")}
 Index("ix_turns_live", turns.c.tenant, **_LIVE)
 Index("ix_turns_live_session", turns.c.session_id, unique=True, **_LIVE)
 

@@ -503,6 +503,16 @@ class TestTitles:
 
 
 class TestTenants:
+    async def test_do_not_wait_for_each_other_at_a_session_of_one_name(self, rig):
+        async with rig() as r:
+            gate = await hold(r)
+            turn = await r.hub.submit(r.request("a", session=await r.session()))
+            async with asyncio.timeout(5):
+                with pytest.raises(ConversationNotFound):
+                    await r.hub.submit(r.request("b", session="conv_1", tenant="other"))
+            gate.set()
+            await turn.stream.end()
+
     async def test_blocks_are_not_shared_between_tenants(self, rig):
         async with rig() as r:
             await r.ask("the very same words " * 5)
