@@ -184,11 +184,13 @@ class Delivery:
 
     def _exact_ids(self, turn: LiveTurn) -> list[int]:
         """The answer's ids; where a stop string cut the text inside a token, the ids of the text that is left."""
-        ids = turn.answer_ids()
+        ids, decode = turn.answer_ids(), self._tokenizer.decode
         if not turn.stopped_by_string:
             return ids
-        kept = len(ids)
-        while kept and not turn.text.startswith(self._tokenizer.decode(ids[:kept])):
+        kept, excess = len(ids), len(decode(ids)) - len(turn.text)
+        while kept and len(decode(ids[kept:])) < excess:
+            kept -= 1  # a guess from the end alone: decoding the whole answer for each token would be slow
+        kept = min(kept + 1, len(ids))
+        while not turn.text.startswith(text := decode(ids[:kept])):
             kept -= 1
-        rest = turn.text[len(self._tokenizer.decode(ids[:kept])) :]
-        return [*ids[:kept], *self._tokenizer.encode_plain(rest)]
+        return [*ids[:kept], *self._tokenizer.encode_plain(turn.text[len(text) :])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -176,9 +177,11 @@ class LiveTurn:
         ids = self.token_ids
         return ids[:-1] if ids and ids[-1] in self._eos else list(ids)
 
-    def computed_ids(self) -> list[int]:
+    def computed_ids(self) -> Sequence[int]:
         """Every token whose keys and values were written: all but the last sampled."""
-        return [*self.prompt, *self.token_ids[:-1]]
+        ids = array("I", self.prompt)
+        ids.extend(self.token_ids[:-1])
+        return ids
 
     def timings(self, now: float) -> Timings:
         spent = self._last - self._first if self._first is not None and self._last is not None else 0.0
@@ -202,7 +205,8 @@ class LiveTurn:
         """The last event: ``now`` on the hub's clock, ``at`` on the wall's."""
         size = self.receipt.block_size if self.receipt else 1
         cached = self.receipt.device_tokens if self.receipt else 0
-        full = len(self.computed_ids()) // size * size
+        computed = len(self.prompt) + max(0, len(self.token_ids) - 1)
+        full = computed // size * size
         return Ended(
             status=status or self.status,
             finish=self.finish.value if self.finish else "interrupted",

@@ -172,6 +172,25 @@ class TestTokenExact:
             answer = (await r.hub.store.load_chain(TENANT, stored.tip_hash))[-1]
             assert tokenizer.decode(answer.token_ids) == "a t"
 
+    async def test_a_long_stop_string_costs_a_few_decodings_of_the_answer(self, rig, tokenizer, monkeypatch):
+        letters = [tokenizer.encode_plain(c)[0] for c in "abcdefghijklmnopqrstuvwxyz"]
+        decode, long = tokenizer.decode, []
+
+        def counted(ids, **more):
+            long.append(len(ids)) if len(ids) > 100 else None
+            return decode(ids, **more)
+
+        async with rig(ids=lambda prompt: letters[:1] * 200 + letters + letters, length=2000) as r:
+            session = await r.session()
+            params = SamplingParams(temperature=0.0, max_tokens=400, stop=decode(letters)[3:])
+            monkeypatch.setattr(tokenizer, "decode", counted)
+            _, ended = await r.ask("x", session=session, params=params)
+            assert ended.text == "a" * 200 + "abc"
+            stored = await r.hub.store.session(TENANT, session)
+            answer = (await r.hub.store.load_chain(TENANT, stored.tip_hash))[-1]
+            assert list(answer.token_ids) == letters[:1] * 200 + letters[:3]
+            assert len(long) <= 4
+
     async def test_answers_of_another_vocabulary_are_rendered_from_their_text(self, rig):
         async with rig(lambda prompt: "seen" if "old answer" in prompt else "lost") as r:
             session = await r.session()

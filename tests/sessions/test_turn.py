@@ -66,7 +66,7 @@ def test_text_and_journal_say_the_same(tokenizer):
     assert "".join(e.text for e in entries) == turn.text
     assert turn.status == "completed"
     assert turn.answer_ids() == ids, "the template writes the closing token itself"
-    assert turn.computed_ids() == [5, 6, 7, *ids], "the last sampled token has no keys and values"
+    assert list(turn.computed_ids()) == [5, 6, 7, *ids], "the last sampled token has no keys and values"
 
 
 def test_several_tokens_in_one_output_are_one_entry(tokenizer):
