@@ -108,6 +108,7 @@ class LiveTurn:
         self.error: tuple[str, str] | None = None
         self._text = text
         self._eos = eos
+        self._journalled = 0
         self._submitted = submitted
         self._first: float | None = None
         self._last: float | None = None
@@ -140,7 +141,7 @@ class LiveTurn:
             return "", None
         if output.prefilled:
             self.happen(Happening.PREFILLED)
-        first_index, text = len(self.token_ids), ""
+        text = ""
         for token_id in output.token_ids:
             if self.stopped_by_string:
                 break  # what the engine computed past the stop string is not part of the answer
@@ -151,10 +152,18 @@ class LiveTurn:
             self._last = now
         if output.finish_reason:
             text += self._close(output)
-        added = self.token_ids[first_index:]
-        if not added and not text:
-            return "", None
-        return text, JournalEntry(turn_id=self.id, first_index=first_index, token_ids=added, text=text)
+        return text, self._entry(text)
+
+    def _entry(self, text: str) -> JournalEntry | None:
+        """What the journal lacks of ``answer_ids``. A last token that may be the closing one waits for the next, which
+        tells that it was not; but text that goes on needs a token, because entries are named by their first."""
+        first, end = self._journalled, len(self.token_ids)
+        if self._closed and not (text and first == end - 1 and self.state is TurnState.DECODE):
+            end -= 1
+        self._journalled = end
+        if first == end and not text:
+            return None
+        return JournalEntry(turn_id=self.id, first_index=first, token_ids=self.token_ids[first:end], text=text)
 
     def fail(self, code: str, message: str) -> None:
         """End, or end otherwise, for a reason outside the engine's outputs."""
@@ -174,8 +183,11 @@ class LiveTurn:
 
     def answer_ids(self) -> list[int]:
         """The generated ids without the one that ended the answer: the template writes that one itself."""
-        ids = self.token_ids
-        return ids[:-1] if ids and ids[-1] in self._eos else list(ids)
+        return self.token_ids[:-1] if self._closed else list(self.token_ids)
+
+    @property
+    def _closed(self) -> bool:
+        return bool(self.token_ids) and self.token_ids[-1] in self._eos
 
     def computed_ids(self) -> Sequence[int]:
         """Every token whose keys and values were written: all but the last sampled."""

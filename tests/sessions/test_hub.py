@@ -16,6 +16,7 @@ from chatpager.errors import (
     StoreError,
 )
 from chatpager.sessions.stream import Delta, Ended, Prefilled, Started
+from tests.chat_models import EOS
 from tests.sessions.conftest import TENANT, assistant, user
 
 
@@ -406,6 +407,20 @@ class TestFaults:
 
 
 class TestOpeningAndClosing:
+    async def test_an_answer_that_lacked_only_its_end_goes_on_token_exact(self, rig, monkeypatch):
+        async with rig() as r:
+            session = await r.session()
+            arrived = asyncio.Event()
+            monkeypatch.setattr(r.hub._delivery, "finish", never)
+            monkeypatch.setattr(r.hub._delivery, "finish_soon", lambda turn: arrived.set())
+            turn = await r.hub.submit(r.request("a", session=session))
+            await arrived.wait()
+        async with rig() as r:
+            assert (await r.texts(session))[-1] == ("assistant", "ok", "interrupted")
+            again, _ = await r.ask("b", session=session)
+            assert list(again.prompt)[: len(turn.prompt) + len(turn.token_ids)] == [*turn.prompt, *turn.token_ids]
+            assert list(again.prompt).count(EOS) == list(turn.prompt).count(EOS) + 2
+
     async def test_what_a_crash_left_running_is_interrupted(self, rig, monkeypatch):
         async with rig(lambda prompt: "one two three four") as r:
             session = await r.session()
