@@ -115,14 +115,13 @@ class SessionHub:
         await self.engine.stop()
         self._delivery.close()
         await self._delivering
-        for turn in list(self.turns.values()):
-            await self._delivery.finish(turn, "interrupted")
         self._tokenizing.shutdown()
 
     def _receive(self, outputs: list[StepOutput]) -> None:
         self._delivery.receive(outputs)
         if not self.engine.alive and not self._closing:
-            self._delivery.fail_all(EngineStopped.code, "the engine has stopped")
+            for turn in list(self.turns.values()):
+                self._delivery.end(turn, failed=(EngineStopped.code, "the engine has stopped"))
 
     # -- turns --------------------------------------------------------------------------------------------------------
 
@@ -159,8 +158,7 @@ class SessionHub:
         try:
             self.engine.send(command)
         except EngineStopped as error:
-            turn.fail(error.code, str(error))
-            self._delivery.finish_soon(turn)
+            self._delivery.end(turn, failed=(error.code, str(error)))
 
     def cancel(self, tenant: str, turn_id: str) -> LiveTurn:
         """Ask a running turn to end now, whatever its state; its stream tells when it has.

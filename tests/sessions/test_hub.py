@@ -1,6 +1,7 @@
 import asyncio
 import threading
 
+import msgspec
 import pytest
 
 from chatpager import failpoints
@@ -18,6 +19,11 @@ from chatpager.errors import (
 from chatpager.sessions.stream import Delta, Ended, Prefilled, Started
 from tests.chat_models import EOS
 from tests.sessions.conftest import TENANT, assistant, user
+
+
+def unwritable(text, entry):
+    """Only from the second token on, which comes with another turn's in one step."""
+    return text, msgspec.structs.replace(entry, token_ids=[-1]) if entry and entry.first_index else entry
 
 
 async def hold(r):
@@ -387,13 +393,82 @@ class TestFaults:
             assert (ended.status, ended.error_code) == ("failed", "storage_unavailable")
             assert r.hub.turns == {}
 
+    async def test_a_mistake_in_one_turn_fails_that_turn_alone(self, rig, monkeypatch):
+        async with rig(lambda prompt: "a b c d") as r:
+            gate = await hold(r)
+            bad, good = [await r.hub.submit(r.request("a")) for _ in range(2)]
+            monkeypatch.setattr(bad, "take", None)
+            gate.set()
+            ended = await bad.stream.end()
+            assert (ended.status, ended.error_code) == ("failed", "internal_error")
+            assert (await good.stream.end()).text == "a b c d"
+            assert (await r.hub.engine.stats()).memory.active == 0
+
+    async def test_a_mistake_in_showing_one_turn_fails_that_turn_alone(self, rig, monkeypatch):
+        async with rig(lambda prompt: "a b c d") as r:
+            gate = await hold(r)
+            bad, good = [await r.hub.submit(r.request("a")) for _ in range(2)]
+            append = bad.stream.append
+            monkeypatch.setattr(bad.stream, "append", lambda e: append(e) if isinstance(e, Ended) else 1 / 0)
+            gate.set()
+            ended = await bad.stream.end()
+            assert (ended.status, ended.error_code) == ("failed", "internal_error")
+            assert (await good.stream.end()).text == "a b c d"
+
+    async def test_an_entry_that_cannot_be_written_down_fails_its_turn_alone(self, rig, monkeypatch):
+        async with rig(lambda prompt: "a b c d") as r:
+            gate = await hold(r)
+            bad, good = [await r.hub.submit(r.request("a")) for _ in range(2)]
+            take = bad.take
+            monkeypatch.setattr(bad, "take", lambda *step: unwritable(*take(*step)))
+            gate.set()
+            ended = await bad.stream.end()
+            assert (ended.status, ended.error_code) == ("failed", "internal_error")
+            assert (await good.stream.end()).text == "a b c d"
+
     async def test_a_mistake_in_the_delivery_fails_the_turns_and_not_the_server(self, rig, monkeypatch):
         async with rig(lambda prompt: "a b c d") as r:
+            gate = await hold(r)
             turn = await r.hub.submit(r.request("a"))
-            monkeypatch.setattr(turn, "take", None)
-            ended = await turn.stream.end()
+            with monkeypatch.context() as patch:
+                patch.setattr(r.hub._delivery, "_deliver", None)
+                gate.set()
+                ended = await turn.stream.end()
             assert (ended.status, ended.error_code) == ("failed", "internal_error")
             assert (await r.ask("b"))[1].status == "completed"
+
+    @pytest.mark.parametrize("params", [{}, {"stop": "c"}], ids=["whole", "stopped"])
+    async def test_a_mistake_at_the_end_fails_the_turn_and_frees_its_session(self, rig, params, capsys):
+        def body(turn, ended):
+            raise ValueError(f"a wire's mistake about {turn.text}")
+
+        async with rig(lambda prompt: "a secret") as r:
+            session = await r.session()
+            params = SamplingParams(temperature=0.0, max_tokens=40, **params)
+            turn, ended = await r.ask("private", session=session, body=body, params=params)
+            assert (ended.status, ended.error_code) == ("failed", "internal_error")
+            assert (await r.hub.store.turn(TENANT, turn.id)).status == "failed"
+            assert await r.hub.store.response(TENANT, turn.id) is None
+            assert (await r.texts(session))[-1] == ("assistant", ended.text, "failed")
+            assert [i for i, _ in r.ended] == [turn.id]
+            assert r.hub.turns == {}
+            assert (await r.ask("more", session=session))[1].status == "completed"
+        logged = capsys.readouterr().out
+        assert "ValueError" in logged
+        assert "body:" in logged, "it says where"
+        assert "secret" not in logged
+        assert "private" not in logged
+
+    async def test_a_mistake_of_who_is_told_of_ends_harms_nobody(self, rig, capsys):
+        def on_end(turn, ended):
+            raise ValueError("a figure is missing")
+
+        async with rig(on_end=on_end) as r:
+            session = await r.session()
+            for text in "ab":
+                assert (await r.ask(text, session=session))[1].status == "completed"
+            assert r.hub.turns == {}
+        assert "on_end:" in capsys.readouterr().out
 
     async def test_a_title_that_cannot_be_stored_is_no_reason_to_fail(self, rig, monkeypatch):
         async with rig() as r:
@@ -411,8 +486,7 @@ class TestOpeningAndClosing:
         async with rig() as r:
             session = await r.session()
             arrived = asyncio.Event()
-            monkeypatch.setattr(r.hub._delivery, "finish", never)
-            monkeypatch.setattr(r.hub._delivery, "finish_soon", lambda turn: arrived.set())
+            monkeypatch.setattr(r.hub._delivery, "end", lambda turn, **how: arrived.set())
             turn = await r.hub.submit(r.request("a", session=session))
             await arrived.wait()
         async with rig() as r:
@@ -425,13 +499,12 @@ class TestOpeningAndClosing:
         async with rig(lambda prompt: "one two three four") as r:
             session = await r.session()
             turn = await r.hub.submit(r.request("a", session=session))
-            monkeypatch.setattr(r.hub._delivery, "finish_soon", lambda turn: None)
+            monkeypatch.setattr(r.hub._delivery, "end", lambda turn, **how: None)
             seen = ""
             async for event in turn.stream.follow():
                 seen += event.text if isinstance(event, Delta) else ""
                 if len(seen) > 5:
                     break
-            monkeypatch.setattr(r.hub._delivery, "finish", never)
         async with rig() as r:
             role, text, status = (await r.texts(session))[-1]
             assert (role, status) == ("assistant", "interrupted")
@@ -491,14 +564,10 @@ class TestOpeningAndClosing:
 
                 r.hub.store.finish_turn = noted
                 await stored.wait()
-                assert (await r.hub.store.turn(TENANT, turn.id)).status == "completed"
-                assert turn.stream.ended is None
+                assert (await turn.stream.end()).status == "completed", "what is stored is told all the same"
+                assert failpoints._armed == {}
         finally:
             failpoints.arm("")
-
-
-async def never(*args, **more):
-    return None
 
 
 class TestLiveTurns:
