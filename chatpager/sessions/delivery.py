@@ -11,11 +11,11 @@ import msgspec
 import structlog
 
 from chatpager import failpoints
-from chatpager.engine.messages import StepOutput, Usage
+from chatpager.engine.messages import StepOutput
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.errors import EngineStopped, StoreError
 from chatpager.sessions.mistakes import INTERNAL, log_mistake
-from chatpager.sessions.receipt import Receipt, receipt
+from chatpager.sessions.receipt import Receipt
 from chatpager.sessions.stream import Delta, Ended, Prefilled
 from chatpager.sessions.turn import Happening, LiveTurn, TurnState
 from chatpager.store import EndStatus, FinishedTurn, JournalEntry, MessageHash, NewMessage, Store, text_content
@@ -26,8 +26,9 @@ NOT_STORED = "the answer could not be stored"
 
 
 class Delivery:
-    """``turns`` are the hub's, by id. ``cancel`` asks the engine to end a request; ``ended`` is told of every end, with
-    the message it led to."""
+    """``turns`` are the hub's, by id. ``cancel`` asks the engine to end a request, ``account`` makes a turn's receipt;
+    ``ended`` is told of every end, with the message it led to. An end that the store refuses is tried again after each
+    of ``pauses``, in seconds."""
 
     def __init__(
         self,
@@ -36,9 +37,9 @@ class Delivery:
         tokenizer: Tokenizer,
         *,
         cancel: Callable[[str], None],
+        account: Callable[[LiveTurn], Receipt | None],
         ended: Callable[[LiveTurn, Ended, MessageHash | None], None],
-        block_size: int,
-        caching: bool,
+        pauses: Sequence[float],
         clock: Callable[[], float],
         wall: Callable[[], int],
     ) -> None:
@@ -46,8 +47,8 @@ class Delivery:
         self._store = store
         self._tokenizer = tokenizer
         self._cancel = cancel
-        self._ended = ended
-        self._block_size, self._caching = block_size, caching
+        self._account, self._ended = account, ended
+        self._pauses = pauses
         self._clock, self._wall = clock, wall
         self._inbox: list[StepOutput] = []
         self._arrived = asyncio.Event()
@@ -184,8 +185,7 @@ class Delivery:
         given of it; what the store did not take stays in the journal, and the hub ends it when it next comes by."""
         for plain in (False, True):
             try:
-                if turn.usage and turn.usage.admitted and not plain:
-                    turn.receipt = self._receipt(turn, turn.usage)
+                turn.receipt = None if plain else self._account(turn)
                 ended = turn.ended(self._clock(), self._wall(), status)
                 return ended, await self._store_end(turn, ended, plain) if turn.request.stored else None
             except StoreError as error:
@@ -198,16 +198,6 @@ class Delivery:
                 status = None
         ended = turn.ended(self._clock(), self._wall())
         return msgspec.structs.replace(ended, text=turn.stream.text), None
-
-    def _receipt(self, turn: LiveTurn, usage: Usage) -> Receipt:
-        return receipt(
-            turn.prompt,
-            usage.cached_tokens,
-            turn.previous,
-            block_size=self._block_size,
-            caching=self._caching,
-            template=turn.template,
-        )
 
     async def _store_end(self, turn: LiveTurn, ended: Ended, plain: bool) -> MessageHash | None:
         """``plain``: without the wire's object, and an answer that a stop string cut without its ids."""
@@ -222,21 +212,25 @@ class Delivery:
                 token_ids=ids,
             )
         facts = ended.facts()
-        finished = await self._store.finish_turn(
-            FinishedTurn(
-                id=turn.id,
-                tenant=turn.request.tenant,
-                status=ended.status,
-                message=message,
-                now=ended.at,
-                usage=turn.stored_usage(ended),
-                receipt=facts["cache"],
-                timings=facts["timings"],
-                error={"code": ended.error_code, "message": ended.error_message} if ended.error_code else None,
-                response=turn.request.body(turn, ended) if turn.request.body and not plain else None,
-            )
+        done = FinishedTurn(
+            id=turn.id,
+            tenant=turn.request.tenant,
+            status=ended.status,
+            message=message,
+            now=ended.at,
+            usage=turn.stored_usage(ended),
+            receipt=facts["cache"],
+            timings=facts["timings"],
+            error={"code": ended.error_code, "message": ended.error_message} if ended.error_code else None,
+            response=turn.request.body(turn, ended) if turn.request.body and not plain else None,
         )
-        return finished.tip_hash
+        for pause in self._pauses:
+            try:
+                return (await self._store.finish_turn(done)).tip_hash
+            except StoreError as error:
+                log.warning("turn.end_delayed", turn=turn.id, reason=str(error), seconds=pause)
+                await asyncio.sleep(pause)
+        return (await self._store.finish_turn(done)).tip_hash
 
     def _exact_ids(self, turn: LiveTurn) -> list[int]:
         """The answer's ids; where a stop string cut the text inside a token, the ids of the text that is left."""

@@ -12,21 +12,17 @@ class KeyedLocks:
     def __init__(self) -> None:
         self._locks: dict[Hashable, asyncio.Lock] = {}
         self._users: dict[Hashable, int] = {}
-        self.waiting = 0
 
     async def acquire(self, key: Hashable | None) -> None:
         if key is None:
             return
         lock = self._locks.setdefault(key, asyncio.Lock())
         self._users[key] = self._users.get(key, 0) + 1
-        self.waiting += 1
         try:
             await lock.acquire()
         except BaseException:
             self._leave(key)
             raise
-        finally:
-            self.waiting -= 1
 
     def release(self, key: Hashable | None) -> None:
         if key is not None:

@@ -11,7 +11,7 @@ from typing import Any
 from chatpager.engine.detokenizer import TextStream
 from chatpager.engine.messages import FinishReason, StepOutput, Usage
 from chatpager.engine.sampling_params import SamplingParams
-from chatpager.sessions.receipt import Receipt
+from chatpager.sessions.receipt import Receipt, receipt
 from chatpager.sessions.stream import Ended, Timings, TurnStream
 from chatpager.store import EndStatus, JournalEntry, MessageHash, NewMessage, TurnKind
 
@@ -194,6 +194,15 @@ class LiveTurn:
         ids = array("I", self.prompt)
         ids.extend(self.token_ids[:-1])
         return ids
+
+    def account(self, block_size: int, caching: bool) -> Receipt | None:
+        """None of a turn that the engine never admitted."""
+        if self.usage is None or not self.usage.admitted:
+            return None
+        cached = self.usage.cached_tokens
+        return receipt(
+            self.prompt, cached, self.previous, block_size=block_size, caching=caching, template=self.template
+        )
 
     def timings(self, now: float) -> Timings:
         spent = self._last - self._first if self._first is not None and self._last is not None else 0.0

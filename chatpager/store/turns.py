@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from msgspec import UNSET
@@ -146,11 +147,10 @@ async def _advance(c: AsyncConnection, turn: Turn, tip: MessageHash, now: int) -
     return "moved" if moved else "session_moved"
 
 
-async def recover(c: AsyncConnection, now: int) -> list[Recovered]:
-    """End every live turn as ``interrupted``, its answer what the journal holds; the second time there is none."""
+async def recover(c: AsyncConnection, now: int, ids: Collection[str] | None = None) -> list[Recovered]:
+    """End live turns as ``interrupted``, their answers what the journal holds; the second time there is none."""
     done = []
-    for row in (await c.execute(select(turns).where(LIVE).order_by(turns.c.created_at, turns.c.id))).all():
-        turn = Turn(**row._mapping)
+    for turn in await _ordered(c, LIVE, *([] if ids is None else [turns.c.id.in_(ids)])):
         partial = await journal.read(c, turn.id)
         message = NewMessage(
             role="assistant",

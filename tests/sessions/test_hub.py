@@ -10,13 +10,16 @@ from chatpager.errors import (
     ContextLengthExceeded,
     ConversationNotFound,
     EngineStopped,
+    ModelLoadError,
     Overloaded,
     PreviousResponseNotFound,
     ResponseNotFound,
     SessionBusy,
     StoreError,
 )
+from chatpager.sessions.hub import SessionHub
 from chatpager.sessions.stream import Delta, Ended, Prefilled, Started
+from chatpager.store import Store
 from tests.chat_models import EOS
 from tests.sessions.conftest import TENANT, assistant, user
 
@@ -24,12 +27,6 @@ from tests.sessions.conftest import TENANT, assistant, user
 def unwritable(text, entry):
     """Only from the second token on, which comes with another turn's in one step."""
     return text, msgspec.structs.replace(entry, token_ids=[-1]) if entry and entry.first_index else entry
-
-
-async def hold(r):
-    """Keep the engine from computing until the returned event is set."""
-    r.runner.hold = threading.Event()
-    return r.runner.hold
 
 
 class TestATurn:
@@ -220,7 +217,7 @@ class TestOneTurnAtATime:
 
     async def test_turns_of_different_sessions_run_together(self, rig):
         async with rig() as r:
-            gate = await hold(r)
+            gate = r.hold()
             sessions = [await r.session(f"conv_{i}") for i in range(3)]
             turns = [await r.hub.submit(r.request("a", session=s)) for s in sessions]
             assert len(r.hub.turns) == 3
@@ -229,7 +226,7 @@ class TestOneTurnAtATime:
 
     async def test_going_on_from_an_answer_that_still_runs_is_refused(self, rig):
         async with rig() as r:
-            gate = await hold(r)
+            gate = r.hold()
             turn = await r.hub.submit(r.request("a"))
             with pytest.raises(SessionBusy):
                 await r.hub.submit(r.request("b", previous=turn.id))
@@ -238,7 +235,7 @@ class TestOneTurnAtATime:
 
     async def test_a_waiter_that_gives_up_lets_the_next_one_in(self, rig):
         async with rig() as r:
-            gate = await hold(r)
+            gate = r.hold()
             session = await r.session()
             turn = await r.hub.submit(r.request("a", session=session))
             waiter = asyncio.ensure_future(r.hub.submit(r.request("b", session=session)))
@@ -271,7 +268,7 @@ class TestRefusals:
 
     async def test_too_many_turns_are_refused_early(self, rig):
         async with rig(max_turns=2) as r:
-            gate = await hold(r)
+            gate = r.hold()
             session = await r.session()
             first = await r.hub.submit(r.request("a", session=session))
             waiting = asyncio.ensure_future(r.hub.submit(r.request("b", session=session)))
@@ -283,6 +280,25 @@ class TestRefusals:
             await first.stream.end()
             await (await waiting).stream.end()
             await r.ask("d")
+
+    async def test_turns_that_come_at_once_are_counted_before_they_have_begun(self, rig):
+        async with rig(max_turns=4) as r:
+            gate = r.hold()
+            results = await asyncio.gather(*(r.hub.submit(r.request("a")) for _ in range(40)), return_exceptions=True)
+            refused = [x for x in results if isinstance(x, Overloaded)]
+            assert len(refused) == 36
+            gate.set()
+            for turn in results:
+                if turn not in refused:
+                    await turn.stream.end()
+            await asyncio.gather(*(r.ask("b") for _ in range(4)))
+
+    async def test_what_is_refused_takes_no_place(self, rig):
+        async with rig(max_turns=1) as r:
+            for _ in range(3):
+                with pytest.raises(ConversationNotFound):
+                    await r.hub.submit(r.request("a", session="conv_none"))
+            assert (await r.ask("b"))[1].status == "completed"
 
     async def test_the_engines_refusal_becomes_a_failed_turn(self, rig):
         async with rig(blocks=12, length=1000) as r:
@@ -296,7 +312,7 @@ class TestRefusals:
 class TestCancel:
     async def test_a_queued_a_prefilling_and_a_streaming_turn(self, rig):
         async with rig(lambda prompt: "word " * 100, step=16, length=2000) as r:
-            gate = await hold(r)
+            gate = r.hold()
             queued = await r.hub.submit(r.request("a", max_tokens=400))
             r.hub.cancel(TENANT, queued.id)
             gate.set()
@@ -320,7 +336,7 @@ class TestCancel:
             turn, _ = await r.ask("a")
             with pytest.raises(ResponseNotFound):
                 r.hub.cancel(TENANT, turn.id)
-            gate = await hold(r)
+            gate = r.hold()
             turn = await r.hub.submit(r.request("b"))
             with pytest.raises(ResponseNotFound):
                 r.hub.cancel("other", turn.id)
@@ -343,7 +359,7 @@ class TestFaults:
 
     async def test_an_engine_that_dies_fails_what_runs_and_refuses_what_comes(self, rig):
         async with rig() as r:
-            gate = await hold(r)
+            gate = r.hold()
             turn = await r.hub.submit(r.request("a"))
             r.engine.step = None  # the next step raises outside the engine's own care
             gate.set()
@@ -395,7 +411,7 @@ class TestFaults:
 
     async def test_a_mistake_in_one_turn_fails_that_turn_alone(self, rig, monkeypatch):
         async with rig(lambda prompt: "a b c d") as r:
-            gate = await hold(r)
+            gate = r.hold()
             bad, good = [await r.hub.submit(r.request("a")) for _ in range(2)]
             monkeypatch.setattr(bad, "take", None)
             gate.set()
@@ -407,7 +423,7 @@ class TestFaults:
 
     async def test_a_mistake_in_showing_one_turn_fails_that_turn_alone(self, rig, monkeypatch):
         async with rig(lambda prompt: "a b c d") as r:
-            gate = await hold(r)
+            gate = r.hold()
             bad, good = [await r.hub.submit(r.request("a")) for _ in range(2)]
             append = bad.stream.append
             monkeypatch.setattr(bad.stream, "append", lambda e: append(e) if isinstance(e, Ended) else 1 / 0)
@@ -419,7 +435,7 @@ class TestFaults:
 
     async def test_an_entry_that_cannot_be_written_down_fails_its_turn_alone(self, rig, monkeypatch):
         async with rig(lambda prompt: "a b c d") as r:
-            gate = await hold(r)
+            gate = r.hold()
             bad, good = [await r.hub.submit(r.request("a")) for _ in range(2)]
             take = bad.take
             monkeypatch.setattr(bad, "take", lambda *step: unwritable(*take(*step)))
@@ -431,7 +447,7 @@ class TestFaults:
 
     async def test_a_mistake_in_the_delivery_fails_the_turns_and_not_the_server(self, rig, monkeypatch):
         async with rig(lambda prompt: "a b c d") as r:
-            gate = await hold(r)
+            gate = r.hold()
             turn = await r.hub.submit(r.request("a"))
             with monkeypatch.context() as patch:
                 patch.setattr(r.hub._delivery, "_deliver", None)
@@ -501,8 +517,8 @@ class TestOpeningAndClosing:
     async def test_what_a_crash_left_running_is_interrupted(self, rig, monkeypatch):
         async with rig(lambda prompt: "one two three four") as r:
             session = await r.session()
-            turn = await r.hub.submit(r.request("a", session=session))
             monkeypatch.setattr(r.hub._delivery, "end", lambda turn, **how: None)
+            turn = await r.hub.submit(r.request("a", session=session))
             seen = ""
             async for event in turn.stream.follow():
                 seen += event.text if isinstance(event, Delta) else ""
@@ -516,7 +532,7 @@ class TestOpeningAndClosing:
 
     async def test_closing_gives_running_turns_time(self, rig):
         async with rig(lambda prompt: "slow but sure") as r:
-            gate = await hold(r)
+            gate = r.hold()
             turn = await r.hub.submit(r.request("a"))
             draining = asyncio.ensure_future(r.hub.drain(10))
             await asyncio.sleep(0)
@@ -538,18 +554,79 @@ class TestOpeningAndClosing:
             assert turn.stream.ended.status in ("interrupted", "completed")
             assert (await r.texts(session))[-1][2] == turn.stream.ended.status
 
-    async def test_a_model_that_cannot_be_loaded_says_why(self, tokenizer, database):
-        from chatpager.errors import ModelLoadError
-        from chatpager.sessions.hub import SessionHub
-        from chatpager.store import Store
+    async def test_what_begins_as_the_server_closes_ends_with_it(self, rig, monkeypatch):
+        async with rig() as r:
+            begin_turn, inside, gate = r.hub.store.begin_turn, asyncio.Event(), asyncio.Event()
 
+            async def slow(new):
+                begun = await begin_turn(new)
+                inside.set()
+                await gate.wait()
+                return begun
+
+            monkeypatch.setattr(r.hub.store, "begin_turn", slow)
+            beginning = asyncio.ensure_future(r.hub.submit(r.request("a")))
+            await inside.wait()
+            await r.hub.drain(0)
+            closing = asyncio.ensure_future(r.hub.close())
+            await asyncio.sleep(0)
+            gate.set()
+            await closing
+            turn = await beginning
+            assert turn.stream.ended is not None
+            assert (await r.hub.store.turn(TENANT, turn.id)).status == turn.stream.ended.status
+
+    async def test_draining_waits_for_what_is_beginning(self, rig):
+        async with rig() as r:
+            beginning = asyncio.ensure_future(r.hub.submit(r.request("a")))
+            await asyncio.sleep(0)
+            assert r.hub.turns == {}
+            await r.hub.drain(10)
+            with pytest.raises(Overloaded):
+                await beginning
+
+    @pytest.mark.parametrize("fails", ["claim", "recover", "model", "nothing was opened"])
+    async def test_a_hub_that_did_not_open_leaves_no_thread_and_can_be_closed(
+        self, tokenizer, database, monkeypatch, fails
+    ):
         def build():
             raise ModelLoadError("/nowhere", "no such folder")
 
+        async def refuse(*args):
+            raise StoreError("the database is away")
+
+        store = await Store.open(database, migrate=True)
+        before = set(threading.enumerate())
+        hub = SessionHub(store, tokenizer, build)
+        if fails in ("claim", "recover"):
+            monkeypatch.setattr(store, fails, refuse)
+        if not fails.startswith("nothing"):
+            with pytest.raises(ModelLoadError if fails == "model" else StoreError, match=r"no such folder|away"):
+                await hub.open()
+        assert not [t for t in threading.enumerate() if t.name == "chatpager-engine"]
+        for _ in range(2):
+            await hub.close()
+        await store.close()
+        assert not [t for t in set(threading.enumerate()) - before if "engine" in t.name or "tokenizer" in t.name]
+
+    async def test_a_start_that_is_given_up_while_the_model_loads_leaves_no_thread(self, tokenizer, database):
+        loading, gate = threading.Event(), threading.Event()
+
+        def build():
+            loading.set()
+            gate.wait()
+            raise ModelLoadError("/nowhere", "too late")
+
         store = await Store.open(database, migrate=True)
         hub = SessionHub(store, tokenizer, build)
-        with pytest.raises(ModelLoadError, match="no such folder"):
-            await hub.open()
+        opening = asyncio.ensure_future(hub.open())
+        await asyncio.to_thread(loading.wait)
+        opening.cancel()
+        asyncio.get_running_loop().call_later(0.01, gate.set)
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        assert not [t for t in threading.enumerate() if t.name == "chatpager-engine"]
+        await hub.close()
         await store.close()
 
     async def test_the_terminal_event_has_a_place_to_break_at(self, rig):
@@ -576,7 +653,7 @@ class TestOpeningAndClosing:
 class TestLiveTurns:
     async def test_a_sessions_running_turn_can_be_found(self, rig):
         async with rig() as r:
-            gate = await hold(r)
+            gate = r.hold()
             session = await r.session()
             turn = await r.hub.submit(r.request("a", session=session))
             assert r.hub.live_of_session(TENANT, session) is turn
@@ -611,7 +688,7 @@ class TestTitles:
 class TestTenants:
     async def test_do_not_wait_for_each_other_at_a_session_of_one_name(self, rig):
         async with rig() as r:
-            gate = await hold(r)
+            gate = r.hold()
             turn = await r.hub.submit(r.request("a", session=await r.session()))
             async with asyncio.timeout(5):
                 with pytest.raises(ConversationNotFound):
