@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 
+import msgspec
 import structlog
 
 from chatpager import failpoints
 from chatpager.engine.messages import StepOutput
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.errors import EngineStopped, StoreError
-from chatpager.sessions.receipt import receipt
+from chatpager.sessions.mistakes import INTERNAL, log_mistake
+from chatpager.sessions.receipt import Receipt
 from chatpager.sessions.stream import Delta, Ended, Prefilled
 from chatpager.sessions.turn import Happening, LiveTurn, TurnState
-from chatpager.store import EndStatus, FinishedTurn, JournalEntry, MessageHash, NewMessage, Store
+from chatpager.store import EndStatus, FinishedTurn, JournalEntry, MessageHash, NewMessage, Store, text_content
 
 log = structlog.get_logger(__name__)
 
@@ -22,8 +26,9 @@ NOT_STORED = "the answer could not be stored"
 
 
 class Delivery:
-    """``turns`` are the hub's, by id. ``cancel`` asks the engine to end a request; ``ended`` is told of every end, with
-    the message it led to."""
+    """``turns`` are the hub's, by id. ``cancel`` asks the engine to end a request, ``account`` makes a turn's receipt;
+    ``ended`` is told of every end, with the message it led to. An end that the store refuses is tried again after each
+    of ``pauses``, in seconds."""
 
     def __init__(
         self,
@@ -32,9 +37,9 @@ class Delivery:
         tokenizer: Tokenizer,
         *,
         cancel: Callable[[str], None],
+        account: Callable[[LiveTurn], Receipt | None],
         ended: Callable[[LiveTurn, Ended, MessageHash | None], None],
-        block_size: int,
-        caching: bool,
+        pauses: Sequence[float],
         clock: Callable[[], float],
         wall: Callable[[], int],
     ) -> None:
@@ -42,8 +47,8 @@ class Delivery:
         self._store = store
         self._tokenizer = tokenizer
         self._cancel = cancel
-        self._ended = ended
-        self._block_size, self._caching = block_size, caching
+        self._account, self._ended = account, ended
+        self._pauses = pauses
         self._clock, self._wall = clock, wall
         self._inbox: list[StepOutput] = []
         self._arrived = asyncio.Event()
@@ -63,23 +68,20 @@ class Delivery:
             outputs, self._inbox = self._inbox, []
             try:
                 await self._deliver(outputs)
-            except Exception:
-                log.exception("delivery.failed")
-                self.fail_all("internal_error", "the server made a mistake; the turn ended")
+            except Exception as error:
+                log_mistake("delivery.failed", error)
+                for turn in list(self._turns.values()):
+                    self.end(turn, failed=INTERNAL)
+        for turn in list(self._turns.values()):
+            self.end(turn, status="interrupted")
         if self._finishing:
             await asyncio.wait(list(self._finishing.values()))
 
     def close(self) -> None:
-        """Let ``run`` return once everything that has arrived is delivered and every end is stored."""
+        """Let ``run`` return once everything that has arrived is delivered and every end is stored; what has no end by
+        then is interrupted."""
         self._closing = True
         self._arrived.set()
-
-    def fail_all(self, code: str, message: str) -> None:
-        for turn in list(self._turns.values()):
-            if turn.id not in self._finishing:
-                turn.fail(code, message)
-                self._cancel_quietly(turn)
-                self.finish_soon(turn)
 
     async def _deliver(self, outputs: Sequence[StepOutput]) -> None:
         shown: list[tuple[LiveTurn, str, Prefilled | None]] = []
@@ -89,106 +91,156 @@ class Delivery:
             turn = self._turns.get(output.request_id)
             if turn is None:
                 continue
-            text, entry = turn.take(output, now)
-            if entry and turn.request.stored:
-                entries.append(entry)
-            shown.append((turn, text, Prefilled(*output.prefilled) if output.prefilled else None))
-            if turn.stopped_by_string and not output.finish_reason:
-                self._cancel_quietly(turn)
+            with self._alone(turn):
+                text, entry = turn.take(output, now)
+                if entry and turn.request.stored:
+                    entries.append(entry)
+                shown.append((turn, text, Prefilled(*output.prefilled) if output.prefilled else None))
+                if turn.stopped_by_string and not output.finish_reason:
+                    self._cancel_quietly(turn)
+        await self._journal(entries)
+        for turn, text, progress in shown:
+            with self._alone(turn):
+                self._show(turn, text, progress)
+        for turn, _, _ in shown:
+            if turn.state is TurnState.CLOSING:
+                self.end(turn)
+
+    @contextmanager
+    def _alone(self, turn: LiveTurn) -> Iterator[None]:
+        """A mistake in what concerns one turn ends that turn and no other."""
+        try:
+            yield
+        except Exception as error:
+            log_mistake("turn.failed", error, turn=turn.id)
+            self.end(turn, failed=INTERNAL)
+
+    async def _journal(self, entries: Sequence[JournalEntry]) -> None:
+        """A token that is not in the journal is never shown: its turn ends here."""
+        failed: tuple[str, str] | None = None
         try:
             await self._store.journal(entries)
         except StoreError as error:
-            self._fail_unjournalled(entries, error)
-        for turn, text, progress in shown:
-            if progress:
-                turn.stream.append(progress)
-            if text and not turn.error:
-                turn.stream.append(Delta(text))
-            if turn.state is TurnState.CLOSING:
-                self.finish_soon(turn)
+            log.error("journal.failed", reason=str(error), turns=len(entries))
+            failed = (StoreError.code, NOT_STORED)
+        except Exception as error:
+            if len(entries) > 1:
+                for entry in entries:
+                    await self._journal([entry])
+                return
+            log_mistake("journal.failed", error, turn=entries[0].turn_id)
+            failed = INTERNAL
+        for entry in entries if failed else ():
+            if turn := self._turns.get(entry.turn_id):
+                self.end(turn, failed=failed)
 
-    def _fail_unjournalled(self, entries: Sequence[JournalEntry], error: StoreError) -> None:
-        """A token that is not in the journal is never shown: its turn ends here."""
-        log.error("journal.failed", reason=str(error), turns=len(entries))
-        for entry in entries:
-            turn = self._turns[entry.turn_id]
-            turn.fail(StoreError.code, NOT_STORED)
-            self._cancel_quietly(turn)
+    def _show(self, turn: LiveTurn, text: str, progress: Prefilled | None) -> None:
+        if self._is_ending(turn):
+            return
+        if progress:
+            turn.stream.append(progress)
+        if text:
+            turn.stream.append(Delta(text))
 
     def _cancel_quietly(self, turn: LiveTurn) -> None:
-        try:
+        with suppress(EngineStopped):
             self._cancel(turn.id)
-        except EngineStopped:
-            log.info("cancel.engine_stopped", turn=turn.id)
 
     # -- ends ---------------------------------------------------------------------------------------------------------
 
-    def finish_soon(self, turn: LiveTurn) -> None:
-        if turn.id in self._turns and turn.id not in self._finishing:
-            task = asyncio.get_running_loop().create_task(self.finish(turn))
-            self._finishing[turn.id] = task
-            task.add_done_callback(lambda _: self._finishing.pop(turn.id, None))
+    def end(self, turn: LiveTurn, *, failed: tuple[str, str] | None = None, status: EndStatus | None = None) -> None:
+        """The one way a turn ends: as the engine said, or else now, ``failed`` with a code and a message or with
+        ``status``. The first end counts."""
+        if self._is_ending(turn):
+            return
+        if turn.state is not TurnState.CLOSING:
+            self._cancel_quietly(turn)
+        if failed:
+            turn.fail(*failed)
+        task = asyncio.get_running_loop().create_task(self._finish(turn, status))
+        self._finishing[turn.id] = task
+        task.add_done_callback(partial(self._finished, turn))
 
-    async def finish(self, turn: LiveTurn, status: EndStatus | None = None) -> None:
-        """Store the end, then tell it. If it cannot be stored the readers are told so, and recovery will find it."""
-        if turn.usage and turn.usage.admitted:
-            turn.receipt = receipt(
-                turn.prompt,
-                turn.usage.cached_tokens,
-                turn.previous,
-                block_size=self._block_size,
-                caching=self._caching,
-                template=turn.template,
-            )
-        ended = turn.ended(self._clock(), self._wall(), status)
-        tip: MessageHash | None = None
+    def _is_ending(self, turn: LiveTurn) -> bool:
+        return turn.id in self._finishing or self._turns.get(turn.id) is not turn
+
+    def _finished(self, turn: LiveTurn, task: asyncio.Task[None]) -> None:
+        del self._finishing[turn.id]
+        if not task.cancelled() and (error := task.exception()):
+            log_mistake("turn.end_failed", error, turn=turn.id)
+
+    async def _finish(self, turn: LiveTurn, status: EndStatus | None) -> None:
+        """Store the end, then tell it, whatever went wrong: nobody else will, and the session waits for it."""
+        ended, tip = await self._stored_end(turn, status)
         try:
-            if turn.request.stored:
-                tip = await self._store_end(turn, ended)
-        except StoreError as error:
-            log.error("turn.end_not_stored", turn=turn.id, reason=str(error))
-            turn.error = (StoreError.code, NOT_STORED)
-            ended = turn.ended(self._clock(), self._wall(), "failed")
-        failpoints.hit("sessions.before_terminal_event")
-        if turn.state is TurnState.CLOSING:
-            turn.happen(Happening.STORED)
-        turn.stream.append(ended)
-        self._ended(turn, ended, tip)
+            failpoints.hit("sessions.before_terminal_event")
+        finally:
+            if turn.state is TurnState.CLOSING:
+                turn.happen(Happening.STORED)
+            turn.stream.append(ended)
+            self._ended(turn, ended, tip)
 
-    async def _store_end(self, turn: LiveTurn, ended: Ended) -> MessageHash | None:
+    async def _stored_end(self, turn: LiveTurn, status: EndStatus | None) -> tuple[Ended, MessageHash | None]:
+        """The end, and the message that it led to. After a mistake the turn fails with the plainest account that can be
+        given of it; what the store did not take stays in the journal, and the hub ends it when it next comes by."""
+        for plain in (False, True):
+            try:
+                turn.receipt = None if plain else self._account(turn)
+                ended = turn.ended(self._clock(), self._wall(), status)
+                return ended, await self._store_end(turn, ended, plain) if turn.request.stored else None
+            except StoreError as error:
+                log.error("turn.end_not_stored", turn=turn.id, reason=str(error))
+                turn.fail(StoreError.code, NOT_STORED)
+                break
+            except Exception as error:
+                log_mistake("turn.end_failed", error, turn=turn.id)
+                turn.fail(*INTERNAL)
+                status = None
+        ended = turn.ended(self._clock(), self._wall())
+        return msgspec.structs.replace(ended, text=turn.stream.text), None
+
+    async def _store_end(self, turn: LiveTurn, ended: Ended, plain: bool) -> MessageHash | None:
+        """``plain``: without the wire's object, and an answer that a stop string cut without its ids."""
         message = None
         if turn.token_ids:
+            ids = None if plain and turn.stopped_by_string else self._exact_ids(turn)
             message = NewMessage(
                 role="assistant",
-                content=[{"type": "text", "text": turn.text}],
+                content=text_content(turn.text),
                 status=ended.status,
-                vocab=self._tokenizer.fingerprint,
-                token_ids=self._exact_ids(turn),
+                vocab=None if ids is None else self._tokenizer.fingerprint,
+                token_ids=ids,
             )
         facts = ended.facts()
-        finished = await self._store.finish_turn(
-            FinishedTurn(
-                id=turn.id,
-                tenant=turn.request.tenant,
-                status=ended.status,
-                message=message,
-                now=ended.at,
-                usage=turn.stored_usage(ended),
-                receipt=facts["cache"],
-                timings=facts["timings"],
-                error={"code": ended.error_code, "message": ended.error_message} if ended.error_code else None,
-                response=turn.request.body(turn, ended) if turn.request.body else None,
-            )
+        done = FinishedTurn(
+            id=turn.id,
+            tenant=turn.request.tenant,
+            status=ended.status,
+            message=message,
+            now=ended.at,
+            usage=turn.stored_usage(ended),
+            receipt=facts["cache"],
+            timings=facts["timings"],
+            error={"code": ended.error_code, "message": ended.error_message} if ended.error_code else None,
+            response=turn.request.body(turn, ended) if turn.request.body and not plain else None,
         )
-        return finished.tip_hash
+        for pause in self._pauses:
+            try:
+                return (await self._store.finish_turn(done)).tip_hash
+            except StoreError as error:
+                log.warning("turn.end_delayed", turn=turn.id, reason=str(error), seconds=pause)
+                await asyncio.sleep(pause)
+        return (await self._store.finish_turn(done)).tip_hash
 
     def _exact_ids(self, turn: LiveTurn) -> list[int]:
         """The answer's ids; where a stop string cut the text inside a token, the ids of the text that is left."""
-        ids = turn.answer_ids()
+        ids, decode = turn.answer_ids(), self._tokenizer.decode
         if not turn.stopped_by_string:
             return ids
-        kept = len(ids)
-        while kept and not turn.text.startswith(self._tokenizer.decode(ids[:kept])):
+        kept, excess = len(ids), len(decode(ids)) - len(turn.text)
+        while kept and len(decode(ids[kept:])) < excess:
+            kept -= 1  # a guess from the end alone: decoding the whole answer for each token would be slow
+        kept = min(kept + 1, len(ids))
+        while not turn.text.startswith(text := decode(ids[:kept])):
             kept -= 1
-        rest = turn.text[len(self._tokenizer.decode(ids[:kept])) :]
-        return [*ids[:kept], *self._tokenizer.encode_plain(rest)]
+        return [*ids[:kept], *self._tokenizer.encode_plain(turn.text[len(text) :])]

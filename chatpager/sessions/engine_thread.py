@@ -12,14 +12,11 @@ import threading
 import time
 from collections.abc import Callable
 
-import structlog
-
 from chatpager.engine.engine import Engine
 from chatpager.engine.messages import AddRequest, CancelRequest, Command, FinishReason, StepOutput
 from chatpager.engine.stats import EngineStats
 from chatpager.errors import ChatpagerError, EngineStopped, RequestError
-
-log = structlog.get_logger(__name__)
+from chatpager.sessions.mistakes import log_mistake
 
 Outputs = Callable[[list[StepOutput]], None]
 STOPPED = "the engine has stopped; restart the server"
@@ -95,6 +92,16 @@ class EngineThread:
         if self._thread.ident is not None:
             await asyncio.to_thread(self._thread.join)
 
+    def _settle(self, built: Engine | Exception) -> None:
+        """Tell who waits for the start, unless they have given up."""
+        assert self._ready is not None
+        if self._ready.done():
+            return
+        if isinstance(built, Exception):
+            self._ready.set_exception(built)
+        else:
+            self._ready.set_result(built)
+
     def _ended(self) -> None:
         """The thread's last word, on the loop: what was asked too late gets no figures."""
         for answer in self._asked:
@@ -110,16 +117,16 @@ class EngineThread:
             engine = self._build()
         except Exception as error:
             self._stopped.set()
-            self._tell(self._ready.set_exception, error)
+            self._tell(self._settle, error)
             return
-        self._tell(self._ready.set_result, engine)
+        self._tell(self._settle, engine)
         try:
             while self._take_commands(engine):
                 outputs = engine.step(time.monotonic)
                 if outputs:
                     self._tell(self._on_outputs, outputs)
-        except Exception:
-            log.exception("engine.stopped")
+        except Exception as error:
+            log_mistake("engine.stopped", error)
         finally:
             self._stopped.set()
             self._tell(self._ended)

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import structlog
 
@@ -22,28 +23,30 @@ from chatpager.errors import (
     EngineStopped,
     InvalidRequest,
     Overloaded,
-    PreviousResponseNotFound,
     ResponseNotFound,
     SessionBusy,
-    StoreError,
 )
+from chatpager.sessions.admission import Admission
 from chatpager.sessions.delivery import Delivery
 from chatpager.sessions.engine_thread import EngineThread
-from chatpager.sessions.locks import KeyedLocks
+from chatpager.sessions.history import history_of
+from chatpager.sessions.orphans import Orphans, log_interrupted
 from chatpager.sessions.remembered import Remembered
 from chatpager.sessions.stream import Ended, Started
+from chatpager.sessions.title import give_title, text_of
 from chatpager.sessions.turn import LiveTurn, TurnRequest
 from chatpager.store import Message, MessageHash, NewMessage, NewTurn, Store
 
 log = structlog.get_logger(__name__)
 
-TITLE_CHARS = 80
 REMEMBERED_TOKENS = 4 << 20
 """Token ids of past turns kept to say where a prompt diverged from the turn before; 4 bytes each."""
 
 
 class SessionHub:
-    """``on_end`` is told of every turn's end. ``clock`` is in seconds and never goes back, ``wall`` in milliseconds."""
+    """``max_turns`` run or wait at once. An end that the store refuses is tried again after each of ``pauses``, in
+    seconds. ``on_end`` is told of every turn's end. ``clock`` is in seconds and never goes back, ``wall`` in
+    milliseconds."""
 
     def __init__(
         self,
@@ -52,6 +55,7 @@ class SessionHub:
         build_engine: Callable[[], Engine],
         *,
         max_turns: int = 1024,
+        pauses: Sequence[float] = (0.1, 0.5, 2.0),
         on_end: Callable[[LiveTurn, Ended], None] = lambda turn, ended: None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
@@ -61,12 +65,26 @@ class SessionHub:
         self.template = ChatTemplate(tokenizer)
         self.turns: dict[str, LiveTurn] = {}
         self.wall = wall
-        self._build_engine = build_engine
-        self._max_turns = max_turns
         self._on_end = on_end
         self._clock = clock
-        self._locks = KeyedLocks()
+        self._admission = Admission(max_turns)
+        self._beginning: dict[str, asyncio.Task[None]] = {}
+        """Turns whose rows are being stored, by id."""
+        self._orphans = Orphans(store, lambda id: id in self.turns or id in self._beginning, wall)
         self._remembered = Remembered(REMEMBERED_TOKENS)
+        self.engine = EngineThread(build_engine, self._receive)
+        self._delivery = Delivery(
+            self.turns,
+            store,
+            tokenizer,
+            cancel=lambda turn_id: self.engine.send(CancelRequest(turn_id)),
+            account=lambda turn: turn.account(self.block_size, self._caching),
+            ended=self._turn_ended,
+            pauses=pauses,
+            clock=clock,
+            wall=wall,
+        )
+        self._delivering: asyncio.Task[None] | None = None
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="chatpager-tokenizer")
         self._closing = False
 
@@ -78,52 +96,43 @@ class SessionHub:
         Raises:
             ConfigError, ModelLoadError, StoreError: the server cannot start (also when another one has the database).
         """
-        await self.store.claim()
-        self.engine = EngineThread(self._build_engine, self._receive)
-        engine = await self.engine.start()
+        try:
+            await self.store.claim()
+            log_interrupted(await self.store.recover(self.wall()))
+            engine = await self.engine.start()
+        except BaseException:
+            await self.close()
+            raise
         self.max_model_len = engine.runner.max_model_len
         self.block_size = engine.config.block_size
         self.num_blocks = engine.pool.usable
+        self._caching = engine.config.enable_prefix_caching
         self._eos = engine.runner.eos_token_ids
-        for turn in await self.store.recover(self.wall()):
-            log.info("turn.interrupted", turn=turn.turn_id, session=turn.session_id, tokens=turn.tokens)
-        self._delivery = Delivery(
-            self.turns,
-            self.store,
-            self.tokenizer,
-            cancel=lambda turn_id: self.engine.send(CancelRequest(turn_id)),
-            ended=self._turn_ended,
-            block_size=self.block_size,
-            caching=engine.config.enable_prefix_caching,
-            clock=self._clock,
-            wall=self.wall,
-        )
         self._delivering = asyncio.get_running_loop().create_task(self._delivery.run())
 
     async def drain(self, seconds: float) -> None:
         """Refuse new turns, and give those that run ``seconds`` to end."""
         self._closing = True
-        live = [asyncio.ensure_future(turn.stream.end()) for turn in self.turns.values()]
-        if live:
-            await asyncio.wait(live, timeout=seconds)
-        for waiter in live:
-            waiter.cancel()
-        await asyncio.gather(*live, return_exceptions=True)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._admission.emptied()
 
     async def close(self) -> None:
-        """Stop the engine; turns that still run end as ``interrupted``."""
+        """Stop the engine; turns that still run end as ``interrupted``. Right however far ``open`` came, and again."""
         self._closing = True
+        if self._beginning:
+            await asyncio.wait(list(self._beginning.values()))
         await self.engine.stop()
         self._delivery.close()
-        await self._delivering
-        for turn in list(self.turns.values()):
-            await self._delivery.finish(turn, "interrupted")
+        if self._delivering:
+            await self._delivering
         self._tokenizing.shutdown()
 
     def _receive(self, outputs: list[StepOutput]) -> None:
         self._delivery.receive(outputs)
         if not self.engine.alive and not self._closing:
-            self._delivery.fail_all(EngineStopped.code, "the engine has stopped")
+            for turn in list(self.turns.values()):
+                self._delivery.end(turn, failed=(EngineStopped.code, "the engine has stopped"))
 
     # -- turns --------------------------------------------------------------------------------------------------------
 
@@ -136,17 +145,48 @@ class SessionHub:
         """
         self._check_open()
         submitted = self._clock()
-        await self._locks.acquire(request.session_id)
+        await self._admission.enter(request.conversation)
+        turn: LiveTurn | None = None
         try:
             self._check_open()
-            turn = await self._begin(request, submitted)
-            self.turns[turn.id] = turn
+            turn, new = await self._begin(request, submitted)
+            try:
+                await self._store_and_start(turn, new)
+            except SessionBusy:
+                # The session has no other turn here: it was added to meanwhile, or has an orphan.
+                await self._orphans.end(request.tenant)
+                turn, new = await self._begin(request, submitted)
+                await self._store_and_start(turn, new)
         except BaseException:
-            self._locks.release(request.session_id)
+            if turn is None or not turn.stream.events:
+                self._admission.leave(request.conversation)
             raise
+        return turn
+
+    async def _store_and_start(self, turn: LiveTurn, new: NewTurn) -> None:
+        """All of it or nothing, also when the caller is cancelled meanwhile: a row without a turn is an orphan."""
+        storing = asyncio.get_running_loop().create_task(self._acknowledge(turn, new))
+        self._beginning[turn.id] = storing
+        try:
+            await asyncio.shield(storing)
+        except asyncio.CancelledError:
+            while not storing.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([storing])
+            raise
+
+    async def _acknowledge(self, turn: LiveTurn, new: NewTurn) -> None:
+        try:
+            self._check_open()
+            if turn.request.stored:
+                turn.input_tip = (await self.store.begin_turn(new)).turn.input_tip
+            self.turns[turn.id] = turn
+        finally:
+            del self._beginning[turn.id]
         turn.stream.append(Started(turn.id, turn.created_at))
         self._start(turn)
-        return turn
+        if turn.request.stored and new.session_id is not None and new.parent_hash is None:
+            await give_title(self.store, new.tenant, new.session_id, new.messages)
 
     def _start(self, turn: LiveTurn) -> None:
         request = turn.request
@@ -160,8 +200,7 @@ class SessionHub:
         try:
             self.engine.send(command)
         except EngineStopped as error:
-            turn.fail(error.code, str(error))
-            self._delivery.finish_soon(turn)
+            self._delivery.end(turn, failed=(error.code, str(error)))
 
     def cancel(self, tenant: str, turn_id: str) -> LiveTurn:
         """Ask a running turn to end now, whatever its state; its stream tells when it has.
@@ -183,25 +222,33 @@ class SessionHub:
         found = (t for t in self.turns.values() if t.request.session_id == session_id and t.request.tenant == tenant)
         return next(found, None)
 
+    async def append_messages(self, tenant: str, session_id: str, new: Sequence[NewMessage]) -> tuple[MessageHash, ...]:
+        """Add messages to a session without a turn; raises what ``Store.append_messages`` does."""
+        try:
+            return await self.store.append_messages(tenant, session_id, new, now=self.wall())
+        except SessionBusy:
+            if self.live_of_session(tenant, session_id):
+                raise
+            await self._orphans.end(tenant)
+            return await self.store.append_messages(tenant, session_id, new, now=self.wall())
+
     def _check_open(self) -> None:
         if self._closing:
             raise Overloaded("the server is shutting down", retry_after=5.0)
-        if len(self.turns) + self._locks.waiting >= self._max_turns:
-            raise Overloaded(f"{self._max_turns} turns are running or waiting", retry_after=1.0)
         if not self.engine.alive:
             raise EngineStopped("the engine has stopped; restart the server")
 
     def _turn_ended(self, turn: LiveTurn, ended: Ended, tip: MessageHash | None) -> None:
         del self.turns[turn.id]
-        self._locks.release(turn.request.session_id)
+        self._admission.leave(turn.request.conversation)
         if tip and turn.receipt:
             self._remembered.put(tip, turn.computed_ids())
         self._on_end(turn, ended)
 
     # -- beginning ----------------------------------------------------------------------------------------------------
 
-    async def _begin(self, request: TurnRequest, submitted: float) -> LiveTurn:
-        history, fresh = await self._history(request)
+    async def _begin(self, request: TurnRequest, submitted: float) -> tuple[LiveTurn, NewTurn]:
+        history, fresh = await history_of(request, self.store, self._orphans)
         conversation: list[Message | NewMessage] = [*history, *fresh]
         if not conversation:
             raise InvalidRequest("the conversation is empty and there is no input", param="input")
@@ -224,71 +271,27 @@ class SessionHub:
         )
         parent = history[-1].hash if history else None
         turn.previous = self._remembered.get(parent)
-        if request.stored:
-            turn.input_tip = await self._store_beginning(request, parent, fresh, now)
-        return turn
-
-    async def _history(self, request: TurnRequest) -> tuple[list[Message], Sequence[NewMessage]]:
-        """What is stored of the conversation, and what the request adds."""
-        store, tenant = self.store, request.tenant
-        if request.whole:
-            stored = await store.match_content(tenant, request.messages)
-            return stored, request.messages[len(stored) :]
-        tip: MessageHash | None = None
-        if request.session_id is not None:
-            tip = (await store.session(tenant, request.session_id)).tip_hash
-        elif request.previous_turn_id is not None:
-            tip = await self._tip_of(tenant, request.previous_turn_id)
-        return await store.load_chain(tenant, tip), request.messages
-
-    async def _tip_of(self, tenant: str, turn_id: str) -> MessageHash:
-        try:
-            turn = await self.store.turn(tenant, turn_id)
-        except ResponseNotFound as error:
-            message = f"no response {turn_id!r}; send the whole input without previous_response_id"
-            raise PreviousResponseNotFound(message, param="previous_response_id") from error
-        if turn.status == "in_progress":
-            raise SessionBusy(f"response {turn_id!r} is still running; follow it to its end first")
-        return turn.tip_hash or turn.input_tip
+        new = NewTurn(
+            id=request.id,
+            tenant=request.tenant,
+            kind=request.kind,
+            model=request.model,
+            vocab=self.tokenizer.fingerprint,
+            messages=fresh,
+            now=now,
+            session_id=request.session_id,
+            previous_turn_id=request.previous_turn_id,
+            parent_hash=parent,
+            request=request.parameters,
+        )
+        return turn, new
 
     def _chat_message(self, message: Message | NewMessage) -> ChatMessage:
         """Ids of another vocabulary mean nothing here, so such an answer is rendered from its text."""
-        text = "".join(part["text"] for part in message.content if part.get("type") == "text")
+        text = text_of(message)
         known = message.role == "assistant" and message.vocab == self.tokenizer.fingerprint
         return ChatMessage(message.role, text, message.token_ids if known else None)
 
     async def _tokenize(self, messages: Sequence[ChatMessage]) -> Prompt:
         """Rendering and tokenising a long conversation takes milliseconds that the event loop does not have."""
         return await asyncio.get_running_loop().run_in_executor(self._tokenizing, self.template.prompt, messages)
-
-    async def _store_beginning(
-        self, request: TurnRequest, parent: MessageHash | None, fresh: Sequence[NewMessage], now: int
-    ) -> MessageHash:
-        begun = await self.store.begin_turn(
-            NewTurn(
-                id=request.id,
-                tenant=request.tenant,
-                kind=request.kind,
-                model=request.model,
-                vocab=self.tokenizer.fingerprint,
-                messages=fresh,
-                now=now,
-                session_id=request.session_id,
-                previous_turn_id=request.previous_turn_id,
-                parent_hash=parent,
-                request=request.parameters,
-            )
-        )
-        if request.session_id is not None and parent is None:
-            await self._give_title(request.tenant, request.session_id, fresh)
-        return begun.turn.input_tip
-
-    async def _give_title(self, tenant: str, session_id: str, fresh: Sequence[NewMessage]) -> None:
-        """A conversation without a title is called by its first words. That is no reason to fail a stored turn."""
-        words = next((self._chat_message(m).text for m in fresh if m.role == "user"), "")
-        title = " ".join(words.replace("\0", " ").split())[:TITLE_CHARS]
-        try:
-            if title and not (await self.store.session(tenant, session_id)).title:
-                await self.store.update_session(tenant, session_id, title=title)
-        except StoreError as error:
-            log.warning("title.not_stored", session=session_id, reason=str(error))

@@ -3,36 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Hashable
 
 
 class KeyedLocks:
     """A key of None needs no lock. One event loop owns it."""
 
     def __init__(self) -> None:
-        self._locks: dict[str, asyncio.Lock] = {}
-        self._users: dict[str, int] = {}
-        self.waiting = 0
+        self._locks: dict[Hashable, asyncio.Lock] = {}
+        self._users: dict[Hashable, int] = {}
 
-    async def acquire(self, key: str | None) -> None:
+    async def acquire(self, key: Hashable | None) -> None:
         if key is None:
             return
         lock = self._locks.setdefault(key, asyncio.Lock())
         self._users[key] = self._users.get(key, 0) + 1
-        self.waiting += 1
         try:
             await lock.acquire()
         except BaseException:
             self._leave(key)
             raise
-        finally:
-            self.waiting -= 1
 
-    def release(self, key: str | None) -> None:
+    def release(self, key: Hashable | None) -> None:
         if key is not None:
             self._locks[key].release()
             self._leave(key)
 
-    def _leave(self, key: str) -> None:
+    def _leave(self, key: Hashable) -> None:
         self._users[key] -= 1
         if self._users[key] == 0:
             del self._users[key], self._locks[key]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from typing import Literal
 
@@ -62,8 +63,15 @@ def receipt(
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the longest common beginning."""
-    for i, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y:
-            return i
-    return min(len(a), len(b))
+    """Length of the longest common beginning, found by halves: comparing bytes costs next to nothing."""
+    left, right = array("I", a), array("I", b)
+    size = left.itemsize
+    x, y = left.tobytes(), right.tobytes()
+    same, most = 0, min(len(left), len(right))
+    while same < most:
+        middle = (same + most + 1) // 2
+        if x[same * size : middle * size] == y[same * size : middle * size]:
+            same = middle
+        else:
+            most = middle - 1
+    return same

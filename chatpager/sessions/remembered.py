@@ -10,10 +10,11 @@ from chatpager.store import MessageHash
 
 
 class Remembered:
-    """Holds ``budget`` ids in all; the ones unused for longest are forgotten first."""
+    """Holds ``budget`` ids in all, of ``entries`` messages; the ones unused for longest are forgotten first."""
 
-    def __init__(self, budget: int) -> None:
+    def __init__(self, budget: int, entries: int = 1 << 16) -> None:
         self._budget = budget
+        self._entries = entries
         self._held = 0
         self._ids: OrderedDict[MessageHash, array[int]] = OrderedDict()
 
@@ -27,5 +28,5 @@ class Remembered:
         self._held += len(ids) - len(self._ids.get(tip, ()))
         self._ids[tip] = array("I", ids)
         self._ids.move_to_end(tip)
-        while self._held > self._budget:
+        while self._held > self._budget or len(self._ids) > self._entries:
             self._held -= len(self._ids.popitem(last=False)[1])

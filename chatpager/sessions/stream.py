@@ -80,6 +80,11 @@ class TurnStream:
         last = self.events[-1] if self.events else None
         return last if isinstance(last, Ended) else None
 
+    @property
+    def text(self) -> str:
+        """What readers have been shown of the answer."""
+        return "".join(event.text for event in self.events if isinstance(event, Delta))
+
     def append(self, event: Event) -> None:
         assert self.ended is None, f"{event} after the end"
         self.events.append(event)

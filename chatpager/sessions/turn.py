@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -10,7 +11,7 @@ from typing import Any
 from chatpager.engine.detokenizer import TextStream
 from chatpager.engine.messages import FinishReason, StepOutput, Usage
 from chatpager.engine.sampling_params import SamplingParams
-from chatpager.sessions.receipt import Receipt
+from chatpager.sessions.receipt import Receipt, receipt
 from chatpager.sessions.stream import Ended, Timings, TurnStream
 from chatpager.store import EndStatus, JournalEntry, MessageHash, NewMessage, TurnKind
 
@@ -72,6 +73,11 @@ class TurnRequest:
     parameters: dict[str, Any] = field(default_factory=dict)
     body: Callable[[LiveTurn, Ended], dict[str, Any]] | None = None
 
+    @property
+    def conversation(self) -> tuple[str, str] | None:
+        """Names the session among those of all tenants."""
+        return None if self.session_id is None else (self.tenant, self.session_id)
+
 
 class LiveTurn:
     """A turn that runs. ``take`` is given each output of the engine; what it returns is journalled, then shown."""
@@ -102,6 +108,7 @@ class LiveTurn:
         self.error: tuple[str, str] | None = None
         self._text = text
         self._eos = eos
+        self._journalled = 0
         self._submitted = submitted
         self._first: float | None = None
         self._last: float | None = None
@@ -134,7 +141,7 @@ class LiveTurn:
             return "", None
         if output.prefilled:
             self.happen(Happening.PREFILLED)
-        first_index, text = len(self.token_ids), ""
+        text = ""
         for token_id in output.token_ids:
             if self.stopped_by_string:
                 break  # what the engine computed past the stop string is not part of the answer
@@ -145,10 +152,18 @@ class LiveTurn:
             self._last = now
         if output.finish_reason:
             text += self._close(output)
-        added = self.token_ids[first_index:]
-        if not added and not text:
-            return "", None
-        return text, JournalEntry(turn_id=self.id, first_index=first_index, token_ids=added, text=text)
+        return text, self._entry(text)
+
+    def _entry(self, text: str) -> JournalEntry | None:
+        """What the journal lacks of ``answer_ids``. A last token that may be the closing one waits for the next, which
+        tells that it was not; but text that goes on needs a token, because entries are named by their first."""
+        first, end = self._journalled, len(self.token_ids)
+        if self._closed and not (text and first == end - 1 and self.state is TurnState.DECODE):
+            end -= 1
+        self._journalled = end
+        if first == end and not text:
+            return None
+        return JournalEntry(turn_id=self.id, first_index=first, token_ids=self.token_ids[first:end], text=text)
 
     def fail(self, code: str, message: str) -> None:
         """End, or end otherwise, for a reason outside the engine's outputs."""
@@ -168,12 +183,26 @@ class LiveTurn:
 
     def answer_ids(self) -> list[int]:
         """The generated ids without the one that ended the answer: the template writes that one itself."""
-        ids = self.token_ids
-        return ids[:-1] if ids and ids[-1] in self._eos else list(ids)
+        return self.token_ids[:-1] if self._closed else list(self.token_ids)
 
-    def computed_ids(self) -> list[int]:
+    @property
+    def _closed(self) -> bool:
+        return bool(self.token_ids) and self.token_ids[-1] in self._eos
+
+    def computed_ids(self) -> Sequence[int]:
         """Every token whose keys and values were written: all but the last sampled."""
-        return [*self.prompt, *self.token_ids[:-1]]
+        ids = array("I", self.prompt)
+        ids.extend(self.token_ids[:-1])
+        return ids
+
+    def account(self, block_size: int, caching: bool) -> Receipt | None:
+        """None of a turn that the engine never admitted."""
+        if self.usage is None or not self.usage.admitted:
+            return None
+        cached = self.usage.cached_tokens
+        return receipt(
+            self.prompt, cached, self.previous, block_size=block_size, caching=caching, template=self.template
+        )
 
     def timings(self, now: float) -> Timings:
         spent = self._last - self._first if self._first is not None and self._last is not None else 0.0
@@ -197,7 +226,8 @@ class LiveTurn:
         """The last event: ``now`` on the hub's clock, ``at`` on the wall's."""
         size = self.receipt.block_size if self.receipt else 1
         cached = self.receipt.device_tokens if self.receipt else 0
-        full = len(self.computed_ids()) // size * size
+        computed = len(self.prompt) + max(0, len(self.token_ids) - 1)
+        full = computed // size * size
         return Ended(
             status=status or self.status,
             finish=self.finish.value if self.finish else "interrupted",

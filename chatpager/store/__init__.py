@@ -1,11 +1,12 @@
 """Conversations in a database: SQLite by default, PostgreSQL by URL.
 
 The model. **Messages** are immutable, and named by a hash over their parent's name and themselves: a chain. What two
-conversations share at their beginning is the same rows. **Sessions** are the only rows that change: each is a tip in
-its tenant's tree of messages, so a fork is one row and the history of a session is the walk from its tip to the root.
-**Turns** carry provenance, because message rows are shared: which request led from which input to which answer, how it
-ended, what it used, what it found in the cache; a **response** is the wire's object at a turn's end. The **journal**
-holds the tokens of turns that run; at the end of a turn they become a message.
+conversations share at their beginning is the same rows. A **session** is a tip in its tenant's tree of messages, which
+moves: so a fork is one row and the history of a session is the walk from its tip to the root. **Turns** carry
+provenance, because message rows are shared: which request led from which input to which answer, how it ended, what it
+used, what it found in the cache. A turn's row changes once, at its end; while it is live it is the only live one of its
+session. A **response** is the wire's object at a turn's end. The **journal** holds the tokens of turns that run; at the
+end of a turn they become a message.
 
 Every message is needed by a session or a turn; deleting the last of these deletes the message.
 

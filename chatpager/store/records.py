@@ -172,7 +172,7 @@ class Finished(Struct, frozen=True, kw_only=True):
 
 
 class Recovered(Struct, frozen=True, kw_only=True):
-    """A turn that a start-up found without an owner, and the ``tokens`` of its answer that were in the journal."""
+    """A turn that was found without an owner, and the ``tokens`` of its answer that were in the journal."""
 
     turn_id: str
     tenant: str

@@ -1,4 +1,4 @@
-"""Sessions: the only rows that change. A session is a tip in the tenant's tree of messages, and a name for it."""
+"""A session is a tip in the tenant's tree of messages, and a name for it."""
 
 from __future__ import annotations
 
@@ -98,35 +98,12 @@ async def append(
     c: AsyncConnection, tenant: str, id: str, new: Sequence[NewMessage], now: int
 ) -> tuple[MessageHash, ...]:
     session = await get(c, tenant, id, to_change=True)
-    if await _is_live(c, id):
+    if (await c.execute(select(exists().where(turns.c.session_id == id, LIVE)))).scalar():
         raise SessionBusy("a turn of the conversation is running; add to it when it has ended")
     hashes = await messages.insert(c, tenant, session.tip_hash, new, now)
     if hashes:
         await c.execute(update(sessions).where(sessions.c.id == id).values(tip_hash=hashes[-1], updated_at=now))
     return hashes
-
-
-async def _is_live(c: AsyncConnection, id: str, but: str | None = None) -> bool:
-    other = exists().where(turns.c.session_id == id, LIVE, turns.c.id.is_distinct_from(but))
-    return bool((await c.execute(select(other))).scalar())
-
-
-async def claim(
-    c: AsyncConnection, tenant: str, id: str, expected: MessageHash | None, tip: MessageHash, turn_id: str, now: int
-) -> None:
-    """Move the tip to a turn's input, if the session stands where its writer believes and no other turn runs.
-
-    Raises:
-        ConversationNotFound: the tenant has no such session.
-        SessionBusy: it does not stand there, or another turn runs.
-    """
-    moved = await move_tip(c, tenant, id, expected, tip, now)
-    if not moved:
-        await get(c, tenant, id)
-        raise SessionBusy("the conversation has gone on meanwhile")
-    # Only after the update, which on PostgreSQL waits for whoever else is claiming this session.
-    if await _is_live(c, id, but=turn_id):
-        raise SessionBusy("another turn of the conversation is running")
 
 
 async def move_tip(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from msgspec import UNSET, UnsetType
@@ -209,13 +209,14 @@ class Store:
         async with self._database.write("finish_turn", done.tenant) as c:
             return await turns.finish(c, done)
 
-    async def recover(self, now: int) -> list[Recovered]:
-        """End every live turn as ``interrupted``, with what the journal kept of its answer.
+    async def recover(self, now: int, ids: Collection[str] | None = None) -> list[Recovered]:
+        """End live turns as ``interrupted``, with what the journal kept of their answers: every one, or those of
+        ``ids``, which may have ended.
 
-        For a server that has just claimed the database, before its first turn: no live turn has an owner then.
+        For the server that has claimed the database. Before its first turn no live turn has an owner.
         """
         async with self._database.write("recover") as c:
-            return await turns.recover(c, now)
+            return await turns.recover(c, now, ids)
 
     async def turn(self, tenant: str, id: str) -> Turn:
         """Raises ResponseNotFound."""

@@ -23,6 +23,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    literal_column,
     text,
 )
 
@@ -103,13 +104,11 @@ turns = Table(
     Column("completed_at", BigInteger),
     UniqueConstraint("tenant", "client_key"),
 )
-LIVE = turns.c.status == "in_progress"
-Index(
-    "ix_turns_live",
-    turns.c.tenant,
-    sqlite_where=text("status = 'in_progress'"),
-    postgresql_where=text("status = 'in_progress'"),
-)
+LIVE = turns.c.status == literal_column("'in_progress'")
+"""In the statement, not in its parameters: else SQLite would not use the indexes of live turns."""
+_LIVE: dict[str, Any] = {f"{name}_where": text("status = 'in_progress'") for name in ("sqlite", "postgresql")}
+Index("ix_turns_live", turns.c.tenant, **_LIVE)
+Index("ix_turns_live_session", turns.c.session_id, unique=True, **_LIVE)
 
 responses = Table(
     "responses",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from msgspec import UNSET
 from sqlalchemy import ColumnElement, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from chatpager.errors import IdempotencyConflict, NotFound, PreviousResponseNotFound, ResponseNotFound
+from chatpager.errors import IdempotencyConflict, NotFound, PreviousResponseNotFound, ResponseNotFound, SessionBusy
 from chatpager.store import journal, messages, sessions, tables
 from chatpager.store.chain import MessageHash, canonical
 from chatpager.store.database import insert_or_ignore
@@ -27,7 +28,7 @@ from chatpager.store.tables import LIVE, responses, turns
 
 
 async def begin(c: AsyncConnection, new: NewTurn) -> BegunTurn:
-    """Store the input and the turn, and claim the session. Where ``expected_tip`` leaves a branch behind, the
+    """Store the input and the turn, and move the session to it. Where ``expected_tip`` leaves a branch behind, the
     transaction must keep the tenant's other writers out.
 
     Raises:
@@ -48,10 +49,11 @@ async def begin(c: AsyncConnection, new: NewTurn) -> BegunTurn:
     turn = _opened(new, (new.parent_hash, *hashes)[-1])
     fields = {column.name: getattr(turn, column.name) for column in turns.columns}
     if (await c.execute(insert_or_ignore(c, turns).values(fields))).rowcount == 0:
-        return await _lost_the_race(c, new)
+        return await _stood_in_the_way(c, new)
     if new.session_id is not None:
         expected = new.parent_hash if new.expected_tip is UNSET else new.expected_tip
-        await sessions.claim(c, new.tenant, new.session_id, expected, turn.input_tip, new.id, new.now)
+        if not await sessions.move_tip(c, new.tenant, new.session_id, expected, turn.input_tip, new.now):
+            raise SessionBusy("the conversation has gone on meanwhile")
         if leaves_a_branch(new):
             await messages.sweep(c, [expected])
     return BegunTurn(turn=turn, messages=hashes)
@@ -110,12 +112,14 @@ async def _known(c: AsyncConnection, new: NewTurn) -> BegunTurn | None:
     return BegunTurn(turn=turn, messages=tuple(hashes), duplicate=True)
 
 
-async def _lost_the_race(c: AsyncConnection, new: NewTurn) -> BegunTurn:
-    """What to answer when the turn's row was there: its twin came in at the same time."""
-    known = await _known(c, new)
-    if known is None:
+async def _stood_in_the_way(c: AsyncConnection, new: NewTurn) -> BegunTurn:
+    """What to answer when a row kept the turn's from being inserted: its twin, that came in at the same time, its
+    namesake, or the session's live turn."""
+    if (known := await _known(c, new)) is not None:
+        return known
+    if (await c.execute(select(turns.c.id).where(turns.c.id == new.id))).first() is not None:
         raise IdempotencyConflict(f"there is a turn {new.id!r} already")
-    return known
+    raise SessionBusy("another turn of the conversation is running")
 
 
 async def finish(c: AsyncConnection, done: FinishedTurn) -> Finished:
@@ -143,11 +147,10 @@ async def _advance(c: AsyncConnection, turn: Turn, tip: MessageHash, now: int) -
     return "moved" if moved else "session_moved"
 
 
-async def recover(c: AsyncConnection, now: int) -> list[Recovered]:
-    """End every live turn as ``interrupted``, its answer what the journal holds; the second time there is none."""
+async def recover(c: AsyncConnection, now: int, ids: Collection[str] | None = None) -> list[Recovered]:
+    """End live turns as ``interrupted``, their answers what the journal holds; the second time there is none."""
     done = []
-    for row in (await c.execute(select(turns).where(LIVE).order_by(turns.c.created_at, turns.c.id))).all():
-        turn = Turn(**row._mapping)
+    for turn in await _ordered(c, LIVE, *([] if ids is None else [turns.c.id.in_(ids)])):
         partial = await journal.read(c, turn.id)
         message = NewMessage(
             role="assistant",

@@ -78,6 +78,9 @@ def upgrade() -> None:
     op.create_index("ix_turns_tip_hash", "turns", ["tip_hash"])
     live = sa.text("status = 'in_progress'")
     op.create_index("ix_turns_live", "turns", ["tenant"], sqlite_where=live, postgresql_where=live)
+    op.create_index(
+        "ix_turns_live_session", "turns", ["session_id"], unique=True, sqlite_where=live, postgresql_where=live
+    )
     op.create_table(
         "responses",
         sa.Column("turn_id", sa.Text(), nullable=False),

@@ -1,6 +1,7 @@
 """A hub with the real store and the real tokenizer, on an engine whose model answers as told."""
 
 import itertools
+import threading
 from contextlib import asynccontextmanager
 
 import pytest
@@ -38,6 +39,11 @@ class Rig:
         self.hub = hub
         self.runner = runner
         self.ended = []
+
+    def hold(self):
+        """Keep the engine from computing until the returned event is set."""
+        self.runner.hold = threading.Event()
+        return self.runner.hold
 
     def request(self, text=None, *, session=None, previous=None, messages=None, kind="response", **more):
         params = more.pop("params", None) or SamplingParams(temperature=0.0, max_tokens=more.pop("max_tokens", 60))

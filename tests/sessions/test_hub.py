@@ -1,28 +1,15 @@
 import asyncio
-import threading
 
 import pytest
 
-from chatpager import failpoints
 from chatpager.engine.sequence import SamplingParams
 from chatpager.errors import (
-    ContextLengthExceeded,
     ConversationNotFound,
-    EngineStopped,
-    Overloaded,
     PreviousResponseNotFound,
     ResponseNotFound,
-    SessionBusy,
-    StoreError,
 )
 from chatpager.sessions.stream import Delta, Ended, Prefilled, Started
-from tests.sessions.conftest import TENANT, assistant, user
-
-
-async def hold(r):
-    """Keep the engine from computing until the returned event is set."""
-    r.runner.hold = threading.Event()
-    return r.runner.hold
+from tests.sessions.conftest import TENANT
 
 
 class TestATurn:
@@ -118,359 +105,10 @@ class TestATurn:
             assert await r.hub.store.response(TENANT, turn.id) == {"text": "ok", "id": turn.id}
 
 
-class TestTokenExact:
-    async def test_fifty_turns_reuse_every_full_block_though_text_would_tokenise_otherwise(self, rig, tokenizer):
-        """The answers are made of ids that their own text does not tokenise to."""
-        drifted = 0
-
-        def ids(prompt_ids):
-            letters = tokenizer.encode_plain("t") + tokenizer.encode_plain("h") + tokenizer.encode_plain("e")
-            return letters * (2 + len(prompt_ids) % 3)
-
-        async with rig(ids=ids, blocks=4000, length=8000, step=512) as r:
-            session = await r.session()
-            for i in range(50):
-                turn, ended = await r.ask(f"turn {i}", session=session)
-                drifted += tokenizer.encode_plain(ended.text) != turn.answer_ids()
-                if i:
-                    assert ended.receipt.device_tokens == len(turn.previous) // 4 * 4
-                    assert ended.receipt.miss_reason is None
-                    assert turn.prompt[: len(turn.previous)] == list(turn.previous)
-        assert drifted == 50
-
-    async def test_text_that_comes_back_from_a_stateless_client_gets_its_ids(self, rig, tokenizer):
-        letters = [tokenizer.encode_plain(c)[0] for c in "the"]
-        async with rig(ids=lambda prompt: letters * 4) as r:
-            conversation = [user("hello")]
-            for i in range(5):
-                turn, ended = await r.ask(messages=list(conversation), whole=True, kind="chat")
-                if i:
-                    assert ended.receipt.device_tokens == len(turn.previous) // 4 * 4
-                conversation += [assistant(ended.text), user(f"more {i}")]
-
-    async def test_a_stateless_conversation_nobody_stored_is_taken_as_it_is(self, rig):
-        async with rig(lambda prompt: "yes" if "made up" in prompt else "no") as r:
-            messages = [user("a"), assistant("made up"), user("b")]
-            assert (await r.ask(messages=messages, whole=True, kind="chat"))[1].text == "yes"
-
-    async def test_asking_the_same_again_answers_the_stored_beginning(self, rig):
-        async with rig(lambda prompt: "same") as r:
-            messages = [user("a")]
-            first, _ = await r.ask(messages=messages, whole=True, kind="chat")
-            second, _ = await r.ask(messages=messages, whole=True, kind="chat")
-            assert list(first.prompt) == list(second.prompt)
-
-    async def test_a_stop_string_inside_a_token_keeps_the_ids_that_are_left(self, rig, tokenizer):
-        word = tokenizer.encode_plain("the")
-        assert len(word) == 1, "the test needs a token of several letters"
-        async with rig(ids=lambda prompt: tokenizer.encode_plain("a ") + word * 3) as r:
-            session = await r.session()
-            params = SamplingParams(temperature=0.0, max_tokens=40, stop="he")
-            _, ended = await r.ask("x", session=session, params=params)
-            assert ended.text == "a t"
-            stored = await r.hub.store.session(TENANT, session)
-            answer = (await r.hub.store.load_chain(TENANT, stored.tip_hash))[-1]
-            assert tokenizer.decode(answer.token_ids) == "a t"
-
-    async def test_answers_of_another_vocabulary_are_rendered_from_their_text(self, rig):
-        async with rig(lambda prompt: "seen" if "old answer" in prompt else "lost") as r:
-            session = await r.session()
-            foreign = assistant("old answer")
-            foreign = type(foreign)(
-                role="assistant", content=foreign.content, vocab="another", token_ids=[399, 399, 399]
-            )
-            await r.hub.store.append_messages(TENANT, session, [user("q"), foreign], now=2)
-            assert (await r.ask("b", session=session))[1].text == "seen"
-
-
-class TestOneTurnAtATime:
-    async def test_turns_of_one_session_wait_in_order(self, rig):
-        async with rig(lambda prompt: str(prompt.count("user\n"))) as r:
-            session = await r.session()
-            turns = await asyncio.gather(*(r.ask(f"m{i}", session=session) for i in range(5)))
-            assert [ended.text for _, ended in turns] == ["1", "2", "3", "4", "5"]
-            texts = [text for role, text, _ in await r.texts(session) if role == "user"]
-            assert texts == ["m0", "m1", "m2", "m3", "m4"]
-
-    async def test_turns_of_different_sessions_run_together(self, rig):
-        async with rig() as r:
-            gate = await hold(r)
-            sessions = [await r.session(f"conv_{i}") for i in range(3)]
-            turns = [await r.hub.submit(r.request("a", session=s)) for s in sessions]
-            assert len(r.hub.turns) == 3
-            gate.set()
-            assert [(await t.stream.end()).text for t in turns] == ["ok"] * 3
-
-    async def test_going_on_from_an_answer_that_still_runs_is_refused(self, rig):
-        async with rig() as r:
-            gate = await hold(r)
-            turn = await r.hub.submit(r.request("a"))
-            with pytest.raises(SessionBusy):
-                await r.hub.submit(r.request("b", previous=turn.id))
-            gate.set()
-            await turn.stream.end()
-
-    async def test_a_waiter_that_gives_up_lets_the_next_one_in(self, rig):
-        async with rig() as r:
-            gate = await hold(r)
-            session = await r.session()
-            turn = await r.hub.submit(r.request("a", session=session))
-            waiter = asyncio.ensure_future(r.hub.submit(r.request("b", session=session)))
-            await asyncio.sleep(0.01)
-            waiter.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await waiter
-            gate.set()
-            await turn.stream.end()
-            await r.ask("c", session=session)
-            assert [t for role, t, _ in await r.texts(session) if role == "user"] == ["a", "c"]
-
-
-class TestRefusals:
-    async def test_what_is_refused_changes_nothing(self, rig):
-        async with rig(length=40) as r:
-            session = await r.session()
-            for request, error in [
-                (r.request("a", session="conv_none"), ConversationNotFound),
-                (r.request("a", session=session, tenant="other"), ConversationNotFound),
-                (r.request("a", previous="resp_none"), PreviousResponseNotFound),
-                (r.request("word " * 60, session=session), ContextLengthExceeded),
-                (r.request("word " * 8, params=SamplingParams(min_tokens=39, max_tokens=40)), ContextLengthExceeded),
-            ]:
-                with pytest.raises(error):
-                    await r.hub.submit(request)
-            assert await r.texts(session) == []
-            assert r.hub.turns == {}
-            assert (await r.ask("ok?", session=session))[1].text == "ok"
-
-    async def test_too_many_turns_are_refused_early(self, rig):
-        async with rig(max_turns=2) as r:
-            gate = await hold(r)
-            session = await r.session()
-            first = await r.hub.submit(r.request("a", session=session))
-            waiting = asyncio.ensure_future(r.hub.submit(r.request("b", session=session)))
-            await asyncio.sleep(0.01)
-            with pytest.raises(Overloaded) as caught:
-                await r.hub.submit(r.request("c"))
-            assert caught.value.retry_after > 0
-            gate.set()
-            await first.stream.end()
-            await (await waiting).stream.end()
-            await r.ask("d")
-
-    async def test_the_engines_refusal_becomes_a_failed_turn(self, rig):
-        async with rig(blocks=12, length=1000) as r:
-            session = await r.session()
-            _, ended = await r.ask("word " * 40, session=session)
-            assert (ended.status, ended.error_code) == ("failed", "kv_capacity_exceeded")
-            assert ended.receipt is None
-            assert (await r.texts(session))[-1][0] == "user"
-
-
-class TestCancel:
-    async def test_a_queued_a_prefilling_and_a_streaming_turn(self, rig):
-        async with rig(lambda prompt: "word " * 100, step=16, length=2000) as r:
-            gate = await hold(r)
-            queued = await r.hub.submit(r.request("a", max_tokens=400))
-            r.hub.cancel(TENANT, queued.id)
-            gate.set()
-            assert (await queued.stream.end()).status == "cancelled"
-            for stage in (Prefilled, Delta):
-                turn = await r.hub.submit(r.request("long " * 60, max_tokens=400))
-                async for event in turn.stream.follow():
-                    if isinstance(event, stage):
-                        r.hub.cancel(TENANT, turn.id)
-                        break
-                ended = await turn.stream.end()
-                assert ended.status == "cancelled"
-            stored = await r.hub.store.turn(TENANT, turn.id)
-            message = (await r.hub.store.load_chain(TENANT, stored.tip_hash))[-1]
-            assert message.status == "cancelled"
-            assert message.content[0]["text"] == ended.text != ""
-            assert (await r.hub.engine.stats()).memory.active == 0
-
-    async def test_one_that_ended_or_is_anothers_is_not_found(self, rig):
-        async with rig() as r:
-            turn, _ = await r.ask("a")
-            with pytest.raises(ResponseNotFound):
-                r.hub.cancel(TENANT, turn.id)
-            gate = await hold(r)
-            turn = await r.hub.submit(r.request("b"))
-            with pytest.raises(ResponseNotFound):
-                r.hub.cancel("other", turn.id)
-            assert r.hub.live("other", turn.id) is None
-            assert r.hub.live(TENANT, turn.id) is turn
-            gate.set()
-            await turn.stream.end()
-
-
-class TestFaults:
-    async def test_a_turn_whose_step_fails_ends_alone(self, rig):
-        async with rig() as r:
-            r.runner.raise_for.add("resp_bad")
-            bad = r.request("a")
-            r.runner.raise_for = {bad.id}
-            good, bad = await asyncio.gather(r.ask("b"), r.hub.submit(bad))
-            ended = await bad.stream.end()
-            assert (ended.status, ended.error_code) == ("failed", "engine_step_failed")
-            assert good[1].status == "completed"
-
-    async def test_an_engine_that_dies_fails_what_runs_and_refuses_what_comes(self, rig):
-        async with rig() as r:
-            gate = await hold(r)
-            turn = await r.hub.submit(r.request("a"))
-            r.engine.step = None  # the next step raises outside the engine's own care
-            gate.set()
-            ended = await turn.stream.end()
-            assert ended.status in ("failed", "completed")
-            while r.hub.engine.alive:
-                r.hub.engine.send(("not a command",))
-                await asyncio.sleep(0.001)
-            with pytest.raises(EngineStopped):
-                await r.hub.submit(r.request("b"))
-            with pytest.raises(EngineStopped):
-                await r.hub.engine.stats()
-
-    async def test_a_turn_that_cannot_be_handed_over_fails(self, rig, monkeypatch):
-        async with rig() as r:
-
-            def stopped(command):
-                raise EngineStopped("gone")
-
-            monkeypatch.setattr(r.hub.engine, "send", stopped)
-            _, ended = await r.ask("a")
-            assert (ended.status, ended.error_code) == ("failed", "engine_stopped")
-
-    async def test_tokens_that_cannot_be_journalled_are_not_shown(self, rig, monkeypatch):
-        async with rig(lambda prompt: "secret words") as r:
-
-            async def broken(entries):
-                if entries:
-                    raise StoreError("the disk is full")
-
-            monkeypatch.setattr(r.hub.store, "journal", broken)
-            turn = await r.hub.submit(r.request("a"))
-            events = [e async for e in turn.stream.follow()]
-            assert not [e for e in events if isinstance(e, Delta)]
-            assert (events[-1].status, events[-1].error_code) == ("failed", "storage_unavailable")
-            monkeypatch.undo()
-            assert (await r.ask("b"))[1].status == "completed"
-
-    async def test_an_end_that_cannot_be_stored_is_told_as_a_failure(self, rig, monkeypatch):
-        async with rig() as r:
-
-            async def broken(done):
-                raise StoreError("the database is away")
-
-            monkeypatch.setattr(r.hub.store, "finish_turn", broken)
-            _, ended = await r.ask("a")
-            assert (ended.status, ended.error_code) == ("failed", "storage_unavailable")
-            assert r.hub.turns == {}
-
-    async def test_a_mistake_in_the_delivery_fails_the_turns_and_not_the_server(self, rig, monkeypatch):
-        async with rig(lambda prompt: "a b c d") as r:
-            turn = await r.hub.submit(r.request("a"))
-            monkeypatch.setattr(turn, "take", None)
-            ended = await turn.stream.end()
-            assert (ended.status, ended.error_code) == ("failed", "internal_error")
-            assert (await r.ask("b"))[1].status == "completed"
-
-    async def test_a_title_that_cannot_be_stored_is_no_reason_to_fail(self, rig, monkeypatch):
-        async with rig() as r:
-            session = await r.session()
-
-            async def broken(*args, **more):
-                raise StoreError("locked")
-
-            monkeypatch.setattr(r.hub.store, "update_session", broken)
-            assert (await r.ask("a", session=session))[1].status == "completed"
-
-
-class TestOpeningAndClosing:
-    async def test_what_a_crash_left_running_is_interrupted(self, rig, monkeypatch):
-        async with rig(lambda prompt: "one two three four") as r:
-            session = await r.session()
-            turn = await r.hub.submit(r.request("a", session=session))
-            monkeypatch.setattr(r.hub._delivery, "finish_soon", lambda turn: None)
-            seen = ""
-            async for event in turn.stream.follow():
-                seen += event.text if isinstance(event, Delta) else ""
-                if len(seen) > 5:
-                    break
-            monkeypatch.setattr(r.hub._delivery, "finish", never)
-        async with rig() as r:
-            role, text, status = (await r.texts(session))[-1]
-            assert (role, status) == ("assistant", "interrupted")
-            assert text.startswith(seen)
-            assert (await r.ask("go on", session=session))[1].status == "completed"
-
-    async def test_closing_gives_running_turns_time(self, rig):
-        async with rig(lambda prompt: "slow but sure") as r:
-            gate = await hold(r)
-            turn = await r.hub.submit(r.request("a"))
-            draining = asyncio.ensure_future(r.hub.drain(10))
-            await asyncio.sleep(0)
-            with pytest.raises(Overloaded):
-                await r.hub.submit(r.request("b"))
-            gate.set()
-            await draining
-            assert turn.stream.ended.text == "slow but sure"
-
-    async def test_what_does_not_end_in_time_is_interrupted(self, rig):
-        async with rig(lambda prompt: "word " * 200, length=3000) as r:
-            session = await r.session()
-            turn = await r.hub.submit(r.request("a", session=session, max_tokens=900))
-            async for event in turn.stream.follow():
-                if isinstance(event, Delta):
-                    break
-            await r.hub.drain(0)
-            await r.hub.close()
-            assert turn.stream.ended.status in ("interrupted", "completed")
-            assert (await r.texts(session))[-1][2] == turn.stream.ended.status
-
-    async def test_a_model_that_cannot_be_loaded_says_why(self, tokenizer, database):
-        from chatpager.errors import ModelLoadError
-        from chatpager.sessions.hub import SessionHub
-        from chatpager.store import Store
-
-        def build():
-            raise ModelLoadError("/nowhere", "no such folder")
-
-        store = await Store.open(database, migrate=True)
-        hub = SessionHub(store, tokenizer, build)
-        with pytest.raises(ModelLoadError, match="no such folder"):
-            await hub.open()
-        await store.close()
-
-    async def test_the_terminal_event_has_a_place_to_break_at(self, rig):
-        failpoints.arm("sessions.before_terminal_event=raise", {"CHATPAGER_TEST_MODE": "1"})
-        try:
-            async with rig() as r:
-                turn = await r.hub.submit(r.request("a"))
-                stored = asyncio.Event()
-                finish_turn = r.hub.store.finish_turn
-
-                async def noted(done):
-                    finished = await finish_turn(done)
-                    stored.set()
-                    return finished
-
-                r.hub.store.finish_turn = noted
-                await stored.wait()
-                assert (await r.hub.store.turn(TENANT, turn.id)).status == "completed"
-                assert turn.stream.ended is None
-        finally:
-            failpoints.arm("")
-
-
-async def never(*args, **more):
-    return None
-
-
 class TestLiveTurns:
     async def test_a_sessions_running_turn_can_be_found(self, rig):
         async with rig() as r:
-            gate = await hold(r)
+            gate = r.hold()
             session = await r.session()
             turn = await r.hub.submit(r.request("a", session=session))
             assert r.hub.live_of_session(TENANT, session) is turn
@@ -503,6 +141,16 @@ class TestTitles:
 
 
 class TestTenants:
+    async def test_do_not_wait_for_each_other_at_a_session_of_one_name(self, rig):
+        async with rig() as r:
+            gate = r.hold()
+            turn = await r.hub.submit(r.request("a", session=await r.session()))
+            async with asyncio.timeout(5):
+                with pytest.raises(ConversationNotFound):
+                    await r.hub.submit(r.request("b", session="conv_1", tenant="other"))
+            gate.set()
+            await turn.stream.end()
+
     async def test_blocks_are_not_shared_between_tenants(self, rig):
         async with rig() as r:
             await r.ask("the very same words " * 5)

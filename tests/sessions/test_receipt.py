@@ -1,3 +1,6 @@
+import timeit
+from array import array
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,3 +58,17 @@ def test_the_common_prefix_is_the_longest(a, b):
     n = common_prefix(a, b)
     assert a[:n] == b[:n]
     assert n == min(len(a), len(b)) or a[n] != b[n]
+
+
+def test_a_long_prompt_is_not_compared_token_by_token():
+    prompt = list(range(100_000))
+    previous = array("I", prompt)
+
+    def one_by_one():
+        return sum(x == y for x, y in zip(prompt, previous, strict=True))
+
+    assert one_by_one() == common_prefix(prompt, previous) == len(prompt)
+    fast, slow = (
+        min(timeit.repeat(f, number=1, repeat=5)) for f in (lambda: common_prefix(prompt, previous), one_by_one)
+    )
+    assert fast < slow / 2

@@ -29,3 +29,12 @@ def test_what_does_not_fit_is_not_kept():
 
 def test_no_message_has_no_ids():
     assert Remembered(3).get(None) is None
+
+
+def test_messages_without_ids_are_counted_too():
+    memory = Remembered(10, entries=3)
+    for tip in "abcd":
+        memory.put(tip, [])
+    assert memory.get("a") is None
+    assert memory.get("b") is not None
+    assert len(memory._ids) == 3

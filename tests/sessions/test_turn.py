@@ -59,14 +59,32 @@ def test_text_and_journal_say_the_same(tokenizer):
         entries.append(entry)
     text, entry = turn.take(output(2, finish=FinishReason.STOP), 50.0)
     texts.append(text)
-    entries.append(entry)
     assert "".join(texts) == turn.text == "héllo 你好 😀!"
-    assert [e.first_index for e in entries] == list(range(len(ids) + 1))
-    assert [t for e in entries for t in e.token_ids] == [*ids, 2]
+    assert entry is None, "an answer that a crash cuts off here is as it would have been stored"
+    assert [e.first_index for e in entries] == list(range(len(ids)))
+    assert [t for e in entries for t in e.token_ids] == ids
     assert "".join(e.text for e in entries) == turn.text
     assert turn.status == "completed"
     assert turn.answer_ids() == ids, "the template writes the closing token itself"
-    assert turn.computed_ids() == [5, 6, 7, *ids], "the last sampled token has no keys and values"
+    assert list(turn.computed_ids()) == [5, 6, 7, *ids], "the last sampled token has no keys and values"
+
+
+def test_a_closing_token_that_closes_nothing_is_journalled_with_the_next(tokenizer):
+    turn = make(tokenizer, ignore_eos=True)
+    a, b = tokenizer.encode_plain("ab")
+    entries = [turn.take(output(id), 11.0)[1] for id in (a, 2, 2, b, 2)]
+    _, last = turn.take(output(b, 2, finish=FinishReason.LENGTH), 12.0)
+    assert [e and (e.first_index, e.token_ids) for e in [*entries, last]] == [
+        (0, [a]), None, (1, [2]), (2, [2, b]), None, (4, [2, b])
+    ]  # fmt: skip
+
+
+def test_text_never_waits_for_tokens(tokenizer, monkeypatch):
+    """A vocabulary may give its closing token a text: what is shown is journalled, so that token is, too."""
+    turn = make(tokenizer, ignore_eos=True)
+    monkeypatch.setattr(turn._text, "push", lambda id: "<end>")
+    assert turn.take(output(2), 11.0)[1].token_ids == [2]
+    assert turn.take(output(2), 11.0)[1].first_index == 1
 
 
 def test_several_tokens_in_one_output_are_one_entry(tokenizer):

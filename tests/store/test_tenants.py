@@ -29,7 +29,7 @@ OPERATIONS = {
 }
 ELSEWHERE = {"create_session", "list_sessions", "match_content", "active_turns", "finish_turn"}
 """Operations of a tenant that fail for no id; the tests below and beside this file show what they do."""
-OF_THE_SERVER = {"open", "close", "journal", "recover"}
+OF_THE_SERVER = {"open", "claim", "close", "journal", "recover"}
 
 
 def test_no_operation_is_left_out():

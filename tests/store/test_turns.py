@@ -9,8 +9,8 @@ from chatpager.errors import (
     ResponseNotFound,
     SessionBusy,
 )
-from chatpager.store import BegunTurn, Finished, FinishedTurn, Recovered, Turn, messages, sessions
-from tests.store.making import VOCAB, answer, begin, conversation, count, end, entry, texts, tip, user
+from chatpager.store import BegunTurn, Finished, FinishedTurn, Turn, messages, sessions
+from tests.store.making import VOCAB, begin, conversation, count, end, entry, texts, tip, user
 
 
 @pytest.fixture
@@ -244,50 +244,6 @@ async def test_the_end_of_a_deleted_turn_leaves_nothing(store):
     assert await store.delete_turn("ann", "resp_1") == 1
     assert await store.finish_turn(end("resp_1", "hello")) == Finished(tip_hash=None, tip="turn_gone")
     assert set((await count(store)).values()) == {0}
-
-
-# -- recovery
-
-
-async def test_recovery_makes_an_answer_of_what_was_journalled(store, session):
-    await store.begin_turn(begin("resp_1", user("hi"), session_id="conv_1"))
-    await store.journal([entry("resp_1", 0, "hel")])
-    await store.journal([entry("resp_1", 3, "lo")])
-    (done,) = await store.recover(now=50)
-    assert done == Recovered(
-        turn_id="resp_1", tenant="ann", session_id="conv_1", tip_hash=done.tip_hash, tip="moved", tokens=5
-    )
-    last = (await store.load_chain("ann", await tip(store, "conv_1")))[-1]
-    assert (last.hash, last.role, last.status, last.vocab) == (done.tip_hash, "assistant", "interrupted", VOCAB)
-    assert (last.content, last.token_ids) == (answer("hello").content, tuple(b"hello"))
-    turn = await store.turn("ann", "resp_1")
-    assert (turn.status, turn.tip_hash, turn.completed_at) == ("interrupted", done.tip_hash, 50)
-    assert await store.recover(now=51) == []
-    assert (await count(store))["turn_journal"] == 0
-
-
-async def test_recovery_of_a_turn_without_a_token_leaves_the_session_at_its_input(store, session):
-    begun = await store.begin_turn(begin("resp_1", user("hi"), session_id="conv_1"))
-    (done,) = await store.recover(now=50)
-    assert (done.tip_hash, done.tokens, done.tip) == (None, 0, "moved")
-    assert (await store.turn("ann", "resp_1")).status == "interrupted"
-    assert await tip(store, "conv_1") == begun.messages[-1]
-
-
-async def test_recovery_ends_the_turns_of_every_tenant_oldest_first_and_no_other(store):
-    await conversation(store, "conv_9", "hi", "hello")
-    await store.begin_turn(begin("resp_b", user("hi"), tenant="bob", now=12))
-    await store.begin_turn(begin("resp_a", user("hi"), now=11))
-    before = await store.turn("ann", "resp_conv_9_0")
-    assert [done.turn_id for done in await store.recover(now=50)] == ["resp_a", "resp_b"]
-    assert await store.turn("ann", "resp_conv_9_0") == before
-
-
-async def test_recovery_takes_the_journal_up_to_its_first_gap(store):
-    await store.begin_turn(begin("resp_1", user("hi")))
-    await store.journal([entry("resp_1", 0, "hel"), entry("resp_1", 4, "o")])
-    (done,) = await store.recover(now=50)
-    assert done.tokens == 3
 
 
 # -- reading and deleting

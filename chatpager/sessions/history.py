@@ -1,0 +1,45 @@
+"""What a turn goes on from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from chatpager.errors import PreviousResponseNotFound, ResponseNotFound, SessionBusy
+from chatpager.sessions.orphans import Orphans
+from chatpager.sessions.turn import TurnRequest
+from chatpager.store import Message, MessageHash, NewMessage, Store
+
+
+async def history_of(
+    request: TurnRequest, store: Store, orphans: Orphans
+) -> tuple[list[Message], Sequence[NewMessage]]:
+    """What is stored of the conversation, and what the request adds.
+
+    Raises:
+        ConversationNotFound, PreviousResponseNotFound: what the request names is unknown.
+        SessionBusy: it names a response that still runs.
+    """
+    tenant = request.tenant
+    if request.whole:
+        stored = await store.match_content(tenant, request.messages)
+        return stored, request.messages[len(stored) :]
+    tip: MessageHash | None = None
+    if request.session_id is not None:
+        tip = (await store.session(tenant, request.session_id)).tip_hash
+    elif request.previous_turn_id is not None:
+        tip = await _tip_of(tenant, request.previous_turn_id, store, orphans)
+    return await store.load_chain(tenant, tip), request.messages
+
+
+async def _tip_of(tenant: str, turn_id: str, store: Store, orphans: Orphans) -> MessageHash:
+    try:
+        turn = await store.turn(tenant, turn_id)
+        if turn.status == "in_progress" and not orphans.runs(turn_id):
+            await orphans.end(tenant)
+            turn = await store.turn(tenant, turn_id)
+    except ResponseNotFound as error:
+        message = f"no response {turn_id!r}; send the whole input without previous_response_id"
+        raise PreviousResponseNotFound(message, param="previous_response_id") from error
+    if turn.status == "in_progress":
+        raise SessionBusy(f"response {turn_id!r} is still running; follow it to its end first")
+    return turn.tip_hash or turn.input_tip

@@ -1,0 +1,171 @@
+import asyncio
+
+import msgspec
+import pytest
+
+from chatpager.engine.sequence import SamplingParams
+from chatpager.errors import (
+    EngineStopped,
+    StoreError,
+)
+from chatpager.sessions.stream import Delta, Ended
+from tests.sessions.conftest import TENANT
+
+
+def unwritable(text, entry):
+    """Only from the second token on, which comes with another turn's in one step."""
+    return text, msgspec.structs.replace(entry, token_ids=[-1]) if entry and entry.first_index else entry
+
+
+class TestFaults:
+    async def test_a_turn_whose_step_fails_ends_alone(self, rig):
+        async with rig() as r:
+            r.runner.raise_for.add("resp_bad")
+            bad = r.request("a")
+            r.runner.raise_for = {bad.id}
+            good, bad = await asyncio.gather(r.ask("b"), r.hub.submit(bad))
+            ended = await bad.stream.end()
+            assert (ended.status, ended.error_code) == ("failed", "engine_step_failed")
+            assert good[1].status == "completed"
+
+    async def test_an_engine_that_dies_fails_what_runs_and_refuses_what_comes(self, rig):
+        async with rig() as r:
+            gate = r.hold()
+            turn = await r.hub.submit(r.request("a"))
+            r.engine.step = None  # the next step raises outside the engine's own care
+            gate.set()
+            ended = await turn.stream.end()
+            assert ended.status in ("failed", "completed")
+            while r.hub.engine.alive:
+                r.hub.engine.send(("not a command",))
+                await asyncio.sleep(0.001)
+            with pytest.raises(EngineStopped):
+                await r.hub.submit(r.request("b"))
+            with pytest.raises(EngineStopped):
+                await r.hub.engine.stats()
+
+    async def test_a_turn_that_cannot_be_handed_over_fails(self, rig, monkeypatch):
+        async with rig() as r:
+
+            def stopped(command):
+                raise EngineStopped("gone")
+
+            monkeypatch.setattr(r.hub.engine, "send", stopped)
+            _, ended = await r.ask("a")
+            assert (ended.status, ended.error_code) == ("failed", "engine_stopped")
+
+    async def test_tokens_that_cannot_be_journalled_are_not_shown(self, rig, monkeypatch):
+        async with rig(lambda prompt: "secret words") as r:
+
+            async def broken(entries):
+                if entries:
+                    raise StoreError("the disk is full")
+
+            monkeypatch.setattr(r.hub.store, "journal", broken)
+            turn = await r.hub.submit(r.request("a"))
+            events = [e async for e in turn.stream.follow()]
+            assert not [e for e in events if isinstance(e, Delta)]
+            assert (events[-1].status, events[-1].error_code) == ("failed", "storage_unavailable")
+            monkeypatch.undo()
+            assert (await r.ask("b"))[1].status == "completed"
+
+    async def test_an_end_that_cannot_be_stored_is_told_as_a_failure(self, rig, monkeypatch):
+        async with rig() as r:
+
+            async def broken(done):
+                raise StoreError("the database is away")
+
+            monkeypatch.setattr(r.hub.store, "finish_turn", broken)
+            _, ended = await r.ask("a")
+            assert (ended.status, ended.error_code) == ("failed", "storage_unavailable")
+            assert r.hub.turns == {}
+
+    async def test_a_mistake_in_one_turn_fails_that_turn_alone(self, rig, monkeypatch):
+        async with rig(lambda prompt: "a b c d") as r:
+            gate = r.hold()
+            bad, good = [await r.hub.submit(r.request("a")) for _ in range(2)]
+            monkeypatch.setattr(bad, "take", None)
+            gate.set()
+            ended = await bad.stream.end()
+            assert (ended.status, ended.error_code) == ("failed", "internal_error")
+            ended = await good.stream.end()
+            assert (ended.status, ended.text) == ("completed", "a b c d")
+            assert (await r.hub.engine.stats()).memory.active == 0
+
+    async def test_a_mistake_in_showing_one_turn_fails_that_turn_alone(self, rig, monkeypatch):
+        async with rig(lambda prompt: "a b c d") as r:
+            gate = r.hold()
+            bad, good = [await r.hub.submit(r.request("a")) for _ in range(2)]
+            append = bad.stream.append
+            monkeypatch.setattr(bad.stream, "append", lambda e: append(e) if isinstance(e, Ended) else 1 / 0)
+            gate.set()
+            ended = await bad.stream.end()
+            assert (ended.status, ended.error_code) == ("failed", "internal_error")
+            ended = await good.stream.end()
+            assert (ended.status, ended.text) == ("completed", "a b c d")
+
+    async def test_an_entry_that_cannot_be_written_down_fails_its_turn_alone(self, rig, monkeypatch):
+        async with rig(lambda prompt: "a b c d") as r:
+            gate = r.hold()
+            bad, good = [await r.hub.submit(r.request("a")) for _ in range(2)]
+            take = bad.take
+            monkeypatch.setattr(bad, "take", lambda *step: unwritable(*take(*step)))
+            gate.set()
+            ended = await bad.stream.end()
+            assert (ended.status, ended.error_code) == ("failed", "internal_error")
+            ended = await good.stream.end()
+            assert (ended.status, ended.text) == ("completed", "a b c d")
+
+    async def test_a_mistake_in_the_delivery_fails_the_turns_and_not_the_server(self, rig, monkeypatch):
+        async with rig(lambda prompt: "a b c d") as r:
+            gate = r.hold()
+            turn = await r.hub.submit(r.request("a"))
+            with monkeypatch.context() as patch:
+                patch.setattr(r.hub._delivery, "_deliver", None)
+                gate.set()
+                ended = await turn.stream.end()
+            assert (ended.status, ended.error_code) == ("failed", "internal_error")
+            assert (await r.ask("b"))[1].status == "completed"
+
+    @pytest.mark.parametrize("params", [{}, {"stop": "c"}], ids=["whole", "stopped"])
+    async def test_a_mistake_at_the_end_fails_the_turn_and_frees_its_session(self, rig, params, capsys):
+        def body(turn, ended):
+            raise ValueError(f"a wire's mistake about {turn.text}")
+
+        async with rig(lambda prompt: "a secret") as r:
+            session = await r.session()
+            params = SamplingParams(temperature=0.0, max_tokens=40, **params)
+            turn, ended = await r.ask("private", session=session, body=body, params=params)
+            assert (ended.status, ended.error_code) == ("failed", "internal_error")
+            assert (await r.hub.store.turn(TENANT, turn.id)).status == "failed"
+            assert await r.hub.store.response(TENANT, turn.id) is None
+            assert (await r.texts(session))[-1] == ("assistant", ended.text, "failed")
+            assert [i for i, _ in r.ended] == [turn.id]
+            assert r.hub.turns == {}
+            assert (await r.ask("more", session=session))[1].status == "completed"
+        logged = capsys.readouterr().out
+        assert "ValueError" in logged
+        assert "body:" in logged, "it says where"
+        assert "secret" not in logged
+        assert "private" not in logged
+
+    async def test_a_mistake_of_who_is_told_of_ends_harms_nobody(self, rig, capsys):
+        def on_end(turn, ended):
+            raise ValueError("a figure is missing")
+
+        async with rig(on_end=on_end) as r:
+            session = await r.session()
+            for text in "ab":
+                assert (await r.ask(text, session=session))[1].status == "completed"
+            assert r.hub.turns == {}
+        assert "on_end:" in capsys.readouterr().out
+
+    async def test_a_title_that_cannot_be_stored_is_no_reason_to_fail(self, rig, monkeypatch):
+        async with rig() as r:
+            session = await r.session()
+
+            async def broken(*args, **more):
+                raise StoreError("locked")
+
+            monkeypatch.setattr(r.hub.store, "update_session", broken)
+            assert (await r.ask("a", session=session))[1].status == "completed"
