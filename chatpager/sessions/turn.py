@@ -174,10 +174,11 @@ class LiveTurn:
     def _close(self, output: StepOutput) -> str:
         self.happen(Happening.LAST)
         self.usage = output.usage
+        text = self._text.finish()
         self.finish = FinishReason.STOP if self.stopped_by_string else output.finish_reason
         if output.error_code:
             self.error = (output.error_code, output.error_message or output.error_code)
-        return self._text.finish()
+        return text
 
     # -- the account --------------------------------------------------------------------------------------------------
 

@@ -103,11 +103,11 @@ async def test_a_reader_that_leaves_before_its_turn_has_begun(server):
     await server.live_turn()
     async with server.socket() as socket:
         await socket.create("two", conversation=conversation)
-        await eventually(lambda: server.hub._locks.waiting)
+        await eventually(lambda: server.hub._admission._locks.waiting)
     await eventually(lambda: not server.app[CONNECTIONS])
     server.gate.open()
     await first
-    await eventually(lambda: not server.hub.turns and not server.hub._locks._locks)
+    await eventually(lambda: not server.hub.turns and not server.hub._admission._taken)
     assert [item["role"] for item in await server.items(conversation)] == ["user", "assistant"] * 2
 
 
