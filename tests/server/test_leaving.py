@@ -103,7 +103,7 @@ async def test_a_reader_that_leaves_before_its_turn_has_begun(server):
     await server.live_turn()
     async with server.socket() as socket:
         await socket.create("two", conversation=conversation)
-        await eventually(lambda: server.hub._admission._locks.waiting)
+        await eventually(lambda: server.hub._admission._taken == 2)
     await eventually(lambda: not server.app[CONNECTIONS])
     server.gate.open()
     await first
