@@ -28,6 +28,7 @@ from chatpager.errors import (
 )
 from chatpager.server import wire
 from chatpager.server.protocol import error_body
+from chatpager.sessions.mistakes import log_mistake
 
 log = structlog.get_logger(__name__)
 
@@ -91,9 +92,9 @@ def errors() -> Middleware:
             return error_response(InvalidRequest("the body does not agree with its Content-Encoding or its length"))
         except web.HTTPException as error:
             return error_response(_of_aiohttp(error, request))
-        except Exception:
-            log.exception(
-                "request.failed", request_id=request[REQUEST_ID], method=request.method, route=_route(request)
+        except Exception as error:
+            log_mistake(
+                "request.failed", error, request_id=request[REQUEST_ID], method=request.method, route=_route(request)
             )
             return error_response(ChatpagerError())
 

@@ -80,7 +80,7 @@ async def add_items(request: web.Request) -> web.Response:
     if not messages:
         raise InvalidRequest("there are no items", param="items")
     session_id = request.match_info["id"]
-    hashes = await service.store.append_messages(TENANT, session_id, messages, now=service.hub.wall())
+    hashes = await service.hub.append_messages(TENANT, session_id, messages)
     items = await _all_items(service, session_id)
     return json_response(_page([i for i in items if i.id in {_message_id(h) for h in hashes}], False))
 

@@ -14,6 +14,7 @@ from chatpager.server import wire
 from chatpager.server.access import REQUEST_ID
 from chatpager.server.protocol import error_body
 from chatpager.server.service import SERVICE
+from chatpager.sessions.mistakes import log_mistake
 
 log = structlog.get_logger(__name__)
 
@@ -61,7 +62,7 @@ async def _to_the_end(frames: Frames, broken: Callable[[wire.ErrorBody], str], r
             async for frame in frames:
                 yield frame
         except Exception as error:
-            log.exception("sse.failed", request_id=request_id)
+            log_mistake("sse.failed", error, request_id=request_id)
             yield broken(error_body(error if isinstance(error, ChatpagerError) else ChatpagerError())[1])
 
 

@@ -20,6 +20,7 @@ from chatpager.server.input_items import Json
 from chatpager.server.protocol import SUBPROTOCOL, Create, ResponsesProtocol
 from chatpager.server.requests import response_request
 from chatpager.server.service import SERVICE, TENANT, Service, begin, facts_of, final_response, reader_gone
+from chatpager.sessions.mistakes import log_mistake
 from chatpager.sessions.stream import Ended, Prefilled
 from chatpager.sessions.turn import LiveTurn
 
@@ -142,8 +143,8 @@ class Connection:
             if isinstance(error, StoreError):
                 log.error("ws.not_stored", request_id=self._request_id, reason=str(error))
             self._protocol.refused(error)
-        except Exception:
-            log.exception("ws.create_failed", request_id=self._request_id)
+        except Exception as error:
+            log_mistake("ws.create_failed", error, request_id=self._request_id)
             self._protocol.refused(ChatpagerError())
         return None
 
@@ -155,7 +156,7 @@ class Connection:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
-            log.error("ws.response_failed", exc_info=error, request_id=self._request_id)
+            log_mistake("ws.response_failed", error, request_id=self._request_id)
             self._cut()
 
     def _cut(self) -> None:
