@@ -43,6 +43,7 @@ class Training:
         self.recipe, self.out, self.device, self.rank, self.workers = recipe, out, device, rank, workers
         self.step = self.round = self.tokens = 0
         self.seconds = 0.0
+        self.minutes: float | None = None
         torch.manual_seed(recipe.seed)
         self.model = LlamaForCausalLM(recipe.llama()).to(device)
         self.encoder = Encoder(Tokenizer.from_file(str(out / "tokenizer.json")))
@@ -55,6 +56,7 @@ class Training:
 
     def run(self, minutes: float | None = None) -> None:
         """Trains to the end of the recipe's steps, or for ``minutes`` of training in all."""
+        self.minutes = minutes
         begun, saved, logged = time.monotonic() - self.seconds, time.monotonic(), (time.monotonic(), self.tokens)
         while (progress := self.progress(minutes)) < 1:
             batches = make_round(
@@ -152,7 +154,8 @@ class Training:
             if folder != self.out:
                 shutil.copy(self.out / name, folder / name)
         facts = {
-            "recipe": self.recipe.as_dict(),
+            "recipe": {**self.recipe.as_dict(), "steps": self.step},
+            "minutes": self.minutes,
             "parameters": sum(p.numel() for p in self.parameters()),
             "steps": self.step,
             "tokens": self.tokens,
