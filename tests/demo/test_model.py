@@ -1,7 +1,7 @@
 """The built-in model as it is shipped: its size, its files, and what it gets right.
 
 The floors lie a little below those that the card must meet (recall and project 95 %, unknown 80 %, on the full
-evaluation): a twentieth of the cases decides each, and another processor may round one of them the other way.
+evaluation): a few dozen cases decide each, and another processor may round one of them the other way.
 """
 
 import json
@@ -17,7 +17,7 @@ from chatpager.demo.cases import make_cases
 from chatpager.demo.evaluate import Player, tally
 from chatpager.demo.recipe import Recipe
 
-SAMPLE = {"recall": 0.15, "project": 0.15, "unknown": 0.2, "greeting": 1.0, "untold": 0.2, "corrected": 0.2}
+SAMPLE = {"recall": 0.08, "project": 0.1, "unknown": 0.15, "greeting": 1.0, "untold": 0.2, "corrected": 0.15}
 FLOOR = {"recall": 0.88, "project": 0.88, "unknown": 0.75, "greeting": 0.85, "untold": 0.8, "corrected": 0.8}
 
 
