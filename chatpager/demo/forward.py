@@ -16,6 +16,9 @@ from torch.nn import functional
 
 from chatpager.demo.batches import Batch
 
+SHORT = 256
+"""Longest row, in tokens, whose attention is taken in float32."""
+
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     y = x.float()
@@ -92,7 +95,10 @@ class Forward:
         qkv = self.before(x, *weights, cos, sin, self.head_dim, self.eps)
         used = rows * length
         q, k, v = (z[:used].view(rows, length, -1, self.head_dim).transpose(1, 2) for z in qkv)
-        attended = functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        # Measured on a CPU with AMX: up to here the float32 kernel takes half the time of the bf16 one.
+        if length <= SHORT:
+            q, k, v = q.float(), k.float(), v.float()
+        attended = functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True).to(x.dtype)
         flat = functional.pad(attended.transpose(1, 2).reshape(used, -1), (0, 0, 0, x.shape[0] - used))
         mlp_weights = (mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight)
         following: Tensor = self.after(

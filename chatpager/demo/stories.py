@@ -30,11 +30,11 @@ COUNT_FROM = {"en": ("Count from {a} to {b}.", "Please count from {a} to {b}."),
 
 
 def count(talk: Talk) -> None:
-    """Counting up, mostly to 30 and at most to 200."""
+    """Counting up, mostly to 30 and at most to 200; a long count is rare, because its every number is learned from."""
     rng = talk.rng
     low = rng.choice((1, 1, 1, rng.randint(1, 150)))
-    spans = (rng.randint(2, 29), rng.randint(2, 29), 9, 19, rng.randint(30, 99), 99)
-    high = min(low + rng.choice(spans), 200)
+    span = rng.choice((rng.randint(2, 29), rng.randint(2, 29), 9, 19, rng.randint(1, 12), rng.randint(30, 50)))
+    high = min(low + (99 if rng.random() < 0.05 else span), 200)
     ask = rng.choice((COUNT if low == 1 else COUNT_FROM)[talk.lang]).format(a=low, b=high)
     comma = "、" if talk.lang == "zh" else ", "
     talk.say(ask, comma.join(map(str, range(low, high + 1))) + ("。" if talk.lang == "zh" else "."))

@@ -4,7 +4,7 @@ import json
 import re
 
 from chatpager.demo import model_path
-from chatpager.demo.card import SUITES, card, main, percent
+from chatpager.demo.card import GOALS, SUITES, card, main, missed, percent, render
 
 
 def figures():
@@ -31,6 +31,17 @@ def test_another_figure_would_be_another_card(tmp_path):
     (tmp_path / "evaluation.json").write_text(json.dumps(changed))
     main(["--model", str(tmp_path)])
     assert (tmp_path / "README.md").read_text() != (model_path() / "README.md").read_text()
+
+
+def test_a_missed_goal_is_named_on_the_card():
+    counts = figures()
+    right, total = round(GOALS["unknown"] * 200) - 1, 200
+    counts["float32"]["unknown"]["all"] = [right, total]
+    assert f"unknown {percent(right, total)} of the 80% wanted" in missed(counts)
+    training = json.loads((model_path() / "training.json").read_text())
+    assert f"unknown {percent(right, total)} of the 80% wanted" in render(training, counts, 1)
+    counts["float32"]["unknown"]["all"] = [right + 1, total]
+    assert not any(m.startswith("unknown") for m in missed(counts))
 
 
 def test_the_card_states_seed_command_tokens_and_time():
