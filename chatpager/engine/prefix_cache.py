@@ -199,11 +199,10 @@ class PrefixCache:
         return count
 
     def _offer(self, block: Block) -> None:
-        """Put a block among the candidates if it is one now; entries made stale by later changes are skipped."""
-        if block.state is BlockState.CACHED and not block.held and block.children == 0:
-            heapq.heappush(self._candidates, (block.last_use, -block.depth, block.id))
-            if len(self._candidates) > 2 * len(self.pool.blocks) + 64:
-                self._drop_stale_candidates()
+        """Put a CACHED leaf that nobody holds among the candidates; entries made stale by later changes are skipped."""
+        heapq.heappush(self._candidates, (block.last_use, -block.depth, block.id))
+        if len(self._candidates) > 2 * len(self.pool.blocks) + 64:
+            self._drop_stale_candidates()
 
     def _drop_stale_candidates(self) -> None:
         self._candidates = [

@@ -65,7 +65,8 @@ def decode_tiling(head_dim: int, group: int, itemsize: int, shared_memory: int) 
 def extend_tiling(head_dim: int, group: int, itemsize: int, max_query_len: int, shared_memory: int) -> Tiling:
     """The tiling of several tokens a row: 64 rows at least, so that Hopper multiplies with wgmma.
 
-    Four warps hold 64 rows of a head dimension up to 128; twice the rows or twice the dimension spill without eight.
+    Four warps hold 64 rows of a head dimension up to 128, and above 64 half as many tokens; twice the rows or twice the
+    dimension spill without eight.
     Single precision has no such instruction: its products unroll, and more rows or tokens at a time spill.
     """
     if itemsize != 2:
@@ -74,7 +75,7 @@ def extend_tiling(head_dim: int, group: int, itemsize: int, max_query_len: int, 
     rows = 128 if max_query_len * group > 64 and not wide else 64
     return Tiling(
         rows=max(rows, power_of_2(group)),
-        tile=32 if wide else 64,
+        tile=64 if head_dim <= 64 or rows == 128 else 32,
         num_warps=8 if wide or rows == 128 else 4,
         num_stages=3 if shared_memory >= MEDIUM else 2,
     )
