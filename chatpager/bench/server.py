@@ -22,7 +22,12 @@ def running(model: Path, data: Path, *flags: str) -> Iterator[str]:
     port = _free_port()
     log = data / "server.log"
     command = [sys.executable, "-m", "chatpager", "serve", str(model), "--port", str(port), *flags]
-    env = {**os.environ, "CHATPAGER_DATA_DIR": str(data)}
+    # Nothing of the user's own: not the settings file, not the database, not the key.
+    settings = data / "chatpager.toml"
+    settings.touch()
+    command += ["--config", str(settings)]
+    env = {k: v for k, v in os.environ.items() if not k.startswith("CHATPAGER_")}
+    env |= {"CHATPAGER_DATA_DIR": str(data), "CHATPAGER_DATABASE_URL": f"sqlite:///{data / 'bench.db'}"}
     with log.open("w") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env=env)
     try:
@@ -31,7 +36,11 @@ def running(model: Path, data: Path, *flags: str) -> Iterator[str]:
         yield address
     finally:
         process.terminate()
-        process.wait(60)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _wait(address: str, process: subprocess.Popen[bytes], log: Path) -> None:

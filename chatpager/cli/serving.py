@@ -49,7 +49,7 @@ async def serve(config: Config, *, browser: bool = False, console: Console | Non
     stop = asyncio.Event()
     _on_signals(lambda number: _give_up(console, number))
     path = await asyncio.to_thread(find_model, config.engine.model, console)
-    name = config.server.served_model_name or path.name
+    name = config.server.served_model_name or model_name(config.engine.model, path)
     runner = web.AppRunner(
         make_app(config.server, service_opener(config, path, name)), handler_cancellation=True, access_log=None
     )
@@ -156,6 +156,11 @@ def find_model(name: str, console: Console) -> Path:
         raise ModelLoadError(
             name, f"no such folder, and the hub did not give it: {str(error).splitlines()[0]}"
         ) from error
+
+
+def model_name(asked: str, path: Path) -> str:
+    """What clients call the model: its name on the hub, whose copy here is called by its revision, or its folder's."""
+    return path.name if path == Path(asked).expanduser() else asked
 
 
 def banner(app: web.Application, url: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import struct
 from collections.abc import Callable, Iterable
@@ -27,6 +28,8 @@ from chatpager.errors import (
     NumericError,
     StepFailed,
 )
+
+log = logging.getLogger(__name__)
 
 
 class Runner(Protocol):
@@ -78,6 +81,7 @@ class Engine:
         self._seed = config.seed if config.seed is not None else secrets.randbits(63)
         self._requests: dict[str, _Request] = {}
         self._arrivals = 0
+        self._failed_steps = 0
         self._early: list[StepOutput] = []
         """Outputs that a cancel made between two steps."""
 
@@ -165,6 +169,8 @@ class Engine:
         try:
             return _by_row(plan, self.runner.run(plan))
         except Exception as error:
+            self._failed_steps += 1
+            log.error("a step of %d sequences failed", len(plan.rows), exc_info=error)
             if len(plan.rows) == 1:
                 failure = StepFailed(f"a step of request {plan.rows[0].seq.request_id} raised {type(error).__name__}")
                 failure.__cause__ = error
@@ -295,6 +301,7 @@ class Engine:
             preemptions=self.scheduler.stats.preemptions,
             recomputed_tokens=self.scheduler.stats.recomputed_tokens,
             deferred=self.scheduler.stats.deferred,
+            failed_steps=self._failed_steps,
         )
 
     def audit(self) -> None:

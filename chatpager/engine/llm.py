@@ -94,6 +94,8 @@ class LLM:
 
     def _prepare(self, prompt: Prompt, params: SamplingParams) -> _Work:
         text, ids = self._tokenize(prompt)
+        if params.stop and not self._has_tokenizer():
+            raise InvalidRequest("stop strings need the model's tokenizer, and its folder has none", param="stop")
         self._requests += 1
         outputs = [CompletionOutput(i, logprobs=[] if params.logprobs is not None else None) for i in range(params.n)]
         streams = [self.tokenizer.text_stream(params) for _ in outputs] if self._has_tokenizer() else []

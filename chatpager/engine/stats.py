@@ -39,6 +39,8 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     preemptions: int
     recomputed_tokens: int
     deferred: int
+    failed_steps: int
+    """Steps that raised, repeats of their rows one by one included."""
 
 
 def memory_stats(pool: BlockPool, running: list[Sequence], block_size: int) -> MemoryStats:

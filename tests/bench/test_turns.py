@@ -20,6 +20,24 @@ def test_the_second_turn_is_warm_and_the_other_is_cold(tmp_path, capsys):
     assert "ratio" in capsys.readouterr().out
 
 
+def test_a_second_turn_over_two_thousand_tokens_begins_in_a_fifth_of_the_cold_time():
+    assert turns.run(history=2000, shape="100m", rounds=1, out=None)["ratio"] <= 0.2
+
+
+@pytest.fixture
+def users_own(monkeypatch, tmp_path):
+    """Settings of a server that is not ours to measure with."""
+    mine = tmp_path / "mine.db"
+    monkeypatch.setenv("CHATPAGER_API_KEY", "secret")
+    monkeypatch.setenv("CHATPAGER_DATABASE_URL", f"sqlite:///{mine}")
+    return mine
+
+
+def test_a_measurement_leaves_the_users_own_alone(users_own):
+    turns.run(history=64, shape="15m", rounds=1, out=None)
+    assert not users_own.exists()
+
+
 def test_a_figure_says_what_it_was_measured_on():
     described = machine.describe()
     assert described["cores"] >= 1

@@ -15,6 +15,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from chatpager.cli.serving import model_name
 from chatpager.demo import model_path
 from tests.processes import clean_env, free_port, serving, spawn
 
@@ -72,6 +73,10 @@ def test_a_folder_is_served_under_its_name(fork_server, home):
     (home / "my-model").symlink_to(model_path())
     with serving(fork_server, home, command=("serve", str(home / "my-model"))) as server:
         assert server.get("/v1/models")["data"][0]["id"] == "my-model"
+
+
+def test_a_model_of_the_hub_keeps_its_name_though_its_copy_is_called_by_a_revision(tmp_path):
+    assert model_name("Qwen/Qwen3-0.6B", tmp_path / "snapshots" / "c1899de2") == "Qwen/Qwen3-0.6B"
 
 
 def test_the_demo_is_the_demo_whatever_model_is_set(fork_server, home):

@@ -60,6 +60,18 @@ class TestPoisonedContent:
         assert tokens["good"][0] == continuation([2] * 5, 6)
 
 
+def test_what_went_wrong_in_a_step_is_logged_and_counted(caplog):
+    engine = make_engine()
+    engine.add(request("a", [1] * 5, 3), 0.0)
+    engine.add(request("b", [2] * 5, 3), 0.0)
+    engine.runner.raise_once = "after"
+    run(engine)
+    (record,) = caplog.records
+    assert record.getMessage() == "a step of 2 sequences failed"
+    assert "Broken: once, after writing" in caplog.text
+    assert engine.stats().failed_steps == 1
+
+
 class TestHalfEndedRequests:
     def test_cancelling_ends_the_samples_that_are_left(self):
         engine = make_engine()

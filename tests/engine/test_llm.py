@@ -145,6 +145,12 @@ def test_interrupting_leaves_the_engine_clean(llm, monkeypatch):
     assert llm.engine.pool.counts()["active"] == 0
 
 
+def test_stop_strings_need_a_tokenizer(tiny_model):
+    llm = LLM(model=tiny_model("llama"), dtype="float32", max_model_len=32, num_kv_blocks=16)
+    with pytest.raises(InvalidRequest, match="stop strings need"):
+        llm.generate([[1, 2, 3]], SamplingParams(stop=["x"]), use_tqdm=False)
+
+
 def test_ids_need_no_tokenizer(tiny_model):
     llm = LLM(tiny_model("llama"), dtype="float32", num_kv_blocks=60, block_size=8)
     (out,) = llm.generate([[5, 6, 7]], GREEDY)

@@ -111,7 +111,7 @@ class Schedule:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_greedy_answers_equal_transformers_under_any_schedule(architecture, tiny_model, sessions):
-    each = max(1, SCHEDULES // len(ARCHITECTURES))
+    each = -(-SCHEDULES // len(ARCHITECTURES))
     for seed in range(each):
         Schedule(
             tiny_model(architecture), sessions(architecture), seed=1000 * ARCHITECTURES.index(architecture) + seed
