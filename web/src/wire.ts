@@ -39,7 +39,8 @@ export interface TextPart {
   text: string;
 }
 
-export type StoredState = "completed" | "interrupted" | "cancelled" | "failed" | "length" | "running";
+/** How a turn stands, in the server's words. `incomplete` is cut at the limit on tokens, `interrupted` by the server's own end. */
+export type TurnState = "in_progress" | "completed" | "incomplete" | "interrupted" | "cancelled" | "failed";
 
 export interface Item {
   id: string;
@@ -47,16 +48,17 @@ export interface Item {
   role: Role;
   status: "completed" | "incomplete" | "in_progress";
   content: TextPart[];
+  /** Of answers that a turn of this server gave; there may be no text in a running one yet. */
   chatpager?: {
-    response_id: string | null;
-    state: StoredState;
+    response_id: string;
+    state: TurnState;
     usage: Usage | null;
     cache: CacheReceipt | null;
     timings: Timings | null;
   };
 }
 
-export type ResponseStatus = "queued" | "in_progress" | "completed" | "incomplete" | "cancelled" | "failed";
+export type ResponseStatus = "in_progress" | "completed" | "incomplete" | "cancelled" | "failed";
 
 export interface ResponseObject {
   id: string;
@@ -69,7 +71,8 @@ export interface ResponseObject {
   error: { code: string; message: string } | null;
   incomplete_details: { reason: string } | null;
   usage: Usage | null;
-  chatpager?: { cache: CacheReceipt; timings: Timings };
+  /** The turn's account once it has ended; nothing of these while it runs. */
+  chatpager: { state?: TurnState; cache?: CacheReceipt | null; timings?: Timings | null };
 }
 
 export interface Conversation {
@@ -167,7 +170,7 @@ export function isTerminal(event: ServerEvent): boolean {
 }
 
 export function isRunning(status: ResponseStatus): boolean {
-  return status === "in_progress" || status === "queued";
+  return status === "in_progress";
 }
 
 /** All text of an item, its parts joined. */

@@ -57,7 +57,8 @@ export const words = {
     cancelled: "Stopped.",
     interrupted: "Interrupted. The server stopped before this answer was finished.",
     failed: "Failed. This answer was not finished.",
-    length: "Cut short: the answer reached its limit on tokens.",
+    unfinished: "This answer was not finished.",
+    incomplete: "Cut short: the answer reached its limit on tokens.",
   },
 
   message: "Message",

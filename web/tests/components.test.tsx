@@ -69,7 +69,8 @@ describe("a message", () => {
     ["cancelled", "Stopped."],
     ["interrupted", "Interrupted. The server stopped before this answer was finished."],
     ["failed", "Failed. This answer was not finished."],
-    ["length", "Cut short: the answer reached its limit on tokens."],
+    ["unfinished", "This answer was not finished."],
+    ["incomplete", "Cut short: the answer reached its limit on tokens."],
   ] as const)("that is %s says so", (state, note) => {
     draw(<Message message={finished({ state })} />);
     expect(find(".message-note").textContent).toBe(note);
@@ -87,7 +88,7 @@ describe("a message", () => {
   });
 
   it("shows how far its prompt is read", () => {
-    draw(<Message message={finished({ text: "", state: "running", prefill: { done: 512, total: 2048, cached: 128 } })} />);
+    draw(<Message message={finished({ text: "", state: "in_progress", prefill: { done: 512, total: 2048, cached: 128 } })} />);
     expect([find<HTMLProgressElement>("progress").value, find<HTMLProgressElement>("progress").max]).toEqual([512, 2048]);
     expect(find(".prefill").textContent).toBe("Reading the prompt: 512 of 2,048 tokens, 128 from the cache");
   });

@@ -127,7 +127,7 @@ describe("a silent socket", () => {
     await eventually(() => expect(asked()).toBe(1));
     clock.now = 20_001;
     chat.watch();
-    expect([asked(), shown().at(-1)?.[2]]).toEqual([1, "running"]);
+    expect([asked(), shown().at(-1)?.[2]]).toEqual([1, "in_progress"]);
   });
 
   it("is given up when the turn has ended without it", async () => {

@@ -84,5 +84,5 @@ export function answers(id: string, pieces: string[], count?: number) {
 export function finish(conversation: string, id: string, text: string): void {
   const answer = item(`msg_${id}`, "assistant", text, { ...storedState, response_id: id });
   server.items.get(conversation)?.push(answer);
-  server.responses.set(id, response(id, { status: "completed", output: [answer], usage, chatpager: { cache, timings } }));
+  server.responses.set(id, response(id, { status: "completed", output: [answer], usage, chatpager: { state: "completed", cache, timings } }));
 }

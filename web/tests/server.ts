@@ -43,6 +43,7 @@ export function response(id: string, change: Partial<ResponseObject> = {}): Resp
     error: null,
     incomplete_details: null,
     usage: null,
+    chatpager: {},
     ...change,
   };
 }
@@ -51,7 +52,7 @@ export function response(id: string, change: Partial<ResponseObject> = {}): Resp
 export function answerEvents(id: string, pieces: string[], change: Partial<ResponseObject> = {}): ServerEvent[] {
   const text = pieces.join("");
   const output = [item(`msg_${id}`, "assistant", text)];
-  const done = response(id, { status: "completed", output, usage, chatpager: { cache, timings }, ...change });
+  const done = response(id, { status: "completed", output, usage, chatpager: { state: "completed", cache, timings }, ...change });
   let sequence_number = 0;
   const place = { item_id: `msg_${id}`, output_index: 0 };
   return [
