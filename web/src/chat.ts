@@ -244,8 +244,12 @@ export class Chat {
     void this.pursuit.follow(id);
   }
 
-  /** A socket can be dead without anybody telling: after a silence the server is asked whether the turn still runs. */
+  /**
+   * A socket can be dead without anybody telling: after a silence the server is asked whether the turn still runs.
+   * A server that said it cannot work is asked whether it can again.
+   */
   watch(silence = SILENCE): void {
+    if (this.store.ailing.value) void this.sessions.askHealth();
     for (const [id, turn] of this.turns) {
       if (!turn.checking && this.now() - turn.lastFrame >= silence) void this.check(id, turn);
     }

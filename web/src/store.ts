@@ -43,6 +43,8 @@ export class Store {
     const id = this.currentId.value;
     return id === null ? undefined : this.threads.value.get(id);
   });
+  /** The server answers, but says that it cannot work. */
+  readonly ailing = computed(() => this.server.value === "stalled" || this.server.value === "stopped");
   readonly live = computed(() => liveAnswer(this.thread.value));
   readonly session = computed(() => this.sessions.value.find((one) => one.id === this.currentId.value));
   readonly title = computed(() => titleOf(this.session.value));

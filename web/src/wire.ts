@@ -10,6 +10,9 @@ export interface Usage {
 
 export type MissReason = "cold" | "diverged" | "evicted" | "sub_block" | "disabled";
 
+/** What the chat template did with earlier answers: `kept` as given where it would have changed them, or `rewritten` by it. */
+export type TemplateForm = "exact" | "kept" | "rewritten";
+
 /** The receipt of a turn's cache use; all counts are tokens of the prompt. */
 export interface CacheReceipt {
   prompt_tokens: number;
@@ -21,14 +24,15 @@ export interface CacheReceipt {
   miss_reason: MissReason | null;
   diverged_at: number | null;
   attainable_tokens: number;
-  template: "exact" | "rewritten";
+  template: TemplateForm;
 }
 
+/** The first token's time and the speed are null where there was no such token, or only one. */
 export interface Timings {
   queue_ms: number;
   prefill_ms: number;
-  ttft_ms: number;
-  decode_tok_s: number;
+  ttft_ms: number | null;
+  decode_tok_s: number | null;
   total_ms: number;
 }
 
@@ -80,7 +84,7 @@ export interface Conversation {
   object: "conversation";
   created_at: number;
   metadata: Record<string, string>;
-  chatpager: { title: string; updated_at: number; turns: number; active_response_id: string | null };
+  chatpager: { title: string; updated_at: number; forked_from: string | null; active_response_id: string | null };
 }
 
 export interface Page<T> {
@@ -99,7 +103,8 @@ export interface ErrorBody {
 }
 
 export interface Health {
-  status: "ok" | "loading" | "draining";
+  /** `stalled`: the engine does not come to the end of its step; `stopped`: it has failed, and the server wants a restart. */
+  status: "ok" | "draining" | "stalled" | "stopped";
   model: string;
   version: string;
 }

@@ -12,6 +12,7 @@ import { Drafts } from "../src/drafts";
 import { Lines } from "../src/lines";
 import { type Message as MessageData, apply, begin, emptyThread, fromItems, lose, refuse } from "../src/turns";
 import { answerEvents, cache, item, timings, usage } from "./server";
+import { words } from "../src/words";
 import { memoryStorage } from "./storage";
 
 let chat: Chat;
@@ -148,11 +149,17 @@ describe("the page", () => {
     expect(find(".banner")).toBeNull();
     act(() => void (chat.store.away.value = true));
     expect(find(".banner").textContent).toContain("No connection to the server.");
-    act(() => void (chat.store.server.value = "loading"));
-    expect(find(".banner").textContent).toContain("loading its model");
     act(() => void (chat.store.server.value = "draining"));
     expect(find(".banner").textContent).toContain("shutting down");
     expect(find<HTMLButtonElement>(".example").disabled).toBe(true);
+  });
+
+  it.each(["stalled", "stopped"] as const)("says when the server is there but %s", (status) => {
+    draw(<App />);
+    act(() => void (chat.store.server.value = status));
+    expect(find(".banner").textContent).toContain(words.server[status]);
+    act(() => void (chat.store.server.value = "ok"));
+    expect(find(".banner")).toBeNull();
   });
 
   it("shows a failure until it is dismissed", () => {
@@ -165,7 +172,7 @@ describe("the page", () => {
 
   it("names the open chat in its title", () => {
     open();
-    act(() => void (chat.store.sessions.value = [{ id: "conv_1", object: "conversation", created_at: 1, metadata: {}, chatpager: { title: "Ada", updated_at: 1, turns: 1, active_response_id: null } }]));
+    act(() => void (chat.store.sessions.value = [{ id: "conv_1", object: "conversation", created_at: 1, metadata: {}, chatpager: { title: "Ada", updated_at: 1, forked_from: null, active_response_id: null } }]));
     draw(<App />);
     expect(document.title).toBe("Ada · chatpager");
   });

@@ -101,6 +101,21 @@ describe("a socket that drops", () => {
   });
 });
 
+describe("a server that ails", () => {
+  it("is asked again until it is well", async () => {
+    server.health = "stalled";
+    await start();
+    await eventually(() => expect([chat.store.server.value, chat.store.ailing.value]).toEqual(["stalled", true]));
+    server.health = "ok";
+    chat.watch();
+    await eventually(() => expect(chat.store.ailing.value).toBe(false));
+    server.calls.length = 0;
+    chat.watch();
+    await chat.sessions.list();
+    expect(server.calls).toEqual(["GET /v1/conversations"]);
+  });
+});
+
 describe("a silent socket", () => {
   async function silent() {
     await start();

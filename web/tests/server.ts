@@ -2,7 +2,7 @@
 import { type IncomingMessage, type ServerResponse, createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { type WebSocket, WebSocketServer } from "ws";
-import type { CacheReceipt, ClientRequest, Conversation, CreateRequest, Item, ResponseObject, ServerEvent, Timings, Usage } from "../src/wire";
+import type { CacheReceipt, ClientRequest, Conversation, CreateRequest, Health, Item, ResponseObject, ServerEvent, Timings, Usage } from "../src/wire";
 
 export const usage: Usage = {
   input_tokens: 152,
@@ -77,6 +77,7 @@ export class TestServer {
   readonly failures = new Map<string, { status: number; body: string }>();
   /** Holds the answer to a path, once computed, until the promise is kept. */
   readonly holds = new Map<string, Promise<void>>();
+  health: Health["status"] = "ok";
   onCreate: OnCreate = () => undefined;
   private readonly http = createServer((request, reply) => void this.serve(request, reply));
   private readonly upgrades = new WebSocketServer({ server: this.http, path: "/v1/responses" });
@@ -128,7 +129,7 @@ export class TestServer {
       object: "conversation",
       created_at: this.made,
       metadata: {},
-      chatpager: { title, updated_at: this.made, turns: 0, active_response_id: null },
+      chatpager: { title, updated_at: this.made, forked_from: null, active_response_id: null },
     };
     this.conversations.set(id, session);
     this.items.set(id, items);
@@ -158,7 +159,7 @@ export class TestServer {
   private answer(method: string, url: URL, body: { metadata: Record<string, string> } | null): { status: number; value: unknown } {
     const [, kind, id, rest] = /^\/(?:v1\/)?(\w+)\/?(\w+)?\/?(\w+)?$/.exec(url.pathname) ?? [];
     const missing = { status: 404, value: { error: { message: "No such thing.", type: "not_found", param: null, code: "not_found" } } };
-    if (kind === "health") return { status: 200, value: { status: "ok", model: "demo", version: "0" } };
+    if (kind === "health") return { status: this.health === "ok" ? 200 : 503, value: { status: this.health, model: "demo", version: "0" } };
     if (kind === "conversations" && id === undefined) {
       if (method === "POST") return { status: 200, value: this.addConversation() };
       const all = [...this.conversations.values()].sort((a, b) => b.chatpager.updated_at - a.chatpager.updated_at);

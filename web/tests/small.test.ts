@@ -27,7 +27,7 @@ describe("the list's headings", () => {
     object: "conversation",
     created_at: 0,
     metadata: {},
-    chatpager: { title: "", updated_at: new Date(year, month, day, hour).getTime() / 1000, turns: 1, active_response_id: null },
+    chatpager: { title: "", updated_at: new Date(year, month, day, hour).getTime() / 1000, forked_from: null, active_response_id: null },
   });
 
   it("follow the reader's own days", () => {
