@@ -76,8 +76,12 @@ export const words = {
     stalled: "The server is not getting on: its engine has been at one step for too long.",
     stopped: "The server's engine has stopped. It answers again when the server is restarted.",
   } satisfies Record<Exclude<Health["status"], "ok">, string>,
+  keyWanted:
+    "This server wants an API key; the page cannot send one yet. Use a client that can, or run without --api-key on loopback.",
   tryNow: "Try now",
   unreachable: "The server could not be reached.",
+  chatUnread: "This chat could not be read.",
+  listUnread: "The chats could not be read.",
   notOurs: (status: number) => `The server gave an answer this page does not understand (status ${status}).`,
 
   warm: "warm",

@@ -154,6 +154,18 @@ describe("the page", () => {
     expect(find<HTMLButtonElement>(".example").disabled).toBe(true);
   });
 
+  it("says that the server wants a key, and not that it is away", () => {
+    draw(<App />);
+    act(() => {
+      chat.store.away.value = true;
+      chat.store.locked.value = true;
+      chat.store.listing.value = "unreachable";
+    });
+    expect(find(".banner span").textContent).toBe(words.keyWanted);
+    expect(place.textContent).not.toContain(words.offline);
+    expect(place.textContent).not.toContain(words.unreachable);
+  });
+
   it.each(["stalled", "stopped"] as const)("says when the server is there but %s", (status) => {
     draw(<App />);
     act(() => void (chat.store.server.value = status));

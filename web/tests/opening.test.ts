@@ -47,9 +47,9 @@ describe("a stored chat", () => {
 
   it("that may not be read says why", async () => {
     const { id } = server.addConversation("Kept");
-    server.failures.set(`/v1/conversations/${id}`, { status: 401, body: '{"error":{"message":"The key is wrong."}}' });
+    server.failures.set(`/v1/conversations/${id}`, { status: 403, body: '{"error":{"message":"The Host is not allowed."}}' });
     await start(id);
-    await eventually(() => expect(chat.store.notice.value).toBe("The key is wrong."));
+    await eventually(() => expect(chat.store.notice.value).toBe("The Host is not allowed."));
   });
 
   it("whose answer another page started is followed to its end", async () => {

@@ -60,8 +60,13 @@ export async function stopServer(): Promise<() => Promise<void>> {
 
 export const eventually = <T>(check: () => T) => vi.waitFor(check, { timeout: 5000, interval: 5 });
 
-export async function start(id: string | null = null): Promise<void> {
+/** Starts the page, whatever becomes of it. */
+export function begin(id: string | null): void {
   end = chat.start(id);
+}
+
+export async function start(id: string | null = null): Promise<void> {
+  begin(id);
   await eventually(() => expect([chat.line.value, chat.store.listing.value]).toEqual(["open", "ready"]));
 }
 

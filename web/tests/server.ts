@@ -77,10 +77,16 @@ export class TestServer {
   readonly failures = new Map<string, { status: number; body: string }>();
   /** Holds the answer to a path, once computed, until the promise is kept. */
   readonly holds = new Map<string, Promise<void>>();
+  /** Wants a key, which the page does not send: health alone is open. */
+  locked = false;
   health: Health["status"] = "ok";
   onCreate: OnCreate = () => undefined;
   private readonly http = createServer((request, reply) => void this.serve(request, reply));
-  private readonly upgrades = new WebSocketServer({ server: this.http, path: "/v1/responses" });
+  private readonly upgrades = new WebSocketServer({
+    server: this.http,
+    path: "/v1/responses",
+    verifyClient: (_, done) => done(!this.locked, 401),
+  });
   private made = 0;
 
   async listen(port = 0): Promise<this> {
@@ -160,6 +166,7 @@ export class TestServer {
     const [, kind, id, rest] = /^\/(?:v1\/)?(\w+)\/?(\w+)?\/?(\w+)?$/.exec(url.pathname) ?? [];
     const missing = { status: 404, value: { error: { message: "No such thing.", type: "not_found", param: null, code: "not_found" } } };
     if (kind === "health") return { status: this.health === "ok" ? 200 : 503, value: { status: this.health, model: "demo", version: "0" } };
+    if (this.locked) return { status: 401, value: { error: { message: "send the server's key", type: "authentication_error", param: null, code: "invalid_api_key" } } };
     if (kind === "conversations" && id === undefined) {
       if (method === "POST") return { status: 200, value: this.addConversation() };
       const all = [...this.conversations.values()].sort((a, b) => b.chatpager.updated_at - a.chatpager.updated_at);

@@ -127,6 +127,11 @@ describe("a failed call", () => {
     await expect(call).rejects.toMatchObject({ name: "ApiError", status: 404, message: "No such conversation.", code: "not_found", passing: false });
   });
 
+  it("for want of a key says what can be done, not what the server tells programs", async () => {
+    const call = answering(401, '{"error":{"message":"send the key: Authorization: Bearer KEY","code":"invalid_api_key"}}').sessions();
+    await expect(call).rejects.toMatchObject({ status: 401, message: words.keyWanted, code: "invalid_api_key", locked: true, passing: false });
+  });
+
   it("says so when the answer is not the server's", async () => {
     await expect(answering(502, "<html>").session("conv_1")).rejects.toMatchObject({ status: 502, message: words.notOurs(502), passing: true });
     await expect(answering(200, "<html>").session("conv_1")).rejects.toMatchObject({ status: 502, passing: true });

@@ -5,14 +5,14 @@ import { useChat } from "./context";
 export function ConnectionBanner() {
   const chat = useChat();
   const state = chat.line.value;
-  const { server, away, ailing } = chat.store;
+  const { server, away, ailing, locked } = chat.store;
   const connecting = away.value && state === "connecting";
   const text = server.value === null || server.value === "ok" ? words.offline : words.server[server.value];
   return (
     <div role="status">
-      {(away.value || ailing.value) && (
+      {(away.value || ailing.value || locked.value) && (
         <div class="banner">
-          <span>{connecting ? words.connecting : text}</span>
+          <span>{locked.value ? words.keyWanted : connecting ? words.connecting : text}</span>
           <button type="button" class="text-button" disabled={connecting} onClick={() => chat.wake()}>
             {words.tryNow}
           </button>
