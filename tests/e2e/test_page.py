@@ -11,6 +11,8 @@ import uuid
 
 import pytest
 
+from tests.processes import serving
+
 playwright = pytest.importorskip("playwright.sync_api")
 expect = playwright.expect
 CHROMIUM = shutil.which("chromium")
@@ -21,6 +23,8 @@ pytestmark = [
 ]
 
 ANSWERED = 60_000  # milliseconds that a turn of the demonstration model may take
+LONG = 1000
+"""Tokens of an answer that takes the demonstration model some seconds."""
 BADGE = re.compile(r"cached [\d,]+ / [\d,]+ tokens · .+ to first token")
 
 
@@ -39,11 +43,15 @@ def browser():
 
 
 class Wire:
-    """Stands between the page and its server: sees every frame, can hold the server's back and cut the line."""
+    """Stands between the page and its server: sees every frame, can hold the server's back and cut the line.
+
+    ``asking`` is added to every request the page makes: what its person cannot ask for, such as a long answer.
+    """
 
     def __init__(self, page) -> None:
         self.sent: list[dict] = []
         self.received: list[dict] = []
+        self.asking: dict = {}
         self.hold_after: str | None = None
         self.refusing = False
         self.held: list[str] = []
@@ -59,8 +67,9 @@ class Wire:
         self.server.on_message(self.from_server)
 
     def from_page(self, frame: str) -> None:
-        self.sent.append(json.loads(frame))
-        self.server.send(frame)
+        event = json.loads(frame)
+        self.sent.append(event)
+        self.server.send(json.dumps({**event, **self.asking}) if event["type"] == "response.create" else frame)
 
     def from_server(self, frame: str) -> None:
         if self.held:
@@ -229,6 +238,41 @@ def test_an_answer_whose_socket_drops_is_read_from_the_server_to_its_end(page):
     ask(page, "你好")
 
 
+def test_an_answer_is_followed_to_its_end_after_a_reload_in_the_middle_of_it(page):
+    page.wire.asking = {"ignore_eos": True, "max_output_tokens": LONG}
+    page.wire.hold_after = "response.output_text.delta"
+    send(page, "What is chatpager?")
+    expect(answers(page)).to_have_count(1, timeout=ANSWERED)
+    page.reload()
+    stop = page.get_by_role("button", name="Stop")
+    expect(stop).to_be_enabled()
+    expect(answers(page)).to_have_count(1)
+    begun = answers(page).inner_text()
+    expect(answers(page)).not_to_have_text(begun, timeout=ANSWERED)
+    assert stop.is_visible()
+    expect(page.get_by_role("button", name="Send")).to_be_visible(timeout=ANSWERED)
+    expect(stop).to_have_count(0)
+    whole = answers(page).inner_text()
+    assert whole.startswith(begun)
+    assert " ".join(stored(page)[1].split()) == " ".join(whole.split())
+    short = page.get_by_text("Cut short: the answer reached its limit on tokens.")
+    expect(short).to_be_visible()
+    page.reload()
+    expect(short).to_be_visible()
+    expect(badges(page)).to_have_count(1)
+
+
+def test_an_answer_can_be_stopped_after_a_reload_in_the_middle_of_it(page):
+    page.wire.asking = {"ignore_eos": True, "max_output_tokens": LONG}
+    page.wire.hold_after = "response.output_text.delta"
+    send(page, "What is chatpager?")
+    expect(answers(page)).to_have_count(1, timeout=ANSWERED)
+    page.reload()
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_text("Stopped.")).to_be_visible(timeout=ANSWERED)
+    expect(page.get_by_role("button", name="Send")).to_be_visible()
+
+
 def test_a_lost_connection_is_shown_and_comes_back(page):
     page.wire.refusing = True
     page.wire.cut()
@@ -239,6 +283,19 @@ def test_a_lost_connection_is_shown_and_comes_back(page):
     page.get_by_role("button", name="Try now").click()
     expect(page.get_by_role("button", name="Try now")).to_have_count(0)
     expect(page.get_by_role("button", name="Send")).to_be_enabled()
+
+
+def test_a_server_that_wants_a_key_is_not_called_away(browser, fork_server, tmp_path):
+    with serving(fork_server, tmp_path, CHATPAGER_API_KEY="secret") as locked:
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(locked.url)
+        expect(page.get_by_text("This server wants an API key; the page cannot send one yet.")).to_be_visible()
+        expect(page.get_by_text("No connection to the server.")).to_have_count(0)
+        expect(page.get_by_text("could not be reached")).to_have_count(0)
+        field(page).fill("a draft")
+        expect(page.get_by_role("button", name="Send")).to_be_disabled()
+        context.close()
 
 
 def test_what_is_written_survives_a_reload(page):

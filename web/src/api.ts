@@ -18,6 +18,11 @@ export class ApiError extends Error {
   get passing(): boolean {
     return this.status === 0 || this.status === 429 || this.status >= 500;
   }
+
+  /** The server wants a key, which this page has none of. */
+  get locked(): boolean {
+    return this.status === 401;
+  }
 }
 
 interface Answer {
@@ -100,7 +105,8 @@ export class Api {
     const answer = await this.reach(method, path, body);
     const value = parse<T & { error?: ErrorBody }>(answer);
     if (answer.status < 400) return value;
-    throw new ApiError(answer.status, value.error?.message ?? words.notOurs(answer.status), value.error?.code ?? null);
+    const message = answer.status === 401 ? words.keyWanted : (value.error?.message ?? words.notOurs(answer.status));
+    throw new ApiError(answer.status, message, value.error?.code ?? null);
   }
 }
 

@@ -69,7 +69,8 @@ export class Chat {
     return effect(() => {
       const state = this.line.value;
       untracked(() => {
-        if (state === "waiting") void this.sessions.askHealth();
+        // the browser does not tell why a socket was refused; a call's answer does
+        if (state === "waiting") void Promise.all([this.sessions.askHealth(), this.sessions.list()]);
         if (state === "open" && away.value) void this.refresh();
         if (state === "waiting" || state === "open") away.value = state === "waiting";
       });
@@ -125,7 +126,8 @@ export class Chat {
       void pursuit.follow(id);
     } catch (error) {
       const missing = error instanceof ApiError && error.status === 404;
-      if (!missing && error instanceof ApiError && !error.passing) store.notice.value = error.message;
+      const told = missing || (error instanceof ApiError && error.locked);
+      if (!told && error instanceof ApiError && !error.passing) store.notice.value = error.message;
       store.step(id, (thread) => {
         if (missing) return emptyThread(id, "missing");
         return thread.phase === "ready" ? thread : emptyThread(id, "unreachable");
@@ -244,8 +246,12 @@ export class Chat {
     void this.pursuit.follow(id);
   }
 
-  /** A socket can be dead without anybody telling: after a silence the server is asked whether the turn still runs. */
+  /**
+   * A socket can be dead without anybody telling: after a silence the server is asked whether the turn still runs.
+   * A server that said it cannot work is asked whether it can again.
+   */
   watch(silence = SILENCE): void {
+    if (this.store.ailing.value) void this.sessions.askHealth();
     for (const [id, turn] of this.turns) {
       if (!turn.checking && this.now() - turn.lastFrame >= silence) void this.check(id, turn);
     }

@@ -38,8 +38,7 @@ export function badge({ usage, timings }: Receipt): Badge {
   const parts: string[] = [];
   if (usage !== null) parts.push(words.cached(count(usage.input_tokens_details.cached_tokens), count(usage.input_tokens)));
   if (timings !== null) {
-    parts.push(words.firstToken(duration(timings.ttft_ms)));
-    if (timings.decode_tok_s > 0) parts.push(words.speed(rate(timings.decode_tok_s)));
+    parts.push(...firstToken(timings), ...speed(timings));
   }
   return { warm: usage === null ? null : usage.input_tokens_details.cached_tokens > 0, parts };
 }
@@ -72,7 +71,7 @@ export function missInWords(cache: CacheReceipt): string[] {
   const reused = cache.prompt_tokens - cache.computed_tokens;
   if (cache.attainable_tokens > reused) said.push(words.attainable(tokens(cache.attainable_tokens)));
   if (cache.miss_reason === "sub_block") said.push(words.blockSize(tokens(cache.block_size)));
-  if (cache.template === "rewritten") said.push(words.rewritten);
+  if (cache.template !== "exact") said.push(words.template[cache.template]);
   return said;
 }
 
@@ -95,8 +94,15 @@ export function receiptLines({ usage, cache, timings }: Receipt): ReceiptLine[] 
 }
 
 function answerParts(usage: Usage, timings: Timings | null): string[] {
-  const speed = timings !== null && timings.decode_tok_s > 0 ? [words.speed(rate(timings.decode_tok_s))] : [];
-  return [tokens(usage.output_tokens), ...speed];
+  return [tokens(usage.output_tokens), ...(timings === null ? [] : speed(timings))];
+}
+
+function firstToken({ ttft_ms }: Timings): string[] {
+  return ttft_ms === null ? [] : [words.firstToken(duration(ttft_ms))];
+}
+
+function speed({ decode_tok_s }: Timings): string[] {
+  return decode_tok_s === null ? [] : [words.speed(rate(decode_tok_s))];
 }
 
 function timeParts(timings: Timings): string[] {
@@ -104,7 +110,7 @@ function timeParts(timings: Timings): string[] {
   return [
     `${duration(timings.queue_ms)} ${queue}`,
     `${duration(timings.prefill_ms)} ${prefill}`,
-    words.firstToken(duration(timings.ttft_ms)),
-    `${words.inAll(duration(timings.total_ms))}`,
+    ...firstToken(timings),
+    words.inAll(duration(timings.total_ms)),
   ];
 }

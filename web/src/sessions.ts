@@ -15,7 +15,9 @@ export class Sessions {
     const { store } = this;
     try {
       store.list(await this.api.sessions(more ? store.cursor.value : null), more);
+      store.locked.value = false;
     } catch (error) {
+      store.locked.value = error instanceof ApiError && error.locked;
       if (more) store.notice.value = reasonOf(error);
       else if (store.listing.value === "loading") store.listing.value = "unreachable";
     }

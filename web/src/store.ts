@@ -35,6 +35,8 @@ export class Store {
   readonly notice = signal<string | null>(null);
   /** True from a failed or lost connection until one stands again. */
   readonly away = signal(false);
+  /** The server wants an API key: it takes neither calls nor sockets of this page. */
+  readonly locked = signal(false);
   readonly server = signal<Health["status"] | null>(null);
   readonly model = signal("");
   readonly drawer = signal(false);
@@ -43,6 +45,8 @@ export class Store {
     const id = this.currentId.value;
     return id === null ? undefined : this.threads.value.get(id);
   });
+  /** The server answers, but says that it cannot work. */
+  readonly ailing = computed(() => this.server.value === "stalled" || this.server.value === "stopped");
   readonly live = computed(() => liveAnswer(this.thread.value));
   readonly session = computed(() => this.sessions.value.find((one) => one.id === this.currentId.value));
   readonly title = computed(() => titleOf(this.session.value));

@@ -9,21 +9,22 @@ import {
   type ResponseObject,
   type Role,
   type ServerEvent,
-  type StoredState,
   type Timings,
+  type TurnState,
   type Usage,
   isRunning,
   textOf,
 } from "./wire";
 
 /**
- * sending    the request is on its way, the server has not acknowledged it
- * refused    the server took nothing of it (a user message only)
- * running    acknowledged; text may still come
- * lost       the socket dropped while it ran: the answer is being read from the server again
- * the rest   as the server stored it; none of them changes any more
+ * sending      the request is on its way, the server has not acknowledged it
+ * refused      the server took nothing of it (a user message only)
+ * in_progress  acknowledged; text may still come
+ * lost         the socket dropped while it ran: the answer is being read from the server again
+ * unfinished   stored as not whole, and the server has no turn that says why
+ * the rest     as the server says of its turn; none of them changes any more
  */
-export type MessageState = "sending" | "refused" | "lost" | StoredState;
+export type MessageState = "sending" | "refused" | "lost" | "unfinished" | TurnState;
 
 export interface Prefill {
   done: number;
@@ -61,7 +62,7 @@ export interface Thread {
   sequence: number;
 }
 
-const LIVE: ReadonlySet<MessageState> = new Set<MessageState>(["sending", "running", "lost"]);
+const LIVE: ReadonlySet<MessageState> = new Set<MessageState>(["sending", "in_progress", "lost"]);
 
 export function isLive(message: Message): boolean {
   return LIVE.has(message.state);
@@ -105,31 +106,20 @@ function answerText(response: ResponseObject): string {
   return response.output.filter((item) => item.role === "assistant").map(textOf).join("");
 }
 
-function stateOf(response: ResponseObject): StoredState {
-  switch (response.status) {
-    case "incomplete":
-      return response.incomplete_details?.reason === "max_output_tokens" ? "length" : "interrupted";
-    case "queued":
-    case "in_progress":
-      return "running";
-    default:
-      return response.status;
-  }
-}
-
-function receiptOf(response: ResponseObject): Receipt | null {
-  if (response.usage === null && response.chatpager === undefined) return null;
-  return { usage: response.usage, cache: response.chatpager?.cache ?? null, timings: response.chatpager?.timings ?? null };
+/** Null where there is nothing to account for. */
+function receiptOf(usage: Usage | null, cache: CacheReceipt | null = null, timings: Timings | null = null): Receipt | null {
+  return usage || cache || timings ? { usage, cache, timings } : null;
 }
 
 function settle(thread: Thread, response: ResponseObject): Thread {
+  const { cache, timings, state = response.status } = response.chatpager;
   return amendAnswer(acknowledge(thread), (answer) => ({
     ...answer,
     responseId: response.id,
     text: answerText(response) || answer.text,
-    state: stateOf(response),
-    receipt: receiptOf(response),
-    error: response.error?.message ?? null,
+    state,
+    receipt: receiptOf(response.usage, cache, timings),
+    error: state === "failed" ? (response.error?.message ?? null) : null,
     prefill: null,
   }));
 }
@@ -164,7 +154,7 @@ export function apply(thread: Thread, event: ServerEvent): Thread {
   }
   switch (event.type) {
     case "response.created":
-      return amendAnswer(acknowledge(thread), (answer) => ({ ...answer, state: "running", responseId: event.response.id }));
+      return amendAnswer(acknowledge(thread), (answer) => ({ ...answer, state: "in_progress", responseId: event.response.id }));
     case "response.output_text.delta":
       return amendAnswer(thread, (answer) => ({ ...answer, text: answer.text + event.delta, prefill: null }));
     case "response.output_text.done":
@@ -203,10 +193,11 @@ export function interrupt(thread: Thread): Thread {
 /** What the server says, when asked, of the response this thread's turn belongs to. */
 export function adopt(thread: Thread, response: ResponseObject): Thread {
   if (!isRunning(response.status)) return settle(thread, response);
+  const told = answerText(response);
   return amendAnswer(acknowledge(thread), (answer) => ({
     ...answer,
     responseId: response.id,
-    text: answerText(response) || answer.text,
+    text: answer.text.startsWith(told) ? answer.text : told, // what is stored may be behind what the socket brought
   }));
 }
 
@@ -216,9 +207,9 @@ function fromItem(item: Item): Message {
     key: item.id,
     role: item.role,
     text: textOf(item),
-    state: item.role === "assistant" && own ? own.state : "completed",
+    state: own?.state ?? (item.status === "completed" ? "completed" : "unfinished"),
     responseId: own?.response_id ?? null,
-    receipt: own && (own.usage || own.cache || own.timings) ? { usage: own.usage, cache: own.cache, timings: own.timings } : null,
+    receipt: own ? receiptOf(own.usage, own.cache, own.timings) : null,
     error: null,
     prefill: null,
     stopping: false,
@@ -232,7 +223,7 @@ function fromItem(item: Item): Message {
 export function fromItems(id: string, items: readonly Item[], active: string | null): Thread {
   const messages = items.map(fromItem);
   if (active !== null && !messages.some((one) => one.responseId === active)) {
-    messages.push({ ...message(`${active}-answer`, "assistant", "", "running"), responseId: active });
+    messages.push({ ...message(`${active}-answer`, "assistant", "", "in_progress"), responseId: active });
   }
   return { id, phase: "ready", messages, sequence: -1 };
 }

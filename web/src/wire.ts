@@ -10,6 +10,9 @@ export interface Usage {
 
 export type MissReason = "cold" | "diverged" | "evicted" | "sub_block" | "disabled";
 
+/** What the chat template did with earlier answers: `kept` as given where it would have changed them, or `rewritten` by it. */
+export type TemplateForm = "exact" | "kept" | "rewritten";
+
 /** The receipt of a turn's cache use; all counts are tokens of the prompt. */
 export interface CacheReceipt {
   prompt_tokens: number;
@@ -21,14 +24,15 @@ export interface CacheReceipt {
   miss_reason: MissReason | null;
   diverged_at: number | null;
   attainable_tokens: number;
-  template: "exact" | "rewritten";
+  template: TemplateForm;
 }
 
+/** The first token's time and the speed are null where there was no such token, or only one. */
 export interface Timings {
   queue_ms: number;
   prefill_ms: number;
-  ttft_ms: number;
-  decode_tok_s: number;
+  ttft_ms: number | null;
+  decode_tok_s: number | null;
   total_ms: number;
 }
 
@@ -39,7 +43,8 @@ export interface TextPart {
   text: string;
 }
 
-export type StoredState = "completed" | "interrupted" | "cancelled" | "failed" | "length" | "running";
+/** How a turn stands, in the server's words. `incomplete` is cut at the limit on tokens, `interrupted` by the server's own end. */
+export type TurnState = "in_progress" | "completed" | "incomplete" | "interrupted" | "cancelled" | "failed";
 
 export interface Item {
   id: string;
@@ -47,16 +52,17 @@ export interface Item {
   role: Role;
   status: "completed" | "incomplete" | "in_progress";
   content: TextPart[];
+  /** Of answers that a turn of this server gave; there may be no text in a running one yet. */
   chatpager?: {
-    response_id: string | null;
-    state: StoredState;
+    response_id: string;
+    state: TurnState;
     usage: Usage | null;
     cache: CacheReceipt | null;
     timings: Timings | null;
   };
 }
 
-export type ResponseStatus = "queued" | "in_progress" | "completed" | "incomplete" | "cancelled" | "failed";
+export type ResponseStatus = "in_progress" | "completed" | "incomplete" | "cancelled" | "failed";
 
 export interface ResponseObject {
   id: string;
@@ -69,7 +75,8 @@ export interface ResponseObject {
   error: { code: string; message: string } | null;
   incomplete_details: { reason: string } | null;
   usage: Usage | null;
-  chatpager?: { cache: CacheReceipt; timings: Timings };
+  /** The turn's account once it has ended; nothing of these while it runs. */
+  chatpager: { state?: TurnState; cache?: CacheReceipt | null; timings?: Timings | null };
 }
 
 export interface Conversation {
@@ -77,7 +84,7 @@ export interface Conversation {
   object: "conversation";
   created_at: number;
   metadata: Record<string, string>;
-  chatpager: { title: string; updated_at: number; turns: number; active_response_id: string | null };
+  chatpager: { title: string; updated_at: number; forked_from: string | null; active_response_id: string | null };
 }
 
 export interface Page<T> {
@@ -96,7 +103,8 @@ export interface ErrorBody {
 }
 
 export interface Health {
-  status: "ok" | "loading" | "draining";
+  /** `stalled`: the engine does not come to the end of its step; `stopped`: it has failed, and the server wants a restart. */
+  status: "ok" | "draining" | "stalled" | "stopped";
   model: string;
   version: string;
 }
@@ -167,7 +175,7 @@ export function isTerminal(event: ServerEvent): boolean {
 }
 
 export function isRunning(status: ResponseStatus): boolean {
-  return status === "in_progress" || status === "queued";
+  return status === "in_progress";
 }
 
 /** All text of an item, its parts joined. */

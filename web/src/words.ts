@@ -1,5 +1,5 @@
 /** Every sentence the page says, in one place: another language is another object of this shape. */
-import type { MissReason } from "./wire";
+import type { Health, MissReason, TemplateForm } from "./wire";
 
 export const words = {
   locale: "en",
@@ -57,7 +57,8 @@ export const words = {
     cancelled: "Stopped.",
     interrupted: "Interrupted. The server stopped before this answer was finished.",
     failed: "Failed. This answer was not finished.",
-    length: "Cut short: the answer reached its limit on tokens.",
+    unfinished: "This answer was not finished.",
+    incomplete: "Cut short: the answer reached its limit on tokens.",
   },
 
   message: "Message",
@@ -70,10 +71,17 @@ export const words = {
 
   connecting: "Connecting to the server…",
   offline: "No connection to the server. Trying again…",
-  serverLoading: "The server is loading its model. This page connects when it is ready.",
-  serverDraining: "The server is shutting down. Trying again…",
+  server: {
+    draining: "The server is shutting down. Trying again…",
+    stalled: "The server is not getting on: its engine has been at one step for too long.",
+    stopped: "The server's engine has stopped. It answers again when the server is restarted.",
+  } satisfies Record<Exclude<Health["status"], "ok">, string>,
+  keyWanted:
+    "This server wants an API key; the page cannot send one yet. Use a client that can, or run without --api-key on loopback.",
   tryNow: "Try now",
   unreachable: "The server could not be reached.",
+  chatUnread: "This chat could not be read.",
+  listUnread: "The chats could not be read.",
   notOurs: (status: number) => `The server gave an answer this page does not understand (status ${status}).`,
 
   warm: "warm",
@@ -107,5 +115,8 @@ export const words = {
   allReused: "Everything that could be reused was.",
   attainable: (tokens: string) => `At best ${tokens} could have been reused.`,
   blockSize: (tokens: string) => `Blocks hold ${tokens}.`,
-  rewritten: "The chat template rewrites earlier turns; the longest part it leaves alone was kept.",
+  template: {
+    kept: "The chat template would rewrite earlier answers; they were kept as they were given, so that they can be reused.",
+    rewritten: "The chat template rewrites earlier answers, so the whole prompt was made from their text again.",
+  } satisfies Record<Exclude<TemplateForm, "exact">, string>,
 };

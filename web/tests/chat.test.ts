@@ -124,7 +124,7 @@ describe("two chats at once", () => {
     await eventually(() => expect(shown().at(-1)).toEqual(["assistant", "Two", "completed"]));
     expect(chat.store.running.value).toEqual(new Set(["conv_1"]));
     chat.open("conv_1");
-    expect(shown().at(-1)).toEqual(["assistant", "One", "running"]);
+    expect(shown().at(-1)).toEqual(["assistant", "One", "in_progress"]);
   });
 });
 

@@ -12,6 +12,7 @@ import { Drafts } from "../src/drafts";
 import { Lines } from "../src/lines";
 import { type Message as MessageData, apply, begin, emptyThread, fromItems, lose, refuse } from "../src/turns";
 import { answerEvents, cache, item, timings, usage } from "./server";
+import { words } from "../src/words";
 import { memoryStorage } from "./storage";
 
 let chat: Chat;
@@ -69,7 +70,8 @@ describe("a message", () => {
     ["cancelled", "Stopped."],
     ["interrupted", "Interrupted. The server stopped before this answer was finished."],
     ["failed", "Failed. This answer was not finished."],
-    ["length", "Cut short: the answer reached its limit on tokens."],
+    ["unfinished", "This answer was not finished."],
+    ["incomplete", "Cut short: the answer reached its limit on tokens."],
   ] as const)("that is %s says so", (state, note) => {
     draw(<Message message={finished({ state })} />);
     expect(find(".message-note").textContent).toBe(note);
@@ -87,7 +89,7 @@ describe("a message", () => {
   });
 
   it("shows how far its prompt is read", () => {
-    draw(<Message message={finished({ text: "", state: "running", prefill: { done: 512, total: 2048, cached: 128 } })} />);
+    draw(<Message message={finished({ text: "", state: "in_progress", prefill: { done: 512, total: 2048, cached: 128 } })} />);
     expect([find<HTMLProgressElement>("progress").value, find<HTMLProgressElement>("progress").max]).toEqual([512, 2048]);
     expect(find(".prefill").textContent).toBe("Reading the prompt: 512 of 2,048 tokens, 128 from the cache");
   });
@@ -147,11 +149,29 @@ describe("the page", () => {
     expect(find(".banner")).toBeNull();
     act(() => void (chat.store.away.value = true));
     expect(find(".banner").textContent).toContain("No connection to the server.");
-    act(() => void (chat.store.server.value = "loading"));
-    expect(find(".banner").textContent).toContain("loading its model");
     act(() => void (chat.store.server.value = "draining"));
     expect(find(".banner").textContent).toContain("shutting down");
     expect(find<HTMLButtonElement>(".example").disabled).toBe(true);
+  });
+
+  it("says that the server wants a key, and not that it is away", () => {
+    draw(<App />);
+    act(() => {
+      chat.store.away.value = true;
+      chat.store.locked.value = true;
+      chat.store.listing.value = "unreachable";
+    });
+    expect(find(".banner span").textContent).toBe(words.keyWanted);
+    expect(place.textContent).not.toContain(words.offline);
+    expect(place.textContent).not.toContain(words.unreachable);
+  });
+
+  it.each(["stalled", "stopped"] as const)("says when the server is there but %s", (status) => {
+    draw(<App />);
+    act(() => void (chat.store.server.value = status));
+    expect(find(".banner").textContent).toContain(words.server[status]);
+    act(() => void (chat.store.server.value = "ok"));
+    expect(find(".banner")).toBeNull();
   });
 
   it("shows a failure until it is dismissed", () => {
@@ -164,7 +184,7 @@ describe("the page", () => {
 
   it("names the open chat in its title", () => {
     open();
-    act(() => void (chat.store.sessions.value = [{ id: "conv_1", object: "conversation", created_at: 1, metadata: {}, chatpager: { title: "Ada", updated_at: 1, turns: 1, active_response_id: null } }]));
+    act(() => void (chat.store.sessions.value = [{ id: "conv_1", object: "conversation", created_at: 1, metadata: {}, chatpager: { title: "Ada", updated_at: 1, forked_from: null, active_response_id: null } }]));
     draw(<App />);
     expect(document.title).toBe("Ada · chatpager");
   });

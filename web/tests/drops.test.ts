@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { words } from "../src/words";
-import { answers, chat, clock, eventually, finish, lines, server, shown, start, stopServer, storedState } from "./page";
+import { answers, begin, chat, clock, eventually, finish, lines, server, shown, start, stopServer, storedState } from "./page";
 import { item, usage } from "./server";
 
 describe("a socket that drops", () => {
@@ -58,12 +58,12 @@ describe("a socket that drops", () => {
   it("before the turn is acknowledged, and a server that will not tell, refuses it with the server's reason", async () => {
     await start();
     server.onCreate = (request, socket) => {
-      server.failures.set(`/v1/conversations/${request.conversation}`, { status: 401, body: '{"error":{"message":"The key is wrong."}}' });
+      server.failures.set(`/v1/conversations/${request.conversation}`, { status: 403, body: '{"error":{"message":"The Host is not allowed."}}' });
       socket.terminate();
     };
     await chat.send("Hi");
     await eventually(() => expect(shown()).toEqual([["user", "Hi", "refused"]]));
-    expect(chat.store.thread.value?.messages[0]?.error).toBe("The key is wrong.");
+    expect(chat.store.thread.value?.messages[0]?.error).toBe("The Host is not allowed.");
   });
 
   it("before anything was sent refuses the message", async () => {
@@ -101,6 +101,52 @@ describe("a socket that drops", () => {
   });
 });
 
+describe("a server that wants a key", () => {
+  const standing = () => [chat.store.locked.value, chat.store.away.value, chat.ready, chat.store.notice.value];
+
+  it("is told from one that is away, until it wants none", async () => {
+    const { id } = server.addConversation("Kept", [item("msg_1", "user", "Hi")]);
+    server.locked = true;
+    begin(id);
+    await eventually(() => expect(standing()).toEqual([true, true, false, null]));
+    await eventually(() => expect(chat.store.thread.value?.phase).toBe("unreachable"));
+    server.locked = false;
+    chat.wake();
+    await eventually(() => expect(standing()).toEqual([false, false, true, null]));
+  });
+
+  it("although it wanted none before is told too", async () => {
+    await start();
+    server.locked = true;
+    server.dropAll();
+    await eventually(() => expect(standing()).toEqual([true, true, false, null]));
+  });
+
+  it("and goes away is away", async () => {
+    server.locked = true;
+    begin(null);
+    await eventually(() => expect(chat.store.locked.value).toBe(true));
+    const restart = await stopServer();
+    await eventually(() => expect(standing()).toEqual([false, true, false, null]));
+    await restart();
+  });
+});
+
+describe("a server that ails", () => {
+  it("is asked again until it is well", async () => {
+    server.health = "stalled";
+    await start();
+    await eventually(() => expect([chat.store.server.value, chat.store.ailing.value]).toEqual(["stalled", true]));
+    server.health = "ok";
+    chat.watch();
+    await eventually(() => expect(chat.store.ailing.value).toBe(false));
+    server.calls.length = 0;
+    chat.watch();
+    await chat.sessions.list();
+    expect(server.calls).toEqual(["GET /v1/conversations"]);
+  });
+});
+
 describe("a silent socket", () => {
   async function silent() {
     await start();
@@ -127,7 +173,7 @@ describe("a silent socket", () => {
     await eventually(() => expect(asked()).toBe(1));
     clock.now = 20_001;
     chat.watch();
-    expect([asked(), shown().at(-1)?.[2]]).toEqual([1, "running"]);
+    expect([asked(), shown().at(-1)?.[2]]).toEqual([1, "in_progress"]);
   });
 
   it("is given up when the turn has ended without it", async () => {

@@ -1,10 +1,13 @@
 import { describe, expect, it } from "vitest";
 import { badge, duration, missInWords, promptParts, rate, receiptLines } from "../src/format";
-import type { CacheReceipt, MissReason } from "../src/wire";
+import type { CacheReceipt, MissReason, Timings } from "../src/wire";
 import { words } from "../src/words";
 import { cache, timings, usage } from "./server";
 
 const cold: CacheReceipt = { ...cache, device_tokens: 0, computed_tokens: 152, miss_reason: "cold", attainable_tokens: 0 };
+
+/** Of an answer that ended before its first token. */
+const untimed: Timings = { ...timings, ttft_ms: null, decode_tok_s: null };
 
 describe("figures", () => {
   it.each([
@@ -45,7 +48,8 @@ describe("the badge", () => {
 
   it("leaves out what the server did not tell", () => {
     expect(badge({ usage, cache, timings: null }).parts).toEqual(["cached 128 / 152 tokens"]);
-    expect(badge({ usage: null, cache: null, timings: { ...timings, decode_tok_s: 0 } }).parts).toEqual(["84 ms to first token"]);
+    expect(badge({ usage: null, cache: null, timings: { ...timings, decode_tok_s: null } }).parts).toEqual(["84 ms to first token"]);
+    expect(badge({ usage, cache, timings: untimed }).parts).toEqual(["cached 128 / 152 tokens"]);
   });
 });
 
@@ -72,6 +76,10 @@ describe("the receipt", () => {
     const single = { ...usage, output_tokens: 1 };
     expect(receiptLines({ usage: single, cache: null, timings: null })).toEqual([{ name: "Answer", parts: ["1 token"] }]);
     expect(receiptLines({ usage: null, cache: null, timings: null })).toEqual([]);
+    expect(receiptLines({ usage: single, cache: null, timings: untimed }).map(({ parts }) => parts)).toEqual([
+      ["1 token"],
+      ["0 ms queued", "80 ms reading the prompt", "560 ms in all"],
+    ]);
   });
 
   it.each<MissReason>(["cold", "diverged", "evicted", "sub_block", "disabled"])("has a sentence for the miss reason %s", (reason) => {
@@ -87,8 +95,10 @@ describe("the receipt", () => {
     expect(diverged.slice(1)).toEqual([
       "They differ from token 1,040 on.",
       "At best 48 tokens could have been reused.",
-      "The chat template rewrites earlier turns; the longest part it leaves alone was kept.",
+      words.template.rewritten,
     ]);
+    expect(missInWords({ ...cold, template: "kept" }).at(-1)).toBe(words.template.kept);
+    expect(missInWords(cold)).toEqual([words.miss.cold]);
     expect(missInWords({ ...cold, miss_reason: "sub_block" })[1]).toBe("Blocks hold 16 tokens.");
   });
 });

@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import type { Item } from "../src/wire";
 import { words } from "../src/words";
 import { address, answers, chat, eventually, finish, server, shown, start } from "./page";
 import { item, response } from "./server";
@@ -46,9 +47,9 @@ describe("a stored chat", () => {
 
   it("that may not be read says why", async () => {
     const { id } = server.addConversation("Kept");
-    server.failures.set(`/v1/conversations/${id}`, { status: 401, body: '{"error":{"message":"The key is wrong."}}' });
+    server.failures.set(`/v1/conversations/${id}`, { status: 403, body: '{"error":{"message":"The Host is not allowed."}}' });
     await start(id);
-    await eventually(() => expect(chat.store.notice.value).toBe("The key is wrong."));
+    await eventually(() => expect(chat.store.notice.value).toBe("The Host is not allowed."));
   });
 
   it("whose answer another page started is followed to its end", async () => {
@@ -56,15 +57,37 @@ describe("a stored chat", () => {
     session.chatpager.active_response_id = "resp_9";
     server.responses.set("resp_9", response("resp_9", { output: [item("msg_2", "assistant", "Hel")] }));
     server.failures.set("/v1/responses/resp_9", { status: 503, body: "{}" });
+    let release = () => undefined as void;
+    server.holds.set("/v1/responses/resp_9", new Promise((resolve) => (release = resolve)));
     await start(session.id);
-    await eventually(() => expect(shown().at(-1)).toEqual(["assistant", "", "running"]));
+    await eventually(() => expect(shown().at(-1)).toEqual(["assistant", "", "in_progress"]));
     server.calls.length = 0;
-    await eventually(() => expect(shown().at(-1)).toEqual(["assistant", "Hel", "running"]));
+    release();
+    await eventually(() => expect(shown().at(-1)).toEqual(["assistant", "Hel", "in_progress"]));
     await eventually(() => expect(server.calls.length).toBeGreaterThan(4));
     expect(server.calls.filter((call) => call.endsWith("/items"))).toEqual([]); // while it runs only the response is asked for
     session.chatpager.active_response_id = null;
     finish(session.id, "resp_9", "Hello");
     await eventually(() => expect(shown().at(-1)).toEqual(["assistant", "Hello", "completed"]));
+  });
+
+  it.each(["Hel", ""])("whose answer runs, with the text %j so far, can be stopped and is followed to its end", async (text) => {
+    const session = server.addConversation("Reloaded", [item("msg_1", "user", "Hi")]);
+    const own = { response_id: "resp_9", state: "in_progress" as const, usage: null, cache: null, timings: null };
+    const running: Item = { ...item("msg_resp_9", "assistant", text, own), status: "in_progress" };
+    server.items.get(session.id)!.push(running);
+    session.chatpager.active_response_id = "resp_9";
+    server.responses.set("resp_9", response("resp_9", text === "" ? {} : { output: [running] }));
+    await start(session.id);
+    await eventually(() => expect(shown().at(-1)).toEqual(["assistant", text, "in_progress"]));
+    chat.stop();
+    await eventually(() => expect(server.cancelled).toEqual(["resp_9"]));
+    server.items.get(session.id)!.pop();
+    session.chatpager.active_response_id = null;
+    finish(session.id, "resp_9", "Hello");
+    await eventually(() => expect(shown().at(-1)).toEqual(["assistant", "Hello", "completed"]));
+    await eventually(() => expect(chat.ready).toBe(true));
+    expect(shown()).toHaveLength(2);
   });
 
   it("keeps the draft written in it", async () => {

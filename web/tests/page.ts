@@ -60,8 +60,13 @@ export async function stopServer(): Promise<() => Promise<void>> {
 
 export const eventually = <T>(check: () => T) => vi.waitFor(check, { timeout: 5000, interval: 5 });
 
-export async function start(id: string | null = null): Promise<void> {
+/** Starts the page, whatever becomes of it. */
+export function begin(id: string | null): void {
   end = chat.start(id);
+}
+
+export async function start(id: string | null = null): Promise<void> {
+  begin(id);
   await eventually(() => expect([chat.line.value, chat.store.listing.value]).toEqual(["open", "ready"]));
 }
 
@@ -84,5 +89,5 @@ export function answers(id: string, pieces: string[], count?: number) {
 export function finish(conversation: string, id: string, text: string): void {
   const answer = item(`msg_${id}`, "assistant", text, { ...storedState, response_id: id });
   server.items.get(conversation)?.push(answer);
-  server.responses.set(id, response(id, { status: "completed", output: [answer], usage, chatpager: { cache, timings } }));
+  server.responses.set(id, response(id, { status: "completed", output: [answer], usage, chatpager: { state: "completed", cache, timings } }));
 }

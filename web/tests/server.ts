@@ -2,7 +2,7 @@
 import { type IncomingMessage, type ServerResponse, createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { type WebSocket, WebSocketServer } from "ws";
-import type { CacheReceipt, ClientRequest, Conversation, CreateRequest, Item, ResponseObject, ServerEvent, Timings, Usage } from "../src/wire";
+import type { CacheReceipt, ClientRequest, Conversation, CreateRequest, Health, Item, ResponseObject, ServerEvent, Timings, Usage } from "../src/wire";
 
 export const usage: Usage = {
   input_tokens: 152,
@@ -43,6 +43,7 @@ export function response(id: string, change: Partial<ResponseObject> = {}): Resp
     error: null,
     incomplete_details: null,
     usage: null,
+    chatpager: {},
     ...change,
   };
 }
@@ -51,7 +52,7 @@ export function response(id: string, change: Partial<ResponseObject> = {}): Resp
 export function answerEvents(id: string, pieces: string[], change: Partial<ResponseObject> = {}): ServerEvent[] {
   const text = pieces.join("");
   const output = [item(`msg_${id}`, "assistant", text)];
-  const done = response(id, { status: "completed", output, usage, chatpager: { cache, timings }, ...change });
+  const done = response(id, { status: "completed", output, usage, chatpager: { state: "completed", cache, timings }, ...change });
   let sequence_number = 0;
   const place = { item_id: `msg_${id}`, output_index: 0 };
   return [
@@ -76,9 +77,16 @@ export class TestServer {
   readonly failures = new Map<string, { status: number; body: string }>();
   /** Holds the answer to a path, once computed, until the promise is kept. */
   readonly holds = new Map<string, Promise<void>>();
+  /** Wants a key, which the page does not send: health alone is open. */
+  locked = false;
+  health: Health["status"] = "ok";
   onCreate: OnCreate = () => undefined;
   private readonly http = createServer((request, reply) => void this.serve(request, reply));
-  private readonly upgrades = new WebSocketServer({ server: this.http, path: "/v1/responses" });
+  private readonly upgrades = new WebSocketServer({
+    server: this.http,
+    path: "/v1/responses",
+    verifyClient: (_, done) => done(!this.locked, 401),
+  });
   private made = 0;
 
   async listen(port = 0): Promise<this> {
@@ -127,7 +135,7 @@ export class TestServer {
       object: "conversation",
       created_at: this.made,
       metadata: {},
-      chatpager: { title, updated_at: this.made, turns: 0, active_response_id: null },
+      chatpager: { title, updated_at: this.made, forked_from: null, active_response_id: null },
     };
     this.conversations.set(id, session);
     this.items.set(id, items);
@@ -157,7 +165,8 @@ export class TestServer {
   private answer(method: string, url: URL, body: { metadata: Record<string, string> } | null): { status: number; value: unknown } {
     const [, kind, id, rest] = /^\/(?:v1\/)?(\w+)\/?(\w+)?\/?(\w+)?$/.exec(url.pathname) ?? [];
     const missing = { status: 404, value: { error: { message: "No such thing.", type: "not_found", param: null, code: "not_found" } } };
-    if (kind === "health") return { status: 200, value: { status: "ok", model: "demo", version: "0" } };
+    if (kind === "health") return { status: this.health === "ok" ? 200 : 503, value: { status: this.health, model: "demo", version: "0" } };
+    if (this.locked) return { status: 401, value: { error: { message: "send the server's key", type: "authentication_error", param: null, code: "invalid_api_key" } } };
     if (kind === "conversations" && id === undefined) {
       if (method === "POST") return { status: 200, value: this.addConversation() };
       const all = [...this.conversations.values()].sort((a, b) => b.chatpager.updated_at - a.chatpager.updated_at);

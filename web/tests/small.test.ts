@@ -27,7 +27,7 @@ describe("the list's headings", () => {
     object: "conversation",
     created_at: 0,
     metadata: {},
-    chatpager: { title: "", updated_at: new Date(year, month, day, hour).getTime() / 1000, turns: 1, active_response_id: null },
+    chatpager: { title: "", updated_at: new Date(year, month, day, hour).getTime() / 1000, forked_from: null, active_response_id: null },
   });
 
   it("follow the reader's own days", () => {
@@ -125,6 +125,11 @@ describe("a failed call", () => {
   it("carries the server's own message and code", async () => {
     const call = answering(404, '{"error":{"message":"No such conversation.","code":"not_found"}}').session("conv_1");
     await expect(call).rejects.toMatchObject({ name: "ApiError", status: 404, message: "No such conversation.", code: "not_found", passing: false });
+  });
+
+  it("for want of a key says what can be done, not what the server tells programs", async () => {
+    const call = answering(401, '{"error":{"message":"send the key: Authorization: Bearer KEY","code":"invalid_api_key"}}').sessions();
+    await expect(call).rejects.toMatchObject({ status: 401, message: words.keyWanted, code: "invalid_api_key", locked: true, passing: false });
   });
 
   it("says so when the answer is not the server's", async () => {

@@ -39,7 +39,7 @@ describe("a turn that is sent", () => {
 
   it("is acknowledged by response.created", () => {
     const thread = after(answerEvents("resp_1", ["Hello"]).slice(0, 1));
-    expect(thread.messages.map((one) => one.state)).toEqual(["completed", "running"]);
+    expect(thread.messages.map((one) => one.state)).toEqual(["completed", "in_progress"]);
     expect(answerOf(thread).responseId).toBe("resp_1");
   });
 
@@ -48,13 +48,13 @@ describe("a turn that is sent", () => {
     for (let cut = 0; cut <= text.length; cut++) {
       const thread = after(answerEvents("resp_1", [text.slice(0, cut), text.slice(cut)]).slice(0, 3));
       expect(answerOf(thread).text).toBe(text);
-      expect(answerOf(thread).state).toBe("running");
+      expect(answerOf(thread).state).toBe("in_progress");
     }
   });
 
   it("is finished by its terminal event alone, which carries the receipt", () => {
     const events = answerEvents("resp_1", ["Hello ", "Ada"]);
-    expect(answerOf(after(events.slice(0, -1))).state).toBe("running");
+    expect(answerOf(after(events.slice(0, -1))).state).toBe("in_progress");
     const thread = after(events);
     expect(answerOf(thread)).toMatchObject({ text: "Hello Ada", state: "completed", receipt: { usage, cache, timings } });
     expect(liveAnswer(thread)).toBeNull();
@@ -71,14 +71,14 @@ describe("a turn that is sent", () => {
     expect(answerOf(after([events[0], events[2], events[3]] as ServerEvent[])).text).toBe("Hello Ada");
   });
 
-  it.each<[string, Partial<ResponseObject>, string]>([
-    ["cancelled", { status: "cancelled" }, "cancelled"],
-    ["cut at the token limit", { status: "incomplete", incomplete_details: { reason: "max_output_tokens" } }, "length"],
-    ["cut for another reason", { status: "incomplete", incomplete_details: { reason: "server_restarted" } }, "interrupted"],
-    ["failed", { status: "failed", error: { code: "server_error", message: "It broke." } }, "failed"],
-  ])("keeps its text and says so when it was %s", (_, change, state) => {
-    const thread = after([...answerEvents("resp_1", ["Hel"]).slice(0, 2), terminal(change)]);
-    expect(answerOf(thread)).toMatchObject({ text: "Hel", state, error: change.error?.message ?? null });
+  it.each([
+    ["cancelled", { status: "cancelled" }, null],
+    ["incomplete", { status: "incomplete", incomplete_details: { reason: "max_output_tokens" } }, null],
+    ["interrupted", { status: "failed", error: { code: "server_restarted", message: "It stopped." } }, null],
+    ["failed", { status: "failed", error: { code: "server_error", message: "It broke." } }, "It broke."],
+  ] as const)("keeps its text and says so when it was %s", (state, change, error) => {
+    const thread = after([...answerEvents("resp_1", ["Hel"]).slice(0, 2), terminal({ ...change, chatpager: { state } })]);
+    expect(answerOf(thread)).toMatchObject({ text: "Hel", state, error });
   });
 
   it("shows how far the prompt is read until the first text comes", () => {
@@ -109,7 +109,7 @@ describe("an error frame", () => {
 
   it("after response.created leaves the turn running until its terminal event", () => {
     const thread = after([...answerEvents("resp_1", ["Hello"]).slice(0, 1), error]);
-    expect(answerOf(thread)).toMatchObject({ state: "running", error: "Another turn is running." });
+    expect(answerOf(thread)).toMatchObject({ state: "in_progress", error: "Another turn is running." });
   });
 
   it("changes nothing where no turn runs", () => {
@@ -140,8 +140,10 @@ describe("a turn whose socket dropped", () => {
     expect(answerOf(whole)).toMatchObject({ text: "Hello Ada", state: "completed", receipt: { usage, cache: null, timings: null } });
   });
 
-  it("keeps its text when the server tells none", () => {
+  it("keeps its text while the server tells none yet, or less", () => {
     expect(answerOf(adopt(lose(running), response("resp_1"))).text).toBe("Hel");
+    const behind = response("resp_1", { output: [item("msg_1", "assistant", "He")] });
+    expect(answerOf(adopt(lose(running), behind)).text).toBe("Hel");
   });
 
   it("is interrupted when the server no longer knows it", () => {
@@ -165,7 +167,7 @@ describe("a turn whose socket dropped", () => {
     const stored = fromItems("conv_1", [item("msg_1", "user", "My name is Ada.")], "resp_1");
     expect(shown(recover(lose(started()), stored, "lost"))).toEqual([
       ["user", "My name is Ada.", "completed"],
-      ["assistant", "", "running"],
+      ["assistant", "", "in_progress"],
     ]);
   });
 
@@ -193,10 +195,19 @@ describe("a conversation that is read", () => {
     expect(answerOf(fromItems("conv_1", [bare], null)).receipt).toBeNull();
   });
 
-  it("shows a running answer once, stored already or not", () => {
-    const running = item("msg_2", "assistant", "Hel", { ...own, state: "running" });
-    expect(fromItems("conv_1", [stored[0]!, running], "resp_1").messages).toHaveLength(2);
-    expect(shown(fromItems("conv_1", [stored[0]!], "resp_1")).at(-1)).toEqual(["assistant", "", "running"]);
+  it("shows a running answer once, stored already or not, with text or none yet", () => {
+    for (const text of ["Hel", ""]) {
+      const running = item("msg_2", "assistant", text, { ...own, state: "in_progress", usage: null, cache: null, timings: null });
+      const thread = fromItems("conv_1", [stored[0]!, running], "resp_1");
+      expect(thread.messages).toHaveLength(2);
+      expect(liveAnswer(thread)).toMatchObject({ text, responseId: "resp_1", receipt: null });
+    }
+    expect(shown(fromItems("conv_1", [stored[0]!], "resp_1")).at(-1)).toEqual(["assistant", "", "in_progress"]);
+  });
+
+  it("says of an answer without a turn no more than that it is not whole", () => {
+    const left = { ...item("msg_2", "assistant", "Hel"), status: "incomplete" as const };
+    expect(answerOf(fromItems("conv_1", [left], null)).state).toBe("unfinished");
   });
 
   it("keeps what did not change, so that nothing of it is drawn again", () => {

@@ -14,7 +14,7 @@ export function SessionList() {
   return (
     <nav class="sessions" aria-label={words.chats}>
       {listing.value === "ready" && sessions.value.length === 0 && <p class="sessions-note">{words.noChats}</p>}
-      {listing.value === "unreachable" && <p class="sessions-note">{words.unreachable}</p>}
+      {listing.value === "unreachable" && <p class="sessions-note">{words.listUnread}</p>}
       {groupByAge(sessions.value, Date.now()).map((group) => (
         <section key={group.name}>
           <h2 class="sessions-age">{group.name}</h2>

@@ -6,7 +6,7 @@ import { useChat } from "./context";
 export function ThreadPlace({ phase }: { phase: Exclude<ThreadPhase, "ready"> }) {
   const chat = useChat();
   const id = chat.store.currentId.value;
-  const text = { loading: words.loading, missing: words.missing, unreachable: words.unreachable }[phase];
+  const text = { loading: words.loading, missing: words.missing, unreachable: words.chatUnread }[phase];
   return (
     <section class="place" role="status">
       <p class={phase === "loading" ? "place-late" : ""}>{text}</p>
