@@ -115,8 +115,8 @@ def final_response(turn: LiveTurn, ended: Ended) -> wire.Response:
 
 
 def live_response(turn: LiveTurn) -> wire.Response:
-    """The response as far as it is."""
-    return response_object(facts_of(turn), text=turn.text if turn.token_ids else None)
+    """The response as far as it was shown: what the engine gave beyond that is not in the journal yet."""
+    return response_object(facts_of(turn), text=turn.stream.text or None)
 
 
 async def stored_response(service: Service, tenant: str, response_id: str) -> wire.Response | dict[str, object]:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tests.serving import GREEDY
+from tests.serving import GREEDY, eventually
 
 
 def user(text):
@@ -104,6 +104,7 @@ async def test_while_a_turn_runs_its_answer_is_an_item_and_nothing_can_be_added(
     asking = asyncio.create_task(server.post("/v1/responses", body))
     turn = await server.live_turn()
     await server.held()
+    await eventually(lambda: turn.stream.text == turn.text)
     question, answer = await server.items(conversation)
     assert texts([question]) == ["Hello"] and answer["status"] == "in_progress"
     assert answer["content"][0]["text"] == turn.text
