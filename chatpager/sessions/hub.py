@@ -107,6 +107,7 @@ class SessionHub:
         self.block_size = engine.config.block_size
         self.num_blocks = engine.pool.usable
         self._caching = engine.config.enable_prefix_caching
+        self._vocab_size = engine.runner.vocab_size
         self._eos = engine.runner.eos_token_ids
         self._delivering = asyncio.get_running_loop().create_task(self._delivery.run())
 
@@ -144,6 +145,7 @@ class SessionHub:
             InvalidRequest, StoreError, EngineStopped: nothing was begun.
         """
         self._check_open()
+        request.params.check_vocabulary(self._vocab_size)
         submitted = self._clock()
         await self._admission.enter(request.conversation)
         turn: LiveTurn | None = None
