@@ -1,8 +1,8 @@
 """The Responses protocol over WebSocket, without a socket: frames in, events out; calls in, frames out.
 
 In reading order: ``receive_text`` takes a frame; ``events_received`` is what the server shall now do; ``began``,
-``refused``, ``not_cancelled``, ``turn_event`` tell what came of it; ``frames_to_send`` is what the client shall now get. One response at
-a time: a further ``response.create`` waits until the one before has ended, in order.
+``refused``, ``not_cancelled``, ``turn_event`` tell what came of it; ``frames_to_send`` is what the client shall now
+get. One response at a time: a further ``response.create`` waits until the one before has ended, in order.
 """
 
 from __future__ import annotations

@@ -117,11 +117,14 @@ async def test_a_cancel_that_comes_too_late_loses_nothing_of_the_answer():
         {"type": "response.output_text.delta", "delta": "Hello"},
         {"type": "response.completed", "response": end},
     ]
-    async with asyncio.timeout(DEADLINE), telling(*frames) as url:
-        async with Answer(AsyncClient(url), {"input": "Hi"}) as answer:
-            assert await answer._receive() == ""
-            await answer.cancel()
-            assert await collect(answer) == ["Hello"]
+    async with (
+        asyncio.timeout(DEADLINE),
+        telling(*frames) as url,
+        Answer(AsyncClient(url), {"input": "Hi"}) as answer,
+    ):
+        assert await answer._receive() == ""
+        await answer.cancel()
+        assert await collect(answer) == ["Hello"]
     assert (answer.reply.status, answer.reply.text) == ("completed", "Hello")
 
 
