@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import logging
 import os
 from pathlib import Path
 
-import structlog
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from chatpager.errors import StoreError
 from chatpager.store import faults
 
-log = structlog.get_logger(__name__)
+log = logging.getLogger(__name__)
 
 _KEY = 0x63686174_70616765
 """Names our claim among the advisory locks of a PostgreSQL database."""
@@ -64,6 +64,7 @@ class ConnectionClaim:
         self._engine = engine
         self._shown = shown
         self._connection: AsyncConnection | None = None
+        self._released = False
         self._turn = asyncio.Lock()
         """One question at a time on the connection."""
 
@@ -82,11 +83,15 @@ class ConnectionClaim:
         await asyncio.shield(asyncio.ensure_future(self._check()))
 
     async def release(self) -> None:
+        """For good: a check that still waits takes nothing again."""
+        self._released = True
         async with self._turn:
             await self._let_go()
 
     async def _check(self) -> None:
         async with self._turn:
+            if self._released:
+                raise StoreError(f"the database {self._shown} is closed")
             wait = 0.0
             if self._connection is not None:
                 if await self._holds(self._connection):
@@ -96,17 +101,16 @@ class ConnectionClaim:
             if not await self._take(wait):
                 raise StoreError(
                     f"the database {self._shown} is in use by another server, which claimed it when this one's "
-                    "connection was lost: stop one of the two"
+                    "connection was lost: stop one of the two (if there is no other, the lost connection lingers: try later)"
                 )
-            log.warning("store.claimed_again", database=self._shown)
+            log.warning("the database %s is claimed again: the connection that held the claim was lost", self._shown)
 
     async def _holds(self, c: AsyncConnection) -> bool:
         try:
             with faults.translated(self._shown):
                 async with asyncio.timeout(_ANSWER_SECONDS):
                     return bool((await c.execute(_HELD, {"high": _KEY >> 32, "low": _KEY & 0xFFFFFFFF})).scalar())
-        except StoreError as error:
-            log.warning("store.claim_lost", reason=str(error))
+        except StoreError:
             return False
 
     async def _take(self, wait: float) -> bool:

@@ -110,6 +110,17 @@ class TestAClaimThatIsLost:
         await second.close()
         await first.begin_turn(begin("resp_3", user("hi")))
 
+    async def test_is_not_taken_again_by_a_check_that_outlives_its_server(self, postgres_store_url, open_store):
+        first, second = [await open_store(postgres_store_url, migrate=False) for _ in range(2)]
+        await first.claim()
+        checks = [asyncio.ensure_future(first._database._claim.check()) for _ in range(3)]
+        await asyncio.sleep(0)
+        await first.close()
+        answers = await asyncio.gather(*checks, return_exceptions=True)
+        assert {str(answer).rpartition(" is ")[2] for answer in answers if answer} <= {"closed"}
+        async with asyncio.timeout(10):
+            await claimed(second)
+
     async def test_is_not_lost_by_who_stops_waiting_for_its_check(self, postgres_store_url, open_store):
         first = await open_store(postgres_store_url, migrate=False)
         await first.claim()
