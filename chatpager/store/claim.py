@@ -101,7 +101,8 @@ class ConnectionClaim:
             if not await self._take(wait):
                 raise StoreError(
                     f"the database {self._shown} is in use by another server, which claimed it when this one's "
-                    "connection was lost: stop one of the two (if there is no other, the lost connection lingers: try later)"
+                    "connection was lost: stop one of the two (if there is only one, the lost connection lingers: try "
+                    "again later)"
                 )
             log.warning("the database %s is claimed again: the connection that held the claim was lost", self._shown)
 
