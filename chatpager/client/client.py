@@ -192,7 +192,10 @@ class Answer:
         except ConnectionClosed as error:
             raise self._interrupted() from error
         if event["type"] == "error":
-            self.reply.refuse(event["error"]["message"])
+            if begun and self._cancelling:
+                return ""  # the cancelling came too late; the answer's end is on its way
+            if not begun:
+                self.reply.refuse(event["error"]["message"])
             raise _refusal_of(event["error"], event["status"])
         piece = self.reply.feed(event)
         if self._cancelling and not begun and self.reply.id:

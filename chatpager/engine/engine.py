@@ -91,7 +91,7 @@ class Engine:
         """Queue a request.
 
         Raises:
-            InvalidRequest: no prompt, a token outside the vocabulary, or an id that is in use.
+            InvalidRequest: no prompt, a token outside the vocabulary (also in ``logit_bias``), or an id in use.
             ContextLengthExceeded: prompt and one token of answer do not fit ``max_model_len``.
             CapacityExceeded: they do not fit the pool, whatever is evicted.
         """
@@ -269,6 +269,7 @@ class Engine:
             raise InvalidRequest("the prompt is empty", param="prompt")
         if min(prompt) < 0 or max(prompt) >= self.runner.vocab_size:
             raise InvalidRequest(f"a prompt token is outside 0..{self.runner.vocab_size - 1}", param="prompt")
+        params.check_vocabulary(self.runner.vocab_size)
         if params.n > self.scheduler.limits.max_num_seqs:
             raise InvalidRequest(f"n is above max_num_seqs ({self.scheduler.limits.max_num_seqs})", param="n")
         wanted = max(1, params.min_tokens)

@@ -53,6 +53,12 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             if not ok(self):
                 raise InvalidRequest(f"{name} {problem}", param=name)
 
+    def check_vocabulary(self, size: int) -> None:
+        """Raises InvalidRequest: ``logit_bias`` names a token that a vocabulary of ``size`` does not have."""
+        outside = [t for t in self.logit_bias or () if t >= size]
+        if outside:
+            raise InvalidRequest(f"logit_bias names token {outside[0]}, outside 0..{size - 1}", param="logit_bias")
+
     @property
     def greedy(self) -> bool:
         return self.temperature < GREEDY_BELOW

@@ -47,6 +47,7 @@ def _routes() -> list[web.RouteDef]:
         web.post("/v1/responses/{id}/cancel", r.cancel),
         web.get("/v1/responses/{id}/input_items", c.input_items),
         web.post("/v1/chat/completions", routes_chat.create),
+        web.delete("/v1/chat/completions/{id}", routes_chat.delete),
         web.post("/v1/conversations", c.create),
         web.get("/v1/conversations", c.index),
         web.get("/v1/conversations/{id}", c.retrieve),

@@ -111,6 +111,10 @@ class ResponseEncoder:
         self._open = False
         """The item was announced: done together with the first text, or at the end of an answer without any."""
 
+    @property
+    def response_id(self) -> str:
+        return self._facts.id
+
     def feed(self, event: Event, final: wire.Response | None = None) -> Iterable[wire.Event]:
         """The wire's events for one event of the log; ``final`` is needed for the last."""
         match event:

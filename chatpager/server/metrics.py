@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from chatpager.engine.stats import EngineStats
 from chatpager.sessions.stream import Ended
@@ -29,16 +33,8 @@ class Metrics:
         self._blocks = Gauge("chatpager_kv_blocks", "KV blocks", ["state"], registry=r)
         self._usage = Gauge("chatpager_kv_utilisation", "Used share of the KV slots", registry=r)
         self._waste = Gauge("chatpager_kv_waste", "Share of allocated KV slots that hold no token", registry=r)
-        self._engine = {
-            name: Gauge(f"chatpager_{name}", text, registry=r)
-            for name, text in (
-                ("prefix_cache_queried_tokens_total", "Prompt tokens looked up in the prefix cache"),
-                ("prefix_cache_hit_tokens_total", "Prompt tokens found there"),
-                ("evicted_blocks_total", "Cached blocks evicted"),
-                ("preemptions_total", "Sequences preempted"),
-                ("recomputed_tokens_total", "Tokens computed again after preemption"),
-            )
-        }
+        self._engine = EngineCounters()
+        r.register(self._engine)
 
     def turn_ended(self, turn: LiveTurn, ended: Ended) -> None:
         self._turns.labels(turn.request.kind, ended.status).inc()
@@ -64,12 +60,23 @@ class Metrics:
                 self._blocks.labels(state).set(count)
             self._usage.set(memory.utilisation)
             self._waste.set(memory.waste)
-            for name, value in (
-                ("prefix_cache_queried_tokens_total", stats.queried_tokens),
-                ("prefix_cache_hit_tokens_total", stats.hit_tokens),
-                ("evicted_blocks_total", stats.evicted_blocks),
-                ("preemptions_total", stats.preemptions),
-                ("recomputed_tokens_total", stats.recomputed_tokens),
-            ):
-                self._engine[name].set(value)
+            self._engine.stats = stats
         return generate_latest(self.registry)
+
+
+class EngineCounters(Collector):
+    """What the engine counts itself, as of ``stats``."""
+
+    stats: EngineStats | None = None
+
+    def collect(self) -> Iterable[Metric]:
+        if self.stats is None:
+            return
+        for name, text, value in (
+            ("prefix_cache_queried_tokens", "Prompt tokens looked up in the prefix cache", self.stats.queried_tokens),
+            ("prefix_cache_hit_tokens", "Prompt tokens found there", self.stats.hit_tokens),
+            ("evicted_blocks", "Cached blocks evicted", self.stats.evicted_blocks),
+            ("preemptions", "Sequences preempted", self.stats.preemptions),
+            ("recomputed_tokens", "Tokens computed again after preemption", self.stats.recomputed_tokens),
+        ):
+            yield CounterMetricFamily(f"chatpager_{name}", text, value=value)

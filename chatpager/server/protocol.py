@@ -1,8 +1,8 @@
 """The Responses protocol over WebSocket, without a socket: frames in, events out; calls in, frames out.
 
 In reading order: ``receive_text`` takes a frame; ``events_received`` is what the server shall now do; ``began``,
-``refused``, ``turn_event`` tell what came of it; ``frames_to_send`` is what the client shall now get. One response at
-a time: a further ``response.create`` waits until the one before has ended, in order.
+``refused``, ``not_cancelled``, ``turn_event`` tell what came of it; ``frames_to_send`` is what the client shall now
+get. One response at a time: a further ``response.create`` waits until the one before has ended, in order.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from chatpager.errors import (
     InvalidRequest,
     Overloaded,
     RequestError,
+    ResponseNotFound,
     StoreError,
     UnsupportedEvent,
 )
@@ -132,9 +133,10 @@ class ResponsesProtocol:
         self._error(error)
         self._next()
 
-    def failed(self, error: ChatpagerError) -> None:
-        """Something other than a ``Create`` went wrong."""
-        self._error(error)
+    def not_cancelled(self, response_id: str, error: ChatpagerError) -> None:
+        """A ``Cancel`` came to nothing. Of the response that streams here it came too late: the end is on its way."""
+        if not (isinstance(error, ResponseNotFound) and self._encoder and self._encoder.response_id == response_id):
+            self._error(error)
 
     def turn_event(self, event: Event, final: wire.Response | None = None) -> None:
         """The next event of the response's log; ``final`` goes with the last."""

@@ -19,7 +19,7 @@ from chatpager.server.encode_chat import FINISH, ChunkEncoder, completion
 from chatpager.server.encode_response import INTERRUPTED
 from chatpager.server.requests import ChatCreate, chat_request, decode
 from chatpager.server.routes_responses import json_response
-from chatpager.server.service import SERVICE, TENANT, begin, reader_gone
+from chatpager.server.service import SERVICE, TENANT, begin, delete_turn, reader_gone
 from chatpager.server.sse import Frames, send_events
 from chatpager.sessions.stream import Ended
 from chatpager.sessions.turn import LiveTurn
@@ -43,6 +43,13 @@ async def create(request: web.Request) -> web.StreamResponse:
         return json_response(completion(turn.id, turn.created_at, wanted.model, ended, usage, _ours(turn, ended)))
     finally:
         reader_gone(service, turn, told=False)
+
+
+async def delete(request: web.Request) -> web.Response:
+    """Forget a completion: no later conversation finds its words."""
+    completion_id = request.match_info["id"]
+    await delete_turn(request.app[SERVICE], completion_id, "chat")
+    return json_response(wire.Deleted(id=completion_id, object="chat.completion.deleted"))
 
 
 async def _frames(turn: LiveTurn, body: ChatCreate) -> Frames:

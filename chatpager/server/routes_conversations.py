@@ -160,7 +160,7 @@ def _item(message: Message, turn: Turn | None) -> wire.Item:
 
 def _live_item(turn: LiveTurn) -> wire.Item:
     ours = {"response_id": turn.id, "state": "in_progress", "usage": None, "cache": None, "timings": None}
-    return _answer(turn.id, turn.text, "in_progress", ours)
+    return _answer(turn.id, turn.stream.text, "in_progress", ours)
 
 
 def _answer(turn_id: str, text: str, state: str, ours: Json) -> wire.Item:

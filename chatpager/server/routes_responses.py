@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from chatpager.errors import InvalidRequest, ResponseEventsExpired, ResponseNotFound
+from chatpager.errors import InvalidRequest, ResponseEventsExpired
 from chatpager.server import wire
 from chatpager.server.encode_response import ResponseEncoder
 from chatpager.server.requests import decode, response_request
@@ -13,6 +13,7 @@ from chatpager.server.service import (
     TENANT,
     Service,
     begin,
+    delete_turn,
     facts_of,
     final_response,
     live_response,
@@ -96,16 +97,8 @@ async def cancel(request: web.Request) -> web.Response:
 
 
 async def delete(request: web.Request) -> web.Response:
-    service, response_id = request.app[SERVICE], request.match_info["id"]
-    turn = _live(service, response_id)
-    if turn is not None:
-        service.hub.cancel(TENANT, response_id)
-        await turn.stream.end()
-        if not turn.request.stored:
-            return json_response(wire.Deleted(id=response_id, object="response"))
-    elif (await service.store.turn(TENANT, response_id)).kind != "response":
-        raise ResponseNotFound(f"no response {response_id!r}")
-    await service.store.delete_turn(TENANT, response_id)
+    response_id = request.match_info["id"]
+    await delete_turn(request.app[SERVICE], response_id, "response")
     return json_response(wire.Deleted(id=response_id, object="response"))
 
 

@@ -19,10 +19,11 @@ from chatpager.server.requests import Served
 from chatpager.sessions.hub import SessionHub
 from chatpager.sessions.stream import Ended
 from chatpager.sessions.turn import LiveTurn, TurnRequest
-from chatpager.store import Store, Turn
+from chatpager.store import Store, Turn, TurnKind
 
 TENANT = "default"
 """The one tenant, until keys name more."""
+CALLED: dict[TurnKind, str] = {"response": "response", "chat": "chat completion"}
 
 
 @dataclass
@@ -115,8 +116,8 @@ def final_response(turn: LiveTurn, ended: Ended) -> wire.Response:
 
 
 def live_response(turn: LiveTurn) -> wire.Response:
-    """The response as far as it is."""
-    return response_object(facts_of(turn), text=turn.text if turn.token_ids else None)
+    """The response as far as it was shown: what the engine gave beyond that is not in the journal yet."""
+    return response_object(facts_of(turn), text=turn.stream.text or None)
 
 
 async def stored_response(service: Service, tenant: str, response_id: str) -> wire.Response | dict[str, object]:
@@ -147,6 +148,23 @@ async def rebuilt_response(service: Service, turn: Turn) -> wire.Response:
         error=turn.error,
         completed_at=turn.completed_at,
     )
+
+
+async def delete_turn(service: Service, turn_id: str, kind: TurnKind) -> None:
+    """Delete what is stored of a turn; one that runs is ended first.
+
+    Raises:
+        ResponseNotFound: there is none of this kind.
+    """
+    turn = service.hub.live(TENANT, turn_id)
+    if turn is not None and turn.request.kind == kind:
+        service.hub.cancel(TENANT, turn_id)
+        await turn.stream.end()
+        if not turn.request.stored:
+            return
+    elif (await service.store.turn(TENANT, turn_id)).kind != kind:
+        raise ResponseNotFound(f"no {CALLED[kind]} {turn_id!r}")
+    await service.store.delete_turn(TENANT, turn_id)
 
 
 def message_text(content: object) -> str:

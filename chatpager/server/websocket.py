@@ -114,7 +114,7 @@ class Connection:
         try:
             self._service.hub.cancel(TENANT, response_id)
         except ChatpagerError as error:
-            self._protocol.failed(error)
+            self._protocol.not_cancelled(response_id, error)
 
     async def _respond(self, body: Json) -> None:
         turn = await self._begin(body)

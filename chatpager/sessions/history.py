@@ -34,6 +34,8 @@ async def history_of(
 async def _tip_of(tenant: str, turn_id: str, store: Store, orphans: Orphans) -> MessageHash:
     try:
         turn = await store.turn(tenant, turn_id)
+        if turn.kind != "response":
+            raise ResponseNotFound(turn_id)
         if turn.status == "in_progress" and not orphans.runs(turn_id):
             await orphans.end(tenant)
             turn = await store.turn(tenant, turn_id)

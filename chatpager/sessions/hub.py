@@ -33,7 +33,7 @@ from chatpager.sessions.history import history_of
 from chatpager.sessions.orphans import Orphans, log_interrupted
 from chatpager.sessions.remembered import Remembered
 from chatpager.sessions.stream import Ended, Started
-from chatpager.sessions.title import give_title, text_of
+from chatpager.sessions.title import first_words, text_of
 from chatpager.sessions.turn import LiveTurn, TurnRequest
 from chatpager.store import Message, MessageHash, NewMessage, NewTurn, Store
 
@@ -107,6 +107,7 @@ class SessionHub:
         self.block_size = engine.config.block_size
         self.num_blocks = engine.pool.usable
         self._caching = engine.config.enable_prefix_caching
+        self._vocab_size = engine.runner.vocab_size
         self._eos = engine.runner.eos_token_ids
         self._delivering = asyncio.get_running_loop().create_task(self._delivery.run())
 
@@ -144,6 +145,7 @@ class SessionHub:
             InvalidRequest, StoreError, EngineStopped: nothing was begun.
         """
         self._check_open()
+        request.params.check_vocabulary(self._vocab_size)
         submitted = self._clock()
         await self._admission.enter(request.conversation)
         turn: LiveTurn | None = None
@@ -185,8 +187,6 @@ class SessionHub:
             del self._beginning[turn.id]
         turn.stream.append(Started(turn.id, turn.created_at))
         self._start(turn)
-        if turn.request.stored and new.session_id is not None and new.parent_hash is None:
-            await give_title(self.store, new.tenant, new.session_id, new.messages)
 
     def _start(self, turn: LiveTurn) -> None:
         request = turn.request
@@ -283,6 +283,7 @@ class SessionHub:
             previous_turn_id=request.previous_turn_id,
             parent_hash=parent,
             request=request.parameters,
+            title="" if history else first_words(fresh),
         )
         return turn, new
 

@@ -1,23 +1,38 @@
 """One server a database: whoever recovers live turns must be the only one who runs any.
 
-The claim goes with the process, however it ends: on SQLite it is a lock on a file beside the database, on PostgreSQL
-an advisory lock of a connection that is kept for nothing else (so a pooler in between must not share connections by
-transaction).
+On SQLite the claim is a lock on a file beside the database and goes with the process, however it ends. On PostgreSQL
+it is an advisory lock of a connection that is kept for nothing else, and goes with that connection, which may end
+before the process does: the database restarts, or somebody ends the backend. So it is checked before each write that
+relies on it (a turn's beginning, recovery), and taken again if it was lost. Who lost it to another server begins no
+turn; those that still run have been ended by the other one, and what they add is not stored. (A pooler in between must
+not share connections by transaction.)
 """
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
+import logging
 import os
 from pathlib import Path
 
-from sqlalchemy import func, select
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import func, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from chatpager.errors import StoreError
+from chatpager.store import faults
+
+log = logging.getLogger(__name__)
 
 _KEY = 0x63686174_70616765
 """Names our claim among the advisory locks of a PostgreSQL database."""
+_HELD = text(
+    "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND granted"
+    " AND classid = CAST(:high AS bigint) AND objid = CAST(:low AS bigint) AND objsubid = 1)"
+)
+_ANSWER_SECONDS = 10.0
+_RELEASE_SECONDS = 2.0
+"""A backend that is ended tells its client before it lets its locks go."""
 
 
 def claim_file(database: Path, shown: str) -> int:
@@ -42,15 +57,87 @@ def claim_file(database: Path, shown: str) -> int:
     return descriptor
 
 
-async def claim_connection(c: AsyncConnection, shown: str) -> None:
-    """Lock the PostgreSQL database of ``c``; the lock lasts as long as the connection.
+class ConnectionClaim:
+    """The claim on a PostgreSQL database. Raises ``StoreError`` from every method but ``release``."""
 
-    Raises:
-        StoreError: another server has it.
-    """
-    if not (await c.execute(select(func.pg_try_advisory_lock(_KEY)))).scalar():
-        raise _taken(shown, "another server")
-    await c.commit()
+    def __init__(self, engine: AsyncEngine, shown: str) -> None:
+        self._engine = engine
+        self._shown = shown
+        self._connection: AsyncConnection | None = None
+        self._released = False
+        self._turn = asyncio.Lock()
+        """One question at a time on the connection."""
+
+    async def take(self) -> None:
+        """Become the owner. Raises StoreError: another server is, or the database is away."""
+        if not await self._take(0):
+            raise _taken(self._shown, "another server")
+
+    async def check(self) -> None:
+        """Make sure of the claim, or take it again on a new connection.
+
+        Raises:
+            StoreError: it was lost, and another server has it now, or the database is away.
+        """
+        # A question that is broken off costs the connection, and so the claim: who stops waiting lets it go on.
+        await asyncio.shield(asyncio.ensure_future(self._check()))
+
+    async def release(self) -> None:
+        """For good: a check that still waits takes nothing again."""
+        self._released = True
+        async with self._turn:
+            await self._let_go()
+
+    async def _check(self) -> None:
+        async with self._turn:
+            if self._released:
+                raise StoreError(f"the database {self._shown} is closed")
+            wait = 0.0
+            if self._connection is not None:
+                if await self._holds(self._connection):
+                    return
+                await self._let_go()
+                wait = _RELEASE_SECONDS
+            if not await self._take(wait):
+                raise StoreError(
+                    f"the database {self._shown} is in use by another server, which claimed it when this one's "
+                    "connection was lost: stop one of the two (if there is only one, the lost connection lingers: try "
+                    "again later)"
+                )
+            log.warning("the database %s is claimed again: the connection that held the claim was lost", self._shown)
+
+    async def _holds(self, c: AsyncConnection) -> bool:
+        try:
+            with faults.translated(self._shown):
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    return bool((await c.execute(_HELD, {"high": _KEY >> 32, "low": _KEY & 0xFFFFFFFF})).scalar())
+        except StoreError:
+            return False
+
+    async def _take(self, wait: float) -> bool:
+        """Whether the lock was to be had within ``wait`` seconds."""
+        until = asyncio.get_running_loop().time() + wait
+        with faults.translated(self._shown):
+            c = await self._engine.connect()
+            try:
+                await c.execution_options(isolation_level="AUTOCOMMIT")
+                while not (await c.execute(select(func.pg_try_advisory_lock(_KEY)))).scalar():
+                    if asyncio.get_running_loop().time() >= until:
+                        await c.close()
+                        return False
+                    await asyncio.sleep(0.02)
+            except BaseException:
+                await c.close()
+                raise
+        self._connection = c
+        return True
+
+    async def _let_go(self) -> None:
+        held, self._connection = self._connection, None
+        if held is not None:
+            # The pool would keep the connection, and with it the lock.
+            await held.invalidate()
+            await held.close()
 
 
 def _taken(shown: str, owner: str) -> StoreError:

@@ -38,7 +38,7 @@ class Database:
         self._queue = asyncio.Lock() if self.file else nullcontext()
         self._identity: tuple[int, int] | None = None
         self._unusable = ""
-        self._claim: int | AsyncConnection | None = None
+        self._claim: int | claim.ConnectionClaim | None = None
         self._engine = _sqlite_engine(self.url, busy_timeout_ms) if self.file else _postgres_engine(self.url)
 
     def make_file(self) -> None:
@@ -71,22 +71,15 @@ class Database:
         if self.file:
             self._claim = claim.claim_file(self.file, self.shown)
             return
-        with faults.translated(self.shown):
-            c = await self._engine.connect()
-            try:
-                await claim.claim_connection(c, self.shown)
-            except BaseException:
-                await c.close()
-                raise
-        self._claim = c
+        taking = claim.ConnectionClaim(self._engine, self.shown)
+        await taking.take()
+        self._claim = taking
 
     async def close(self) -> None:
         self._unusable = self._unusable or "is closed"
         held, self._claim = self._claim, None
-        if isinstance(held, AsyncConnection):
-            # The pool would keep the connection, and with it the lock.
-            await held.invalidate()
-            await held.close()
+        if isinstance(held, claim.ConnectionClaim):
+            await held.release()
         elif held is not None:
             os.close(held)
         await self._engine.dispose()
@@ -103,13 +96,16 @@ class Database:
 
     @asynccontextmanager
     async def write(
-        self, name: str, tenant: str | None = None, *, durable: bool = True, deletes: bool = False
+        self, name: str, tenant: str | None = None, *, durable: bool = True, deletes: bool = False, owned: bool = False
     ) -> AsyncIterator[AsyncConnection]:
         """One transaction, committed where the block ends well. ``name`` is its part of its failpoints' names.
 
         Writers of a ``tenant`` run beside each other, but none beside one that ``deletes``: what it finds needed by
-        nobody must stay so until it is gone. Without a tenant there is no such care.
+        nobody must stay so until it is gone. Without a tenant there is no such care. ``owned`` is what only the server
+        that has claimed the database may write: its claim is checked first.
         """
+        if owned and isinstance(self._claim, claim.ConnectionClaim):
+            await self._claim.check()
         async with self._queue:
             self._check_usable()
             try:

@@ -85,7 +85,7 @@ class NewTurn(Struct, frozen=True, kw_only=True):
 
     ``expected_tip`` is where the session must stand; by default at ``parent_hash``. It differs where a turn goes back:
     another answer to an earlier message, or an earlier message edited. ``client_key`` makes the beginning idempotent:
-    the same key with the same input gives the turn that exists.
+    the same key with the same input gives the turn that exists. ``title`` names the session if it has no name.
     """
 
     id: str
@@ -101,6 +101,7 @@ class NewTurn(Struct, frozen=True, kw_only=True):
     expected_tip: MessageHash | UnsetType | None = UNSET
     client_key: str | None = None
     request: dict[str, Any] = {}
+    title: str = ""
 
 
 class Turn(Struct, frozen=True, kw_only=True):

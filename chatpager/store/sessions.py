@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from msgspec import UNSET, UnsetType
-from sqlalchemy import delete, exists, insert, select, tuple_, update
+from sqlalchemy import case, delete, exists, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from chatpager.errors import ConversationNotFound, InvalidRequest, SessionBusy
@@ -107,12 +107,14 @@ async def append(
 
 
 async def move_tip(
-    c: AsyncConnection, tenant: str, id: str, expected: MessageHash | None, tip: MessageHash, now: int
+    c: AsyncConnection, tenant: str, id: str, expected: MessageHash | None, tip: MessageHash, now: int, title: str = ""
 ) -> bool:
-    """Compare-and-set of the tip."""
+    """Compare-and-set of the tip; a session without a name is called ``title``."""
+    _check_title(title)
     s = sessions.c
+    named = {"title": case((s.title == "", title), else_=s.title)} if title else {}
     here = update(sessions).where(s.id == id, s.tenant == tenant, s.tip_hash.is_not_distinct_from(expected))
-    return (await c.execute(here.values(tip_hash=tip, updated_at=now))).rowcount == 1
+    return (await c.execute(here.values(tip_hash=tip, updated_at=now, **named))).rowcount == 1
 
 
 async def remove(c: AsyncConnection, tenant: str, id: str) -> DeletedSession:

@@ -57,7 +57,9 @@ class Store:
         return cls(database)
 
     async def claim(self) -> None:
-        """Become the only server of this database, until it is closed or the process ends in whatever way.
+        """Become the only server of this database, until it is closed or the process ends in whatever way. If
+        PostgreSQL drops the claim meanwhile, the next turn's beginning takes it again, or raises StoreError where
+        another server was faster.
 
         Raises:
             StoreError: another server is.
@@ -186,7 +188,7 @@ class Store:
             IdempotencyConflict: ``client_key`` came before with another request.
         """
         deletes = turns.leaves_a_branch(new)
-        async with self._database.write("begin_turn", new.tenant, deletes=deletes) as c:
+        async with self._database.write("begin_turn", new.tenant, deletes=deletes, owned=True) as c:
             return await turns.begin(c, new)
 
     async def journal(self, entries: Sequence[JournalEntry]) -> None:
@@ -215,7 +217,7 @@ class Store:
 
         For the server that has claimed the database. Before its first turn no live turn has an owner.
         """
-        async with self._database.write("recover") as c:
+        async with self._database.write("recover", owned=True) as c:
             return await turns.recover(c, now, ids)
 
     async def turn(self, tenant: str, id: str) -> Turn:

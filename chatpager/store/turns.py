@@ -52,7 +52,7 @@ async def begin(c: AsyncConnection, new: NewTurn) -> BegunTurn:
         return await _stood_in_the_way(c, new)
     if new.session_id is not None:
         expected = new.parent_hash if new.expected_tip is UNSET else new.expected_tip
-        if not await sessions.move_tip(c, new.tenant, new.session_id, expected, turn.input_tip, new.now):
+        if not await sessions.move_tip(c, new.tenant, new.session_id, expected, turn.input_tip, new.now, new.title):
             raise SessionBusy("the conversation has gone on meanwhile")
         if leaves_a_branch(new):
             await messages.sweep(c, [expected])

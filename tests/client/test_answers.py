@@ -1,11 +1,15 @@
 """Answers that are left early, cancelled, or cut off."""
 
 import asyncio
+import json
+from contextlib import asynccontextmanager
 
 import pytest
+from websockets.asyncio.server import serve as serve_websocket
 
 from chatpager import AsyncClient
 from chatpager.client import ClientError, Reply
+from chatpager.client.client import Answer
 from tests.serving import DEADLINE, GREEDY, eventually
 
 LONG = {**GREEDY, "max_output_tokens": 300}
@@ -83,6 +87,45 @@ async def test_cancel_before_it_has_begun(session, server):
         server.gate.open()
         await reading
     assert answer.reply.status == "cancelled"
+
+
+@asynccontextmanager
+async def telling(*frames):
+    """The address of a server that answers a create with the first of ``frames``, and a cancel with the rest."""
+
+    async def answer(socket):
+        await socket.recv()
+        await socket.send(json.dumps(frames[0]))
+        await socket.recv()
+        for frame in frames[1:]:
+            await socket.send(json.dumps(frame))
+        await socket.wait_closed()
+
+    async with serve_websocket(answer, "127.0.0.1", 0, subprotocols=["chatpager.v1"]) as listening:
+        yield f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+
+
+REFUSED = {"message": "no response 'resp_1' is running", "code": "response_not_found"}
+TOO_LATE = {"type": "error", "status": 404, "error": REFUSED}
+
+
+async def test_a_cancel_that_comes_too_late_loses_nothing_of_the_answer():
+    end = {"id": "resp_1", "status": "completed", "usage": None}
+    frames = [
+        {"type": "response.created", "response": {"id": "resp_1"}},
+        TOO_LATE,
+        {"type": "response.output_text.delta", "delta": "Hello"},
+        {"type": "response.completed", "response": end},
+    ]
+    async with (
+        asyncio.timeout(DEADLINE),
+        telling(*frames) as url,
+        Answer(AsyncClient(url), {"input": "Hi"}) as answer,
+    ):
+        assert await answer._receive() == ""
+        await answer.cancel()
+        assert await collect(answer) == ["Hello"]
+    assert (answer.reply.status, answer.reply.text) == ("completed", "Hello")
 
 
 async def collect(answer):

@@ -17,6 +17,7 @@ class TestRefusals:
             (request("b", []), InvalidRequest),
             (request("b", [VOCAB]), InvalidRequest),
             (request("b", [-1]), InvalidRequest),
+            (request("b", [1], logit_bias={VOCAB: 1.0}), InvalidRequest),
             (request("b", [1] * 64), ContextLengthExceeded),
             (request("b", [1] * 60, 10, min_tokens=5), ContextLengthExceeded),
         ]:

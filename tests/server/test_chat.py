@@ -58,6 +58,42 @@ def server_messages(messages):
     return input_messages(messages, "messages")
 
 
+async def test_a_completion_is_deleted_with_its_words(server):
+    messages = [user("The quick brown fox jumps over the lazy dog.")]
+    told = await ask(server, messages)
+    assert len(await server.service.store.match_content("default", server_messages(messages))) == 1
+    deleted = await server.delete(f"{PATH}/{told['id']}")
+    assert deleted.json == {"id": told["id"], "object": "chat.completion.deleted", "deleted": True}
+    assert await server.service.store.match_content("default", server_messages(messages)) == []
+    assert (await server.delete(f"{PATH}/{told['id']}")).refusal == (404, "response_not_found", None)
+
+
+async def test_delete_while_it_streams(server):
+    server.gate.hold(after=2)
+    async with server.events(PATH, {"messages": [user("a")], **EIGHT, "max_tokens": 300}) as events:
+        turn = await server.live_turn()
+        await server.held()
+        deleting = asyncio.create_task(server.delete(f"{PATH}/{turn.id}"))
+        await eventually(lambda: not server.hub.engine._commands.empty())
+        server.gate.open()
+        assert (await deleting).json["deleted"] is True
+        assert [chunk async for chunk in events]
+    assert (await server.delete(f"{PATH}/{turn.id}")).status == 404
+
+
+async def test_a_completion_and_a_response_are_not_each_other(server):
+    completion = (await ask(server, [user("Hello")]))["id"]
+    response = (await server.respond("Hello"))["id"]
+    missing = (404, "response_not_found", None)
+    assert (await server.delete(f"{PATH}/{response}")).refusal == missing
+    assert (await server.delete(f"/v1/responses/{completion}")).refusal == missing
+    assert (await server.delete(f"{PATH}/chatcmpl_x")).refusal == missing
+    follow = await server.post("/v1/responses", {"input": "And then?", "previous_response_id": completion})
+    assert follow.refusal == (404, "previous_response_not_found", "previous_response_id")
+    assert (await server.delete(f"{PATH}/{completion}")).status == 200
+    assert (await server.delete(f"/v1/responses/{response}")).status == 200
+
+
 @pytest.mark.parametrize("include_usage", [False, True])
 async def test_a_stream(serve, include_usage):
     body = {"messages": [user("Hello")]} | ({"stream_options": {"include_usage": True}} if include_usage else {})

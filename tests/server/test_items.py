@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from tests.serving import GREEDY
+from chatpager.errors import StoreError
+from tests.serving import GREEDY, eventually
 
 
 def user(text):
@@ -104,6 +105,7 @@ async def test_while_a_turn_runs_its_answer_is_an_item_and_nothing_can_be_added(
     asking = asyncio.create_task(server.post("/v1/responses", body))
     turn = await server.live_turn()
     await server.held()
+    await eventually(lambda: turn.stream.text == turn.text)
     question, answer = await server.items(conversation)
     assert texts([question]) == ["Hello"] and answer["status"] == "in_progress"
     assert answer["content"][0]["text"] == turn.text
@@ -113,6 +115,27 @@ async def test_while_a_turn_runs_its_answer_is_an_item_and_nothing_can_be_added(
     server.gate.open()
     told = (await asking).json
     assert (await server.items(conversation))[1]["id"] == told["output"][0]["id"] == answer["id"]
+
+
+async def test_items_are_added_behind_an_answer_whose_end_the_store_refused(serve, monkeypatch):
+    """The turn has given up, but its row still says that it runs; that must not keep the conversation shut."""
+    async with serve(lambda prompt: "on and on", hub={"pauses": ()}) as server:
+        conversation = await server.conversation()
+        finish_turn = server.service.store.finish_turn
+
+        async def refused(done):
+            monkeypatch.setattr(server.service.store, "finish_turn", finish_turn)
+            raise StoreError("the database is locked")
+
+        monkeypatch.setattr(server.service.store, "finish_turn", refused)
+        told = (await server.post("/v1/responses", {"input": "Hello", "conversation": conversation})).json
+        assert (told["status"], told["error"]["code"]) == ("failed", "storage_unavailable")
+        assert (await server.service.store.turn("default", told["id"])).status == "in_progress"
+        added = await server.post(f"/v1/conversations/{conversation}/items", {"items": [user("a")]})
+        assert (added.status, texts(added.json["data"])) == (200, ["a"])
+        items = await server.items(conversation)
+        assert texts(items) == ["Hello", "on and on", "a"]
+        assert (items[1]["status"], items[1]["chatpager"]["state"]) == ("incomplete", "interrupted")
 
 
 async def test_an_answer_whose_response_was_deleted_stays_said(server):

@@ -4,6 +4,7 @@ import re
 
 import pytest
 from openai.types import Model
+from prometheus_client.parser import text_string_to_metric_families
 
 from chatpager import __version__
 from chatpager.server.routes_ops import ASSETS, read_assets
@@ -74,6 +75,15 @@ async def test_metrics_count_turns_and_tokens(server):
     assert got["chatpager_queue_seconds_count"] == 3
     assert got['chatpager_requests{state="running"}'] == 0
     assert got['chatpager_kv_blocks{state="cached"}'] > 0
+
+
+async def test_what_is_called_total_is_a_counter(server):
+    await server.respond("Hello")
+    exposed = (await server.get("/metrics")).body.decode()
+    kinds = {m.name: m.type for m in text_string_to_metric_families(exposed) if m.name.startswith("chatpager_")}
+    totals = set(re.findall(r"^# TYPE (\S+)_total ", exposed, re.M))
+    assert {kinds[name] for name in totals} == {"counter"}
+    assert {"chatpager_preemptions", "chatpager_evicted_blocks", "chatpager_recomputed_tokens"} <= totals
 
 
 async def test_metrics_count_open_sockets_and_ends_without_a_token(server):

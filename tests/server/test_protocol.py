@@ -137,10 +137,19 @@ def test_cancel_is_passed_on_in_every_state(protocol, state):
     bring_to(protocol, state)
     protocol.receive_text('{"type": "response.cancel", "response_id": "resp_9"}')
     assert protocol.events_received() == [Cancel("resp_9")]
-    protocol.failed(ResponseNotFound("no response 'resp_9' is running"))
+    protocol.not_cancelled("resp_9", ResponseNotFound("no response 'resp_9' is running"))
     [error] = frames(protocol)
     assert (error["status"], error["error"]["code"]) == (404, "response_not_found")
     assert protocol.state is state
+
+
+def test_a_cancel_that_comes_while_the_end_is_on_its_way_is_no_error(protocol):
+    bring_to(protocol, State.STREAMING)
+    protocol.not_cancelled("resp_1", ResponseNotFound("no response 'resp_1' is running"))
+    assert frames(protocol) == []
+    protocol.not_cancelled("resp_1", EngineStopped("the engine has stopped"))
+    [error] = frames(protocol)
+    assert error["error"]["code"] == "engine_stopped"
 
 
 def bring_to(protocol, state):

@@ -60,7 +60,7 @@ class Connection(RuleBasedStateMachine):
         self.protocol.receive_text('{"type": "response.cancel", "response_id": "resp_x"}')
         assert self.protocol.events_received() == [Cancel("resp_x")]
         if not known:
-            self.protocol.failed(ResponseNotFound("no such response"))
+            self.protocol.not_cancelled("resp_x", ResponseNotFound("no such response"))
             self.errors_due += 1
         self.settle()
 

@@ -84,6 +84,21 @@ async def test_an_empty_answer_is_complete(server):
     assert after["status"] == "incomplete"
 
 
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/chat/completions"])
+async def test_a_bias_on_a_token_that_the_model_lacks_is_refused_and_nothing_stored(server, path):
+    size = server.hub.tokenizer.backend.get_vocab_size()
+    conversation = await server.conversation()
+    asked = {"messages": [{"role": "user", "content": "a"}]}
+    if path == "/v1/responses":
+        asked = {"input": "a", "conversation": conversation}
+    answer = await server.post(path, {**asked, "logit_bias": {str(size): 1}})
+    assert answer.refusal == (400, "invalid_request", "logit_bias")
+    assert str(size) in answer.error["message"] and f"0..{size - 1}" in answer.error["message"]
+    assert await server.items(conversation) == []
+    body = {**asked, "logit_bias": {str(size - 1): 1}, "max_tokens": 1, "max_output_tokens": 1}
+    assert (await server.post(path, body)).status == 200
+
+
 async def test_a_stop_string_ends_the_answer(serve):
     async with serve(lambda prompt: "one two three") as server:
         response = (await server.post("/v1/responses", {"input": "a", "stop": [" tw"]})).json

@@ -1,6 +1,7 @@
 """Responses while they run: streamed, read along, cancelled, left, interrupted."""
 
 import asyncio
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -46,7 +47,7 @@ async def test_a_running_response_shows_its_text_so_far(server):
     server.gate.hold(after=3)
     async with server.events("/v1/responses", {"input": "Hello", **GREEDY}) as events:
         turn = await server.live_turn()
-        await eventually(lambda: len(turn.token_ids) == 3)
+        await eventually(lambda: turn.stream.text == turn.text and len(turn.token_ids) == 3)
         running = (await server.get("/v1/responses/" + turn.id)).json
         assert (running["status"], running["usage"]) == ("in_progress", None)
         so_far = running["output"][0]["content"][0]["text"]
@@ -63,6 +64,54 @@ async def test_before_its_first_token_it_has_no_output(server):
         assert (await server.get("/v1/responses/" + turn.id)).json["output"] == []
         server.gate.open()
         await collect(events)
+
+
+@asynccontextmanager
+async def held_journal(server, monkeypatch):
+    """Inside the block no entry is written; with its end they are."""
+    journal, go_on = server.service.store.journal, asyncio.Event()
+
+    async def held(entries):
+        if entries:
+            await go_on.wait()
+        await journal(entries)
+
+    monkeypatch.setattr(server.service.store, "journal", held)
+    try:
+        yield
+    finally:
+        go_on.set()
+        server.gate.open()
+
+
+async def test_nothing_is_shown_that_the_journal_lacks(serve, monkeypatch):
+    """A server that is killed now comes back with what the journal holds, and a reader must not have seen more."""
+    async with serve(lambda prompt: "on and on and on and on") as server:
+        conversation = await server.conversation()
+        server.gate.hold(after=3)
+        asking = asyncio.create_task(server.post("/v1/responses", {"input": "Hello", "conversation": conversation}))
+        turn = await server.live_turn()
+        await server.held()
+        shown = await eventually(lambda: turn.stream.text == turn.text and turn.text)
+        async with held_journal(server, monkeypatch):
+            server.gate.hold(after=2)
+            await eventually(lambda: turn.text != shown)
+            assert (await server.service.store.journaled("default", turn.id)).text == shown
+            running = (await server.get("/v1/responses/" + turn.id)).json
+            assert running["output"][0]["content"][0]["text"] == shown
+            assert (await server.items(conversation))[1]["content"][0]["text"] == shown
+        assert (await asking).json["output"][0]["content"][0]["text"] == "on and on and on and on"
+
+
+async def test_a_first_token_that_the_journal_lacks_is_no_output(serve, monkeypatch):
+    async with serve(lambda prompt: "on and on") as server, held_journal(server, monkeypatch):
+        conversation = await server.conversation()
+        asking = asyncio.create_task(server.post("/v1/responses", {"input": "Hello", "conversation": conversation}))
+        turn = await server.live_turn()
+        await eventually(lambda: turn.text)
+        assert (await server.get("/v1/responses/" + turn.id)).json["output"] == []
+        assert (await server.items(conversation))[1]["content"][0]["text"] == ""
+        asking.cancel()
 
 
 async def test_any_number_may_read_along_from_any_event(server):

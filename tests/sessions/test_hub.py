@@ -9,6 +9,7 @@ from chatpager.errors import (
     ResponseNotFound,
 )
 from chatpager.sessions.stream import Delta, Ended, Prefilled, Started
+from chatpager.store.database import Database
 from tests.sessions.conftest import TENANT
 
 
@@ -132,6 +133,23 @@ class TestTitles:
             assert len(title) == 80
             await r.ask("another question", session=session)
             assert (await r.hub.store.session(TENANT, session)).title == title
+
+    async def test_costs_a_turn_no_time_of_its_own(self, rig, monkeypatch):
+        """The acknowledgement waits for one transaction."""
+        async with rig() as r:
+            session, names = await r.session(), []
+            write = Database.write
+
+            def watched(self, name, *args, **more):
+                names.append(name)
+                return write(self, name, *args, **more)
+
+            monkeypatch.setattr(Database, "write", watched)
+            r.hold()
+            turn = await r.hub.submit(r.request("hello", session=session))
+            assert names == ["begin_turn"]
+            r.runner.hold.set()
+            await turn.stream.end()
 
     async def test_a_title_that_was_given_stays(self, rig):
         async with rig() as r:

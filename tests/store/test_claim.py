@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 import chatpager
 from chatpager.errors import StoreError
+from tests.store.making import begin, user
 
 ROOT = Path(chatpager.__file__).parents[1]
 CLAIMER = """
@@ -57,6 +59,80 @@ async def claimed(store):
             return await store.claim()
         except StoreError:
             await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+def postgres_store_url(postgres_server, postgres_template):
+    name = postgres_server.create(postgres_template)
+    yield postgres_server.url(name)
+    postgres_server.drop(name)
+
+
+async def end_backend_of_the_claim(store):
+    """As an administrator would, or a restart of the database."""
+    async with store._database.read() as c:
+        await c.execute(
+            text(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND "
+                "database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            )
+        )
+
+
+@pytest.mark.postgres
+class TestAClaimThatIsLost:
+    async def test_is_taken_again_before_the_next_turn(self, postgres_store_url, open_store):
+        first, second = [await open_store(postgres_store_url, migrate=False) for _ in range(2)]
+        await first.claim()
+        await end_backend_of_the_claim(second)
+        await asyncio.gather(*(first.begin_turn(begin(f"resp_{n}", user("hi"))) for n in range(12)))
+        with pytest.raises(StoreError, match="in use by another server"):
+            await second.claim()
+        await end_backend_of_the_claim(second)
+        assert len(await first.recover(9)) == 12
+        with pytest.raises(StoreError, match="in use by another server"):
+            await second.claim()
+
+    async def test_to_another_server_is_not_written_past(self, postgres_store_url, open_store):
+        first, second = [await open_store(postgres_store_url, migrate=False) for _ in range(2)]
+        await first.claim()
+        await first.begin_turn(begin("resp_1", user("hi")))
+        await end_backend_of_the_claim(second)
+        await second.claim()
+        assert [turn.turn_id for turn in await second.recover(9)] == ["resp_1"]
+        await second.begin_turn(begin("resp_2", user("hi")))
+        for _ in range(2):
+            with pytest.raises(StoreError, match="another server, which claimed it when this one's connection"):
+                await first.begin_turn(begin("resp_3", user("hi")))
+        with pytest.raises(StoreError, match="stop one of the two"):
+            await first.recover(9)
+        assert [turn.id for turn in await first.active_turns("ann")] == ["resp_2"]
+        await second.close()
+        await first.begin_turn(begin("resp_3", user("hi")))
+
+    async def test_is_not_taken_again_by_a_check_that_outlives_its_server(self, postgres_store_url, open_store):
+        first, second = [await open_store(postgres_store_url, migrate=False) for _ in range(2)]
+        await first.claim()
+        checks = [asyncio.ensure_future(first._database._claim.check()) for _ in range(3)]
+        await asyncio.sleep(0)
+        await first.close()
+        answers = await asyncio.gather(*checks, return_exceptions=True)
+        assert {str(answer).rpartition(" is ")[2] for answer in answers if answer} <= {"closed"}
+        async with asyncio.timeout(10):
+            await claimed(second)
+
+    async def test_is_not_lost_by_who_stops_waiting_for_its_check(self, postgres_store_url, open_store):
+        first = await open_store(postgres_store_url, migrate=False)
+        await first.claim()
+        held = first._database._claim._connection
+        for n in range(20):
+            recovering = asyncio.ensure_future(first.recover(9))
+            for _ in range(n):
+                await asyncio.sleep(0)
+            recovering.cancel()
+            await asyncio.wait([recovering])
+        await first.recover(9)
+        assert first._database._claim._connection is held and not held.invalidated
 
 
 @pytest.fixture

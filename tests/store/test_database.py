@@ -44,9 +44,9 @@ async def test_each_method_promises_what_it_says(store, monkeypatch):
     seen = {}
     write = Database.write
 
-    def watched(self, name, tenant=None, *, durable=True, deletes=False):
+    def watched(self, name, tenant=None, *, durable=True, **more):
         seen[name] = durable
-        return write(self, name, tenant, durable=durable, deletes=deletes)
+        return write(self, name, tenant, durable=durable, **more)
 
     monkeypatch.setattr(Database, "write", watched)
     await conversation(store, "conv_1", "hi", "hello")
