@@ -78,5 +78,6 @@ class EngineCounters(Collector):
             ("evicted_blocks", "Cached blocks evicted", self.stats.evicted_blocks),
             ("preemptions", "Sequences preempted", self.stats.preemptions),
             ("recomputed_tokens", "Tokens computed again after preemption", self.stats.recomputed_tokens),
+            ("failed_steps", "Steps that raised, repeats row by row included", self.stats.failed_steps),
         ):
             yield CounterMetricFamily(f"chatpager_{name}", text, value=value)
