@@ -35,6 +35,8 @@ class Case:
     unwanted: tuple[str, ...] = ()
     exact: bool = False
     live: bool = False
+    wording: str = ""
+    """Whether the user's own words were trained on, where a suite has both."""
 
     def is_right(self, answer: str) -> bool:
         said = answer.strip().lower()
@@ -87,12 +89,14 @@ def recall(rng: Random, i: int) -> Case:
     """A fact is asked for 1 to 10 turns after it was told; the model plays every turn."""
     talk, distance = _talk(rng, _lang(i)), 1 + (i // 4) % 10
     fact = draw_fact(rng, talk.lang, Split.HELD_OUT)
-    acts.tell(talk, fact, _wording(rng))
+    told = _wording(rng)
+    acts.tell(talk, fact, told)
     fill(talk, fact, distance - 1)
-    acts.ask(talk, fact, _wording(rng))
-    return Case(
-        "recall", str(distance), talk.lang, talk.messages, _shown(talk, fact.value.removesuffix(".")), live=True
-    )
+    asked = _wording(rng)
+    acts.ask(talk, fact, asked)
+    wanted = _shown(talk, fact.value.removesuffix("."))
+    wording = "new words" if Split.HELD_OUT in (told, asked) else "trained words"
+    return Case("recall", str(distance), talk.lang, talk.messages, wanted, live=True, wording=wording)
 
 
 def corrected(rng: Random, i: int) -> Case:

@@ -98,7 +98,8 @@ def tally(outcomes: Iterable[Outcome]) -> dict[str, dict[str, list[int]]]:
     counts: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(lambda: [0, 0]))
     for outcome in outcomes:
         case = outcome.case
-        groups = ["all", case.lang] + ([case.group] if case.suite in ("recall", "far", "summary") else [])
+        groups = ["all", case.lang, *([case.wording] if case.wording else [])]
+        groups += [case.group] if case.suite in ("recall", "far", "summary") else []
         for group in groups:
             counts[case.suite][group][0] += outcome.right
             counts[case.suite][group][1] += 1
