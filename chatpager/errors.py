@@ -11,6 +11,7 @@
     │   ├── InvalidJSON             400  the body or frame is not JSON
     │   ├── UnsupportedEvent        400  a frame's type is not one we know
     │   ├── ContextLengthExceeded   400  prompt and answer do not fit the model's window
+    │   ├── InputTooLong            400  so far beyond the window that it was not tokenised whole
     │   ├── InvalidAPIKey           401
     │   ├── Forbidden               403  Origin or Host is not on the list
     │   ├── NotFound                404  and its kinds: the id is unknown, expired, or somebody else's
@@ -95,6 +96,20 @@ class ContextLengthExceeded(RequestError):
         super().__init__(
             f"the prompt has {prompt_tokens} tokens and asks for at least {max_output_tokens} more, "
             f"but the context holds {limit}; shorten the input or start a new session",
+            param="input",
+        )
+
+
+class InputTooLong(RequestError):
+    """As ``ContextLengthExceeded``, for an input so long that its tokens were not all counted. In bytes and tokens."""
+
+    code = "context_length_exceeded"
+
+    def __init__(self, size: int, limit: int) -> None:
+        self.size, self.limit = size, limit
+        super().__init__(
+            f"the input has {size} bytes, far more than fit the {limit} tokens that the context holds; "
+            "shorten the input or start a new session",
             param="input",
         )
 

@@ -76,6 +76,19 @@ class Tokenizer:
         return TextStream(self.backend, params.stop, include_stop=params.include_stop_str_in_output)
 
     @cached_property
+    def longest_token_bytes(self) -> int | None:
+        """No token stands for more bytes of text. None where there is no such bound: an unknown token may stand for
+        any stretch, and a normalizer may shorten text (other than Unicode's NFC, to a third at most)."""
+        whole = json.loads(self.backend.to_str())
+        model, normalizer = whole["model"], whole["normalizer"]
+        if (model.get("unk_token") and not model.get("byte_fallback")) or normalizer not in (None, {"type": "NFC"}):
+            return None
+        if any(token["lstrip"] or token["rstrip"] for token in whole["added_tokens"]):
+            return None
+        longest = max(len(token.encode()) for token in self.backend.get_vocab())
+        return longest * 3 if normalizer else longest
+
+    @cached_property
     def _plain(self) -> Backend:
         """A twin of the backend to which control tokens are ordinary text."""
         whole = json.loads(self.backend.to_str())

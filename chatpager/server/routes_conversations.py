@@ -129,11 +129,12 @@ async def item(request: web.Request) -> web.Response:
 async def _all_items(service: Service, session_id: str) -> list[wire.Item]:
     """Every message as an item, oldest first; an answer with its turn's account, a running one as far as it is."""
     store = service.store
+    # First: a turn that ends while the store is read is in what was read last, or here.
+    live = service.hub.live_of_session(TENANT, session_id)
     session = await store.session(TENANT, session_id)
     turns = {t.tip_hash: t for t in await store.turns_of(TENANT, session_id) if t.tip_hash}
     chain = await store.load_chain(TENANT, session.tip_hash)
     found = [_item(message, turns.get(message.hash)) for message in chain]
-    live = service.hub.live_of_session(TENANT, session_id)
     if live is not None and (not chain or chain[-1].hash == live.input_tip):
         found.append(_live_item(live))
     return found

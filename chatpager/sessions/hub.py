@@ -31,6 +31,7 @@ from chatpager.sessions.delivery import Delivery
 from chatpager.sessions.engine_thread import EngineThread
 from chatpager.sessions.history import history_of
 from chatpager.sessions.orphans import Orphans, log_interrupted
+from chatpager.sessions.oversize import check_bytes, check_tokens
 from chatpager.sessions.remembered import Remembered
 from chatpager.sessions.stream import Ended, Started
 from chatpager.sessions.title import first_words, text_of
@@ -142,7 +143,7 @@ class SessionHub:
 
         Raises:
             Overloaded, ConversationNotFound, PreviousResponseNotFound, SessionBusy, ContextLengthExceeded,
-            InvalidRequest, StoreError, EngineStopped: nothing was begun.
+            InputTooLong, InvalidRequest, StoreError, EngineStopped: nothing was begun.
         """
         self._check_open()
         request.params.check_vocabulary(self._vocab_size)
@@ -255,6 +256,7 @@ class SessionHub:
         messages = [self._chat_message(m) for m in conversation]
         if request.instructions:
             messages.insert(0, ChatMessage("system", request.instructions))
+        check_bytes(messages, self.tokenizer, self.max_model_len)
         prompt = await self._tokenize(messages)
         wanted = max(1, request.params.min_tokens)
         if len(prompt.token_ids) + wanted > self.max_model_len:
@@ -295,4 +297,8 @@ class SessionHub:
 
     async def _tokenize(self, messages: Sequence[ChatMessage]) -> Prompt:
         """Rendering and tokenising a long conversation takes milliseconds that the event loop does not have."""
-        return await asyncio.get_running_loop().run_in_executor(self._tokenizing, self.template.prompt, messages)
+        return await asyncio.get_running_loop().run_in_executor(self._tokenizing, self._prompt, messages)
+
+    def _prompt(self, messages: Sequence[ChatMessage]) -> Prompt:
+        check_tokens(messages, self.tokenizer, self.max_model_len)
+        return self.template.prompt(messages)

@@ -117,6 +117,28 @@ async def test_while_a_turn_runs_its_answer_is_an_item_and_nothing_can_be_added(
     assert (await server.items(conversation))[1]["id"] == told["output"][0]["id"] == answer["id"]
 
 
+async def test_an_answer_that_ends_while_items_are_read_is_among_them_once(server, monkeypatch):
+    conversation = await server.conversation()
+    server.gate.hold(after=3)
+    body = {"input": "Hello", "conversation": conversation, **GREEDY}
+    asking = asyncio.create_task(server.post("/v1/responses", body))
+    turn = await server.live_turn()
+    await server.held()
+    load_chain = server.service.store.load_chain
+
+    async def then_the_turn_ends(*args):
+        chain = await load_chain(*args)
+        monkeypatch.setattr(server.service.store, "load_chain", load_chain)
+        server.gate.open()
+        await server.turn_ended(turn)
+        return chain
+
+    monkeypatch.setattr(server.service.store, "load_chain", then_the_turn_ends)
+    found = await server.items(conversation)
+    assert [item["role"] for item in found] == ["user", "assistant"]
+    assert found[1]["id"] == (await asking).json["output"][0]["id"]
+
+
 async def test_items_are_added_behind_an_answer_whose_end_the_store_refused(serve, monkeypatch):
     """The turn has given up, but its row still says that it runs; that must not keep the conversation shut."""
     async with serve(lambda prompt: "on and on", hub={"pauses": ()}) as server:

@@ -6,6 +6,7 @@ from chatpager.engine.sequence import SamplingParams
 from chatpager.errors import (
     ContextLengthExceeded,
     ConversationNotFound,
+    InputTooLong,
     Overloaded,
     PreviousResponseNotFound,
     ResponseNotFound,
@@ -66,7 +67,8 @@ class TestRefusals:
                 (r.request("a", session="conv_none"), ConversationNotFound),
                 (r.request("a", session=session, tenant="other"), ConversationNotFound),
                 (r.request("a", previous="resp_none"), PreviousResponseNotFound),
-                (r.request("word " * 60, session=session), ContextLengthExceeded),
+                (r.request("word " * 20, session=session), ContextLengthExceeded),
+                (r.request("word " * 60, session=session), InputTooLong),
                 (r.request("word " * 8, params=SamplingParams(min_tokens=39, max_tokens=40)), ContextLengthExceeded),
             ]:
                 with pytest.raises(error):
