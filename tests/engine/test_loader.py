@@ -161,6 +161,22 @@ def test_what_the_seam_cannot_serve_is_named(config, words, tmp_path):
         architectures.check(config, tmp_path)
 
 
+@pytest.mark.parametrize("value", [0, -2, 1.5, "two", True])
+@pytest.mark.parametrize("name", [*architectures.SIZES, *architectures.SIZES_OR_NONE])
+def test_a_size_that_is_none_is_named(folder, name, value):
+    write_config(folder, **{name: value})
+    with pytest.raises(ModelLoadError, match=f"{name}|config.json") as caught:  # transformers checks some itself
+        loader.load(folder, device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_more_heads_than_the_hidden_size_are_refused(tmp_path):
+    config = transformers.LlamaConfig(**SHAPE)
+    config.head_dim, config.hidden_size, config.num_attention_heads, config.num_key_value_heads = None, 2, 4, 4
+    with pytest.raises(UnsupportedModel, match="hidden_size 2 is too small for 4"):
+        architectures.check(config, tmp_path)
+
+
 def test_an_unknown_rotary_type_is_refused(tmp_path):
     config = transformers.LlamaConfig(**SHAPE)
     config.rope_parameters = {"rope_type": "spiral", "rope_theta": 1.0}
