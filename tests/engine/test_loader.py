@@ -245,3 +245,24 @@ def test_how_the_makers_want_it_sampled(tmp_path, generation, defaults):
     if generation is not None:
         (tmp_path / "generation_config.json").write_text(json.dumps(generation))
     assert loader.sampling_defaults(tmp_path) == defaults
+
+
+@pytest.mark.parametrize(
+    "generation", [{"temperature": "hot"}, {"temperature": -5}, {"top_p": 7}, {"top_k": 1.5}, {"min_p": float("nan")}]
+)
+def test_a_wish_that_no_request_may_have_is_the_folders_fault(tmp_path, generation):
+    (tmp_path / "generation_config.json").write_text(json.dumps(generation))
+    with pytest.raises(ModelLoadError, match=rf"generation_config\.json: .*{next(iter(generation))}"):
+        loader.sampling_defaults(tmp_path)
+
+
+@pytest.mark.parametrize("ids", ["x", [1, "x"], True, 1.5, {}])
+def test_an_end_that_is_no_token_is_named_with_its_file(folder, ids):
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    write_config(folder, eos_token_id=ids)
+    with pytest.raises(ModelLoadError, match=r"config\.json"):
+        loader.load(folder, device="cpu")
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
+    write_config(folder, eos_token_id=0)
+    with pytest.raises(ModelLoadError, match=r"generation_config\.json: eos_token_id"):
+        loader.load(folder, device="cpu")
