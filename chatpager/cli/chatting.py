@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import sys
 from collections.abc import Iterator
 
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from chatpager.client import AsyncClient, ClientError, Reply, Session
-from chatpager.errors import ChatpagerError
+from chatpager.errors import ChatpagerError, ConfigError
 
 HELP = "Type and press Enter. Ctrl+C stops an answer; Ctrl+D or /quit leaves; the session stays on the server."
 
@@ -24,8 +25,11 @@ def chat_in_terminal(url: str, session_id: str | None, api_key: str | None) -> N
     """Chat until there is no more input.
 
     Raises:
+        ConfigError: the key cannot travel in a header.
         ChatpagerError: the server is not there or does not know the session; from a pipe, also what it refuses.
     """
+    if api_key and not (api_key.isascii() and api_key.isprintable()):
+        raise ConfigError("api_key", "must be printable ASCII on one line: it travels in a header")
     at_terminal = sys.stdin.isatty()
     # The loop runs only while there is something to wait for but the person, so that Ctrl+C means one thing at a time.
     with asyncio.Runner() as runner, contextlib.ExitStack() as closing:
@@ -59,6 +63,8 @@ def _typed() -> Iterator[str]:
 
 
 def _piped() -> Iterator[str]:
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
     return (line for line in map(str.rstrip, sys.stdin) if line)
 
 
@@ -73,7 +79,7 @@ class _Talk:
             return
         self._about.print(Text(f"session {self._session.id} - {HELP}", "dim"))
         for role, text in history:
-            self._about.print(Text("you" if role == "user" else role, "bold"), Text(text))
+            self._about.print(Text("you" if role == "user" else visible(role), "bold"), Text(visible(text)))
 
     def ask(self, text: str) -> None:
         """One turn. Raises ClientError where it is refused and nobody is there to read why."""
@@ -86,23 +92,31 @@ class _Talk:
         except ClientError as error:
             if not self._at_terminal:
                 raise
-            self._about.print(Text(str(error), "red"))
+            self._about.print(Text(visible(str(error)), "red"))
         else:
             if reply.status == "failed" and not self._at_terminal:
                 raise ClientError(reply.error or "the answer failed")
-            self._about.print(Text(account(reply), "dim"))
+            self._about.print(Text(visible(account(reply)), "dim"))
 
     async def _answer(self, text: str) -> Reply:
         if self._at_terminal:
             self._answers.print(Text("assistant ", "bold"), end="")
         async with self._session.send(text) as answer:
             async for piece in answer:
-                self._answers.print(Text(piece), end="")
+                self._answers.print(Text(visible(piece)), end="")
         self._answers.print()
         return answer.reply
 
     def end(self) -> None:
         self._about.print(Text(f"to go on: chatpager chat --session {self._session.id}", "dim"))
+
+
+CONTROLS = {i: "\N{REPLACEMENT CHARACTER}" for i in (*range(0x20), *range(0x7F, 0xA0)) if chr(i) not in "\n\t"}
+
+
+def visible(text: str) -> str:
+    """``text`` without what a terminal obeys: C0, DEL and C1 controls, but for line ends and tabs."""
+    return text.translate(CONTROLS)
 
 
 def account(reply: Reply) -> str:

@@ -101,7 +101,10 @@ def service_opener(config: Config, path: Path, name: str) -> Callable[[], Awaita
         # The folder first: what is wrong with it is told better than by the tokenizer, and before anything is made.
         read_config(path)
         weight_files(path)
+        served = Served(name, sampling_defaults(path))
         tokenizer = await asyncio.to_thread(Tokenizer, path)
+        if not tokenizer.has_template:
+            log.warning("the model has no chat template: it can complete prompts, but every chat will be refused")
         store = await Store.open(config.store.resolved_database_url(), migrate=True)
         try:
 
@@ -116,7 +119,6 @@ def service_opener(config: Config, path: Path, name: str) -> Callable[[], Awaita
         except BaseException:
             await store.close()
             raise
-        served = Served(name, sampling_defaults(path))
         return Service(config.server, hub, served, metrics, started_at=time.time_ns() // 1_000_000)
 
     return open_service

@@ -58,17 +58,35 @@ def check(config: Any, path: Path) -> Shape:
     for problem in (_quantised(config), _bidirectional(config), _rope(config)):
         if problem:
             raise UnsupportedModel(path, problem)
+    if problem := _sizes(config):
+        raise UnsupportedModel(path, problem)
     heads = config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     if heads % kv_heads:
         raise UnsupportedModel(path, f"{heads} attention heads cannot share {kv_heads} KV heads evenly")
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    if not head_dim:
+        raise UnsupportedModel(path, f"hidden_size {config.hidden_size} is too small for {heads} attention heads")
     return Shape(
         layers=config.num_hidden_layers,
         kv_heads=kv_heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        head_dim=head_dim,
         vocab_size=config.vocab_size,
         max_positions=_max_positions(config),
     )
+
+
+SIZES = ("num_attention_heads", "num_hidden_layers", "hidden_size", "vocab_size", "max_position_embeddings")
+SIZES_OR_NONE = ("num_key_value_heads", "head_dim")
+
+
+def _sizes(config: Any) -> str | None:
+    absent = [name for name in SIZES_OR_NONE if getattr(config, name, None) is None]
+    for name in (*SIZES, *SIZES_OR_NONE):
+        value = getattr(config, name, None)
+        if name not in absent and (type(value) is not int or value < 1):
+            return f"its {name} is {value!r}, not a whole number above 0"
+    return None
 
 
 def _quantised(config: Any) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 import transformers
 import xxhash
@@ -15,8 +16,9 @@ from safetensors import SafetensorError, safe_open
 from chatpager.engine import architectures
 from chatpager.engine.architectures import Shape
 from chatpager.engine.attention import ATTENTION, register
+from chatpager.engine.sampling_params import SamplingParams
 from chatpager.engine.tokenizer import NO_FOLDER
-from chatpager.errors import ModelLoadError
+from chatpager.errors import InvalidRequest, ModelLoadError
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 DTYPES = {
@@ -26,6 +28,7 @@ DTYPES = {
     "float64": torch.float64,
 }
 SAMPLE = 1 << 16
+GENERATION = "generation_config.json"
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,13 @@ def load(path: Path, *, dtype: str = "auto", device: str = "auto") -> LoadedMode
     shards = weight_files(path)
     config = _configuration(path, raw)
     shape = architectures.check(config, path)
+    ends = eos_token_ids(path, raw)
     place = _device(device)
     kind_of_number = _dtype(dtype, config, path)
     module = _module(path, config, kind_of_number).to(place).eval()
     module.requires_grad_(False)
     fingerprint = _fingerprint(raw, shards)
-    return LoadedModel(module, config, shape, kind_of_number, place, eos_token_ids(path, raw), fingerprint)
+    return LoadedModel(module, config, shape, kind_of_number, place, ends, fingerprint)
 
 
 # A folder may be broken in any way, and transformers' validators raise what they like: every exception is the folder's.
@@ -126,11 +130,15 @@ def weight_files(path: Path) -> list[Path]:
 
 def eos_token_ids(path: Path, config: dict[str, Any]) -> frozenset[int]:
     """Ids that end an answer: the generation config's, or else the model config's."""
-    generation = _read_json(path / "generation_config.json", required=False)
-    value = generation.get("eos_token_id", config.get("eos_token_id"))
+    generation = _read_json(path / GENERATION, required=False)
+    file, held = (GENERATION, generation) if "eos_token_id" in generation else ("config.json", config)
+    value = held.get("eos_token_id")
     if value is None:
         return frozenset()
-    return frozenset([value] if isinstance(value, int) else value)
+    ids = value if isinstance(value, list) else [value]
+    if not all(type(i) is int for i in ids):
+        raise ModelLoadError(path / file, f"eos_token_id is {value!r}, not a token's number or a list of them")
+    return frozenset(ids)
 
 
 def _read_json(path: Path, *, required: bool) -> dict[str, Any]:
@@ -183,10 +191,18 @@ def _one_line(error: BaseException) -> str:
 
 
 def sampling_defaults(path: Path) -> dict[str, Any]:
-    """How the model's makers want it sampled, in ``SamplingParams``' names; what they leave open is absent."""
-    generation = _read_json(path / "generation_config.json", required=False)
+    """How the model's makers want it sampled, in ``SamplingParams``' names; what they leave open is absent.
+
+    Raises:
+        ModelLoadError: a value that no request may have.
+    """
+    generation = _read_json(path / GENERATION, required=False)
     names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
     wanted = {name: generation[name] for name in names if generation.get(name) is not None}
     if generation.get("do_sample") is False:
         wanted["temperature"] = 0.0
+    try:
+        msgspec.convert(wanted, SamplingParams)
+    except (msgspec.ValidationError, InvalidRequest) as error:
+        raise ModelLoadError(path / GENERATION, _one_line(error)) from error
     return wanted

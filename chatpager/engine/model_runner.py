@@ -36,7 +36,7 @@ class ModelRunner:
 
     Raises:
         ModelLoadError, UnsupportedModel: see ``loader.load``.
-        ConfigError: the KV cache does not hold one sequence of ``max_model_len``.
+        ConfigError: the KV cache does not hold one sequence of ``max_model_len``, or does not fit the memory.
     """
 
     def __init__(self, config: EngineConfig) -> None:
@@ -48,7 +48,12 @@ class ModelRunner:
         self.block_size = config.block_size
         self.max_model_len = self._max_model_len()
         self.num_blocks = self._num_blocks()
-        self._open(self.num_blocks)
+        try:
+            self._open(self.num_blocks)
+        except (RuntimeError, TypeError) as error:  # torch's allocator; TypeError: a number past 64 bits
+            if config.num_kv_blocks is None:
+                raise
+            raise self._too_many_blocks(config.num_kv_blocks) from error
 
     def _open(self, num_blocks: int) -> None:
         """Allocate a KV cache of so many blocks and all that a step needs."""
@@ -89,6 +94,13 @@ class ModelRunner:
         blocks = self._kv_bytes() // self.block_bytes
         self._shorten_to(blocks, needed)
         return blocks
+
+    def _too_many_blocks(self, blocks: int) -> ConfigError:
+        problem = (
+            f"these blocks need {blocks * self.block_bytes:,} bytes ({self.block_bytes:,} each), more than "
+            f"{self.model.device} gives; lower it, or leave it out to take what fits"
+        )
+        return ConfigError("num_kv_blocks", problem, value=blocks)
 
     def _shorten_to(self, blocks: int, needed: int) -> None:
         """With too few blocks for a full-length sequence: cut the model's own length, refuse a length asked for."""

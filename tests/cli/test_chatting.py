@@ -1,12 +1,15 @@
 """``chatpager chat``: lines from a pipe, and a person at a terminal."""
 
 import json
+import os
 import re
 import shutil
 import signal
+import unicodedata
 
 import pytest
 
+from chatpager.cli.chatting import visible
 from chatpager.demo import model_path
 from tests.processes import clean_env, serving
 
@@ -160,3 +163,23 @@ def test_ctrl_c_in_a_pipe_ends_it(fork_server, server_url, home):
     assert process.wait() == 130
     assert "Traceback" not in process.err.whole()
     process.end()
+
+
+def test_what_a_terminal_obeys_is_shown_and_not_obeyed():
+    obeyed = "".join(chr(i) for i in range(0x110000) if unicodedata.category(chr(i)) == "Cc" and chr(i) not in "\n\t")
+    assert visible(f"a{obeyed}b\n\tc\u00e9") == f"a{chr(0xFFFD) * len(obeyed)}b\n\tc\u00e9"
+
+
+def test_bytes_that_are_no_text_are_replaced(fork_server, server_url, home):
+    process = fork_server("chat", "--url", server_url, env=clean_env(home), cwd=home)
+    os.write(process._stdin, b"Hello \xff\n")
+    process.hang_up()
+    assert process.wait() == 0, process.err.whole()
+    assert "Traceback" not in process.err.whole()
+    process.end()
+
+
+def test_a_key_that_is_no_header_is_one_line(chat):
+    result = chat("Hello\n", "--api-key", "a\nb")
+    assert (result.code, result.out, len(result.err.splitlines())) == (2, "", 1)
+    assert result.err.startswith("chatpager: api_key")

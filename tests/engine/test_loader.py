@@ -161,6 +161,22 @@ def test_what_the_seam_cannot_serve_is_named(config, words, tmp_path):
         architectures.check(config, tmp_path)
 
 
+@pytest.mark.parametrize("value", [0, -2, 1.5, "two", True])
+@pytest.mark.parametrize("name", [*architectures.SIZES, *architectures.SIZES_OR_NONE])
+def test_a_size_that_is_none_is_named(folder, name, value):
+    write_config(folder, **{name: value})
+    with pytest.raises(ModelLoadError, match=f"{name}|config.json") as caught:  # transformers checks some itself
+        loader.load(folder, device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_more_heads_than_the_hidden_size_are_refused(tmp_path):
+    config = transformers.LlamaConfig(**SHAPE)
+    config.head_dim, config.hidden_size, config.num_attention_heads, config.num_key_value_heads = None, 2, 4, 4
+    with pytest.raises(UnsupportedModel, match="hidden_size 2 is too small for 4"):
+        architectures.check(config, tmp_path)
+
+
 def test_an_unknown_rotary_type_is_refused(tmp_path):
     config = transformers.LlamaConfig(**SHAPE)
     config.rope_parameters = {"rope_type": "spiral", "rope_theta": 1.0}
@@ -229,3 +245,24 @@ def test_how_the_makers_want_it_sampled(tmp_path, generation, defaults):
     if generation is not None:
         (tmp_path / "generation_config.json").write_text(json.dumps(generation))
     assert loader.sampling_defaults(tmp_path) == defaults
+
+
+@pytest.mark.parametrize(
+    "generation", [{"temperature": "hot"}, {"temperature": -5}, {"top_p": 7}, {"top_k": 1.5}, {"min_p": float("nan")}]
+)
+def test_a_wish_that_no_request_may_have_is_the_folders_fault(tmp_path, generation):
+    (tmp_path / "generation_config.json").write_text(json.dumps(generation))
+    with pytest.raises(ModelLoadError, match=rf"generation_config\.json: .*{next(iter(generation))}"):
+        loader.sampling_defaults(tmp_path)
+
+
+@pytest.mark.parametrize("ids", ["x", [1, "x"], True, 1.5, {}])
+def test_an_end_that_is_no_token_is_named_with_its_file(folder, ids):
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    write_config(folder, eos_token_id=ids)
+    with pytest.raises(ModelLoadError, match=r"config\.json"):
+        loader.load(folder, device="cpu")
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
+    write_config(folder, eos_token_id=0)
+    with pytest.raises(ModelLoadError, match=r"generation_config\.json: eos_token_id"):
+        loader.load(folder, device="cpu")

@@ -37,6 +37,12 @@ class TestSizes:
         with pytest.raises(ConfigError, match="at least 3 blocks"):
             runner(tiny_model("llama"), num_kv_blocks=2)
 
+    @pytest.mark.parametrize("blocks", [10**11, 10**30])
+    def test_a_pool_past_the_memory_is_refused_with_its_bytes(self, tiny_model, blocks):
+        needs = f"{blocks * 2 * 2 * 8 * 2 * 16 * 4:,} bytes"
+        with pytest.raises(ConfigError, match=f"num_kv_blocks = {blocks}: .* {needs} .* lower it"):
+            runner(tiny_model("llama"), num_kv_blocks=blocks)
+
     def test_memory_decides_when_nothing_is_given(self, tiny_model, monkeypatch):
         monkeypatch.setattr(model_runner, "_available_memory", lambda: 1 << 20)
         r = runner(tiny_model("llama"), gpu_memory_utilization=0.5)
