@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from chatpager.errors import ConfigError
+
 SHAPES: dict[str, dict[str, int]] = {
     "15m": {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 12, "num_attention_heads": 8},
     "100m": {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
@@ -15,7 +17,13 @@ POSITIONS = 16_384
 
 
 def make_model(shape: str, folder: Path, *, seed: int = 1234) -> int:
-    """Write a Llama of this shape, with the built-in model's tokenizer; returns the number of its parameters."""
+    """Write a Llama of this shape, with the built-in model's tokenizer; returns the number of its parameters.
+
+    Raises:
+        ConfigError: there is no such shape.
+    """
+    if shape not in SHAPES:
+        raise ConfigError("shape", f"must be one of {', '.join(SHAPES)}", value=shape)
     import torch
     import transformers
 

@@ -53,7 +53,7 @@ def _root(
 
 
 @app.command()
-@with_settings("engine", "server", "store", leave_out={"model"})
+@with_settings("engine", "server", "store", leave_out={"model"}, defaults=DEMO_DEFAULTS)
 def demo(
     settings: dict[str, Any],
     config: ConfigFile = None,
@@ -67,7 +67,7 @@ def demo(
 
 
 @app.command()
-@with_settings("engine", "server", "store", leave_out={"model"})
+@with_settings("engine", "server", "store", leave_out={"model"}, defaults=SERVE_DEFAULTS)
 def serve(
     settings: dict[str, Any],
     model: Annotated[str | None, typer.Argument(help="model folder, or a name on the Hugging Face hub")] = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Annotated, Any
 
@@ -15,14 +15,17 @@ from chatpager.config import settings as all_settings
 PANELS = {"engine": "Engine", "server": "Server", "store": "Store"}
 
 
-def with_settings(*sections: str, leave_out: frozenset[str] | set[str] = frozenset()) -> Callable[..., Any]:
+def with_settings(
+    *sections: str, leave_out: frozenset[str] | set[str] = frozenset(), defaults: Mapping[str, Any] | None = None
+) -> Callable[..., Any]:
     """Replace the function's ``settings`` parameter by a flag for every setting of ``sections``. A flag that is not
-    given is None, and its value comes from the environment, the file or the default (``config.load``)."""
+    given is None, and its value comes from the environment, the file or the default (``config.load``). ``defaults``
+    are the command's own, which its help shows."""
     chosen = [s for s in all_settings() if s.section in sections and s.name not in leave_out]
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name != "settings"]
-        flags = [_flag(s) for s in chosen]
+        flags = [_flag(s, (defaults or {}).get(s.name, s.default)) for s in chosen]
 
         @wraps(function)
         def command(**given: Any) -> Any:
@@ -37,10 +40,8 @@ def with_settings(*sections: str, leave_out: frozenset[str] | set[str] = frozens
     return decorate
 
 
-def _flag(s: Setting) -> inspect.Parameter:
-    default = (
-        "" if s.default in (None, "") else f" [dim]\\[{str(s.default).lower() if s.type is bool else s.default}][/dim]"
-    )
+def _flag(s: Setting, value: Any) -> inspect.Parameter:
+    default = "" if value in (None, "") else f" [dim]\\[{str(value).lower() if s.type is bool else value}][/dim]"
     names = [f"{s.flag}/--no-{s.flag[2:]}"] if s.type is bool else [s.flag]
     option = typer.Option(
         *names,

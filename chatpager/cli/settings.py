@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -40,4 +41,5 @@ def show(given: dict[str, Any], file: str | None, *, as_json: bool) -> None:
     for row, s in zip(rows, settings(), strict=True):
         style = None if row["source"] != "default" else "dim"
         table.add_row(f"{s.section}.{s.name}", str(row["value"]), row["source"], s.env, style=style)
-    Console().print(table)
+    # Names and paths are there to be copied: a pipe gets them whole.
+    Console(width=None if sys.stdout.isatty() else 400).print(table)

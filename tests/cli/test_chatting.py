@@ -58,7 +58,7 @@ def test_the_server_is_found_by_the_settings(chatpager, server_url, home):
     ("typed", "argv", "words"),
     [
         ("Hello\n", ["--session", "conv_never"], "conv_never"),
-        ("word " * 9000 + "\n", [], "the context holds 4096"),
+        ("word " * 9000 + "\n", [], "4096 tokens that the context holds"),
     ],
     ids=["an unknown session", "more than the context"],
 )

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from chatpager.cli.app import DEMO_DEFAULTS, SERVE_DEFAULTS
 from chatpager.config import SECTIONS, settings
 
 VALUES = {  # name -> (in the file, in the environment, as a flag), all different from the default
@@ -119,6 +120,7 @@ def test_the_table_names_value_source_and_variable(chatpager):
     assert len(rows) == 1 + len(VALUES)
 
 
+COMMAND_DEFAULTS = {"demo": DEMO_DEFAULTS, "serve": SERVE_DEFAULTS}
 SERVER_COMMANDS = {"demo": {"model"}, "serve": {"model"}, "doctor": set(), "config show": set()}
 
 
@@ -131,8 +133,9 @@ def test_help_teaches_every_setting(chatpager, command, left_out):
         if s.name not in left_out:
             assert f"{s.flag} " in words
             assert s.help in words, "its meaning"
-            if s.default not in (None, ""):
-                assert f"{s.help} [{str(s.default).lower() if s.type is bool else s.default}]" in words
+            default = COMMAND_DEFAULTS.get(command, {}).get(s.name, s.default)
+            if default not in (None, ""):
+                assert f"{s.help} [{str(default).lower() if s.type is bool else default}]" in words
 
 
 def test_help_names_every_command(chatpager):
