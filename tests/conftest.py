@@ -7,8 +7,14 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import signal
+
 import pytest
 import torch
+
+# A shell starts background jobs with Ctrl+C ignored, and every process below would inherit it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Triton asks at its first import, which may be transformers', whether kernels are to run on its interpreter.
 if not torch.cuda.is_available():
