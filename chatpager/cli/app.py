@@ -107,7 +107,8 @@ def chat(
     from chatpager.config import load
 
     server = load({"api_key": api_key}, file=config).server
-    chat_in_terminal(url or address(server.host, server.port), session, server.api_key)
+    again = f" --url {url}" if url else ""
+    chat_in_terminal(url or address(server.host, server.port), session, server.api_key, again)
 
 
 @app.command()

@@ -21,8 +21,8 @@ from chatpager.errors import ChatpagerError, ConfigError
 HELP = "Type and press Enter. Ctrl+C stops an answer; Ctrl+D or /quit leaves; the session stays on the server."
 
 
-def chat_in_terminal(url: str, session_id: str | None, api_key: str | None) -> None:
-    """Chat until there is no more input.
+def chat_in_terminal(url: str, session_id: str | None, api_key: str | None, again: str = "") -> None:
+    """Chat until there is no more input. ``again``: the flags with which the same server is found next time.
 
     Raises:
         ConfigError: the key cannot travel in a header.
@@ -38,7 +38,7 @@ def chat_in_terminal(url: str, session_id: str | None, api_key: str | None) -> N
         closing.callback(lambda: runner.run(client.__aexit__(None, None, None)))
         try:
             session = runner.run(client.session(session_id))
-            talk = _Talk(runner, session, at_terminal)
+            talk = _Talk(runner, session, at_terminal, again)
             talk.begin(runner.run(session.history()))
             for text in _typed() if at_terminal else _piped():
                 talk.ask(text)
@@ -69,8 +69,8 @@ def _piped() -> Iterator[str]:
 
 
 class _Talk:
-    def __init__(self, runner: asyncio.Runner, session: Session, at_terminal: bool) -> None:
-        self._runner, self._session, self._at_terminal = runner, session, at_terminal
+    def __init__(self, runner: asyncio.Runner, session: Session, at_terminal: bool, again: str) -> None:
+        self._runner, self._session, self._at_terminal, self._again = runner, session, at_terminal, again
         self._answers = Console(highlight=False, soft_wrap=True)
         self._about = self._answers if at_terminal else Console(highlight=False, soft_wrap=True, stderr=True)
 
@@ -108,7 +108,7 @@ class _Talk:
         return answer.reply
 
     def end(self) -> None:
-        self._about.print(Text(f"to go on: chatpager chat --session {self._session.id}", "dim"))
+        self._about.print(Text(f"to go on: chatpager chat --session {self._session.id}{self._again}", "dim"))
 
 
 CONTROLS = {i: "\N{REPLACEMENT CHARACTER}" for i in (*range(0x20), *range(0x7F, 0xA0)) if chr(i) not in "\n\t"}

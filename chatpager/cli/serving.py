@@ -171,13 +171,16 @@ def banner(app: web.Application, url: str) -> str:
     service = app[SERVICE]
     hub, name = service.hub, service.served.name
     tokens = hub.num_blocks * hub.block_size
+    locked = bool(service.config.api_key)
+    header = ' -H "authorization: Bearer $CHATPAGER_API_KEY"' if locked else ""
+    key = "YOUR KEY" if locked else "-"
     return f"""
 [bold]chatpager[/bold] serves {name}
 
   chat       {url}
   terminal   chatpager chat --url {url}
-  curl       curl {url}/v1/responses -H 'content-type: application/json' -d '{{"input": "Hello"}}'
-  python     OpenAI(base_url="{url}/v1", api_key="-").responses.create(model="default", input="Hello").output_text
+  curl       curl {url}/v1/responses{header} -H 'content-type: application/json' -d '{{"input": "Hello"}}'
+  python     OpenAI(base_url="{url}/v1", api_key="{key}").responses.create(model="default", input="Hello").output_text
 
   KV cache   {hub.num_blocks:,} blocks of {hub.block_size} tokens: {tokens:,} tokens; context {hub.max_model_len:,}
   data       {service.store.shown}

@@ -14,9 +14,9 @@ from chatpager.server.encode_response import SHOWN_AS, answer_item, item_id, ite
 from chatpager.server.input_items import Json, input_messages, shown
 from chatpager.server.requests import check_metadata, decode
 from chatpager.server.routes_responses import json_response
-from chatpager.server.service import SERVICE, TENANT, Service, message_text
+from chatpager.server.service import SERVICE, TENANT, Service
 from chatpager.sessions.turn import LiveTurn
-from chatpager.store import Message, Session, Turn
+from chatpager.store import Message, Session, Turn, text_of
 
 MAX_PAGE = 100
 MAX_TITLE = 200
@@ -141,7 +141,7 @@ async def _all_items(service: Service, session_id: str) -> list[wire.Item]:
 
 
 def _item(message: Message, turn: Turn | None) -> wire.Item:
-    text = message_text(message.content)
+    text = text_of(message.content)
     if message.role != "assistant":
         part = wire.TextPart("input_text", text)
         return wire.Item(id=_message_id(message.hash), status="completed", role=message.role, content=[part])

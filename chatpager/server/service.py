@@ -19,7 +19,7 @@ from chatpager.server.requests import Served
 from chatpager.sessions.hub import SessionHub
 from chatpager.sessions.stream import Ended
 from chatpager.sessions.turn import LiveTurn, TurnRequest
-from chatpager.store import Store, Turn, TurnKind
+from chatpager.store import Store, Turn, TurnKind, text_of
 
 TENANT = "default"
 """The one tenant, until keys name more."""
@@ -136,7 +136,7 @@ async def stored_response(service: Service, tenant: str, response_id: str) -> wi
 async def rebuilt_response(service: Service, turn: Turn) -> wire.Response:
     text = None
     if turn.tip_hash is not None:
-        text = message_text((await service.store.load_chain(turn.tenant, turn.tip_hash))[-1].content)
+        text = text_of((await service.store.load_chain(turn.tenant, turn.tip_hash))[-1].content)
     facts = ResponseFacts(turn.id, turn.created_at, turn.model, turn.previous_turn_id, turn.session_id, turn.request)
     return response_object(
         facts,
@@ -165,8 +165,3 @@ async def delete_turn(service: Service, turn_id: str, kind: TurnKind) -> None:
     elif (await service.store.turn(TENANT, turn_id)).kind != kind:
         raise ResponseNotFound(f"no {CALLED[kind]} {turn_id!r}")
     await service.store.delete_turn(TENANT, turn_id)
-
-
-def message_text(content: object) -> str:
-    assert isinstance(content, list | tuple)
-    return "".join(part["text"] for part in content if part.get("type") == "text")

@@ -28,15 +28,15 @@ from chatpager.errors import (
 )
 from chatpager.sessions.admission import Admission
 from chatpager.sessions.delivery import Delivery
-from chatpager.sessions.engine_thread import EngineThread
+from chatpager.sessions.engine_thread import STOPPED, EngineThread
 from chatpager.sessions.history import history_of
 from chatpager.sessions.orphans import Orphans, log_interrupted
 from chatpager.sessions.oversize import check_bytes, check_tokens
 from chatpager.sessions.remembered import Remembered
 from chatpager.sessions.stream import Ended, Started
-from chatpager.sessions.title import first_words, text_of
+from chatpager.sessions.title import first_words
 from chatpager.sessions.turn import LiveTurn, TurnRequest
-from chatpager.store import Message, MessageHash, NewMessage, NewTurn, Store
+from chatpager.store import Message, MessageHash, NewMessage, NewTurn, Store, text_of
 
 log = structlog.get_logger(__name__)
 
@@ -134,7 +134,7 @@ class SessionHub:
         self._delivery.receive(outputs)
         if not self.engine.alive and not self._closing:
             for turn in list(self.turns.values()):
-                self._delivery.end(turn, failed=(EngineStopped.code, "the engine has stopped"))
+                self._delivery.end(turn, failed=(EngineStopped.code, STOPPED))
 
     # -- turns --------------------------------------------------------------------------------------------------------
 
@@ -237,7 +237,7 @@ class SessionHub:
         if self._closing:
             raise Overloaded("the server is shutting down", retry_after=5.0)
         if not self.engine.alive:
-            raise EngineStopped("the engine has stopped; restart the server")
+            raise EngineStopped(STOPPED)
 
     def _turn_ended(self, turn: LiveTurn, ended: Ended, tip: MessageHash | None) -> None:
         del self.turns[turn.id]
@@ -291,7 +291,7 @@ class SessionHub:
 
     def _chat_message(self, message: Message | NewMessage) -> ChatMessage:
         """Ids of another vocabulary mean nothing here, so such an answer is rendered from its text."""
-        text = text_of(message)
+        text = text_of(message.content)
         known = message.role == "assistant" and message.vocab == self.tokenizer.fingerprint
         return ChatMessage(message.role, text, message.token_ids if known else None)
 

@@ -34,6 +34,7 @@ from chatpager.store.records import (
     TurnKind,
     TurnStatus,
     text_content,
+    text_of,
 )
 from chatpager.store.store import Store
 
@@ -58,4 +59,5 @@ __all__ = [
     "TurnKind",
     "TurnStatus",
     "text_content",
+    "text_of",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType
@@ -28,6 +28,11 @@ another way meanwhile; the answer is stored beside it. ``no_session``: the turn 
 
 def text_content(text: str) -> Content:
     return [{"type": "text", "text": text}]
+
+
+def text_of(content: Iterable[Mapping[str, Any]]) -> str:
+    """The text of a message's content, its parts joined."""
+    return "".join(part["text"] for part in content if part.get("type") == "text")
 
 
 class NewMessage(Struct, frozen=True, kw_only=True):

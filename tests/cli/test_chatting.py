@@ -52,6 +52,7 @@ def test_the_server_is_found_by_the_settings(chatpager, server_url, home):
     for env in ({}, {"CHATPAGER_URL": server_url, "CHATPAGER_PORT": "9"}):
         result = chatpager("chat", typed="Hello\n", **env)
         assert (result.code, bool(result.out)) == (0, True), result.err
+        assert (f" --url {server_url}" in result.err) == bool(env), "the hint finds the same server again"
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,7 @@ def test_with_a_key_any_address_will_do_and_no_one_else_gets_in(fork_server, hom
         assert server.url.startswith("http://127.0.0.1:")
         assert status(f"{server.url}/v1/models") == 401
         assert status(f"{server.url}/v1/models", Authorization="Bearer hush") == 200
+        assert f'curl {server.url}/v1/responses -H "authorization: Bearer $CHATPAGER_API_KEY"' in banner(server)
         assert "hush" not in banner(server) + server.process.err.text
 
 

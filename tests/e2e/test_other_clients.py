@@ -40,7 +40,7 @@ def fetched(name: str, command: list[str], marker: str, env: dict[str, str] | No
 
 def test_openai_2_works_as_its_users_write_it(server_url):
     pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-    folder = fetched("openai-2", [*pip, "openai==2.*", "--target"], "openai")
+    folder = fetched("openai-2", [*pip, "openai==2.54.0", "--target"], "openai")
     script = Path(__file__).with_name("client_of_openai_2.py")
     env = {**os.environ, "PYTHONPATH": str(folder)}
     done = subprocess.run([sys.executable, script, f"{server_url}/v1"], capture_output=True, text=True, env=env)
@@ -80,7 +80,7 @@ def wscat():
     npm = shutil.which("npm")
     if npm is None:
         pytest.skip("NOT TESTED with wscat: no npm on this machine")
-    install = [npm, "install", "--no-audit", "--no-fund", "--loglevel=error", "--no-save", "wscat@6", "--prefix"]
+    install = [npm, "install", "--no-audit", "--no-fund", "--loglevel=error", "--no-save", "wscat@6.1.0", "--prefix"]
     return fetched("wscat-6", install, "node_modules/.bin/wscat") / "node_modules" / ".bin" / "wscat"
 
 
