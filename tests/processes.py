@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -89,6 +90,14 @@ class Process:
 
     def say(self, text: str) -> None:
         os.write(self._stdin, text.encode())
+
+    def wait_until_it_sleeps(self) -> None:
+        """Until it waits for something. Of a signal before that, readline hears only at the next key: it looks for one
+        and then waits for input, which are two steps in CPython."""
+        until = time.monotonic() + SECONDS
+        while Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
+            assert time.monotonic() < until, f"goes on; said:\n{self.out.text}"
+            os.sched_yield()
 
     def hang_up(self) -> None:
         """Nothing more comes on its input."""

@@ -7,7 +7,6 @@ steps, so that a test can look at a turn in any phase for as long as it likes.
 
 import asyncio
 import shutil
-import threading
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -27,50 +26,14 @@ from chatpager.sessions.hub import SessionHub
 from chatpager.store import Store
 from tests.chat_models import EOS
 from tests.engine.fakes import ScriptedRunner
-from tests.serving_client import DEADLINE, GREEDY, Serving, eventually
+from tests.gate import DEADLINE, Gate
+from tests.serving_client import GREEDY, Serving, eventually
 
 __all__ = ["DEADLINE", "GREEDY", "Gate", "Serving", "eventually", "open_serving"]
 BLOCK = 8
 
 
-class Gate:
-    """Between the engine and its model: every step passes it."""
-
-    def __init__(self):
-        self._changed = threading.Condition()
-        self._left = None
-        self.passed = 0
-        self.waited_for = False
-        """A step waits here."""
-
-    def hold(self, after=0):
-        """Let ``after`` more steps pass, and no further."""
-        with self._changed:
-            self._left = after
-            self.waited_for = self.waited_for and after == 0
-            self._changed.notify_all()
-
-    def open(self):
-        self.hold(None)
-
-    def go_through(self):
-        with self._changed:
-            self.waited_for = self._left == 0
-            assert self._changed.wait_for(lambda: self._left != 0, DEADLINE), "the gate was never opened"
-            self.waited_for = False
-            self._left = None if self._left is None else self._left - 1
-            self.passed += 1
-
-
 class GatedModel(ModelRunner):
-    gate = None
-
-    def run(self, plan):
-        self.gate.go_through()
-        return super().run(plan)
-
-
-class GatedScript(ScriptedRunner):
     gate = None
 
     def run(self, plan):
@@ -125,7 +88,7 @@ def _scripted(tokenizer, reply, blocks, length):
         return tokenizer.encode_plain(reply(tokenizer.decode(prompt_ids)))
 
     vocab = tokenizer.backend.get_vocab_size()
-    return GatedScript(answer, vocab_size=vocab, eos=EOS, num_blocks=blocks, block_size=BLOCK, max_model_len=length)
+    return ScriptedRunner(answer, vocab_size=vocab, eos=EOS, num_blocks=blocks, block_size=BLOCK, max_model_len=length)
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,8 @@ from websockets.asyncio.client import connect
 
 from chatpager.server.app import drain
 from chatpager.server.service import SERVICE, Service
+from tests.gate import DEADLINE
 
-DEADLINE = 20.0
 GREEDY = {"temperature": 0, "max_output_tokens": 8, "ignore_eos": True}
 """Sampling fields with which the random model answers with exactly eight tokens."""
 

@@ -139,7 +139,9 @@ def test_ctrl_c_stops_an_answer_and_the_chat_goes_on(fork_server, endless, home)
 @pytest.mark.parametrize("key", ["\x04", "\x03"], ids=["Ctrl+D", "Ctrl+C"])
 def test_both_keys_leave_where_nothing_runs(terminal, key):
     person = Person(terminal)
-    person.types(key)
+    person.sees("you ")
+    terminal.wait_until_it_sleeps()
+    terminal.say(key)
     person.sees(SESSION.pattern)
     assert terminal.wait() == 0
 

@@ -16,6 +16,7 @@ from chatpager.engine.messages import AddRequest
 from chatpager.engine.sampler import Sampled
 from chatpager.engine.scheduler import Limits
 from chatpager.engine.sequence import SamplingParams
+from tests.gate import Gate
 
 VOCAB = 997
 POISON = -1
@@ -125,12 +126,10 @@ class ScriptedRunner(FakeRunner):
         self.vocab_size = vocab_size
         self.eos = eos
         self.reply = reply
-        self.hold = None
-        """A threading.Event that every step waits for, once it is set here."""
+        self.gate = Gate()
 
     def run(self, plan):
-        if self.hold is not None:
-            self.hold.wait(30)
+        self.gate.go_through()
         return super().run(plan)
 
     def choose(self, seq):

@@ -1,7 +1,6 @@
 """A hub with the real store and the real tokenizer, on an engine whose model answers as told."""
 
 import itertools
-import threading
 from contextlib import asynccontextmanager
 
 import pytest
@@ -40,10 +39,10 @@ class Rig:
         self.runner = runner
         self.ended = []
 
-    def hold(self):
-        """Keep the engine from computing until the returned event is set."""
-        self.runner.hold = threading.Event()
-        return self.runner.hold
+    def hold(self, after=0):
+        """Let the engine take ``after`` steps and no more until the returned gate is opened."""
+        self.runner.gate.hold(after)
+        return self.runner.gate
 
     def request(self, text=None, *, session=None, previous=None, messages=None, kind="response", **more):
         params = more.pop("params", None) or SamplingParams(temperature=0.0, max_tokens=more.pop("max_tokens", 60))
@@ -115,8 +114,7 @@ def rig(tokenizer, database):
         try:
             yield r
         finally:
-            if runner.hold is not None:
-                runner.hold.set()
+            runner.gate.open()
             await r.hub.close()
             await store.close()
 

@@ -31,7 +31,7 @@ class TestOneTurnAtATime:
             sessions = [await r.session(f"conv_{i}") for i in range(3)]
             turns = [await r.hub.submit(r.request("a", session=s)) for s in sessions]
             assert len(r.hub.turns) == 3
-            gate.set()
+            gate.open()
             assert [(await t.stream.end()).text for t in turns] == ["ok"] * 3
 
     async def test_going_on_from_an_answer_that_still_runs_is_refused(self, rig):
@@ -40,7 +40,7 @@ class TestOneTurnAtATime:
             turn = await r.hub.submit(r.request("a"))
             with pytest.raises(SessionBusy):
                 await r.hub.submit(r.request("b", previous=turn.id))
-            gate.set()
+            gate.open()
             await turn.stream.end()
 
     async def test_a_waiter_that_gives_up_lets_the_next_one_in(self, rig):
@@ -53,7 +53,7 @@ class TestOneTurnAtATime:
             waiter.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiter
-            gate.set()
+            gate.open()
             await turn.stream.end()
             await r.ask("c", session=session)
             assert [t for role, t, _ in await r.texts(session) if role == "user"] == ["a", "c"]
@@ -87,7 +87,7 @@ class TestRefusals:
             with pytest.raises(Overloaded) as caught:
                 await r.hub.submit(r.request("c"))
             assert caught.value.retry_after > 0
-            gate.set()
+            gate.open()
             await first.stream.end()
             await (await waiting).stream.end()
             await r.ask("d")
@@ -98,7 +98,7 @@ class TestRefusals:
             results = await asyncio.gather(*(r.hub.submit(r.request("a")) for _ in range(40)), return_exceptions=True)
             refused = [x for x in results if isinstance(x, Overloaded)]
             assert len(refused) == 36
-            gate.set()
+            gate.open()
             for turn in results:
                 if turn not in refused:
                     await turn.stream.end()
@@ -126,14 +126,16 @@ class TestCancel:
             gate = r.hold()
             queued = await r.hub.submit(r.request("a", max_tokens=400))
             r.hub.cancel(TENANT, queued.id)
-            gate.set()
+            gate.open()
             assert (await queued.stream.end()).status == "cancelled"
-            for stage in (Prefilled, Delta):
+            for stage, steps in ((Prefilled, 1), (Delta, 20)):
+                gate = r.hold(after=steps)
                 turn = await r.hub.submit(r.request("long " * 60, max_tokens=400))
                 async for event in turn.stream.follow():
                     if isinstance(event, stage):
                         r.hub.cancel(TENANT, turn.id)
                         break
+                gate.open()
                 ended = await turn.stream.end()
                 assert ended.status == "cancelled"
             stored = await r.hub.store.turn(TENANT, turn.id)
@@ -153,5 +155,5 @@ class TestCancel:
                 r.hub.cancel("other", turn.id)
             assert r.hub.live("other", turn.id) is None
             assert r.hub.live(TENANT, turn.id) is turn
-            gate.set()
+            gate.open()
             await turn.stream.end()

@@ -33,7 +33,7 @@ class TestFaults:
             gate = r.hold()
             turn = await r.hub.submit(r.request("a"))
             r.engine.step = None  # the next step raises outside the engine's own care
-            gate.set()
+            gate.open()
             ended = await turn.stream.end()
             assert ended.status in ("failed", "completed")
             while r.hub.engine.alive:
@@ -85,7 +85,7 @@ class TestFaults:
             gate = r.hold()
             bad, good = [await r.hub.submit(r.request("a")) for _ in range(2)]
             monkeypatch.setattr(bad, "take", None)
-            gate.set()
+            gate.open()
             ended = await bad.stream.end()
             assert (ended.status, ended.error_code) == ("failed", "internal_error")
             ended = await good.stream.end()
@@ -98,7 +98,7 @@ class TestFaults:
             bad, good = [await r.hub.submit(r.request("a")) for _ in range(2)]
             append = bad.stream.append
             monkeypatch.setattr(bad.stream, "append", lambda e: append(e) if isinstance(e, Ended) else 1 / 0)
-            gate.set()
+            gate.open()
             ended = await bad.stream.end()
             assert (ended.status, ended.error_code) == ("failed", "internal_error")
             ended = await good.stream.end()
@@ -110,7 +110,7 @@ class TestFaults:
             bad, good = [await r.hub.submit(r.request("a")) for _ in range(2)]
             take = bad.take
             monkeypatch.setattr(bad, "take", lambda *step: unwritable(*take(*step)))
-            gate.set()
+            gate.open()
             ended = await bad.stream.end()
             assert (ended.status, ended.error_code) == ("failed", "internal_error")
             ended = await good.stream.end()
@@ -122,7 +122,7 @@ class TestFaults:
             turn = await r.hub.submit(r.request("a"))
             with monkeypatch.context() as patch:
                 patch.setattr(r.hub._delivery, "_deliver", None)
-                gate.set()
+                gate.open()
                 ended = await turn.stream.end()
             assert (ended.status, ended.error_code) == ("failed", "internal_error")
             assert (await r.ask("b"))[1].status == "completed"

@@ -114,7 +114,7 @@ class TestLiveTurns:
             turn = await r.hub.submit(r.request("a", session=session))
             assert r.hub.live_of_session(TENANT, session) is turn
             assert r.hub.live_of_session("other", session) is None
-            gate.set()
+            gate.open()
             await turn.stream.end()
             assert r.hub.live_of_session(TENANT, session) is None
 
@@ -145,10 +145,10 @@ class TestTitles:
                 return write(self, name, *args, **more)
 
             monkeypatch.setattr(Database, "write", watched)
-            r.hold()
+            gate = r.hold()
             turn = await r.hub.submit(r.request("hello", session=session))
             assert names == ["begin_turn"]
-            r.runner.hold.set()
+            gate.open()
             await turn.stream.end()
 
     async def test_a_title_that_was_given_stays(self, rig):
@@ -166,7 +166,7 @@ class TestTenants:
             async with asyncio.timeout(5):
                 with pytest.raises(ConversationNotFound):
                     await r.hub.submit(r.request("b", session="conv_1", tenant="other"))
-            gate.set()
+            gate.open()
             await turn.stream.end()
 
     async def test_blocks_are_not_shared_between_tenants(self, rig):

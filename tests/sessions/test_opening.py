@@ -54,7 +54,7 @@ class TestOpeningAndClosing:
             await asyncio.sleep(0)
             with pytest.raises(Overloaded):
                 await r.hub.submit(r.request("b"))
-            gate.set()
+            gate.open()
             await draining
             assert turn.stream.ended.text == "slow but sure"
 

@@ -91,7 +91,7 @@ async def test_turns_that_run_are_no_orphans(rig, monkeypatch):
         monkeypatch.setattr(r.hub.store, "begin_turn", begin_turn)
         follower = await r.hub.submit(r.request("d", previous=orphan.id))
         go_on.set()
-        gate.set()
+        gate.open()
         for turn in (running, await beginning, follower):
             assert (await turn.stream.end()).status == "completed"
             assert (await r.hub.store.turn(TENANT, turn.id)).status == "completed"
