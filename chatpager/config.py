@@ -213,6 +213,9 @@ def refuse_unsupported(config: EngineConfig, sources: Mapping[str, str] | None =
     return config
 
 
+OTHER_VARIABLES = {"config", "url", "failpoints"}
+
+
 def config_file(explicit: str | None = None, env: Mapping[str, str] = os.environ) -> Path | None:
     """The file settings are read from: ``--config`` or ``CHATPAGER_CONFIG``, the working folder, XDG."""
     named = explicit or env.get("CHATPAGER_CONFIG")
@@ -246,6 +249,19 @@ def _read_file(path: Path | None) -> dict[str, tuple[Any, str]]:
     return found
 
 
+def _refuse_misspelt(env: Mapping[str, str]) -> None:
+    """A variable that is nearly a setting's is a mistake; any other may belong to the machine, as the names that
+    Kubernetes makes for a service called chatpager."""
+    known = {s.name for s in settings()}
+    for variable in env:
+        name = variable.removeprefix("CHATPAGER_").lower()
+        if name == variable.lower() or name in known | OTHER_VARIABLES:
+            continue
+        if close := difflib.get_close_matches(name, known, n=1, cutoff=0.75):
+            problem = f"no such setting; did you mean CHATPAGER_{close[0].upper()}?"
+            raise ConfigError(variable, problem, source="environment")
+
+
 def _no_section(name: str, known: Mapping[str, set[str]]) -> str:
     home = next((section for section, names in known.items() if name in names), None)
     return f"is a setting: put it under [{home}]" if home else _no_such(name, known, "section")
@@ -270,6 +286,7 @@ def load(
         ConfigError: a value is wrong, a file unreadable, or a name unknown.
     """
     flags = {k: v for k, v in (flags or {}).items() if v is not None}
+    _refuse_misspelt(env)
     from_file = _read_file(config_file(file, env))
     sections: dict[str, dict[str, Any]] = {s: {} for s in SECTIONS}
     sources: dict[str, str] = {}

@@ -64,6 +64,18 @@ class TestWhichValueWins:
     def test_variables_of_others_are_nothing_to_us(self, folder):
         assert load(env={"SEED": "7", "CHATPAGER_WARP": "9", "chatpager_seed": "8"}) == Config()
 
+    def test_variables_of_others_are_nothing_to_us_even_with_our_name(self):
+        kubernetes = ("CHATPAGER_SERVICE_HOST", "CHATPAGER_SERVICE_PORT", "CHATPAGER_PORT_8000_TCP_ADDR")
+        assert load(env=dict.fromkeys((*kubernetes, "CHATPAGER_URL", "CHATPAGER_FAILPOINTS"), "x")) == Config()
+
+    @pytest.mark.parametrize(
+        ("variable", "meant"), [("CHATPAGER_PROT", "CHATPAGER_PORT"), ("CHATPAGER_BLOCKSIZE", "CHATPAGER_BLOCK_SIZE")]
+    )
+    def test_a_misspelt_variable_is_refused(self, variable, meant):
+        error = wrong(env={variable: "1"})
+        assert (error.name, error.source) == (variable, "environment")
+        assert f"did you mean {meant}?" in str(error)
+
     def test_the_tree_is_frozen(self):
         with pytest.raises(dataclasses.FrozenInstanceError):
             Config().engine.seed = 1

@@ -20,7 +20,7 @@ from chatpager.engine.sequence import Sequence, SequenceStatus
 
 @dataclass(frozen=True)
 class Limits:
-    """Tokens and sequences a step may hold, and the knobs of fairness (kvcache research, section 5.10)."""
+    """Tokens and sequences a step may hold, and the knobs of fairness."""
 
     max_num_batched_tokens: int = 8192
     max_num_seqs: int = 256

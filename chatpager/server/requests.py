@@ -79,39 +79,45 @@ class ChatCreate(Sampling, frozen=True, kw_only=True):
     chatpager: Extensions = Extensions()
 
 
-HARMLESS = {
-    "cache_control", "include", "max_tool_calls", "parallel_tool_calls", "prompt_cache_key", "prompt_cache_options",
-    "prompt_cache_retention", "safety_identifier", "service_tier", "stream_options", "tool_choice", "type", "user",
+HARMLESS: dict[str, tuple[type, ...]] = {
+    "cache_control": (dict,), "include": (list,), "max_tool_calls": (int,), "parallel_tool_calls": (bool,),
+    "prompt_cache_key": (str,), "prompt_cache_options": (dict,), "prompt_cache_retention": (str,),
+    "safety_identifier": (str,), "service_tier": (str,), "stream_options": (dict,), "tool_choice": (str, dict),
+    "type": (str,), "user": (str,),
 }  # fmt: skip
+"""Name -> the types it may have besides null."""
 
-UNBUILT: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-    ("tools", bool, "tool calling is not built yet"),
-    ("functions", bool, "tool calling is not built yet"),
-    ("background", bool, "background responses are not built yet; a stored response goes on without its reader anyway"),
-    ("generate", lambda v: v is False, "prewarming is not built yet"),
-    ("stream_id", bool, "lanes are not built yet; open another socket"),
-    ("n", lambda v: v not in (None, 1), "several choices are not built yet"),
-    ("logprobs", bool, "logprobs are not built yet on this wire"),
-    ("top_logprobs", bool, "logprobs are not built yet on this wire"),
-    ("prompt", bool, "stored prompts are not built; send the text"),
-    ("truncation", lambda v: v not in (None, "disabled"), 'only "disabled": nothing is cut off silently'),
-    ("text", lambda v: _format(v) != "text", "structured output is not built yet"),
-    ("response_format", lambda v: _format({"format": v}) != "text", "structured output is not built yet"),
-    ("audio", bool, "text only"),
-    ("modalities", lambda v: v not in (None, ["text"]), "text only"),
-    ("context_management", bool, "compaction is not built yet"),
-    ("moderation", bool, "moderation is not built"),
-    ("cache_salt", bool, "salts come from the credentials, not from the request"),
-    ("reasoning", lambda v: isinstance(v, dict) and any(x is not None for x in v.values()), "no reasoning models yet"),
-    ("reasoning_effort", bool, "no reasoning models yet"),
-)
+NO_TOOLS, NO_LOGPROBS = "tool calling is not built yet", "logprobs are not built yet on this wire"
+NO_STRUCTURE, NO_REASONING = "structured output is not built yet", "no reasoning models yet"
+UNBUILT: dict[str, tuple[tuple[type, ...], Callable[[Any], bool], str]] = {
+    "tools": ((list,), bool, NO_TOOLS),
+    "functions": ((list,), bool, NO_TOOLS),
+    "background": ((bool,), bool, "not built yet; a stored response goes on without its reader anyway"),
+    "generate": ((bool,), lambda v: v is False, "prewarming is not built yet"),
+    "stream_id": ((str,), bool, "lanes are not built yet; open another socket"),
+    "n": ((int,), lambda v: v not in (None, 1), "several choices are not built yet"),
+    "logprobs": ((bool,), bool, NO_LOGPROBS),
+    "top_logprobs": ((int,), bool, NO_LOGPROBS),
+    "prompt": ((dict,), bool, "stored prompts are not built; send the text"),
+    "truncation": ((str,), lambda v: v not in (None, "disabled"), 'only "disabled": nothing is cut off silently'),
+    "text": ((dict,), lambda v: _format(v) != "text", NO_STRUCTURE),
+    "response_format": ((dict,), lambda v: _format({"format": v}) != "text", NO_STRUCTURE),
+    "audio": ((dict,), bool, "text only"),
+    "modalities": ((list,), lambda v: v not in (None, ["text"]), "text only"),
+    "context_management": ((list, dict), bool, "compaction is not built yet"),
+    "moderation": ((dict,), bool, "moderation is not built"),
+    "cache_salt": ((str,), bool, "salts come from the credentials, not from the request"),
+    "reasoning": ((dict,), lambda v: any(x is not None for x in (v or {}).values()), NO_REASONING),
+    "reasoning_effort": ((str,), bool, NO_REASONING),
+}
+"""Name -> the types it may have besides null, whether a value asks for the feature, and why it is refused then."""
+
+JSON_NAMES = {dict: "an object", list: "an array", str: "text", int: "a whole number", bool: "true or false"}
 
 
-def _format(text: Any) -> Any:
+def _format(text: Json | None) -> Any:
     """The type of the answer that a ``text`` object asks for."""
-    if not isinstance(text, dict):
-        return "text" if text is None else text
-    wanted = text.get("format")
+    wanted = (text or {}).get("format")
     return wanted.get("type", "text") if isinstance(wanted, dict) else "text" if wanted is None else wanted
 
 
@@ -139,16 +145,19 @@ def read(raw: Json, kind: type[S]) -> tuple[S, list[str]]:
     Raises:
         InvalidRequest: with the field's name as ``param``.
     """
-    for name, asks, message in UNBUILT:
-        if name in raw and name not in kind.__struct_fields__ and asks(raw[name]):
+    fields = kind.__struct_fields__
+    for name in sorted({*HARMLESS, *UNBUILT}.intersection(raw).difference(fields)):
+        types, asks, message = UNBUILT.get(name) or (HARMLESS[name], lambda v: False, "")
+        if raw[name] is not None and type(raw[name]) not in types:
+            raise InvalidRequest(f"{name}: must be {' or '.join(JSON_NAMES[t] for t in types)}", param=name)
+        if asks(raw[name]):
             raise InvalidRequest(f"{name}: {message}", param=name)
     try:
         value = msgspec.convert(raw, kind, str_keys=True)
     except msgspec.ValidationError as error:
         param, problem = _place(str(error))
         raise InvalidRequest(f"{param or 'request'}: {problem}", param=param) from error
-    known = {*kind.__struct_fields__, *HARMLESS, *(name for name, _, _ in UNBUILT)}
-    return value, sorted(set(raw) - known)
+    return value, sorted(set(raw) - {*fields, *HARMLESS, *UNBUILT})
 
 
 def _place(message: str) -> tuple[str | None, str]:

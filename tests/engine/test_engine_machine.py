@@ -1,7 +1,6 @@
 """A state machine of the whole engine on a checkable model: adds, steps, cancels, stops, faults, in any order.
 
-After every rule the invariants of pool, cache and queues hold (kvcache research 5.9: I1-I9, I14, I16 and I18 here);
-every answer equals the oracle's, whatever was shared, evicted, preempted, forked or retried on the way.
+After every rule the invariants of pool, cache and queues hold; every answer equals the oracle's, whatever was shared, evicted, preempted, forked or retried on the way.
 """
 
 import os

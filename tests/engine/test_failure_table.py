@@ -1,4 +1,4 @@
-"""Bugs of the cache that were shipped elsewhere, as tests (kvcache research, section 4; the numbers are its rows).
+"""Bugs of the cache that were shipped elsewhere, as tests; a class is one failure, and keeps its number.
 
 Rows about scheduling are in ``test_scheduling``; rows about leases, tiers and sessions belong to the rooms that have
 them.

@@ -1,4 +1,4 @@
-"""Who runs when, who waits, who gives way (row 33 is the failure table's: kvcache research, section 4)."""
+"""Who runs when, who waits, who gives way (row 33 is ``test_failure_table``'s)."""
 
 import random
 

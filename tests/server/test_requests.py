@@ -5,6 +5,7 @@ import json
 import pytest
 
 from chatpager.errors import InvalidJSON, InvalidRequest, ModelNotFound
+from chatpager.server import requests
 from chatpager.server.requests import HARMLESS, chat_request, check_metadata, decode
 from tests.server.reading import SERVED, chat, message, refused, respond
 
@@ -214,15 +215,27 @@ def test_a_field_that_asks_for_nothing_is_taken_without_a_word(field):
         assert "warnings" not in chat(**{field: value}).parameters
 
 
-@pytest.mark.parametrize("value", ["json", 3, {"format": "json"}, {"format": {"type": "json_object"}}])
+@pytest.mark.parametrize("value", ["json", 3, {"format": "json"}, {"format": []}, {"format": {"type": "json_object"}}])
 def test_every_way_to_ask_for_a_structure_is_refused(value):
     assert refused(respond, input="a", text=value) == "text"
 
 
-@pytest.mark.parametrize("field", sorted(HARMLESS - {"stream_options"}))
+VALUES = {dict: {"a": 1}, list: ["a"], str: "x", int: 3, bool: True}
+
+
+@pytest.mark.parametrize("field", sorted(HARMLESS.keys() - {"stream_options"}))
 def test_harmless_fields_are_taken_without_a_word(field):
-    assert "warnings" not in respond(input="a", **{field: "x"}).parameters
-    assert "warnings" not in chat(**{field: "x"}).parameters
+    for value in (None, *(VALUES[kind] for kind in HARMLESS[field])):
+        assert "warnings" not in respond(input="a", **{field: value}).parameters
+        assert "warnings" not in chat(**{field: value}).parameters
+
+
+@pytest.mark.parametrize("field", sorted({*HARMLESS, *UNBUILT}))
+def test_fields_without_an_effect_have_types_too(field):
+    types = HARMLESS[field] if field in HARMLESS else requests.UNBUILT[field][0]
+    for kind in VALUES.keys() - set(types):
+        assert refused(respond, input="a", **{field: VALUES[kind]}) == field
+        assert refused(chat, **{field: VALUES[kind]}) == field
 
 
 def test_unknown_fields_are_passed_over_and_named():
