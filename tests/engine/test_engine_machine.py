@@ -1,6 +1,7 @@
 """A state machine of the whole engine on a checkable model: adds, steps, cancels, stops, faults, in any order.
 
-After every rule the invariants of pool, cache and queues hold; every answer equals the oracle's, whatever was shared, evicted, preempted, forked or retried on the way.
+After every rule the invariants of pool, cache and queues hold; every answer equals the oracle's, whatever was shared,
+evicted, preempted, forked or retried on the way.
 """
 
 import os
