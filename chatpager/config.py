@@ -38,6 +38,10 @@ def _fraction(v: float) -> str | None:
     return None if 0 < v <= 1 else "must be above 0 and at most 1"
 
 
+def _share(v: float) -> str | None:
+    return None if 0 <= v <= 1 else "must be between 0 and 1"
+
+
 def _block_size(v: int) -> str | None:
     return None if v >= 8 and v % 8 == 0 else "must be a multiple of 8 (8, 16, 32, 64, 128, ...)"
 
@@ -61,6 +65,7 @@ class EngineConfig:
     num_kv_blocks: int | None = setting(None, "fix the size of the KV pool, in blocks", check=_at_least(2))
     swap_space: float = setting(0.0, "host memory for swapped KV blocks, in GiB", check=_at_least(0))
     tensor_parallel_size: int = setting(1, "devices one model is split over", check=_at_least(1))
+    lease_share: float = setting(0.5, "share of the KV blocks that hard leases may keep", check=_share)
     enable_prefix_caching: bool = setting(True, "reuse the KV blocks of shared prefixes")
     seed: int | None = setting(
         None, "seed of requests that bring none; default: a new one each start", check=_at_least(0)

@@ -30,8 +30,39 @@ class BlockState(IntEnum):
     CACHED = 3
 
 
+class EvictionClass(IntEnum):
+    """What a cached block is worth to somebody; lower ones are evicted first."""
+
+    DEAD = 0
+    """No session's conversation contains it, and it was never hit, or its session has left it behind."""
+    COLD = 1
+    """No session's conversation contains it, but it was hit."""
+    IDLE = 2
+    """Part of a session's conversation."""
+    SOFT = 3
+    """Under a soft lease."""
+    HARD = 4
+    """Under a hard lease: not evicted until the lease ends or is revoked."""
+
+
 class Block:
-    __slots__ = ("children", "depth", "hash", "id", "last_use", "parent", "pins", "ref", "state", "tokens")
+    __slots__ = (
+        "born",
+        "children",
+        "depth",
+        "hard",
+        "hash",
+        "heads",
+        "hits",
+        "id",
+        "last_use",
+        "parent",
+        "pins",
+        "ref",
+        "soft",
+        "state",
+        "tokens",
+    )
 
     def __init__(self, block_id: int) -> None:
         self.id = block_id
@@ -50,10 +81,28 @@ class Block:
         """CACHED blocks whose parent this is."""
         self.pins = 0
         """Children that are held, by a table or through a child of their own; a pinned block cannot be evicted."""
+        self.born = 0
+        """Which naming this is: tells a block from what it was before it was evicted and used again."""
+        self.heads = 0
+        """Sessions whose conversation contains this block."""
+        self.soft = 0
+        self.hard = 0
+        """Leases of that strength that cover it."""
+        self.hits = 0
 
     @property
     def held(self) -> bool:
         return self.ref > 0 or self.pins > 0
+
+    @property
+    def eviction_class(self) -> EvictionClass:
+        if self.hard:
+            return EvictionClass.HARD
+        if self.soft:
+            return EvictionClass.SOFT
+        if self.heads:
+            return EvictionClass.IDLE
+        return EvictionClass.COLD if self.hits else EvictionClass.DEAD
 
     def __repr__(self) -> str:
         return f"Block({self.id} {self.state.name} ref={self.ref} children={self.children} pins={self.pins})"
@@ -70,6 +119,11 @@ class BlockPool:
         self.index: dict[BlockHash, Block] = {}
         self.evictable = 0
         """CACHED blocks that nobody holds, directly or through a descendant."""
+        self.leased = 0
+        """CACHED blocks under a hard lease, each counted once."""
+        self.locked = 0
+        """Those of them that nobody holds: evictable but for the lease."""
+        self._names = 0
         self.clock = 0
         """Grows with every release, so that last_use orders blocks by when they were let go."""
 
@@ -79,8 +133,8 @@ class BlockPool:
 
     @property
     def available(self) -> int:
-        """Blocks that an allocation can get: free ones, and cached ones that nobody holds."""
-        return len(self.free) + self.evictable
+        """Blocks that an allocation can get: free ones, and cached ones that nobody holds or has a hard lease on."""
+        return len(self.free) + self.evictable - self.locked
 
     def take_free(self) -> Block:
         """The next free block, OWNED by the caller."""
@@ -120,6 +174,8 @@ class BlockPool:
         assert parent is None or parent.state is BlockState.CACHED, (block, parent)
         block.state = BlockState.CACHED
         block.hash, block.parent, block.tokens = name, parent, tokens
+        self._names += 1
+        block.born = self._names
         block.depth = parent.depth + 1 if parent else 0
         self.index[name] = block
         if parent:
@@ -129,9 +185,9 @@ class BlockPool:
     def evict(self, block: Block) -> Block | None:
         """CACHED leaf without a holder -> FREE. Returns the parent when it has become a candidate itself."""
         assert block.state is BlockState.CACHED and not block.held and block.children == 0, block
+        self._evictable(block, -1)
         parent = self._forget(block)
         block.state = BlockState.FREE
-        self.evictable -= 1
         self.free.appendleft(block.id)
         return parent if parent and parent.children == 0 and not parent.held else None
 
@@ -150,23 +206,37 @@ class BlockPool:
     def _forget(self, block: Block) -> Block | None:
         parent, name = block.parent, block.hash
         assert name is not None and self.index[name] is block
+        self.leased -= block.hard > 0
         del self.index[name]
         if parent:
             parent.children -= 1
         block.clear_name()
         return parent
 
+    def lease(self, block: Block, change: int) -> None:
+        """One hard lease more (+1) or less (-1) on a CACHED block."""
+        assert block.state is BlockState.CACHED and block.hard + change >= 0, block
+        was = block.hard > 0
+        block.hard += change
+        gained = (block.hard > 0) - was
+        self.leased += gained
+        self.locked += gained if not block.held else 0
+
+    def _evictable(self, block: Block, change: int) -> None:
+        self.evictable += change
+        self.locked += change if block.hard else 0
+
     # A held block pins its parent, and a pinned block is held; so only the edge of what is held ever moves.
 
     def _now_held(self, block: Block) -> None:
         if block.pins == 0:
-            self.evictable -= 1
+            self._evictable(block, -1)
             if block.parent:
                 self._pin(block.parent)
 
     def _no_longer_held(self, block: Block) -> None:
         if block.pins == 0:
-            self.evictable += 1
+            self._evictable(block, 1)
             if block.parent:
                 self._unpin(block.parent)
 
@@ -177,7 +247,7 @@ class BlockPool:
             current.pins += 1
             if was_held:
                 return
-            self.evictable -= 1
+            self._evictable(current, -1)
             current = current.parent
 
     def _unpin(self, block: Block) -> None:
@@ -187,7 +257,7 @@ class BlockPool:
             assert current.pins >= 0, current
             if current.held:
                 return
-            self.evictable += 1
+            self._evictable(current, 1)
             current = current.parent
 
     def counts(self) -> dict[str, int]:
@@ -214,6 +284,10 @@ class BlockPool:
             self._audit_block(block, refs[block.id], children.get(block.id, 0), pins.get(block.id, 0))
             evictable += block.state is BlockState.CACHED and not block.held
         assert evictable == self.evictable, (evictable, self.evictable)
+        leased = [b for b in self.blocks if b.hard]
+        assert len(leased) == self.leased, (len(leased), self.leased)
+        locked = sum(not b.held for b in leased)
+        assert locked == self.locked, (locked, self.locked)
         free = sum(b.state is BlockState.FREE for b in self.blocks)
         assert free == len(self.free), (free, len(self.free))
         named = sum(b.state is BlockState.CACHED for b in self.blocks)

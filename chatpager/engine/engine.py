@@ -14,7 +14,15 @@ import xxhash
 from chatpager.config import EngineConfig
 from chatpager.engine.block_hash import BlockHasher, Field
 from chatpager.engine.block_pool import BlockPool
-from chatpager.engine.messages import AddRequest, FinishReason, SampledLogprobs, StepOutput, Usage
+from chatpager.engine.messages import (
+    AddRequest,
+    FinishReason,
+    LeaseRequest,
+    Lost,
+    SampledLogprobs,
+    StepOutput,
+    Usage,
+)
 from chatpager.engine.prefix_cache import PrefixCache
 from chatpager.engine.sampler import Sampled
 from chatpager.engine.scheduler import Limits, Plan, Row, Scheduler
@@ -71,11 +79,17 @@ class Engine:
         self.pool = BlockPool(runner.num_blocks)
         # One block is kept for a copied tail; what can never be allocated would be waited for for ever.
         self._longest = min(runner.max_model_len, (self.pool.usable - 1) * config.block_size)
-        self.cache = PrefixCache(self.pool, config.block_size, enabled=config.enable_prefix_caching)
         if limits is None:
             # A step always has room for one token of every running sequence.
             seqs = min(config.max_num_seqs, config.max_num_batched_tokens)
             limits = Limits(config.max_num_batched_tokens, seqs)
+        self.cache = PrefixCache(
+            self.pool,
+            config.block_size,
+            enabled=config.enable_prefix_caching,
+            lease_budget=self._lease_budget(limits.watermark),
+        )
+        self.leases = self.cache.leases
         self.scheduler = Scheduler(self.cache, limits)
         self._hash_bits = hash_bits
         self._seed = config.seed if config.seed is not None else secrets.randbits(63)
@@ -95,6 +109,7 @@ class Engine:
             ContextLengthExceeded: prompt and one token of answer do not fit ``max_model_len``.
             CapacityExceeded: they do not fit the pool, whatever is evicted.
         """
+        self.leases.tick(now)
         self._check(request)
         params, prompt = request.params, request.prompt_token_ids
         wanted = params.max_tokens if params.max_tokens is not None else self._longest
@@ -112,6 +127,7 @@ class Engine:
             priority=request.priority,
             arrival=self._arrivals,
             seed=seed,
+            owner=request.owner,
         )
         first.forks = [first.fork(i, seed + i) for i in range(1, params.n)]
         seqs = [first, *first.forks]
@@ -127,8 +143,13 @@ class Engine:
         """End one sequence because its reader found a stop string; no output is made for it."""
         request = self._requests.get(request_id)
         if request and index in request.unfinished:
-            self.scheduler.finish(request.seqs[index])
+            self._end_turn(request.seqs[index])
             self._forget(request_id, index)
+
+    def lease(self, request: LeaseRequest, now: float) -> None:
+        """Give or renew a lease; ``leases.take_events`` tells what became of it."""
+        self.leases.tick(now)
+        self.leases.acquire(request.owner, request.strength, request.ttl, tokens=request.tokens)
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
@@ -139,6 +160,7 @@ class Engine:
     def step(self, clock: Callable[[], float]) -> list[StepOutput]:
         """Compute one step and say what it brought. ``clock`` is any that does not go back, in seconds."""
         now = clock()
+        self.leases.tick(now)
         outputs, self._early = self._early, []
         plan = self.scheduler.schedule()
         if not plan.rows:
@@ -200,7 +222,7 @@ class Engine:
         reason = seq.finish_reason()
         usage = self._usage(seq, now) if reason else None
         if reason:
-            self.scheduler.finish(seq)
+            self._end_turn(seq)
             self._forget(seq.request_id, seq.index)
         return StepOutput(
             request_id=seq.request_id,
@@ -221,11 +243,25 @@ class Engine:
             cached_tokens=seq.cached_tokens,
             output_tokens=seq.num_output_tokens,
             preemptions=seq.preemptions,
+            lost=self._lost(seq),
             queue_seconds=started - request.added,
             prefill_seconds=first_token - started,
         )
 
+    def _lost(self, seq: Sequence) -> Lost | None:
+        found, started = seq.evicted, self._requests[seq.request_id].started
+        if found is None or started is None:
+            return None
+        ago = max(0.0, started - found.at)
+        return Lost(seconds_ago=ago, eviction_class=found.eviction_class.name.lower(), by=found.by)
+
     # -- endings ------------------------------------------------------------------------------------------------------
+
+    def _end_turn(self, seq: Sequence) -> None:
+        """Take a sequence out whose turn ended as it should, or was ended: the session's head moves with it."""
+        if seq.owner and seq.index == 0 and seq.status is SequenceStatus.RUNNING:
+            self.leases.move(seq.owner, seq.hasher.root, self.cache.chain(seq))
+        self.scheduler.finish(seq)
 
     def _fail(self, row: Row, error: EngineError, outputs: list[StepOutput]) -> None:
         """A request whose step went wrong ends; what it computed is not found again if it may be poisoned."""
@@ -240,7 +276,10 @@ class Engine:
         for seq in request.seqs:
             if seq.index in request.unfinished:
                 usage = self._usage(seq, request.first_token or request.started or request.added)
-                self.scheduler.finish(seq)
+                if error:
+                    self.scheduler.finish(seq)
+                else:
+                    self._end_turn(seq)
                 outputs.append(
                     StepOutput(
                         request_id=request_id,
@@ -282,6 +321,12 @@ class Engine:
                 param="prompt",
             )
 
+    def _lease_budget(self, watermark: float) -> int:
+        """Blocks for hard leases: a share of the pool, and never those that the longest request needs."""
+        usable = self.pool.usable
+        floor = -(-self._longest // self.config.block_size) + 1 + int(watermark * usable)
+        return max(0, min(int(self.config.lease_share * usable), usable - floor))
+
     def _hasher(self, salt: bytes) -> BlockHasher:
         domain = [*self.runner.hash_domain(), ("salt", salt)]
         return BlockHasher(domain, self.config.block_size, bits=self._hash_bits)
@@ -298,7 +343,9 @@ class Engine:
             memory=memory_stats(self.pool, running, self.config.block_size),
             queried_tokens=self.cache.stats.queried_tokens,
             hit_tokens=self.cache.stats.hit_tokens,
-            evicted_blocks=self.cache.stats.evicted_blocks,
+            evicted_blocks=self.cache.stats.evicted_blocks.total(),
+            lost_tokens=self.cache.stats.lost_tokens,
+            leased_blocks=self.pool.leased,
             preemptions=self.scheduler.stats.preemptions,
             recomputed_tokens=self.scheduler.stats.recomputed_tokens,
             deferred=self.scheduler.stats.deferred,

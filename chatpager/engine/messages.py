@@ -6,6 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
+from chatpager.engine.leases import Strength
 from chatpager.engine.sampling_params import SamplingParams
 
 
@@ -25,6 +26,8 @@ class AddRequest(msgspec.Struct, frozen=True, kw_only=True, tag="add"):
     params: SamplingParams
     salt: bytes = b""
     priority: int = 0
+    owner: str = ""
+    """The session whose turn this is: its head moves to where the turn ends."""
 
 
 class CancelRequest(msgspec.Struct, frozen=True, tag="cancel"):
@@ -33,7 +36,34 @@ class CancelRequest(msgspec.Struct, frozen=True, tag="cancel"):
     request_id: str
 
 
-Command = AddRequest | CancelRequest
+class LeaseRequest(msgspec.Struct, frozen=True, kw_only=True, tag="lease_request"):
+    """Keep the first ``tokens`` of a session's conversation (None: all of it) for ``ttl`` seconds from now."""
+
+    owner: str
+    strength: Strength
+    ttl: float
+    tokens: int | None = None
+
+
+class ReleaseLease(msgspec.Struct, frozen=True, tag="release_lease"):
+    owner: str
+
+
+class CloseSession(msgspec.Struct, frozen=True, tag="close_session"):
+    """Nobody will go on with this session: its blocks are nobody's."""
+
+    owner: str
+
+
+Command = AddRequest | CancelRequest | LeaseRequest | ReleaseLease | CloseSession
+
+
+class Lost(msgspec.Struct, frozen=True, kw_only=True):
+    """How the first block that a prompt did not find had been evicted: when, of which class, and for which session."""
+
+    seconds_ago: float
+    eviction_class: str
+    by: str
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
@@ -57,6 +87,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     cached_tokens: int
     output_tokens: int
     preemptions: int
+    lost: Lost | None = None
     queue_seconds: float
     prefill_seconds: float
 

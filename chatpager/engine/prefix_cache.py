@@ -1,20 +1,26 @@
 """Finding, publishing and evicting the blocks of shared prefixes.
 
 A hit is a chain of CACHED blocks from the root whose token ids equal the sequence's, compared one by one: the hash only
-says where to look. Eviction takes leaves that nobody holds, the least recently used first, then the deepest, so a
-conversation loses its end before its beginning and what is left can still be hit.
+says where to look. Eviction takes leaves that nobody holds: of the lowest class first (dead, cold, idle session, soft
+lease), then the least recently used, then the deepest, so a conversation loses its end before its beginning and what is
+left can still be hit. What is under a hard lease is not taken.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from chatpager.engine.block_hash import BlockHash
-from chatpager.engine.block_pool import Block, BlockPool, BlockState
+from chatpager.engine.block_pool import Block, BlockPool, BlockState, EvictionClass
+from chatpager.engine.ghost_index import Eviction, GhostIndex
+from chatpager.engine.leases import LeaseBook
 from chatpager.engine.sequence import Sequence
+
+GHOSTS = 4
+"""Evicted names that are remembered, in multiples of the pool."""
 
 
 class Match:
@@ -49,21 +55,27 @@ class CacheStats:
 
     queried_tokens: int = 0
     hit_tokens: int = 0
-    evicted_blocks: int = 0
+    evicted_blocks: Counter[EvictionClass] = field(default_factory=Counter)
+    lost_tokens: int = 0
+    """Of the prompts, in blocks that had been evicted."""
+    lost_within_double: int = 0
+    """Those of them that twice the pool would have kept."""
     collisions: int = 0
     """Names that were taken by other content (or hits refused because the tokens differed)."""
 
 
 class PrefixCache:
-    """``enabled`` False keeps the pool and finds nothing."""
+    """``enabled`` False keeps the pool and finds nothing. ``lease_budget``: blocks that hard leases may keep."""
 
-    def __init__(self, pool: BlockPool, block_size: int, *, enabled: bool = True) -> None:
+    def __init__(self, pool: BlockPool, block_size: int, *, enabled: bool = True, lease_budget: int = 0) -> None:
         self.pool = pool
         self.block_size = block_size
         self.enabled = enabled
         self.stats = CacheStats()
-        self._candidates: list[tuple[int, int, int]] = []
-        """Heap of (last_use, -depth, block id); an entry is stale when its block changed since."""
+        self.leases = LeaseBook(pool, block_size, budget=lease_budget, reconsider=self._reconsider)
+        self.ghosts = GhostIndex(GHOSTS * pool.usable)
+        self._candidates: list[tuple[int, int, int, int]] = []
+        """Heap of (class, last_use, -depth, block id); an entry is stale when its block changed since."""
 
     # -- finding ------------------------------------------------------------------------------------------------------
 
@@ -110,6 +122,23 @@ class PrefixCache:
             return None
         return block
 
+    def count_admission(self, seq: Sequence, blocks: int) -> Eviction | None:
+        """Count a prompt that found ``blocks`` blocks, once a request. Returns how the next block was lost, if it was
+        in the cache not long ago."""
+        self.stats.queried_tokens += seq.num_prompt_tokens
+        self.stats.hit_tokens += blocks * self.block_size
+        hashes = seq.full_hashes(self.matchable_blocks(seq)) if self.enabled else []
+        for name in hashes[:blocks]:
+            self.pool.index[name].hits += 1
+        lost = [self.ghosts.get(name) for name in hashes[blocks:]]
+        for eviction in lost:
+            if eviction is None:
+                break
+            self.stats.lost_tokens += self.block_size
+            if self.ghosts.within(eviction, self.pool.usable):
+                self.stats.lost_within_double += self.block_size
+        return lost[0] if lost else None
+
     # -- publishing ---------------------------------------------------------------------------------------------------
 
     def publish(self, seq: Sequence) -> None:
@@ -136,11 +165,16 @@ class PrefixCache:
             if found is None:
                 found = self.pool.blocks[seq.block_table[i]]
                 self.pool.name(found, hashes[i], parent, tokens)
+                self.ghosts.forget(hashes[i])
             elif found.parent is not parent or found.tokens != tokens:
                 self.stats.collisions += 1
                 return
             parent = found
             seq.published = i + 1
+
+    def chain(self, seq: Sequence) -> list[Block]:
+        """The CACHED blocks with the content of ``seq``, root first."""
+        return [self.pool.index[name] for name in seq.hashes[: seq.published] if name in self.pool.index]
 
     def _named_block(self, seq: Sequence, i: int) -> Block | None:
         """The CACHED block with the content of block ``i`` of ``seq``: ours, or one whose whole ancestry is equal."""
@@ -173,11 +207,12 @@ class PrefixCache:
 
     # -- taking and giving back ---------------------------------------------------------------------------------------
 
-    def allocate(self, count: int) -> list[int]:
-        """``count`` blocks, OWNED by the caller: free ones first, then evicted ones. ``available`` says how many."""
+    def allocate(self, count: int, by: str = "") -> list[int]:
+        """``count`` blocks, OWNED by the caller: free ones first, then evicted ones. ``available`` says how many;
+        ``by`` is the session they are for."""
         assert count <= self.pool.available, (count, self.pool.available)
         while len(self.pool.free) < count:
-            self._evict_one()
+            self._evict_one(by)
         return [self.pool.take_free().id for _ in range(count)]
 
     def free(self, table: list[int]) -> None:
@@ -192,33 +227,45 @@ class PrefixCache:
             self._offer(block)
 
     def reset(self) -> int:
-        """Evict everything nobody holds. Returns the number of blocks."""
+        """Evict everything nobody holds, leased or not. Returns the number of blocks."""
         count = self.pool.evictable
         for _ in range(count):
-            self._evict_one()
+            self._evict(self._lowest())
         return count
 
     def _offer(self, block: Block) -> None:
         """Put a CACHED leaf that nobody holds among the candidates; entries made stale by later changes are skipped."""
-        heapq.heappush(self._candidates, (block.last_use, -block.depth, block.id))
+        heapq.heappush(self._candidates, _key(block))
         if len(self._candidates) > 2 * len(self.pool.blocks) + 64:
-            self._drop_stale_candidates()
+            self._candidates = [_key(b) for b in self.pool.index.values() if _is_candidate(b)]
+            heapq.heapify(self._candidates)
 
-    def _drop_stale_candidates(self) -> None:
-        self._candidates = [
-            (b.last_use, -b.depth, b.id) for b in self.pool.index.values() if not b.held and b.children == 0
-        ]
-        heapq.heapify(self._candidates)
+    def _reconsider(self, block: Block) -> None:
+        """Its class may have changed."""
+        if _is_candidate(block):
+            self._offer(block)
 
-    def _evict_one(self) -> None:
-        while True:
-            assert self._candidates, f"{self.pool.evictable} evictable blocks, none on the heap"
-            last_use, depth, block_id = heapq.heappop(self._candidates)
-            block = self.pool.blocks[block_id]
-            is_leaf = block.state is BlockState.CACHED and not block.held and block.children == 0
-            if is_leaf and (block.last_use, -block.depth) == (last_use, depth):
-                break
-        self.stats.evicted_blocks += 1
+    def _evict_one(self, by: str) -> None:
+        block = self._lowest()
+        while block.soft:
+            self._offer(block)
+            self.leases.give_way()
+            block = self._lowest()
+        self._evict(block, by)
+
+    def _lowest(self) -> Block:
+        """Take the first true candidate off the heap."""
+        while self._candidates:
+            entry = heapq.heappop(self._candidates)
+            block = self.pool.blocks[entry[-1]]
+            if _is_candidate(block) and _key(block) == entry:
+                return block
+        raise AssertionError(f"{self.pool.evictable} evictable blocks, none on the heap")
+
+    def _evict(self, block: Block, by: str = "") -> None:
+        assert block.hash is not None
+        self.stats.evicted_blocks[block.eviction_class] += 1
+        self.ghosts.put(block.hash, self.leases.now, block.eviction_class, by)
         parent = self.pool.evict(block)
         if parent:
             self._offer(parent)
@@ -226,7 +273,16 @@ class PrefixCache:
     def audit(self, tables: list[list[int]]) -> None:
         """The pool's invariants, and: every candidate for eviction is on the heap."""
         self.pool.audit(tables)
+        self.leases.audit()
         offered = Counter(self._candidates)
         for block in self.pool.blocks:
-            if block.state is BlockState.CACHED and not block.held and block.children == 0:
-                assert offered[block.last_use, -block.depth, block.id], f"{block} is not among the candidates"
+            assert not _is_candidate(block) or offered[_key(block)], f"{block} is not among the candidates"
+
+
+def _is_candidate(block: Block) -> bool:
+    return block.state is BlockState.CACHED and not block.held and block.children == 0
+
+
+def _key(block: Block) -> tuple[int, int, int, int]:
+    """The order of eviction, lowest first."""
+    return block.eviction_class, block.last_use, -block.depth, block.id

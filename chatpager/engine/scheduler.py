@@ -173,11 +173,13 @@ class Scheduler:
         need, shared = self._blocks_needed(seq, count)
         while need > self._allocatable(seq):
             victim = self._victim(seq)
+            if victim is seq and self.cache.leases.revoke(need - self._allocatable(seq)):
+                continue
             self._preempt(plan, victim)
             if victim is seq:
                 return 0
             need, shared = self._blocks_needed(seq, count)
-        fresh = self.cache.allocate(need)
+        fresh = self.cache.allocate(need, by=seq.owner)
         copy = None
         if shared is not None:
             old = seq.block_table[shared]
@@ -280,7 +282,7 @@ class Scheduler:
         if self._immune(seq):
             need = _blocks(seq.max_length, self.block_size) + 1 - len(match.blocks)
         watermark = int(self.limits.watermark * self.cache.pool.usable) if self.running else 0
-        if need + watermark + self._unfinished_prefills() > self._allocatable(seq):
+        if not self._has_room(seq, need + watermark + self._unfinished_prefills()):
             match.rollback()
             return False
         self._stop_waiting(seq)
@@ -297,14 +299,22 @@ class Scheduler:
         lanes.take(seq.remaining, self._grow(plan, seq, count))
         return True
 
+    def _has_room(self, seq: Sequence, need: int) -> bool:
+        """Leases give way only where waiting for those that run would not help."""
+        missing = need - self._allocatable(seq)
+        running = self.cache.pool.counts()["active"] if self.running else 0
+        if missing > running:
+            self.cache.leases.revoke(missing - running)
+            missing = need - self._allocatable(seq)
+        return missing <= 0
+
     def _count_admission(self, seq: Sequence, tokens: int) -> None:
         if seq.first_admitted:
             self.stats.recomputed_tokens += len(seq) - tokens
             return
         seq.first_admitted = True
         seq.cached_tokens = tokens
-        self.cache.stats.queried_tokens += seq.num_prompt_tokens
-        self.cache.stats.hit_tokens += tokens
+        seq.evicted = self.cache.count_admission(seq, tokens // self.block_size)
 
     def _unfinished_prefills(self) -> int:
         """Blocks that running prompts still have to take: promised to them before anyone is admitted."""

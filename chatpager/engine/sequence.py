@@ -10,6 +10,7 @@ from chatpager.engine.messages import FinishReason
 from chatpager.engine.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
+    from chatpager.engine.ghost_index import Eviction
     from chatpager.engine.token_history import TokenHistory
 
 __all__ = ["FinishReason", "SamplingParams", "Sequence", "SequenceStatus"]
@@ -37,6 +38,7 @@ class Sequence:
         "claims",
         "committed",
         "eos_token_ids",
+        "evicted",
         "first_admitted",
         "forks",
         "hasher",
@@ -45,6 +47,7 @@ class Sequence:
         "index",
         "max_length",
         "num_prompt_tokens",
+        "owner",
         "params",
         "preemptions",
         "priority",
@@ -69,8 +72,11 @@ class Sequence:
         arrival: int = 0,
         seed: int = 0,
         index: int = 0,
+        owner: str = "",
     ) -> None:
         self.request_id = request_id
+        self.owner = owner
+        """The session whose turn this is."""
         self.index = index
         self.token_ids = token_ids
         self.num_prompt_tokens = len(token_ids)
@@ -97,6 +103,8 @@ class Sequence:
         self.preemptions = 0
         self.cached_tokens = 0
         """Prompt tokens found in the cache when first admitted; later admissions do not count."""
+        self.evicted: Eviction | None = None
+        """How the first block that was not found then had been lost."""
         self.first_admitted = False
         self.forks: list[Sequence] = []
         """Siblings of the same request that start from this one's prompt once it is computed (n > 1)."""

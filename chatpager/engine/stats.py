@@ -36,6 +36,10 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     queried_tokens: int
     hit_tokens: int
     evicted_blocks: int
+    lost_tokens: int
+    """Of prompts, in blocks that had been evicted not long before."""
+    leased_blocks: int
+    """Under hard leases, each counted once."""
     preemptions: int
     recomputed_tokens: int
     deferred: int

@@ -13,7 +13,17 @@ import time
 from collections.abc import Callable
 
 from chatpager.engine.engine import Engine
-from chatpager.engine.messages import AddRequest, CancelRequest, Command, FinishReason, StepOutput
+from chatpager.engine.leases import LeaseEvent
+from chatpager.engine.messages import (
+    AddRequest,
+    CancelRequest,
+    CloseSession,
+    Command,
+    FinishReason,
+    LeaseRequest,
+    ReleaseLease,
+    StepOutput,
+)
 from chatpager.engine.stats import EngineStats
 from chatpager.errors import ChatpagerError, EngineStopped, RequestError
 from chatpager.sessions.mistakes import log_mistake
@@ -23,11 +33,18 @@ STOPPED = "the engine has stopped; restart the server"
 
 
 class EngineThread:
-    """``build`` makes the engine inside the thread; ``on_outputs`` runs on the loop that called ``start``."""
+    """``build`` makes the engine inside the thread; ``on_outputs`` and ``on_leases`` run on the loop that called
+    ``start``."""
 
-    def __init__(self, build: Callable[[], Engine], on_outputs: Outputs) -> None:
+    def __init__(
+        self,
+        build: Callable[[], Engine],
+        on_outputs: Outputs,
+        on_leases: Callable[[list[LeaseEvent]], None] = lambda events: None,
+    ) -> None:
         self._build = build
         self._on_outputs = on_outputs
+        self._on_leases = on_leases
         self._commands: queue.SimpleQueue[Command | Callable[[Engine], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="chatpager-engine", daemon=True)
         self._stopped = threading.Event()
@@ -122,9 +139,10 @@ class EngineThread:
         self._tell(self._settle, engine)
         try:
             while self._take_commands(engine):
-                outputs = engine.step(time.monotonic)
-                if outputs:
+                if outputs := engine.step(time.monotonic):
                     self._tell(self._on_outputs, outputs)
+                if events := engine.leases.take_events():
+                    self._tell(self._on_leases, events)
         except Exception as error:
             log_mistake("engine.stopped", error)
         finally:
@@ -137,20 +155,39 @@ class EngineThread:
             self._loop.call_soon_threadsafe(function, *args)
 
     def _take_commands(self, engine: Engine) -> bool:
-        """Carry out what has come in; with nothing to compute, wait for more. False: the thread shall end."""
+        """Carry out what has come in; with nothing to compute, wait for more, or for a lease's deadline. False: the
+        thread shall end."""
         while True:
             try:
-                command = self._commands.get(block=not engine.has_work)
+                command = self._commands.get(block=not engine.has_work, timeout=self._idle_seconds(engine))
             except queue.Empty:
                 return True
             if command is None:
                 return False
-            if isinstance(command, AddRequest):
-                self._add(engine, command)
-            elif isinstance(command, CancelRequest):
-                engine.cancel(command.request_id)
-            else:
+            if callable(command):
                 command(engine)
+            else:
+                self._carry_out(engine, command)
+
+    def _idle_seconds(self, engine: Engine) -> float | None:
+        """How long the thread may wait for a command: until a lease ends, and not at all to tell of one."""
+        if engine.leases.events:
+            return 0.0
+        deadline = engine.leases.next_deadline()
+        return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+    def _carry_out(self, engine: Engine, command: Command) -> None:
+        match command:
+            case AddRequest():
+                self._add(engine, command)
+            case CancelRequest():
+                engine.cancel(command.request_id)
+            case LeaseRequest():
+                engine.lease(command, time.monotonic())
+            case ReleaseLease():
+                engine.leases.release(command.owner)
+            case CloseSession():
+                engine.leases.close(command.owner)
 
     def _add(self, engine: Engine, command: AddRequest) -> None:
         try:

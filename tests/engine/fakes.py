@@ -147,6 +147,7 @@ def make_engine(
     caching=True,
     hash_bits=128,
     eos=frozenset(),
+    lease_share=0.5,
     **limits,
 ):
     runner = FakeRunner(num_blocks, block_size, max_model_len, eos)
@@ -155,18 +156,20 @@ def make_engine(
         max_num_batched_tokens=max_tokens,
         max_num_seqs=max_seqs,
         enable_prefix_caching=caching,
+        lease_share=lease_share,
     )
     bounds = Limits(max_num_batched_tokens=max_tokens, max_num_seqs=max_seqs, **limits)
     return Engine(config, runner, limits=bounds, hash_bits=hash_bits)
 
 
-def request(name, prompt, count=4, salt=b"", priority=0, **params):
+def request(name, prompt, count=4, salt=b"", priority=0, owner="", **params):
     return AddRequest(
         request_id=name,
         prompt_token_ids=list(prompt),
         params=SamplingParams(max_tokens=count, temperature=0.0, **params),
         salt=salt,
         priority=priority,
+        owner=owner,
     )
 
 

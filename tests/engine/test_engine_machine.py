@@ -10,6 +10,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from chatpager.engine.leases import Strength
+from chatpager.engine.messages import LeaseRequest
 from tests.engine.fakes import collect, continuation, make_engine, next_token, request
 
 STEPS = int(os.environ.get("CHATPAGER_MACHINE_STEPS", "60"))
@@ -19,6 +21,7 @@ shared = (5,) * 12
 heads = st.sampled_from(
     [(), (1, 2, 3), (1, 2, 3, 4), tuple(range(20)), shared, (1, 2, 3, 4, *shared), (4, 3, 2, 1, *shared)]
 )
+owners = st.sampled_from(["", "s", "t", "u"])
 tails = st.lists(st.integers(0, 6), min_size=1, max_size=12)
 
 
@@ -30,17 +33,22 @@ class EngineMachine(RuleBasedStateMachine):
         caching=st.sampled_from([True, True, True, False]),
         bits=st.sampled_from([128, 8, 3, 1]),
         threshold=st.sampled_from([6, 4096]),
+        longest=st.sampled_from([24, 60]),
+        share=st.sampled_from([0.0, 0.5, 1.0]),
     )
-    def start(self, blocks, max_tokens, max_seqs, caching, bits, threshold):
+    def start(self, blocks, max_tokens, max_seqs, caching, bits, threshold, longest, share):
         self.engine = make_engine(
             num_blocks=blocks,
-            max_model_len=60,
+            max_model_len=longest,
             max_tokens=max_tokens,
             max_seqs=min(max_seqs, max_tokens),
             caching=caching,
             hash_bits=bits,
             long_prefill_threshold=threshold,
+            lease_share=share,
         )
+        self.longest = longest
+        self.now = 0.0
         self.bits = bits
         self.asked = {}
         self.tokens, self.finals = {}, {}
@@ -49,16 +57,40 @@ class EngineMachine(RuleBasedStateMachine):
         self.count = 0
 
     @rule(
-        head=heads, tail=tails, count=st.integers(1, 12), priority=st.integers(0, 2), salt=st.sampled_from([b"", b"t"])
+        head=heads,
+        tail=tails,
+        count=st.integers(1, 12),
+        priority=st.integers(0, 2),
+        salt=st.sampled_from([b"", b"t"]),
+        owner=owners,
     )
-    def add(self, head, tail, count, priority, salt):
-        self._add([*head, *tail], count, priority=priority, salt=salt)
+    def add(self, head, tail, count, priority, salt, owner):
+        self._add([*head, *tail], count, priority=priority, salt=salt, owner=owner)
 
-    @rule(data=st.data(), tail=tails, count=st.integers(1, 8))
-    def continue_a_finished_one(self, data, tail, count):
-        prompt = [*data.draw(st.sampled_from(self.past)), *tail]
-        if len(prompt) < 58:
-            self._add(prompt, count)
+    @rule(data=st.data(), tail=tails, count=st.integers(1, 8), owner=owners)
+    def continue_a_finished_one(self, data, tail, count, owner):
+        self._add([*data.draw(st.sampled_from(self.past)), *tail], count, owner=owner)
+
+    @rule(
+        owner=owners,
+        strength=st.sampled_from(list(Strength)),
+        ttl=st.floats(0.5, 100),
+        tokens=st.none() | st.integers(1, 60),
+    )
+    def lease(self, owner, strength, ttl, tokens):
+        self.engine.lease(LeaseRequest(owner=owner, strength=strength, ttl=ttl, tokens=tokens), self.now)
+
+    @rule(owner=owners)
+    def release(self, owner):
+        self.engine.leases.release(owner)
+
+    @rule(owner=owners)
+    def close(self, owner):
+        self.engine.leases.close(owner)
+
+    @rule(seconds=st.floats(0.1, 50))
+    def time_passes(self, seconds):
+        self.now += seconds
 
     @rule(head=heads, tail=tails, count=st.integers(1, 6), n=st.integers(2, 3))
     def add_several_samples(self, head, tail, count, n):
@@ -66,15 +98,17 @@ class EngineMachine(RuleBasedStateMachine):
             self._add([*head, *tail], count, n=n)
 
     def _add(self, prompt, count, n=1, **more):
+        if len(prompt) > self.longest - 2:
+            return
         self.count += 1
         name = f"r{self.count}"
-        self.asked[name] = (prompt, min(count, 60 - len(prompt)), n)
-        self.engine.add(request(name, prompt, count, n=n, **more), float(self.count))
+        self.asked[name] = (prompt, min(count, self.longest - len(prompt)), n)
+        self.engine.add(request(name, prompt, count, n=n, **more), self.now)
 
     @rule(times=st.integers(1, 6))
     def step(self, times):
         for _ in range(times):
-            outputs = self.engine.step(float)
+            outputs = self.engine.step(lambda: self.now)
             collect(outputs, self.tokens, self.finals)
             self.engine.audit()
             for output in outputs:
@@ -116,6 +150,13 @@ class EngineMachine(RuleBasedStateMachine):
         self.engine.cache.reset()
 
     @invariant()
+    def an_ended_lease_covers_nothing(self):
+        if hasattr(self, "engine"):
+            self.engine.leases.tick(self.now)
+            for head in self.engine.leases.heads.values():
+                assert all(lease.deadline > self.now for lease in head.leases.values())
+
+    @invariant()
     def everything_adds_up(self):
         if hasattr(self, "engine"):
             self.engine.audit()
@@ -128,7 +169,7 @@ class EngineMachine(RuleBasedStateMachine):
         for _ in range(3000):
             if not self.engine.has_work:
                 break
-            collect(self.engine.step(float), self.tokens, self.finals)
+            collect(self.engine.step(lambda: self.now), self.tokens, self.finals)
             self.engine.audit()
         assert not self.engine.has_work, "the engine does not come to rest"
         self._every_answer_is_right()

@@ -267,7 +267,7 @@ class TestRow22Duplicates:
         history = [1, 2, 3, *engine.runner.tokens["b"][0]]
         assert len(engine.pool.index) == 3
         answer(engine, "greedy", range(100, 176), 2)
-        assert engine.cache.stats.evicted_blocks == 1
+        assert engine.cache.stats.evicted_blocks.total() == 1
         left = [answer(engine, f"look{n}", history[: 4 * n + 1], 1).usage.cached_tokens for n in (1, 2, 3)]
         assert left == [4, 8, 8], "the end of the chain went first"
 

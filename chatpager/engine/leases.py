@@ -1,0 +1,326 @@
+"""Sessions' claims on their prefixes: which blocks a conversation consists of, and for how long they are kept for it.
+
+A session's head is the chain of cached blocks that its conversation ended with; it lifts them above blocks that belong
+to no session. A lease lifts the head's leading blocks further, until its deadline: a soft one above other sessions', a
+hard one out of eviction's reach. Leases bias eviction and never block admission: hard ones together have a budget in
+unique blocks, which leaves room for the longest request, and are clipped to it rather than refused. Where memory is
+needed and there is no other, leases are revoked, soft ones before hard ones, the one with the longest time left first.
+
+A deadline is only ever moved later, and by its holder: reading a block does not renew it. Time comes in with ``tick``,
+in the seconds of one clock that does not go back.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+import msgspec
+
+from chatpager.engine.block_pool import Block, BlockPool
+
+
+class Strength(StrEnum):
+    SOFT = "soft"
+    HARD = "hard"
+
+
+TTL_CAPS = {Strength.SOFT: 600.0, Strength.HARD: 60.0}
+"""Longest time to a deadline, in seconds: a hard lease lives from one heartbeat to the next."""
+
+LeaseChange = Literal["granted", "renewed", "clipped", "released", "expired", "revoked"]
+
+
+class LeaseEvent(msgspec.Struct, frozen=True, kw_only=True, tag="lease"):
+    """What became of a lease. ``tokens`` are those it covers now, or covered until now."""
+
+    owner: str
+    change: LeaseChange
+    strength: Strength
+    tokens: int
+    seconds_left: float
+    reason: str = ""
+
+
+@dataclass
+class Lease:
+    """``span``: leading blocks of the head that it was asked for (None: all, as the head grows); ``covered`` of them
+    are counted on the blocks."""
+
+    strength: Strength
+    deadline: float
+    span: int | None
+    covered: int = 0
+
+
+@dataclass
+class Head:
+    """A session's chain of cached blocks, root first: (block, its ``born`` when it was recorded). What was evicted
+    since is told by another ``born``; nothing behind it is cached either."""
+
+    tenant: bytes
+    chain: list[tuple[Block, int]] = field(default_factory=list)
+    leases: dict[Strength, Lease] = field(default_factory=dict)
+
+    def resident(self) -> int:
+        """Leading blocks that are still cached."""
+        low, high = 0, len(self.chain)
+        while low < high:
+            middle = (low + high + 1) // 2
+            block, born = self.chain[middle - 1]
+            if block.born == born:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def is_idle(self) -> bool:
+        """Whether some of it is cached and nobody holds the end of that."""
+        resident = self.resident()
+        return resident > 0 and not self.chain[resident - 1][0].held
+
+
+class LeaseBook:
+    """All heads and leases over one pool.
+
+    ``budget`` is the most unique blocks under hard leases; tenants that hold some share it equally. ``reconsider`` is
+    told of every block whose eviction class may have changed. At most ``max_heads`` sessions without a lease are kept.
+    """
+
+    def __init__(
+        self,
+        pool: BlockPool,
+        block_size: int,
+        *,
+        budget: int,
+        reconsider: Callable[[Block], None],
+        max_heads: int = 1 << 16,
+    ) -> None:
+        self.budget = budget
+        self.now = 0.0
+        self.events: list[LeaseEvent] = []
+        """What happened since somebody took them."""
+        self.heads: OrderedDict[str, Head] = OrderedDict()
+        """The session whose turn ended last is the last."""
+        self._pool = pool
+        self._block_size = block_size
+        self._reconsider = reconsider
+        self._max_heads = max_heads
+        self._deadlines: list[tuple[float, str, Strength]] = []
+        """Heap; an entry whose lease has another deadline by now means nothing."""
+
+    def take_events(self) -> list[LeaseEvent]:
+        """What became of leases since the last call."""
+        events, self.events = self.events, []
+        return events
+
+    def next_deadline(self) -> float | None:
+        """When ``tick`` has something to do at the earliest."""
+        return self._deadlines[0][0] if self._deadlines else None
+
+    # -- heads --------------------------------------------------------------------------------------------------------
+
+    def move(self, owner: str, tenant: bytes, chain: Sequence[Block]) -> None:
+        """The conversation of ``owner`` now consists of ``chain``. What it no longer contains and no other session
+        does is dead at once; its leases follow, as far as the budget goes."""
+        head = self.heads.setdefault(owner, Head(tenant))
+        self.heads.move_to_end(owner)
+        same = 0
+        for (block, born), new in zip(head.chain, chain, strict=False):
+            if block is not new or block.born != born:
+                break
+            same += 1
+        for lease in head.leases.values():
+            self._uncover(head, lease, same)
+        for block, born in head.chain[same:]:
+            if block.born == born:
+                block.heads -= 1
+                block.hits = block.hits if block.heads else 0
+                self._reconsider(block)
+        del head.chain[same:]
+        for block in chain[same:]:
+            block.heads += 1
+            head.chain.append((block, block.born))
+            self._reconsider(block)
+        for lease in head.leases.values():
+            self._cover(head, lease)
+        self._limit_heads()
+
+    def close(self, owner: str) -> None:
+        """The session is gone: its blocks are worth what others make of them."""
+        head = self.heads.pop(owner, None)
+        if head is None:
+            return
+        for lease in head.leases.values():
+            self._uncover(head, lease, 0)
+        for block, born in head.chain:
+            if block.born == born:
+                block.heads -= 1
+                self._reconsider(block)
+
+    def _limit_heads(self) -> None:
+        if len(self.heads) > self._max_heads:
+            oldest = next((owner for owner, head in self.heads.items() if not head.leases), None)
+            if oldest is not None:
+                self.close(oldest)
+
+    # -- leases -------------------------------------------------------------------------------------------------------
+
+    def acquire(self, owner: str, strength: Strength, ttl: float, *, tokens: int | None = None) -> LeaseEvent | None:
+        """Ask for a lease on the first ``tokens`` of a conversation (None: on all of it), or renew it.
+
+        It is granted as far as the budget goes, for at most ``TTL_CAPS``; neither its deadline nor its span is ever
+        shortened. None: nothing is known of this session, so there is nothing to keep.
+        """
+        head = self.heads.get(owner)
+        if head is None:
+            return None
+        span = None if tokens is None else -(-tokens // self._block_size)
+        deadline = self.now + min(ttl, TTL_CAPS[strength])
+        lease = head.leases.get(strength)
+        change: LeaseChange = "renewed"
+        if lease is None:
+            lease = head.leases[strength] = Lease(strength, deadline, span)
+            change = "granted"
+        else:
+            lease.deadline = max(lease.deadline, deadline)
+            lease.span = None if span is None or lease.span is None else max(lease.span, span)
+        heapq.heappush(self._deadlines, (lease.deadline, owner, strength))
+        self._make_room(head, lease)
+        self._cover(head, lease)
+        if lease.covered < self._wanted(head, lease):
+            change = "clipped"
+        return self._tell(owner, head, lease, change)
+
+    def release(self, owner: str) -> None:
+        """End the leases of a session."""
+        head = self.heads.get(owner)
+        for lease in list(head.leases.values()) if head else []:
+            self._end(owner, lease, "released")
+
+    def tick(self, now: float) -> None:
+        """It is ``now``: end the leases whose deadline has come."""
+        self.now = now
+        while self._deadlines and self._deadlines[0][0] <= now:
+            deadline, owner, strength = heapq.heappop(self._deadlines)
+            head = self.heads.get(owner)
+            lease = head.leases.get(strength) if head else None
+            if lease and lease.deadline == deadline:
+                self._end(owner, lease, "expired")
+
+    def revoke(self, blocks: int) -> bool:
+        """Progress goes before leases: end hard ones until ``blocks`` more can be allocated. Whether any ended."""
+        before, ended = self._pool.available, False
+        for owner, lease in self._idle(Strength.HARD):
+            if self._pool.available - before >= blocks:
+                break
+            self._end(owner, lease, "revoked", "a request needs the memory")
+            ended = True
+        return ended
+
+    def give_way(self) -> None:
+        """Nothing is left to evict but what is under soft leases: end one of them."""
+        owner, lease = self._idle(Strength.SOFT)[0]
+        self._end(owner, lease, "revoked", "a request needs the memory")
+
+    def _idle(self, strength: Strength) -> list[tuple[str, Lease]]:
+        """Leases of sessions that do not run, the one with the longest time left first."""
+        found = [(o, h.leases[strength]) for o, h in self.heads.items() if strength in h.leases and h.is_idle()]
+        return sorted(found, key=lambda pair: pair[1].deadline, reverse=True)
+
+    def _make_room(self, head: Head, lease: Lease) -> None:
+        """Where others hold more than an equal share of the budget and this tenant less, theirs end."""
+        wanted = self._wanted(head, lease) - lease.covered
+        if lease.strength is not Strength.HARD or self._pool.leased + wanted <= self.budget:
+            return
+        held = self.leased_by_tenant()
+        share = self.budget // len(held.keys() | {head.tenant})
+        wanted = min(wanted, share - held.get(head.tenant, 0))
+        for owner, theirs in self._idle(Strength.HARD):
+            tenant = self.heads[owner].tenant
+            if self._pool.leased + wanted <= self.budget:
+                return
+            if tenant != head.tenant and held[tenant] > share:
+                held[tenant] -= theirs.covered
+                self._end(owner, theirs, "revoked", "its tenant holds more than its share")
+
+    def leased_by_tenant(self) -> dict[bytes, int]:
+        """Unique blocks under hard leases, by tenant."""
+        blocks: dict[bytes, set[int]] = {}
+        for head in self.heads.values():
+            lease = head.leases.get(Strength.HARD)
+            if lease and lease.covered:
+                blocks.setdefault(head.tenant, set()).update(
+                    block.id for block, born in head.chain[: lease.covered] if block.born == born
+                )
+        return {tenant: len(ids) for tenant, ids in blocks.items()}
+
+    def _wanted(self, head: Head, lease: Lease) -> int:
+        return len(head.chain) if lease.span is None else min(lease.span, len(head.chain))
+
+    def _cover(self, head: Head, lease: Lease) -> None:
+        """Count the lease on as many leading blocks as it asks for, are still there, and fit the budget."""
+        for block, born in head.chain[lease.covered : self._wanted(head, lease)]:
+            if block.born != born:
+                return
+            if lease.strength is Strength.HARD:
+                if not block.hard and self._pool.leased >= self.budget:
+                    return
+                self._pool.lease(block, 1)
+            else:
+                block.soft += 1
+            lease.covered += 1
+            self._reconsider(block)
+
+    def _uncover(self, head: Head, lease: Lease, keep: int) -> None:
+        """Take the lease off all blocks but the first ``keep``."""
+        for block, born in head.chain[keep : lease.covered]:
+            if block.born != born:
+                continue
+            if lease.strength is Strength.HARD:
+                self._pool.lease(block, -1)
+            else:
+                block.soft -= 1
+            self._reconsider(block)
+        lease.covered = min(lease.covered, keep)
+
+    def _end(self, owner: str, lease: Lease, change: LeaseChange, reason: str = "") -> None:
+        head = self.heads[owner]
+        self._tell(owner, head, lease, change, reason)
+        self._uncover(head, lease, 0)
+        del head.leases[lease.strength]
+
+    def _tell(self, owner: str, head: Head, lease: Lease, change: LeaseChange, reason: str = "") -> LeaseEvent:
+        event = LeaseEvent(
+            owner=owner,
+            change=change,
+            strength=lease.strength,
+            tokens=min(lease.covered, head.resident()) * self._block_size,
+            seconds_left=max(0.0, lease.deadline - self.now),
+            reason=reason,
+        )
+        self.events.append(event)
+        return event
+
+    def audit(self) -> None:
+        """Every count on a block is the number of heads and leases that cover it; the budget holds."""
+        heads: dict[int, int] = {}
+        soft: dict[int, int] = {}
+        hard: dict[int, int] = {}
+        for head in self.heads.values():
+            for i, (block, born) in enumerate(head.chain):
+                if block.born != born:
+                    continue
+                heads[block.id] = heads.get(block.id, 0) + 1
+                for lease in head.leases.values():
+                    counts = hard if lease.strength is Strength.HARD else soft
+                    counts[block.id] = counts.get(block.id, 0) + (i < lease.covered)
+        for block in self._pool.blocks:
+            counted = (block.heads, block.soft, block.hard)
+            true = tuple(counts.get(block.id, 0) for counts in (heads, soft, hard))
+            assert counted == true, f"{block}: {counted} heads, soft and hard leases, in truth {true}"
+        assert self._pool.leased <= self.budget, (self._pool.leased, self.budget)
