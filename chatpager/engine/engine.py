@@ -14,6 +14,7 @@ import xxhash
 from chatpager.config import EngineConfig
 from chatpager.engine.block_hash import BlockHasher, Field
 from chatpager.engine.block_pool import BlockPool
+from chatpager.engine.leases import LeaseEvent
 from chatpager.engine.messages import (
     AddRequest,
     FinishReason,
@@ -27,7 +28,7 @@ from chatpager.engine.prefix_cache import PrefixCache
 from chatpager.engine.sampler import Sampled
 from chatpager.engine.scheduler import Limits, Plan, Row, Scheduler
 from chatpager.engine.sequence import Sequence, SequenceStatus
-from chatpager.engine.stats import EngineStats, memory_stats
+from chatpager.engine.stats import EngineStats, SessionCache, memory_stats, session_cache
 from chatpager.errors import (
     CapacityExceeded,
     ContextLengthExceeded,
@@ -146,10 +147,16 @@ class Engine:
             self._end_turn(request.seqs[index])
             self._forget(request_id, index)
 
-    def lease(self, request: LeaseRequest, now: float) -> None:
-        """Give or renew a lease; ``leases.take_events`` tells what became of it."""
+    def lease(self, request: LeaseRequest, now: float) -> LeaseEvent | None:
+        """Give or renew a lease; None: nothing is known of its session."""
         self.leases.tick(now)
-        self.leases.acquire(request.owner, request.strength, request.ttl, tokens=request.tokens)
+        return self.leases.acquire(request.owner, request.strength, request.ttl, tokens=request.tokens)
+
+    def session_cache(self, owner: str, now: float) -> SessionCache | None:
+        """What of a session's conversation is in the cache; None: nothing is known of it."""
+        self.leases.tick(now)
+        head = self.leases.heads.get(owner)
+        return session_cache(head, self.config.block_size, now) if head else None
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
@@ -252,8 +259,14 @@ class Engine:
         found, started = seq.evicted, self._requests[seq.request_id].started
         if found is None or started is None:
             return None
-        ago = max(0.0, started - found.at)
-        return Lost(seconds_ago=ago, eviction_class=found.eviction_class.name.lower(), by=found.by)
+        head = self.leases.heads.get(seq.owner)
+        expired = head.expired_at if head else None
+        return Lost(
+            seconds_ago=max(0.0, started - found.at),
+            eviction_class=found.eviction_class.name.lower(),
+            by=found.by,
+            lease_expired=expired is not None and expired <= found.at,
+        )
 
     # -- endings ------------------------------------------------------------------------------------------------------
 

@@ -65,6 +65,8 @@ class Head:
     tenant: bytes
     chain: list[tuple[Block, int]] = field(default_factory=list)
     leases: dict[Strength, Lease] = field(default_factory=dict)
+    expired_at: float | None = None
+    """When its last lease came to its deadline, if there was none since."""
 
     def resident(self) -> int:
         """Leading blocks that are still cached."""
@@ -181,6 +183,7 @@ class LeaseBook:
             return None
         span = None if tokens is None else -(-tokens // self._block_size)
         deadline = self.now + min(ttl, TTL_CAPS[strength])
+        head.expired_at = None
         lease = head.leases.get(strength)
         change: LeaseChange = "renewed"
         if lease is None:
@@ -209,8 +212,9 @@ class LeaseBook:
             deadline, owner, strength = heapq.heappop(self._deadlines)
             head = self.heads.get(owner)
             lease = head.leases.get(strength) if head else None
-            if lease and lease.deadline == deadline:
+            if head and lease and lease.deadline == deadline:
                 self._end(owner, lease, "expired")
+                head.expired_at = None if head.leases else now
 
     def revoke(self, blocks: int) -> bool:
         """Progress goes before leases: end hard ones until ``blocks`` more can be allocated. Whether any ended."""

@@ -59,11 +59,13 @@ Command = AddRequest | CancelRequest | LeaseRequest | ReleaseLease | CloseSessio
 
 
 class Lost(msgspec.Struct, frozen=True, kw_only=True):
-    """How the first block that a prompt did not find had been evicted: when, of which class, and for which session."""
+    """How the first block that a prompt did not find had been evicted: when, of which class, and for which session;
+    ``lease_expired`` says that its own session had a lease until shortly before."""
 
     seconds_ago: float
     eviction_class: str
     by: str
+    lease_expired: bool
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from chatpager.engine.block_pool import BlockPool
+from chatpager.engine.leases import Head, Strength
 from chatpager.engine.sequence import Sequence
 
 
@@ -27,6 +28,22 @@ class MemoryStats(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def utilisation(self) -> float:
         return self.used_slots / (self.blocks * self.block_size)
+
+
+class LeaseState(msgspec.Struct, frozen=True, kw_only=True):
+    strength: Strength
+    tokens: int
+    seconds_left: float
+
+
+class SessionCache(msgspec.Struct, frozen=True, kw_only=True):
+    """One conversation's full blocks: all of them when its last turn ended, those still in the device's cache, those
+    that other conversations have too, and what is leased."""
+
+    tokens: int
+    device_tokens: int
+    shared_tokens: int
+    leases: list[LeaseState]
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,4 +76,22 @@ def memory_stats(pool: BlockPool, running: list[Sequence], block_size: int) -> M
         allocated_slots=len(filled) * block_size,
         used_slots=sum(filled.values()),
         **pool.counts(),
+    )
+
+
+def session_cache(head: Head, block_size: int, now: float) -> SessionCache:
+    resident = head.resident()
+    leases = [
+        LeaseState(
+            strength=lease.strength,
+            tokens=min(lease.covered, resident) * block_size,
+            seconds_left=lease.deadline - now,
+        )
+        for lease in head.leases.values()
+    ]
+    return SessionCache(
+        tokens=len(head.chain) * block_size,
+        device_tokens=resident * block_size,
+        shared_tokens=sum(block.heads > 1 for block, _ in head.chain[:resident]) * block_size,
+        leases=leases,
     )

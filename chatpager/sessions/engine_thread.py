@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 from chatpager.engine.engine import Engine
 from chatpager.engine.leases import LeaseEvent
@@ -28,6 +29,7 @@ from chatpager.engine.stats import EngineStats
 from chatpager.errors import ChatpagerError, EngineStopped, RequestError
 from chatpager.sessions.mistakes import log_mistake
 
+T = TypeVar("T")
 Outputs = Callable[[list[StepOutput]], None]
 STOPPED = "the engine has stopped; restart the server"
 
@@ -50,7 +52,7 @@ class EngineThread:
         self._stopped = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ready: asyncio.Future[Engine] | None = None
-        self._asked: set[asyncio.Future[EngineStats]] = set()
+        self._asked: set[asyncio.Future[Any]] = set()
         """Questions on their way to the thread; it may end before it reads them."""
 
     @property
@@ -79,20 +81,24 @@ class EngineThread:
         self._commands.put(command)
 
     async def stats(self) -> EngineStats:
-        """Figures as of the end of the step that is running.
+        """Figures as of the end of the step that is running. Raises EngineStopped."""
+        return await self.ask(lambda engine: engine.stats())
+
+    async def ask(self, question: Callable[[Engine], T]) -> T:
+        """What ``question`` answers on the engine's thread, at the end of the step that is running.
 
         Raises:
             EngineStopped: the thread has ended.
         """
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[EngineStats] = loop.create_future()
+        answer: asyncio.Future[T] = loop.create_future()
 
-        def settle(figures: EngineStats) -> None:
+        def settle(said: T) -> None:
             if not answer.done():
-                answer.set_result(figures)
+                answer.set_result(said)
 
         def ask(engine: Engine) -> None:
-            loop.call_soon_threadsafe(settle, engine.stats())
+            loop.call_soon_threadsafe(settle, question(engine))
 
         if self._stopped.is_set():
             raise EngineStopped(STOPPED)

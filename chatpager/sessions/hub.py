@@ -16,6 +16,7 @@ import structlog
 
 from chatpager.engine.chat_template import ChatMessage, ChatTemplate, Prompt
 from chatpager.engine.engine import Engine
+from chatpager.engine.leases import LeaseEvent
 from chatpager.engine.messages import AddRequest, CancelRequest, StepOutput
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.errors import (
@@ -29,7 +30,9 @@ from chatpager.errors import (
 from chatpager.sessions.admission import Admission
 from chatpager.sessions.delivery import Delivery
 from chatpager.sessions.engine_thread import STOPPED, EngineThread
+from chatpager.sessions.heads import Heads
 from chatpager.sessions.history import history_of
+from chatpager.sessions.keeping import Keeper
 from chatpager.sessions.orphans import Orphans, log_interrupted
 from chatpager.sessions.oversize import check_bytes, check_tokens
 from chatpager.sessions.remembered import Remembered
@@ -73,7 +76,9 @@ class SessionHub:
         """Turns whose rows are being stored, by id."""
         self._orphans = Orphans(store, lambda id: id in self.turns or id in self._beginning, wall)
         self._remembered = Remembered(REMEMBERED_TOKENS)
-        self.engine = EngineThread(build_engine, self._receive)
+        self._heads = Heads()
+        self.engine = EngineThread(build_engine, self._receive, self._leases_changed)
+        self.keeper = Keeper(self.engine)
         self._delivery = Delivery(
             self.turns,
             store,
@@ -136,6 +141,9 @@ class SessionHub:
             for turn in list(self.turns.values()):
                 self._delivery.end(turn, failed=(EngineStopped.code, STOPPED))
 
+    def _leases_changed(self, events: list[LeaseEvent]) -> None:
+        self.keeper.tell(events)
+
     # -- turns --------------------------------------------------------------------------------------------------------
 
     async def submit(self, request: TurnRequest) -> LiveTurn:
@@ -197,6 +205,7 @@ class SessionHub:
             params=request.params,
             salt=request.tenant.encode(),
             priority=request.priority,
+            owner=turn.owner,
         )
         try:
             self.engine.send(command)
@@ -244,6 +253,8 @@ class SessionHub:
         self._admission.leave(turn.request.conversation)
         if tip and turn.receipt:
             self._remembered.put(tip, turn.computed_ids())
+            self._heads.moved(turn.request, turn.owner, tip)
+            self.keeper.alive([turn.owner])
         self._on_end(turn, ended)
 
     # -- beginning ----------------------------------------------------------------------------------------------------
@@ -273,6 +284,7 @@ class SessionHub:
         )
         parent = history[-1].hash if history else None
         turn.previous = self._remembered.get(parent)
+        turn.owner = self._heads.of(request, parent)
         new = NewTurn(
             id=request.id,
             tenant=request.tenant,

@@ -8,7 +8,17 @@ from typing import Literal
 
 import msgspec
 
-MissReason = Literal["cold", "diverged", "evicted", "sub_block", "disabled"]
+MissReason = Literal["cold", "diverged", "evicted", "lease_expired", "sub_block", "disabled"]
+
+
+class Eviction(msgspec.Struct, frozen=True):
+    """How the first block that was missed had been lost: when, as what, and for which conversation of the same
+    tenant."""
+
+    seconds_ago: float
+    eviction_class: str
+    by: str | None
+    lease_expired: bool
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,6 +34,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     attainable_tokens: int
     miss_reason: MissReason | None
     diverged_at: int | None = None
+    evicted: Eviction | None = None
     template: str
 
 
@@ -35,17 +46,18 @@ def receipt(
     block_size: int,
     caching: bool,
     template: str,
+    lost: Eviction | None = None,
 ) -> Receipt:
     """The account of one prompt. ``previous`` is the last turn of the conversation as far as its keys and values were
-    computed; None when this server knows of none."""
+    computed; None when this server knows of none. ``lost``: the first block that was missed had been in the cache."""
     common = 0 if previous is None else common_prefix(prompt, previous)
     most = (len(prompt) - 1) // block_size * block_size
     attainable = max(cached_tokens, min(most, common // block_size * block_size))
     reason: MissReason | None = None
     if not caching:
         reason = "disabled"
-    elif cached_tokens < attainable:
-        reason = "evicted"
+    elif lost is not None or cached_tokens < attainable:
+        reason = "lease_expired" if lost is not None and lost.lease_expired else "evicted"
     elif previous is not None and common < len(previous):
         reason = "diverged"
     elif cached_tokens == 0:
@@ -58,6 +70,7 @@ def receipt(
         attainable_tokens=attainable,
         miss_reason=reason,
         diverged_at=common if reason == "diverged" else None,
+        evicted=lost if caching else None,
         template=template,
     )
 

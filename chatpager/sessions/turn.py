@@ -11,7 +11,8 @@ from typing import Any
 from chatpager.engine.detokenizer import TextStream
 from chatpager.engine.messages import FinishReason, StepOutput, Usage
 from chatpager.engine.sampling_params import SamplingParams
-from chatpager.sessions.receipt import Receipt, receipt
+from chatpager.sessions.heads import shown_to
+from chatpager.sessions.receipt import Eviction, Receipt, receipt
 from chatpager.sessions.stream import Ended, Timings, TurnStream
 from chatpager.store import EndStatus, JournalEntry, MessageHash, NewMessage, TurnKind
 
@@ -102,6 +103,8 @@ class LiveTurn:
         self.token_ids: list[int] = []
         self.input_tip: MessageHash | None = None
         self.previous: Sequence[int] | None = None
+        self.owner = ""
+        """The head in the engine that this turn moves."""
         self.usage: Usage | None = None
         self.receipt: Receipt | None = None
         self.finish: FinishReason | None = None
@@ -200,10 +203,22 @@ class LiveTurn:
         """None of a turn that the engine never admitted."""
         if self.usage is None or not self.usage.admitted:
             return None
-        cached = self.usage.cached_tokens
         return receipt(
-            self.prompt, cached, self.previous, block_size=block_size, caching=caching, template=self.template
+            self.prompt,
+            self.usage.cached_tokens,
+            self.previous,
+            block_size=block_size,
+            caching=caching,
+            template=self.template,
+            lost=self._lost(self.usage),
         )
+
+    def _lost(self, usage: Usage) -> Eviction | None:
+        if usage.lost is None:
+            return None
+        lost = usage.lost
+        by = shown_to(self.request.tenant, lost.by)
+        return Eviction(round(lost.seconds_ago, 3), lost.eviction_class, by, lost.lease_expired)
 
     def timings(self, now: float) -> Timings:
         spent = self._last - self._first if self._first is not None and self._last is not None else 0.0
