@@ -16,6 +16,7 @@
     │   ├── Forbidden               403  Origin or Host is not on the list
     │   ├── NotFound                404  and its kinds: the id is unknown, expired, or somebody else's
     │   ├── MethodNotAllowed        405
+    │   ├── NothingCached           409  there is nothing to pin
     │   ├── SessionBusy             409  another turn of the session is running
     │   ├── IdempotencyConflict     409  the key came before with another request
     │   ├── ResponseEventsExpired   410  its events are gone; the whole response is there
@@ -148,6 +149,10 @@ class ModelNotFound(NotFound):
 
 class MethodNotAllowed(RequestError):
     status, code = 405, "method_not_allowed"
+
+
+class NothingCached(RequestError):
+    status, code = 409, "nothing_cached"
 
 
 class SessionBusy(RequestError):

@@ -9,7 +9,7 @@ import structlog
 from aiohttp import web
 
 from chatpager.config import ServerConfig
-from chatpager.server import routes_chat, routes_conversations, routes_ops, routes_responses
+from chatpager.server import routes_cache, routes_chat, routes_conversations, routes_ops, routes_responses
 from chatpager.server.access import PUBLIC, add_headers, errors, gate
 from chatpager.server.service import SERVICE, Service
 from chatpager.server.websocket import CONNECTIONS, responses_socket
@@ -56,6 +56,10 @@ def _routes() -> list[web.RouteDef]:
         web.post("/v1/conversations/{id}/items", c.add_items),
         web.get("/v1/conversations/{id}/items", c.items),
         web.get("/v1/conversations/{id}/items/{item}", c.item),
+        web.get("/v1/conversations/{id}/cache", routes_cache.cache),
+        web.put("/v1/conversations/{id}/pin", routes_cache.pin),
+        web.delete("/v1/conversations/{id}/pin", routes_cache.unpin),
+        web.post("/v1/conversations/{id}/fork", routes_cache.fork),
         web.get("/v1/models", o.models),
         web.get("/v1/models/{id}", o.model),
         web.get("/health", o.health, name="health"),

@@ -1,8 +1,8 @@
 """The Responses protocol over WebSocket, without a socket: frames in, events out; calls in, frames out.
 
 In reading order: ``receive_text`` takes a frame; ``events_received`` is what the server shall now do; ``began``,
-``refused``, ``not_cancelled``, ``turn_event`` tell what came of it; ``frames_to_send`` is what the client shall now
-get. One response at a time: a further ``response.create`` waits until the one before has ended, in order.
+``refused``, ``not_cancelled``, ``turn_event`` and ``lease_changed`` tell what came of it; ``frames_to_send`` is what
+the client shall now get. One response at a time: a further ``response.create`` waits until the one before has ended.
 """
 
 from __future__ import annotations
@@ -148,6 +148,11 @@ class ResponsesProtocol:
             self._encoder = None
             self._move(Call.ENDED)
             self._next()
+
+    def lease_changed(self, frame: wire.LeaseFrame) -> None:
+        """Something became of a lease on one of this client's conversations."""
+        if self._extended:
+            self._frames.append(wire.encode(frame))
 
     def frames_to_send(self) -> list[str]:
         """Text frames for the client, each once."""

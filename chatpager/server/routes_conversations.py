@@ -15,6 +15,7 @@ from chatpager.server.input_items import Json, input_messages, shown
 from chatpager.server.requests import check_metadata, decode
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE, TENANT, Service
+from chatpager.sessions.heads import owner_of
 from chatpager.sessions.turn import LiveTurn
 from chatpager.store import Message, Session, Turn, text_of
 
@@ -33,7 +34,7 @@ async def create(request: web.Request) -> web.Response:
     )
     if messages:
         await service.store.append_messages(TENANT, session.id, messages, now=now)
-    return json_response(_conversation(service, session))
+    return json_response(conversation_object(service, session))
 
 
 async def index(request: web.Request) -> web.Response:
@@ -41,12 +42,12 @@ async def index(request: web.Request) -> web.Response:
     after = request.query.get("after")
     cursor = (await service.store.session(TENANT, after)).cursor if after else None
     rows, more = await service.store.list_sessions(TENANT, limit=_limit(request, 50), after=cursor)
-    return json_response(_page([_conversation(service, row) for row in rows], more))
+    return json_response(_page([conversation_object(service, row) for row in rows], more))
 
 
 async def retrieve(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
-    return json_response(_conversation(service, await service.store.session(TENANT, request.match_info["id"])))
+    return json_response(conversation_object(service, await service.store.session(TENANT, request.match_info["id"])))
 
 
 async def update(request: web.Request) -> web.Response:
@@ -57,7 +58,7 @@ async def update(request: web.Request) -> web.Response:
     if title is not None:
         change["title"] = title
     session = await service.store.update_session(TENANT, request.match_info["id"], **change)
-    return json_response(_conversation(service, session))
+    return json_response(conversation_object(service, session))
 
 
 async def delete(request: web.Request) -> web.Response:
@@ -68,6 +69,7 @@ async def delete(request: web.Request) -> web.Response:
         service.hub.cancel(TENANT, turn.id)
         await turn.stream.end()
     await service.store.delete_session(TENANT, session_id)
+    service.hub.keeper.closed(owner_of(TENANT, session_id))
     return json_response(wire.Deleted(id=session_id, object="conversation.deleted"))
 
 
@@ -176,7 +178,7 @@ def _message_id(message_hash: str) -> str:
     return "msg_" + message_hash.partition(":")[2]
 
 
-def _conversation(service: Service, session: Session) -> wire.Conversation:
+def conversation_object(service: Service, session: Session) -> wire.Conversation:
     live = service.hub.live_of_session(TENANT, session.id)
     return wire.Conversation(
         id=session.id,

@@ -17,6 +17,7 @@ from chatpager.server.encode_response import ResponseFacts, response_object
 from chatpager.server.metrics import Metrics
 from chatpager.server.requests import Served
 from chatpager.sessions.hub import SessionHub
+from chatpager.sessions.keeping import BEAT_SECONDS
 from chatpager.sessions.stream import Ended
 from chatpager.sessions.turn import LiveTurn, TurnRequest
 from chatpager.store import Store, Turn, TurnKind, text_of
@@ -42,6 +43,8 @@ class Service:
     """An engine that has not ended its step after so long counts as stalled."""
     prefill_seconds: float = 0.25
     """Between two ``chatpager.prefill`` events of a response, at the least."""
+    beat_seconds: float = BEAT_SECONDS
+    """Between two signs of life that an open WebSocket gives of its conversations."""
     keepalive_seconds: float = 10.0
     """Between two comments of an event stream."""
 

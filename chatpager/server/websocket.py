@@ -14,7 +14,9 @@ from typing import Any
 import structlog
 from aiohttp import WSCloseCode, WSMsgType, web
 
+from chatpager.engine.leases import LeaseEvent
 from chatpager.errors import ChatpagerError, StoreError
+from chatpager.server import wire
 from chatpager.server.access import REQUEST_ID
 from chatpager.server.input_items import Json
 from chatpager.server.protocol import SUBPROTOCOL, Create, ResponsesProtocol
@@ -62,9 +64,12 @@ class Connection:
         self._protocol = ResponsesProtocol(extended=ws.ws_protocol == SUBPROTOCOL)
         self._sending = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._owners: set[str] = set()
+        """Heads of the conversations that were spoken in here."""
 
     async def run(self) -> None:
         """Serve until the client leaves."""
+        beating = asyncio.get_running_loop().create_task(self._beat())
         try:
             async for message in self._ws:
                 if message.type is WSMsgType.TEXT:
@@ -73,9 +78,22 @@ class Connection:
                     self._protocol.receive_binary()
                 await self._act()
         finally:
-            for task in self._tasks:
+            for owner in self._owners:
+                self._service.hub.keeper.unwatch(owner, self._lease_changed)
+            for task in (beating, *self._tasks):
                 task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.gather(beating, *self._tasks, return_exceptions=True)
+
+    async def _beat(self) -> None:
+        """An open connection is a sign of life of its conversations."""
+        while True:
+            await asyncio.sleep(self._service.beat_seconds)
+            self._service.hub.keeper.alive(self._owners)
+
+    def _lease_changed(self, event: LeaseEvent) -> None:
+        if event.change in ("clipped", "expired", "revoked"):
+            self._protocol.lease_changed(lease_frame(event))
+            self._spawn(self._act())
 
     async def close(self) -> None:
         """For the server's end: every turn has ended; let that be told, then say goodbye."""
@@ -121,6 +139,7 @@ class Connection:
         if turn is None:
             await self._act()
             return
+        self._follow_leases(turn.owner)
         try:
             self._protocol.began(facts_of(turn))
             clock, due = asyncio.get_running_loop().time, 0.0
@@ -134,6 +153,11 @@ class Connection:
                 await self._act()
         finally:
             reader_gone(self._service, turn, told=True)
+
+    def _follow_leases(self, owner: str) -> None:
+        if owner and owner not in self._owners:
+            self._owners.add(owner)
+            self._service.hub.keeper.watch(owner, self._lease_changed)
 
     async def _begin(self, body: Json) -> LiveTurn | None:
         """None when it was refused; a mistake of ours refuses it too, and the connection goes on."""
@@ -162,3 +186,14 @@ class Connection:
     def _cut(self) -> None:
         if self._transport is not None:
             self._transport.abort()
+
+
+def lease_frame(event: LeaseEvent) -> wire.LeaseFrame:
+    return wire.LeaseFrame(
+        conversation=event.owner.partition("\0")[2],
+        change=event.change,
+        strength=event.strength,
+        tokens=event.tokens,
+        expires_in=round(event.seconds_left, 3),
+        reason=event.reason,
+    )

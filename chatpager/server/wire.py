@@ -193,6 +193,30 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     chatpager: dict[str, Any]
 
 
+class ConversationCache(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens of the conversation's full blocks: all, those in the device's cache, those shared with other
+    conversations; and its leases."""
+
+    object: str = "conversation.cache"
+    id: str
+    tokens: int = 0
+    device_tokens: int = 0
+    shared_tokens: int = 0
+    leases: list[dict[str, Any]] = []
+
+
+class LeaseFrame(msgspec.Struct, frozen=True, kw_only=True):
+    """Ours: what became of a lease on a conversation that this client has spoken in. Only for ``chatpager.v1``."""
+
+    type: str = "chatpager.lease"
+    conversation: str
+    change: str
+    strength: str
+    tokens: int
+    expires_in: float
+    reason: str
+
+
 class Deleted(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     object: str

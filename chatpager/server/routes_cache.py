@@ -1,0 +1,96 @@
+"""What of a conversation is in the cache, keeping it there, and forking it."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from chatpager.engine.leases import TTL_CAPS, LeaseEvent, Strength
+from chatpager.errors import InvalidRequest, NothingCached, ResponseNotFound, SessionBusy
+from chatpager.server import wire
+from chatpager.server.input_items import Json, shown
+from chatpager.server.requests import decode
+from chatpager.server.routes_conversations import conversation_object
+from chatpager.server.routes_responses import json_response
+from chatpager.server.service import SERVICE, TENANT, Service
+from chatpager.sessions.heads import owner_of
+from chatpager.store import MessageHash
+
+
+async def cache(request: web.Request) -> web.Response:
+    service, session_id = await _known(request)
+    found = await service.hub.keeper.cache_of(owner_of(TENANT, session_id))
+    facts = msgspec.to_builtins(found) if found else {}
+    return json_response(wire.ConversationCache(id=session_id, **facts))
+
+
+async def pin(request: web.Request) -> web.Response:
+    """Keep the conversation's prefix, until ``ttl`` seconds from now or for as long as somebody is connected to it."""
+    service, session_id = await _known(request)
+    strength, ttl, tokens = _wish(decode(await request.read() or b"{}"))
+    event = await service.hub.keeper.pin(owner_of(TENANT, session_id), strength, ttl, tokens)
+    if event is None:
+        raise NothingCached("nothing of this conversation is in the cache; pin it after its next turn")
+    return json_response(pin_object(session_id, event))
+
+
+async def unpin(request: web.Request) -> web.Response:
+    service, session_id = await _known(request)
+    service.hub.keeper.unpin(owner_of(TENANT, session_id))
+    return json_response(wire.Deleted(id=session_id, object="conversation.pin.deleted"))
+
+
+async def fork(request: web.Request) -> web.Response:
+    """A new conversation that begins with this one's messages, up to the answer of ``at`` or all of them. Nothing is
+    copied: messages and KV blocks are shared until the two go different ways."""
+    service, session_id = await _known(request)
+    at = decode(await request.read() or b"{}").get("at")
+    if at is not None and not isinstance(at, str):
+        raise InvalidRequest("at is the id of a response", param="at")
+    tip = await _tip_of(service, session_id, at) if at else None
+    new_id = "conv_" + secrets.token_hex(16)
+    child = await service.store.fork_session(TENANT, session_id, new_id=new_id, at=tip, now=service.hub.wall())
+    return json_response(conversation_object(service, child))
+
+
+async def _known(request: web.Request) -> tuple[Service, str]:
+    """The conversation that the path names. Raises ConversationNotFound."""
+    service = request.app[SERVICE]
+    return service, (await service.store.session(TENANT, request.match_info["id"])).id
+
+
+async def _tip_of(service: Service, session_id: str, response_id: str) -> MessageHash:
+    turn = await service.store.turn(TENANT, response_id)
+    if turn.session_id != session_id:
+        raise ResponseNotFound(f"the conversation has no response {shown(response_id)}")
+    if turn.status == "in_progress":
+        raise SessionBusy(f"response {response_id!r} is still running; fork when it has ended")
+    return turn.tip_hash or turn.input_tip
+
+
+def _wish(body: Json) -> tuple[Strength, float, int | None]:
+    try:
+        strength = Strength(body.get("strength", Strength.HARD))
+    except ValueError:
+        raise InvalidRequest("strength is hard or soft", param="strength") from None
+    ttl, tokens = body.get("ttl", TTL_CAPS[strength]), body.get("tokens")
+    if type(ttl) not in (int, float) or not ttl > 0:
+        raise InvalidRequest("ttl is a number of seconds above 0", param="ttl")
+    if tokens is not None and (type(tokens) is not int or tokens < 1):
+        raise InvalidRequest("tokens is a whole number above 0", param="tokens")
+    return strength, ttl, tokens
+
+
+def pin_object(session_id: str, event: LeaseEvent) -> dict[str, Any]:
+    """What was granted: at most ``ttl`` and ``tokens`` as asked for, fewer where caps and budget say so."""
+    return {
+        "object": "conversation.pin",
+        "id": session_id,
+        "status": event.change,
+        "strength": event.strength,
+        "tokens": event.tokens,
+        "expires_in": round(event.seconds_left, 3),
+    }

@@ -1,0 +1,186 @@
+"""What of a conversation is in the cache, pins, forks, and what a client is told of its leases."""
+
+import asyncio
+
+import pytest
+from openai.types.conversations import Conversation
+
+from tests.serving import BLOCK, eventually
+
+PATH = "/v1/conversations"
+LONG = "The quick brown fox jumps over the lazy dog. " * 3
+
+
+async def talked(server, *inputs, **body):
+    """A conversation with a turn for each input; its id and the responses."""
+    conversation = await server.conversation(**body)
+    return conversation, [await server.respond(text, conversation=conversation) for text in inputs]
+
+
+async def test_a_conversations_cache(server):
+    conversation, [response] = await talked(server, LONG)
+    cache = (await server.get(f"{PATH}/{conversation}/cache")).json
+    full = (response["usage"]["total_tokens"] - 1) // BLOCK * BLOCK
+    [lease] = cache.pop("leases")
+    assert cache == {
+        "object": "conversation.cache", "id": conversation,
+        "tokens": full, "device_tokens": full, "shared_tokens": 0,
+    }  # fmt: skip
+    assert (lease["strength"], lease["tokens"]) == ("soft", full)
+    assert 50 < lease["seconds_left"] <= 60
+
+
+async def test_of_a_conversation_that_has_not_begun_nothing_is_cached(server):
+    conversation = await server.conversation()
+    cache = (await server.get(f"{PATH}/{conversation}/cache")).json
+    assert (cache["tokens"], cache["device_tokens"], cache["leases"]) == (0, 0, [])
+    answer = await server.call("PUT", f"{PATH}/{conversation}/pin")
+    assert answer.refusal == (409, "nothing_cached", None)
+
+
+async def test_a_pin_keeps_a_conversation_through_a_flood(serve):
+    async with serve(blocks=200, length=160) as server:
+        pinned, _ = await talked(server, LONG)
+        other, _ = await talked(server, "Somebody else. " + LONG)
+        pin = (await server.call("PUT", f"{PATH}/{pinned}/pin", {"ttl": 30})).json
+        assert (pin["object"], pin["status"], pin["strength"]) == ("conversation.pin", "granted", "hard")
+        assert 29 < pin["expires_in"] <= 30
+        for _ in range(12):
+            await talked(server, LONG[::-1] + str(_))
+        again = await server.respond("And?", conversation=pinned)
+        assert again["usage"]["input_tokens_details"]["cached_tokens"] >= pin["tokens"]
+        assert (await server.delete(f"{PATH}/{pinned}/pin")).json["deleted"] is True
+        assert other
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"ttl": 0}, "ttl"),
+        ({"ttl": "a"}, "ttl"),
+        ({"ttl": True}, "ttl"),
+        ({"strength": "iron"}, "strength"),
+        ({"strength": 1}, "strength"),
+        ({"tokens": 0}, "tokens"),
+        ({"tokens": 1.5}, "tokens"),
+    ],
+)
+async def test_what_is_no_pin(server, body, param):
+    conversation, _ = await talked(server, "Hello")
+    answer = await server.call("PUT", f"{PATH}/{conversation}/pin", body)
+    assert answer.refusal == (400, "invalid_request", param)
+
+
+@pytest.mark.parametrize(("method", "name"), [("GET", "cache"), ("PUT", "pin"), ("DELETE", "pin"), ("POST", "fork")])
+async def test_of_a_conversation_that_is_not_there(server, method, name):
+    answer = await server.call(method, f"{PATH}/conv_none/{name}")
+    assert answer.refusal == (404, "conversation_not_found", None)
+
+
+async def test_a_fork_has_the_same_past_and_a_future_of_its_own(server):
+    conversation, responses = await talked(server, LONG, "Two.", "Three.", metadata={"title": "One"})
+    fork = (await server.post(f"{PATH}/{conversation}/fork", {"at": responses[1]["id"]})).json
+    Conversation.model_validate(fork)
+    assert fork["chatpager"]["forked_from"] == conversation
+    items = await server.items(fork["id"])
+    assert [i["content"] for i in items] == [i["content"] for i in (await server.items(conversation))[:4]]
+    there = await server.respond("Elsewhere.", conversation=fork["id"])
+    past = responses[1]["usage"]["total_tokens"] - 1
+    assert there["usage"]["input_tokens_details"]["cached_tokens"] >= past // BLOCK * BLOCK
+    assert len(await server.items(fork["id"])) == 6
+    assert len(await server.items(conversation)) == 6
+    cache = (await server.get(f"{PATH}/{fork['id']}/cache")).json
+    assert cache["shared_tokens"] >= past // BLOCK * BLOCK
+
+
+async def test_a_fork_of_all_of_it(server):
+    conversation, _ = await talked(server, "Hello")
+    fork = (await server.post(f"{PATH}/{conversation}/fork")).json
+    assert len(await server.items(fork["id"])) == 2
+
+
+@pytest.mark.parametrize("at", [3, "resp_none"])
+async def test_a_fork_at_nothing(server, at):
+    conversation, _ = await talked(server, "Hello")
+    answer = await server.post(f"{PATH}/{conversation}/fork", {"at": at})
+    assert answer.status == (400 if at == 3 else 404)
+
+
+async def test_a_fork_at_another_conversations_answer_or_one_that_runs(serve):
+    async with serve(lambda prompt: "one two three") as server:
+        one, [response] = await talked(server, "Hello")
+        other = await server.conversation()
+        answer = await server.post(f"{PATH}/{other}/fork", {"at": response["id"]})
+        assert answer.refusal == (404, "response_not_found", None)
+        server.gate.hold()
+        running = asyncio.ensure_future(server.respond("Hold", conversation=one))
+        turn = await server.live_turn()
+        answer = await server.post(f"{PATH}/{one}/fork", {"at": turn.id})
+        assert answer.refusal == (409, "session_busy", None)
+        server.gate.open()
+        await running
+
+
+async def test_a_deleted_conversation_has_no_head(server):
+    conversation, _ = await talked(server, LONG)
+    await server.delete(f"{PATH}/{conversation}")
+    heads = await server.hub.engine.ask(lambda engine: len(engine.leases.heads))
+    assert heads == 0
+
+
+async def test_what_was_evicted_says_when_as_what_and_by_whom(serve):
+    async with serve(blocks=40, length=250) as server:
+        mine, [first] = await talked(server, LONG)
+        await server.delete(f"{PATH}/{mine}/pin")
+        rest = 39 * BLOCK - first["usage"]["total_tokens"]
+        assert rest < 240
+        other, _ = await talked(server, "x" * (rest - 4))
+        again = await server.respond("And?", conversation=mine)
+        cache = again["chatpager"]["cache"]
+        assert cache["miss_reason"] == "evicted"
+        lost = cache["evicted"]
+        assert lost["seconds_ago"] >= 0
+        assert (lost["eviction_class"], lost["by"], lost["lease_expired"]) == ("idle", other, False)
+
+
+async def test_a_chain_of_responses_is_one_conversation_to_the_cache(server):
+    first = await server.respond(LONG)
+    second = await server.respond("Two.", previous_response_id=first["id"])
+    await server.respond("Three.", previous_response_id=second["id"])
+    assert await server.hub.engine.ask(lambda engine: len(engine.leases.heads)) == 1
+    await server.respond("Another way.", previous_response_id=first["id"])
+    assert await server.hub.engine.ask(lambda engine: len(engine.leases.heads)) == 2
+
+
+async def test_a_client_is_told_when_its_lease_is_revoked(serve):
+    async with serve(blocks=40, length=250) as server:
+        conversation = await server.conversation()
+        async with server.socket(extended=True) as ours, server.socket() as theirs:
+            for socket in (ours, theirs):
+                await socket.create(LONG[:40], conversation=conversation)
+                await socket.rest()
+            await server.respond("x" * 225, store=False)
+            frame = await ours.receive()
+            assert (frame["type"], frame["conversation"]) == ("chatpager.lease", conversation)
+            assert (frame["change"], frame["strength"]) == ("revoked", "soft")
+            assert frame["tokens"] > 0 and frame["reason"]
+            await theirs.create("Still there?", conversation=conversation)
+            assert not [f for f in await theirs.rest() if f["type"] == "chatpager.lease"]
+
+
+async def test_an_open_connection_is_a_heartbeat(serve):
+    async with serve() as server:
+        server.service.beat_seconds = 0.01
+        conversation = await server.conversation()
+        async with server.socket() as socket:
+            await socket.create(LONG, conversation=conversation)
+            await socket.rest()
+            assert (await server.call("PUT", f"{PATH}/{conversation}/pin", {"ttl": 1})).status == 200
+            leases = []
+
+            def renewed():
+                return any(lease["seconds_left"] > 50 and lease["strength"] == "hard" for lease in leases)
+
+            while not renewed():
+                leases = (await server.get(f"{PATH}/{conversation}/cache")).json["leases"]
+        await eventually(lambda: not server.hub.keeper._watchers)
