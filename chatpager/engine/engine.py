@@ -186,7 +186,8 @@ class Engine:
         if not row.samples:
             done = (seq.committed, seq.num_prompt_tokens, seq.cached_tokens)
             if seq.num_output_tokens == 0:
-                outputs.append(StepOutput(request_id=seq.request_id, prefilled=done))
+                usage = self._usage(seq, now)
+                outputs.append(StepOutput(request_id=seq.request_id, prefilled=done, usage=usage))
             return
         request = self._requests[seq.request_id]
         if request.first_token is None:
@@ -198,7 +199,7 @@ class Engine:
 
     def _output(self, seq: Sequence, token_id: int, logprobs: SampledLogprobs | None, now: float) -> StepOutput:
         reason = seq.finish_reason()
-        usage = self._usage(seq, now) if reason else None
+        usage = self._usage(seq, now) if reason or seq.num_output_tokens == 1 else None
         if reason:
             self.scheduler.finish(seq)
             self._forget(seq.request_id, seq.index)
@@ -219,6 +220,7 @@ class Engine:
             admitted=seq.first_admitted,
             prompt_tokens=seq.num_prompt_tokens,
             cached_tokens=seq.cached_tokens,
+            committed_tokens=seq.reached,
             output_tokens=seq.num_output_tokens,
             preemptions=seq.preemptions,
             queue_seconds=started - request.added,

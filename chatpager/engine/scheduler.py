@@ -91,6 +91,7 @@ class Scheduler:
         """The step that computed ``row`` is done: its blocks may now be found, its siblings start from its prompt."""
         seq = row.seq
         seq.committed += row.count
+        seq.reached = max(seq.reached, seq.committed)
         self.cache.publish(seq)
         self._claims.drop(seq, seq.committed // self.block_size)
         if len(row.samples) > 1:
@@ -125,7 +126,7 @@ class Scheduler:
         twin.committed, twin.published, twin.written = seq.committed, seq.published, seq.written
         twin.hashes = list(seq.hashes)
         twin.first_admitted = True
-        twin.cached_tokens = seq.cached_tokens
+        twin.cached_tokens, twin.reached = seq.cached_tokens, seq.reached
         twin.status = SequenceStatus.RUNNING
         self.running.append(twin)
 
@@ -302,7 +303,7 @@ class Scheduler:
             self.stats.recomputed_tokens += len(seq) - tokens
             return
         seq.first_admitted = True
-        seq.cached_tokens = tokens
+        seq.cached_tokens = seq.reached = tokens
         self.cache.stats.queried_tokens += seq.num_prompt_tokens
         self.cache.stats.hit_tokens += tokens
 

@@ -49,6 +49,7 @@ class Sequence:
         "preemptions",
         "priority",
         "published",
+        "reached",
         "request_id",
         "seed",
         "status",
@@ -83,6 +84,8 @@ class Sequence:
         self.status = SequenceStatus.WAITING
         self.block_table: list[int] = []
         self.committed = 0
+        self.reached = 0
+        """The most that ``committed`` ever was: preemption takes the blocks away, not the fact."""
         self.published = 0
         """Leading blocks whose content stands in the prefix cache, under this table's block or an equal one."""
         self.written = 0

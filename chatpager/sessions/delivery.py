@@ -185,7 +185,8 @@ class Delivery:
         given of it; what the store did not take stays in the journal, and the hub ends it when it next comes by."""
         for plain in (False, True):
             try:
-                turn.receipt = None if plain else self._account(turn)
+                if not plain:
+                    turn.receipt = self._account(turn)
                 ended = turn.ended(self._clock(), self._wall(), status)
                 return ended, await self._store_end(turn, ended, plain) if turn.request.stored else None
             except StoreError as error:

@@ -12,8 +12,10 @@ MissReason = Literal["cold", "diverged", "evicted", "sub_block", "disabled"]
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
-    """Tokens by source; device + host + disk + computed = prompt. ``attainable_tokens`` is what the cache could have
-    given had nothing been evicted; ``diverged_at`` the first token that differs from the conversation's last turn."""
+    """Tokens by source; device + host + disk + computed = prompt, of a turn whose prompt was computed to its end. Of
+    one that ended before (cancelled, failed, interrupted) ``computed_tokens`` is what was computed until then, and the
+    sum is less. ``attainable_tokens`` is what the cache could have given had nothing been evicted; ``diverged_at`` the
+    first token that differs from the conversation's last turn."""
 
     prompt_tokens: int
     device_tokens: int
@@ -30,13 +32,15 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
 def receipt(
     prompt: Sequence[int],
     cached_tokens: int,
+    committed_tokens: int,
     previous: Sequence[int] | None,
     *,
     block_size: int,
     caching: bool,
     template: str,
 ) -> Receipt:
-    """The account of one prompt. ``previous`` is the last turn of the conversation as far as its keys and values were
+    """The account of one prompt, of which ``committed_tokens`` (and perhaps an answer's) were written, cached ones
+    included. ``previous`` is the last turn of the conversation as far as its keys and values were
     computed; None when this server knows of none."""
     common = 0 if previous is None else common_prefix(prompt, previous)
     most = (len(prompt) - 1) // block_size * block_size
@@ -53,7 +57,7 @@ def receipt(
     return Receipt(
         prompt_tokens=len(prompt),
         device_tokens=cached_tokens,
-        computed_tokens=len(prompt) - cached_tokens,
+        computed_tokens=min(committed_tokens, len(prompt)) - cached_tokens,
         block_size=block_size,
         attainable_tokens=attainable,
         miss_reason=reason,

@@ -101,6 +101,50 @@ class TestEndings:
         assert progress == [(8, 20, 0), (16, 20, 0), None]
 
 
+class TestUsage:
+    def test_is_told_while_the_prompt_is_computed_with_the_first_token_and_at_the_end(self):
+        engine = make_engine(max_tokens=8)
+        answer(engine, "before", range(9), 1)
+        engine.add(request("a", range(20), 3), 0.0)
+        told = [output.usage for _ in range(4) for output in step(engine)]
+        assert [u and (u.cached_tokens, u.committed_tokens, u.computed_tokens, u.output_tokens) for u in told] == [
+            (8, 16, 8, 0), (8, 20, 12, 1), None, (8, 22, 12, 3)
+        ]  # fmt: skip
+
+    def test_of_a_prompt_that_is_left_is_what_was_computed(self):
+        engine = make_engine(max_tokens=8)
+        engine.add(request("a", range(40), 3), 0.0)
+        step(engine, 2)
+        engine.cancel("a")
+        step(engine)
+        usage = engine.runner.finals["a", 0].usage
+        assert (usage.prompt_tokens, usage.cached_tokens, usage.computed_tokens) == (40, 0, 16)
+
+    def test_of_a_request_that_gave_way_is_what_it_had_computed_before(self):
+        engine = make_engine(num_blocks=9)
+        for name in "ab":
+            engine.add(request(name, [ord(name)] * 8, 20), 0.0)
+        while not engine.stats().preemptions:
+            step(engine)
+        waiting = engine.scheduler.waiting[0]
+        length, name = len(waiting), waiting.request_id
+        assert waiting.committed == 0
+        engine.cancel(name)
+        run(engine)
+        usage = engine.runner.finals[name, 0].usage
+        assert (usage.computed_tokens, usage.committed_tokens) == (8, length - 1)
+
+    def test_of_a_request_that_only_waited_is_nothing(self):
+        engine = make_engine(max_seqs=1)
+        for name in "ab":
+            engine.add(request(name, range(8), 4), 0.0)
+        step(engine)
+        engine.cancel("b")
+        run(engine)
+        usage = engine.runner.finals["b", 0].usage
+        assert (usage.admitted, usage.cached_tokens, usage.computed_tokens) == (False, 0, 0)
+
+
 class TestDeterminism:
     def test_the_same_trace_makes_the_same_decisions(self):
         def trace():

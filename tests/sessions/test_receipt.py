@@ -10,8 +10,9 @@ from chatpager.sessions.receipt import common_prefix, receipt
 LONG = list(range(40))
 
 
-def account(prompt, cached, previous, *, caching=True, block_size=16):
-    return receipt(prompt, cached, previous, block_size=block_size, caching=caching, template="exact")
+def account(prompt, cached, previous, *, committed=None, caching=True, block_size=16):
+    committed = len(prompt) if committed is None else committed
+    return receipt(prompt, cached, committed, previous, block_size=block_size, caching=caching, template="exact")
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,12 @@ def test_the_reason_says_why_not_more(prompt, cached, previous, reason, at, atta
 
 def test_without_a_cache_the_reason_is_that():
     assert account(LONG, 0, LONG[:35], caching=False).miss_reason == "disabled"
+
+
+@pytest.mark.parametrize(("committed", "computed"), [(16, 0), (20, 4), (40, 24), (57, 24)])
+def test_of_a_prompt_that_was_left_only_what_was_computed_counts(committed, computed):
+    r = account(LONG, 16, None, committed=committed)
+    assert (r.prompt_tokens, r.device_tokens, r.computed_tokens) == (40, 16, computed)
 
 
 @given(
