@@ -29,7 +29,6 @@ MAX_INT = 2**31 - 1
 class Extensions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The ``chatpager`` object of a request."""
 
-    explain: bool = False
     priority: Annotated[int, msgspec.Meta(ge=-MAX_INT, le=MAX_INT)] = 0
 
 
@@ -80,7 +79,7 @@ class ChatCreate(Sampling, frozen=True, kw_only=True):
 
 
 HARMLESS: dict[str, tuple[type, ...]] = {
-    "cache_control": (dict,), "include": (list,), "max_tool_calls": (int,), "parallel_tool_calls": (bool,),
+    "cache_control": (dict,), "max_tool_calls": (int,), "parallel_tool_calls": (bool,),
     "prompt_cache_key": (str,), "prompt_cache_options": (dict,), "prompt_cache_retention": (str,),
     "safety_identifier": (str,), "service_tier": (str,), "stream_options": (dict,), "tool_choice": (str, dict),
     "type": (str,), "user": (str,),
@@ -98,6 +97,8 @@ UNBUILT: dict[str, tuple[tuple[type, ...], Callable[[Any], bool], str]] = {
     "n": ((int,), lambda v: v not in (None, 1), "several choices are not built yet"),
     "logprobs": ((bool,), bool, NO_LOGPROBS),
     "top_logprobs": ((int,), bool, NO_LOGPROBS),
+    # The other values of OpenAI's name parts of answers that there are none of here.
+    "include": ((list,), lambda v: "message.output_text.logprobs" in (v or []), NO_LOGPROBS),
     "prompt": ((dict,), bool, "stored prompts are not built; send the text"),
     "truncation": ((str,), lambda v: v not in (None, "disabled"), 'only "disabled": nothing is cut off silently'),
     "text": ((dict,), lambda v: _format(v) != "text", NO_STRUCTURE),
