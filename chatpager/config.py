@@ -149,8 +149,9 @@ def _describe(section: str, f: Field[Any], hint: Any) -> Setting:
 
 
 def _convert(s: Setting, value: Any, source: str) -> Any:
-    """``value`` as the setting's type, checked; strings come from flags and the environment."""
-    if s.optional and value in (None, "", "none"):
+    """``value`` as the setting's type, checked; strings come from flags and the environment. Where a
+    setting may be absent an empty text means None, and so does "none" for a number; a text may be called none."""
+    if s.optional and value in ((None, "") if s.type is str else (None, "", "none")):
         return None
     try:
         if s.type is bool:

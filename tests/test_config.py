@@ -152,6 +152,13 @@ class TestValues:
         file("[engine]\nmax_model_len = 100\n")
         assert load(env={"CHATPAGER_MAX_MODEL_LEN": text}).engine.max_model_len is None
 
+    @pytest.mark.parametrize("name", ["api_key", "served_model_name"])
+    def test_a_text_may_be_called_none(self, folder, name):
+        setting = next(s for s in settings() if s.name == name)
+        assert getattr(load({name: "none"}, env={}).server, name) == "none"
+        assert getattr(load(env={setting.env: "none"}).server, name) == "none"
+        assert getattr(load(env={setting.env: ""}).server, name) is None
+
     def test_numbers(self, file):
         file("[server]\ndrain_seconds = 5\n[engine]\nnum_threads = 2\n")
         loaded = load(env={"CHATPAGER_SWAP_SPACE": "0"})
