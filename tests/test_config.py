@@ -98,6 +98,7 @@ class TestWhatIsSaidOfAWrongValue:
             ("insecure", "maybe", "must be true or false"),
             ("device", "tpu", "must be one of auto, cpu, cuda"),
             ("max_model_len", "0", "must be at least 1"),
+            ("num_kv_blocks", "2", "must be at least 3"),
             ("swap_space", "1", "swapping to host memory is not built yet; leave it 0"),
             ("tensor_parallel_size", "2", "splitting a model over devices is not built yet; leave it 1"),
         ],
