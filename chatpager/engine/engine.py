@@ -123,12 +123,16 @@ class Engine:
         if request_id in self._requests:
             self._end_request(request_id, FinishReason.CANCELLED, self._early)
 
-    def stop(self, request_id: str, index: int = 0) -> None:
-        """End one sequence because its reader found a stop string; no output is made for it."""
+    def stop(self, request_id: str, index: int = 0) -> Usage | None:
+        """End one sequence because its reader found a stop string; no output is made for it. Its account, or None of
+        one that has ended."""
         request = self._requests.get(request_id)
-        if request and index in request.unfinished:
-            self.scheduler.finish(request.seqs[index])
-            self._forget(request_id, index)
+        if request is None or index not in request.unfinished:
+            return None
+        usage = self._usage(request.seqs[index])
+        self.scheduler.finish(request.seqs[index])
+        self._forget(request_id, index)
+        return usage
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
@@ -212,8 +216,11 @@ class Engine:
             usage=usage,
         )
 
-    def _usage(self, seq: Sequence, now: float) -> Usage:
+    def _usage(self, seq: Sequence, now: float | None = None) -> Usage:
+        """Without ``now`` it is the last moment that is known."""
         request = self._requests[seq.request_id]
+        if now is None:
+            now = request.started if request.started is not None else request.added
         started = request.started if request.started is not None else now
         first_token = request.first_token if request.first_token is not None else now
         return Usage(
@@ -241,7 +248,7 @@ class Engine:
         request = self._requests[request_id]
         for seq in request.seqs:
             if seq.index in request.unfinished:
-                usage = self._usage(seq, request.first_token or request.started or request.added)
+                usage = self._usage(seq)
                 self.scheduler.finish(seq)
                 outputs.append(
                     StepOutput(
