@@ -9,6 +9,7 @@ from chatpager.errors import (
     StoreError,
 )
 from chatpager.sessions.stream import Delta, Ended
+from tests.serving_client import eventually
 from tests.sessions.conftest import TENANT
 
 
@@ -29,16 +30,15 @@ class TestFaults:
             assert good[1].status == "completed"
 
     async def test_an_engine_that_dies_fails_what_runs_and_refuses_what_comes(self, rig):
-        async with rig() as r:
-            gate = r.hold()
+        async with rig(lambda prompt: "a b c d") as r:
+            gate = r.hold(after=2)
             turn = await r.hub.submit(r.request("a"))
-            r.engine.step = None  # the next step raises outside the engine's own care
+            await eventually(lambda: gate.waited_for and len(turn.token_ids) == 2)
+            r.engine.scheduler.commit = None  # the third step raises outside the engine's own care
             gate.open()
             ended = await turn.stream.end()
-            assert ended.status in ("failed", "completed")
-            while r.hub.engine.alive:
-                r.hub.engine.send(("not a command",))
-                await asyncio.sleep(0.001)
+            assert (ended.status, ended.error_code, ended.output_tokens) == ("failed", "engine_stopped", 2)
+            assert not r.hub.engine.alive
             with pytest.raises(EngineStopped):
                 await r.hub.submit(r.request("b"))
             with pytest.raises(EngineStopped):
