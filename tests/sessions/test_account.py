@@ -157,12 +157,13 @@ async def test_a_turn_that_a_mistake_ends_keeps_its_receipt(rig):
 
 async def test_a_turn_whose_first_step_fails_computed_nothing(rig):
     async with rig() as r:
-        bad = r.request("a")
+        first, _ = await r.ask("hello there my friend")
+        bad = r.request("and more", previous=first.id)
         r.runner.raise_for = {bad.id}
         turn = await r.hub.submit(bad)
         ended = await turn.stream.end()
         assert ended.error_code == "engine_step_failed"
-        assert told(turn, ended) == (0, 0, 0)
+        assert told(turn, ended) == (len(first.computed_ids()) // BLOCK * BLOCK, 0, 0)
 
 
 @pytest.mark.parametrize("text", ["a", "long " * 30])
