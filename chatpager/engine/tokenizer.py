@@ -163,10 +163,6 @@ class Tokenizer:
     def _gives(self, text: str, tokens: ControlTokens) -> bool:
         return not tokens.ids.isdisjoint(self.encode_rendered(text))
 
-    def unguard(self, text: str) -> str:
-        """Guarded text as its author wrote it."""
-        return "".join(control_tokens.split_marks(text))
-
     def encode_rendered(self, text: str) -> Sequence[int]:
         """Ids of a piece of rendered text; guarded tokens come out as ordinary characters. Not to be changed: they are
         remembered for the next turn."""

@@ -50,7 +50,6 @@ class TestIds:
         text = "".join(parts)
         assert not control & set(tokenizer.encode_rendered(tokenizer.guard(text)))
         clean = "".join(c for c in text if not "\ufdd0" <= c <= "\ufdd3")
-        assert tokenizer.unguard(tokenizer.guard(text)) == clean
         assert tokenizer.decode(tokenizer.encode_rendered(tokenizer.guard(text))) == clean
 
     def test_a_folder_without_a_tokenizer_is_refused_with_the_reason(self, tmp_path):
