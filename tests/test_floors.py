@@ -26,11 +26,11 @@ MAY_IMPORT = {
     "__main__": {"cli"},
 }
 STDLIB = sys.stdlib_module_names
-GPU_BOX = {"torch", "triton", "transformers", "numpy", "xxhash", "msgspec"}
-GPU_BOX |= {"jinja2", "safetensors", "tokenizers", "tqdm"}  # what torch and transformers bring with them
+BROUGHT = {"safetensors", "tokenizers", "tqdm"}
+"""What transformers brings with it."""
 THIRD_PARTY = {
-    "kernels": {"torch", "triton", "numpy"},
-    "engine": GPU_BOX,
+    "kernels": {"torch", "triton"},
+    "engine": {"torch", "transformers", "numpy", "xxhash", "msgspec"} | BROUGHT,
     "store": {"sqlalchemy", "alembic", "msgspec"},
     "errors": set(),
     "config": set(),
@@ -89,6 +89,12 @@ def test_the_lower_floors_run_where_little_is_installed(path):
         top = name.split(".")[0]
         if top and top != "chatpager" and top not in STDLIB:
             assert top in THIRD_PARTY[here], f"{path.relative_to(ROOT)} imports {name}"
+
+
+@pytest.mark.parametrize("here", THIRD_PARTY)
+def test_what_a_lower_floor_may_import_it_needs(here):
+    imported = {name.split(".")[0] for path in modules() if room(path) == here for name in imports(path)}
+    assert THIRD_PARTY[here] <= imported
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))

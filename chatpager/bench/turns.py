@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import track
+from rich.text import Text
 
 from chatpager.bench import machine, models, server
 from chatpager.client import AsyncClient, Reply, Session
@@ -38,7 +39,7 @@ def run(*, history: int, shape: str, rounds: int, out: str | None) -> dict[str, 
     with tempfile.TemporaryDirectory() as temporary:
         folder, data = Path(temporary) / f"random-{shape}", Path(temporary) / "data"
         data.mkdir()
-        with console.status(f"making a random model of shape {shape}"):
+        with console.status(Text(f"making a random model of shape {shape}")):
             parameters = models.make_model(shape, folder)
         with (
             console.status("starting the server"),
@@ -111,10 +112,10 @@ def _summary(pairs: list[tuple[Turn, Turn]], history: int, shape: str, parameter
 
 def _print(console: Console, result: dict[str, Any]) -> None:
     warm, cold = statistics.median(result["warm_ttft_ms"]), statistics.median(result["cold_ttft_ms"])
-    console.print(
+    told = (
         f"{result['parameters'] / 1e6:.0f}M parameters, {result['history_tokens']} tokens of history, "
         f"{len(result['warm_ttft_ms'])} rounds on {result['machine']['cpu']}, {result['machine']['cores']} cores\n"
         f"time to first token: second turn {warm:.0f} ms, cold {cold:.0f} ms (medians)\n"
-        f"ratio {result['ratio']:.1%}, at worst {result['ratio_worst']:.1%}",
-        highlight=False,
+        f"ratio {result['ratio']:.1%}, at worst {result['ratio_worst']:.1%}"
     )
+    console.print(Text(told))

@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 from rich.console import Console
+from rich.text import Text
 
 from chatpager.cli.app import address
 from chatpager.config import Config
@@ -53,7 +54,7 @@ async def serve(config: Config, *, browser: bool = False, console: Console | Non
     runner = web.AppRunner(
         make_app(config.server, service_opener(config, path, name)), handler_cancellation=True, access_log=None
     )
-    with console.status(f"loading {name}"):
+    with console.status(Text(f"loading {name}")):
         await runner.setup()
     try:
         site = web.TCPSite(runner, config.server.host, config.server.port)
@@ -65,7 +66,7 @@ async def serve(config: Config, *, browser: bool = False, console: Console | Non
                 "port", f"cannot listen: {reason}; choose another with --port", value=config.server.port
             ) from error
         url = _url(site, config.server.host)
-        console.print(banner(runner.app, url), soft_wrap=True, highlight=False)
+        console.print(banner(runner.app, url), soft_wrap=True)
         if browser:
             threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
         _on_signals(lambda number: _end(stop))
@@ -150,7 +151,8 @@ def find_model(name: str, console: Console) -> Path:
         return path
     from huggingface_hub import snapshot_download
 
-    console.print(f"fetching {name} from the Hugging Face hub (only safetensors, configuration and tokenizer)")
+    about = f"fetching {name} from the Hugging Face hub (only safetensors, configuration and tokenizer)"
+    console.print(Text(about))
     wanted = ["*.safetensors", "*.json", "tokenizer*", "*.jinja", "*.model"]
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))
@@ -165,7 +167,7 @@ def model_name(asked: str, path: Path) -> str:
     return path.name if path == Path(asked).expanduser() else asked
 
 
-def banner(app: web.Application, url: str) -> str:
+def banner(app: web.Application, url: str) -> Text:
     from chatpager.server.service import SERVICE
 
     service = app[SERVICE]
@@ -174,8 +176,7 @@ def banner(app: web.Application, url: str) -> str:
     locked = bool(service.config.api_key)
     header = ' -H "authorization: Bearer $CHATPAGER_API_KEY"' if locked else ""
     key = "YOUR KEY" if locked else "-"
-    return f"""
-[bold]chatpager[/bold] serves {name}
+    told = f""" serves {name}
 
   chat       {url}
   terminal   chatpager chat --url {url}
@@ -185,6 +186,7 @@ def banner(app: web.Application, url: str) -> str:
   KV cache   {hub.num_blocks:,} blocks of {hub.block_size} tokens: {tokens:,} tokens; context {hub.max_model_len:,}
   data       {service.store.shown}
 """
+    return Text.assemble("\n", ("chatpager", "bold"), told)
 
 
 def log_turn(turn: LiveTurn, ended: Ended) -> None:

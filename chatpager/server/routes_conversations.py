@@ -10,7 +10,7 @@ from aiohttp import web
 
 from chatpager.errors import InvalidRequest, ItemNotFound, ResponseNotFound
 from chatpager.server import wire
-from chatpager.server.encode_response import SHOWN_AS, answer_item, item_id, item_status, usage_object
+from chatpager.server.encode_response import SHOWN_AS, answer_item, error_details, item_id, item_status, usage_object
 from chatpager.server.input_items import Json, input_messages, shown
 from chatpager.server.requests import check_metadata, decode
 from chatpager.server.routes_responses import json_response
@@ -155,12 +155,14 @@ def _item(message: Message, turn: Turn | None) -> wire.Item:
         "usage": usage_object(turn.usage) if turn.usage else None,
         "cache": turn.receipt,
         "timings": turn.timings,
+        "error": error_details(turn.status, turn.error),
     }
     return _answer(turn.id, text, turn.status, ours)
 
 
 def _live_item(turn: LiveTurn) -> wire.Item:
-    ours = {"response_id": turn.id, "state": "in_progress", "usage": None, "cache": None, "timings": None}
+    unknown = dict.fromkeys(("usage", "cache", "timings", "error"))
+    ours = {"response_id": turn.id, "state": "in_progress", **unknown}
     return _answer(turn.id, turn.stream.text, "in_progress", ours)
 
 

@@ -75,6 +75,21 @@ def test_a_folder_is_served_under_its_name(fork_server, home):
         assert server.get("/v1/models")["data"][0]["id"] == "my-model"
 
 
+def test_names_are_printed_as_they_are(fork_server, home):
+    """A name in brackets is no markup."""
+    with serving(fork_server, home, "--served-model-name", "m[/a]", "--data-dir", str(home / "[prod]")) as server:
+        said = banner(server)
+        assert "chatpager serves m[/a]\n" in said
+        assert f"data       {home}/[prod]/chatpager.db\n" in said
+
+
+def test_a_name_that_the_hub_would_refuse_is_printed_as_it_is(chatpager):
+    result = chatpager("serve", "[some]/model")
+    assert result.out.startswith("fetching [some]/model from the Hugging Face hub")
+    assert result.code == 3
+    assert result.err.startswith("chatpager: cannot load [some]/model: no such folder, and the hub")
+
+
 def test_a_model_of_the_hub_keeps_its_name_though_its_copy_is_called_by_a_revision(tmp_path):
     assert model_name("Qwen/Qwen3-0.6B", tmp_path / "snapshots" / "c1899de2") == "Qwen/Qwen3-0.6B"
 
