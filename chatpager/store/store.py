@@ -191,14 +191,16 @@ class Store:
         async with self._database.write("begin_turn", new.tenant, deletes=deletes, owned=True) as c:
             return await turns.begin(c, new)
 
-    async def journal(self, entries: Sequence[JournalEntry]) -> None:
+    async def journal(self, entries: Sequence[JournalEntry]) -> set[str]:
         """Write the tokens of one step, of any number of turns, before they are sent: they outlive the process.
 
-        Entries of turns that have ended are left out, and so are entries that were written before.
+        Returns the turns that have ended or are gone: of these nothing is written. Entries that were written before
+        are left alone.
         """
-        if entries:
-            async with self._database.write("journal", durable=False) as c:
-                await journal.write(c, entries)
+        if not entries:
+            return set()
+        async with self._database.write("journal", durable=False) as c:
+            return await journal.write(c, entries)
 
     async def journaled(self, tenant: str, id: str) -> Journaled:
         """The tokens of a live turn so far; nothing of one that has ended. Raises ResponseNotFound."""
@@ -207,7 +209,8 @@ class Store:
             return await journal.read(c, id)
 
     async def finish_turn(self, done: FinishedTurn) -> Finished:
-        """Store a turn's answer and its end; never refuses, but says what became of the session's tip."""
+        """Store a turn's answer and its end; never refuses, but says which end is stored and what became of the
+        session's tip."""
         async with self._database.write("finish_turn", done.tenant) as c:
             return await turns.finish(c, done)
 
