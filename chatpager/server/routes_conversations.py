@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Sequence
 from typing import Any
@@ -61,13 +62,10 @@ async def update(request: web.Request) -> web.Response:
 
 
 async def delete(request: web.Request) -> web.Response:
-    """A running turn of it is ended first, so that nothing of it is written afterwards."""
+    """A turn of it that runs or begins meanwhile is ended and deleted with it: once this is answered nothing is left,
+    and nothing is written afterwards. A client that leaves does not stop it halfway."""
     service, session_id = request.app[SERVICE], request.match_info["id"]
-    turn = service.hub.live_of_session(TENANT, session_id)
-    if turn is not None:
-        service.hub.cancel(TENANT, turn.id)
-        await turn.stream.end()
-    await service.store.delete_session(TENANT, session_id)
+    await asyncio.shield(service.hub.delete_session(TENANT, session_id))
     return json_response(wire.Deleted(id=session_id, object="conversation.deleted"))
 
 

@@ -158,8 +158,7 @@ async def delete_turn(service: Service, turn_id: str, kind: TurnKind) -> None:
     """
     turn = service.hub.live(TENANT, turn_id)
     if turn is not None and turn.request.kind == kind:
-        service.hub.cancel(TENANT, turn_id)
-        await turn.stream.end()
+        await service.hub.end(TENANT, turn_id)
         if not turn.request.stored:
             return
     elif (await service.store.turn(TENANT, turn_id)).kind != kind:

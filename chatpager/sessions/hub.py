@@ -215,6 +215,25 @@ class SessionHub:
         self.engine.send(CancelRequest(turn_id))
         return turn
 
+    async def end(self, tenant: str, turn_id: str) -> None:
+        """Cancel a turn, if it runs or is just beginning, and wait for its end."""
+        if beginning := self._beginning.get(turn_id):
+            await asyncio.wait([beginning])
+        if turn := self.live(tenant, turn_id):
+            with suppress(EngineStopped):  # then it ends all the same
+                self.cancel(tenant, turn_id)
+            await turn.stream.end()
+
+    async def delete_session(self, tenant: str, session_id: str) -> None:
+        """Delete a session and all its turns: one that runs is ended first; what began meanwhile, or has no owner, is
+        ended and deleted right after. Raises what ``Store.delete_session`` does."""
+        if turn := self.live_of_session(tenant, session_id):
+            await self.end(tenant, turn.id)
+        for turn_id in (await self.store.delete_session(tenant, session_id)).live_turns:
+            await self.end(tenant, turn_id)
+            with suppress(ResponseNotFound):
+                await self.store.delete_turn(tenant, turn_id)
+
     def live(self, tenant: str, turn_id: str) -> LiveTurn | None:
         turn = self.turns.get(turn_id)
         return turn if turn and turn.request.tenant == tenant else None
