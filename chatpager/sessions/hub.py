@@ -71,7 +71,7 @@ class SessionHub:
         self._admission = Admission(max_turns)
         self._beginning: dict[str, asyncio.Task[None]] = {}
         """Turns whose rows are being stored, by id."""
-        self._orphans = Orphans(store, lambda id: id in self.turns or id in self._beginning, wall)
+        self.orphans = Orphans(store, lambda id: id in self.turns or id in self._beginning, wall)
         self._remembered = Remembered(REMEMBERED_TOKENS)
         self.engine = EngineThread(build_engine, self._receive)
         self._delivery = Delivery(
@@ -157,7 +157,7 @@ class SessionHub:
                 await self._store_and_start(turn, new)
             except SessionBusy:
                 # The session has no other turn here: it was added to meanwhile, or has an orphan.
-                await self._orphans.end(request.tenant)
+                await self.orphans.end(request.tenant)
                 turn, new = await self._begin(request, submitted)
                 await self._store_and_start(turn, new)
         except BaseException:
@@ -249,7 +249,7 @@ class SessionHub:
         except SessionBusy:
             if self.live_of_session(tenant, session_id):
                 raise
-            await self._orphans.end(tenant)
+            await self.orphans.end(tenant)
             return await self.store.append_messages(tenant, session_id, new, now=self.wall())
 
     def _check_open(self) -> None:
@@ -268,7 +268,7 @@ class SessionHub:
     # -- beginning ----------------------------------------------------------------------------------------------------
 
     async def _begin(self, request: TurnRequest, submitted: float) -> tuple[LiveTurn, NewTurn]:
-        history, fresh = await history_of(request, self.store, self._orphans)
+        history, fresh = await history_of(request, self.store, self.orphans)
         conversation: list[Message | NewMessage] = [*history, *fresh]
         if not conversation:
             raise InvalidRequest("the conversation is empty and there is no input", param="input")
