@@ -23,6 +23,8 @@ from chatpager.errors import StoreError
 from chatpager.store import address, claim, faults
 
 BUSY_TIMEOUT_MS = 5000
+NUL = "\0"
+"""PostgreSQL takes it in no text, so no id and no title has one."""
 _CONNECT_SECONDS = 10
 _COMMAND_SECONDS = 60
 

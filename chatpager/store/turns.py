@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from chatpager.errors import IdempotencyConflict, NotFound, PreviousResponseNotFound, ResponseNotFound, SessionBusy
 from chatpager.store import journal, messages, sessions, tables
 from chatpager.store.chain import MessageHash, canonical
-from chatpager.store.database import insert_or_ignore
+from chatpager.store.database import NUL, insert_or_ignore
 from chatpager.store.records import (
     BegunTurn,
     Finished,
@@ -185,7 +185,8 @@ async def recover(c: AsyncConnection, now: int, ids: Collection[str] | None = No
 
 async def _find(c: AsyncConnection, tenant: str, id: str, *, to_change: bool = False) -> Turn | None:
     query = select(turns).where(turns.c.id == id, turns.c.tenant == tenant)
-    row = (await c.execute(query.with_for_update() if to_change else query)).one_or_none()
+    query = query.with_for_update() if to_change else query
+    row = None if NUL in id else (await c.execute(query)).one_or_none()
     return None if row is None else Turn(**row._mapping)
 
 
