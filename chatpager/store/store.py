@@ -39,17 +39,22 @@ class Store:
 
     @classmethod
     async def open(cls, url: str, *, migrate: bool, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> Store:
-        """Open the database at ``url``; ``migrate`` makes it, if need be, and brings its schema up to date.
+        """Open the database at ``url``; ``migrate`` makes it, if need be, and brings its schema up to date. For that
+        it is claimed: no server may run on what is migrated.
 
         Raises:
             ConfigError: the URL cannot be read or names another kind of database.
-            StoreError: the database is away, has an older schema and ``migrate`` is off, or has a newer one.
+            StoreError: the database is away, has an older schema and ``migrate`` is off or a server runs on it, or has
+                a newer one.
         """
-        if migrate:
-            await schema.upgrade(url)
         database = Database(url, busy_timeout_ms=busy_timeout_ms)
         try:
+            if migrate:
+                database.make_file()
             await database.connect()
+            if migrate and await schema.revision(database) != schema.head():
+                await database.claim()
+                await schema.upgrade(url)
             await schema.require_head(database)
         except BaseException:
             await database.close()
@@ -57,7 +62,7 @@ class Store:
         return cls(database)
 
     async def claim(self) -> None:
-        """Become the only server of this database, until it is closed or the process ends in whatever way. If
+        """Become, or stay, the only server of this database, until it is closed or the process ends in whatever way. If
         PostgreSQL drops the claim meanwhile, the next turn's beginning takes it again, or raises StoreError where
         another server was faster.
 
