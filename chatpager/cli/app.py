@@ -127,12 +127,14 @@ def doctor(
 @db.command("upgrade")
 @with_settings("store")
 def db_upgrade(settings: dict[str, Any], config: ConfigFile = None) -> None:
-    """Make the database, or bring its schema up to date."""
+    """Make the database, or bring its schema up to date; no server may run on it meanwhile."""
     from chatpager.config import load
-    from chatpager.store import schema
+    from chatpager.store import Store, schema
 
-    url = load(settings, file=config).store.resolved_database_url()
-    asyncio.run(schema.upgrade(url))
+    async def upgrade(url: str) -> None:
+        await (await Store.open(url, migrate=True)).close()
+
+    asyncio.run(upgrade(load(settings, file=config).store.resolved_database_url()))
     typer.echo(f"the database is at revision {schema.head()}")
 
 

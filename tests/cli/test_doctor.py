@@ -1,8 +1,11 @@
 """``chatpager doctor`` and ``chatpager db upgrade``."""
 
+import fcntl
 import json
 import shutil
 import socket
+import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -125,3 +128,13 @@ def test_the_database_is_made_once_and_then_up_to_date(chatpager, home):
 def test_the_database_of_another_url(chatpager, home):
     assert chatpager("db", "upgrade", "--database-url", f"sqlite:///{home}/mine.db").code == 0
     assert (home / "mine.db").is_file()
+
+
+def test_upgrade_asks_for_the_database_like_a_server(chatpager, home):
+    (home / "mine.db.lock").write_text("123\n")
+    with (home / "mine.db.lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        refused = chatpager("db", "upgrade", "--database-url", f"sqlite:///{home}/mine.db")
+    assert refused.code == 1 and "is in use by process 123: stop it" in refused.err
+    with closing(sqlite3.connect(home / "mine.db")) as database:
+        assert database.execute("SELECT name FROM sqlite_master").fetchall() == []
