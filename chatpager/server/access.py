@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import logging
 import secrets
 from collections.abc import Awaitable, Callable
 from urllib.parse import SplitResult, urlsplit
 
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Middleware
 
 from chatpager.config import ServerConfig
@@ -99,6 +101,12 @@ def errors() -> Middleware:
             return error_response(ChatpagerError())
 
     return middleware
+
+
+def not_a_clients_mistake(record: logging.LogRecord) -> bool:
+    """For aiohttp's logger, which writes the whole traceback of what a client sent wrong: anybody could fill a disk."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError | web.RequestPayloadError)
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:

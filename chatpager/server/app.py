@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import structlog
 from aiohttp import web
+from aiohttp.log import server_logger
 
 from chatpager.config import ServerConfig
 from chatpager.server import routes_chat, routes_conversations, routes_ops, routes_responses
-from chatpager.server.access import PUBLIC, add_headers, errors, gate
+from chatpager.server.access import PUBLIC, add_headers, errors, gate, not_a_clients_mistake
 from chatpager.server.service import SERVICE, Service
 from chatpager.server.websocket import CONNECTIONS, responses_socket
 
@@ -27,6 +28,7 @@ async def responses_get(request: web.Request) -> web.StreamResponse:
 def make_app(config: ServerConfig, open_service: Callable[[], Awaitable[Service]]) -> web.Application:
     """``open_service`` is called at start-up; what it opens is closed here."""
     app = web.Application(middlewares=[errors(), gate(config)], client_max_size=config.max_message_bytes)
+    server_logger.addFilter(not_a_clients_mistake)
     app[CONNECTIONS] = set()
     app[routes_ops.ASSETS] = routes_ops.read_assets()
     app[PUBLIC] = {"page", "health", "live", "ready"}
