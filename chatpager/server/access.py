@@ -27,6 +27,7 @@ from chatpager.errors import (
     Overloaded,
     RequestTooLarge,
     StoreError,
+    UpgradeRequired,
 )
 from chatpager.server import wire
 from chatpager.server.protocol import error_body
@@ -73,6 +74,10 @@ def error_response(error: ChatpagerError) -> web.Response:
         seconds = error.retry_after if isinstance(error, Overloaded) else RETRY_SECONDS
         headers["retry-after"] = str(max(1, round(seconds)))
         headers["retry-after-ms"] = str(round(1000 * seconds))
+    if isinstance(error, MethodNotAllowed):
+        headers["allow"] = error.allowed
+    if isinstance(error, UpgradeRequired):
+        headers["upgrade"] = "websocket"
     return web.Response(
         text=wire.encode(wire.ErrorAnswer(body)), status=status, content_type="application/json", headers=headers
     )
@@ -124,7 +129,7 @@ def _of_aiohttp(error: web.HTTPException, request: web.Request) -> ChatpagerErro
         return RequestTooLarge(f"the body is larger than {request.client_max_size} bytes")
     if isinstance(error, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted(error.allowed_methods))
-        return MethodNotAllowed(f"{error.method} is not allowed on {request.path}; allowed: {allowed}")
+        return MethodNotAllowed(f"{error.method} is not allowed on {request.path}; allowed: {allowed}", allowed=allowed)
     if isinstance(error, web.HTTPNotFound):
         return NotFound(f"there is nothing at {request.method} {request.path}")
     return InvalidRequest(error.text or error.reason)

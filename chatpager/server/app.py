@@ -10,6 +10,7 @@ from aiohttp import web
 from aiohttp.log import server_logger
 
 from chatpager.config import ServerConfig
+from chatpager.errors import UpgradeRequired
 from chatpager.server import routes_chat, routes_conversations, routes_ops, routes_responses
 from chatpager.server.access import PUBLIC, add_headers, errors, gate, not_a_clients_mistake
 from chatpager.server.service import SERVICE, Service
@@ -21,7 +22,7 @@ log = structlog.get_logger(__name__)
 async def responses_get(request: web.Request) -> web.StreamResponse:
     """GET /v1/responses is the WebSocket."""
     if request.headers.get("Upgrade", "").lower() != "websocket":
-        raise web.HTTPMethodNotAllowed("GET", {"POST"})
+        raise UpgradeRequired("GET /v1/responses is a WebSocket: send Upgrade: websocket, or POST the request")
     return await responses_socket(request)
 
 
@@ -42,7 +43,7 @@ def make_app(config: ServerConfig, open_service: Callable[[], Awaitable[Service]
 def _routes() -> list[web.RouteDef]:
     r, c, o = routes_responses, routes_conversations, routes_ops
     return [
-        web.get("/v1/responses", responses_get),
+        web.get("/v1/responses", responses_get, allow_head=False),
         web.post("/v1/responses", r.create),
         web.get("/v1/responses/{id}", r.retrieve),
         web.delete("/v1/responses/{id}", r.delete),

@@ -171,6 +171,18 @@ async def test_what_is_not_there(server):
     answer = await server.call("PUT", "/v1/conversations/conv_1")
     assert answer.refusal == (405, "method_not_allowed", None)
     assert "allowed: DELETE, GET, HEAD, POST" in answer.error["message"]
+    assert answer.headers["Allow"] == "DELETE, GET, HEAD, POST"
+
+
+async def test_what_is_allowed_where_the_socket_is(server):
+    """Every method that is named there is taken, and no other."""
+    for method in ("PUT", "HEAD", "DELETE"):
+        answer = await server.call(method, "/v1/responses")
+        assert (answer.status, answer.headers["Allow"]) == (405, "GET, POST")
+    plain = await server.get("/v1/responses")
+    assert plain.refusal == (426, "upgrade_required", None)
+    assert plain.headers["Upgrade"] == "websocket"
+    assert "POST" in plain.error["message"]
 
 
 POST = b"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\n"
