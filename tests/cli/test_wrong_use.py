@@ -72,7 +72,16 @@ CASES = {
     "a broken configuration": (lambda h: ["serve", model(h, config__json="{")], 3, ["config.json", "JSON"]),
     "broken weights": (lambda h: ["serve", model(h, model__safetensors="no")], 3, ["model.safetensors"]),
     "no tokenizer": (lambda h: ["serve", model(h, tokenizer__json=None)], 3, ["tokenizer"]),
-    "a broken tokenizer": (lambda h: ["serve", model(h, tokenizer__json="{")], 3, ["tokenizer"]),
+    "a broken tokenizer": (lambda h: ["serve", model(h, tokenizer__json="{")], 3, ["a-model/tokenizer.json"]),
+    "a tokenizer of an unknown kind": (
+        lambda h: ["serve", model(h, tokenizer__json='{"version": "9"}')], 3, ["a-model/tokenizer.json", "version '9'"],
+    ),
+    "a list for a tokenizer's configuration": (
+        lambda h: ["serve", model(h, tokenizer_config__json="[]")], 3, ["tokenizer_config.json", "not a JSON object"],
+    ),
+    "a broken chat template": (
+        lambda h: ["serve", model(h, chat_template__jinja="{% for")], 3, ["a-model", "chat template"],
+    ),
     "a context that the model lacks": (lambda h: ["demo", "--max-model-len", "99999"], 2, ["max_model_len", "4096"]),
     "a pool too small": (
         lambda h: ["demo", "--num-kv-blocks", "4", "--max-model-len", "4096"], 2,

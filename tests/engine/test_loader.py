@@ -72,6 +72,14 @@ def missing_shard(folder):
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00002.safetensors"}}')
 
 
+def listed_shards(folder):
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": ["model-00002.safetensors"]}')
+
+
+def numbered_shard(folder):
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": 2}}')
+
+
 def missing_tensor(folder):
     path = folder / "model.safetensors"
     tensors = load_file(path)
@@ -89,6 +97,10 @@ def wrong_kind_of_field(folder):
 
 def not_json(folder):
     (folder / "config.json").write_text("{")
+
+
+def too_deep(folder):
+    (folder / "config.json").write_text("[" * 100_000)
 
 
 def not_an_object(folder):
@@ -118,10 +130,13 @@ def wrong_shapes(folder):
         (truncated, "not a readable safetensors"),
         (huge_header, "not a readable safetensors"),
         (missing_shard, "this shard, but it is missing"),
+        (listed_shards, "index.json: weight_map is not an object of file names"),
+        (numbered_shard, "index.json: weight_map is not an object of file names"),
         (missing_tensor, r"lack 1 of the model's tensors, .*layers\.1\.self_attn\.k_proj"),
         (odd_rope, "."),
         (wrong_kind_of_field, "."),
         (not_json, "not readable as JSON"),
+        (too_deep, "not readable as JSON"),
         (not_an_object, "not a JSON object"),
         (unknown_kind, "nothing_known"),
         (remote_code, "custom"),
