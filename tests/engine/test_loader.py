@@ -152,6 +152,31 @@ def test_a_broken_folder_is_refused_with_the_reason_and_runs_nothing(folder, dam
     assert not (folder / "canary").exists()
 
 
+WRONG_FIELDS = [
+    {"num_attention_heads": 3}, {"num_attention_heads": 0}, {"head_dim": 63}, {"hidden_size": "big"},
+    {"hidden_size": None}, {"max_position_embeddings": "a"}, {"rope_parameters": "x"}, {"rope_parameters": []},
+    {"rope_parameters": {"rope_type": ["a"]}}, {"rope_parameters": {"rope_type": "default", "rope_theta": 0}},
+    {"rope_parameters": {"rope_type": "default", "rope_theta": -1.0}},
+    {"rope_parameters": {"rope_type": "default", "rope_theta": float("inf")}},
+    {"rope_parameters": {"rope_type": "linear", "rope_theta": 1.0, "factor": 0}}, {"eos_token_id": "x"},
+    {"quantization_config": "x"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", WRONG_FIELDS, ids=str)
+def test_a_wrong_field_is_told_before_the_weights_are_read(folder, fields):
+    write_config(folder, **fields)
+    with pytest.raises(ModelLoadError) as caught:
+        loader.check(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_check_of_a_good_folder_knows_its_shape(folder):
+    checked = loader.check(folder)
+    loaded = loader.load(folder, device="cpu")
+    assert (checked.shape, checked.eos_token_ids) == (loaded.shape, loaded.eos_token_ids)
+
+
 def test_code_beside_a_served_model_is_never_run(folder):
     write_config(folder, auto_map={"AutoModelForCausalLM": "evil.Model"})
     (folder / "evil.py").write_text(f"open({str(folder / 'canary')!r}, 'w')")
