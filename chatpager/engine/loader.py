@@ -13,7 +13,7 @@ import transformers
 import xxhash
 from safetensors import SafetensorError, safe_open
 
-from chatpager.engine import architectures
+from chatpager.engine import architectures, checkpoint
 from chatpager.engine.architectures import Shape
 from chatpager.engine.attention import ATTENTION, register
 from chatpager.engine.model_folder import one_line, read_json, require_folder
@@ -61,14 +61,17 @@ def check(path: Path) -> Checked:
     less of what is wrong with it.
 
     Raises:
-        ModelLoadError: the folder lacks something, holds pickled weights, or a file is broken.
+        ModelLoadError: the folder lacks something, holds pickled weights or others than its configuration asks for, or
+            a file is broken.
         UnsupportedModel: the architecture cannot be served.
     """
     raw = read_config(path)
     shards = weight_files(path)
     config = configuration(path, raw)
     shape = architectures.check(config, path)
-    return Checked(config, raw, shape, eos_token_ids(path, raw), shards)
+    ends = eos_token_ids(path, raw)
+    checkpoint.check(path, config)
+    return Checked(config, raw, shape, ends, shards)
 
 
 def load(path: Path, *, dtype: str = "auto", device: str = "auto") -> LoadedModel:
@@ -116,8 +119,7 @@ def _module(path: Path, config: Any, dtype: torch.dtype) -> torch.nn.Module:
         )
     except Exception as error:
         raise ModelLoadError(path, one_line(error)) from error
-    if missing := sorted(report["missing_keys"]):
-        raise ModelLoadError(path, f"the weights lack {len(missing)} of the model's tensors, the first is {missing[0]}")
+    checkpoint.refuse(report, path)
     return module
 
 

@@ -120,6 +120,15 @@ def wrong_shapes(folder):
     write_config(folder, hidden_size=64)
 
 
+def wrong_vocabulary(folder):
+    """Were these tensors made, they would need 384 GB."""
+    write_config(folder, vocab_size=10**9)
+
+
+def another_name(folder):
+    (folder / "model.safetensors").rename(folder / "weights.safetensors")
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -140,7 +149,12 @@ def wrong_shapes(folder):
         (not_an_object, "not a JSON object"),
         (unknown_kind, "nothing_known"),
         (remote_code, "custom"),
-        (wrong_shapes, "."),
+        (wrong_shapes, r"is \[.*48.*\] in the weights, but config.json asks for \[.*64.*\]; so are \d+ more"),
+        (
+            wrong_vocabulary,
+            r"lm_head\.weight is \[211, 48\] in the weights, but config.json asks for \[1000000000, 48\]",
+        ),
+        (another_name, "neither model.safetensors nor"),
     ],
     ids=lambda v: getattr(v, "__name__", ""),
 )
@@ -169,6 +183,24 @@ def test_a_wrong_field_is_told_before_the_weights_are_read(folder, fields):
     with pytest.raises(ModelLoadError) as caught:
         loader.check(folder)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("architecture", configs())
+def test_the_headers_tell_in_a_line_whether_the_weights_fit(tiny_model, architecture, tmp_path, capfd):
+    folder = shutil.copytree(tiny_model(architecture), tmp_path / "model")
+    loader.check(folder)
+    write_config(folder, vocab_size=10)
+    capfd.readouterr()
+    with pytest.raises(ModelLoadError, match=r"is \[211, 48\] in the weights, but config\.json asks for \[10, 48\]"):
+        loader.check(folder)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_experts_that_are_many_tensors_in_the_files_and_one_in_the_model(tiny_model, tmp_path):
+    folder = shutil.copytree(tiny_model("qwen3_moe"), tmp_path / "model")
+    write_config(folder, num_local_experts=3)
+    with pytest.raises(ModelLoadError, match=r"experts\.down_proj is \[4, 48, 32\] .* asks for \[3, 48, 32\]"):
+        loader.check(folder)
 
 
 def test_the_check_of_a_good_folder_knows_its_shape(folder):
