@@ -37,26 +37,33 @@ def check(path: Path, config: Any) -> None:
     """Compare the headers with what ``config`` asks for; transformers' conversions of names and shapes are done.
 
     Raises:
-        ModelLoadError: a tensor is of another shape, or is not there; or the model cannot be built at all.
+        ModelLoadError: a tensor is of another shape, is not there, or has no place in the model; or a header cannot be
+            read, or no model be built.
     """
-    tensors: dict[str, _Header] = {}
-    for file in files(path):
-        with safe_open(file, "pt") as opened:
-            tensors |= {name: _Header(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
     transformers.utils.logging.disable_progress_bar()
     try:
         with _no_report():
             _, report = _sketch(config).from_pretrained(
                 None,
                 config=config,
-                state_dict=tensors,
+                state_dict=_headers(path),
                 dtype=torch.float32,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
+    except ModelLoadError:
+        raise
     except Exception as error:  # a configuration may be wrong in any way
         raise ModelLoadError(path, one_line(error)) from error
     refuse(report, path)
+
+
+def _headers(path: Path) -> dict[str, _Header]:
+    tensors: dict[str, _Header] = {}
+    for file in files(path):
+        with safe_open(file, "pt") as opened:
+            tensors |= {name: _Header(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+    return tensors
 
 
 def files(path: Path) -> list[Path]:
@@ -73,12 +80,16 @@ def refuse(report: dict[str, Any], path: Path) -> None:
     """Raises ModelLoadError where transformers' report of a load tells that it was not of the whole model."""
     if wrong := sorted(report["mismatched_keys"]):
         name, stored, asked = wrong[0]
-        more = f"; so are {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        more = f"; {len(wrong) - 1} more differ" if len(wrong) > 1 else ""
         raise ModelLoadError(
             path, f"{name} is {list(stored)} in the weights, but config.json asks for {list(asked)}{more}"
         )
     if missing := sorted(report["missing_keys"]):
         raise ModelLoadError(path, f"the weights lack {len(missing)} of the model's tensors, the first is {missing[0]}")
+    if leftover := sorted(report["unexpected_keys"]):  # less those that transformers knows to be of no use
+        count = f"{len(leftover)} tensor{'s' if len(leftover) > 1 else ''}"
+        reason = f"the weights hold {count} that the model of config.json has no place for, the first is {leftover[0]}"
+        raise ModelLoadError(path, reason)
 
 
 def _sketch(config: Any) -> Any:

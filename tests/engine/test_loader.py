@@ -87,6 +87,20 @@ def missing_tensor(folder):
     save_file(tensors, path, metadata={"format": "pt"})
 
 
+def more_tensors(folder, *names):
+    """Add tensors to the weights, a shape of one number each."""
+    path = folder / "model.safetensors"
+    save_file(load_file(path) | {name: torch.zeros(1) for name in names}, path, metadata={"format": "pt"})
+
+
+def fewer_layers(folder):
+    write_config(folder, num_hidden_layers=1)
+
+
+def a_bias(folder):
+    more_tensors(folder, "model.layers.1.self_attn.q_proj.bias")
+
+
 def odd_rope(folder):
     write_config(folder, rope_parameters={"rope_type": "default", "rope_theta": "many"})
 
@@ -129,6 +143,12 @@ def another_name(folder):
     (folder / "model.safetensors").rename(folder / "weights.safetensors")
 
 
+def shard_of_another_kind(folder):
+    no_weights(folder)
+    save_file({"a": torch.zeros(1)}, folder / "a.safetensors")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "config.json"}}')
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -142,6 +162,14 @@ def another_name(folder):
         (listed_shards, "index.json: weight_map is not an object of file names"),
         (numbered_shard, "index.json: weight_map is not an object of file names"),
         (missing_tensor, r"lack 1 of the model's tensors, .*layers\.1\.self_attn\.k_proj"),
+        (
+            fewer_layers,
+            r"hold 9 tensors that the model .* has no place for, the first is model\.layers\.1\.input_layernorm",
+        ),
+        (
+            a_bias,
+            r"hold 1 tensor that the model .* has no place for, the first is model\.layers\.1\.self_attn\.q_proj\.bias",
+        ),
         (odd_rope, "."),
         (wrong_kind_of_field, "."),
         (not_json, "not readable as JSON"),
@@ -149,11 +177,12 @@ def another_name(folder):
         (not_an_object, "not a JSON object"),
         (unknown_kind, "nothing_known"),
         (remote_code, "custom"),
-        (wrong_shapes, r"is \[.*48.*\] in the weights, but config.json asks for \[.*64.*\]; so are \d+ more"),
+        (wrong_shapes, r"is \[.*48.*\] in the weights, but config.json asks for \[.*64.*\]; \d+ more differ"),
         (
             wrong_vocabulary,
             r"lm_head\.weight is \[211, 48\] in the weights, but config.json asks for \[1000000000, 48\]",
         ),
+        (shard_of_another_kind, "header"),
         (another_name, "neither model.safetensors nor"),
     ],
     ids=lambda v: getattr(v, "__name__", ""),
@@ -194,6 +223,36 @@ def test_the_headers_tell_in_a_line_whether_the_weights_fit(tiny_model, architec
     with pytest.raises(ModelLoadError, match=r"is \[211, 48\] in the weights, but config\.json asks for \[10, 48\]"):
         loader.check(folder)
     assert capfd.readouterr() == ("", "")
+
+
+def test_shards_are_one_model_and_files_that_no_index_names_are_none_of_it(folder):
+    whole = folder / "model.safetensors"
+    places = {}
+    for i, (name, tensor) in enumerate(sorted(load_file(whole).items())):
+        places[name] = f"model-{i:05}.safetensors"
+        save_file({name: tensor}, folder / places[name], metadata={"format": "pt"})
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    whole.unlink()
+    save_file({"the.same.in.another.form": torch.zeros(1)}, folder / "consolidated.safetensors")
+    loader.load(folder, device="cpu")
+
+
+def test_what_a_model_may_hold_besides(folder):
+    """Older files have the rotary frequencies of every layer."""
+    more_tensors(folder, "model.layers.0.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq")
+    loader.load(folder, device="cpu")
+
+
+def test_a_tied_head_may_be_stored(folder):
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, path, metadata={"format": "pt"})
+    write_config(folder, tie_word_embeddings=True)
+    loader.load(folder, device="cpu")
+    del tensors["lm_head.weight"]
+    save_file(tensors, path, metadata={"format": "pt"})
+    loader.load(folder, device="cpu")
 
 
 def test_experts_that_are_many_tensors_in_the_files_and_one_in_the_model(tiny_model, tmp_path):
