@@ -46,6 +46,11 @@ def _port(v: int) -> str | None:
     return None if 0 <= v <= 65535 else "must be between 0 and 65535 (0 picks a free port)"
 
 
+def _header_text(v: str | None) -> str | None:
+    fine = v is None or (v.isascii() and v.isprintable())
+    return None if fine else "must be printable ASCII on one line: it travels in a header"
+
+
 @dataclass(frozen=True)
 class EngineConfig:
     """What the engine is given. The names mean what vLLM's users expect."""
@@ -74,7 +79,9 @@ class ServerConfig:
 
     host: str = setting("127.0.0.1", "address to listen on")
     port: int = setting(8000, "port to listen on", check=_port)
-    api_key: str | None = setting(None, "key that clients must send; needed for any address but loopback")
+    api_key: str | None = setting(
+        None, "key that clients must send; needed for any address but loopback", check=_header_text
+    )
     insecure: bool = setting(False, "allow an address other than loopback without an API key")
     allowed_origins: str = setting("", "more origins and hosts that browsers may use, comma separated")
     served_model_name: str | None = setting(None, "name of the model on the wire; default: the folder's name")
@@ -153,6 +160,7 @@ def _convert(s: Setting, value: Any, source: str) -> Any:
     setting may be absent an empty text means None, and so does "none" for a number; a text may be called none."""
     if s.optional and value in ((None, "") if s.type is str else (None, "", "none")):
         return None
+    shown = None if s.name == "api_key" else value
     try:
         if s.type is bool:
             converted: Any = _to_bool(value)
@@ -161,10 +169,10 @@ def _convert(s: Setting, value: Any, source: str) -> Any:
         else:
             converted = s.type(value)
     except ValueError:
-        raise ConfigError(s.name, f"must be {_kind(s.type)}", value=value, source=source) from None
+        raise ConfigError(s.name, f"must be {_kind(s.type)}", value=shown, source=source) from None
     problem = s.check(converted) if s.check else None
     if problem:
-        raise ConfigError(s.name, problem, value=value, source=source)
+        raise ConfigError(s.name, problem, value=shown, source=source)
     return converted
 
 

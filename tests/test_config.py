@@ -1,6 +1,7 @@
 """The tree of settings: which value wins, and what is said of a wrong one. How each is typed in: tests/cli."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -128,6 +129,22 @@ class TestWhatIsSaidOfAWrongValue:
     def test_in_the_file(self, file, text, said):
         file(text)
         assert str(wrong()) == said
+
+    @pytest.mark.parametrize("key", ["\udcff\udcfe", "schlüssel", "a\nb", "a\x7f"])
+    def test_a_key_that_no_header_can_carry_is_never_shown(self, folder, key):
+        sources = {"CHATPAGER_API_KEY": {"env": {"CHATPAGER_API_KEY": key}}, "--api-key": {"flags": {"api_key": key}}}
+        for source, given in sources.items():
+            error = wrong(**given)
+            assert (error.name, error.source, error.value) == ("api_key", source, None)
+            assert "printable ASCII on one line" in error.problem
+            assert key not in str(error)
+
+    def test_a_key_in_the_file_is_not_shown_either(self, file):
+        for key in (12345678, [12345678], "12345678é"):
+            file(f"[server]\napi_key = {json.dumps(key, ensure_ascii=False)}\n")
+            error = wrong()
+            assert error.source == "chatpager.toml [server]"
+            assert "12345678" not in str(error)
 
     @pytest.mark.parametrize("content", [b"[engine\n", b"\xff", b"seed = 1\nseed = 2\n"])
     def test_a_file_that_cannot_be_read(self, folder, content):

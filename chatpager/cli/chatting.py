@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from chatpager.client import AsyncClient, ClientError, Reply, Session
-from chatpager.errors import ChatpagerError, ConfigError
+from chatpager.errors import ChatpagerError
 
 HELP = "Type and press Enter. Ctrl+C stops an answer; Ctrl+D or /quit leaves; the session stays on the server."
 
@@ -25,11 +25,8 @@ def chat_in_terminal(url: str, session_id: str | None, api_key: str | None, agai
     """Chat until there is no more input. ``again``: the flags with which the same server is found next time.
 
     Raises:
-        ConfigError: the key cannot travel in a header.
         ChatpagerError: the server is not there or does not know the session; from a pipe, also what it refuses.
     """
-    if api_key and not (api_key.isascii() and api_key.isprintable()):
-        raise ConfigError("api_key", "must be printable ASCII on one line: it travels in a header")
     at_terminal = sys.stdin.isatty()
     # The loop runs only while there is something to wait for but the person, so that Ctrl+C means one thing at a time.
     with asyncio.Runner() as runner, contextlib.ExitStack() as closing:

@@ -22,7 +22,7 @@ from rich.text import Text
 from chatpager.cli.app import address
 from chatpager.config import Config
 from chatpager.engine.engine import Engine
-from chatpager.engine.loader import read_config, sampling_defaults, weight_files
+from chatpager.engine.loader import check, sampling_defaults
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.errors import ConfigError, ModelLoadError
 from chatpager.server.app import drain, make_app
@@ -100,8 +100,7 @@ def service_opener(config: Config, path: Path, name: str) -> Callable[[], Awaita
     async def open_service() -> Service:
         metrics = Metrics()
         # The folder first: what is wrong with it is told better than by the tokenizer, and before anything is made.
-        read_config(path)
-        weight_files(path)
+        await asyncio.to_thread(check, path)
         served = Served(name, sampling_defaults(path))
         tokenizer = await asyncio.to_thread(Tokenizer, path)
         if not tokenizer.has_template:

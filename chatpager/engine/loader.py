@@ -13,7 +13,7 @@ import transformers
 import xxhash
 from safetensors import SafetensorError, safe_open
 
-from chatpager.engine import architectures
+from chatpager.engine import architectures, checkpoint
 from chatpager.engine.architectures import Shape
 from chatpager.engine.attention import ATTENTION, register
 from chatpager.engine.model_folder import one_line, read_json, require_folder
@@ -43,11 +43,26 @@ class LoadedModel:
     """Of the configuration and the weights: KV of one fingerprint is never used for another."""
 
 
-def load(path: Path, *, dtype: str = "auto", device: str = "auto") -> LoadedModel:
-    """Load the model in ``path`` with chatpager's attention.
+@dataclass(frozen=True)
+class Checked:
+    """What the configuration and the files' headers tell of a folder that can be loaded."""
+
+    config: Any
+    raw_config: dict[str, Any]
+    shape: Shape
+    eos_token_ids: frozenset[int]
+    shards: list[Path]
+
+
+def check(path: Path) -> Checked:
+    """All that can be known of the model in ``path`` without reading its weights.
+
+    To be called before anything else is loaded from the folder: transformers' tokenizers read config.json too, and say
+    less of what is wrong with it.
 
     Raises:
-        ModelLoadError: the folder lacks something, holds pickled weights, or a file is broken.
+        ModelLoadError: the folder lacks something, holds pickled weights or others than its configuration asks for, or
+            a file is broken.
         UnsupportedModel: the architecture cannot be served.
     """
     raw = read_config(path)
@@ -55,12 +70,24 @@ def load(path: Path, *, dtype: str = "auto", device: str = "auto") -> LoadedMode
     config = configuration(path, raw)
     shape = architectures.check(config, path)
     ends = eos_token_ids(path, raw)
+    checkpoint.check(path, config)
+    return Checked(config, raw, shape, ends, shards)
+
+
+def load(path: Path, *, dtype: str = "auto", device: str = "auto") -> LoadedModel:
+    """Load the model in ``path`` with chatpager's attention.
+
+    Raises:
+        what ``check`` does.
+        ModelLoadError: the device is not there, or the weights' numbers are of a type that is not served.
+    """
+    checked = check(path)
     place = _device(device)
-    kind_of_number = _dtype(dtype, config, path)
-    module = _module(path, config, kind_of_number).to(place).eval()
+    kind_of_number = _dtype(dtype, checked.config, path)
+    module = _module(path, checked.config, kind_of_number).to(place).eval()
     module.requires_grad_(False)
-    fingerprint = _fingerprint(raw, shards)
-    return LoadedModel(module, config, shape, kind_of_number, place, ends, fingerprint)
+    fingerprint = _fingerprint(checked.raw_config, checked.shards)
+    return LoadedModel(module, checked.config, checked.shape, kind_of_number, place, checked.eos_token_ids, fingerprint)
 
 
 # A folder may be broken in any way, and transformers' validators raise what they like: every exception is the folder's.
@@ -92,8 +119,7 @@ def _module(path: Path, config: Any, dtype: torch.dtype) -> torch.nn.Module:
         )
     except Exception as error:
         raise ModelLoadError(path, one_line(error)) from error
-    if missing := sorted(report["missing_keys"]):
-        raise ModelLoadError(path, f"the weights lack {len(missing)} of the model's tensors, the first is {missing[0]}")
+    checkpoint.refuse(report, path)
     return module
 
 

@@ -7,6 +7,7 @@ field is passed over and named in the answer's ``chatpager.warnings``.
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -134,10 +135,23 @@ def decode(data: str | bytes) -> Json:
     try:
         value = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        if _has_half_a_pair(data):
+            raise InvalidJSON("a text holds half of a surrogate pair (\\ud800 to \\udfff): no character") from error
         raise InvalidJSON(f"this is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise InvalidJSON("a request is a JSON object")
     return value
+
+
+def _has_half_a_pair(data: str | bytes) -> bool:
+    """Whether that is what msgspec refuses: it says so of some halves, and of the others that the input is cut off."""
+    try:
+        json.dumps(json.loads(data), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    except (ValueError, RecursionError):
+        pass
+    return False
 
 
 def read(raw: Json, kind: type[S]) -> tuple[S, list[str]]:

@@ -48,6 +48,8 @@ def receipt(
     reason: MissReason | None = None
     if not caching:
         reason = "disabled"
+    elif 0 < cached_tokens == most:
+        pass  # nothing was missed, whatever the conversation's last turn was
     elif cached_tokens < attainable:
         reason = "evicted"
     elif previous is not None and common < len(previous):

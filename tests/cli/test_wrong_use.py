@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from chatpager.demo import model_path
+from tests.engine.models import write_config
 
 
 def model(home: Path, **files: str | None) -> Path:
@@ -19,6 +20,12 @@ def model(home: Path, **files: str | None) -> Path:
         (folder / name).unlink(missing_ok=True)
         if text is not None:
             (folder / name).write_text(text)
+    return folder
+
+
+def configured(home, **fields):
+    folder = model(home)
+    write_config(folder, **fields)
     return folder
 
 
@@ -70,6 +77,10 @@ CASES = {
     "an empty folder": (lambda h: (h / "empty").mkdir() or ["serve", h / "empty"], 3, ["empty", "config.json"]),
     "pickled weights": (lambda h: ["serve", pickled(h)], 3, ["a-model", "safetensors"]),
     "a broken configuration": (lambda h: ["serve", model(h, config__json="{")], 3, ["config.json", "JSON"]),
+    "a wrong field": (lambda h: ["serve", configured(h, head_dim=63)], 3, ["a-model/config.json", "head_dim"]),
+    "a configuration of another kind": (
+        lambda h: ["serve", configured(h, quantization_config="x")], 3, ["a-model/config.json"],
+    ),
     "broken weights": (lambda h: ["serve", model(h, model__safetensors="no")], 3, ["model.safetensors"]),
     "no tokenizer": (lambda h: ["serve", model(h, tokenizer__json=None)], 3, ["tokenizer"]),
     "a broken tokenizer": (lambda h: ["serve", model(h, tokenizer__json="{")], 3, ["a-model/tokenizer.json"]),

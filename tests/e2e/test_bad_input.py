@@ -91,7 +91,7 @@ REQUESTS = {
     "an unknown path": ("GET", "/v1/nothing", None, 404, "not_found"),
     "a file outside": ("GET", "/../../etc/passwd", None, 404, "not_found"),
     "another method": ("PUT", "/v1/models", None, 405, "method_not_allowed"),
-    "a socket's path by GET": ("GET", "/v1/responses", None, 405, "method_not_allowed"),
+    "a socket's path by GET": ("GET", "/v1/responses", None, 426, "upgrade_required"),
 }  # fmt: skip
 
 # What is sent as a frame -> code and param.

@@ -281,5 +281,24 @@ def test_what_is_no_json_object(data):
         decode(data)
 
 
+HALVES = [r"\ud800", r"\udc00", r"\uD800x", r"\ud800\ud800", r"\udc00\ud800", r"\\\ud83d and more", r"\ud83d\n"]
+
+
+@pytest.mark.parametrize("text", HALVES)
+@pytest.mark.parametrize("kind", [str, str.encode])
+def test_half_of_a_surrogate_pair_is_called_that(text, kind):
+    for raw in (f'{{"input": "{text}"}}', f'{{"{text}": 1}}'):
+        with pytest.raises(InvalidJSON, match=r"half of a surrogate pair"):
+            decode(kind(raw))
+
+
+@pytest.mark.parametrize(
+    "data", [r'{"a": "\ud83d\ude00"', r'{"a": "\\ud800"', r"\ud800", '{"a": NaN}', b'{"a": "\xff"}']
+)
+def test_anything_else_is_not(data):
+    with pytest.raises(InvalidJSON, match="this is not JSON"):
+        decode(data)
+
+
 def test_what_is():
     assert decode(b'{"a": "\\ud83d\\ude00"}') == decode('{"a": "\N{GRINNING FACE}"}') == {"a": "\N{GRINNING FACE}"}

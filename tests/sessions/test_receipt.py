@@ -27,6 +27,7 @@ def account(prompt, cached, previous, *, committed=None, caching=True, block_siz
         (LONG, 0, LONG[:10], "sub_block", None, 0),
         (LONG, 16, [*LONG[:20], 99, *LONG[21:35]], "diverged", 20, 16),
         (LONG, 0, [99], "diverged", 0, 0),
+        (LONG, 32, [99], None, None, 32),  # diverged, but somebody else's turn had all of it
         (LONG[:16], 0, LONG[:16], "sub_block", None, 0),  # the last token is always computed
     ],
 )
@@ -58,6 +59,8 @@ def test_the_sources_sum_to_the_prompt_and_nothing_is_missed_without_a_reason(pr
     assert r.device_tokens <= r.attainable_tokens < len(prompt)
     if r.device_tokens < r.attainable_tokens:
         assert r.miss_reason == "evicted"
+    if r.device_tokens == (len(prompt) - 1) // size * size > 0:
+        assert r.miss_reason is None
 
 
 @given(st.lists(st.integers(0, 1)), st.lists(st.integers(0, 1)))
