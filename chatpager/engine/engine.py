@@ -18,7 +18,7 @@ from chatpager.engine.messages import AddRequest, FinishReason, SampledLogprobs,
 from chatpager.engine.prefix_cache import PrefixCache
 from chatpager.engine.sampler import Sampled
 from chatpager.engine.scheduler import Limits, Plan, Row, Scheduler
-from chatpager.engine.sequence import Sequence, SequenceStatus
+from chatpager.engine.sequence import Sequence, SequenceStatus, set_apart
 from chatpager.engine.stats import EngineStats, memory_stats
 from chatpager.errors import (
     CapacityExceeded,
@@ -51,7 +51,7 @@ class Runner(Protocol):
 
 @dataclass
 class _Request:
-    """A request's sequences (one, or ``n``) and its moments, in the seconds of the caller's clock."""
+    """A request's sequences (one, or ``n``) by index, and its moments, in the seconds of the caller's clock."""
 
     seqs: list[Sequence]
     added: float
@@ -127,6 +127,7 @@ class Engine:
         """End one sequence because its reader found a stop string; no output is made for it."""
         request = self._requests.get(request_id)
         if request and index in request.unfinished:
+            set_apart(request.seqs, index)
             self.scheduler.finish(request.seqs[index])
             self._forget(request_id, index)
 
@@ -315,6 +316,9 @@ class Engine:
             assert seq.committed <= allocated, (seq.committed, allocated)
         assert self.scheduler.occupied <= self.scheduler.limits.max_num_seqs, "more sequences than a step has rows"
         assert all(not seq.block_table for seq in self.scheduler.waiting)
+        alive = sum(1 + len(seq.forks) for seq in (*running, *self.scheduler.waiting))
+        unfinished = sum(len(request.unfinished) for request in self._requests.values())
+        assert alive == unfinished, f"{unfinished} sequences have not ended, the scheduler has {alive}"
 
 
 def _by_row(plan: Plan, sampled: list[Sampled]) -> list[tuple[Row, list[Sampled] | EngineError]]:

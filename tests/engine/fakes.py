@@ -32,15 +32,15 @@ def digests(tokens):
     return out
 
 
-def next_token(tokens, index=0, eos=frozenset()):
+def next_token(tokens, index=0):
     return (digests(tokens)[-1] + 7919 * index) % VOCAB
 
 
-def continuation(prompt, count, eos=frozenset()):
-    """What a request for ``count`` tokens must get."""
+def continuation(prompt, count, eos=frozenset(), index=0):
+    """What sample ``index`` of a request for ``count`` tokens must get."""
     tokens = list(prompt)
     for _ in range(count):
-        tokens.append(next_token(tokens))
+        tokens.append(next_token(tokens, index))
         if tokens[-1] in eos:
             break
     return tokens[len(prompt) :]
