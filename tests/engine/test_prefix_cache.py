@@ -137,6 +137,21 @@ def test_discarding_takes_what_it_read_and_everything_that_was_built_on_it(cache
     assert cache.pool.counts()["free"] == cache.pool.usable
 
 
+def test_discarding_looks_at_the_whole_cache_once_however_long_the_chain(cache):
+    class Watched(dict):
+        passes = 0
+
+        def values(self):
+            self.passes += 1
+            return super().values()
+
+    bad = compute(cache, 1)
+    compute(cache, *range(1, 10))
+    cache.pool.index = Watched(cache.pool.index)
+    cache.discard(bad)
+    assert (cache.pool.index, cache.pool.index.passes) == ({}, 1)
+
+
 def test_discarding_frees_what_nobody_holds(cache):
     bad = compute(cache, 1, 2, 3)
     grandchild = compute(cache, 1, 2, 3, 4)
