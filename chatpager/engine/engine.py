@@ -83,7 +83,7 @@ class Engine:
         self._arrivals = 0
         self._failed_steps = 0
         self._early: list[StepOutput] = []
-        """Outputs that a cancel made between two steps."""
+        """Outputs that a cancel made between two steps, or a step that was interrupted."""
 
     # -- commands -----------------------------------------------------------------------------------------------------
 
@@ -138,18 +138,30 @@ class Engine:
         return bool(self.scheduler.running or self.scheduler.waiting or self._early)
 
     def step(self, clock: Callable[[], float]) -> list[StepOutput]:
-        """Compute one step and say what it brought. ``clock`` is any that does not go back, in seconds."""
-        now = clock()
+        """Compute one step and say what it brought. ``clock`` is any that does not go back, in seconds. After one that
+        was interrupted (Ctrl+C) the engine is whole: the next computes what this one did not, and tells what it did."""
+        try:
+            self._step(clock, self._early)
+        finally:
+            self.scheduler.settle()
         outputs, self._early = self._early, []
+        return outputs
+
+    def _step(self, clock: Callable[[], float], outputs: list[StepOutput]) -> None:
+        now = clock()
         plan = self.scheduler.schedule()
         if not plan.rows:
             assert outputs or not self.scheduler.waiting or self.scheduler.running, "requests wait and nothing runs"
-            return outputs
+            return
         for row in plan.rows:
             request = self._requests[row.seq.request_id]
             if request.started is None:
                 request.started = now
-        computed = self._compute(plan)
+        try:
+            computed = self._compute(plan)
+        except BaseException:
+            self.scheduler.take_back_copies(plan)
+            raise
         now = clock()
         for row, result in computed:
             if row.seq.status is not SequenceStatus.RUNNING:
@@ -158,8 +170,6 @@ class Engine:
                 self._fail(row, result, outputs)
             else:
                 self._advance(row, result, now, outputs)
-        self.scheduler.settle()
-        return outputs
 
     def _compute(self, plan: Plan) -> list[tuple[Row, list[Sampled] | EngineError]]:
         """Run the plan; if it raises, run its rows one by one, so that only those at fault fail.
