@@ -13,6 +13,7 @@ from chatpager.sessions.hub import SessionHub
 from chatpager.sessions.stream import Delta
 from chatpager.store import Store
 from tests.chat_models import EOS
+from tests.serving_client import eventually
 from tests.sessions.conftest import TENANT
 
 
@@ -69,6 +70,17 @@ class TestOpeningAndClosing:
             await r.hub.close()
             assert turn.stream.ended.status in ("interrupted", "completed")
             assert (await r.texts(session))[-1][2] == turn.stream.ended.status
+
+    async def test_what_the_engines_last_step_brings_is_delivered(self, rig):
+        async with rig(lambda prompt: "") as r:
+            gate = r.hold()
+            turn = await r.hub.submit(r.request("a", session=await r.session()))
+            await eventually(lambda: gate.waited_for)
+            closing = asyncio.ensure_future(r.hub.close())
+            assert not (await asyncio.wait([closing, r.hub._delivering], timeout=0.2))[0]
+            gate.open()
+            await closing
+            assert turn.stream.ended.status == "completed"
 
     async def test_what_begins_as_the_server_closes_ends_with_it(self, rig, monkeypatch):
         async with rig() as r:
