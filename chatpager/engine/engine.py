@@ -18,7 +18,7 @@ from chatpager.engine.messages import AddRequest, FinishReason, SampledLogprobs,
 from chatpager.engine.prefix_cache import PrefixCache
 from chatpager.engine.sampler import Sampled
 from chatpager.engine.scheduler import Limits, Plan, Row, Scheduler
-from chatpager.engine.sequence import Sequence, SequenceStatus
+from chatpager.engine.sequence import Sequence, SequenceStatus, set_apart
 from chatpager.engine.stats import EngineStats, memory_stats
 from chatpager.errors import (
     CapacityExceeded,
@@ -51,7 +51,7 @@ class Runner(Protocol):
 
 @dataclass
 class _Request:
-    """A request's sequences (one, or ``n``) and its moments, in the seconds of the caller's clock."""
+    """A request's sequences (one, or ``n``) by index, and its moments, in the seconds of the caller's clock."""
 
     seqs: list[Sequence]
     added: float
@@ -83,7 +83,7 @@ class Engine:
         self._arrivals = 0
         self._failed_steps = 0
         self._early: list[StepOutput] = []
-        """Outputs that a cancel made between two steps."""
+        """Outputs that a cancel made between two steps, or a step that was interrupted."""
 
     # -- commands -----------------------------------------------------------------------------------------------------
 
@@ -129,6 +129,7 @@ class Engine:
         request = self._requests.get(request_id)
         if request is None or index not in request.unfinished:
             return None
+        set_apart(request.seqs, index)
         usage = self._usage(request.seqs[index])
         self.scheduler.finish(request.seqs[index])
         self._forget(request_id, index)
@@ -141,18 +142,30 @@ class Engine:
         return bool(self.scheduler.running or self.scheduler.waiting or self._early)
 
     def step(self, clock: Callable[[], float]) -> list[StepOutput]:
-        """Compute one step and say what it brought. ``clock`` is any that does not go back, in seconds."""
-        now = clock()
+        """Compute one step and say what it brought. ``clock`` is any that does not go back, in seconds. After one that
+        was interrupted (Ctrl+C) the engine is whole: the next computes what this one did not, and tells what it did."""
+        try:
+            self._step(clock, self._early)
+        finally:
+            self.scheduler.settle()
         outputs, self._early = self._early, []
+        return outputs
+
+    def _step(self, clock: Callable[[], float], outputs: list[StepOutput]) -> None:
+        now = clock()
         plan = self.scheduler.schedule()
         if not plan.rows:
             assert outputs or not self.scheduler.waiting or self.scheduler.running, "requests wait and nothing runs"
-            return outputs
+            return
         for row in plan.rows:
             request = self._requests[row.seq.request_id]
             if request.started is None:
                 request.started = now
-        computed = self._compute(plan)
+        try:
+            computed = self._compute(plan)
+        except BaseException:
+            self.scheduler.take_back_copies(plan)
+            raise
         now = clock()
         for row, result in computed:
             if row.seq.status is not SequenceStatus.RUNNING:
@@ -161,8 +174,6 @@ class Engine:
                 self._fail(row, result, outputs)
             else:
                 self._advance(row, result, now, outputs)
-        self.scheduler.settle()
-        return outputs
 
     def _compute(self, plan: Plan) -> list[tuple[Row, list[Sampled] | EngineError]]:
         """Run the plan; if it raises, run its rows one by one, so that only those at fault fail.
@@ -324,6 +335,9 @@ class Engine:
             assert seq.committed <= allocated, (seq.committed, allocated)
         assert self.scheduler.occupied <= self.scheduler.limits.max_num_seqs, "more sequences than a step has rows"
         assert all(not seq.block_table for seq in self.scheduler.waiting)
+        alive = sum(1 + len(seq.forks) for seq in (*running, *self.scheduler.waiting))
+        unfinished = sum(len(request.unfinished) for request in self._requests.values())
+        assert alive == unfinished, f"{unfinished} sequences have not ended, the scheduler has {alive}"
 
 
 def _by_row(plan: Plan, sampled: list[Sampled]) -> list[tuple[Row, list[Sampled] | EngineError]]:

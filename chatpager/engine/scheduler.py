@@ -108,6 +108,16 @@ class Scheduler:
             self._stop_waiting(seq)
         seq.status = SequenceStatus.FINISHED
 
+    def take_back_copies(self, plan: Plan) -> None:
+        """The step was interrupted, and nobody knows what it copied: its sequences have their shared blocks again."""
+        for row in plan.rows:
+            if row.copy:
+                shared, own = row.copy
+                table = row.seq.block_table
+                table[table.index(own)] = shared
+                self._copied.remove(shared)  # the step's hold is the table's again
+                self.cache.let_go(self.cache.pool.blocks[own])
+
     def settle(self) -> None:
         """The step is over, well or not: what only it needed is let go."""
         while self._copied:

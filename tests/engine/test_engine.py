@@ -84,6 +84,26 @@ class TestEndings:
         assert ("a", 0) not in finals
         assert finals["a", 1].finish_reason == "length"
 
+    @pytest.mark.parametrize("stopped", [{0}, {1}, {2}, {0, 1}, {2, 0}, {0, 1, 2}])
+    @pytest.mark.parametrize("steps", [0, 1], ids=["waiting", "in the middle of its prompt"])
+    def test_a_sample_stopped_before_its_prompt_is_computed_never_begins(self, stopped, steps):
+        """Whichever computes the prompt, the others get the tokens of their own index and seed."""
+        engine, seeds = make_engine(max_tokens=4), {}
+        choose = engine.runner.choose
+        engine.runner.choose = lambda seq: (seeds.update({seq.index: seq.seed}), choose(seq))[1]
+        engine.add(request("a", range(10), 5, n=3, seed=70), 0.0)
+        step(engine, steps)
+        for index in stopped:
+            engine.stop("a", index)
+            engine.audit()
+        tokens, finals = run(engine)
+        left = {0, 1, 2} - stopped
+        assert {i for _, i in finals} == left
+        got = {i: ids for i, ids in tokens.get("a", {}).items() if ids}
+        assert got == {i: continuation(range(10), 5, index=i) for i in left}
+        assert seeds == {i: 70 + i for i in left}
+        engine.add(request("a", [1], 1), 0.0)  # its id is free again
+
     def test_time_is_told_in_the_callers_seconds(self):
         engine = make_engine(max_tokens=8, max_seqs=1)
         engine.add(request("a", range(12), 1), 10.0)

@@ -73,6 +73,17 @@ class TestOpeningAndClosing:
             assert (turn.stream.ended.status, turn.stream.ended.output_tokens) == ("interrupted", 21)
             assert (await r.texts(session))[-1] == ("assistant", turn.stream.ended.text, "interrupted")
 
+    async def test_what_the_engines_last_step_brings_is_delivered(self, rig):
+        async with rig(lambda prompt: "") as r:
+            gate = r.hold()
+            turn = await r.hub.submit(r.request("a", session=await r.session()))
+            await eventually(lambda: gate.waited_for)
+            closing = asyncio.ensure_future(r.hub.close())
+            assert not (await asyncio.wait([closing, r.hub._delivering], timeout=0.2))[0]
+            gate.open()
+            await closing
+            assert turn.stream.ended.status == "completed"
+
     async def test_what_begins_as_the_server_closes_ends_with_it(self, rig, monkeypatch):
         async with rig() as r:
             begin_turn, inside, gate = r.hub.store.begin_turn, asyncio.Event(), asyncio.Event()
