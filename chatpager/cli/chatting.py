@@ -37,9 +37,13 @@ def chat_in_terminal(url: str, session_id: str | None, api_key: str | None, agai
         runner.run(client.__aenter__())
         closing.callback(lambda: runner.run(client.__aexit__(None, None, None)))
         try:
-            session = runner.run(client.session(session_id))
-            talk = _Talk(runner, session, at_terminal, again)
-            talk.begin(runner.run(session.history()))
+            if session_id is None:
+                runner.run(client.sessions(limit=1))  # no server or a wrong key is told before anything is typed
+                session = None
+            else:
+                session = runner.run(client.session(session_id))
+            talk = _Talk(runner, client, session, at_terminal, again)
+            talk.begin()
             for text in _typed() if at_terminal else _piped():
                 talk.ask(text)
         except ClientError as error:
@@ -69,16 +73,22 @@ def _piped() -> Iterator[str]:
 
 
 class _Talk:
-    def __init__(self, runner: asyncio.Runner, session: Session, at_terminal: bool, again: str) -> None:
-        self._runner, self._session, self._at_terminal, self._again = runner, session, at_terminal, again
+    """``session`` is None until a message of it is stored."""
+
+    def __init__(
+        self, runner: asyncio.Runner, client: AsyncClient, session: Session | None, at_terminal: bool, again: str
+    ) -> None:
+        self._runner, self._client, self._session = runner, client, session
+        self._at_terminal, self._again = at_terminal, again
         self._answers = Console(highlight=False, soft_wrap=True)
         self._about = self._answers if at_terminal else Console(highlight=False, soft_wrap=True, stderr=True)
 
-    def begin(self, history: list[tuple[str, str]]) -> None:
+    def begin(self) -> None:
         if not self._at_terminal:
             return
-        self._about.print(Text(f"session {self._session.id} - {HELP}", "dim"))
-        for role, text in history:
+        session = self._session
+        self._about.print(Text(f"{f'session {session.id}' if session else 'new session'} - {HELP}", "dim"))
+        for role, text in self._runner.run(session.history()) if session else []:
             self._about.print(Text("you" if role == "user" else visible(role), "bold"), Text(visible(text)))
 
     def ask(self, text: str) -> None:
@@ -101,13 +111,29 @@ class _Talk:
     async def _answer(self, text: str) -> Reply:
         if self._at_terminal:
             self._answers.print(Text("assistant ", "bold"), end="")
-        async with self._session.send(text) as answer:
-            async for piece in answer:
-                self._answers.print(Text(visible(piece)), end="")
+        session = self._session or await self._client.session()
+        answer = session.send(text)
+        try:
+            async with answer:
+                async for piece in answer:
+                    self._answers.print(Text(visible(piece)), end="")
+        finally:
+            if self._session is None:
+                await self._keep(session, begun=answer.reply.id is not None)
         self._answers.print()
         return answer.reply
 
+    async def _keep(self, session: Session, *, begun: bool) -> None:
+        """A new session stays, unless the server says that it is empty: its first message was refused."""
+        with contextlib.suppress(ClientError):
+            if not begun and not await session.items():
+                await self._client.request("DELETE", f"/v1/conversations/{session.id}")
+                return
+        self._session = session
+
     def end(self) -> None:
+        if self._session is None:
+            return
         self._about.print(Text(f"to go on: chatpager chat --session {self._session.id}{self._again}", "dim"))
 
 

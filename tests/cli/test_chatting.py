@@ -46,6 +46,21 @@ def test_a_session_goes_on(chat):
     assert SESSION.search(result.err)[1] == session
 
 
+def sessions(server):
+    return {row["id"] for row in server.get("/v1/conversations?limit=100")["data"]}
+
+
+@pytest.mark.parametrize(
+    ("typed", "code"), [("", 0), ("\n \n", 0), ("word " * 9000 + "\n", 1)], ids=["nothing", "empty lines", "refused"]
+)
+def test_a_chat_that_says_nothing_leaves_no_session(chat, server, typed, code):
+    before = sessions(server)
+    result = chat(typed)
+    assert (result.code, result.out) == (code, "")
+    assert "to go on" not in result.err
+    assert sessions(server) == before
+
+
 def test_the_server_is_found_by_the_settings(chatpager, server_url, home):
     host, port = server_url.removeprefix("http://").split(":")
     (home / "chatpager.toml").write_text(f'[server]\nhost = "{host}"\nport = {port}\n')
@@ -96,7 +111,7 @@ class Person:
 
 def test_a_person_asks_twice_and_leaves(terminal):
     person = Person(terminal)
-    person.sees("session conv_")
+    person.sees("new session")
     person.types("My name is Ada. [/b]\r")
     person.sees("assistant .+\r\n")
     person.sees("cached ")
@@ -106,6 +121,22 @@ def test_a_person_asks_twice_and_leaves(terminal):
     person.sees(SESSION.pattern)
     assert terminal.wait() == 0
     assert "Traceback" not in terminal.out.whole()
+
+
+def test_a_refused_first_message_leaves_no_session_and_the_chat_goes_on(fork_server, home):
+    with serving(fork_server, home, "--max-model-len", "64") as server:
+        process = fork_server("chat", "--url", server.url, env=clean_env(home), cwd=home, tty=True)
+        person = Person(process)
+        person.types("word " * 80 + "\r")
+        person.sees("the context holds 64")
+        person.sees("you ")
+        assert sessions(server) == set()
+        process.say("Hello\r")
+        person.sees("cached ")
+        person.types("\x04")
+        assert sessions(server) == {SESSION.search(person.sees(SESSION.pattern))[1]}
+        assert process.wait() == 0
+        process.end()
 
 
 @pytest.fixture
@@ -123,13 +154,13 @@ def test_ctrl_c_stops_an_answer_and_the_chat_goes_on(fork_server, endless, home)
     with serving(fork_server, home, command=("serve", str(endless))) as server:
         process = fork_server("chat", "--url", server.url, env=clean_env(home), cwd=home, tty=True)
         person = Person(process)
-        session = person.sees(r"conv_\w+")
         for _ in range(2):
             person.types("What is chatpager?\r")
             person.sees(r"assistant \w+ \w+")
             process.say("\x03")
             person.sees("stopped")
         person.types("\x04")
+        session = SESSION.search(person.sees(SESSION.pattern))[1]
         assert process.wait() == 0
         answers = server.get(f"/v1/conversations/{session}/items?order=asc")["data"][1::2]
         assert [answer["chatpager"]["state"] for answer in answers] == ["cancelled", "cancelled"]
@@ -137,13 +168,15 @@ def test_ctrl_c_stops_an_answer_and_the_chat_goes_on(fork_server, endless, home)
 
 
 @pytest.mark.parametrize("key", ["\x04", "\x03"], ids=["Ctrl+D", "Ctrl+C"])
-def test_both_keys_leave_where_nothing_runs(terminal, key):
+def test_both_keys_leave_where_nothing_runs(terminal, server, key):
+    before = sessions(server)
     person = Person(terminal)
     person.sees("you ")
     terminal.wait_until_it_sleeps()
     terminal.say(key)
-    person.sees(SESSION.pattern)
     assert terminal.wait() == 0
+    assert "to go on" not in terminal.out.whole()
+    assert sessions(server) == before
 
 
 def test_the_history_is_shown_when_a_session_is_opened(chat, fork_server, server_url, home):
