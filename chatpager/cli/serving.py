@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -19,7 +20,7 @@ from aiohttp import web
 from rich.console import Console
 
 from chatpager.cli.app import address
-from chatpager.config import Config
+from chatpager.config import Config, ServerConfig
 from chatpager.engine.engine import Engine
 from chatpager.engine.loader import read_config, sampling_defaults, weight_files
 from chatpager.engine.tokenizer import Tokenizer
@@ -59,11 +60,8 @@ async def serve(config: Config, *, browser: bool = False, console: Console | Non
         site = web.TCPSite(runner, config.server.host, config.server.port)
         try:
             await site.start()
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise ConfigError(
-                "port", f"cannot listen: {reason}; choose another with --port", value=config.server.port
-            ) from error
+        except (OSError, UnicodeError) as error:
+            raise _cannot_listen(error, config.server) from error
         url = _url(site, config.server.host)
         console.print(banner(runner.app, url), soft_wrap=True, highlight=False)
         if browser:
@@ -74,6 +72,15 @@ async def serve(config: Config, *, browser: bool = False, console: Console | Non
         await drain(runner.app)
     finally:
         await runner.cleanup()
+
+
+def _cannot_listen(error: OSError | UnicodeError, server: ServerConfig) -> ConfigError:
+    """UnicodeError: the host cannot be a name."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES):
+        return ConfigError("port", f"cannot listen: {reason}; choose another with --port", value=server.port)
+    problem = f"cannot listen: {reason}; give an address of this machine with --host"
+    return ConfigError("host", problem, value=server.host)
 
 
 def _on_signals(react: Callable[[int], None]) -> None:

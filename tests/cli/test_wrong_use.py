@@ -120,6 +120,15 @@ def test_a_port_that_is_taken(chatpager):
     assert "--port" in result.err
 
 
+@pytest.mark.parametrize("host", ["nonsense.invalid", "192.0.2.1", "a..b"])
+def test_an_address_that_is_not_this_machine_s(chatpager, host):
+    result = chatpager("demo", "--host", host, "--insecure", "--port", 0)
+    assert result.code == 2
+    assert result.err.strip().splitlines()[-1].startswith(f"chatpager: host = {host!r}: cannot listen")
+    assert "--host" in result.err
+    assert "--port" not in result.err and "Traceback" not in result.err
+
+
 def test_a_server_that_did_not_start_leaves_no_database(chatpager, home):
     assert chatpager("serve", home / "nowhere").code == 3
     assert not (home / "data").exists()
