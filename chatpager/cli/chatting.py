@@ -17,6 +17,7 @@ from rich.text import Text
 
 from chatpager.client import AsyncClient, ClientError, Reply, Session
 from chatpager.errors import ChatpagerError, ConfigError
+from chatpager.program import program
 
 HELP = "Type and press Enter. Ctrl+C stops an answer; Ctrl+D or /quit leaves; the session stays on the server."
 
@@ -134,7 +135,7 @@ class _Talk:
     def end(self) -> None:
         if self._session is None:
             return
-        self._about.print(Text(f"to go on: chatpager chat --session {self._session.id}{self._again}", "dim"))
+        self._about.print(Text(f"to go on: {program()} chat --session {self._session.id}{self._again}", "dim"))
 
 
 CONTROLS = {i: "\N{REPLACEMENT CHARACTER}" for i in (*range(0x20), *range(0x7F, 0xA0)) if chr(i) not in "\n\t"}

@@ -18,6 +18,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 from rich.console import Console
+from rich.markup import escape
 
 from chatpager.cli.app import address
 from chatpager.config import Config, ServerConfig
@@ -25,6 +26,7 @@ from chatpager.engine.engine import Engine
 from chatpager.engine.loader import read_config, sampling_defaults, weight_files
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.errors import ConfigError, ModelLoadError
+from chatpager.program import program
 from chatpager.server.app import drain, make_app
 from chatpager.server.metrics import Metrics
 from chatpager.server.requests import Served
@@ -185,7 +187,7 @@ def banner(app: web.Application, url: str) -> str:
 [bold]chatpager[/bold] serves {name}
 
   chat       {url}
-  terminal   chatpager chat --url {url}
+  terminal   {escape(program())} chat --url {url}
   curl       curl {url}/v1/responses{header} -H 'content-type: application/json' -d '{{"input": "Hello"}}'
   python     OpenAI(base_url="{url}/v1", api_key="{key}").responses.create(model="default", input="Hello").output_text
 

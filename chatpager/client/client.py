@@ -25,6 +25,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.typing import Subprotocol
 
 from chatpager.client.reply import Reply
+from chatpager.program import program
 
 SUBPROTOCOL = Subprotocol("chatpager.v1")
 LEAVE_SECONDS = 5.0
@@ -103,7 +104,7 @@ class AsyncClient:
             raise self._unreachable(error) from error
 
     def _unreachable(self, error: Exception) -> ClientError:
-        return ClientError(f"no server at {self.url} ({error}); start one: chatpager demo")
+        return ClientError(f"no server at {self.url} ({error}); start one: {program()} demo")
 
 
 class Session:

@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
+import subprocess
 import unicodedata
 
 import pytest
@@ -38,12 +40,14 @@ def test_lines_of_a_pipe_are_answered_and_only_answers_come_out(chat, server):
     assert int(receipts[1]) > 0
 
 
-def test_a_session_goes_on(chat):
-    session = SESSION.search(chat("My name is Ada.\n").err)[1]
-    result = chat("What is my name?\n", "--session", session)
-    assert result.code == 0
-    assert "Ada" in result.out
-    assert SESSION.search(result.err)[1] == session
+def test_a_session_goes_on_with_the_command_that_is_told(chat, home):
+    told = re.search("to go on: (.*)", chat("My name is Ada.\n").err)[1]
+    result = subprocess.run(
+        shlex.split(told), input="What is my name?\n", env=clean_env(home), cwd=home, capture_output=True, text=True
+    )
+    assert result.returncode == 0
+    assert "Ada" in result.stdout
+    assert f"to go on: {told}\n" in result.stderr
 
 
 def sessions(server):
