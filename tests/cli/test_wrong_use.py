@@ -86,6 +86,16 @@ CASES = {
     ),
     "a newer database": (lambda h: newer_database(h) or ["demo"], 1, ["9999", "newer chatpager"]),
     "a newer database to upgrade": (lambda h: newer_database(h) or ["db", "upgrade"], 1, ["9999", "newer chatpager"]),
+    "a measurement of another shape": (
+        lambda h: ["bench", "turns", "--shape", "foo"], 2, ["shape = 'foo'", "15m, 100m"],
+    ),
+    "a measurement of no round": (lambda h: ["bench", "turns", "--rounds", "0"], 2, ["rounds = 0", "at least 1"]),
+    "a measurement of less than nothing": (
+        lambda h: ["bench", "turns", "--history", "-5"], 2, ["history = -5", "between 1 and 15360"],
+    ),
+    "a measurement beyond the context": (
+        lambda h: ["bench", "turns", "--history", "15361"], 2, ["history = 15361", "between 1 and 15360"],
+    ),
     "a chat with nobody": (lambda h: ["chat", "--url", "http://127.0.0.1:9"], 1, ["127.0.0.1:9", "chatpager demo"]),
     "a chat with no address": (lambda h: ["chat", "--url", "nonsense"], 1, ["nonsense"]),
 }  # fmt: skip
