@@ -26,15 +26,20 @@ def chat_in_terminal(url: str, session_id: str | None, api_key: str | None, agai
     """Chat until there is no more input. ``again``: the flags with which the same server is found next time.
 
     Raises:
-        ConfigError: the key cannot travel in a header.
+        ConfigError: the address or the session's id cannot be one, or the key cannot travel in a header.
         ChatpagerError: the server is not there or does not know the session; from a pipe, also what it refuses.
     """
     if api_key and not (api_key.isascii() and api_key.isprintable()):
         raise ConfigError("api_key", "must be printable ASCII on one line: it travels in a header")
+    if session_id == "":
+        raise ConfigError("session", "must be the id of one (conv_...); leave --session out for a new one", value="")
+    try:
+        client = AsyncClient(url, api_key=api_key)
+    except ValueError as error:
+        raise ConfigError("url", str(error)) from error
     at_terminal = sys.stdin.isatty()
     # The loop runs only while there is something to wait for but the person, so that Ctrl+C means one thing at a time.
     with asyncio.Runner() as runner, contextlib.ExitStack() as closing:
-        client = AsyncClient(url, api_key=api_key)
         runner.run(client.__aenter__())
         closing.callback(lambda: runner.run(client.__aexit__(None, None, None)))
         try:

@@ -97,7 +97,14 @@ CASES = {
         lambda h: ["bench", "turns", "--history", "15361"], 2, ["history = 15361", "between 1 and 15360"],
     ),
     "a chat with nobody": (lambda h: ["chat", "--url", "http://127.0.0.1:9"], 1, ["127.0.0.1:9", "chatpager demo"]),
-    "a chat with no address": (lambda h: ["chat", "--url", "nonsense"], 1, ["nonsense"]),
+    "a chat with no address": (lambda h: ["chat", "--url", "nonsense"], 2, ["url: 'nonsense'", "http://"]),
+    "a chat with a socket's address": (
+        lambda h: ["chat", "--url", "ws://127.0.0.1:8123"], 2, ["url: 'ws://127.0.0.1:8123'", "http://"],
+    ),
+    "a chat with no port": (
+        lambda h: ["chat", "--url", "http://127.0.0.1:99999"], 2, ["url: 'http://127.0.0.1:99999'", "0-65535"],
+    ),
+    "a chat with no session": (lambda h: ["chat", "--session", ""], 2, ["session = ''", "conv_"]),
 }  # fmt: skip
 
 
