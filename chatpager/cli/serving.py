@@ -179,7 +179,7 @@ def banner(app: web.Application, url: str) -> str:
 
     service = app[SERVICE]
     hub, name = service.hub, service.served.name
-    tokens = hub.num_blocks * hub.block_size
+    usable = f"{hub.num_blocks:,} usable blocks of {hub.block_size} tokens: {hub.num_blocks * hub.block_size:,} tokens"
     locked = bool(service.config.api_key)
     header = ' -H "authorization: Bearer $CHATPAGER_API_KEY"' if locked else ""
     key = "YOUR KEY" if locked else "-"
@@ -191,7 +191,7 @@ def banner(app: web.Application, url: str) -> str:
   curl       curl {url}/v1/responses{header} -H 'content-type: application/json' -d '{{"input": "Hello"}}'
   python     OpenAI(base_url="{url}/v1", api_key="{key}").responses.create(model="default", input="Hello").output_text
 
-  KV cache   {hub.num_blocks:,} blocks of {hub.block_size} tokens: {tokens:,} tokens; context {hub.max_model_len:,}
+  KV cache   {usable}; context {hub.max_model_len:,}
   data       {service.store.shown}
 """
 

@@ -41,7 +41,7 @@ def test_the_banner_has_what_one_needs_next(fork_server, home):
         terminal = re.search(r"terminal +(.*)", said)[1]
         assert terminal.endswith(f" chat --url {server.url}")
         assert subprocess.check_output(shlex.split(terminal), input=b"Hello\n", env=clean_env(home), cwd=home)
-        assert "1,024 blocks of 16 tokens: 16,384 tokens; context 4,096" in said
+        assert "1,024 usable blocks of 16 tokens: 16,384 tokens; context 4,096" in said
         assert server.get("/health")["kv"]["tokens"] == 16_384
         assert f"{home}/data/chatpager/chatpager.db" in said
         curl = re.search(r"curl +(curl .*)", said)[1]
