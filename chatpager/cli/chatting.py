@@ -1,7 +1,7 @@
 """``chatpager chat``: a conversation in the terminal, or line by line from a pipe.
 
-At a terminal Ctrl+C ends the answer that runs, or else the chat. From a pipe every line is a message; only answers go
-to standard output, and the first refusal ends it.
+At a terminal Ctrl+C ends the answer that runs, or drops the line that is being typed; a second one on an empty line
+ends the chat. From a pipe every line is a message; only answers go to standard output, and the first refusal ends it.
 """
 
 from __future__ import annotations
@@ -58,14 +58,25 @@ def chat_in_terminal(url: str, session_id: str | None, api_key: str | None, agai
 
 
 def _typed() -> Iterator[str]:
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401 - input() edits lines and remembers them once it is there
+    try:
+        from readline import get_line_buffer as unfinished  # input() edits lines and remembers them once it is there
+    except ImportError:
+        unfinished = str
+    told = False
     while True:
         try:
             text = input("you ")
-        except (EOFError, KeyboardInterrupt):
+        except EOFError:
             print()
             return
+        except KeyboardInterrupt:
+            print()
+            if told and not unfinished():
+                return
+            told = True
+            print("Ctrl+C again or Ctrl+D leaves")
+            continue
+        told = False
         if text.strip() in ("/quit", "/exit"):
             return
         if text.strip():
@@ -101,6 +112,9 @@ class _Talk:
         """One turn. Raises ClientError where it is refused and nobody is there to read why."""
         try:
             reply = self._runner.run(self._answer(text))
+            if reply.status == "failed" and not self._at_terminal:
+                raise ClientError(reply.error or "the answer failed")
+            self._about.print(Text(visible(account(reply)), "dim"))
         except KeyboardInterrupt:
             if not self._at_terminal:
                 raise
@@ -109,10 +123,6 @@ class _Talk:
             if not self._at_terminal:
                 raise
             self._about.print(Text(visible(str(error)), "red"))
-        else:
-            if reply.status == "failed" and not self._at_terminal:
-                raise ClientError(reply.error or "the answer failed")
-            self._about.print(Text(visible(account(reply)), "dim"))
 
     async def _answer(self, text: str) -> Reply:
         if self._at_terminal:

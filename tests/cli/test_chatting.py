@@ -112,6 +112,10 @@ class Person:
         self.sees("you ")
         self.process.say(text)
 
+    def interrupts(self):
+        self.process.wait_until_it_sleeps()
+        self.process.say("\x03")
+
 
 def test_a_person_asks_twice_and_leaves(terminal):
     person = Person(terminal)
@@ -171,16 +175,34 @@ def test_ctrl_c_stops_an_answer_and_the_chat_goes_on(fork_server, endless, home)
         process.end()
 
 
-@pytest.mark.parametrize("key", ["\x04", "\x03"], ids=["Ctrl+D", "Ctrl+C"])
-def test_both_keys_leave_where_nothing_runs(terminal, server, key):
+def test_ctrl_d_leaves(terminal, server):
     before = sessions(server)
-    person = Person(terminal)
-    person.sees("you ")
-    terminal.wait_until_it_sleeps()
-    terminal.say(key)
+    Person(terminal).types("\x04")
     assert terminal.wait() == 0
     assert "to go on" not in terminal.out.whole()
     assert sessions(server) == before
+
+
+def test_ctrl_c_clears_the_line_and_leaves_where_there_is_none(terminal):
+    person = Person(terminal)
+    person.types("half a line")
+    person.sees("half a line")
+    person.interrupts()
+    person.sees("Ctrl.C again or Ctrl.D leaves")
+    person.sees("you ")
+    terminal.say("another")
+    person.sees("another")
+    person.interrupts()
+    person.sees("leaves")
+    person.types("Hello\r")
+    person.sees("cached ")
+    for _ in range(2):
+        person.sees("you ")
+        person.interrupts()
+    assert "half" not in person.sees(SESSION.pattern)
+    assert terminal.wait() == 0
+    assert terminal.out.whole().count("leaves\r\n") == 3
+    assert "Traceback" not in terminal.out.whole()
 
 
 def test_the_history_is_shown_when_a_session_is_opened(chat, fork_server, server_url, home):
