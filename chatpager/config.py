@@ -56,14 +56,16 @@ class EngineConfig:
     """What the engine is given. The names mean what vLLM's users expect."""
 
     model: str = setting("", "folder with safetensors, config and tokenizer; serve also takes a name on the hub")
-    dtype: str = setting("auto", "weights and KV cache: auto, float32, bfloat16, float16", check=_one_of(*DTYPES))
+    dtype: str = setting("auto", f"weights and KV cache: {', '.join(DTYPES)}", check=_one_of(*DTYPES))
     device: str = setting("auto", "auto, cpu or cuda", check=_one_of("auto", "cpu", "cuda"))
     block_size: int = setting(16, "tokens in one KV block", check=_block_size)
     max_model_len: int | None = setting(None, "longest prompt plus answer, in tokens", check=_at_least(1))
     max_num_seqs: int = setting(256, "sequences in one step at the most", check=_at_least(1))
     max_num_batched_tokens: int = setting(8192, "tokens in one step at the most", check=_at_least(1))
     gpu_memory_utilization: float = setting(0.9, "share of the device's memory to use", check=_fraction)
-    num_kv_blocks: int | None = setting(None, "fix the size of the KV pool, in blocks", check=_at_least(3))
+    num_kv_blocks: int | None = setting(
+        None, "fix the size of the KV pool, in blocks; one of them is never used", check=_at_least(3)
+    )
     swap_space: float = setting(0.0, "host memory for swapped KV blocks, in GiB", check=_at_least(0))
     tensor_parallel_size: int = setting(1, "devices one model is split over", check=_at_least(1))
     enable_prefix_caching: bool = setting(True, "reuse the KV blocks of shared prefixes")

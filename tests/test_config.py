@@ -240,3 +240,10 @@ class TestArgumentsInPython:
     def test_a_tree_made_by_hand_is_refused_too(self):
         with pytest.raises(ConfigError, match=r"^tensor_parallel_size = 2: splitting"):
             config.refuse_unsupported(EngineConfig(tensor_parallel_size=2))
+
+
+def test_help_names_every_choice():
+    wrong = [(s.help, problem) for s in settings() if s.type is str and s.check and (problem := s.check("?"))]
+    named = [(said, problem.removeprefix("must be one of ").split(", ")) for said, problem in wrong]
+    assert len(named) == 3
+    assert [(said, c) for said, choices in named for c in choices if c not in said] == []

@@ -8,11 +8,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "chatpager"
 
-LEAVES = {"errors", "config", "failpoints"}
+LEAVES = {"errors", "config", "failpoints", "program"}
 MAY_IMPORT = {
     "errors": set(),
     "config": {"errors"},
     "failpoints": {"errors"},
+    "program": set(),
     "kernels": {"errors"},
     "engine": {"kernels"} | LEAVES,
     "store": LEAVES,
@@ -35,6 +36,7 @@ THIRD_PARTY = {
     "errors": set(),
     "config": set(),
     "failpoints": set(),
+    "program": set(),
 }
 FORBIDDEN_NAMES = {"utils", "common", "helpers", "base", "misc", "util"}
 

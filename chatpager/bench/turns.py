@@ -22,9 +22,12 @@ from rich.text import Text
 
 from chatpager.bench import machine, models, server
 from chatpager.client import AsyncClient, Reply, Session
+from chatpager.errors import ConfigError
 
 ANSWER_TOKENS = 16
 SAMPLE_CHARACTERS = 600
+BESIDE_HISTORY = 1024
+"""Tokens of the context that are left to the turns after the history."""
 
 
 class Turn(NamedTuple):
@@ -35,6 +38,16 @@ class Turn(NamedTuple):
 
 
 def run(*, history: int, shape: str, rounds: int, out: str | None) -> dict[str, Any]:
+    """Measure, print and return the figures; ``history`` is in tokens.
+
+    Raises:
+        ConfigError: a number or the shape cannot be measured.
+    """
+    most = models.POSITIONS - BESIDE_HISTORY
+    if not 1 <= history <= most:
+        raise ConfigError("history", f"must be between 1 and {most}", value=history)
+    if rounds < 1:
+        raise ConfigError("rounds", "must be at least 1", value=rounds)
     console = Console()
     with tempfile.TemporaryDirectory() as temporary:
         folder, data = Path(temporary) / f"random-{shape}", Path(temporary) / "data"
@@ -43,7 +56,7 @@ def run(*, history: int, shape: str, rounds: int, out: str | None) -> dict[str, 
             parameters = models.make_model(shape, folder)
         with (
             console.status("starting the server"),
-            server.running(folder, data, "--max-model-len", str(history + 1024)) as url,
+            server.running(folder, data, "--max-model-len", str(history + BESIDE_HISTORY)) as url,
         ):
             pairs = asyncio.run(_measure(url, history, rounds, models.letter(folder)))
     result = _summary(pairs, history, shape, parameters)

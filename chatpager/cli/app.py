@@ -12,6 +12,7 @@ import typer
 from chatpager import __version__
 from chatpager.cli.flags import with_settings
 from chatpager.errors import ConfigError
+from chatpager.program import program
 
 app = typer.Typer(
     name="chatpager",
@@ -86,7 +87,7 @@ def _serve(given: dict[str, Any], file: str | None, defaults: dict[str, Any], *,
     check_exposure(config.server)
     if not config.engine.model:
         raise ConfigError(
-            "model", "name a model folder (chatpager serve FOLDER), or use the built-in one: chatpager demo"
+            "model", f"name a model folder ({program()} serve FOLDER), or use the built-in one: {program()} demo"
         )
     from chatpager.cli.serving import serve_model
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -20,11 +21,12 @@ from rich.console import Console
 from rich.text import Text
 
 from chatpager.cli.app import address
-from chatpager.config import Config
+from chatpager.config import Config, ServerConfig
 from chatpager.engine.engine import Engine
 from chatpager.engine.loader import check, sampling_defaults
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.errors import ConfigError, ModelLoadError
+from chatpager.program import program
 from chatpager.server.app import drain, make_app
 from chatpager.server.metrics import Metrics
 from chatpager.server.requests import Served
@@ -60,11 +62,8 @@ async def serve(config: Config, *, browser: bool = False, console: Console | Non
         site = web.TCPSite(runner, config.server.host, config.server.port)
         try:
             await site.start()
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise ConfigError(
-                "port", f"cannot listen: {reason}; choose another with --port", value=config.server.port
-            ) from error
+        except (OSError, UnicodeError) as error:
+            raise _cannot_listen(error, config.server) from error
         url = _url(site, config.server.host)
         console.print(banner(runner.app, url), soft_wrap=True)
         if browser:
@@ -75,6 +74,15 @@ async def serve(config: Config, *, browser: bool = False, console: Console | Non
         await drain(runner.app)
     finally:
         await runner.cleanup()
+
+
+def _cannot_listen(error: OSError | UnicodeError, server: ServerConfig) -> ConfigError:
+    """UnicodeError: the host cannot be a name."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES):
+        return ConfigError("port", f"cannot listen: {reason}; choose another with --port", value=server.port)
+    problem = f"cannot listen: {reason}; give an address of this machine with --host"
+    return ConfigError("host", problem, value=server.host)
 
 
 def _on_signals(react: Callable[[int], None]) -> None:
@@ -171,18 +179,18 @@ def banner(app: web.Application, url: str) -> Text:
 
     service = app[SERVICE]
     hub, name = service.hub, service.served.name
-    tokens = hub.num_blocks * hub.block_size
+    usable = f"{hub.num_blocks:,} usable blocks of {hub.block_size} tokens: {hub.num_blocks * hub.block_size:,} tokens"
     locked = bool(service.config.api_key)
     header = ' -H "authorization: Bearer $CHATPAGER_API_KEY"' if locked else ""
     key = "YOUR KEY" if locked else "-"
     told = f""" serves {name}
 
   chat       {url}
-  terminal   chatpager chat --url {url}
+  terminal   {program()} chat --url {url}
   curl       curl {url}/v1/responses{header} -H 'content-type: application/json' -d '{{"input": "Hello"}}'
   python     OpenAI(base_url="{url}/v1", api_key="{key}").responses.create(model="default", input="Hello").output_text
 
-  KV cache   {hub.num_blocks:,} blocks of {hub.block_size} tokens: {tokens:,} tokens; context {hub.max_model_len:,}
+  KV cache   {usable}; context {hub.max_model_len:,}
   data       {service.store.shown}
 """
     return Text.assemble("\n", ("chatpager", "bold"), told)

@@ -38,8 +38,10 @@ def test_the_banner_has_what_one_needs_next(fork_server, home):
     with serving(fork_server, home, "--num-kv-blocks", "1025") as server:
         said = banner(server)
         assert f"chat       {server.url}\n" in said
-        assert f"chatpager chat --url {server.url}\n" in said
-        assert "1,024 blocks of 16 tokens: 16,384 tokens; context 4,096" in said
+        terminal = re.search(r"terminal +(.*)", said)[1]
+        assert terminal.endswith(f" chat --url {server.url}")
+        assert subprocess.check_output(shlex.split(terminal), input=b"Hello\n", env=clean_env(home), cwd=home)
+        assert "1,024 usable blocks of 16 tokens: 16,384 tokens; context 4,096" in said
         assert server.get("/health")["kv"]["tokens"] == 16_384
         assert f"{home}/data/chatpager/chatpager.db" in said
         curl = re.search(r"curl +(curl .*)", said)[1]
