@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -77,29 +78,24 @@ def _port(config: Config) -> Finding:
         try:
             probe.bind((host, port))
         except OSError as error:
-            return Finding(
-                "port", "note", f"{host}:{port} cannot be used ({error.strerror}); choose another with --port"
-            )
+            way_out = "; choose another with --port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else ""
+            return Finding("port", "note", f"{host}:{port} cannot be used ({error.strerror or error}){way_out}")
     return Finding("port", "ok", f"{host}:{port} is free")
 
 
 def _model(config: Config) -> Iterator[Finding]:
     from chatpager.demo import model_path
-    from chatpager.engine import architectures, loader
+    from chatpager.engine import loader
     from chatpager.engine.chat_template import ChatTemplate
     from chatpager.engine.tokenizer import Tokenizer
 
     path = Path(config.engine.model).expanduser() if config.engine.model else model_path()
     try:
-        raw = loader.read_config(path)
-        shards = loader.weight_files(path)
-        shape = architectures.check(loader.configuration(path, raw), path)
-        loader.eos_token_ids(path, raw)
+        checked = loader.check(path)
         loader.sampling_defaults(path)
-        size = sum(shard.stat().st_size for shard in shards) / 1e6
-        yield Finding(
-            "model", "ok", f"{path}: {raw.get('model_type')}, {size:.1f} MB, up to {shape.max_positions:,} tokens"
-        )
+        size = sum(shard.stat().st_size for shard in checked.shards) / 1e6
+        name, longest = checked.config.model_type, checked.shape.max_positions
+        yield Finding("model", "ok", f"{path}: {name}, {size:.1f} MB, up to {longest:,} tokens")
         tokenizer = Tokenizer(path)
     except (ChatpagerError, OSError) as error:
         yield Finding("model", "wrong", str(error))

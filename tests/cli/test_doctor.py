@@ -50,6 +50,10 @@ BROKEN = {
     "a configuration of another type": (
         "config.json", '{"model_type": "llama", "num_hidden_layers": "two"}', "model", "config.json",
     ),
+    "weights of another shape": (
+        "config.json", json.dumps(json.loads((model_path() / "config.json").read_text()) | {"vocab_size": 10}), "model",
+        "config.json asks for [10, 256]",
+    ),
     "a tokenizer": ("tokenizer.json", '{"version": "9"}', "model", "tokenizer.json"),
     "how to sample": ("generation_config.json", '{"temperature": "hot"}', "model", "generation_config.json"),
     "what ends an answer": ("generation_config.json", '{"eos_token_id": "x"}', "model", "generation_config.json"),
