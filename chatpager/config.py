@@ -50,19 +50,26 @@ def _port(v: int) -> str | None:
     return None if 0 <= v <= 65535 else "must be between 0 and 65535 (0 picks a free port)"
 
 
+def _header_text(v: str | None) -> str | None:
+    fine = v is None or (v.isascii() and v.isprintable())
+    return None if fine else "must be printable ASCII on one line: it travels in a header"
+
+
 @dataclass(frozen=True)
 class EngineConfig:
     """What the engine is given. The names mean what vLLM's users expect."""
 
-    model: str = setting("", "folder with safetensors, config and tokenizer; empty for the built-in model")
-    dtype: str = setting("auto", "weights and KV cache: auto, float32, bfloat16, float16", check=_one_of(*DTYPES))
+    model: str = setting("", "folder with safetensors, config and tokenizer; serve also takes a name on the hub")
+    dtype: str = setting("auto", f"weights and KV cache: {', '.join(DTYPES)}", check=_one_of(*DTYPES))
     device: str = setting("auto", "auto, cpu or cuda", check=_one_of("auto", "cpu", "cuda"))
     block_size: int = setting(16, "tokens in one KV block", check=_block_size)
     max_model_len: int | None = setting(None, "longest prompt plus answer, in tokens", check=_at_least(1))
     max_num_seqs: int = setting(256, "sequences in one step at the most", check=_at_least(1))
     max_num_batched_tokens: int = setting(8192, "tokens in one step at the most", check=_at_least(1))
     gpu_memory_utilization: float = setting(0.9, "share of the device's memory to use", check=_fraction)
-    num_kv_blocks: int | None = setting(None, "fix the size of the KV pool, in blocks", check=_at_least(2))
+    num_kv_blocks: int | None = setting(
+        None, "fix the size of the KV pool, in blocks; one of them is never used", check=_at_least(3)
+    )
     swap_space: float = setting(0.0, "host memory for swapped KV blocks, in GiB", check=_at_least(0))
     tensor_parallel_size: int = setting(1, "devices one model is split over", check=_at_least(1))
     lease_share: float = setting(0.5, "share of the KV blocks that hard leases may keep", check=_share)
@@ -79,7 +86,9 @@ class ServerConfig:
 
     host: str = setting("127.0.0.1", "address to listen on")
     port: int = setting(8000, "port to listen on", check=_port)
-    api_key: str | None = setting(None, "key that clients must send; needed for any address but loopback")
+    api_key: str | None = setting(
+        None, "key that clients must send; needed for any address but loopback", check=_header_text
+    )
     insecure: bool = setting(False, "allow an address other than loopback without an API key")
     allowed_origins: str = setting("", "more origins and hosts that browsers may use, comma separated")
     served_model_name: str | None = setting(None, "name of the model on the wire; default: the folder's name")
@@ -154,9 +163,11 @@ def _describe(section: str, f: Field[Any], hint: Any) -> Setting:
 
 
 def _convert(s: Setting, value: Any, source: str) -> Any:
-    """``value`` as the setting's type, checked; strings come from flags and the environment."""
-    if s.optional and value in (None, "", "none"):
+    """``value`` as the setting's type, checked; strings come from flags and the environment. Where a
+    setting may be absent an empty text means None, and so does "none" for a number; a text may be called none."""
+    if s.optional and value in ((None, "") if s.type is str else (None, "", "none")):
         return None
+    shown = None if s.name == "api_key" else value
     try:
         if s.type is bool:
             converted: Any = _to_bool(value)
@@ -165,10 +176,10 @@ def _convert(s: Setting, value: Any, source: str) -> Any:
         else:
             converted = s.type(value)
     except ValueError:
-        raise ConfigError(s.name, f"must be {_kind(s.type)}", value=value, source=source) from None
+        raise ConfigError(s.name, f"must be {_kind(s.type)}", value=shown, source=source) from None
     problem = s.check(converted) if s.check else None
     if problem:
-        raise ConfigError(s.name, problem, value=value, source=source)
+        raise ConfigError(s.name, problem, value=shown, source=source)
     return converted
 
 

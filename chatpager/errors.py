@@ -17,6 +17,7 @@
     │   ├── NotFound                404  and its kinds: the id is unknown, expired, or somebody else's
     │   ├── MethodNotAllowed        405
     │   ├── NothingCached           409  there is nothing to pin
+    │   ├── UpgradeRequired         426  a plain GET where the WebSocket is
     │   ├── SessionBusy             409  another turn of the session is running
     │   ├── IdempotencyConflict     409  the key came before with another request
     │   ├── ResponseEventsExpired   410  its events are gone; the whole response is there
@@ -148,7 +149,19 @@ class ModelNotFound(NotFound):
 
 
 class MethodNotAllowed(RequestError):
+    """``allowed``: the methods that are, as the header ``Allow`` has them."""
+
     status, code = 405, "method_not_allowed"
+
+    def __init__(self, message: str, *, allowed: str) -> None:
+        self.allowed = allowed
+        super().__init__(message)
+
+
+class UpgradeRequired(RequestError):
+    """The path is a WebSocket's."""
+
+    status, code = 426, "upgrade_required"
 
 
 class NothingCached(RequestError):

@@ -15,7 +15,11 @@ import socket
 import sys
 import tempfile
 import threading
+from pathlib import Path
 from typing import NoReturn
+
+MAIN = str(Path(__file__).parent.parent / "chatpager" / "__main__.py")
+"""What ``python -m chatpager`` has as its first argument."""
 
 
 def warm_up() -> None:
@@ -74,7 +78,7 @@ def become(request: dict, streams: list[int]) -> None:
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
-    sys.argv = ["chatpager", *request["argv"]]
+    sys.argv = [MAIN, *request["argv"]]
     if os.isatty(streams[0]):
         os.login_tty(os.dup(streams[0]))
     else:

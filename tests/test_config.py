@@ -1,6 +1,7 @@
 """The tree of settings: which value wins, and what is said of a wrong one. How each is typed in: tests/cli."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -98,6 +99,7 @@ class TestWhatIsSaidOfAWrongValue:
             ("insecure", "maybe", "must be true or false"),
             ("device", "tpu", "must be one of auto, cpu, cuda"),
             ("max_model_len", "0", "must be at least 1"),
+            ("num_kv_blocks", "2", "must be at least 3"),
             ("swap_space", "1", "swapping to host memory is not built yet; leave it 0"),
             ("tensor_parallel_size", "2", "splitting a model over devices is not built yet; leave it 1"),
         ],
@@ -128,6 +130,22 @@ class TestWhatIsSaidOfAWrongValue:
         file(text)
         assert str(wrong()) == said
 
+    @pytest.mark.parametrize("key", ["\udcff\udcfe", "schlüssel", "a\nb", "a\x7f"])
+    def test_a_key_that_no_header_can_carry_is_never_shown(self, folder, key):
+        sources = {"CHATPAGER_API_KEY": {"env": {"CHATPAGER_API_KEY": key}}, "--api-key": {"flags": {"api_key": key}}}
+        for source, given in sources.items():
+            error = wrong(**given)
+            assert (error.name, error.source, error.value) == ("api_key", source, None)
+            assert "printable ASCII on one line" in error.problem
+            assert key not in str(error)
+
+    def test_a_key_in_the_file_is_not_shown_either(self, file):
+        for key in (12345678, [12345678], "12345678é"):
+            file(f"[server]\napi_key = {json.dumps(key, ensure_ascii=False)}\n")
+            error = wrong()
+            assert error.source == "chatpager.toml [server]"
+            assert "12345678" not in str(error)
+
     @pytest.mark.parametrize("content", [b"[engine\n", b"\xff", b"seed = 1\nseed = 2\n"])
     def test_a_file_that_cannot_be_read(self, folder, content):
         (folder / "chatpager.toml").write_bytes(content)
@@ -151,6 +169,13 @@ class TestValues:
     def test_an_optional_one_can_be_taken_back(self, file, text):
         file("[engine]\nmax_model_len = 100\n")
         assert load(env={"CHATPAGER_MAX_MODEL_LEN": text}).engine.max_model_len is None
+
+    @pytest.mark.parametrize("name", ["api_key", "served_model_name"])
+    def test_a_text_may_be_called_none(self, folder, name):
+        setting = next(s for s in settings() if s.name == name)
+        assert getattr(load({name: "none"}, env={}).server, name) == "none"
+        assert getattr(load(env={setting.env: "none"}).server, name) == "none"
+        assert getattr(load(env={setting.env: ""}).server, name) is None
 
     def test_numbers(self, file):
         file("[server]\ndrain_seconds = 5\n[engine]\nnum_threads = 2\n")
@@ -215,3 +240,10 @@ class TestArgumentsInPython:
     def test_a_tree_made_by_hand_is_refused_too(self):
         with pytest.raises(ConfigError, match=r"^tensor_parallel_size = 2: splitting"):
             config.refuse_unsupported(EngineConfig(tensor_parallel_size=2))
+
+
+def test_help_names_every_choice():
+    wrong = [(s.help, problem) for s in settings() if s.type is str and s.check and (problem := s.check("?"))]
+    named = [(said, problem.removeprefix("must be one of ").split(", ")) for said, problem in wrong]
+    assert len(named) == 3
+    assert [(said, c) for said, choices in named for c in choices if c not in said] == []

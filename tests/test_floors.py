@@ -8,11 +8,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "chatpager"
 
-LEAVES = {"errors", "config", "failpoints"}
+LEAVES = {"errors", "config", "failpoints", "program"}
 MAY_IMPORT = {
     "errors": set(),
     "config": {"errors"},
     "failpoints": {"errors"},
+    "program": set(),
     "kernels": {"errors"},
     "engine": {"kernels"} | LEAVES,
     "store": LEAVES,
@@ -26,15 +27,16 @@ MAY_IMPORT = {
     "__main__": {"cli"},
 }
 STDLIB = sys.stdlib_module_names
-GPU_BOX = {"torch", "triton", "transformers", "numpy", "xxhash", "msgspec"}
-GPU_BOX |= {"jinja2", "safetensors", "tokenizers", "tqdm"}  # what torch and transformers bring with them
+BROUGHT = {"safetensors", "tokenizers", "tqdm"}
+"""What transformers brings with it."""
 THIRD_PARTY = {
-    "kernels": {"torch", "triton", "numpy"},
-    "engine": GPU_BOX,
+    "kernels": {"torch", "triton"},
+    "engine": {"torch", "transformers", "numpy", "xxhash", "msgspec"} | BROUGHT,
     "store": {"sqlalchemy", "alembic", "msgspec"},
     "errors": set(),
     "config": set(),
     "failpoints": set(),
+    "program": set(),
 }
 FORBIDDEN_NAMES = {"utils", "common", "helpers", "base", "misc", "util"}
 
@@ -89,6 +91,12 @@ def test_the_lower_floors_run_where_little_is_installed(path):
         top = name.split(".")[0]
         if top and top != "chatpager" and top not in STDLIB:
             assert top in THIRD_PARTY[here], f"{path.relative_to(ROOT)} imports {name}"
+
+
+@pytest.mark.parametrize("here", THIRD_PARTY)
+def test_what_a_lower_floor_may_import_it_needs(here):
+    imported = {name.split(".")[0] for path in modules() if room(path) == here for name in imports(path)}
+    assert THIRD_PARTY[here] <= imported
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))

@@ -18,12 +18,16 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import track
+from rich.text import Text
 
 from chatpager.bench import machine, models, server
 from chatpager.client import AsyncClient, Reply, Session
+from chatpager.errors import ConfigError
 
 ANSWER_TOKENS = 16
 SAMPLE_CHARACTERS = 600
+BESIDE_HISTORY = 1024
+"""Tokens of the context that are left to the turns after the history."""
 
 
 class Turn(NamedTuple):
@@ -34,15 +38,25 @@ class Turn(NamedTuple):
 
 
 def run(*, history: int, shape: str, rounds: int, out: str | None) -> dict[str, Any]:
+    """Measure, print and return the figures; ``history`` is in tokens.
+
+    Raises:
+        ConfigError: a number or the shape cannot be measured.
+    """
+    most = models.POSITIONS - BESIDE_HISTORY
+    if not 1 <= history <= most:
+        raise ConfigError("history", f"must be between 1 and {most}", value=history)
+    if rounds < 1:
+        raise ConfigError("rounds", "must be at least 1", value=rounds)
     console = Console()
     with tempfile.TemporaryDirectory() as temporary:
         folder, data = Path(temporary) / f"random-{shape}", Path(temporary) / "data"
         data.mkdir()
-        with console.status(f"making a random model of shape {shape}"):
+        with console.status(Text(f"making a random model of shape {shape}")):
             parameters = models.make_model(shape, folder)
         with (
             console.status("starting the server"),
-            server.running(folder, data, "--max-model-len", str(history + 1024)) as url,
+            server.running(folder, data, "--max-model-len", str(history + BESIDE_HISTORY)) as url,
         ):
             pairs = asyncio.run(_measure(url, history, rounds, models.letter(folder)))
     result = _summary(pairs, history, shape, parameters)
@@ -111,10 +125,10 @@ def _summary(pairs: list[tuple[Turn, Turn]], history: int, shape: str, parameter
 
 def _print(console: Console, result: dict[str, Any]) -> None:
     warm, cold = statistics.median(result["warm_ttft_ms"]), statistics.median(result["cold_ttft_ms"])
-    console.print(
+    told = (
         f"{result['parameters'] / 1e6:.0f}M parameters, {result['history_tokens']} tokens of history, "
         f"{len(result['warm_ttft_ms'])} rounds on {result['machine']['cpu']}, {result['machine']['cores']} cores\n"
         f"time to first token: second turn {warm:.0f} ms, cold {cold:.0f} ms (medians)\n"
-        f"ratio {result['ratio']:.1%}, at worst {result['ratio_worst']:.1%}",
-        highlight=False,
+        f"ratio {result['ratio']:.1%}, at worst {result['ratio_worst']:.1%}"
     )
+    console.print(Text(told))

@@ -12,6 +12,7 @@ import typer
 from chatpager import __version__
 from chatpager.cli.flags import with_settings
 from chatpager.errors import ConfigError
+from chatpager.program import program
 
 app = typer.Typer(
     name="chatpager",
@@ -86,7 +87,7 @@ def _serve(given: dict[str, Any], file: str | None, defaults: dict[str, Any], *,
     check_exposure(config.server)
     if not config.engine.model:
         raise ConfigError(
-            "model", "name a model folder (chatpager serve FOLDER), or use the built-in one: chatpager demo"
+            "model", f"name a model folder ({program()} serve FOLDER), or use the built-in one: {program()} demo"
         )
     from chatpager.cli.serving import serve_model
 
@@ -127,12 +128,14 @@ def doctor(
 @db.command("upgrade")
 @with_settings("store")
 def db_upgrade(settings: dict[str, Any], config: ConfigFile = None) -> None:
-    """Make the database, or bring its schema up to date."""
+    """Make the database, or bring its schema up to date; no server may run on it meanwhile."""
     from chatpager.config import load
-    from chatpager.store import schema
+    from chatpager.store import Store, schema
 
-    url = load(settings, file=config).store.resolved_database_url()
-    asyncio.run(schema.upgrade(url))
+    async def upgrade(url: str) -> None:
+        await (await Store.open(url, migrate=True)).close()
+
+    asyncio.run(upgrade(load(settings, file=config).store.resolved_database_url()))
     typer.echo(f"the database is at revision {schema.head()}")
 
 

@@ -1,7 +1,7 @@
 """``chatpager chat``: a conversation in the terminal, or line by line from a pipe.
 
-At a terminal Ctrl+C ends the answer that runs, or else the chat. From a pipe every line is a message; only answers go
-to standard output, and the first refusal ends it.
+At a terminal Ctrl+C ends the answer that runs, or drops the line that is being typed; a second one on an empty line
+ends the chat. From a pipe every line is a message; only answers go to standard output, and the first refusal ends it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from rich.text import Text
 
 from chatpager.client import AsyncClient, ClientError, Reply, Session
 from chatpager.errors import ChatpagerError, ConfigError
+from chatpager.program import program
 
 HELP = "Type and press Enter. Ctrl+C stops an answer; Ctrl+D or /quit leaves; the session stays on the server."
 
@@ -25,21 +26,28 @@ def chat_in_terminal(url: str, session_id: str | None, api_key: str | None, agai
     """Chat until there is no more input. ``again``: the flags with which the same server is found next time.
 
     Raises:
-        ConfigError: the key cannot travel in a header.
+        ConfigError: the address or the session's id cannot be one.
         ChatpagerError: the server is not there or does not know the session; from a pipe, also what it refuses.
     """
-    if api_key and not (api_key.isascii() and api_key.isprintable()):
-        raise ConfigError("api_key", "must be printable ASCII on one line: it travels in a header")
+    if session_id == "":
+        raise ConfigError("session", "must be the id of one (conv_...); leave --session out for a new one", value="")
+    try:
+        client = AsyncClient(url, api_key=api_key)
+    except ValueError as error:
+        raise ConfigError("url", str(error)) from error
     at_terminal = sys.stdin.isatty()
     # The loop runs only while there is something to wait for but the person, so that Ctrl+C means one thing at a time.
     with asyncio.Runner() as runner, contextlib.ExitStack() as closing:
-        client = AsyncClient(url, api_key=api_key)
         runner.run(client.__aenter__())
         closing.callback(lambda: runner.run(client.__aexit__(None, None, None)))
         try:
-            session = runner.run(client.session(session_id))
-            talk = _Talk(runner, session, at_terminal, again)
-            talk.begin(runner.run(session.history()))
+            if session_id is None:
+                runner.run(client.sessions(limit=1))  # no server or a wrong key is told before anything is typed
+                session = None
+            else:
+                session = runner.run(client.session(session_id))
+            talk = _Talk(runner, client, session, at_terminal, again)
+            talk.begin()
             for text in _typed() if at_terminal else _piped():
                 talk.ask(text)
         except ClientError as error:
@@ -48,14 +56,25 @@ def chat_in_terminal(url: str, session_id: str | None, api_key: str | None, agai
 
 
 def _typed() -> Iterator[str]:
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401 - input() edits lines and remembers them once it is there
+    try:
+        from readline import get_line_buffer as unfinished  # input() edits lines and remembers them once it is there
+    except ImportError:
+        unfinished = str
+    told = False
     while True:
         try:
             text = input("you ")
-        except (EOFError, KeyboardInterrupt):
+        except EOFError:
             print()
             return
+        except KeyboardInterrupt:
+            print()
+            if told and not unfinished():
+                return
+            told = True
+            print("Ctrl+C again or Ctrl+D leaves")
+            continue
+        told = False
         if text.strip() in ("/quit", "/exit"):
             return
         if text.strip():
@@ -69,22 +88,31 @@ def _piped() -> Iterator[str]:
 
 
 class _Talk:
-    def __init__(self, runner: asyncio.Runner, session: Session, at_terminal: bool, again: str) -> None:
-        self._runner, self._session, self._at_terminal, self._again = runner, session, at_terminal, again
+    """``session`` is None until a message of it is stored."""
+
+    def __init__(
+        self, runner: asyncio.Runner, client: AsyncClient, session: Session | None, at_terminal: bool, again: str
+    ) -> None:
+        self._runner, self._client, self._session = runner, client, session
+        self._at_terminal, self._again = at_terminal, again
         self._answers = Console(highlight=False, soft_wrap=True)
         self._about = self._answers if at_terminal else Console(highlight=False, soft_wrap=True, stderr=True)
 
-    def begin(self, history: list[tuple[str, str]]) -> None:
+    def begin(self) -> None:
         if not self._at_terminal:
             return
-        self._about.print(Text(f"session {self._session.id} - {HELP}", "dim"))
-        for role, text in history:
+        session = self._session
+        self._about.print(Text(f"{f'session {session.id}' if session else 'new session'} - {HELP}", "dim"))
+        for role, text in self._runner.run(session.history()) if session else []:
             self._about.print(Text("you" if role == "user" else visible(role), "bold"), Text(visible(text)))
 
     def ask(self, text: str) -> None:
         """One turn. Raises ClientError where it is refused and nobody is there to read why."""
         try:
             reply = self._runner.run(self._answer(text))
+            if reply.status == "failed" and not self._at_terminal:
+                raise ClientError(reply.error or "the answer failed")
+            self._about.print(Text(visible(account(reply)), "dim"))
         except KeyboardInterrupt:
             if not self._at_terminal:
                 raise
@@ -93,22 +121,34 @@ class _Talk:
             if not self._at_terminal:
                 raise
             self._about.print(Text(visible(str(error)), "red"))
-        else:
-            if reply.status == "failed" and not self._at_terminal:
-                raise ClientError(reply.error or "the answer failed")
-            self._about.print(Text(visible(account(reply)), "dim"))
 
     async def _answer(self, text: str) -> Reply:
         if self._at_terminal:
             self._answers.print(Text("assistant ", "bold"), end="")
-        async with self._session.send(text) as answer:
-            async for piece in answer:
-                self._answers.print(Text(visible(piece)), end="")
+        session = self._session or await self._client.session()
+        answer = session.send(text)
+        try:
+            async with answer:
+                async for piece in answer:
+                    self._answers.print(Text(visible(piece)), end="")
+        finally:
+            if self._session is None:
+                await self._keep(session, begun=answer.reply.id is not None)
         self._answers.print()
         return answer.reply
 
+    async def _keep(self, session: Session, *, begun: bool) -> None:
+        """A new session stays, unless the server says that it is empty: its first message was refused."""
+        with contextlib.suppress(ClientError):
+            if not begun and not await session.items():
+                await self._client.request("DELETE", f"/v1/conversations/{session.id}")
+                return
+        self._session = session
+
     def end(self) -> None:
-        self._about.print(Text(f"to go on: chatpager chat --session {self._session.id}{self._again}", "dim"))
+        if self._session is None:
+            return
+        self._about.print(Text(f"to go on: {program()} chat --session {self._session.id}{self._again}", "dim"))
 
 
 CONTROLS = {i: "\N{REPLACEMENT CHARACTER}" for i in (*range(0x20), *range(0x7F, 0xA0)) if chr(i) not in "\n\t"}

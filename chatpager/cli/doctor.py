@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
+from rich.text import Text
 
 from chatpager.config import Config, load
 from chatpager.errors import ChatpagerError
@@ -23,7 +25,7 @@ class Finding(NamedTuple):
     text: str
 
 
-MARKS = {"ok": "[green]ok[/green]   ", "note": "[yellow]note[/yellow] ", "wrong": "[red]wrong[/red]"}
+COLOURS = {"ok": "green", "note": "yellow", "wrong": "red"}
 
 
 async def examine(given: dict[str, Any], file: str | None, *, as_json: bool) -> int:
@@ -33,9 +35,9 @@ async def examine(given: dict[str, Any], file: str | None, *, as_json: bool) -> 
     if as_json:
         print(json.dumps([f._asdict() for f in findings], indent=2))
     else:
-        console = Console(highlight=False)
-        for finding in findings:
-            console.print(f"{MARKS[finding.state]} {finding.what:10} {finding.text}")
+        console = Console(soft_wrap=True)
+        for f in findings:
+            console.print(Text.assemble((f"{f.state:5}", COLOURS[f.state]), f" {f.what:10} {f.text}"))
     return int(any(f.state == "wrong" for f in findings))
 
 
@@ -76,38 +78,36 @@ def _port(config: Config) -> Finding:
         try:
             probe.bind((host, port))
         except OSError as error:
-            return Finding(
-                "port", "note", f"{host}:{port} cannot be used ({error.strerror}); choose another with --port"
-            )
+            way_out = "; choose another with --port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else ""
+            return Finding("port", "note", f"{host}:{port} cannot be used ({error.strerror or error}){way_out}")
     return Finding("port", "ok", f"{host}:{port} is free")
 
 
 def _model(config: Config) -> Iterator[Finding]:
     from chatpager.demo import model_path
-    from chatpager.engine import architectures, loader
+    from chatpager.engine import loader
     from chatpager.engine.chat_template import ChatTemplate
     from chatpager.engine.tokenizer import Tokenizer
 
     path = Path(config.engine.model).expanduser() if config.engine.model else model_path()
     try:
-        import transformers
-
-        raw = loader.read_config(path)
-        shards = loader.weight_files(path)
-        model_config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
-        shape = architectures.check(model_config, path)
-        size = sum(shard.stat().st_size for shard in shards) / 1e6
-        yield Finding(
-            "model", "ok", f"{path}: {raw.get('model_type')}, {size:.1f} MB, up to {shape.max_positions:,} tokens"
-        )
+        checked = loader.check(path)
+        loader.sampling_defaults(path)
+        size = sum(shard.stat().st_size for shard in checked.shards) / 1e6
+        name, longest = checked.config.model_type, checked.shape.max_positions
+        yield Finding("model", "ok", f"{path}: {name}, {size:.1f} MB, up to {longest:,} tokens")
         tokenizer = Tokenizer(path)
-    except (ChatpagerError, ValueError, OSError) as error:
-        yield Finding("model", "wrong", str(error).splitlines()[0])
+    except (ChatpagerError, OSError) as error:
+        yield Finding("model", "wrong", str(error))
         return
     if not tokenizer.has_template:
         yield Finding("template", "note", "none: the model can complete prompts, not chat")
         return
-    traits = ChatTemplate(tokenizer).traits
+    try:
+        traits = ChatTemplate(tokenizer).traits
+    except ChatpagerError as error:
+        yield Finding("template", "wrong", str(error))
+        return
     odd = [
         text
         for fine, text in (
@@ -130,7 +130,7 @@ async def _database(config: Config) -> Finding:
         if missing:
             return _can_be_made(missing)
         store = await Store.open(url, migrate=False)
-    except ChatpagerError as error:
+    except (ChatpagerError, OSError) as error:
         return Finding("database", "wrong", str(error))
     await store.close()
     return Finding("database", "ok", f"{store.shown}, revision {schema.head()}")

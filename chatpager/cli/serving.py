@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -17,13 +18,15 @@ from typing import Any
 import structlog
 from aiohttp import web
 from rich.console import Console
+from rich.text import Text
 
 from chatpager.cli.app import address
-from chatpager.config import Config
+from chatpager.config import Config, ServerConfig
 from chatpager.engine.engine import Engine
-from chatpager.engine.loader import read_config, sampling_defaults, weight_files
+from chatpager.engine.loader import check, sampling_defaults
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.errors import ConfigError, ModelLoadError
+from chatpager.program import program
 from chatpager.server.app import drain, make_app
 from chatpager.server.metrics import Metrics
 from chatpager.server.requests import Served
@@ -53,19 +56,16 @@ async def serve(config: Config, *, browser: bool = False, console: Console | Non
     runner = web.AppRunner(
         make_app(config.server, service_opener(config, path, name)), handler_cancellation=True, access_log=None
     )
-    with console.status(f"loading {name}"):
+    with console.status(Text(f"loading {name}")):
         await runner.setup()
     try:
         site = web.TCPSite(runner, config.server.host, config.server.port)
         try:
             await site.start()
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise ConfigError(
-                "port", f"cannot listen: {reason}; choose another with --port", value=config.server.port
-            ) from error
+        except (OSError, UnicodeError) as error:
+            raise _cannot_listen(error, config.server) from error
         url = _url(site, config.server.host)
-        console.print(banner(runner.app, url), soft_wrap=True, highlight=False)
+        console.print(banner(runner.app, url), soft_wrap=True)
         if browser:
             threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
         _on_signals(lambda number: _end(stop))
@@ -74,6 +74,15 @@ async def serve(config: Config, *, browser: bool = False, console: Console | Non
         await drain(runner.app)
     finally:
         await runner.cleanup()
+
+
+def _cannot_listen(error: OSError | UnicodeError, server: ServerConfig) -> ConfigError:
+    """UnicodeError: the host cannot be a name."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES):
+        return ConfigError("port", f"cannot listen: {reason}; choose another with --port", value=server.port)
+    problem = f"cannot listen: {reason}; give an address of this machine with --host"
+    return ConfigError("host", problem, value=server.host)
 
 
 def _on_signals(react: Callable[[int], None]) -> None:
@@ -99,8 +108,7 @@ def service_opener(config: Config, path: Path, name: str) -> Callable[[], Awaita
     async def open_service() -> Service:
         metrics = Metrics()
         # The folder first: what is wrong with it is told better than by the tokenizer, and before anything is made.
-        read_config(path)
-        weight_files(path)
+        await asyncio.to_thread(check, path)
         served = Served(name, sampling_defaults(path))
         tokenizer = await asyncio.to_thread(Tokenizer, path)
         if not tokenizer.has_template:
@@ -150,7 +158,8 @@ def find_model(name: str, console: Console) -> Path:
         return path
     from huggingface_hub import snapshot_download
 
-    console.print(f"fetching {name} from the Hugging Face hub (only safetensors, configuration and tokenizer)")
+    about = f"fetching {name} from the Hugging Face hub (only safetensors, configuration and tokenizer)"
+    console.print(Text(about))
     wanted = ["*.safetensors", "*.json", "tokenizer*", "*.jinja", "*.model"]
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))
@@ -165,26 +174,26 @@ def model_name(asked: str, path: Path) -> str:
     return path.name if path == Path(asked).expanduser() else asked
 
 
-def banner(app: web.Application, url: str) -> str:
+def banner(app: web.Application, url: str) -> Text:
     from chatpager.server.service import SERVICE
 
     service = app[SERVICE]
     hub, name = service.hub, service.served.name
-    tokens = hub.num_blocks * hub.block_size
+    usable = f"{hub.num_blocks:,} usable blocks of {hub.block_size} tokens: {hub.num_blocks * hub.block_size:,} tokens"
     locked = bool(service.config.api_key)
     header = ' -H "authorization: Bearer $CHATPAGER_API_KEY"' if locked else ""
     key = "YOUR KEY" if locked else "-"
-    return f"""
-[bold]chatpager[/bold] serves {name}
+    told = f""" serves {name}
 
   chat       {url}
-  terminal   chatpager chat --url {url}
+  terminal   {program()} chat --url {url}
   curl       curl {url}/v1/responses{header} -H 'content-type: application/json' -d '{{"input": "Hello"}}'
   python     OpenAI(base_url="{url}/v1", api_key="{key}").responses.create(model="default", input="Hello").output_text
 
-  KV cache   {hub.num_blocks:,} blocks of {hub.block_size} tokens: {tokens:,} tokens; context {hub.max_model_len:,}
+  KV cache   {usable}; context {hub.max_model_len:,}
   data       {service.store.shown}
 """
+    return Text.assemble("\n", ("chatpager", "bold"), told)
 
 
 def log_turn(turn: LiveTurn, ended: Ended) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from chatpager.config import load, settings
 from chatpager.store import address
@@ -40,6 +41,7 @@ def show(given: dict[str, Any], file: str | None, *, as_json: bool) -> None:
     table = Table("setting", "value", "source", "variable", box=None)
     for row, s in zip(rows, settings(), strict=True):
         style = None if row["source"] != "default" else "dim"
-        table.add_row(f"{s.section}.{s.name}", str(row["value"]), row["source"], s.env, style=style)
+        cells = (f"{s.section}.{s.name}", str(row["value"]), row["source"], s.env)
+        table.add_row(*map(Text, cells), style=style)
     # Names and paths are there to be copied: a pipe gets them whole.
     Console(width=None if sys.stdout.isatty() else 400).print(table)

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 import msgspec
@@ -25,6 +25,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.typing import Subprotocol
 
 from chatpager.client.reply import Reply
+from chatpager.program import program
 
 SUBPROTOCOL = Subprotocol("chatpager.v1")
 LEAVE_SECONDS = 5.0
@@ -40,9 +41,15 @@ class ClientError(Exception):
 
 
 class AsyncClient:
-    """A server's address and key. One client may serve many sessions at once; each answer has its own socket."""
+    """A server's address and key. One client may serve many sessions at once; each answer has its own socket.
+
+    Raises:
+        ValueError: ``url`` is no address of a server.
+    """
 
     def __init__(self, url: str = "http://127.0.0.1:8000", *, api_key: str | None = None) -> None:
+        if problem := _wrong_address(url):
+            raise ValueError(f"{url!r} is no address of a server: {problem}")
         self.url = url.rstrip("/").removesuffix("/v1")
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._http: aiohttp.ClientSession | None = None
@@ -103,7 +110,7 @@ class AsyncClient:
             raise self._unreachable(error) from error
 
     def _unreachable(self, error: Exception) -> ClientError:
-        return ClientError(f"no server at {self.url} ({error}); start one: chatpager demo")
+        return ClientError(f"no server at {self.url} ({error}); start one: {program()} demo")
 
 
 class Session:
@@ -212,6 +219,17 @@ class Answer:
     def _interrupted(self) -> ClientError:
         self.reply.status = "interrupted"
         return ClientError("the connection ended before the answer; the session keeps what there is")
+
+
+def _wrong_address(url: str) -> str | None:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # looked at only now
+    except ValueError as error:
+        return str(error)
+    if not url.startswith(("http://", "https://")):
+        return "it must begin with http:// or https://"
+    return None if parts.hostname else "it names no host"
 
 
 def _refusal(raw: bytes, status: int) -> ClientError:

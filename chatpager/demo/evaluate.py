@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from chatpager.demo import model_path
@@ -119,7 +120,7 @@ def show_wrong(console: Console, outcomes: Iterable[Outcome]) -> None:
     for o in outcomes:
         if not o.right:
             asked, name = o.case.messages[-2]["content"], f"{o.case.suite} {o.case.group}".strip()
-            console.print(f"{name}: {asked!r} -> {o.answer!r}, not {o.case.wanted}", markup=False)
+            console.print(Text(f"{name}: {asked!r} -> {o.answer!r}, not {o.case.wanted}"))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -7,6 +7,7 @@ token against ``transformers.generate`` in ``tests/engine/test_token_exact.py``.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,16 +104,25 @@ def _bidirectional(config: Any) -> str | None:
     return None
 
 
-def _rope_types(config: Any) -> set[str]:
-    """Every rotary type in the config; some models have one for each kind of layer."""
+def _ropes(config: Any) -> list[dict[str, Any]]:
+    """The parameters of every rotary embedding; some models have one for each kind of layer."""
     parameters = getattr(config, "rope_parameters", None) or {}
-    nested = [p for p in parameters.values() if isinstance(p, dict)] or [parameters]
-    return {p.get("rope_type", "default") for p in nested}
+    return [p for p in parameters.values() if isinstance(p, dict)] or [parameters]
+
+
+def _rope_types(config: Any) -> set[str]:
+    return {str(p.get("rope_type", "default")) for p in _ropes(config)}
 
 
 def _rope(config: Any) -> str | None:
     unknown = _rope_types(config) - {"default", "linear", "llama3", "yarn", "proportional", *ROPE_BY_LENGTH}
-    return f"its rotary embedding {', '.join(sorted(unknown))} is not served" if unknown else None
+    if unknown:
+        return f"its rotary embedding {', '.join(sorted(unknown))} is not served"
+    for name in ("rope_theta", "factor"):
+        for value in (p.get(name) for p in _ropes(config)):
+            if value is not None and not (type(value) in (int, float) and 0 < value < math.inf):
+                return f"its {name} is {value!r}, not a number above 0"
+    return None
 
 
 def _max_positions(config: Any) -> int:

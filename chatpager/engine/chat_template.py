@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from chatpager.engine.control_tokens import SLOT_CLOSE, SLOT_OPEN
+from chatpager.engine.model_folder import one_line
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.errors import InvalidRequest, ModelLoadError
 
@@ -103,7 +104,7 @@ class ChatTemplate:
         try:
             self._render([user], slots=False)
         except InvalidRequest as error:
-            raise ModelLoadError(self._tokenizer.path, error.message) from error
+            raise ModelLoadError(self._tokenizer.path, one_line(error)) from error
 
         def allows(*messages: ChatMessage) -> bool:
             try:

@@ -27,7 +27,7 @@ from chatpager.engine.messages import (
 from chatpager.engine.prefix_cache import PrefixCache
 from chatpager.engine.sampler import Sampled
 from chatpager.engine.scheduler import Limits, Plan, Row, Scheduler
-from chatpager.engine.sequence import Sequence, SequenceStatus
+from chatpager.engine.sequence import Sequence, SequenceStatus, set_apart
 from chatpager.engine.stats import EngineStats, SessionCache, memory_stats, session_cache
 from chatpager.errors import (
     CapacityExceeded,
@@ -60,7 +60,7 @@ class Runner(Protocol):
 
 @dataclass
 class _Request:
-    """A request's sequences (one, or ``n``) and its moments, in the seconds of the caller's clock."""
+    """A request's sequences (one, or ``n``) by index, and its moments, in the seconds of the caller's clock."""
 
     seqs: list[Sequence]
     added: float
@@ -98,7 +98,7 @@ class Engine:
         self._arrivals = 0
         self._failed_steps = 0
         self._early: list[StepOutput] = []
-        """Outputs that a cancel made between two steps."""
+        """Outputs that a cancel made between two steps, or a step that was interrupted."""
 
     # -- commands -----------------------------------------------------------------------------------------------------
 
@@ -140,12 +140,17 @@ class Engine:
         if request_id in self._requests:
             self._end_request(request_id, FinishReason.CANCELLED, self._early)
 
-    def stop(self, request_id: str, index: int = 0) -> None:
-        """End one sequence because its reader found a stop string; no output is made for it."""
+    def stop(self, request_id: str, index: int = 0) -> Usage | None:
+        """End one sequence because its reader found a stop string; no output is made for it. Its account, or None of
+        one that has ended."""
         request = self._requests.get(request_id)
-        if request and index in request.unfinished:
-            self._end_turn(request.seqs[index])
-            self._forget(request_id, index)
+        if request is None or index not in request.unfinished:
+            return None
+        set_apart(request.seqs, index)
+        usage = self._usage(request.seqs[index])
+        self._end_turn(request.seqs[index])
+        self._forget(request_id, index)
+        return usage
 
     def lease(self, request: LeaseRequest, now: float) -> LeaseEvent | None:
         """Give or renew a lease; None: nothing is known of its session."""
@@ -165,19 +170,31 @@ class Engine:
         return bool(self.scheduler.running or self.scheduler.waiting or self._early)
 
     def step(self, clock: Callable[[], float]) -> list[StepOutput]:
-        """Compute one step and say what it brought. ``clock`` is any that does not go back, in seconds."""
+        """Compute one step and say what it brought. ``clock`` is any that does not go back, in seconds. After one that
+        was interrupted (Ctrl+C) the engine is whole: the next computes what this one did not, and tells what it did."""
+        try:
+            self._step(clock, self._early)
+        finally:
+            self.scheduler.settle()
+        outputs, self._early = self._early, []
+        return outputs
+
+    def _step(self, clock: Callable[[], float], outputs: list[StepOutput]) -> None:
         now = clock()
         self.leases.tick(now)
-        outputs, self._early = self._early, []
         plan = self.scheduler.schedule()
         if not plan.rows:
             assert outputs or not self.scheduler.waiting or self.scheduler.running, "requests wait and nothing runs"
-            return outputs
+            return
         for row in plan.rows:
             request = self._requests[row.seq.request_id]
             if request.started is None:
                 request.started = now
-        computed = self._compute(plan)
+        try:
+            computed = self._compute(plan)
+        except BaseException:
+            self.scheduler.take_back_copies(plan)
+            raise
         now = clock()
         for row, result in computed:
             if row.seq.status is not SequenceStatus.RUNNING:
@@ -186,8 +203,6 @@ class Engine:
                 self._fail(row, result, outputs)
             else:
                 self._advance(row, result, now, outputs)
-        self.scheduler.settle()
-        return outputs
 
     def _compute(self, plan: Plan) -> list[tuple[Row, list[Sampled] | EngineError]]:
         """Run the plan; if it raises, run its rows one by one, so that only those at fault fail.
@@ -215,7 +230,8 @@ class Engine:
         if not row.samples:
             done = (seq.committed, seq.num_prompt_tokens, seq.cached_tokens)
             if seq.num_output_tokens == 0:
-                outputs.append(StepOutput(request_id=seq.request_id, prefilled=done))
+                usage = self._usage(seq, now)
+                outputs.append(StepOutput(request_id=seq.request_id, prefilled=done, usage=usage))
             return
         request = self._requests[seq.request_id]
         if request.first_token is None:
@@ -227,7 +243,7 @@ class Engine:
 
     def _output(self, seq: Sequence, token_id: int, logprobs: SampledLogprobs | None, now: float) -> StepOutput:
         reason = seq.finish_reason()
-        usage = self._usage(seq, now) if reason else None
+        usage = self._usage(seq, now) if reason or seq.num_output_tokens == 1 else None
         if reason:
             self._end_turn(seq)
             self._forget(seq.request_id, seq.index)
@@ -240,14 +256,18 @@ class Engine:
             usage=usage,
         )
 
-    def _usage(self, seq: Sequence, now: float) -> Usage:
+    def _usage(self, seq: Sequence, now: float | None = None) -> Usage:
+        """Without ``now`` it is the last moment that is known."""
         request = self._requests[seq.request_id]
+        if now is None:
+            now = request.started if request.started is not None else request.added
         started = request.started if request.started is not None else now
         first_token = request.first_token if request.first_token is not None else now
         return Usage(
             admitted=seq.first_admitted,
             prompt_tokens=seq.num_prompt_tokens,
             cached_tokens=seq.cached_tokens,
+            committed_tokens=seq.reached,
             output_tokens=seq.num_output_tokens,
             preemptions=seq.preemptions,
             lost=self._lost(seq),
@@ -288,7 +308,7 @@ class Engine:
         request = self._requests[request_id]
         for seq in request.seqs:
             if seq.index in request.unfinished:
-                usage = self._usage(seq, request.first_token or request.started or request.added)
+                usage = self._usage(seq)
                 if error:
                     self.scheduler.finish(seq)
                 else:
@@ -375,6 +395,9 @@ class Engine:
             assert seq.committed <= allocated, (seq.committed, allocated)
         assert self.scheduler.occupied <= self.scheduler.limits.max_num_seqs, "more sequences than a step has rows"
         assert all(not seq.block_table for seq in self.scheduler.waiting)
+        alive = sum(1 + len(seq.forks) for seq in (*running, *self.scheduler.waiting))
+        unfinished = sum(len(request.unfinished) for request in self._requests.values())
+        assert alive == unfinished, f"{unfinished} sequences have not ended, the scheduler has {alive}"
 
 
 def _by_row(plan: Plan, sampled: list[Sampled]) -> list[tuple[Row, list[Sampled] | EngineError]]:

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
+import msgspec
 from tqdm import tqdm
 
 from chatpager.config import EngineConfig, check_engine
@@ -45,6 +46,7 @@ class RequestOutput:
     prompt_token_ids: list[int]
     outputs: list[CompletionOutput]
     usage: Usage | None = None
+    """Counts the prompt once and the tokens of every answer; ``committed_tokens`` is the longest one's."""
 
 
 class LLM:
@@ -134,7 +136,7 @@ class LLM:
                 for output in self.engine.step(time.monotonic):
                     work = works.get(output.request_id)  # None: left over from a batch that was interrupted
                     if work and work.take(output):
-                        self.engine.stop(output.request_id, output.index)
+                        work.account(output.index, self.engine.stop(output.request_id, output.index))
                 progress.update(sum(w.done for w in works.values()) - progress.n)
         finally:
             for work in works.values():
@@ -149,6 +151,7 @@ class _Work:
         self.request = request
         self.output = output
         self._streams = streams
+        self._usages: dict[int, Usage] = {}
 
     @property
     def request_id(self) -> str:
@@ -161,8 +164,7 @@ class _Work:
     def take(self, step: StepOutput) -> bool:
         """Record what a step brought; True when a stop string ended the answer before the engine did."""
         answer = self.output.outputs[step.index]
-        if step.usage:
-            self.output.usage = step.usage
+        self.account(step.index, step.usage)
         for token_id in step.token_ids:
             answer.token_ids.append(token_id)
             if self._streams:
@@ -178,6 +180,19 @@ class _Work:
         if step.finish_reason:
             answer.finish_reason, answer.error = step.finish_reason.value, step.error_message
         return False
+
+    def account(self, index: int, usage: Usage | None) -> None:
+        """Add what the engine says of one answer, if it says something."""
+        if usage is None:
+            return
+        self._usages[index] = usage
+        each = self._usages.values()
+        self.output.usage = msgspec.structs.replace(
+            self._usages[0],
+            output_tokens=sum(u.output_tokens for u in each),
+            preemptions=sum(u.preemptions for u in each),
+            committed_tokens=max(u.committed_tokens for u in each),
+        )
 
 
 def _message(item: Any) -> ChatMessage:

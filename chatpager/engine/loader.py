@@ -13,11 +13,11 @@ import transformers
 import xxhash
 from safetensors import SafetensorError, safe_open
 
-from chatpager.engine import architectures
+from chatpager.engine import architectures, checkpoint
 from chatpager.engine.architectures import Shape
 from chatpager.engine.attention import ATTENTION, register
+from chatpager.engine.model_folder import one_line, read_json, require_folder
 from chatpager.engine.sampling_params import SamplingParams
-from chatpager.engine.tokenizer import NO_FOLDER
 from chatpager.errors import InvalidRequest, ModelLoadError
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -43,34 +43,61 @@ class LoadedModel:
     """Of the configuration and the weights: KV of one fingerprint is never used for another."""
 
 
-def load(path: Path, *, dtype: str = "auto", device: str = "auto") -> LoadedModel:
-    """Load the model in ``path`` with chatpager's attention.
+@dataclass(frozen=True)
+class Checked:
+    """What the configuration and the files' headers tell of a folder that can be loaded."""
+
+    config: Any
+    raw_config: dict[str, Any]
+    shape: Shape
+    eos_token_ids: frozenset[int]
+    shards: list[Path]
+
+
+def check(path: Path) -> Checked:
+    """All that can be known of the model in ``path`` without reading its weights.
+
+    To be called before anything else is loaded from the folder: transformers' tokenizers read config.json too, and say
+    less of what is wrong with it.
 
     Raises:
-        ModelLoadError: the folder lacks something, holds pickled weights, or a file is broken.
+        ModelLoadError: the folder lacks something, holds pickled weights or others than its configuration asks for, or
+            a file is broken.
         UnsupportedModel: the architecture cannot be served.
     """
     raw = read_config(path)
     shards = weight_files(path)
-    config = _configuration(path, raw)
+    config = configuration(path, raw)
     shape = architectures.check(config, path)
     ends = eos_token_ids(path, raw)
+    checkpoint.check(path, config)
+    return Checked(config, raw, shape, ends, shards)
+
+
+def load(path: Path, *, dtype: str = "auto", device: str = "auto") -> LoadedModel:
+    """Load the model in ``path`` with chatpager's attention.
+
+    Raises:
+        what ``check`` does.
+        ModelLoadError: the device is not there, or the weights' numbers are of a type that is not served.
+    """
+    checked = check(path)
     place = _device(device)
-    kind_of_number = _dtype(dtype, config, path)
-    module = _module(path, config, kind_of_number).to(place).eval()
+    kind_of_number = _dtype(dtype, checked.config, path)
+    module = _module(path, checked.config, kind_of_number).to(place).eval()
     module.requires_grad_(False)
-    fingerprint = _fingerprint(raw, shards)
-    return LoadedModel(module, config, shape, kind_of_number, place, ends, fingerprint)
+    fingerprint = _fingerprint(checked.raw_config, checked.shards)
+    return LoadedModel(module, checked.config, checked.shape, kind_of_number, place, checked.eos_token_ids, fingerprint)
 
 
 # A folder may be broken in any way, and transformers' validators raise what they like: every exception is the folder's.
 
 
-def _configuration(path: Path, raw: dict[str, Any]) -> Any:
+def configuration(path: Path, raw: dict[str, Any]) -> Any:
     try:
         return transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
     except Exception as error:
-        reason = f"transformers cannot read it (model_type {raw.get('model_type')!r}): {_one_line(error)}"
+        reason = f"transformers cannot read it (model_type {raw.get('model_type')!r}): {one_line(error)}"
         raise ModelLoadError(path / "config.json", reason) from error
 
 
@@ -91,17 +118,15 @@ def _module(path: Path, config: Any, dtype: torch.dtype) -> torch.nn.Module:
             output_loading_info=True,
         )
     except Exception as error:
-        raise ModelLoadError(path, _one_line(error)) from error
-    if missing := sorted(report["missing_keys"]):
-        raise ModelLoadError(path, f"the weights lack {len(missing)} of the model's tensors, the first is {missing[0]}")
+        raise ModelLoadError(path, one_line(error)) from error
+    checkpoint.refuse(report, path)
     return module
 
 
 def read_config(path: Path) -> dict[str, Any]:
     """config.json as a dictionary; ``auto_map`` and Python files beside it are never used."""
-    if not path.is_dir():
-        raise ModelLoadError(path, NO_FOLDER)
-    return _read_json(path / "config.json", required=True)
+    require_folder(path)
+    return read_json(path / "config.json", required=True)
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -115,8 +140,11 @@ def weight_files(path: Path) -> list[Path]:
                 f"the weights are pickled ({pickled[0]}), and unpickling runs code; convert them to safetensors",
             )
         raise ModelLoadError(path, "no *.safetensors file in it")
-    index = _read_json(path / "model.safetensors.index.json", required=False)
-    for name in sorted(set(index.get("weight_map", {}).values())):
+    index = path / "model.safetensors.index.json"
+    places = read_json(index, required=False).get("weight_map", {})
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise ModelLoadError(index, "weight_map is not an object of file names")
+    for name in sorted(set(places.values())):
         if not (path / name).is_file():
             raise ModelLoadError(path / name, "the index names this shard, but it is missing")
     for shard in shards:
@@ -124,13 +152,13 @@ def weight_files(path: Path) -> list[Path]:
             with safe_open(shard, "pt") as file:
                 file.keys()
         except (SafetensorError, OSError) as error:
-            raise ModelLoadError(shard, f"not a readable safetensors file: {_one_line(error)}") from error
+            raise ModelLoadError(shard, f"not a readable safetensors file: {one_line(error)}") from error
     return shards
 
 
 def eos_token_ids(path: Path, config: dict[str, Any]) -> frozenset[int]:
     """Ids that end an answer: the generation config's, or else the model config's."""
-    generation = _read_json(path / GENERATION, required=False)
+    generation = read_json(path / GENERATION, required=False)
     file, held = (GENERATION, generation) if "eos_token_id" in generation else ("config.json", config)
     value = held.get("eos_token_id")
     if value is None:
@@ -139,20 +167,6 @@ def eos_token_ids(path: Path, config: dict[str, Any]) -> frozenset[int]:
     if not all(type(i) is int for i in ids):
         raise ModelLoadError(path / file, f"eos_token_id is {value!r}, not a token's number or a list of them")
     return frozenset(ids)
-
-
-def _read_json(path: Path, *, required: bool) -> dict[str, Any]:
-    if not path.is_file():
-        if required:
-            raise ModelLoadError(path, "no such file")
-        return {}
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelLoadError(path, f"not readable as JSON: {_one_line(error)}") from error
-    if not isinstance(value, dict):
-        raise ModelLoadError(path, "not a JSON object")
-    return value
 
 
 def _device(name: str) -> torch.device:
@@ -185,18 +199,13 @@ def _fingerprint(config: dict[str, Any], shards: list[Path]) -> bytes:
     return digest.digest()
 
 
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text[:300] if text else type(error).__name__
-
-
 def sampling_defaults(path: Path) -> dict[str, Any]:
     """How the model's makers want it sampled, in ``SamplingParams``' names; what they leave open is absent.
 
     Raises:
         ModelLoadError: a value that no request may have.
     """
-    generation = _read_json(path / GENERATION, required=False)
+    generation = read_json(path / GENERATION, required=False)
     names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
     wanted = {name: generation[name] for name in names if generation.get(name) is not None}
     if generation.get("do_sample") is False:
@@ -204,5 +213,5 @@ def sampling_defaults(path: Path) -> dict[str, Any]:
     try:
         msgspec.convert(wanted, SamplingParams)
     except (msgspec.ValidationError, InvalidRequest) as error:
-        raise ModelLoadError(path / GENERATION, _one_line(error)) from error
+        raise ModelLoadError(path / GENERATION, one_line(error)) from error
     return wanted

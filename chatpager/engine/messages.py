@@ -81,12 +81,15 @@ class SampledLogprobs(msgspec.Struct, frozen=True):
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the prompt's tokens came from; counted once, at the first admission. cached + computed = prompt, of a
-    request that was ``admitted``; one that ended while it waited computed nothing."""
+    """Where the prompt's tokens came from; counted once, at the first admission. cached + computed = prompt, once the
+    prompt is computed; less while it is, or if the request ended meanwhile. One that was never ``admitted`` computed
+    nothing. ``committed_tokens``, of prompt and answer, had their keys and values written or found in the cache;
+    a preemption does not take them back."""
 
     admitted: bool
     prompt_tokens: int
     cached_tokens: int
+    committed_tokens: int
     output_tokens: int
     preemptions: int
     lost: Lost | None = None
@@ -95,7 +98,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def computed_tokens(self) -> int:
-        return self.prompt_tokens - self.cached_tokens
+        return min(self.committed_tokens, self.prompt_tokens) - self.cached_tokens
 
 
 class StepOutput(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,7 +110,7 @@ class StepOutput(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: list[SampledLogprobs] | None = None
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
-    """Set when the sequence ends."""
+    """So far: while the prompt is computed, with the first token, and when the sequence ends."""
     error_code: str | None = None
     error_message: str | None = None
     prefilled: tuple[int, int, int] | None = None

@@ -194,16 +194,14 @@ class PrefixCache:
 
     def discard(self, seq: Sequence) -> None:
         """Take the names off everything ``seq`` read or computed, and all that was computed from it: one of them is
-        poisoned, and to lose a good prefix is better than to keep a bad one."""
+        poisoned, and to lose a good prefix is better than to keep a bad one. ``seq`` must end, or it would publish its
+        blocks again."""
         bad = {block for i in range(seq.published) if (block := self._named_block(seq, i))}
-        grown = bool(bad)
-        while grown:
-            more = {b for b in self.pool.index.values() if b.parent in bad and b not in bad}
-            grown = bool(more)
-            bad |= more
+        for block in sorted(self.pool.index.values(), key=lambda b: b.depth):
+            if block.parent in bad:
+                bad.add(block)
         for block in sorted(bad, key=lambda b: b.depth, reverse=True):
             self.pool.unname(block)
-        seq.published = 0
 
     # -- taking and giving back ---------------------------------------------------------------------------------------
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Real
+from operator import index
 from typing import Any
 
 import msgspec
@@ -16,10 +18,11 @@ MAX_STOP_CHARS = 256
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Raises ``InvalidRequest`` (with ``param``) when a value is out of range.
+    """Raises ``InvalidRequest`` (with ``param``) when a value is of another type or out of range.
 
     ``temperature`` 0 is greedy. ``top_k`` 0 or -1 is off. ``logprobs`` asks for the chosen token and that many of the
-    likeliest. ``max_tokens`` None means up to the model's window. ``seed`` None lets the engine draw one.
+    likeliest. ``max_tokens`` None means up to the model's window. ``seed`` None lets the engine draw one. As in vLLM
+    ``stop`` and ``stop_token_ids`` may be None; they are read as ().
     Penalties follow vLLM: repetition over prompt and answer, presence and frequency over the answer.
     """
 
@@ -42,11 +45,13 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     include_stop_str_in_output: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.stop, str):
-            msgspec.structs.force_setattr(self, "stop", (self.stop,) if self.stop else ())
-        else:
-            msgspec.structs.force_setattr(self, "stop", tuple(self.stop))
-        msgspec.structs.force_setattr(self, "stop_token_ids", tuple(self.stop_token_ids))
+        for what, read, names in _TYPES:
+            for name in names:
+                try:
+                    value = read(getattr(self, name))
+                except (TypeError, ValueError, OverflowError):
+                    raise InvalidRequest(f"{name} must be {what}", param=name) from None
+                msgspec.structs.force_setattr(self, name, value)
         for name, low, high in _RANGES:
             _check_range(name, getattr(self, name), low, high)
         for name, ok, problem in _RULES:
@@ -69,6 +74,54 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 GREEDY_BELOW = 1e-5
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool):
+        raise TypeError
+    return index(value)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError
+    return float(value)
+
+
+def _truth(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if value is None or value == "":
+        return ()
+    texts = (value,) if isinstance(value, str) else tuple(value)
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError
+    return texts
+
+
+def _bias(value: Any) -> dict[int, float]:
+    return {_whole(token): _number(bias) for token, bias in dict(value).items()}
+
+
+def _or_none(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else read(value)
+
+
+_TYPES: tuple[tuple[str, Callable[[Any], Any], tuple[str, ...]], ...] = (
+    ("a whole number", _whole, ("n", "top_k", "min_tokens")),
+    ("a whole number or None", _or_none(_whole), ("max_tokens", "logprobs", "seed")),
+    ("a number", _number, ("temperature", "top_p", "min_p")),
+    ("a number", _number, ("presence_penalty", "frequency_penalty", "repetition_penalty")),
+    ("True or False", _truth, ("ignore_eos", "include_stop_str_in_output")),
+    ("a text, a list of texts or None", _texts, ("stop",)),
+    ("a list of token ids or None", lambda v: () if v is None else tuple(map(_whole, v)), ("stop_token_ids",)),
+    ("a map of token ids to numbers or None", _or_none(_bias), ("logit_bias",)),
+)
+"""What a field must be, what makes it one (or raises), and the fields."""
 
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("n", 1, MAX_N),

@@ -91,6 +91,7 @@ class Scheduler:
         """The step that computed ``row`` is done: its blocks may now be found, its siblings start from its prompt."""
         seq = row.seq
         seq.committed += row.count
+        seq.reached = max(seq.reached, seq.committed)
         self.cache.publish(seq)
         self._claims.drop(seq, seq.committed // self.block_size)
         if len(row.samples) > 1:
@@ -106,6 +107,16 @@ class Scheduler:
         elif seq.status is SequenceStatus.WAITING:
             self._stop_waiting(seq)
         seq.status = SequenceStatus.FINISHED
+
+    def take_back_copies(self, plan: Plan) -> None:
+        """The step was interrupted, and nobody knows what it copied: its sequences have their shared blocks again."""
+        for row in plan.rows:
+            if row.copy:
+                shared, own = row.copy
+                table = row.seq.block_table
+                table[table.index(own)] = shared
+                self._copied.remove(shared)  # the step's hold is the table's again
+                self.cache.let_go(self.cache.pool.blocks[own])
 
     def settle(self) -> None:
         """The step is over, well or not: what only it needed is let go."""
@@ -125,7 +136,7 @@ class Scheduler:
         twin.committed, twin.published, twin.written = seq.committed, seq.published, seq.written
         twin.hashes = list(seq.hashes)
         twin.first_admitted = True
-        twin.cached_tokens = seq.cached_tokens
+        twin.cached_tokens, twin.reached = seq.cached_tokens, seq.reached
         twin.status = SequenceStatus.RUNNING
         self.running.append(twin)
 
@@ -313,7 +324,7 @@ class Scheduler:
             self.stats.recomputed_tokens += len(seq) - tokens
             return
         seq.first_admitted = True
-        seq.cached_tokens = tokens
+        seq.cached_tokens = seq.reached = tokens
         seq.evicted = self.cache.count_admission(seq, tokens // self.block_size)
 
     def _unfinished_prefills(self) -> int:

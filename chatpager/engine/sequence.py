@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from chatpager.engine.ghost_index import Eviction
     from chatpager.engine.token_history import TokenHistory
 
-__all__ = ["FinishReason", "SamplingParams", "Sequence", "SequenceStatus"]
+__all__ = ["FinishReason", "SamplingParams", "Sequence", "SequenceStatus", "set_apart"]
 
 
 class SequenceStatus(StrEnum):
@@ -52,6 +52,7 @@ class Sequence:
         "preemptions",
         "priority",
         "published",
+        "reached",
         "request_id",
         "seed",
         "status",
@@ -89,6 +90,8 @@ class Sequence:
         self.status = SequenceStatus.WAITING
         self.block_table: list[int] = []
         self.committed = 0
+        self.reached = 0
+        """The most that ``committed`` ever was: preemption takes the blocks away, not the fact."""
         self.published = 0
         """Leading blocks whose content stands in the prefix cache, under this table's block or an equal one."""
         self.written = 0
@@ -162,3 +165,20 @@ class Sequence:
         twin.num_prompt_tokens = self.num_prompt_tokens
         twin.hashes = list(self.hashes)
         return twin
+
+
+def set_apart(siblings: list[Sequence], index: int) -> None:
+    """Of the sequences of one request, by index, make ``siblings[index]`` one that no other depends on.
+
+    While their prompt is being computed siblings differ in index and seed only, and one of them computes for all: it
+    goes on as another, and that one is left behind in its place.
+    """
+    leader = next((seq for seq in siblings if seq.forks), None)
+    if leader is None:
+        return
+    if leader.index == index:
+        idle = leader.forks[-1]
+        leader.index, idle.index = idle.index, leader.index
+        leader.seed, idle.seed = idle.seed, leader.seed
+        siblings[leader.index], siblings[idle.index] = leader, idle
+    leader.forks.remove(siblings[index])

@@ -22,31 +22,36 @@ from tokenizers import Tokenizer as Backend
 from chatpager.engine import control_tokens
 from chatpager.engine.control_tokens import ControlTokens
 from chatpager.engine.detokenizer import TextStream
+from chatpager.engine.model_folder import one_line, read_json, require_folder
 from chatpager.engine.remembered_pieces import RememberedPieces
 from chatpager.engine.sampling_params import SamplingParams
 from chatpager.errors import InvalidRequest, ModelLoadError
 
-NO_FOLDER = "no such folder (a model is a folder with config.json, *.safetensors and a tokenizer)"
 PIECES_BYTES = 64 << 20
 """Memory for the texts and ids of pieces of conversations: some eight million tokens."""
 
 
 class Tokenizer:
-    """Raises ``ModelLoadError`` when the folder has no fast tokenizer."""
+    """Raises ``ModelLoadError`` when the folder has no fast tokenizer, or one that is broken."""
 
     def __init__(self, path: Path) -> None:
-        if not path.is_dir():
-            raise ModelLoadError(path, NO_FOLDER)
+        require_folder(path)
+        for name in ("tokenizer_config.json", "special_tokens_map.json"):
+            read_json(path / name, required=False)
         self.path = path
         try:
             self._hf = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ModelLoadError(path, f"no usable tokenizer: {' '.join(str(error).split())[:200]}") from error
+        except Exception as error:  # a folder may be broken in any way; tokenizers raises Exception itself
+            raise _unusable(path, error) from error
         if not getattr(self._hf, "is_fast", False):
             raise ModelLoadError(path, "its tokenizer has no tokenizer.json (a fast tokenizer is needed)")
         self.backend: Backend = self._hf.backend_tokenizer
         self._special = control_tokens.special(self.backend)
         self._steering = control_tokens.steering(self.backend, str(self._hf.chat_template or ""))
+        try:
+            self._plain = self._twin()
+        except Exception as error:  # the vocabulary may be read once and not again: two tokens of one id
+            raise ModelLoadError(path / "tokenizer.json", f"no usable tokenizer: {one_line(error)}") from error
         self._pieces = RememberedPieces(PIECES_BYTES)
 
     # -- ids and text -------------------------------------------------------------------------------------------------
@@ -88,8 +93,7 @@ class Tokenizer:
         longest = max(len(token.encode()) for token in self.backend.get_vocab())
         return longest * 3 if normalizer else longest
 
-    @cached_property
-    def _plain(self) -> Backend:
+    def _twin(self) -> Backend:
         """A twin of the backend to which control tokens are ordinary text."""
         whole = json.loads(self.backend.to_str())
         for token in whole["added_tokens"]:
@@ -159,10 +163,6 @@ class Tokenizer:
     def _gives(self, text: str, tokens: ControlTokens) -> bool:
         return not tokens.ids.isdisjoint(self.encode_rendered(text))
 
-    def unguard(self, text: str) -> str:
-        """Guarded text as its author wrote it."""
-        return "".join(control_tokens.split_marks(text))
-
     def encode_rendered(self, text: str) -> Sequence[int]:
         """Ids of a piece of rendered text; guarded tokens come out as ordinary characters. Not to be changed: they are
         remembered for the next turn."""
@@ -174,3 +174,14 @@ class Tokenizer:
             if piece:
                 ids += self.encode_plain(piece) if i % 2 else self.encode(piece)
         return self._pieces.put(text, ids)
+
+
+def _unusable(path: Path, error: Exception) -> ModelLoadError:
+    """Of tokenizer.json where that is broken by itself, or else of the folder."""
+    file = path / "tokenizer.json"
+    if file.is_file():
+        try:
+            Backend.from_file(str(file))
+        except Exception as own:  # as above
+            path, error = file, own
+    return ModelLoadError(path, f"no usable tokenizer: {one_line(error)}")

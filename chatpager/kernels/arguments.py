@@ -75,15 +75,9 @@ def check(
     _check_tensors(query, key_cache, value_cache, block_tables, context_lens, query_start, sinks, out)
     _check_caches(query, key_cache, value_cache, block_size)
     _check_rows(query, block_tables, context_lens, query_start)
+    _check_like_query(query, sinks, out)
     _check_numbers(max_context_len, options)
     tokens, heads, head_dim = query.shape
-    if sinks is not None and sinks.shape != (heads,):
-        raise ValueError(f"sinks has shape {_shape(sinks)}, but the query has {heads} heads")
-    if out is not None and (out.shape != query.shape or out.stride(-1) != 1):
-        raise ValueError(
-            f"out must have the query's shape {_shape(query)} and a last stride of 1, "
-            f"got {_shape(out)} with strides {out.stride()}"
-        )
     scale, longest = options.get("scale"), options.get("max_query_len")
     lse_dtype = torch.promote_types(query.dtype, torch.float32)
     return AttentionCall(
@@ -182,6 +176,16 @@ def _check_rows(query: Tensor, block_tables: Tensor, context_lens: Tensor, query
         )
     if query_start is not None and query_start.shape[0] != batch + 1:
         raise ValueError(f"query_start must have {batch + 1} entries for {batch} rows, got {query_start.shape[0]}")
+
+
+def _check_like_query(query: Tensor, sinks: Tensor | None, out: Tensor | None) -> None:
+    if sinks is not None and sinks.shape != query.shape[1:2]:
+        raise ValueError(f"sinks has shape {_shape(sinks)}, but the query has {query.shape[1]} heads")
+    if out is not None and (out.shape != query.shape or out.stride(-1) != 1):
+        raise ValueError(
+            f"out must have the query's shape {_shape(query)} and a last stride of 1, "
+            f"got {_shape(out)} with strides {out.stride()}"
+        )
 
 
 def _check_numbers(max_context_len: int, options: Options) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import logging
 import secrets
 from collections.abc import Awaitable, Callable
 from urllib.parse import SplitResult, urlsplit
 
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Middleware
 
 from chatpager.config import ServerConfig
@@ -25,6 +27,7 @@ from chatpager.errors import (
     Overloaded,
     RequestTooLarge,
     StoreError,
+    UpgradeRequired,
 )
 from chatpager.server import wire
 from chatpager.server.protocol import error_body
@@ -71,6 +74,10 @@ def error_response(error: ChatpagerError) -> web.Response:
         seconds = error.retry_after if isinstance(error, Overloaded) else RETRY_SECONDS
         headers["retry-after"] = str(max(1, round(seconds)))
         headers["retry-after-ms"] = str(round(1000 * seconds))
+    if isinstance(error, MethodNotAllowed):
+        headers["allow"] = error.allowed
+    if isinstance(error, UpgradeRequired):
+        headers["upgrade"] = "websocket"
     return web.Response(
         text=wire.encode(wire.ErrorAnswer(body)), status=status, content_type="application/json", headers=headers
     )
@@ -101,6 +108,12 @@ def errors() -> Middleware:
     return middleware
 
 
+def not_a_clients_mistake(record: logging.LogRecord) -> bool:
+    """For aiohttp's logger, which writes the whole traceback of what a client sent wrong: anybody could fill a disk."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError | web.RequestPayloadError)
+
+
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """On every answer, an error or a stream too: the request's id, and leave for the foreign page that asked."""
     response.headers["x-request-id"] = request[REQUEST_ID]
@@ -116,7 +129,7 @@ def _of_aiohttp(error: web.HTTPException, request: web.Request) -> ChatpagerErro
         return RequestTooLarge(f"the body is larger than {request.client_max_size} bytes")
     if isinstance(error, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted(error.allowed_methods))
-        return MethodNotAllowed(f"{error.method} is not allowed on {request.path}; allowed: {allowed}")
+        return MethodNotAllowed(f"{error.method} is not allowed on {request.path}; allowed: {allowed}", allowed=allowed)
     if isinstance(error, web.HTTPNotFound):
         return NotFound(f"there is nothing at {request.method} {request.path}")
     return InvalidRequest(error.text or error.reason)

@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import structlog
 from aiohttp import web
+from aiohttp.log import server_logger
 
 from chatpager.config import ServerConfig
+from chatpager.errors import UpgradeRequired
 from chatpager.server import routes_cache, routes_chat, routes_conversations, routes_ops, routes_responses
-from chatpager.server.access import PUBLIC, add_headers, errors, gate
+from chatpager.server.access import PUBLIC, add_headers, errors, gate, not_a_clients_mistake
 from chatpager.server.service import SERVICE, Service
 from chatpager.server.websocket import CONNECTIONS, responses_socket
 
@@ -20,13 +22,14 @@ log = structlog.get_logger(__name__)
 async def responses_get(request: web.Request) -> web.StreamResponse:
     """GET /v1/responses is the WebSocket."""
     if request.headers.get("Upgrade", "").lower() != "websocket":
-        raise web.HTTPMethodNotAllowed("GET", {"POST"})
+        raise UpgradeRequired("GET /v1/responses is a WebSocket: send Upgrade: websocket, or POST the request")
     return await responses_socket(request)
 
 
 def make_app(config: ServerConfig, open_service: Callable[[], Awaitable[Service]]) -> web.Application:
     """``open_service`` is called at start-up; what it opens is closed here."""
     app = web.Application(middlewares=[errors(), gate(config)], client_max_size=config.max_message_bytes)
+    server_logger.addFilter(not_a_clients_mistake)
     app[CONNECTIONS] = set()
     app[routes_ops.ASSETS] = routes_ops.read_assets()
     app[PUBLIC] = {"page", "health", "live", "ready"}
@@ -40,7 +43,7 @@ def make_app(config: ServerConfig, open_service: Callable[[], Awaitable[Service]
 def _routes() -> list[web.RouteDef]:
     r, c, o = routes_responses, routes_conversations, routes_ops
     return [
-        web.get("/v1/responses", responses_get),
+        web.get("/v1/responses", responses_get, allow_head=False),
         web.post("/v1/responses", r.create),
         web.get("/v1/responses/{id}", r.retrieve),
         web.delete("/v1/responses/{id}", r.delete),

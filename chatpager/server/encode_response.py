@@ -64,6 +64,13 @@ def usage_object(counts: Mapping[str, int]) -> wire.Usage:
     return wire.Usage(counts["input_tokens"], details, counts["output_tokens"], wire.OutputTokensDetails(), total)
 
 
+def error_details(state: str, error: Mapping[str, str] | None) -> wire.ErrorDetails | None:
+    """Why a turn did not end well; ``error`` as the store keeps it."""
+    if error:
+        return wire.ErrorDetails(error["code"], error["message"])
+    return INTERRUPTED if state == "interrupted" else None
+
+
 def response_object(
     facts: ResponseFacts,
     state: str = "in_progress",
@@ -78,9 +85,6 @@ def response_object(
     """A response at any time of its life; ``state`` and the rest as the store has them."""
     status = SHOWN_AS[state]
     echoed = {k: v for k, v in facts.parameters.items() if k in wire.Response.__struct_fields__}
-    details = wire.ErrorDetails(error["code"], error["message"]) if error else None
-    if state == "interrupted" and details is None:
-        details = INTERRUPTED
     ours: dict[str, Any] = {"state": state, "cache": receipt, "timings": timings} if status != "in_progress" else {}
     if warnings := facts.parameters.get("warnings"):
         ours["warnings"] = warnings
@@ -90,7 +94,7 @@ def response_object(
         status=status,
         model=facts.model,
         output=[answer_item(facts.id, text, item_status(status))] if text is not None else [],
-        error=details,
+        error=error_details(state, error),
         incomplete_details=wire.IncompleteDetails("max_output_tokens") if state == "incomplete" else None,
         previous_response_id=facts.previous_response_id,
         conversation=wire.ConversationRef(facts.conversation_id) if facts.conversation_id else None,

@@ -7,6 +7,7 @@ field is passed over and named in the answer's ``chatpager.warnings``.
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +30,6 @@ MAX_INT = 2**31 - 1
 class Extensions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The ``chatpager`` object of a request."""
 
-    explain: bool = False
     priority: Annotated[int, msgspec.Meta(ge=-MAX_INT, le=MAX_INT)] = 0
 
 
@@ -80,7 +80,7 @@ class ChatCreate(Sampling, frozen=True, kw_only=True):
 
 
 HARMLESS: dict[str, tuple[type, ...]] = {
-    "cache_control": (dict,), "include": (list,), "max_tool_calls": (int,), "parallel_tool_calls": (bool,),
+    "cache_control": (dict,), "max_tool_calls": (int,), "parallel_tool_calls": (bool,),
     "prompt_cache_key": (str,), "prompt_cache_options": (dict,), "prompt_cache_retention": (str,),
     "safety_identifier": (str,), "service_tier": (str,), "stream_options": (dict,), "tool_choice": (str, dict),
     "type": (str,), "user": (str,),
@@ -98,6 +98,8 @@ UNBUILT: dict[str, tuple[tuple[type, ...], Callable[[Any], bool], str]] = {
     "n": ((int,), lambda v: v not in (None, 1), "several choices are not built yet"),
     "logprobs": ((bool,), bool, NO_LOGPROBS),
     "top_logprobs": ((int,), bool, NO_LOGPROBS),
+    # The other values of OpenAI's name parts of answers that there are none of here.
+    "include": ((list,), lambda v: "message.output_text.logprobs" in (v or []), NO_LOGPROBS),
     "prompt": ((dict,), bool, "stored prompts are not built; send the text"),
     "truncation": ((str,), lambda v: v not in (None, "disabled"), 'only "disabled": nothing is cut off silently'),
     "text": ((dict,), lambda v: _format(v) != "text", NO_STRUCTURE),
@@ -133,10 +135,23 @@ def decode(data: str | bytes) -> Json:
     try:
         value = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        if _has_half_a_pair(data):
+            raise InvalidJSON("a text holds half of a surrogate pair (\\ud800 to \\udfff): no character") from error
         raise InvalidJSON(f"this is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise InvalidJSON("a request is a JSON object")
     return value
+
+
+def _has_half_a_pair(data: str | bytes) -> bool:
+    """Whether that is what msgspec refuses: it says so of some halves, and of the others that the input is cut off."""
+    try:
+        json.dumps(json.loads(data), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    except (ValueError, RecursionError):
+        pass
+    return False
 
 
 def read(raw: Json, kind: type[S]) -> tuple[S, list[str]]:

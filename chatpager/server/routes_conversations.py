@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from aiohttp import web
 
-from chatpager.errors import InvalidRequest, ItemNotFound, ResponseNotFound
+from chatpager.errors import InvalidRequest, ItemNotFound, ResponseNotFound, StoreError
 from chatpager.server import wire
-from chatpager.server.encode_response import SHOWN_AS, answer_item, item_id, item_status, usage_object
+from chatpager.server.encode_response import SHOWN_AS, answer_item, error_details, item_id, item_status, usage_object
 from chatpager.server.input_items import Json, input_messages, shown
 from chatpager.server.requests import check_metadata, decode
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE, TENANT, Service
-from chatpager.sessions.heads import owner_of
 from chatpager.sessions.turn import LiveTurn
 from chatpager.store import Message, Session, Turn, text_of
 
@@ -62,14 +63,10 @@ async def update(request: web.Request) -> web.Response:
 
 
 async def delete(request: web.Request) -> web.Response:
-    """A running turn of it is ended first, so that nothing of it is written afterwards."""
+    """A turn of it that runs or begins meanwhile is ended and deleted with it: once this is answered nothing is left,
+    and nothing is written afterwards. A client that leaves does not stop it halfway."""
     service, session_id = request.app[SERVICE], request.match_info["id"]
-    turn = service.hub.live_of_session(TENANT, session_id)
-    if turn is not None:
-        service.hub.cancel(TENANT, turn.id)
-        await turn.stream.end()
-    await service.store.delete_session(TENANT, session_id)
-    service.hub.keeper.closed(owner_of(TENANT, session_id))
+    await asyncio.shield(service.hub.delete_session(TENANT, session_id))
     return json_response(wire.Deleted(id=session_id, object="conversation.deleted"))
 
 
@@ -133,10 +130,13 @@ async def _all_items(service: Service, session_id: str) -> list[wire.Item]:
     store = service.store
     # First: a turn that ends while the store is read is in what was read last, or here.
     live = service.hub.live_of_session(TENANT, session_id)
-    session = await store.session(TENANT, session_id)
-    turns = {t.tip_hash: t for t in await store.turns_of(TENANT, session_id) if t.tip_hash}
+    session, turns = await store.session(TENANT, session_id), await store.turns_of(TENANT, session_id)
+    with suppress(StoreError):  # what is stored can be read, even if nothing can be written
+        if await service.hub.orphans.end_if_any(turns):
+            session, turns = await store.session(TENANT, session_id), await store.turns_of(TENANT, session_id)
     chain = await store.load_chain(TENANT, session.tip_hash)
-    found = [_item(message, turns.get(message.hash)) for message in chain]
+    answered = {turn.tip_hash: turn for turn in turns if turn.tip_hash}
+    found = [_item(message, answered.get(message.hash)) for message in chain]
     if live is not None and (not chain or chain[-1].hash == live.input_tip):
         found.append(_live_item(live))
     return found
@@ -157,12 +157,14 @@ def _item(message: Message, turn: Turn | None) -> wire.Item:
         "usage": usage_object(turn.usage) if turn.usage else None,
         "cache": turn.receipt,
         "timings": turn.timings,
+        "error": error_details(turn.status, turn.error),
     }
     return _answer(turn.id, text, turn.status, ours)
 
 
 def _live_item(turn: LiveTurn) -> wire.Item:
-    ours = {"response_id": turn.id, "state": "in_progress", "usage": None, "cache": None, "timings": None}
+    unknown = dict.fromkeys(("usage", "cache", "timings", "error"))
+    ours = {"response_id": turn.id, "state": "in_progress", **unknown}
     return _answer(turn.id, turn.stream.text, "in_progress", ours)
 
 

@@ -124,12 +124,15 @@ def live_response(turn: LiveTurn) -> wire.Response:
 
 
 async def stored_response(service: Service, tenant: str, response_id: str) -> wire.Response | dict[str, object]:
-    """A response that has ended, as it was told then; or, of one that a crash ended, what is known.
+    """A response that has ended, as it was told then; or what is known of one that a crash ended, or whose end the
+    store refused.
 
     Raises:
         ResponseNotFound: there is none.
     """
     turn = await service.store.turn(tenant, response_id)
+    if await service.hub.orphans.end_if_any([turn]):
+        turn = await service.store.turn(tenant, response_id)
     if turn.kind != "response":
         raise ResponseNotFound(f"no response {response_id!r}")
     body = await service.store.response(tenant, response_id)
@@ -161,8 +164,7 @@ async def delete_turn(service: Service, turn_id: str, kind: TurnKind) -> None:
     """
     turn = service.hub.live(TENANT, turn_id)
     if turn is not None and turn.request.kind == kind:
-        service.hub.cancel(TENANT, turn_id)
-        await turn.stream.end()
+        await service.hub.end(TENANT, turn_id)
         if not turn.request.stored:
             return
     elif (await service.store.turn(TENANT, turn_id)).kind != kind:

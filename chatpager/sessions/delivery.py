@@ -18,7 +18,16 @@ from chatpager.sessions.mistakes import INTERNAL, log_mistake
 from chatpager.sessions.receipt import Receipt
 from chatpager.sessions.stream import Delta, Ended, Prefilled
 from chatpager.sessions.turn import Happening, LiveTurn, TurnState
-from chatpager.store import EndStatus, FinishedTurn, JournalEntry, MessageHash, NewMessage, Store, text_content
+from chatpager.store import (
+    EndStatus,
+    Finished,
+    FinishedTurn,
+    JournalEntry,
+    MessageHash,
+    NewMessage,
+    Store,
+    text_content,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -98,7 +107,8 @@ class Delivery:
                 shown.append((turn, text, Prefilled(*output.prefilled) if output.prefilled else None))
                 if turn.stopped_by_string and not output.finish_reason:
                     self._cancel_quietly(turn)
-        await self._journal(entries)
+        if entries:
+            await self._journal(entries)
         for turn, text, progress in shown:
             with self._alone(turn):
                 self._show(turn, text, progress)
@@ -117,12 +127,13 @@ class Delivery:
 
     async def _journal(self, entries: Sequence[JournalEntry]) -> None:
         """A token that is not in the journal is never shown: its turn ends here."""
-        failed: tuple[str, str] | None = None
+        refused, failed = {entry.turn_id for entry in entries}, (StoreError.code, NOT_STORED)
         try:
-            await self._store.journal(entries)
+            refused = await self._store.journal(entries)
+            if refused:
+                log.error("journal.refused", reason="the turns have another end in the database", turns=len(refused))
         except StoreError as error:
             log.error("journal.failed", reason=str(error), turns=len(entries))
-            failed = (StoreError.code, NOT_STORED)
         except Exception as error:
             if len(entries) > 1:
                 for entry in entries:
@@ -130,8 +141,8 @@ class Delivery:
                 return
             log_mistake("journal.failed", error, turn=entries[0].turn_id)
             failed = INTERNAL
-        for entry in entries if failed else ():
-            if turn := self._turns.get(entry.turn_id):
+        for turn_id in refused:
+            if turn := self._turns.get(turn_id):
                 self.end(turn, failed=failed)
 
     def _show(self, turn: LiveTurn, text: str, progress: Prefilled | None) -> None:
@@ -185,7 +196,8 @@ class Delivery:
         given of it; what the store did not take stays in the journal, and the hub ends it when it next comes by."""
         for plain in (False, True):
             try:
-                turn.receipt = None if plain else self._account(turn)
+                if not plain:
+                    turn.receipt = self._account(turn)
                 ended = turn.ended(self._clock(), self._wall(), status)
                 return ended, await self._store_end(turn, ended, plain) if turn.request.stored else None
             except StoreError as error:
@@ -224,13 +236,19 @@ class Delivery:
             error={"code": ended.error_code, "message": ended.error_message} if ended.error_code else None,
             response=turn.request.body(turn, ended) if turn.request.body and not plain else None,
         )
+        stored = await self._finish_turn(done)
+        if stored.status != done.status:
+            raise StoreError(f"another end of the turn was stored: {stored.status or 'it is gone'}")
+        return stored.tip_hash
+
+    async def _finish_turn(self, done: FinishedTurn) -> Finished:
         for pause in self._pauses:
             try:
-                return (await self._store.finish_turn(done)).tip_hash
+                return await self._store.finish_turn(done)
             except StoreError as error:
-                log.warning("turn.end_delayed", turn=turn.id, reason=str(error), seconds=pause)
+                log.warning("turn.end_delayed", turn=done.id, reason=str(error), seconds=pause)
                 await asyncio.sleep(pause)
-        return (await self._store.finish_turn(done)).tip_hash
+        return await self._store.finish_turn(done)
 
     def _exact_ids(self, turn: LiveTurn) -> list[int]:
         """The answer's ids; where a stop string cut the text inside a token, the ids of the text that is left."""

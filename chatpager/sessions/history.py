@@ -36,8 +36,7 @@ async def _tip_of(tenant: str, turn_id: str, store: Store, orphans: Orphans) -> 
         turn = await store.turn(tenant, turn_id)
         if turn.kind != "response":
             raise ResponseNotFound(turn_id)
-        if turn.status == "in_progress" and not orphans.runs(turn_id):
-            await orphans.end(tenant)
+        if await orphans.end_if_any([turn]):
             turn = await store.turn(tenant, turn_id)
     except ResponseNotFound as error:
         message = f"no response {turn_id!r}; send the whole input without previous_response_id"

@@ -30,7 +30,7 @@ from chatpager.errors import (
 from chatpager.sessions.admission import Admission
 from chatpager.sessions.delivery import Delivery
 from chatpager.sessions.engine_thread import STOPPED, EngineThread
-from chatpager.sessions.heads import Heads
+from chatpager.sessions.heads import Heads, owner_of
 from chatpager.sessions.history import history_of
 from chatpager.sessions.keeping import Keeper
 from chatpager.sessions.orphans import Orphans, log_interrupted
@@ -74,7 +74,7 @@ class SessionHub:
         self._admission = Admission(max_turns)
         self._beginning: dict[str, asyncio.Task[None]] = {}
         """Turns whose rows are being stored, by id."""
-        self._orphans = Orphans(store, lambda id: id in self.turns or id in self._beginning, wall)
+        self.orphans = Orphans(store, lambda id: id in self.turns or id in self._beginning, wall)
         self._remembered = Remembered(REMEMBERED_TOKENS)
         self._heads = Heads()
         self.engine = EngineThread(build_engine, self._receive, self._leases_changed)
@@ -165,7 +165,7 @@ class SessionHub:
                 await self._store_and_start(turn, new)
             except SessionBusy:
                 # The session has no other turn here: it was added to meanwhile, or has an orphan.
-                await self._orphans.end(request.tenant)
+                await self.orphans.end(request.tenant)
                 turn, new = await self._begin(request, submitted)
                 await self._store_and_start(turn, new)
         except BaseException:
@@ -224,6 +224,26 @@ class SessionHub:
         self.engine.send(CancelRequest(turn_id))
         return turn
 
+    async def end(self, tenant: str, turn_id: str) -> None:
+        """Cancel a turn, if it runs or is just beginning, and wait for its end."""
+        if beginning := self._beginning.get(turn_id):
+            await asyncio.wait([beginning])
+        if turn := self.live(tenant, turn_id):
+            with suppress(EngineStopped):  # then it ends all the same
+                self.cancel(tenant, turn_id)
+            await turn.stream.end()
+
+    async def delete_session(self, tenant: str, session_id: str) -> None:
+        """Delete a session and all its turns: one that runs is ended first; what began meanwhile, or has no owner, is
+        ended and deleted right after. Raises what ``Store.delete_session`` does."""
+        if turn := self.live_of_session(tenant, session_id):
+            await self.end(tenant, turn.id)
+        for turn_id in (await self.store.delete_session(tenant, session_id)).live_turns:
+            await self.end(tenant, turn_id)
+            with suppress(ResponseNotFound):
+                await self.store.delete_turn(tenant, turn_id)
+        self.keeper.closed(owner_of(tenant, session_id))
+
     def live(self, tenant: str, turn_id: str) -> LiveTurn | None:
         turn = self.turns.get(turn_id)
         return turn if turn and turn.request.tenant == tenant else None
@@ -239,7 +259,7 @@ class SessionHub:
         except SessionBusy:
             if self.live_of_session(tenant, session_id):
                 raise
-            await self._orphans.end(tenant)
+            await self.orphans.end(tenant)
             return await self.store.append_messages(tenant, session_id, new, now=self.wall())
 
     def _check_open(self) -> None:
@@ -260,7 +280,7 @@ class SessionHub:
     # -- beginning ----------------------------------------------------------------------------------------------------
 
     async def _begin(self, request: TurnRequest, submitted: float) -> tuple[LiveTurn, NewTurn]:
-        history, fresh = await history_of(request, self.store, self._orphans)
+        history, fresh = await history_of(request, self.store, self.orphans)
         conversation: list[Message | NewMessage] = [*history, *fresh]
         if not conversation:
             raise InvalidRequest("the conversation is empty and there is no input", param="input")

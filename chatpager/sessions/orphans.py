@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from chatpager.store import Recovered, Store
+from chatpager.store import Recovered, Store, Turn
 
 log = structlog.get_logger(__name__)
 
@@ -17,15 +17,22 @@ class Orphans:
 
     def __init__(self, store: Store, runs: Callable[[str], bool], wall: Callable[[], int]) -> None:
         self._store = store
-        self.runs = runs
+        self._runs = runs
         self._wall = wall
 
     async def end(self, tenant: str) -> None:
         """End those of a tenant as ``interrupted``, with what had been shown of their answers. Raises StoreError."""
         live = await self._store.active_turns(tenant)
-        orphans = [turn.id for turn in live if not self.runs(turn.id)]
+        orphans = [turn.id for turn in live if not self._runs(turn.id)]
         if orphans:
             log_interrupted(await self._store.recover(self._wall(), orphans))
+
+    async def end_if_any(self, turns: Sequence[Turn]) -> bool:
+        """``end``, if one of the ``turns``, of one tenant, is an orphan: then they are to be read again."""
+        found = next((t for t in turns if t.status == "in_progress" and not self._runs(t.id)), None)
+        if found is not None:
+            await self.end(found.tenant)
+        return found is not None
 
 
 def log_interrupted(turns: Sequence[Recovered]) -> None:

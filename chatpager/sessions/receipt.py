@@ -22,8 +22,10 @@ class Eviction(msgspec.Struct, frozen=True):
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
-    """Tokens by source; device + host + disk + computed = prompt. ``attainable_tokens`` is what the cache could have
-    given had nothing been evicted; ``diverged_at`` the first token that differs from the conversation's last turn."""
+    """Tokens by source; device + host + disk + computed = prompt, of a turn whose prompt was computed to its end. Of
+    one that ended before (cancelled, failed, interrupted) ``computed_tokens`` is what was computed until then, and the
+    sum is less. ``attainable_tokens`` is what the cache could have given had nothing been evicted; ``diverged_at`` the
+    first token that differs from the conversation's last turn."""
 
     prompt_tokens: int
     device_tokens: int
@@ -41,6 +43,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
 def receipt(
     prompt: Sequence[int],
     cached_tokens: int,
+    committed_tokens: int,
     previous: Sequence[int] | None,
     *,
     block_size: int,
@@ -48,7 +51,8 @@ def receipt(
     template: str,
     lost: Eviction | None = None,
 ) -> Receipt:
-    """The account of one prompt. ``previous`` is the last turn of the conversation as far as its keys and values were
+    """The account of one prompt, of which ``committed_tokens`` (and perhaps an answer's) were written, cached ones
+    included. ``previous`` is the last turn of the conversation as far as its keys and values were
     computed; None when this server knows of none. ``lost``: the first block that was missed had been in the cache."""
     common = 0 if previous is None else common_prefix(prompt, previous)
     most = (len(prompt) - 1) // block_size * block_size
@@ -56,6 +60,8 @@ def receipt(
     reason: MissReason | None = None
     if not caching:
         reason = "disabled"
+    elif 0 < cached_tokens == most:
+        pass  # nothing was missed, whatever the conversation's last turn was
     elif lost is not None or cached_tokens < attainable:
         reason = "lease_expired" if lost is not None and lost.lease_expired else "evicted"
     elif previous is not None and common < len(previous):
@@ -65,7 +71,7 @@ def receipt(
     return Receipt(
         prompt_tokens=len(prompt),
         device_tokens=cached_tokens,
-        computed_tokens=len(prompt) - cached_tokens,
+        computed_tokens=min(committed_tokens, len(prompt)) - cached_tokens,
         block_size=block_size,
         attainable_tokens=attainable,
         miss_reason=reason,

@@ -142,6 +142,7 @@ class LiveTurn:
         """The text that one output added, and the journal entry that must be written before anyone sees it."""
         if self.state in (TurnState.CLOSING, TurnState.ENDED):
             return "", None
+        self.usage = output.usage or self.usage
         if output.prefilled:
             self.happen(Happening.PREFILLED)
         text = ""
@@ -176,7 +177,6 @@ class LiveTurn:
 
     def _close(self, output: StepOutput) -> str:
         self.happen(Happening.LAST)
-        self.usage = output.usage
         text = self._text.finish()
         self.finish = FinishReason.STOP if self.stopped_by_string else output.finish_reason
         if output.error_code:
@@ -193,11 +193,18 @@ class LiveTurn:
     def _closed(self) -> bool:
         return bool(self.token_ids) and self.token_ids[-1] in self._eos
 
+    @property
+    def committed(self) -> int:
+        """Tokens of prompt and answer whose keys and values were written, as far as the engine has said: a token tells
+        it of all before. Past a stop string it may be more than there are ids."""
+        said = self.usage.committed_tokens if self.usage else 0
+        return max(said, len(self.prompt) + len(self.token_ids) - 1) if self.token_ids else said
+
     def computed_ids(self) -> Sequence[int]:
-        """Every token whose keys and values were written: all but the last sampled."""
+        """Every token whose keys and values were written: at the most all but the last sampled."""
         ids = array("I", self.prompt)
-        ids.extend(self.token_ids[:-1])
-        return ids
+        ids.extend(self.token_ids)
+        return ids[: self.committed]
 
     def account(self, block_size: int, caching: bool) -> Receipt | None:
         """None of a turn that the engine never admitted."""
@@ -206,6 +213,7 @@ class LiveTurn:
         return receipt(
             self.prompt,
             self.usage.cached_tokens,
+            self.committed,
             self.previous,
             block_size=block_size,
             caching=caching,
@@ -219,6 +227,13 @@ class LiveTurn:
         lost = usage.lost
         by = shown_to(self.request.tenant, lost.by)
         return Eviction(round(lost.seconds_ago, 3), lost.eviction_class, by, lost.lease_expired)
+
+    def _cache_write_tokens(self) -> int:
+        """Tokens of the full blocks that this turn wrote: none where nothing is cached."""
+        r = self.receipt
+        if r is None or r.miss_reason == "disabled":
+            return 0
+        return self.committed // r.block_size * r.block_size - r.device_tokens
 
     def timings(self, now: float) -> Timings:
         spent = self._last - self._first if self._first is not None and self._last is not None else 0.0
@@ -240,10 +255,6 @@ class LiveTurn:
 
     def ended(self, now: float, at: int, status: EndStatus | None = None) -> Ended:
         """The last event: ``now`` on the hub's clock, ``at`` on the wall's."""
-        size = self.receipt.block_size if self.receipt else 1
-        cached = self.receipt.device_tokens if self.receipt else 0
-        computed = len(self.prompt) + max(0, len(self.token_ids) - 1)
-        full = computed // size * size
         return Ended(
             status=status or self.status,
             finish=self.finish.value if self.finish else "interrupted",
@@ -251,7 +262,7 @@ class LiveTurn:
             text=self.text,
             output_tokens=len(self.token_ids),
             receipt=self.receipt,
-            cache_write_tokens=max(0, full - cached) if self.receipt else 0,
+            cache_write_tokens=self._cache_write_tokens(),
             timings=self.timings(now),
             error_code=self.error[0] if self.error else None,
             error_message=self.error[1] if self.error else None,

@@ -9,6 +9,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from chatpager.errors import ConfigError
+from chatpager.program import python
 
 _DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
@@ -36,7 +37,8 @@ def parse(url: str) -> URL:
             "database_url", f"must begin with {' or '.join(sorted(set(_DRIVERS.values())))}", value=shown(parsed)
         )
     if driver == "postgresql+asyncpg" and find_spec("asyncpg") is None:
-        raise ConfigError("database_url", "needs asyncpg: pip install 'chatpager[postgres]'", value=shown(parsed))
+        install = f"{python()} -m pip install asyncpg"
+        raise ConfigError("database_url", f"needs asyncpg: {install}", value=shown(parsed))
     parsed = parsed.set(drivername=driver)
     if is_sqlite(parsed) and file_of(parsed) is None:
         raise ConfigError(

@@ -23,6 +23,8 @@ from chatpager.errors import StoreError
 from chatpager.store import address, claim, faults
 
 BUSY_TIMEOUT_MS = 5000
+NUL = "\0"
+"""PostgreSQL takes it in no text, so no id and no title has one."""
 _CONNECT_SECONDS = 10
 _COMMAND_SECONDS = 60
 
@@ -66,8 +68,9 @@ class Database:
         self._identity = _identity(self.file)
 
     async def claim(self) -> None:
-        """Become the only server of this database until ``close``. Raises StoreError when another one is."""
-        assert self._claim is None, "claimed twice"
+        """Become, or stay, the only server of this database until ``close``. Raises StoreError when another one is."""
+        if self._claim is not None:
+            return
         if self.file:
             self._claim = claim.claim_file(self.file, self.shown)
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import BigInteger, ColumnElement, LargeBinary, Text, bindparam, delete, exists, select
+from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from chatpager.store import chain
@@ -12,16 +12,13 @@ from chatpager.store.database import insert_or_ignore
 from chatpager.store.records import Journaled, JournalEntry
 from chatpager.store.tables import LIVE, turn_journal, turns
 
-_ENTRY = select(
-    bindparam("turn_id", type_=Text),
-    bindparam("first_index", type_=BigInteger),
-    bindparam("token_ids", type_=LargeBinary),
-    bindparam("text", type_=LargeBinary),
-).where(exists().where(turns.c.id == bindparam("turn_id", type_=Text), LIVE))
-"""Empty for a turn that has ended or is gone: it must not fail the other turns of its step."""
 
-
-async def write(c: AsyncConnection, entries: Sequence[JournalEntry]) -> None:
+async def write(c: AsyncConnection, entries: Sequence[JournalEntry]) -> set[str]:
+    """Returns the turns that have ended or are gone, which must not fail the other turns of their step: nothing is
+    written of them. The others do not end before the transaction does."""
+    ids = {entry.turn_id for entry in entries}
+    held = select(turns.c.id).where(turns.c.id.in_(ids), LIVE).order_by(turns.c.created_at, turns.c.id)
+    live = set(await c.scalars(held.with_for_update(read=True, key_share=True)))
     rows = [
         {
             "turn_id": entry.turn_id,
@@ -30,9 +27,11 @@ async def write(c: AsyncConnection, entries: Sequence[JournalEntry]) -> None:
             "text": entry.text.encode(),
         }
         for entry in entries
+        if entry.turn_id in live
     ]
-    columns = [column.name for column in turn_journal.columns]
-    await c.execute(insert_or_ignore(c, turn_journal).from_select(columns, _ENTRY), rows)
+    if rows:
+        await c.execute(insert_or_ignore(c, turn_journal), rows)
+    return ids - live
 
 
 async def read(c: AsyncConnection, turn_id: str) -> Journaled:

@@ -173,8 +173,11 @@ class FinishedTurn(Struct, frozen=True, kw_only=True):
 
 
 class Finished(Struct, frozen=True, kw_only=True):
+    """``status`` is the end that is stored, perhaps an earlier one; None where the turn is gone."""
+
     tip_hash: MessageHash | None
     tip: TipMove
+    status: EndStatus | None
 
 
 class Recovered(Struct, frozen=True, kw_only=True):

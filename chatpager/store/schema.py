@@ -69,7 +69,8 @@ async def revision(database: Database) -> str | None:
 
 
 async def upgrade(url: str) -> None:
-    """Make the database, where it is SQLite, and bring its schema to ``head()``, in one transaction.
+    """Make the database, where it is SQLite, and bring its schema to ``head()``, in one transaction. Asks for no claim:
+    that is for ``Store.open``.
 
     Raises:
         ConfigError, StoreError: as ``current``; or the database is newer than this code.

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from chatpager.errors import ConversationNotFound, InvalidRequest, SessionBusy
 from chatpager.store import journal, messages
 from chatpager.store.chain import MessageHash
+from chatpager.store.database import NUL
 from chatpager.store.records import DeletedSession, NewMessage, Session
 from chatpager.store.tables import LIVE, sessions, turns
 
@@ -24,14 +25,15 @@ async def create(c: AsyncConnection, session: Session) -> Session:
 
 
 def _check_title(title: str) -> None:
-    if "\0" in title:
+    if NUL in title:
         raise InvalidRequest("a title holds no NUL character", param="title")
 
 
 async def get(c: AsyncConnection, tenant: str, id: str, *, to_change: bool = False) -> Session:
     """The session; ``to_change`` keeps others from changing it until the transaction ends."""
     query = select(sessions).where(sessions.c.id == id, sessions.c.tenant == tenant)
-    row = (await c.execute(query.with_for_update() if to_change else query)).one_or_none()
+    query = query.with_for_update() if to_change else query
+    row = None if NUL in id else (await c.execute(query)).one_or_none()
     if row is None:
         raise ConversationNotFound(f"no conversation {id!r}")
     return Session(**row._mapping)
@@ -42,7 +44,7 @@ async def page(c: AsyncConnection, tenant: str, limit: int, after: str | None) -
     query = select(sessions).where(s.tenant == tenant).order_by(s.updated_at.desc(), s.id.desc()).limit(limit + 1)
     if after is not None:
         updated_at, _, id = after.partition(".")
-        if not (updated_at.isdecimal() and updated_at.isascii() and len(updated_at) < 19 and id):
+        if not (updated_at.isdecimal() and updated_at.isascii() and len(updated_at) < 19 and id and NUL not in id):
             raise InvalidRequest("is not a cursor of this list", param="after")
         query = query.where(tuple_(s.updated_at, s.id) < tuple_(int(updated_at), id))
     rows = (await c.execute(query)).all()
@@ -61,7 +63,7 @@ async def change(
     values = {name: value for name, value in given.items() if value is not UNSET}
     if isinstance(title, str):
         _check_title(title)
-    if values:
+    if values and NUL not in id:
         await c.execute(update(sessions).where(sessions.c.id == id, sessions.c.tenant == tenant).values(values))
     return await get(c, tenant, id)
 

@@ -39,17 +39,22 @@ class Store:
 
     @classmethod
     async def open(cls, url: str, *, migrate: bool, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> Store:
-        """Open the database at ``url``; ``migrate`` makes it, if need be, and brings its schema up to date.
+        """Open the database at ``url``; ``migrate`` makes it, if need be, and brings its schema up to date. For that
+        it is claimed: no server may run on what is migrated.
 
         Raises:
             ConfigError: the URL cannot be read or names another kind of database.
-            StoreError: the database is away, has an older schema and ``migrate`` is off, or has a newer one.
+            StoreError: the database is away, has an older schema and ``migrate`` is off or a server runs on it, or has
+                a newer one.
         """
-        if migrate:
-            await schema.upgrade(url)
         database = Database(url, busy_timeout_ms=busy_timeout_ms)
         try:
+            if migrate:
+                database.make_file()
             await database.connect()
+            if migrate and await schema.revision(database) != schema.head():
+                await database.claim()
+                await schema.upgrade(url)
             await schema.require_head(database)
         except BaseException:
             await database.close()
@@ -57,7 +62,7 @@ class Store:
         return cls(database)
 
     async def claim(self) -> None:
-        """Become the only server of this database, until it is closed or the process ends in whatever way. If
+        """Become, or stay, the only server of this database, until it is closed or the process ends in whatever way. If
         PostgreSQL drops the claim meanwhile, the next turn's beginning takes it again, or raises StoreError where
         another server was faster.
 
@@ -191,14 +196,16 @@ class Store:
         async with self._database.write("begin_turn", new.tenant, deletes=deletes, owned=True) as c:
             return await turns.begin(c, new)
 
-    async def journal(self, entries: Sequence[JournalEntry]) -> None:
+    async def journal(self, entries: Sequence[JournalEntry]) -> set[str]:
         """Write the tokens of one step, of any number of turns, before they are sent: they outlive the process.
 
-        Entries of turns that have ended are left out, and so are entries that were written before.
+        Returns the turns that have ended or are gone: of these nothing is written. Entries that were written before
+        are left alone.
         """
-        if entries:
-            async with self._database.write("journal", durable=False) as c:
-                await journal.write(c, entries)
+        if not entries:
+            return set()
+        async with self._database.write("journal", durable=False) as c:
+            return await journal.write(c, entries)
 
     async def journaled(self, tenant: str, id: str) -> Journaled:
         """The tokens of a live turn so far; nothing of one that has ended. Raises ResponseNotFound."""
@@ -207,7 +214,8 @@ class Store:
             return await journal.read(c, id)
 
     async def finish_turn(self, done: FinishedTurn) -> Finished:
-        """Store a turn's answer and its end; never refuses, but says what became of the session's tip."""
+        """Store a turn's answer and its end; never refuses, but says which end is stored and what became of the
+        session's tip."""
         async with self._database.write("finish_turn", done.tenant) as c:
             return await turns.finish(c, done)
 

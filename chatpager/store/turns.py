@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from chatpager.errors import IdempotencyConflict, NotFound, PreviousResponseNotFound, ResponseNotFound, SessionBusy
 from chatpager.store import journal, messages, sessions, tables
 from chatpager.store.chain import MessageHash, canonical
-from chatpager.store.database import insert_or_ignore
+from chatpager.store.database import NUL, insert_or_ignore
 from chatpager.store.records import (
     BegunTurn,
     Finished,
@@ -126,9 +126,9 @@ async def finish(c: AsyncConnection, done: FinishedTurn) -> Finished:
     """Store the answer, the turn's end and its response, and move the session's tip if it is where the turn left it."""
     turn = await _find(c, done.tenant, done.id, to_change=True)
     if turn is None:
-        return Finished(tip_hash=None, tip="turn_gone")
+        return Finished(tip_hash=None, tip="turn_gone", status=None)
     if turn.status != "in_progress":
-        return Finished(tip_hash=turn.tip_hash, tip="already_finished")
+        return Finished(tip_hash=turn.tip_hash, tip="already_finished", status=turn.status)
     answer = [] if done.message is None else [done.message]
     tip_hash = next(iter(await messages.insert(c, done.tenant, turn.input_tip, answer, done.now)), None)
     ending = {"status": done.status, "tip_hash": tip_hash, "completed_at": done.now}
@@ -137,7 +137,8 @@ async def finish(c: AsyncConnection, done: FinishedTurn) -> Finished:
     if done.response is not None:
         await c.execute(insert(responses).values(turn_id=done.id, body=done.response))
     await journal.clear(c, turns.c.id == done.id)
-    return Finished(tip_hash=tip_hash, tip=await _advance(c, turn, tip_hash or turn.input_tip, done.now))
+    moved = await _advance(c, turn, tip_hash or turn.input_tip, done.now)
+    return Finished(tip_hash=tip_hash, tip=moved, status=done.status)
 
 
 async def _advance(c: AsyncConnection, turn: Turn, tip: MessageHash, now: int) -> TipMove:
@@ -150,7 +151,8 @@ async def _advance(c: AsyncConnection, turn: Turn, tip: MessageHash, now: int) -
 async def recover(c: AsyncConnection, now: int, ids: Collection[str] | None = None) -> list[Recovered]:
     """End live turns as ``interrupted``, their answers what the journal holds; the second time there is none."""
     done = []
-    for turn in await _ordered(c, LIVE, *([] if ids is None else [turns.c.id.in_(ids)])):
+    # Held from here on: what a server that lost its claim is just writing of them is waited for, and read.
+    for turn in await _ordered(c, LIVE, *([] if ids is None else [turns.c.id.in_(ids)]), to_change=True):
         partial = await journal.read(c, turn.id)
         message = NewMessage(
             role="assistant",
@@ -183,7 +185,8 @@ async def recover(c: AsyncConnection, now: int, ids: Collection[str] | None = No
 
 async def _find(c: AsyncConnection, tenant: str, id: str, *, to_change: bool = False) -> Turn | None:
     query = select(turns).where(turns.c.id == id, turns.c.tenant == tenant)
-    row = (await c.execute(query.with_for_update() if to_change else query)).one_or_none()
+    query = query.with_for_update() if to_change else query
+    row = None if NUL in id else (await c.execute(query)).one_or_none()
     return None if row is None else Turn(**row._mapping)
 
 
@@ -226,6 +229,6 @@ async def of_session(c: AsyncConnection, tenant: str, session_id: str) -> list[T
     return sorted([*own, *inherited.values()], key=lambda turn: (turn.created_at, turn.id))
 
 
-async def _ordered(c: AsyncConnection, *conditions: ColumnElement[bool]) -> list[Turn]:
+async def _ordered(c: AsyncConnection, *conditions: ColumnElement[bool], to_change: bool = False) -> list[Turn]:
     query = select(turns).where(*conditions).order_by(turns.c.created_at, turns.c.id)
-    return [Turn(**row._mapping) for row in await c.execute(query)]
+    return [Turn(**row._mapping) for row in await c.execute(query.with_for_update() if to_change else query)]

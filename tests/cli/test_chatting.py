@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
+import subprocess
 import unicodedata
 
 import pytest
@@ -38,12 +40,29 @@ def test_lines_of_a_pipe_are_answered_and_only_answers_come_out(chat, server):
     assert int(receipts[1]) > 0
 
 
-def test_a_session_goes_on(chat):
-    session = SESSION.search(chat("My name is Ada.\n").err)[1]
-    result = chat("What is my name?\n", "--session", session)
-    assert result.code == 0
-    assert "Ada" in result.out
-    assert SESSION.search(result.err)[1] == session
+def test_a_session_goes_on_with_the_command_that_is_told(chat, home):
+    told = re.search("to go on: (.*)", chat("My name is Ada.\n").err)[1]
+    result = subprocess.run(
+        shlex.split(told), input="What is my name?\n", env=clean_env(home), cwd=home, capture_output=True, text=True
+    )
+    assert result.returncode == 0
+    assert "Ada" in result.stdout
+    assert f"to go on: {told}\n" in result.stderr
+
+
+def sessions(server):
+    return {row["id"] for row in server.get("/v1/conversations?limit=100")["data"]}
+
+
+@pytest.mark.parametrize(
+    ("typed", "code"), [("", 0), ("\n \n", 0), ("word " * 9000 + "\n", 1)], ids=["nothing", "empty lines", "refused"]
+)
+def test_a_chat_that_says_nothing_leaves_no_session(chat, server, typed, code):
+    before = sessions(server)
+    result = chat(typed)
+    assert (result.code, result.out) == (code, "")
+    assert "to go on" not in result.err
+    assert sessions(server) == before
 
 
 def test_the_server_is_found_by_the_settings(chatpager, server_url, home):
@@ -93,10 +112,14 @@ class Person:
         self.sees("you ")
         self.process.say(text)
 
+    def interrupts(self):
+        self.process.wait_until_it_sleeps()
+        self.process.say("\x03")
+
 
 def test_a_person_asks_twice_and_leaves(terminal):
     person = Person(terminal)
-    person.sees("session conv_")
+    person.sees("new session")
     person.types("My name is Ada. [/b]\r")
     person.sees("assistant .+\r\n")
     person.sees("cached ")
@@ -106,6 +129,22 @@ def test_a_person_asks_twice_and_leaves(terminal):
     person.sees(SESSION.pattern)
     assert terminal.wait() == 0
     assert "Traceback" not in terminal.out.whole()
+
+
+def test_a_refused_first_message_leaves_no_session_and_the_chat_goes_on(fork_server, home):
+    with serving(fork_server, home, "--max-model-len", "64") as server:
+        process = fork_server("chat", "--url", server.url, env=clean_env(home), cwd=home, tty=True)
+        person = Person(process)
+        person.types("word " * 80 + "\r")
+        person.sees("the context holds 64")
+        person.sees("you ")
+        assert sessions(server) == set()
+        process.say("Hello\r")
+        person.sees("cached ")
+        person.types("\x04")
+        assert sessions(server) == {SESSION.search(person.sees(SESSION.pattern))[1]}
+        assert process.wait() == 0
+        process.end()
 
 
 @pytest.fixture
@@ -123,27 +162,47 @@ def test_ctrl_c_stops_an_answer_and_the_chat_goes_on(fork_server, endless, home)
     with serving(fork_server, home, command=("serve", str(endless))) as server:
         process = fork_server("chat", "--url", server.url, env=clean_env(home), cwd=home, tty=True)
         person = Person(process)
-        session = person.sees(r"conv_\w+")
         for _ in range(2):
             person.types("What is chatpager?\r")
             person.sees(r"assistant \w+ \w+")
             process.say("\x03")
             person.sees("stopped")
         person.types("\x04")
+        session = SESSION.search(person.sees(SESSION.pattern))[1]
         assert process.wait() == 0
         answers = server.get(f"/v1/conversations/{session}/items?order=asc")["data"][1::2]
         assert [answer["chatpager"]["state"] for answer in answers] == ["cancelled", "cancelled"]
         process.end()
 
 
-@pytest.mark.parametrize("key", ["\x04", "\x03"], ids=["Ctrl+D", "Ctrl+C"])
-def test_both_keys_leave_where_nothing_runs(terminal, key):
-    person = Person(terminal)
-    person.sees("you ")
-    terminal.wait_until_it_sleeps()
-    terminal.say(key)
-    person.sees(SESSION.pattern)
+def test_ctrl_d_leaves(terminal, server):
+    before = sessions(server)
+    Person(terminal).types("\x04")
     assert terminal.wait() == 0
+    assert "to go on" not in terminal.out.whole()
+    assert sessions(server) == before
+
+
+def test_ctrl_c_clears_the_line_and_leaves_where_there_is_none(terminal):
+    person = Person(terminal)
+    person.types("half a line")
+    person.sees("half a line")
+    person.interrupts()
+    person.sees("Ctrl.C again or Ctrl.D leaves")
+    person.sees("you ")
+    terminal.say("another")
+    person.sees("another")
+    person.interrupts()
+    person.sees("leaves")
+    person.types("Hello\r")
+    person.sees("cached ")
+    for _ in range(2):
+        person.sees("you ")
+        person.interrupts()
+    assert "half" not in person.sees(SESSION.pattern)
+    assert terminal.wait() == 0
+    assert terminal.out.whole().count("leaves\r\n") == 3
+    assert "Traceback" not in terminal.out.whole()
 
 
 def test_the_history_is_shown_when_a_session_is_opened(chat, fork_server, server_url, home):

@@ -1,9 +1,15 @@
 """``chatpager doctor`` and ``chatpager db upgrade``."""
 
+import fcntl
 import json
+import shutil
 import socket
+import sqlite3
+from contextlib import closing
 
 import pytest
+
+from chatpager.demo import model_path
 
 
 def findings(result):
@@ -35,6 +41,46 @@ def test_a_model_that_cannot_be_served(chatpager, home):
     assert "nowhere" in text and "no such folder" in text
 
 
+# A file of the model, what is in it -> the finding, and what it says.
+BROKEN = {
+    "a template": ("chat_template.jinja", "{% for", "template", "chat template"),
+    "a template that refuses in two lines": (
+        "chat_template.jinja", "{{ raise_exception('not\nme') }}", "template", "not me",
+    ),
+    "a configuration of another type": (
+        "config.json", '{"model_type": "llama", "num_hidden_layers": "two"}', "model", "config.json",
+    ),
+    "weights of another shape": (
+        "config.json", json.dumps(json.loads((model_path() / "config.json").read_text()) | {"vocab_size": 10}), "model",
+        "config.json asks for [10, 256]",
+    ),
+    "a tokenizer": ("tokenizer.json", '{"version": "9"}', "model", "tokenizer.json"),
+    "how to sample": ("generation_config.json", '{"temperature": "hot"}', "model", "generation_config.json"),
+    "what ends an answer": ("generation_config.json", '{"eos_token_id": "x"}', "model", "generation_config.json"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "text", "what", "words"), BROKEN.values(), ids=BROKEN.keys())
+def test_a_model_with_something_broken_is_one_finding_among_all(chatpager, home, file, text, what, words):
+    shutil.copytree(model_path(), home / "m")
+    (home / "m" / file).write_text(text)
+    result = chatpager("doctor", "--json", "--port", 0, "--model", home / "m")
+    assert (result.code, result.err) == (1, "")
+    state, told = findings(result)[what]
+    assert state == "wrong"
+    assert words in told and "\n" not in told
+    assert {"python", "port", "database"} <= set(findings(result))
+
+
+def test_names_are_printed_as_they_are(chatpager, home):
+    """A name in brackets is no markup, and a word between colons no picture."""
+    for name in ("[prod]", "x[/a]", ":smile:"):
+        result = chatpager("doctor", "--port", 0, "--model", home / name, "--data-dir", home / name)
+        assert (result.code, result.err) == (1, "")
+        assert f"wrong model      cannot load {home}/{name}: no such folder" in result.out
+        assert f"note  database   {home}/{name}/chatpager.db is not there yet" in result.out
+
+
 def test_a_port_that_is_taken(chatpager):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -52,6 +98,19 @@ def test_a_data_folder_that_cannot_be(chatpager, home, made):
     state, text = findings(result)["database"]
     assert state == "wrong"
     assert "--data-dir" in text
+
+
+def test_a_data_folder_whose_name_is_too_long(chatpager, home):
+    result = chatpager("doctor", "--json", "--port", 0, "--data-dir", home / ("x" * 300))
+    assert (result.code, result.err) == (1, "")
+    state, text = findings(result)["database"]
+    assert state == "wrong"
+    assert "too long" in text
+
+
+def test_a_host_that_cannot_be_one(chatpager):
+    result = chatpager("doctor", "--json", "--port", 0, "--host", "x" * 300)
+    assert findings(result)["port"][0] == "note"
 
 
 def test_a_wrong_setting_is_no_finding_but_an_error(chatpager):
@@ -73,3 +132,13 @@ def test_the_database_is_made_once_and_then_up_to_date(chatpager, home):
 def test_the_database_of_another_url(chatpager, home):
     assert chatpager("db", "upgrade", "--database-url", f"sqlite:///{home}/mine.db").code == 0
     assert (home / "mine.db").is_file()
+
+
+def test_upgrade_asks_for_the_database_like_a_server(chatpager, home):
+    (home / "mine.db.lock").write_text("123\n")
+    with (home / "mine.db.lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        refused = chatpager("db", "upgrade", "--database-url", f"sqlite:///{home}/mine.db")
+    assert refused.code == 1 and "is in use by process 123: stop it" in refused.err
+    with closing(sqlite3.connect(home / "mine.db")) as database:
+        assert database.execute("SELECT name FROM sqlite_master").fetchall() == []

@@ -38,8 +38,10 @@ def test_the_banner_has_what_one_needs_next(fork_server, home):
     with serving(fork_server, home, "--num-kv-blocks", "1025") as server:
         said = banner(server)
         assert f"chat       {server.url}\n" in said
-        assert f"chatpager chat --url {server.url}\n" in said
-        assert "1,024 blocks of 16 tokens: 16,384 tokens; context 4,096" in said
+        terminal = re.search(r"terminal +(.*)", said)[1]
+        assert terminal.endswith(f" chat --url {server.url}")
+        assert subprocess.check_output(shlex.split(terminal), input=b"Hello\n", env=clean_env(home), cwd=home)
+        assert "1,024 usable blocks of 16 tokens: 16,384 tokens; context 4,096" in said
         assert server.get("/health")["kv"]["tokens"] == 16_384
         assert f"{home}/data/chatpager/chatpager.db" in said
         curl = re.search(r"curl +(curl .*)", said)[1]
@@ -73,6 +75,21 @@ def test_a_folder_is_served_under_its_name(fork_server, home):
     (home / "my-model").symlink_to(model_path())
     with serving(fork_server, home, command=("serve", str(home / "my-model"))) as server:
         assert server.get("/v1/models")["data"][0]["id"] == "my-model"
+
+
+def test_names_are_printed_as_they_are(fork_server, home):
+    """A name in brackets is no markup."""
+    with serving(fork_server, home, "--served-model-name", "m[/a]", "--data-dir", str(home / "[prod]")) as server:
+        said = banner(server)
+        assert "chatpager serves m[/a]\n" in said
+        assert f"data       {home}/[prod]/chatpager.db\n" in said
+
+
+def test_a_name_that_the_hub_would_refuse_is_printed_as_it_is(chatpager):
+    result = chatpager("serve", "[some]/model")
+    assert result.out.startswith("fetching [some]/model from the Hugging Face hub")
+    assert result.code == 3
+    assert result.err.startswith("chatpager: cannot load [some]/model: no such folder, and the hub")
 
 
 def test_a_model_of_the_hub_keeps_its_name_though_its_copy_is_called_by_a_revision(tmp_path):

@@ -120,6 +120,14 @@ def test_the_table_names_value_source_and_variable(chatpager):
     assert len(rows) == 1 + len(VALUES)
 
 
+def test_names_in_the_table_are_as_they_are(chatpager, home):
+    """A name in brackets is no markup."""
+    (home / "chatpager.toml").write_text('[server]\nport = 4444\n[store]\ndata_dir = "/srv/x[/a]:smile:"\n')
+    rows = [line.split() for line in chatpager("config", "show").out.splitlines()]
+    assert ["server.port", "4444", "chatpager.toml", "[server]", "CHATPAGER_PORT"] in rows
+    assert ["store.data_dir", "/srv/x[/a]:smile:", "chatpager.toml", "[store]", "CHATPAGER_DATA_DIR"] in rows
+
+
 COMMAND_DEFAULTS = {"demo": DEMO_DEFAULTS, "serve": SERVE_DEFAULTS}
 SERVER_COMMANDS = {"demo": {"model"}, "serve": {"model"}, "doctor": set(), "config show": set()}
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from chatpager.demo import model_path
+from tests.engine.models import write_config
 
 
 def model(home: Path, **files: str | None) -> Path:
@@ -19,6 +20,12 @@ def model(home: Path, **files: str | None) -> Path:
         (folder / name).unlink(missing_ok=True)
         if text is not None:
             (folder / name).write_text(text)
+    return folder
+
+
+def configured(home, **fields):
+    folder = model(home)
+    write_config(folder, **fields)
     return folder
 
 
@@ -70,9 +77,22 @@ CASES = {
     "an empty folder": (lambda h: (h / "empty").mkdir() or ["serve", h / "empty"], 3, ["empty", "config.json"]),
     "pickled weights": (lambda h: ["serve", pickled(h)], 3, ["a-model", "safetensors"]),
     "a broken configuration": (lambda h: ["serve", model(h, config__json="{")], 3, ["config.json", "JSON"]),
+    "a wrong field": (lambda h: ["serve", configured(h, head_dim=63)], 3, ["a-model/config.json", "head_dim"]),
+    "a configuration of another kind": (
+        lambda h: ["serve", configured(h, quantization_config="x")], 3, ["a-model/config.json"],
+    ),
     "broken weights": (lambda h: ["serve", model(h, model__safetensors="no")], 3, ["model.safetensors"]),
     "no tokenizer": (lambda h: ["serve", model(h, tokenizer__json=None)], 3, ["tokenizer"]),
-    "a broken tokenizer": (lambda h: ["serve", model(h, tokenizer__json="{")], 3, ["tokenizer"]),
+    "a broken tokenizer": (lambda h: ["serve", model(h, tokenizer__json="{")], 3, ["a-model/tokenizer.json"]),
+    "a tokenizer of an unknown kind": (
+        lambda h: ["serve", model(h, tokenizer__json='{"version": "9"}')], 3, ["a-model/tokenizer.json", "version '9'"],
+    ),
+    "a list for a tokenizer's configuration": (
+        lambda h: ["serve", model(h, tokenizer_config__json="[]")], 3, ["tokenizer_config.json", "not a JSON object"],
+    ),
+    "a broken chat template": (
+        lambda h: ["serve", model(h, chat_template__jinja="{% for")], 3, ["a-model", "chat template"],
+    ),
     "a context that the model lacks": (lambda h: ["demo", "--max-model-len", "99999"], 2, ["max_model_len", "4096"]),
     "a pool too small": (
         lambda h: ["demo", "--num-kv-blocks", "4", "--max-model-len", "4096"], 2,
@@ -86,8 +106,25 @@ CASES = {
     ),
     "a newer database": (lambda h: newer_database(h) or ["demo"], 1, ["9999", "newer chatpager"]),
     "a newer database to upgrade": (lambda h: newer_database(h) or ["db", "upgrade"], 1, ["9999", "newer chatpager"]),
+    "a measurement of another shape": (
+        lambda h: ["bench", "turns", "--shape", "foo"], 2, ["shape = 'foo'", "15m, 100m"],
+    ),
+    "a measurement of no round": (lambda h: ["bench", "turns", "--rounds", "0"], 2, ["rounds = 0", "at least 1"]),
+    "a measurement of less than nothing": (
+        lambda h: ["bench", "turns", "--history", "-5"], 2, ["history = -5", "between 1 and 15360"],
+    ),
+    "a measurement beyond the context": (
+        lambda h: ["bench", "turns", "--history", "15361"], 2, ["history = 15361", "between 1 and 15360"],
+    ),
     "a chat with nobody": (lambda h: ["chat", "--url", "http://127.0.0.1:9"], 1, ["127.0.0.1:9", "chatpager demo"]),
-    "a chat with no address": (lambda h: ["chat", "--url", "nonsense"], 1, ["nonsense"]),
+    "a chat with no address": (lambda h: ["chat", "--url", "nonsense"], 2, ["url: 'nonsense'", "http://"]),
+    "a chat with a socket's address": (
+        lambda h: ["chat", "--url", "ws://127.0.0.1:8123"], 2, ["url: 'ws://127.0.0.1:8123'", "http://"],
+    ),
+    "a chat with no port": (
+        lambda h: ["chat", "--url", "http://127.0.0.1:99999"], 2, ["url: 'http://127.0.0.1:99999'", "0-65535"],
+    ),
+    "a chat with no session": (lambda h: ["chat", "--session", ""], 2, ["session = ''", "conv_"]),
 }  # fmt: skip
 
 
@@ -118,6 +155,15 @@ def test_a_port_that_is_taken(chatpager):
     assert result.code == 2
     assert result.err.strip().splitlines()[-1].startswith(f"chatpager: port = {port}")
     assert "--port" in result.err
+
+
+@pytest.mark.parametrize("host", ["nonsense.invalid", "192.0.2.1", "a..b"])
+def test_an_address_that_is_not_this_machine_s(chatpager, host):
+    result = chatpager("demo", "--host", host, "--insecure", "--port", 0)
+    assert result.code == 2
+    assert result.err.strip().splitlines()[-1].startswith(f"chatpager: host = {host!r}: cannot listen")
+    assert "--host" in result.err
+    assert "--port" not in result.err and "Traceback" not in result.err
 
 
 def test_a_server_that_did_not_start_leaves_no_database(chatpager, home):

@@ -122,9 +122,28 @@ async def test_a_failed_answer_tells_why(serve):
 # -- no server --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "http://127.0.0.1:99999", "http://"])
-async def test_no_server(url):
-    async with AsyncClient(url) as client:
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("here", "begin with http:// or https://"),
+        ("here:8000", "begin with http:// or https://"),
+        ("ws://here:8000", "begin with http:// or https://"),
+        ("HTTP://here:8000", "begin with http:// or https://"),
+        ("http://", "names no host"),
+        ("http://:8000", "names no host"),
+        ("http://here:99999", "0-65535"),
+        ("http://here:x", "'x'"),
+        ("http://[::1", "IPv6"),
+    ],
+)
+def test_what_is_no_address(url, problem):
+    with pytest.raises(ValueError, match=problem) as error:
+        AsyncClient(url)
+    assert repr(url) in str(error.value)
+
+
+async def test_no_server():
+    async with AsyncClient("http://127.0.0.1:9") as client:
         with pytest.raises(ClientError, match="chatpager demo") as error:
             await client.session()
         assert (error.value.code, error.value.status) == (None, None)

@@ -9,6 +9,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from chatpager.config import ServerConfig
+from tests.processes import serving
 
 TOO_LARGE = "x" * (ServerConfig().max_message_bytes + 1)
 TOO_LONG = "word " * 9000
@@ -39,6 +40,10 @@ TURNS = {
         {"input": "Hello", "previous_response_id": "resp_x"}, "previous_response_not_found", "previous_response_id",
     ),
     "an unknown conversation": ({"input": "Hello", "conversation": "conv_x"}, "conversation_not_found", None),
+    "a response with a NUL": (
+        {"input": "Hello", "previous_response_id": "\0"}, "invalid_request", "previous_response_id",
+    ),
+    "a conversation with a NUL": ({"input": "Hello", "conversation": "a\0"}, "invalid_request", "conversation"),
     "both at once": (
         {"input": "Hello", "conversation": "conv_x", "previous_response_id": "resp_x"}, "invalid_request",
         "conversation",
@@ -73,11 +78,20 @@ REQUESTS = {
     "an unknown conversation": ("GET", "/v1/conversations/conv_x", None, 404, "conversation_not_found"),
     "an unknown conversation's items": ("GET", "/v1/conversations/conv_x/items", None, 404, "conversation_not_found"),
     "an id of odd characters": ("GET", "/v1/conversations/%00%ff%2e%2e", None, 404, "conversation_not_found"),
+    "a NUL in a conversation's id": ("GET", "/v1/conversations/a%00b/items", None, 404, "conversation_not_found"),
+    "a NUL to rename": ("POST", "/v1/conversations/%00", '{"metadata": {"title": "x"}}', 404, "conversation_not_found"),
+    "a NUL to delete": ("DELETE", "/v1/conversations/%00", None, 404, "conversation_not_found"),
+    "a NUL in a list's place": ("GET", "/v1/conversations?after=%00", None, 404, "conversation_not_found"),
+    "a NUL in a response's id": ("GET", "/v1/responses/%00", None, 404, "response_not_found"),
+    "a NUL in an id to cancel": ("POST", "/v1/responses/%00/cancel", None, 404, "response_not_found"),
+    "a NUL in an id to forget": ("DELETE", "/v1/responses/%00", None, 404, "response_not_found"),
+    "a NUL in a chat's id": ("DELETE", "/v1/chat/completions/%00", None, 404, "response_not_found"),
+    "a NUL in an input's id": ("GET", "/v1/responses/%00/input_items", None, 404, "response_not_found"),
     "an unknown model": ("GET", "/v1/models/gpt-4o", None, 404, "model_not_found"),
     "an unknown path": ("GET", "/v1/nothing", None, 404, "not_found"),
     "a file outside": ("GET", "/../../etc/passwd", None, 404, "not_found"),
     "another method": ("PUT", "/v1/models", None, 405, "method_not_allowed"),
-    "a socket's path by GET": ("GET", "/v1/responses", None, 405, "method_not_allowed"),
+    "a socket's path by GET": ("GET", "/v1/responses", None, 426, "upgrade_required"),
 }  # fmt: skip
 
 # What is sent as a frame -> code and param.
@@ -96,6 +110,18 @@ FRAMES = {
     ),
     "a lane": ('{"type": "response.create", "input": "Hello", "stream_id": "a"}', "invalid_request", "stream_id"),
 }  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def server_url(request, server_url, fork_server, tmp_path_factory):
+    """The session's server, and then one with its data in PostgreSQL."""
+    if request.param == "sqlite":
+        yield server_url
+        return
+    postgres = request.getfixturevalue("postgres_server")
+    database = postgres.url(postgres.create())
+    with serving(fork_server, tmp_path_factory.mktemp("postgres"), CHATPAGER_DATABASE_URL=database) as running:
+        yield running.url
 
 
 def ask(url, method, path, body=None, **headers):

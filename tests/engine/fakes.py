@@ -11,6 +11,7 @@ from __future__ import annotations
 import xxhash
 
 from chatpager.config import EngineConfig
+from chatpager.engine.block_hash import BlockHash, BlockHasher
 from chatpager.engine.engine import Engine
 from chatpager.engine.messages import AddRequest
 from chatpager.engine.sampler import Sampled
@@ -32,18 +33,25 @@ def digests(tokens):
     return out
 
 
-def next_token(tokens, index=0, eos=frozenset()):
+def next_token(tokens, index=0):
     return (digests(tokens)[-1] + 7919 * index) % VOCAB
 
 
-def continuation(prompt, count, eos=frozenset()):
-    """What a request for ``count`` tokens must get."""
+def continuation(prompt, count, eos=frozenset(), index=0):
+    """What sample ``index`` of a request for ``count`` tokens must get."""
     tokens = list(prompt)
     for _ in range(count):
-        tokens.append(next_token(tokens))
+        tokens.append(next_token(tokens, index))
         if tokens[-1] in eos:
             break
     return tokens[len(prompt) :]
+
+
+class NamedByTokens(BlockHasher):
+    """A name is the block's own first token: blocks of different content or ancestry collide as the test wants."""
+
+    def chain(self, parent, token_ids):
+        return BlockHash(token_ids[0].to_bytes(4, "little"))
 
 
 class Broken(Exception):

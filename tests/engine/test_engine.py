@@ -84,6 +84,26 @@ class TestEndings:
         assert ("a", 0) not in finals
         assert finals["a", 1].finish_reason == "length"
 
+    @pytest.mark.parametrize("stopped", [{0}, {1}, {2}, {0, 1}, {2, 0}, {0, 1, 2}])
+    @pytest.mark.parametrize("steps", [0, 1], ids=["waiting", "in the middle of its prompt"])
+    def test_a_sample_stopped_before_its_prompt_is_computed_never_begins(self, stopped, steps):
+        """Whichever computes the prompt, the others get the tokens of their own index and seed."""
+        engine, seeds = make_engine(max_tokens=4), {}
+        choose = engine.runner.choose
+        engine.runner.choose = lambda seq: (seeds.update({seq.index: seq.seed}), choose(seq))[1]
+        engine.add(request("a", range(10), 5, n=3, seed=70), 0.0)
+        step(engine, steps)
+        for index in stopped:
+            engine.stop("a", index)
+            engine.audit()
+        tokens, finals = run(engine)
+        left = {0, 1, 2} - stopped
+        assert {i for _, i in finals} == left
+        got = {i: ids for i, ids in tokens.get("a", {}).items() if ids}
+        assert got == {i: continuation(range(10), 5, index=i) for i in left}
+        assert seeds == {i: 70 + i for i in left}
+        engine.add(request("a", [1], 1), 0.0)  # its id is free again
+
     def test_time_is_told_in_the_callers_seconds(self):
         engine = make_engine(max_tokens=8, max_seqs=1)
         engine.add(request("a", range(12), 1), 10.0)
@@ -99,6 +119,50 @@ class TestEndings:
         engine.add(request("a", range(20), 1), 0.0)
         progress = [o.prefilled for _ in range(3) for o in step(engine)]
         assert progress == [(8, 20, 0), (16, 20, 0), None]
+
+
+class TestUsage:
+    def test_is_told_while_the_prompt_is_computed_with_the_first_token_and_at_the_end(self):
+        engine = make_engine(max_tokens=8)
+        answer(engine, "before", range(9), 1)
+        engine.add(request("a", range(20), 3), 0.0)
+        told = [output.usage for _ in range(4) for output in step(engine)]
+        assert [u and (u.cached_tokens, u.committed_tokens, u.computed_tokens, u.output_tokens) for u in told] == [
+            (8, 16, 8, 0), (8, 20, 12, 1), None, (8, 22, 12, 3)
+        ]  # fmt: skip
+
+    def test_of_a_prompt_that_is_left_is_what_was_computed(self):
+        engine = make_engine(max_tokens=8)
+        engine.add(request("a", range(40), 3), 0.0)
+        step(engine, 2)
+        engine.cancel("a")
+        step(engine)
+        usage = engine.runner.finals["a", 0].usage
+        assert (usage.prompt_tokens, usage.cached_tokens, usage.computed_tokens) == (40, 0, 16)
+
+    def test_of_a_request_that_gave_way_is_what_it_had_computed_before(self):
+        engine = make_engine(num_blocks=9)
+        for name in "ab":
+            engine.add(request(name, [ord(name)] * 8, 20), 0.0)
+        while not engine.stats().preemptions:
+            step(engine)
+        waiting = engine.scheduler.waiting[0]
+        length, name = len(waiting), waiting.request_id
+        assert waiting.committed == 0
+        engine.cancel(name)
+        run(engine)
+        usage = engine.runner.finals[name, 0].usage
+        assert (usage.computed_tokens, usage.committed_tokens) == (8, length - 1)
+
+    def test_of_a_request_that_only_waited_is_nothing(self):
+        engine = make_engine(max_seqs=1)
+        for name in "ab":
+            engine.add(request(name, range(8), 4), 0.0)
+        step(engine)
+        engine.cancel("b")
+        run(engine)
+        usage = engine.runner.finals["b", 0].usage
+        assert (usage.admitted, usage.cached_tokens, usage.computed_tokens) == (False, 0, 0)
 
 
 class TestDeterminism:

@@ -12,7 +12,7 @@ import pytest
 
 from chatpager.engine.block_pool import BlockState
 from chatpager.engine.sequence import SequenceStatus
-from tests.engine.fakes import answer, continuation, make_engine, request, run, step
+from tests.engine.fakes import NamedByTokens, answer, continuation, make_engine, request, run, step
 
 
 class TestRow01FullHitLeavesSomethingToCompute:
@@ -156,14 +156,27 @@ class TestRow08WhatAStepUsesIsNotGivenAway:
 
 
 class TestRow10AdmissionChecksTheWholePrompt:
-    def test_a_prompt_that_does_not_fit_yet_waits_instead_of_starting_and_being_preempted(self):
-        engine = make_engine(num_blocks=18, max_model_len=64, max_tokens=4)
-        engine.add(request("big", range(48), 4), 0.0)
-        step(engine)
+    """A prompt that does not fit yet waits, instead of starting and being preempted."""
+
+    def test_its_first_chunk_would_fit(self):
+        engine = make_engine(num_blocks=18, max_tokens=8)
+        engine.add(request("big", range(40), 20), 0.0)
+        step(engine, 6)  # it decodes: most of every step is free
         engine.add(request("late", range(50, 90), 4), 0.0)
         tokens, _ = run(engine)
         assert engine.stats().preemptions == 0
         assert tokens["late"][0] == continuation(range(50, 90), 4)
+
+    def test_it_would_take_the_room_of_a_prompt_that_is_half_computed(self):
+        engine = make_engine(num_blocks=13, max_tokens=16)
+        engine.add(request("big", range(43), 1), 0.0)
+        step(engine)
+        engine.add(request("late", range(50, 58), 12), 0.0)
+        step(engine)
+        assert dict(engine.runner.steps[-1]) == {"big": 8}, "the short lane was free"
+        tokens, _ = run(engine)
+        assert engine.stats().preemptions == 0
+        assert tokens["late"][0] == continuation(range(50, 58), 12)
 
 
 class TestRow17CancelBeforeAnythingIsAllocated:
@@ -210,12 +223,12 @@ class TestRow18And19CollisionsServeNobodyElsesBlocks:
         assert engine.cache.stats.collisions > 0
 
     def test_a_block_behind_a_collision_is_not_published(self):
-        engine = make_engine(hash_bits=1)
-        prompts = [[a, a, a, a, 5, 5, 5, 5, 6] for a in range(6)]
-        for i, prompt in enumerate(prompts):
-            answer(engine, f"first{i}", prompt, 1)
-        for i, prompt in enumerate(prompts):
-            answer(engine, f"second{i}", prompt, 1)
+        engine = make_engine()
+        engine._hasher = lambda salt: NamedByTokens([], 4)
+        answer(engine, "first", [1, 1, 1, 1, 6], 1)
+        answer(engine, "collides", [1, 7, 7, 7, 5, 5, 5, 5, 6], 1)
+        assert engine.cache.stats.collisions > 0
+        assert answer(engine, "reader", [1, 1, 1, 1, 5, 5, 5, 5, 6], 1).usage.cached_tokens == 4
 
 
 class TestRow20And21SaltsSeparate:
@@ -273,18 +286,21 @@ class TestRow22Duplicates:
 
     def test_a_copy_of_another_ancestry_is_no_parent(self):
         """After eviction another prefix may hold the name: its block has our tokens but not our past."""
-        engine = make_engine(num_blocks=60, hash_bits=1)
-        rng = random.Random(3)
-        live = []
-        for i in range(400):
-            if rng.random() < 0.4:
-                prompt = [rng.randrange(2) for _ in range(3)]
-                engine.add(request(f"r{i}", prompt, rng.randrange(4, 20)), 0.0)
-                live.append((f"r{i}", prompt))
-            if rng.random() < 0.1:
-                engine.cache.reset()
-            step(engine)
+        engine, prompt = self.two_equal_answers_at_once()
+        for seq in engine.scheduler.waiting:
+            seq.hasher = NamedByTokens([], 4)
+        engine._hasher = lambda salt: NamedByTokens([], 4)
+        step(engine, 6)  # two blocks are written, and the third begins
+        engine.cancel("a")
+        step(engine)
+        engine.cache.reset()
+        history = [*prompt, *continuation(prompt, 12)]
+        past, ours, next_one = history[:4], history[4:8], history[8:12]
+        engine.add(request("our past", [*past, 9], 1), 0.0)
+        engine.add(request("our tokens", [8, 8, 8, 8, *ours, 9], 1), 0.0)
         run(engine)
+        usage = answer(engine, "reader", [8, 8, 8, 8, *ours, *next_one, 9], 1).usage
+        assert usage.cached_tokens == 8, "the third block was computed after another past"
 
 
 class TestRow23ARecycledBlockForgetsItsContent:

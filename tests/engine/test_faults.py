@@ -1,5 +1,7 @@
 """A step that fails, and content that must not be found again."""
 
+import pytest
+
 from tests.engine.fakes import answer, continuation, make_engine, request, run, step
 
 
@@ -81,3 +83,32 @@ class TestHalfEndedRequests:
         engine.cancel("a")
         _, finals = run(engine)
         assert {k: f.finish_reason for k, f in finals.items()} == {("a", 1): "cancelled"}
+
+
+class TestAStepThatIsInterrupted:
+    @pytest.mark.parametrize("when", ["before it computed", "after it computed", "at its end"])
+    @pytest.mark.parametrize("steps", range(6))
+    def test_holds_nothing_and_is_taken_again(self, steps, when):
+        """Ctrl+C in the middle of a step: of the prompt, of one that copies a shared block, of one that does not."""
+        engine = make_engine(max_tokens=8, caching=False)
+        engine.add(request("a", range(10), 6, n=3), 0.0)
+        step(engine, steps)
+        place, name = (engine.scheduler, "commit") if when == "at its end" else (engine.runner, "run")
+        undisturbed = getattr(place, name)
+
+        def interrupted(work):
+            setattr(place, name, undisturbed)
+            if when == "after it computed":
+                undisturbed(work)
+            raise KeyboardInterrupt
+
+        setattr(place, name, interrupted)
+        engine.add(request("gone", [1]), 0.0)
+        engine.cancel("gone")
+        with pytest.raises(KeyboardInterrupt):
+            engine.step(float)
+        engine.audit()
+        tokens, finals = run(engine)
+        assert tokens["a"] == {i: continuation(range(10), 6, index=i) for i in range(3)}
+        assert finals["gone", 0].finish_reason == "cancelled", "what was to be told is told by the next step"
+        assert engine.pool.counts()["active"] == 0

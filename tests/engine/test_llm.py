@@ -104,6 +104,28 @@ def test_the_second_generation_over_a_history_computes_what_is_new(llm):
     assert second.usage.cached_tokens + second.usage.computed_tokens == len(history)
 
 
+def test_the_usage_of_several_samples_counts_the_prompt_once_and_every_answer(llm):
+    llm.engine.cache.reset()
+    (out,) = llm.generate("the quick brown", SamplingParams(n=3, temperature=1.0, seed=4, max_tokens=6))
+    lengths = [len(answer.token_ids) for answer in out.outputs]
+    usage, prompt = out.usage, len(out.prompt_token_ids)
+    assert (usage.prompt_tokens, usage.cached_tokens, usage.computed_tokens) == (prompt, 0, prompt)
+    assert (usage.output_tokens, usage.committed_tokens) == (sum(lengths), prompt + max(lengths) - 1)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_an_answer_that_a_stop_string_ended_has_a_usage_too(llm, n):
+    (free,) = llm.generate("the quick", GREEDY)
+    before, after = (llm.tokenizer.decode(free.outputs[0].token_ids[:count]) for count in (2, 4))
+    stop = after[len(before) - 1 :]
+    params = SamplingParams(n=n, temperature=0.0, max_tokens=8, ignore_eos=True, stop=stop)
+    (out,) = llm.generate("the quick", params)
+    lengths = [len(answer.token_ids) for answer in out.outputs]
+    assert 1 < lengths[0] < 8
+    assert out.usage.output_tokens == sum(lengths)
+    assert out.usage.committed_tokens == len(out.prompt_token_ids) + max(lengths) - 1
+
+
 def test_bad_prompts_start_nothing(llm):
     for prompt, error in [
         ("", InvalidRequest),

@@ -72,11 +72,33 @@ def missing_shard(folder):
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00002.safetensors"}}')
 
 
+def listed_shards(folder):
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": ["model-00002.safetensors"]}')
+
+
+def numbered_shard(folder):
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": 2}}')
+
+
 def missing_tensor(folder):
     path = folder / "model.safetensors"
     tensors = load_file(path)
     del tensors["model.layers.1.self_attn.k_proj.weight"]
     save_file(tensors, path, metadata={"format": "pt"})
+
+
+def more_tensors(folder, *names):
+    """Add tensors to the weights, a shape of one number each."""
+    path = folder / "model.safetensors"
+    save_file(load_file(path) | {name: torch.zeros(1) for name in names}, path, metadata={"format": "pt"})
+
+
+def fewer_layers(folder):
+    write_config(folder, num_hidden_layers=1)
+
+
+def a_bias(folder):
+    more_tensors(folder, "model.layers.1.self_attn.q_proj.bias")
 
 
 def odd_rope(folder):
@@ -89,6 +111,10 @@ def wrong_kind_of_field(folder):
 
 def not_json(folder):
     (folder / "config.json").write_text("{")
+
+
+def too_deep(folder):
+    (folder / "config.json").write_text("[" * 100_000)
 
 
 def not_an_object(folder):
@@ -108,6 +134,21 @@ def wrong_shapes(folder):
     write_config(folder, hidden_size=64)
 
 
+def wrong_vocabulary(folder):
+    """Were these tensors made, they would need 384 GB."""
+    write_config(folder, vocab_size=10**9)
+
+
+def another_name(folder):
+    (folder / "model.safetensors").rename(folder / "weights.safetensors")
+
+
+def shard_of_another_kind(folder):
+    no_weights(folder)
+    save_file({"a": torch.zeros(1)}, folder / "a.safetensors")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "config.json"}}')
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -118,14 +159,31 @@ def wrong_shapes(folder):
         (truncated, "not a readable safetensors"),
         (huge_header, "not a readable safetensors"),
         (missing_shard, "this shard, but it is missing"),
+        (listed_shards, "index.json: weight_map is not an object of file names"),
+        (numbered_shard, "index.json: weight_map is not an object of file names"),
         (missing_tensor, r"lack 1 of the model's tensors, .*layers\.1\.self_attn\.k_proj"),
+        (
+            fewer_layers,
+            r"hold 9 tensors that the model .* has no place for, the first is model\.layers\.1\.input_layernorm",
+        ),
+        (
+            a_bias,
+            r"hold 1 tensor that the model .* has no place for, the first is model\.layers\.1\.self_attn\.q_proj\.bias",
+        ),
         (odd_rope, "."),
         (wrong_kind_of_field, "."),
         (not_json, "not readable as JSON"),
+        (too_deep, "not readable as JSON"),
         (not_an_object, "not a JSON object"),
         (unknown_kind, "nothing_known"),
         (remote_code, "custom"),
-        (wrong_shapes, "."),
+        (wrong_shapes, r"is \[.*48.*\] in the weights, but config.json asks for \[.*64.*\]; \d+ more differ"),
+        (
+            wrong_vocabulary,
+            r"lm_head\.weight is \[211, 48\] in the weights, but config.json asks for \[1000000000, 48\]",
+        ),
+        (shard_of_another_kind, "header"),
+        (another_name, "neither model.safetensors nor"),
     ],
     ids=lambda v: getattr(v, "__name__", ""),
 )
@@ -135,6 +193,79 @@ def test_a_broken_folder_is_refused_with_the_reason_and_runs_nothing(folder, dam
         loader.load(folder, device="cpu")
     assert "\n" not in str(caught.value)
     assert not (folder / "canary").exists()
+
+
+WRONG_FIELDS = [
+    {"num_attention_heads": 3}, {"num_attention_heads": 0}, {"head_dim": 63}, {"hidden_size": "big"},
+    {"hidden_size": None}, {"max_position_embeddings": "a"}, {"rope_parameters": "x"}, {"rope_parameters": []},
+    {"rope_parameters": {"rope_type": ["a"]}}, {"rope_parameters": {"rope_type": "default", "rope_theta": 0}},
+    {"rope_parameters": {"rope_type": "default", "rope_theta": -1.0}},
+    {"rope_parameters": {"rope_type": "default", "rope_theta": float("inf")}},
+    {"rope_parameters": {"rope_type": "linear", "rope_theta": 1.0, "factor": 0}}, {"eos_token_id": "x"},
+    {"quantization_config": "x"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", WRONG_FIELDS, ids=str)
+def test_a_wrong_field_is_told_before_the_weights_are_read(folder, fields):
+    write_config(folder, **fields)
+    with pytest.raises(ModelLoadError) as caught:
+        loader.check(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("architecture", configs())
+def test_the_headers_tell_in_a_line_whether_the_weights_fit(tiny_model, architecture, tmp_path, capfd):
+    folder = shutil.copytree(tiny_model(architecture), tmp_path / "model")
+    loader.check(folder)
+    write_config(folder, vocab_size=10)
+    capfd.readouterr()
+    with pytest.raises(ModelLoadError, match=r"is \[211, 48\] in the weights, but config\.json asks for \[10, 48\]"):
+        loader.check(folder)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_shards_are_one_model_and_files_that_no_index_names_are_none_of_it(folder):
+    whole = folder / "model.safetensors"
+    places = {}
+    for i, (name, tensor) in enumerate(sorted(load_file(whole).items())):
+        places[name] = f"model-{i:05}.safetensors"
+        save_file({name: tensor}, folder / places[name], metadata={"format": "pt"})
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    whole.unlink()
+    save_file({"the.same.in.another.form": torch.zeros(1)}, folder / "consolidated.safetensors")
+    loader.load(folder, device="cpu")
+
+
+def test_what_a_model_may_hold_besides(folder):
+    """Older files have the rotary frequencies of every layer."""
+    more_tensors(folder, "model.layers.0.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq")
+    loader.load(folder, device="cpu")
+
+
+def test_a_tied_head_may_be_stored(folder):
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, path, metadata={"format": "pt"})
+    write_config(folder, tie_word_embeddings=True)
+    loader.load(folder, device="cpu")
+    del tensors["lm_head.weight"]
+    save_file(tensors, path, metadata={"format": "pt"})
+    loader.load(folder, device="cpu")
+
+
+def test_experts_that_are_many_tensors_in_the_files_and_one_in_the_model(tiny_model, tmp_path):
+    folder = shutil.copytree(tiny_model("qwen3_moe"), tmp_path / "model")
+    write_config(folder, num_local_experts=3)
+    with pytest.raises(ModelLoadError, match=r"experts\.down_proj is \[4, 48, 32\] .* asks for \[3, 48, 32\]"):
+        loader.check(folder)
+
+
+def test_the_check_of_a_good_folder_knows_its_shape(folder):
+    checked = loader.check(folder)
+    loaded = loader.load(folder, device="cpu")
+    assert (checked.shape, checked.eos_token_ids) == (loaded.shape, loaded.eos_token_ids)
 
 
 def test_code_beside_a_served_model_is_never_run(folder):

@@ -2,19 +2,12 @@
 
 import pytest
 
-from chatpager.engine.block_hash import BlockHash, BlockHasher
 from chatpager.engine.block_pool import BlockPool, BlockState
 from chatpager.engine.prefix_cache import PrefixCache
 from chatpager.engine.sequence import SamplingParams, Sequence
+from tests.engine.fakes import NamedByTokens
 
 SIZE = 4
-
-
-class NamedByTokens(BlockHasher):
-    """A name is the block's own first token: blocks of different ancestry collide as the test wants."""
-
-    def chain(self, parent, token_ids):
-        return BlockHash(bytes([token_ids[0]]))
 
 
 @pytest.fixture
@@ -85,21 +78,26 @@ def test_a_twin_that_left_is_replaced_by_our_own_copy(cache):
     cache.audit([second.block_table])
 
 
-@pytest.mark.parametrize("stolen", [(8, 2), (2,), (8, 1, 2)], ids=["other parent", "a root", "deeper"])
-def test_a_block_with_our_tokens_and_another_past_is_not_our_parent(cache, stolen):
-    """Our twin's blocks are evicted, and another chain takes the name of its second one."""
+@pytest.mark.parametrize(
+    ("thieves", "left"),
+    [([(8, 2)], [1]), ([(2,)], [1]), ([(8, 1, 2)], []), ([(1,), (8, 2)], [1])],
+    ids=["other parent", "a root", "deeper", "other parent, and our own root"],
+)
+def test_a_block_with_our_tokens_and_another_past_is_not_our_parent(cache, thieves, left):
+    """Our twin's blocks are evicted, and other chains take their names."""
     first = compute(cache, 1, 2)
     second = compute(cache, 1, 2)
     cache.free(first.block_table)
     cache.reset()
-    thief = compute(cache, *stolen)
+    tables = [compute(cache, *thief).block_table for thief in thieves]
     second.token_ids[8:] = [3] * SIZE + [99]
     second.block_table += cache.allocate(1)
     second.committed = 12
     cache.publish(second)
-    assert found(cache, *stolen, 3) == [*stolen], "block 3 was computed after 1, 2"
-    assert found(cache, 1, 2, 3) == ([1] if 1 not in stolen else [])
-    cache.audit([second.block_table, thief.block_table])
+    for thief in thieves:
+        assert found(cache, *thief, 3) == [*thief], "block 3 was computed after 1, 2"
+    assert found(cache, 1, 2, 3) == left
+    cache.audit([second.block_table, *tables])
 
 
 def test_a_chain_of_twins_back_to_its_root_is_verified(cache):
@@ -135,6 +133,21 @@ def test_discarding_takes_what_it_read_and_everything_that_was_built_on_it(cache
         cache.free(seq.block_table)
     assert cache.reset() == 1
     assert cache.pool.counts()["free"] == cache.pool.usable
+
+
+def test_discarding_looks_at_the_whole_cache_once_however_long_the_chain(cache):
+    class Watched(dict):
+        passes = 0
+
+        def values(self):
+            self.passes += 1
+            return super().values()
+
+    bad = compute(cache, 1)
+    compute(cache, *range(1, 10))
+    cache.pool.index = Watched(cache.pool.index)
+    cache.discard(bad)
+    assert (cache.pool.index, cache.pool.index.passes) == ({}, 1)
 
 
 def test_discarding_frees_what_nobody_holds(cache):

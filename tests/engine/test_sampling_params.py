@@ -1,6 +1,7 @@
 import math
 
 import msgspec
+import numpy as np
 import pytest
 
 from chatpager.engine.sampling_params import SamplingParams
@@ -21,6 +22,41 @@ def test_a_value_out_of_range_is_refused_by_its_name(name, value):
     with pytest.raises(InvalidRequest, match=name) as caught:
         SamplingParams(**{name: value})
     assert caught.value.param == name
+
+
+WRONG = [
+    ("n", 1.5), ("n", True), ("n", None), ("n", "1"), ("temperature", "x"), ("temperature", None), ("top_p", True),
+    pytest.param("temperature", 10**400, id="temperature-huge"), ("top_k", 1.5), ("min_p", None), ("max_tokens", 2.5),
+    ("max_tokens", False), ("min_tokens", None), ("ignore_eos", 1), ("stop", 0), ("stop", ["a", 5]),
+    ("stop_token_ids", 5), ("stop_token_ids", [1.5]), ("stop_token_ids", "ab"), ("presence_penalty", "0"),
+    ("frequency_penalty", [0.5]),
+    ("repetition_penalty", None), ("logit_bias", [1]), ("logit_bias", {"5": 1.0}), ("logit_bias", {5: "1"}),
+    ("logit_bias", {5: True}), ("logprobs", True), ("seed", 1.5), ("include_stop_str_in_output", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG)
+def test_a_value_of_another_type_is_refused_by_its_name_and_what_it_should_be(name, value):
+    with pytest.raises(InvalidRequest, match=rf"^{name} must be (a|True) ") as caught:
+        SamplingParams(**{name: value})
+    assert caught.value.param == name
+
+
+def test_no_field_is_left_unchecked():
+    for name in SamplingParams.__struct_fields__:
+        with pytest.raises(InvalidRequest, match=name):
+            SamplingParams(**{name: object()})
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "stop", "stop_token_ids", "logit_bias", "logprobs", "seed"])
+def test_none_is_allowed_where_vllm_has_it(name):
+    assert not getattr(SamplingParams(**{name: None}), name)
+
+
+def test_numbers_of_numpy_are_numbers():
+    params = SamplingParams(temperature=np.float64(0.5), top_p=np.float32(0.5), n=np.int64(2), stop_token_ids=np.r_[:2])
+    assert params == SamplingParams(temperature=0.5, top_p=0.5, n=2, stop_token_ids=[0, 1])
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(params), type=SamplingParams) == params
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,30 @@ class TestPreemption:
         assert engine.stats().preemptions > 2
         assert max(f.usage.preemptions for f in finals.values()) <= 2
 
+    def test_what_one_may_need_who_is_not_preempted_again_is_kept_for_it(self):
+        """Both fit as they start, not as they end: the second waits, though most blocks are free."""
+        engine = make_engine(num_blocks=18, max_preemptions=0)
+        engine.add(request("a", [1] * 4, 56), 0.0)
+        step(engine)
+        engine.add(request("b", [2] * 4, 48), 0.0)
+        tokens, _ = run(engine)
+        assert engine.stats().preemptions == 0
+        assert tokens["b"][0] == continuation([2] * 4, 48)
+
+    def test_some_blocks_are_left_to_those_that_run_when_another_starts(self):
+        engine = make_engine(num_blocks=21, watermark=0.5)
+        engine.add(request("alone", [1] * 44, 2), 0.0)
+        run(engine)  # with nobody to leave them to, all may be taken
+        engine.cache.reset()
+        engine.add(request("a", [2] * 15, 5), 0.0)
+        step(engine)
+        engine.add(request("b", [3] * 28, 1), 0.0)
+        engine.add(request("c", [4] * 24, 1), 0.0)
+        run(engine)
+        started = [{name for name, _ in rows} for rows in engine.runner.steps]
+        assert {"a", "c"} in started
+        assert {"a", "b"} not in started
+
     def test_a_preempted_request_finds_its_own_blocks_again(self):
         engine = make_engine(num_blocks=26, max_seqs=4)
         engine.add(request("a", [1] * 20, 40), 0.0)
@@ -144,6 +168,14 @@ class TestForks:
         assert engine.pool.counts()["active"] == 5, "two copies of the partial block"
         run(engine)
         assert sum(count for step in engine.runner.steps for _, count in step) == 10 + 3 * 3
+
+    def test_the_last_sample_to_write_the_shared_block_needs_no_copy(self):
+        engine, copies = make_engine(num_blocks=60), []
+        compute = engine.runner.run
+        engine.runner.run = lambda plan: (copies.extend(row.copy for row in plan.rows if row.copy), compute(plan))[1]
+        engine.add(request("a", range(10), 4, n=3), 0.0)
+        run(engine)
+        assert len(copies) == 2
 
     def test_samples_of_a_prompt_that_fills_its_blocks_copy_nothing(self):
         engine = make_engine(num_blocks=60)

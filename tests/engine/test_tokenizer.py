@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 
 import pytest
@@ -24,6 +25,13 @@ def with_template(tmp_path):
     return make
 
 
+TWO_OF_ONE_ID = {
+    "vocab": {"a": 0, "b": 0, "c": 1, "d": 2, "ac": 3, "bd": 4},
+    "merges": [["a", "c"], ["b", "d"]],
+}
+"""A vocabulary that tokenizers reads once: written out again, neither "ad" nor "bc" is in it."""
+
+
 class TestIds:
     @settings(max_examples=200, deadline=None)
     @given(st.text(max_size=40))
@@ -42,18 +50,45 @@ class TestIds:
         text = "".join(parts)
         assert not control & set(tokenizer.encode_rendered(tokenizer.guard(text)))
         clean = "".join(c for c in text if not "\ufdd0" <= c <= "\ufdd3")
-        assert tokenizer.unguard(tokenizer.guard(text)) == clean
         assert tokenizer.decode(tokenizer.encode_rendered(tokenizer.guard(text))) == clean
 
     def test_a_folder_without_a_tokenizer_is_refused_with_the_reason(self, tmp_path):
         with pytest.raises(ModelLoadError, match="no usable tokenizer"):
             Tokenizer(tmp_path)
 
-    def test_a_broken_tokenizer_is_refused_with_the_reason(self, tmp_path):
-        save_tokenizer(tmp_path)
-        (tmp_path / "tokenizer.json").write_text("{")
-        with pytest.raises(ModelLoadError):
+    @pytest.mark.parametrize(
+        ("broken", "file", "words"),
+        [
+            ({"tokenizer.json": "{"}, "/tokenizer.json", "no usable tokenizer: "),
+            ({"tokenizer.json": "[]"}, "/tokenizer.json", "no usable tokenizer: "),
+            ({"tokenizer.json": "[" * 100_000}, "/tokenizer.json", "no usable tokenizer: "),
+            ({"model": {"type": "Nope"}}, "/tokenizer.json", "ModelUntagged"),
+            ({"model": {"vocab": 5}}, "/tokenizer.json", "expected a map"),
+            ({"model": {"merges": [["zzzz", "qqqq"]]}}, "/tokenizer.json", "Token `zzzz` out of vocabulary"),
+            ({"model": TWO_OF_ONE_ID}, "/tokenizer.json", "out of vocabulary"),
+            ({"pre_tokenizer": {"type": "Nope"}}, "/tokenizer.json", "PreTokenizerUntagged"),
+            ({"version": "9"}, "/tokenizer.json", "Unknown tokenizer version '9'"),
+            ({"tokenizer_config.json": "[]"}, "/tokenizer_config.json", "not a JSON object"),
+            ({"tokenizer_config.json": "{"}, "/tokenizer_config.json", "not readable as JSON"),
+            ({"tokenizer_config.json": "[" * 100_000}, "/tokenizer_config.json", "not readable as JSON"),
+            ({"tokenizer_config.json": '{"tokenizer_class": 5}'}, "", "no usable tokenizer: "),
+            ({"special_tokens_map.json": "[]"}, "/special_tokens_map.json", "not a JSON object"),
+        ],
+        ids=lambda v: str(v)[:60] if isinstance(v, dict) else "",
+    )
+    def test_a_broken_tokenizer_is_refused_with_the_file_and_the_reason(self, tmp_path, broken, file, words):
+        """``broken``: files with their new text, or parts of tokenizer.json with what is changed in them."""
+        whole = json.loads((save_tokenizer(tmp_path) / "tokenizer.json").read_text())
+        for name, value in broken.items():
+            if name.endswith(".json"):
+                (tmp_path / name).write_text(value)
+            else:
+                whole[name] = {**whole[name], **value} if isinstance(value, dict) else value
+                (tmp_path / "tokenizer.json").write_text(json.dumps(whole))
+        with pytest.raises(ModelLoadError, match=re.escape(words)) as caught:
             Tokenizer(tmp_path)
+        assert caught.value.path == f"{tmp_path}{file}"
+        assert "\n" not in str(caught.value)
 
     def test_the_fingerprint_changes_with_vocabulary_and_template(self, tmp_path):
         a = Tokenizer(save_tokenizer(tmp_path / "a")).fingerprint

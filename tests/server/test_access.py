@@ -1,6 +1,7 @@
 """Who may come in, and how everybody else is told."""
 
 import asyncio
+import logging
 
 import pytest
 
@@ -170,6 +171,39 @@ async def test_what_is_not_there(server):
     answer = await server.call("PUT", "/v1/conversations/conv_1")
     assert answer.refusal == (405, "method_not_allowed", None)
     assert "allowed: DELETE, GET, HEAD, POST" in answer.error["message"]
+    assert answer.headers["Allow"] == "DELETE, GET, HEAD, POST"
+
+
+async def test_what_is_allowed_where_the_socket_is(server):
+    """Every method that is named there is taken, and no other."""
+    for method in ("PUT", "HEAD", "DELETE"):
+        answer = await server.call(method, "/v1/responses")
+        assert (answer.status, answer.headers["Allow"]) == (405, "GET, POST")
+    plain = await server.get("/v1/responses")
+    assert plain.refusal == (426, "upgrade_required", None)
+    assert plain.headers["Upgrade"] == "websocket"
+    assert "POST" in plain.error["message"]
+
+
+POST = b"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\n"
+MISTAKES = {
+    "no gzip": (POST + b"Content-Encoding: gzip\r\nContent-Length: 8", b"nonsense", b"400"),
+    "no gzip, and no reader": (
+        b"PUT /v1/x HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: gzip\r\nContent-Length: 1",
+        b"x",
+        b"404",
+    ),
+    "no chunks": (POST + b"Transfer-Encoding: chunked", b"nonsense\r\n", b"400"),
+    "no header": (b"GET / HTTP/1.1\r\nHost: localhost\r\nno header", b"", b"400"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+async def test_a_clients_mistake_fills_no_log(server, name, caplog):
+    head, body, status = MISTAKES[name]
+    for _ in range(3):
+        assert (await raw(server, head, body)).split(b" ", 2)[1] == status
+    assert not [record.getMessage() for record in caplog.records if record.levelno > logging.DEBUG]
 
 
 @pytest.mark.parametrize("path", [b"/v1/\xff\xfe", b"/v1/%ff", b"/v1/responses/%00", b"/v1/responses/%ff%ed%a0%80"])

@@ -1,11 +1,14 @@
 """/v1/conversations: created, listed, renamed, deleted."""
 
 import asyncio
+from contextlib import asynccontextmanager
 
 import pytest
 from openai.types.conversations import Conversation
 
-from tests.serving import GREEDY
+from chatpager.errors import StoreError
+from tests.serving import DEADLINE, GREEDY
+from tests.store.making import count
 
 PATH = "/v1/conversations"
 
@@ -127,6 +130,72 @@ async def test_delete_ends_the_turn_that_runs(server):
     assert (await asking).json["status"] == "cancelled"
     assert (await server.get(PATH)).json["data"] == []
     assert (await server.get("/v1/responses/" + turn.id)).status == 404
+
+
+@asynccontextmanager
+async def held_beginning(server, monkeypatch):
+    """Turns are stored, but the hub hears of it only with the end of the block; gives an event: one is stored."""
+    begin_turn, stored, go_on = server.service.store.begin_turn, asyncio.Event(), asyncio.Event()
+
+    async def held(new):
+        begun = await begin_turn(new)
+        stored.set()
+        await go_on.wait()
+        return begun
+
+    monkeypatch.setattr(server.service.store, "begin_turn", held)
+    try:
+        yield stored
+    finally:
+        go_on.set()
+
+
+async def test_delete_leaves_nothing_of_a_turn_that_is_just_being_stored(server, monkeypatch):
+    conversation = await server.conversation()
+    async with held_beginning(server, monkeypatch) as stored:
+        body = {"input": "my secret", "conversation": conversation, **GREEDY, "max_output_tokens": 300}
+        asking = asyncio.create_task(server.post("/v1/responses", body))
+        await stored.wait()
+        deleting = asyncio.create_task(server.delete(f"{PATH}/{conversation}"))
+        while (await server.get(f"{PATH}/{conversation}")).status != 404:
+            pass
+        assert not deleting.done()
+    assert (await deleting).status == 200
+    told = (await asking).json
+    assert told["status"] == "cancelled"
+    assert (await server.get(f"/v1/responses/{told['id']}")).status == 404
+    assert set((await count(server.service.store)).values()) == {0}
+
+
+async def test_delete_goes_on_when_its_client_leaves(server, monkeypatch):
+    conversation = await server.conversation()
+    async with held_beginning(server, monkeypatch) as stored:
+        body = {"input": "my secret", "conversation": conversation, **GREEDY, "max_output_tokens": 300}
+        asking = asyncio.create_task(server.post("/v1/responses", body))
+        await stored.wait()
+        deleting = asyncio.create_task(server.delete(f"{PATH}/{conversation}"))
+        while (await server.get(f"{PATH}/{conversation}")).status != 404:
+            pass
+        deleting.cancel()
+        await asyncio.wait([deleting])
+    assert (await asking).json["status"] == "cancelled"
+    async with asyncio.timeout(DEADLINE):
+        while (await count(server.service.store))["messages"]:
+            pass
+
+
+async def test_delete_leaves_nothing_of_a_turn_whose_end_was_not_stored(serve, monkeypatch):
+    async with serve(hub={"pauses": ()}) as server:
+        conversation = await server.conversation()
+
+        async def refused(done):
+            raise StoreError("the database is locked")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(server.service.store, "finish_turn", refused)
+            assert (await server.respond("my secret", conversation=conversation))["status"] == "failed"
+        assert (await server.delete(f"{PATH}/{conversation}")).status == 200
+        assert set((await count(server.service.store)).values()) == {0}
 
 
 async def test_a_turn_that_waits_for_a_conversation_that_is_deleted_is_refused(server):

@@ -36,7 +36,7 @@ async def test_an_answer_that_was_cut_off_is_kept_as_far_as_it_was_told(server, 
             assert found["usage"] is None and found["completed_at"] is None
             _, answer = await restarted.items(conversation)
             assert answer["id"] == item["id"] and answer["content"] == item["content"]
-            assert answer["chatpager"]["state"] == "interrupted"
+            assert (answer["chatpager"]["state"], answer["chatpager"]["error"]) == ("interrupted", found["error"])
             again = await restarted.respond("And then?", conversation=conversation)
             assert again["status"] == "incomplete"
             follow = await restarted.respond("And then?", previous_response_id=turn.id)

@@ -40,6 +40,7 @@ async def test_an_answer_s_item_has_its_account(server):
     assert answer["chatpager"] == {
         "response_id": told["id"], "state": "incomplete", "usage": told["usage"],
         "cache": told["chatpager"]["cache"], "timings": told["chatpager"]["timings"],
+        "error": None,
     }  # fmt: skip
 
 
@@ -137,6 +138,24 @@ async def test_an_answer_that_ends_while_items_are_read_is_among_them_once(serve
     found = await server.items(conversation)
     assert [item["role"] for item in found] == ["user", "assistant"]
     assert found[1]["id"] == (await asking).json["output"][0]["id"]
+
+
+async def test_an_answer_that_failed_says_why_as_its_response_does(serve, monkeypatch):
+    async with serve(lambda prompt: "on and on") as server:
+        conversation = await server.conversation()
+        journal = server.service.store.journal
+
+        async def full(entries):
+            if any(entry.first_index for entry in entries):
+                raise StoreError("the disk is full")
+            await journal(entries)
+
+        monkeypatch.setattr(server.service.store, "journal", full)
+        told = (await server.post("/v1/responses", {"input": "Hello", "conversation": conversation})).json
+        assert (told["status"], told["error"]["code"]) == ("failed", "storage_unavailable")
+        _, answer = await server.items(conversation)
+        assert answer["chatpager"]["state"] == "failed"
+        assert answer["chatpager"]["error"] == told["error"]
 
 
 async def test_items_are_added_behind_an_answer_whose_end_the_store_refused(serve, monkeypatch):

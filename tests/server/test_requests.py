@@ -30,7 +30,7 @@ def test_a_response_with_everything():
         model="tiny", input="Hello", instructions="Be brief.", conversation={"id": "conv_1"}, max_output_tokens=7,
         metadata={"a": "b"}, store=True, stream=True, temperature=0, top_p=0.5, seed=3, stop="x", top_k=5, min_p=0.1,
         presence_penalty=1, frequency_penalty=-1, repetition_penalty=1.5, logit_bias={"5": 2}, min_tokens=1,
-        ignore_eos=True, chatpager={"priority": -3, "explain": True},
+        ignore_eos=True, chatpager={"priority": -3},
     )  # fmt: skip
     p = turn.params
     assert (turn.session_id, turn.instructions, turn.priority) == ("conv_1", "Be brief.", -3)
@@ -161,6 +161,7 @@ def test_a_wrong_value_is_named(field):
         ({"logit_bias": {"a": 1}}, "logit_bias"),
         ({"stop": ["a", 3]}, "stop[1]"),
         ({"chatpager": {"unheard_of": 1}}, "chatpager"),
+        ({"chatpager": {"explain": True}}, "chatpager"),
         ({"chatpager": {"priority": "high"}}, "chatpager.priority"),
         ({"chatpager": {"priority": 10**30}}, "chatpager.priority"),
     ],
@@ -188,6 +189,7 @@ UNBUILT = {
     "text": {"format": {"type": "json_object"}}, "response_format": {"type": "json_schema"}, "audio": {"voice": "x"},
     "modalities": ["audio"], "context_management": [{}], "moderation": {"model": "x"}, "cache_salt": "x",
     "reasoning": {"effort": "high"}, "reasoning_effort": "high",
+    "include": ["reasoning.encrypted_content", "message.output_text.logprobs"],
 }  # fmt: skip
 
 
@@ -205,6 +207,11 @@ ASKS_FOR_NOTHING = {
     "response_format": [None, {"type": "text"}, {}], "audio": [None], "modalities": [["text"], None],
     "context_management": [None], "moderation": [None], "cache_salt": [None, ""],
     "reasoning": [None, {}, {"effort": None}], "reasoning_effort": [None],
+    "include": [None, [], [3], [
+        "file_search_call.results", "web_search_call.results", "web_search_call.action.sources",
+        "message.input_image.image_url", "computer_call_output.output.image_url", "code_interpreter_call.outputs",
+        "reasoning.encrypted_content",
+    ]],
 }  # fmt: skip
 
 
@@ -271,6 +278,25 @@ def test_metadata_beyond_them(metadata):
 )  # fmt: skip
 def test_what_is_no_json_object(data):
     with pytest.raises(InvalidJSON):
+        decode(data)
+
+
+HALVES = [r"\ud800", r"\udc00", r"\uD800x", r"\ud800\ud800", r"\udc00\ud800", r"\\\ud83d and more", r"\ud83d\n"]
+
+
+@pytest.mark.parametrize("text", HALVES)
+@pytest.mark.parametrize("kind", [str, str.encode])
+def test_half_of_a_surrogate_pair_is_called_that(text, kind):
+    for raw in (f'{{"input": "{text}"}}', f'{{"{text}": 1}}'):
+        with pytest.raises(InvalidJSON, match=r"half of a surrogate pair"):
+            decode(kind(raw))
+
+
+@pytest.mark.parametrize(
+    "data", [r'{"a": "\ud83d\ude00"', r'{"a": "\\ud800"', r"\ud800", '{"a": NaN}', b'{"a": "\xff"}']
+)
+def test_anything_else_is_not(data):
+    with pytest.raises(InvalidJSON, match="this is not JSON"):
         decode(data)
 
 

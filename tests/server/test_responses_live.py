@@ -74,7 +74,7 @@ async def held_journal(server, monkeypatch):
     async def held(entries):
         if entries:
             await go_on.wait()
-        await journal(entries)
+        return await journal(entries)
 
     monkeypatch.setattr(server.service.store, "journal", held)
     try:

@@ -86,7 +86,17 @@ def rig(tokenizer, database):
     """``async with rig(reply=..., **sizes) as r``: ``reply`` takes the prompt's text and gives the answer's."""
 
     @asynccontextmanager
-    async def make(reply=lambda prompt: "ok", *, ids=None, step=64, blocks=400, block_size=4, length=1000, **hub_args):
+    async def make(
+        reply=lambda prompt: "ok",
+        *,
+        ids=None,
+        step=64,
+        blocks=400,
+        block_size=4,
+        length=1000,
+        caching=True,
+        **hub_args,
+    ):
         def answer(prompt_ids):
             return ids(prompt_ids) if ids else tokenizer.encode_plain(reply(tokenizer.decode(prompt_ids)))
 
@@ -98,7 +108,9 @@ def rig(tokenizer, database):
             block_size=block_size,
             max_model_len=length,
         )
-        config = EngineConfig(block_size=block_size, max_num_batched_tokens=step, max_num_seqs=16)
+        config = EngineConfig(
+            block_size=block_size, max_num_batched_tokens=step, max_num_seqs=16, enable_prefix_caching=caching
+        )
         store = await Store.open(database, migrate=True)
         built = []
 

@@ -9,6 +9,8 @@ from chatpager.errors import (
     StoreError,
 )
 from chatpager.sessions.stream import Delta, Ended
+from chatpager.store import Store
+from tests.serving_client import eventually
 from tests.sessions.conftest import TENANT
 
 
@@ -29,16 +31,15 @@ class TestFaults:
             assert good[1].status == "completed"
 
     async def test_an_engine_that_dies_fails_what_runs_and_refuses_what_comes(self, rig):
-        async with rig() as r:
-            gate = r.hold()
+        async with rig(lambda prompt: "a b c d") as r:
+            gate = r.hold(after=2)
             turn = await r.hub.submit(r.request("a"))
-            r.engine.step = None  # the next step raises outside the engine's own care
+            await eventually(lambda: gate.waited_for and len(turn.token_ids) == 2)
+            r.engine.scheduler.commit = None  # the third step raises outside the engine's own care
             gate.open()
             ended = await turn.stream.end()
-            assert ended.status in ("failed", "completed")
-            while r.hub.engine.alive:
-                r.hub.engine.send(("not a command",))
-                await asyncio.sleep(0.001)
+            assert (ended.status, ended.error_code, ended.output_tokens) == ("failed", "engine_stopped", 2)
+            assert not r.hub.engine.alive
             with pytest.raises(EngineStopped):
                 await r.hub.submit(r.request("b"))
             with pytest.raises(EngineStopped):
@@ -169,3 +170,65 @@ class TestFaults:
 
             monkeypatch.setattr(r.hub.store, "update_session", broken)
             assert (await r.ask("a", session=session))[1].status == "completed"
+
+
+class TestAnotherServer:
+    """It took the claim over, and ended what ran here: nothing that it did not store may be told."""
+
+    async def test_stores_no_more_tokens_of_a_turn_and_none_is_shown(self, rig, database):
+        async with rig(lambda prompt: "a b c d e f g h") as r:
+            session = await r.session()
+            gate = r.hold(after=3)
+            turn = await r.hub.submit(r.request("a", session=session))
+            async for event in turn.stream.follow():
+                if isinstance(event, Delta):
+                    break
+            other = await Store.open(database, migrate=False)
+            assert [done.turn_id for done in await other.recover(99)] == [turn.id]
+            await other.close()
+            gate.open()
+            ended = await turn.stream.end()
+            assert (ended.status, ended.error_code) == ("failed", "storage_unavailable")
+            assert ended.text == turn.stream.text
+            assert (await r.texts(session))[1:] == [("assistant", ended.text, "interrupted")]
+            assert (await r.ask("b", session=session))[1].status == "completed"
+
+    async def test_stored_another_end(self, rig, monkeypatch):
+        async with rig() as r:
+            session = await r.session()
+            finish_turn = r.hub.store.finish_turn
+
+            async def late(done):
+                await r.hub.store.recover(99)
+                return await finish_turn(done)
+
+            monkeypatch.setattr(r.hub.store, "finish_turn", late)
+            turn, ended = await r.ask("a", session=session)
+            assert (ended.status, ended.error_code) == ("failed", "storage_unavailable")
+            assert (await r.texts(session))[1:] == [("assistant", ended.text, "interrupted")]
+            assert turn.stream.text == ended.text == "ok"
+
+    async def test_deleted_the_turn(self, rig, monkeypatch):
+        async with rig() as r:
+            finish_turn = r.hub.store.finish_turn
+
+            async def late(done):
+                await r.hub.store.delete_turn(TENANT, done.id)
+                return await finish_turn(done)
+
+            monkeypatch.setattr(r.hub.store, "finish_turn", late)
+            _, ended = await r.ask("a")
+            assert (ended.status, ended.error_code) == ("failed", "storage_unavailable")
+
+    async def test_has_nothing_to_do_with_an_end_that_was_stored_and_lost_its_acknowledgement(self, rig, monkeypatch):
+        async with rig(pauses=(0,)) as r:
+            finish_turn = r.hub.store.finish_turn
+
+            async def unheard(done):
+                await finish_turn(done)
+                monkeypatch.undo()
+                raise StoreError("the connection was lost")
+
+            monkeypatch.setattr(r.hub.store, "finish_turn", unheard)
+            _, ended = await r.ask("a")
+            assert (ended.status, ended.text) == ("completed", "ok")

@@ -13,6 +13,7 @@ from chatpager.sessions.hub import SessionHub
 from chatpager.sessions.stream import Delta
 from chatpager.store import Store
 from tests.chat_models import EOS
+from tests.serving_client import eventually
 from tests.sessions.conftest import TENANT
 
 
@@ -61,14 +62,27 @@ class TestOpeningAndClosing:
     async def test_what_does_not_end_in_time_is_interrupted(self, rig):
         async with rig(lambda prompt: "word " * 200, length=3000) as r:
             session = await r.session()
+            gate = r.hold(after=20)
             turn = await r.hub.submit(r.request("a", session=session, max_tokens=900))
-            async for event in turn.stream.follow():
-                if isinstance(event, Delta):
-                    break
+            await eventually(lambda: gate.waited_for)
             await r.hub.drain(0)
-            await r.hub.close()
-            assert turn.stream.ended.status in ("interrupted", "completed")
-            assert (await r.texts(session))[-1][2] == turn.stream.ended.status
+            closing = asyncio.ensure_future(r.hub.close())
+            await eventually(lambda: not r.hub.engine._commands.empty())
+            gate.open()
+            await closing
+            assert (turn.stream.ended.status, turn.stream.ended.output_tokens) == ("interrupted", 21)
+            assert (await r.texts(session))[-1] == ("assistant", turn.stream.ended.text, "interrupted")
+
+    async def test_what_the_engines_last_step_brings_is_delivered(self, rig):
+        async with rig(lambda prompt: "") as r:
+            gate = r.hold()
+            turn = await r.hub.submit(r.request("a", session=await r.session()))
+            await eventually(lambda: gate.waited_for)
+            closing = asyncio.ensure_future(r.hub.close())
+            assert not (await asyncio.wait([closing, r.hub._delivering], timeout=0.2))[0]
+            gate.open()
+            await closing
+            assert turn.stream.ended.status == "completed"
 
     async def test_what_begins_as_the_server_closes_ends_with_it(self, rig, monkeypatch):
         async with rig() as r:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from chatpager.errors import ConversationNotFound, ResponseNotFound, StoreError
+from chatpager.errors import ConversationNotFound, Overloaded, ResponseNotFound, StoreError
 from chatpager.sessions.stream import Started
 from tests.sessions.conftest import TENANT
 
@@ -120,6 +120,29 @@ async def test_a_caller_who_is_cancelled_while_the_turn_is_stored_leaves_it_runn
         assert (await r.ask("b", session=session))[1].status == "completed"
         assert (await r.hub.store.turn(TENANT, request.id)).status == "completed"
         assert [text for _, text, _ in await r.texts(session)] == ["a", "ok", "b", "ok"]
+
+
+async def test_a_turn_whose_caller_was_cancelled_keeps_its_place_until_it_ends(rig, monkeypatch):
+    async with rig(max_turns=1) as r:
+        gate, begin_turn = r.hold(), r.hub.store.begin_turn
+
+        async def cancelled(new):
+            begun = await begin_turn(new)
+            submitting.cancel()
+            await asyncio.sleep(0)
+            return begun
+
+        monkeypatch.setattr(r.hub.store, "begin_turn", cancelled)
+        submitting = asyncio.ensure_future(r.hub.submit(r.request("a", session=await r.session())))
+        with pytest.raises(asyncio.CancelledError):
+            await submitting
+        monkeypatch.undo()
+        (turn,) = r.hub.turns.values()
+        with pytest.raises(Overloaded):
+            await r.hub.submit(r.request("b"))
+        gate.open()
+        await turn.stream.end()
+        assert (await r.ask("b"))[1].status == "completed"
 
 
 async def test_a_caller_who_is_cancelled_while_the_store_refuses_leaves_nothing(rig, monkeypatch):

@@ -10,8 +10,9 @@ from chatpager.sessions.receipt import common_prefix, receipt
 LONG = list(range(40))
 
 
-def account(prompt, cached, previous, *, caching=True, block_size=16):
-    return receipt(prompt, cached, previous, block_size=block_size, caching=caching, template="exact")
+def account(prompt, cached, previous, *, committed=None, caching=True, block_size=16):
+    committed = len(prompt) if committed is None else committed
+    return receipt(prompt, cached, committed, previous, block_size=block_size, caching=caching, template="exact")
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,7 @@ def account(prompt, cached, previous, *, caching=True, block_size=16):
         (LONG, 0, LONG[:10], "sub_block", None, 0),
         (LONG, 16, [*LONG[:20], 99, *LONG[21:35]], "diverged", 20, 16),
         (LONG, 0, [99], "diverged", 0, 0),
+        (LONG, 32, [99], None, None, 32),  # diverged, but somebody else's turn had all of it
         (LONG[:16], 0, LONG[:16], "sub_block", None, 0),  # the last token is always computed
     ],
 )
@@ -36,6 +38,12 @@ def test_the_reason_says_why_not_more(prompt, cached, previous, reason, at, atta
 
 def test_without_a_cache_the_reason_is_that():
     assert account(LONG, 0, LONG[:35], caching=False).miss_reason == "disabled"
+
+
+@pytest.mark.parametrize(("committed", "computed"), [(16, 0), (20, 4), (40, 24), (57, 24)])
+def test_of_a_prompt_that_was_left_only_what_was_computed_counts(committed, computed):
+    r = account(LONG, 16, None, committed=committed)
+    assert (r.prompt_tokens, r.device_tokens, r.computed_tokens) == (40, 16, computed)
 
 
 @given(
@@ -51,6 +59,8 @@ def test_the_sources_sum_to_the_prompt_and_nothing_is_missed_without_a_reason(pr
     assert r.device_tokens <= r.attainable_tokens < len(prompt)
     if r.device_tokens < r.attainable_tokens:
         assert r.miss_reason == "evicted"
+    if r.device_tokens == (len(prompt) - 1) // size * size > 0:
+        assert r.miss_reason is None
 
 
 @given(st.lists(st.integers(0, 1)), st.lists(st.integers(0, 1)))

@@ -10,6 +10,7 @@ USAGE = Usage(
     admitted=True,
     prompt_tokens=3,
     cached_tokens=0,
+    committed_tokens=3,
     output_tokens=2,
     preemptions=0,
     queue_seconds=0.5,

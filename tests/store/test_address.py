@@ -1,3 +1,5 @@
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -66,5 +68,7 @@ def test_postgresql_without_its_driver_says_what_to_install():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "ConfigError" in done.stderr
-    assert "pip install 'chatpager[postgres]'" in done.stderr
+    assert "pip install asyncpg" in done.stderr
+    [installer] = re.findall(r"(\S+) -m pip install", done.stderr.splitlines()[-1])
+    assert os.path.samefile(installer, sys.executable)
     assert ":secret@" not in done.stderr.splitlines()[-1]

@@ -1,8 +1,10 @@
+import asyncio
+
 import pytest
 from sqlalchemy import func, insert, select
 
 from chatpager.errors import ResponseNotFound
-from chatpager.store import JournalEntry, tables
+from chatpager.store import JournalEntry, journal, tables
 from tests.store.making import begin, end, entry, user
 
 
@@ -36,7 +38,8 @@ async def test_a_turn_that_ended_or_never_was_does_not_fail_its_neighbours(store
     await store.begin_turn(begin("resp_1", user("hi")))
     await store.begin_turn(begin("resp_2", user("hi")))
     await store.finish_turn(end("resp_2", "hello"))
-    await store.journal([entry("resp_0", 0, "a"), entry("resp_2", 0, "b"), entry("resp_1", 0, "c")])
+    refused = await store.journal([entry("resp_0", 0, "a"), entry("resp_2", 0, "b"), entry("resp_1", 0, "c")])
+    assert refused == {"resp_0", "resp_2"}
     assert (await store.journaled("ann", "resp_1")).text == "c"
     assert (await store.journaled("ann", "resp_2")).text == ""
     assert await journal_rows(store) == 1
@@ -50,7 +53,7 @@ async def test_an_entry_written_again_changes_nothing(store):
 
 
 async def test_a_step_without_tokens_is_no_step(store):
-    await store.journal([])
+    assert await store.journal([]) == set()
     assert await journal_rows(store) == 0
 
 
@@ -58,6 +61,18 @@ async def test_the_journal_of_another_tenants_turn_is_unknown(store):
     await store.begin_turn(begin("resp_1", user("hi"), tenant="bob"))
     with pytest.raises(ResponseNotFound):
         await store.journaled("ann", "resp_1")
+
+
+async def test_a_turn_is_not_ended_without_the_tokens_that_are_being_written(store, url, open_store):
+    """By a server that took the claim over: what it does not see would be shown, and not be stored."""
+    await store.begin_turn(begin("resp_1", user("hi")))
+    other = await open_store(url, migrate=False)
+    async with store._database.write("test") as c:
+        await journal.write(c, [entry("resp_1", 0, "hello")])
+        recovering = asyncio.ensure_future(other.recover(now=9))
+        done, _ = await asyncio.wait([recovering], timeout=0.2)
+        assert not done
+    assert [turn.tokens for turn in await recovering] == [5]
 
 
 async def test_what_came_too_late_is_forgotten_at_the_next_start(store):

@@ -111,6 +111,27 @@ async def test_opening_may_migrate(empty_url, open_store):
     assert (await store.create_session("ann", id="conv_1", now=1)).id == "conv_1"
 
 
+async def test_a_database_that_a_server_has_is_not_migrated(empty_url):
+    server = Database(empty_url)
+    server.make_file()
+    await server.connect()
+    await server.claim()
+    try:
+        with pytest.raises(StoreError, match=r"in use by .*: stop it"):
+            await Store.open(empty_url, migrate=True)
+        assert await table_names(empty_url) == set()
+    finally:
+        await server.close()
+
+
+async def test_who_migrates_a_database_has_claimed_it(empty_url, open_store):
+    store = await open_store(empty_url, migrate=True)
+    other = await open_store(empty_url, migrate=True)
+    with pytest.raises(StoreError, match="in use"):
+        await other.claim()
+    await store.claim()
+
+
 def alembic(*arguments, url=None):
     env = {key: value for key, value in os.environ.items() if not key.startswith("CHATPAGER_")}
     env |= {"CHATPAGER_DATABASE_URL": url} if url else {}

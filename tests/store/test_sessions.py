@@ -84,7 +84,9 @@ async def test_a_cursor_stays_where_it_was_when_its_session_moves_or_goes(store)
     assert await listed(store, limit=1, after=after) == (["conv_1"], True)
 
 
-@pytest.mark.parametrize("after", ["", "conv_1", "1.", ".conv_1", "x.conv_1", "-1.conv_1", "²." + "x", "9" * 19 + ".x"])
+@pytest.mark.parametrize(
+    "after", ["", "conv_1", "1.", ".conv_1", "x.conv_1", "-1.conv_1", "²." + "x", "9" * 19 + ".x", "1.\0"]
+)
 async def test_what_is_no_cursor_is_refused(store, after):
     with pytest.raises(InvalidRequest) as caught:
         await store.list_sessions("ann", limit=1, after=after)

@@ -53,6 +53,13 @@ async def everything(store):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("operation", [o for o in OPERATIONS if o not in ("load_chain", "verify", "begin_turn behind")])
+async def test_an_id_with_a_nul_is_an_unknown_id(store, operation):
+    await of_bob(store)
+    with pytest.raises(NotFound):
+        await OPERATIONS[operation](store, {"session": "conv_\0", "turn": "resp_\0", "tip": None})
+
+
 @pytest.mark.parametrize("operation", OPERATIONS)
 async def test_another_tenants_id_is_an_unknown_id(store, operation):
     theirs = await of_bob(store)

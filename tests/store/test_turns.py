@@ -86,7 +86,7 @@ async def test_of_turns_without_input_that_begin_at_once_one_wins(store, session
 async def test_a_turn_needs_no_session(store):
     first = await store.begin_turn(begin("resp_1", user("hi")))
     done = await store.finish_turn(end("resp_1", "hello"))
-    assert done == Finished(tip_hash=done.tip_hash, tip="no_session")
+    assert done == Finished(tip_hash=done.tip_hash, tip="no_session", status="completed")
     second = begin("resp_2", user("how?"), previous_turn_id="resp_1", parent_hash=done.tip_hash)
     begun = await store.begin_turn(second)
     chain = [m.hash for m in await store.load_chain("ann", begun.turn.input_tip)]
@@ -203,7 +203,8 @@ async def test_the_end_of_a_turn_is_stored_whole(store, session):
 
 async def test_a_turn_may_end_without_a_token(store, session):
     begun = await store.begin_turn(begin("resp_1", user("hi"), session_id="conv_1"))
-    assert await store.finish_turn(end("resp_1", status="failed")) == Finished(tip_hash=None, tip="moved")
+    done = await store.finish_turn(end("resp_1", status="failed"))
+    assert done == Finished(tip_hash=None, tip="moved", status="failed")
     assert (await store.turn("ann", "resp_1")).tip_hash is None
     assert await tip(store, "conv_1") == begun.messages[-1]
     assert await store.response("ann", "resp_1") is None
@@ -224,8 +225,8 @@ async def test_a_turn_ends_once(store, session):
     await store.begin_turn(begin("resp_1", user("hi"), session_id="conv_1"))
     first = await store.finish_turn(end("resp_1", "hello", response={"n": 1}))
     before = await count(store), await store.turn("ann", "resp_1")
-    again = await store.finish_turn(end("resp_1", "good day", now=99, response={"n": 2}))
-    assert again == Finished(tip_hash=first.tip_hash, tip="already_finished")
+    again = await store.finish_turn(end("resp_1", "good day", now=99, status="failed", response={"n": 2}))
+    assert again == Finished(tip_hash=first.tip_hash, tip="already_finished", status="completed")
     assert (await count(store), await store.turn("ann", "resp_1")) == before
 
 
@@ -242,7 +243,8 @@ async def test_the_end_of_a_deleted_turn_leaves_nothing(store):
     await store.begin_turn(begin("resp_1", user("hi")))
     await store.journal([entry("resp_1", 0, "h")])
     assert await store.delete_turn("ann", "resp_1") == 1
-    assert await store.finish_turn(end("resp_1", "hello")) == Finished(tip_hash=None, tip="turn_gone")
+    done = await store.finish_turn(end("resp_1", "hello"))
+    assert done == Finished(tip_hash=None, tip="turn_gone", status=None)
     assert set((await count(store)).values()) == {0}
 
 

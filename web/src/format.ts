@@ -68,7 +68,7 @@ export function missInWords(cache: CacheReceipt): string[] {
   if (cache.miss_reason === null) said.push(words.allReused);
   else said.push(known[cache.miss_reason] ?? words.missUnknown(cache.miss_reason));
   if (cache.diverged_at !== null) said.push(words.divergedAt(count(cache.diverged_at)));
-  const reused = cache.prompt_tokens - cache.computed_tokens;
+  const reused = cache.device_tokens + cache.host_tokens + cache.disk_tokens;
   if (cache.attainable_tokens > reused) said.push(words.attainable(tokens(cache.attainable_tokens)));
   if (cache.miss_reason === "sub_block") said.push(words.blockSize(tokens(cache.block_size)));
   if (cache.template !== "exact") said.push(words.template[cache.template]);

@@ -10,6 +10,7 @@ import {
   type Role,
   type ServerEvent,
   type Timings,
+  type TurnError,
   type TurnState,
   type Usage,
   isRunning,
@@ -111,6 +112,11 @@ function receiptOf(usage: Usage | null, cache: CacheReceipt | null = null, timin
   return usage || cache || timings ? { usage, cache, timings } : null;
 }
 
+/** What is told of a failure; of an interruption the page has its own words. */
+function reasonOf(state: MessageState, error: TurnError | null): string | null {
+  return state === "failed" ? (error?.message ?? null) : null;
+}
+
 function settle(thread: Thread, response: ResponseObject): Thread {
   const { cache, timings, state = response.status } = response.chatpager;
   return amendAnswer(acknowledge(thread), (answer) => ({
@@ -119,7 +125,7 @@ function settle(thread: Thread, response: ResponseObject): Thread {
     text: answerText(response) || answer.text,
     state,
     receipt: receiptOf(response.usage, cache, timings),
-    error: state === "failed" ? (response.error?.message ?? null) : null,
+    error: reasonOf(state, response.error),
     prefill: null,
   }));
 }
@@ -210,7 +216,7 @@ function fromItem(item: Item): Message {
     state: own?.state ?? (item.status === "completed" ? "completed" : "unfinished"),
     responseId: own?.response_id ?? null,
     receipt: own ? receiptOf(own.usage, own.cache, own.timings) : null,
-    error: null,
+    error: own ? reasonOf(own.state, own.error) : null,
     prefill: null,
     stopping: false,
   };
@@ -247,7 +253,7 @@ function merged(before: Message | undefined, stored: Message, keys: ReadonlySet<
   if (before.key !== stored.key && keys.has(before.key)) return stored;
   const same = before.text === stored.text && before.state === stored.state && before.responseId === stored.responseId;
   const complete = before.receipt !== null || stored.receipt === null;
-  return same && complete ? before : { ...stored, key: before.key, error: before.error };
+  return same && complete ? before : { ...stored, key: before.key };
 }
 
 /** As `reread`, for a turn whose socket dropped before it was acknowledged: the stored messages tell whether the server took it. */

@@ -43,6 +43,12 @@ export interface TextPart {
   text: string;
 }
 
+/** Why a turn did not end well. */
+export interface TurnError {
+  code: string;
+  message: string;
+}
+
 /** How a turn stands, in the server's words. `incomplete` is cut at the limit on tokens, `interrupted` by the server's own end. */
 export type TurnState = "in_progress" | "completed" | "incomplete" | "interrupted" | "cancelled" | "failed";
 
@@ -59,6 +65,7 @@ export interface Item {
     usage: Usage | null;
     cache: CacheReceipt | null;
     timings: Timings | null;
+    error: TurnError | null;
   };
 }
 
@@ -72,7 +79,7 @@ export interface ResponseObject {
   model: string;
   output: Item[];
   conversation: { id: string } | null;
-  error: { code: string; message: string } | null;
+  error: TurnError | null;
   incomplete_details: { reason: string } | null;
   usage: Usage | null;
   /** The turn's account once it has ended; nothing of these while it runs. */

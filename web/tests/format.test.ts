@@ -97,6 +97,8 @@ describe("the receipt", () => {
       "At best 48 tokens could have been reused.",
       words.template.rewritten,
     ]);
+    const left = missInWords({ ...cold, computed_tokens: 16, miss_reason: "evicted", attainable_tokens: 48 });
+    expect(left[1]).toBe("At best 48 tokens could have been reused."); // what was never computed was not reused either
     expect(missInWords({ ...cold, template: "kept" }).at(-1)).toBe(words.template.kept);
     expect(missInWords(cold)).toEqual([words.miss.cold]);
     expect(missInWords({ ...cold, miss_reason: "sub_block" })[1]).toBe("Blocks hold 16 tokens.");

@@ -73,7 +73,7 @@ describe("a stored chat", () => {
 
   it.each(["Hel", ""])("whose answer runs, with the text %j so far, can be stopped and is followed to its end", async (text) => {
     const session = server.addConversation("Reloaded", [item("msg_1", "user", "Hi")]);
-    const own = { response_id: "resp_9", state: "in_progress" as const, usage: null, cache: null, timings: null };
+    const own = { response_id: "resp_9", state: "in_progress" as const, usage: null, cache: null, timings: null, error: null };
     const running: Item = { ...item("msg_resp_9", "assistant", text, own), status: "in_progress" };
     server.items.get(session.id)!.push(running);
     session.chatpager.active_response_id = "resp_9";

@@ -73,7 +73,7 @@ export async function start(id: string | null = null): Promise<void> {
 /** The open conversation's messages, as role, text and state. */
 export const shown = () => (chat.store.thread.value?.messages ?? []).map((one) => [one.role, one.text, one.state]);
 
-export const storedState = { response_id: "resp_1", state: "completed" as const, usage, cache, timings };
+export const storedState = { response_id: "resp_1", state: "completed" as const, usage, cache, timings, error: null };
 
 /** The server stores the turn as a real one does, and says the first `count` of its events (all without `count`). */
 export function answers(id: string, pieces: string[], count?: number) {

@@ -178,7 +178,7 @@ describe("a turn whose socket dropped", () => {
 });
 
 describe("a conversation that is read", () => {
-  const own = { response_id: "resp_1", state: "interrupted" as const, usage, cache, timings };
+  const own = { response_id: "resp_1", state: "interrupted" as const, usage, cache, timings, error: { code: "server_restarted", message: "It stopped." } };
   const stored = [item("msg_1", "user", "Hi"), item("msg_2", "assistant", "Hel", own)];
 
   it("shows each item as it is stored", () => {
@@ -188,6 +188,22 @@ describe("a conversation that is read", () => {
       ["assistant", "Hel", "interrupted"],
     ]);
     expect(answerOf(thread).receipt).toEqual({ usage, cache, timings });
+  });
+
+  it("says why an answer failed as it was said when it did", () => {
+    const error = { code: "server_error", message: "It broke." };
+    const live = after([...answerEvents("resp_1", ["Hel"]).slice(0, 2), terminal({ status: "failed", error, chatpager: { state: "failed" } })]);
+    const failed = fromItems("conv_1", [stored[0]!, item("msg_2", "assistant", "Hel", { ...own, state: "failed", error })], null);
+    expect(answerOf(failed)).toMatchObject({ state: "failed", error: "It broke." });
+    expect(answerOf(failed).error).toBe(answerOf(live).error);
+    expect(answerOf(fromItems("conv_1", stored, null)).error).toBeNull(); // interrupted: the page has its own words
+  });
+
+  it("learns why an answer failed whose end it did not see", () => {
+    const lost = lose(after(answerEvents("resp_1", ["Hel", "lo"]).slice(0, 2)));
+    const failed = item("msg_2", "assistant", "Hel", { ...own, state: "failed", error: { code: "server_error", message: "It broke." } });
+    const again = reread(lost, fromItems("conv_1", [item("msg_1", "user", "My name is Ada."), failed], null));
+    expect(answerOf(again)).toMatchObject({ key: "turn-1-answer", state: "failed", error: "It broke." });
   });
 
   it("has no receipt where none is stored", () => {
