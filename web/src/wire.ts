@@ -8,7 +8,7 @@ export interface Usage {
   total_tokens: number;
 }
 
-export type MissReason = "cold" | "diverged" | "evicted" | "sub_block" | "disabled";
+export type MissReason = "cold" | "diverged" | "evicted" | "lease_expired" | "sub_block" | "disabled";
 
 /** What the chat template did with earlier answers: `kept` as given where it would have changed them, or `rewritten` by it. */
 export type TemplateForm = "exact" | "kept" | "rewritten";

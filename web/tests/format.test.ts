@@ -82,7 +82,7 @@ describe("the receipt", () => {
     ]);
   });
 
-  it.each<MissReason>(["cold", "diverged", "evicted", "sub_block", "disabled"])("has a sentence for the miss reason %s", (reason) => {
+  it.each<MissReason>(["cold", "diverged", "evicted", "lease_expired", "sub_block", "disabled"])("has a sentence for the miss reason %s", (reason) => {
     expect(missInWords({ ...cold, miss_reason: reason })[0]).toBe(words.miss[reason]);
   });
 
