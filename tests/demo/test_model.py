@@ -69,7 +69,7 @@ MISSED = pytest.mark.xfail(reason="these weights miss this goal, and their card 
 
 
 @pytest.mark.parametrize("way", ["float32", "sampled"])
-@pytest.mark.parametrize("suite", [pytest.param(suite, marks=MISSED) for suite in GOALS])
+@pytest.mark.parametrize("suite", [pytest.param("recall", marks=MISSED), "project", "unknown"])
 def test_the_committed_figures_meet_the_goal(way, suite):
     right, total = json.loads((model_path() / "evaluation.json").read_text())[way][suite]["all"]
     assert right / total >= GOALS[suite], (right, total)

@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from chatpager.demo.words import INVENTIONS, Split, draw, expand, invent, is_held_out, load_data, topic, words
+from chatpager.demo.words import INVENTIONS, Split, draw, expand, garbled, invent, is_held_out, load_data, topic, words
 
 KINDS = [(lang, kind) for lang in ("en", "zh") for kind in load_data("values")[lang]]
 
@@ -70,3 +70,23 @@ def test_invented_words_are_letters():
     rng = Random(0)
     assert all(invent(rng).isalpha() for _ in range(500))
     assert all(INVENTIONS[name](rng).isdigit() for name in ("digits", "number", "hour", "minute", "day", "year", "age"))
+
+
+def test_values_to_train_on_go_beyond_the_lists():
+    rng = Random(0)
+    drawn = {draw(rng, "en", "job", Split.TRAIN) for _ in range(2000)}
+    known = set(words("en", "job"))
+    assert len([job for job in drawn if " " not in job and job not in known]) > 200
+    han = {draw(rng, "zh", "job", Split.TRAIN) for _ in range(500)}
+    assert len(han - set(words("zh", "job"))) > 100
+
+
+def test_held_out_values_are_what_the_lists_give():
+    assert all(draw(Random(i), "en", "colour", Split.HELD_OUT).islower() for i in range(50))
+
+
+def test_a_garbled_value_keeps_its_shape():
+    assert garbled(Random(3), "en", "42 km of red") == "42 km of red", "nothing in it has four letters"
+    text = garbled(Random(3), "en", "Blue Whale")
+    assert text != "Blue Whale" and text.count(" ") == 1 and text[0] == "B"
+    assert len(garbled(Random(3), "zh", "图书管理员")) == 5
