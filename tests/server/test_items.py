@@ -148,7 +148,7 @@ async def test_an_answer_that_failed_says_why_as_its_response_does(serve, monkey
         async def full(entries):
             if any(entry.first_index for entry in entries):
                 raise StoreError("the disk is full")
-            await journal(entries)
+            return await journal(entries)
 
         monkeypatch.setattr(server.service.store, "journal", full)
         told = (await server.post("/v1/responses", {"input": "Hello", "conversation": conversation})).json
