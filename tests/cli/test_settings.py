@@ -19,6 +19,7 @@ VALUES = {  # name -> (in the file, in the environment, as a flag), all differen
     "num_kv_blocks": (101, 102, 103),
     "swap_space": (0.0, 0.0, 0.0),  # nothing else is built
     "tensor_parallel_size": (1, 1, 1),  # nothing else is built
+    "lease_share": (0.3, 0.4, 0.6),
     "enable_prefix_caching": (False, False, False),
     "seed": (1, 2, 3),
     "num_threads": (1, 2, 3),
