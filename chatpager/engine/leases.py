@@ -248,7 +248,7 @@ class LeaseBook:
             tenant = self.heads[owner].tenant
             if self._pool.leased + wanted <= self.budget:
                 return
-            if tenant != head.tenant and held[tenant] > share:
+            if tenant != head.tenant and held.get(tenant, 0) > share:
                 held[tenant] -= theirs.covered
                 self._end(owner, theirs, "revoked", "its tenant holds more than its share")
 

@@ -140,7 +140,7 @@ def weight_files(path: Path) -> list[Path]:
                 f"the weights are pickled ({pickled[0]}), and unpickling runs code; convert them to safetensors",
             )
         raise ModelLoadError(path, "no *.safetensors file in it")
-    index = path / "model.safetensors.index.json"
+    index = path / checkpoint.INDEX
     places = read_json(index, required=False).get("weight_map", {})
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise ModelLoadError(index, "weight_map is not an object of file names")

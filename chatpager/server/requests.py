@@ -150,7 +150,7 @@ def _has_half_a_pair(data: str | bytes) -> bool:
     except UnicodeEncodeError:
         return True
     except (ValueError, RecursionError):
-        pass
+        return False
     return False
 
 

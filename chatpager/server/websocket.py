@@ -29,6 +29,8 @@ from chatpager.sessions.turn import LiveTurn
 log = structlog.get_logger(__name__)
 
 HEARTBEAT_SECONDS = 20.0
+MAX_CONVERSATIONS = 32
+"""That one socket keeps alive and hears of; where it speaks in more, the one it left longest ago is left to itself."""
 CONNECTIONS: web.AppKey[set[Connection]] = web.AppKey("connections")
 
 
@@ -64,8 +66,8 @@ class Connection:
         self._protocol = ResponsesProtocol(extended=ws.ws_protocol == SUBPROTOCOL)
         self._sending = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._owners: set[str] = set()
-        """Heads of the conversations that were spoken in here."""
+        self._owners: dict[str, None] = {}
+        """Heads of the conversations that were spoken in here, the last spoken in last."""
 
     async def run(self) -> None:
         """Serve until the client leaves."""
@@ -155,9 +157,15 @@ class Connection:
             reader_gone(self._service, turn, told=True)
 
     def _follow_leases(self, owner: str) -> None:
-        if owner and owner not in self._owners:
-            self._owners.add(owner)
-            self._service.hub.keeper.watch(owner, self._lease_changed)
+        if not owner:
+            return
+        self._owners.pop(owner, None)
+        self._owners[owner] = None
+        self._service.hub.keeper.watch(owner, self._lease_changed)
+        if len(self._owners) > MAX_CONVERSATIONS:
+            oldest = next(iter(self._owners))
+            del self._owners[oldest]
+            self._service.hub.keeper.unwatch(oldest, self._lease_changed)
 
     async def _begin(self, body: Json) -> LiveTurn | None:
         """None when it was refused; a mistake of ours refuses it too, and the connection goes on."""

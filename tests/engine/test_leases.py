@@ -273,6 +273,18 @@ class TestBudget:
             engine.leases.heads["b"].tenant,
         }
 
+    def test_a_lease_that_was_clipped_to_nothing_takes_no_share(self):
+        engine = make_engine(num_blocks=65, max_model_len=40, lease_share=0.5)
+        turn(engine, "none", [9] * 36, 1, salt=b"c")
+        engine.leases.budget = 0
+        assert lease(engine, "none").tokens == 0
+        engine.leases.budget = 9
+        turn(engine, "a", [1] * 36, 1, salt=b"a")
+        turn(engine, "b", [2] * 36, 1, salt=b"b")
+        assert lease(engine, "a").tokens == 36
+        assert lease(engine, "b").tokens == 36, "a holds more than half of the budget, so its lease ends"
+        assert "none" in engine.leases.heads and HARD in engine.leases.heads["none"].leases
+
     def test_two_sessions_of_a_tenant_within_its_share_do_not_drive_each_other_out(self):
         engine = make_engine(num_blocks=33, max_model_len=40, lease_share=0.5)
         turn(engine, "a", [1] * 36, 1)

@@ -5,6 +5,8 @@ import asyncio
 import pytest
 from openai.types.conversations import Conversation
 
+from chatpager.server import websocket
+from chatpager.sessions.heads import owner_of
 from tests.serving import BLOCK, eventually
 
 PATH = "/v1/conversations"
@@ -166,6 +168,16 @@ async def test_a_client_is_told_when_its_lease_is_revoked(serve):
             assert frame["tokens"] > 0 and frame["reason"]
             await theirs.create("Still there?", conversation=conversation)
             assert not [f for f in await theirs.rest() if f["type"] == "chatpager.lease"]
+
+
+async def test_a_socket_keeps_only_the_conversations_it_spoke_in_last(server, monkeypatch):
+    monkeypatch.setattr(websocket, "MAX_CONVERSATIONS", 2)
+    ids = [await server.conversation() for _ in range(3)]
+    async with server.socket() as socket:
+        for conversation in (*ids[:2], ids[0], ids[2]):
+            await socket.create("Hello", conversation=conversation)
+            await socket.rest()
+        assert set(server.hub.keeper._watchers) == {owner_of("default", ids[i]) for i in (0, 2)}
 
 
 async def test_an_open_connection_is_a_heartbeat(serve):
