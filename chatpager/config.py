@@ -70,7 +70,11 @@ class EngineConfig:
     num_kv_blocks: int | None = setting(
         None, "fix the size of the KV pool, in blocks; one of them is never used", check=_at_least(3)
     )
-    swap_space: float = setting(0.0, "host memory for swapped KV blocks, in GiB", check=_at_least(0))
+    swap_space: float = setting(
+        1.0, "host memory for KV blocks that the device gave up, in GiB; 0: none", check=_at_least(0)
+    )
+    kv_dir: str = setting("", "folder for KV blocks on disk; default: none, with serve: kv under data_dir")
+    disk_space: float = setting(2.0, "disk for KV blocks in kv_dir, in GiB; 0: none", check=_at_least(0))
     tensor_parallel_size: int = setting(1, "devices one model is split over", check=_at_least(1))
     lease_share: float = setting(0.5, "share of the KV blocks that hard leases may keep", check=_share)
     enable_prefix_caching: bool = setting(True, "reuse the KV blocks of shared prefixes")
@@ -219,7 +223,6 @@ def check_engine(base: EngineConfig, given: Mapping[str, Any]) -> EngineConfig:
 def refuse_unsupported(config: EngineConfig, sources: Mapping[str, str] | None = None) -> EngineConfig:
     """Options whose feature is not built yet are refused, never ignored. ``sources`` as in ``Config``."""
     unbuilt = {
-        "swap_space": (0, "swapping to host memory is not built yet; leave it 0"),
         "tensor_parallel_size": (1, "splitting a model over devices is not built yet; leave it 1"),
     }
     for name, (most, problem) in unbuilt.items():

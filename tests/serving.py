@@ -42,14 +42,17 @@ class GatedModel(ModelRunner):
 
 
 @asynccontextmanager
-async def open_serving(model, database, reply=None, *, step=256, blocks=200, length=512, hub=None, **settings):
-    """``settings`` are ServerConfig's, ``hub`` the hub's arguments; ``step`` is the most tokens in one step."""
+async def open_serving(
+    model, database, reply=None, *, step=256, blocks=200, length=512, hub=None, engine=None, **settings
+):
+    """``settings`` are ServerConfig's, ``engine`` EngineConfig's, ``hub`` the hub's arguments; ``step`` is the most
+    tokens in one step."""
     gate = Gate()
 
     def build():
         config = EngineConfig(
             model=str(model), device="cpu", block_size=BLOCK, num_kv_blocks=blocks, max_model_len=length,
-            max_num_batched_tokens=step, num_threads=1,
+            max_num_batched_tokens=step, num_threads=1, **{"swap_space": 0, **(engine or {})},
         )  # fmt: skip
         runner = GatedModel(config) if reply is None else _scripted(tokenizer, reply, blocks, length)
         runner.gate = gate

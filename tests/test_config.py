@@ -100,7 +100,6 @@ class TestWhatIsSaidOfAWrongValue:
             ("device", "tpu", "must be one of auto, cpu, cuda"),
             ("max_model_len", "0", "must be at least 1"),
             ("num_kv_blocks", "2", "must be at least 3"),
-            ("swap_space", "1", "swapping to host memory is not built yet; leave it 0"),
             ("tensor_parallel_size", "2", "splitting a model over devices is not built yet; leave it 1"),
         ],
     )
@@ -227,8 +226,8 @@ class TestArgumentsInPython:
             ({"seed": 1.5}, "seed = 1.5 (from argument): must be a whole number"),
             ({"max_num_seqs": None}, "max_num_seqs (from argument): must be a whole number"),
             (
-                {"swap_space": 4},
-                "swap_space = 4.0 (from argument): swapping to host memory is not built yet; leave it 0",
+                {"tensor_parallel_size": 4},
+                "tensor_parallel_size = 4 (from argument): splitting a model over devices is not built yet; leave it 1",
             ),
         ],
     )

@@ -138,7 +138,12 @@ def build_engine(config: Config, path: Path) -> Engine:
 
     from chatpager.engine.model_runner import ModelRunner
 
-    engine = replace(config.engine, model=str(path), num_threads=config.engine.num_threads or engine_threads())
+    engine = replace(
+        config.engine,
+        model=str(path),
+        num_threads=config.engine.num_threads or engine_threads(),
+        kv_dir=config.engine.kv_dir or str(config.store.resolved_data_dir() / "kv"),
+    )
     return Engine(engine, ModelRunner(engine))
 
 
@@ -204,7 +209,7 @@ def log_turn(turn: LiveTurn, ended: Ended) -> None:
         session=turn.request.session_id,
         status=ended.status,
         prompt=len(turn.prompt),
-        cached=ended.receipt.device_tokens if ended.receipt else 0,
+        cached=ended.receipt.cached_tokens if ended.receipt else 0,
         miss=ended.receipt.miss_reason if ended.receipt else None,
         generated=ended.output_tokens,
         ttft_ms=ended.timings.ttft_ms,

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections import deque
 from enum import IntEnum
 
-from chatpager.engine.block_hash import BlockHash
+from chatpager.engine.block_hash import BlockHash, BlockProof
 
 
 class BlockState(IntEnum):
@@ -58,6 +58,7 @@ class Block:
         "last_use",
         "parent",
         "pins",
+        "proof",
         "ref",
         "soft",
         "state",
@@ -74,6 +75,7 @@ class Block:
 
     def clear_name(self) -> None:
         self.hash: BlockHash | None = None
+        self.proof = BlockProof(b"")
         self.parent: Block | None = None
         self.tokens: tuple[int, ...] = ()
         self.depth = 0

@@ -28,7 +28,8 @@ from chatpager.engine.prefix_cache import PrefixCache
 from chatpager.engine.sampler import Sampled
 from chatpager.engine.scheduler import Limits, Plan, Row, Scheduler
 from chatpager.engine.sequence import Sequence, SequenceStatus, set_apart
-from chatpager.engine.stats import EngineStats, SessionCache, memory_stats, session_cache
+from chatpager.engine.stats import EngineStats, SessionCache, memory_stats, session_cache, tier_stats
+from chatpager.engine.tiers import Source, Tiers, open_tiers
 from chatpager.errors import (
     CapacityExceeded,
     ContextLengthExceeded,
@@ -39,6 +40,9 @@ from chatpager.errors import (
 )
 
 log = logging.getLogger(__name__)
+
+MEASURED_BLOCKS = 4
+"""Blocks that a step must compute for its time to say something about one."""
 
 
 class Runner(Protocol):
@@ -57,6 +61,13 @@ class Runner(Protocol):
 
     def run(self, plan: Plan) -> list[Sampled]: ...
 
+    @property
+    def block_bytes(self) -> int: ...
+
+    def read_blocks(self, ids: Iterable[int]) -> list[bytes]: ...
+
+    def write_blocks(self, ids: Iterable[int], contents: Iterable[bytes]) -> None: ...
+
 
 @dataclass
 class _Request:
@@ -73,8 +84,15 @@ class Engine:
     """Continuous batching over a paged, hashed KV cache."""
 
     def __init__(
-        self, config: EngineConfig, runner: Runner, *, limits: Limits | None = None, hash_bits: int = 128
+        self,
+        config: EngineConfig,
+        runner: Runner,
+        *,
+        limits: Limits | None = None,
+        hash_bits: int = 128,
+        tiers: Tiers | None = None,
     ) -> None:
+        """``tiers`` None: those that ``config`` asks for. Raises ConfigError where its folder cannot be used."""
         self.config = config
         self.runner = runner
         self.pool = BlockPool(runner.num_blocks)
@@ -84,11 +102,13 @@ class Engine:
             # A step always has room for one token of every running sequence.
             seqs = min(config.max_num_seqs, config.max_num_batched_tokens)
             limits = Limits(config.max_num_batched_tokens, seqs)
+        self.tiers = tiers or open_tiers(config, runner)
         self.cache = PrefixCache(
             self.pool,
             config.block_size,
             enabled=config.enable_prefix_caching,
             lease_budget=self._lease_budget(limits.watermark),
+            tiers=self.tiers,
         )
         self.leases = self.cache.leases
         self.scheduler = Scheduler(self.cache, limits)
@@ -161,7 +181,7 @@ class Engine:
         """What of a session's conversation is in the cache; None: nothing is known of it."""
         self.leases.tick(now)
         head = self.leases.heads.get(owner)
-        return session_cache(head, self.config.block_size, now) if head else None
+        return session_cache(head, self.config.block_size, now, self.tiers) if head else None
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
@@ -195,7 +215,8 @@ class Engine:
         except BaseException:
             self.scheduler.take_back_copies(plan)
             raise
-        now = clock()
+        began, now = now, clock()
+        self._time_step(plan, now - began)
         for row, result in computed:
             if row.seq.status is not SequenceStatus.RUNNING:
                 continue  # a sibling's failure ended its request a moment ago
@@ -203,6 +224,12 @@ class Engine:
                 self._fail(row, result, outputs)
             else:
                 self._advance(row, result, now, outputs)
+
+    def _time_step(self, plan: Plan, seconds: float) -> None:
+        """What a block costs to compute, where a step computed enough of them to tell."""
+        blocks = sum(row.count for row in plan.rows) / self.config.block_size
+        if self.tiers is not None and blocks >= MEASURED_BLOCKS:
+            self.tiers.compute_seconds.add(seconds / blocks)
 
     def _compute(self, plan: Plan) -> list[tuple[Row, list[Sampled] | EngineError]]:
         """Run the plan; if it raises, run its rows one by one, so that only those at fault fail.
@@ -267,6 +294,8 @@ class Engine:
             admitted=seq.first_admitted,
             prompt_tokens=seq.num_prompt_tokens,
             cached_tokens=seq.cached_tokens,
+            host_tokens=seq.restored_tokens[Source.HOST],
+            disk_tokens=seq.restored_tokens[Source.DISK],
             committed_tokens=seq.reached,
             output_tokens=seq.num_output_tokens,
             preemptions=seq.preemptions,
@@ -293,7 +322,9 @@ class Engine:
     def _end_turn(self, seq: Sequence) -> None:
         """Take a sequence out whose turn ended as it should, or was ended: the session's head moves with it."""
         if seq.owner and seq.index == 0 and seq.status is SequenceStatus.RUNNING:
-            self.leases.move(seq.owner, seq.hasher.root, self.cache.chain(seq))
+            chain = self.cache.chain(seq)
+            self.leases.move(seq.owner, seq.hasher.root, chain)
+            self.cache.save(chain)
         self.scheduler.finish(seq)
 
     def _fail(self, row: Row, error: EngineError, outputs: list[StepOutput]) -> None:
@@ -376,6 +407,9 @@ class Engine:
             memory=memory_stats(self.pool, running, self.config.block_size),
             queried_tokens=self.cache.stats.queried_tokens,
             hit_tokens=self.cache.stats.hit_tokens,
+            host_hit_tokens=self.cache.stats.restored_tokens[Source.HOST],
+            disk_hit_tokens=self.cache.stats.restored_tokens[Source.DISK],
+            **tier_stats(self.tiers, self.runner.block_bytes),
             evicted_blocks=self.cache.stats.evicted_blocks.total(),
             lost_tokens=self.cache.stats.lost_tokens,
             leased_blocks=self.pool.leased,
@@ -384,6 +418,11 @@ class Engine:
             deferred=self.scheduler.stats.deferred,
             failed_steps=self._failed_steps,
         )
+
+    def close(self) -> None:
+        """Write what is still to be written. Nothing is computed after it."""
+        if self.tiers is not None:
+            self.tiers.close()
 
     def audit(self) -> None:
         """Check every invariant of pool, cache and queues; asserts with the numbers."""

@@ -21,6 +21,7 @@ from typing import Literal
 
 import msgspec
 
+from chatpager.engine.block_hash import BlockProof
 from chatpager.engine.block_pool import Block, BlockPool
 
 
@@ -64,6 +65,8 @@ class Head:
 
     tenant: bytes
     chain: list[tuple[Block, int]] = field(default_factory=list)
+    proofs: list[BlockProof] = field(default_factory=list)
+    """Of the blocks of the chain: by these the lower tiers know them."""
     leases: dict[Strength, Lease] = field(default_factory=dict)
     expired_at: float | None = None
     """When its last lease came to its deadline, if there was none since."""
@@ -143,10 +146,11 @@ class LeaseBook:
                 block.heads -= 1
                 block.hits = block.hits if block.heads else 0
                 self._reconsider(block)
-        del head.chain[same:]
+        del head.chain[same:], head.proofs[same:]
         for block in chain[same:]:
             block.heads += 1
             head.chain.append((block, block.born))
+            head.proofs.append(block.proof)
             self._reconsider(block)
         for lease in head.leases.values():
             self._cover(head, lease)

@@ -81,14 +81,16 @@ class SampledLogprobs(msgspec.Struct, frozen=True):
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the prompt's tokens came from; counted once, at the first admission. cached + computed = prompt, once the
-    prompt is computed; less while it is, or if the request ended meanwhile. One that was never ``admitted`` computed
-    nothing. ``committed_tokens``, of prompt and answer, had their keys and values written or found in the cache;
-    a preemption does not take them back."""
+    """Where the prompt's tokens came from; counted once, at the first admission. Of the cached ones ``host_tokens`` and
+    ``disk_tokens`` were not on the device. cached + computed = prompt, once the prompt is computed; less while it is,
+    or if the request ended meanwhile. One that was never ``admitted`` computed nothing. ``committed_tokens``, of prompt
+    and answer, had their keys and values written or found in the cache; a preemption does not take them back."""
 
     admitted: bool
     prompt_tokens: int
     cached_tokens: int
+    host_tokens: int = 0
+    disk_tokens: int = 0
     committed_tokens: int
     output_tokens: int
     preemptions: int

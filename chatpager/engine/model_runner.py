@@ -172,6 +172,26 @@ class ModelRunner:
             ("epoch", 0),
         )
 
+    # -- the KV cache's content, as the lower tiers keep it ------------------------------------------------------------
+
+    @torch.inference_mode()
+    def read_blocks(self, ids: Iterable[int]) -> list[bytes]:
+        """The content of each block: keys of all layers, then values, [block_size, kv_heads, head_dim] each."""
+        where = torch.tensor(list(ids), device=self.model.device)
+        layers = (*self.cache.keys, *self.cache.values)
+        raw = torch.stack([pages[where] for pages in layers], dim=1).flatten(1).view(torch.uint8).cpu().numpy()
+        return [block.tobytes() for block in raw]
+
+    @torch.inference_mode()
+    def write_blocks(self, ids: Iterable[int], contents: Iterable[bytes]) -> None:
+        """Write what ``read_blocks`` gave, of a model of the same fingerprint and the same layout."""
+        where = torch.tensor(list(ids), device=self.model.device)
+        layers = (*self.cache.keys, *self.cache.values)
+        raw = torch.frombuffer(bytearray().join(contents), dtype=self.model.dtype)
+        parts = raw.view(len(where), len(layers), *layers[0].shape[1:]).to(self.model.device)
+        for i, pages in enumerate(layers):
+            pages[where] = parts[:, i]
+
     # -- running ------------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()

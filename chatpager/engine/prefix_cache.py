@@ -3,21 +3,27 @@
 A hit is a chain of CACHED blocks from the root whose token ids equal the sequence's, compared one by one: the hash only
 says where to look. Eviction takes leaves that nobody holds: of the lowest class first (dead, cold, idle session, soft
 lease), then the least recently used, then the deepest, so a conversation loses its end before its beginning and what is
-left can still be hit. What is under a hard lease is not taken.
+left can still be hit. What is under a hard lease is not taken. Evicted blocks that were worth something go to the lower
+tiers, if there are any, and come back from there when a prompt continues a hit with them.
 """
 
 from __future__ import annotations
 
 import heapq
+import logging
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from chatpager.engine.block_hash import BlockHash
+from chatpager.engine.block_hash import BlockHash, BlockProof
 from chatpager.engine.block_pool import Block, BlockPool, BlockState, EvictionClass
 from chatpager.engine.ghost_index import Eviction, GhostIndex
 from chatpager.engine.leases import LeaseBook
 from chatpager.engine.sequence import Sequence
+from chatpager.engine.tiers import Source, Tiers
+
+log = logging.getLogger(__name__)
 
 GHOSTS = 4
 """Evicted names that are remembered, in multiples of the pool."""
@@ -26,12 +32,14 @@ GHOSTS = 4
 class Match:
     """Cached blocks of one prompt, held until ``commit`` or ``rollback``; one of the two must be called, once."""
 
-    __slots__ = ("_cache", "_open", "blocks")
+    __slots__ = ("_cache", "_open", "blocks", "restored")
 
     def __init__(self, cache: PrefixCache, blocks: list[Block]) -> None:
         self._cache = cache
         self._open = True
         self.blocks = blocks
+        self.restored: Counter[Source] = Counter()
+        """Those of the blocks that came from a lower tier."""
 
     def commit(self) -> list[int]:
         """Hand the held blocks over to a block table."""
@@ -55,6 +63,10 @@ class CacheStats:
 
     queried_tokens: int = 0
     hit_tokens: int = 0
+    """On any tier."""
+    restored_tokens: Counter[Source] = field(default_factory=Counter)
+    """Those of them that were not on the device."""
+    failed_restores: int = 0
     evicted_blocks: Counter[EvictionClass] = field(default_factory=Counter)
     lost_tokens: int = 0
     """Of the prompts, in blocks that had been evicted."""
@@ -67,10 +79,19 @@ class CacheStats:
 class PrefixCache:
     """``enabled`` False keeps the pool and finds nothing. ``lease_budget``: blocks that hard leases may keep."""
 
-    def __init__(self, pool: BlockPool, block_size: int, *, enabled: bool = True, lease_budget: int = 0) -> None:
+    def __init__(
+        self,
+        pool: BlockPool,
+        block_size: int,
+        *,
+        enabled: bool = True,
+        lease_budget: int = 0,
+        tiers: Tiers | None = None,
+    ) -> None:
         self.pool = pool
         self.block_size = block_size
         self.enabled = enabled
+        self.tiers = tiers
         self.stats = CacheStats()
         self.leases = LeaseBook(pool, block_size, budget=lease_budget, reconsider=self._reconsider)
         self.ghosts = GhostIndex(GHOSTS * pool.usable)
@@ -122,11 +143,72 @@ class PrefixCache:
             return None
         return block
 
-    def count_admission(self, seq: Sequence, blocks: int) -> Eviction | None:
-        """Count a prompt that found ``blocks`` blocks, once a request. Returns how the next block was lost, if it was
-        in the cache not long ago."""
+    def reach(self, seq: Sequence) -> int:
+        """Leading blocks of ``seq`` that some tier had when this was first asked, or the device has now."""
+        on_device = self.peek(seq)
+        if self.tiers is None or not self.enabled:
+            return on_device
+        if seq.reach is None:
+            seq.reach = on_device
+            for proof in self._proofs(seq, on_device):
+                if proof not in self.tiers:
+                    break
+                seq.reach += 1
+        return max(seq.reach, on_device)
+
+    def _proofs(self, seq: Sequence, start: int) -> Iterator[BlockProof]:
+        """The proofs of the blocks of ``seq`` that a match may cover, from ``start`` on; those before are CACHED."""
+        proof = self.pool.index[seq.hashes[start - 1]].proof if start else seq.hasher.proof
+        for i in range(start, self.matchable_blocks(seq)):
+            proof = seq.hasher.prove(proof, seq.block_tokens(i))
+            yield proof
+
+    def restore(self, seq: Sequence, match: Match) -> None:
+        """Continue a match with blocks of the lower tiers, as far as they go without a gap. There must be room for
+        them; they are held and CACHED like those before."""
+        if self.tiers is None or not self.enabled:
+            return
+        start = len(match.blocks)
+        names = seq.full_hashes(self.matchable_blocks(seq))
+        found: list[tuple[BlockProof, bytes, Source]] = []
+        for name, proof in zip(names[start:], self._proofs(seq, start), strict=True):
+            if name in self.pool.index or (kept := self.tiers.find(proof)) is None:
+                break  # (a name that is taken here has another content behind it)
+            found.append((proof, *kept))
+        if not found:
+            return
+        ids = self.allocate(len(found), by=seq.owner)
+        try:
+            self.tiers.restore(ids, [content for _, content, _ in found])
+        except Exception as error:
+            self.stats.failed_restores += 1
+            log.error("%d KV blocks were not restored", len(ids), exc_info=error)
+            self.free(ids)
+            return
+        parent = match.blocks[-1] if match.blocks else None
+        for i, (block_id, (proof, _, source)) in enumerate(zip(ids, found, strict=True), start):
+            block = self.pool.blocks[block_id]
+            self.pool.name(block, names[i], parent, seq.block_tokens(i))
+            block.proof = proof
+            self.ghosts.forget(names[i])
+            match.blocks.append(block)
+            match.restored[source] += 1
+            parent = block
+        seq.reach = len(match.blocks)
+
+    def save(self, blocks: list[Block]) -> None:
+        """Write blocks to the disk, where there is one."""
+        if self.tiers is not None:
+            self.tiers.save([(block.proof, block.id) for block in blocks])
+
+    def count_admission(self, seq: Sequence, match: Match) -> Eviction | None:
+        """Count a prompt and what it found, once a request. Returns how the next block was lost, if it was in the cache
+        not long ago."""
+        blocks = len(match.blocks)
         self.stats.queried_tokens += seq.num_prompt_tokens
         self.stats.hit_tokens += blocks * self.block_size
+        for source, count in match.restored.items():
+            self.stats.restored_tokens[source] += count * self.block_size
         hashes = seq.full_hashes(self.matchable_blocks(seq)) if self.enabled else []
         for name in hashes[:blocks]:
             self.pool.index[name].hits += 1
@@ -165,7 +247,10 @@ class PrefixCache:
             if found is None:
                 found = self.pool.blocks[seq.block_table[i]]
                 self.pool.name(found, hashes[i], parent, tokens)
+                found.proof = seq.hasher.prove(parent.proof if parent else seq.hasher.proof, tokens)
                 self.ghosts.forget(hashes[i])
+                if self.tiers is not None:
+                    self.tiers.is_back(found.proof)
             elif found.parent is not parent or found.tokens != tokens:
                 self.stats.collisions += 1
                 return
@@ -200,6 +285,8 @@ class PrefixCache:
         for block in sorted(self.pool.index.values(), key=lambda b: b.depth):
             if block.parent in bad:
                 bad.add(block)
+        if self.tiers is not None:
+            self.tiers.forget([block.proof for block in bad])
         for block in sorted(bad, key=lambda b: b.depth, reverse=True):
             self.pool.unname(block)
 
@@ -209,8 +296,14 @@ class PrefixCache:
         """``count`` blocks, OWNED by the caller: free ones first, then evicted ones. ``available`` says how many;
         ``by`` is the session they are for."""
         assert count <= self.pool.available, (count, self.pool.available)
+        demoted: list[tuple[BlockProof, int]] = []
         while len(self.pool.free) < count:
-            self._evict_one(by)
+            block = self._next_victim()
+            if block.eviction_class > EvictionClass.DEAD:
+                demoted.append((block.proof, block.id))
+            self._evict(block, by)
+        if self.tiers is not None:
+            self.tiers.demote(demoted)
         return [self.pool.take_free().id for _ in range(count)]
 
     def free(self, table: list[int]) -> None:
@@ -225,7 +318,9 @@ class PrefixCache:
             self._offer(block)
 
     def reset(self) -> int:
-        """Evict everything nobody holds, leased or not. Returns the number of blocks."""
+        """Evict everything nobody holds, leased or not, and empty the lower tiers. Returns the number of blocks."""
+        if self.tiers is not None:
+            self.tiers.clear()
         count = self.pool.evictable
         for _ in range(count):
             self._evict(self._lowest())
@@ -243,13 +338,13 @@ class PrefixCache:
         if _is_candidate(block):
             self._offer(block)
 
-    def _evict_one(self, by: str) -> None:
+    def _next_victim(self) -> Block:
         block = self._lowest()
         while block.soft:
             self._offer(block)
             self.leases.give_way()
             block = self._lowest()
-        self._evict(block, by)
+        return block
 
     def _lowest(self) -> Block:
         """Take the first true candidate off the heap."""

@@ -10,11 +10,12 @@ overtaken for a bounded time only.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections import Counter
 from dataclasses import dataclass, field
 
 from chatpager.engine.claims import Claims
 from chatpager.engine.lanes import Lanes
-from chatpager.engine.prefix_cache import PrefixCache
+from chatpager.engine.prefix_cache import Match, PrefixCache
 from chatpager.engine.sequence import Sequence, SequenceStatus
 
 
@@ -253,7 +254,7 @@ class Scheduler:
             return []
         oldest = self.waiting[: self.limits.window]
         credit = self.limits.age_credit
-        found = [_Candidate(s, len(s) - self.cache.peek(s) * self.block_size) for s in oldest]
+        found = [_Candidate(s, len(s) - self.cache.reach(s) * self.block_size) for s in oldest]
         return sorted(
             found, key=lambda c: (c.seq.priority, max(0, c.uncached - credit * c.seq.age), c.seq.arrival, c.seq.index)
         )
@@ -284,9 +285,7 @@ class Scheduler:
     def _admit_one(self, plan: Plan, lanes: Lanes, seq: Sequence) -> bool:
         """Match, check that the whole prompt fits (not only its first chunk), and start. False: no room now."""
         match = self.cache.match(seq)
-        tokens = len(match.blocks) * self.block_size
-        count = lanes.chunk(len(seq) - tokens)
-        if not count:
+        if not lanes.chunk(len(seq) - self.cache.reach(seq) * self.block_size):
             match.rollback()
             return True
         need = _blocks(len(seq), self.block_size) - len(match.blocks)
@@ -296,6 +295,12 @@ class Scheduler:
         if not self._has_room(seq, need + watermark + self._unfinished_prefills()):
             match.rollback()
             return False
+        self.cache.restore(seq, match)
+        tokens = len(match.blocks) * self.block_size
+        count = lanes.chunk(len(seq) - tokens)
+        if not count:  # less was restored than was in reach
+            match.rollback()
+            return True
         self._stop_waiting(seq)
         self.running.append(seq)
         if self._immune(seq):
@@ -304,7 +309,7 @@ class Scheduler:
         seq.block_table = match.commit()
         seq.committed = tokens
         seq.published = seq.written = len(match.blocks)
-        self._count_admission(seq, tokens)
+        self._count_admission(seq, match)
         if self.cache.enabled:
             self._claims.take(seq)
         lanes.take(seq.remaining, self._grow(plan, seq, count))
@@ -319,13 +324,15 @@ class Scheduler:
             missing = need - self._allocatable(seq)
         return missing <= 0
 
-    def _count_admission(self, seq: Sequence, tokens: int) -> None:
+    def _count_admission(self, seq: Sequence, match: Match) -> None:
+        tokens = len(match.blocks) * self.block_size
         if seq.first_admitted:
             self.stats.recomputed_tokens += len(seq) - tokens
             return
         seq.first_admitted = True
         seq.cached_tokens = seq.reached = tokens
-        seq.evicted = self.cache.count_admission(seq, tokens // self.block_size)
+        seq.restored_tokens = Counter({source: n * self.block_size for source, n in match.restored.items()})
+        seq.evicted = self.cache.count_admission(seq, match)
 
     def _unfinished_prefills(self) -> int:
         """Blocks that running prompts still have to take: promised to them before anyone is admitted."""

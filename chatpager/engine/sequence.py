@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from chatpager.engine.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
     from chatpager.engine.ghost_index import Eviction
+    from chatpager.engine.tiers import Source
     from chatpager.engine.token_history import TokenHistory
 
 __all__ = ["FinishReason", "SamplingParams", "Sequence", "SequenceStatus", "set_apart"]
@@ -52,8 +54,10 @@ class Sequence:
         "preemptions",
         "priority",
         "published",
+        "reach",
         "reached",
         "request_id",
+        "restored_tokens",
         "seed",
         "status",
         "token_ids",
@@ -106,6 +110,10 @@ class Sequence:
         self.preemptions = 0
         self.cached_tokens = 0
         """Prompt tokens found in the cache when first admitted; later admissions do not count."""
+        self.restored_tokens: Counter[Source] = Counter()
+        """Those of them that were not on the device."""
+        self.reach: int | None = None
+        """Leading blocks that the tiers had together when somebody first asked."""
         self.evicted: Eviction | None = None
         """How the first block that was not found then had been lost."""
         self.first_admitted = False

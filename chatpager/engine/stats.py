@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import msgspec
 
 from chatpager.engine.block_pool import BlockPool
 from chatpager.engine.leases import Head, Strength
 from chatpager.engine.sequence import Sequence
+from chatpager.engine.tiers import Source, Tiers
 
 
 class MemoryStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,11 +40,13 @@ class LeaseState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SessionCache(msgspec.Struct, frozen=True, kw_only=True):
-    """One conversation's full blocks: all of them when its last turn ended, those still in the device's cache, those
-    that other conversations have too, and what is leased."""
+    """One conversation's full blocks: all of them when its last turn ended, those still in the device's cache, what
+    the lower tiers have behind those without a gap, those that other conversations have too, and what is leased."""
 
     tokens: int
     device_tokens: int
+    host_tokens: int
+    disk_tokens: int
     shared_tokens: int
     leases: list[LeaseState]
 
@@ -52,6 +57,16 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     memory: MemoryStats
     queried_tokens: int
     hit_tokens: int
+    """From any tier; ``host_hit_tokens`` and ``disk_hit_tokens`` of them were not on the device."""
+    host_hit_tokens: int
+    disk_hit_tokens: int
+    host_bytes: int
+    host_capacity: int
+    disk_bytes: int
+    disk_capacity: int
+    bad_disk_files: int
+    failed_disk_writes: int
+    """Blocks that the disk did not take, or too slowly."""
     evicted_blocks: int
     lost_tokens: int
     """Of prompts, in blocks that had been evicted not long before."""
@@ -79,8 +94,22 @@ def memory_stats(pool: BlockPool, running: list[Sequence], block_size: int) -> M
     )
 
 
-def session_cache(head: Head, block_size: int, now: float) -> SessionCache:
+def tier_stats(tiers: Tiers | None, block_bytes: int) -> dict[str, int]:
+    """What EngineStats tells of the lower tiers; nothing of one that there is not."""
+    host, disk = (tiers.host, tiers.disk) if tiers else (None, None)
+    return {
+        "host_bytes": len(host) * block_bytes if host is not None else 0,
+        "host_capacity": host.capacity * block_bytes if host is not None else 0,
+        "disk_bytes": disk.used if disk is not None else 0,
+        "disk_capacity": disk.capacity if disk is not None else 0,
+        "bad_disk_files": disk.bad_files if disk is not None else 0,
+        "failed_disk_writes": disk.failed_writes + disk.unkept_blocks if disk is not None else 0,
+    }
+
+
+def session_cache(head: Head, block_size: int, now: float, tiers: Tiers | None) -> SessionCache:
     resident = head.resident()
+    kept = tiers.holdings(head.proofs[resident:]) if tiers else Counter()
     leases = [
         LeaseState(
             strength=lease.strength,
@@ -92,6 +121,8 @@ def session_cache(head: Head, block_size: int, now: float) -> SessionCache:
     return SessionCache(
         tokens=len(head.chain) * block_size,
         device_tokens=resident * block_size,
+        host_tokens=kept[Source.HOST] * block_size,
+        disk_tokens=kept[Source.DISK] * block_size,
         shared_tokens=sum(block.heads > 1 for block, _ in head.chain[:resident]) * block_size,
         leases=leases,
     )

@@ -33,6 +33,7 @@ class Metrics:
         self._blocks = Gauge("chatpager_kv_blocks", "KV blocks", ["state"], registry=r)
         self._usage = Gauge("chatpager_kv_utilisation", "Used share of the KV slots", registry=r)
         self._waste = Gauge("chatpager_kv_waste", "Share of allocated KV slots that hold no token", registry=r)
+        self._tiers = Gauge("chatpager_tier_bytes", "KV bytes below the device", ["tier"], registry=r)
         self._engine = EngineCounters()
         r.register(self._engine)
 
@@ -43,11 +44,13 @@ class Metrics:
         if ended.receipt is None:
             return
         self._prompt.labels("device").inc(ended.receipt.device_tokens)
+        self._prompt.labels("host").inc(ended.receipt.host_tokens)
+        self._prompt.labels("disk").inc(ended.receipt.disk_tokens)
         self._prompt.labels("computed").inc(ended.receipt.computed_tokens)
         if ended.receipt.miss_reason:
             self._misses.labels(ended.receipt.miss_reason).inc()
         if ended.timings.ttft_ms is not None:
-            warm = "warm" if ended.receipt.device_tokens else "cold"
+            warm = "warm" if ended.receipt.cached_tokens else "cold"
             self._ttft.labels(warm).observe(ended.timings.ttft_ms / 1000)
 
     def render(self, stats: EngineStats | None) -> bytes:
@@ -60,6 +63,8 @@ class Metrics:
                 self._blocks.labels(state).set(count)
             self._usage.set(memory.utilisation)
             self._waste.set(memory.waste)
+            self._tiers.labels("host").set(stats.host_bytes)
+            self._tiers.labels("disk").set(stats.disk_bytes)
             self._engine.stats = stats
         return generate_latest(self.registry)
 
@@ -76,6 +81,8 @@ class EngineCounters(Collector):
             ("prefix_cache_queried_tokens", "Prompt tokens looked up in the prefix cache", self.stats.queried_tokens),
             ("prefix_cache_hit_tokens", "Prompt tokens found there", self.stats.hit_tokens),
             ("evicted_blocks", "Cached blocks evicted", self.stats.evicted_blocks),
+            ("bad_disk_files", "KV files that were not what their names say", self.stats.bad_disk_files),
+            ("failed_disk_writes", "KV blocks that the disk did not take", self.stats.failed_disk_writes),
             ("preemptions", "Sequences preempted", self.stats.preemptions),
             ("recomputed_tokens", "Tokens computed again after preemption", self.stats.recomputed_tokens),
             ("failed_steps", "Steps that raised, repeats row by row included", self.stats.failed_steps),

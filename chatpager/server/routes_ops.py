@@ -82,6 +82,15 @@ async def health(request: web.Request) -> web.Response:
             "waste": round(memory.waste, 4),
             "utilisation": round(memory.utilisation, 4),
         }
+        body["tiers"] = {
+            "host": {"bytes": stats.host_bytes, "capacity_bytes": stats.host_capacity},
+            "disk": {
+                "bytes": stats.disk_bytes,
+                "capacity_bytes": stats.disk_capacity,
+                "bad_files": stats.bad_disk_files,
+                "failed_writes": stats.failed_disk_writes,
+            },
+        }
         body["requests"] = {"running": stats.running, "waiting": stats.waiting}
     return json_response(body, status=200 if status == "ok" else 503)
 

@@ -194,13 +194,15 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ConversationCache(msgspec.Struct, frozen=True, kw_only=True):
-    """Tokens of the conversation's full blocks: all, those in the device's cache, those shared with other
-    conversations; and its leases."""
+    """Tokens of the conversation's full blocks: all, those in the device's cache, those that host memory and disk have
+    behind them, those shared with other conversations; and its leases."""
 
     object: str = "conversation.cache"
     id: str
     tokens: int = 0
     device_tokens: int = 0
+    host_tokens: int = 0
+    disk_tokens: int = 0
     shared_tokens: int = 0
     leases: list[dict[str, Any]] = []
 

@@ -154,6 +154,7 @@ class EngineThread:
         finally:
             self._stopped.set()
             self._tell(self._ended)
+            engine.close()
 
     def _tell(self, function: Callable[..., object], *args: object) -> None:
         assert self._loop is not None

@@ -39,6 +39,11 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     evicted: Eviction | None = None
     template: str
 
+    @property
+    def cached_tokens(self) -> int:
+        """From any tier."""
+        return self.device_tokens + self.host_tokens + self.disk_tokens
+
 
 def receipt(
     prompt: Sequence[int],
@@ -50,10 +55,13 @@ def receipt(
     caching: bool,
     template: str,
     lost: Eviction | None = None,
+    host_tokens: int = 0,
+    disk_tokens: int = 0,
 ) -> Receipt:
     """The account of one prompt, of which ``committed_tokens`` (and perhaps an answer's) were written, cached ones
-    included. ``previous`` is the last turn of the conversation as far as its keys and values were
-    computed; None when this server knows of none. ``lost``: the first block that was missed had been in the cache."""
+    included; ``host_tokens`` and ``disk_tokens`` of the cached ones were not on the device. ``previous`` is the last
+    turn of the conversation as far as its keys and values were computed; None when this server knows of none.
+    ``lost``: the first block that was missed had been in the cache."""
     common = 0 if previous is None else common_prefix(prompt, previous)
     most = (len(prompt) - 1) // block_size * block_size
     attainable = max(cached_tokens, min(most, common // block_size * block_size))
@@ -70,7 +78,9 @@ def receipt(
         reason = "cold" if previous is None else "sub_block"
     return Receipt(
         prompt_tokens=len(prompt),
-        device_tokens=cached_tokens,
+        device_tokens=cached_tokens - host_tokens - disk_tokens,
+        host_tokens=host_tokens,
+        disk_tokens=disk_tokens,
         computed_tokens=min(committed_tokens, len(prompt)) - cached_tokens,
         block_size=block_size,
         attainable_tokens=attainable,

@@ -219,6 +219,8 @@ class LiveTurn:
             caching=caching,
             template=self.template,
             lost=self._lost(self.usage),
+            host_tokens=self.usage.host_tokens,
+            disk_tokens=self.usage.disk_tokens,
         )
 
     def _lost(self, usage: Usage) -> Eviction | None:
@@ -233,7 +235,7 @@ class LiveTurn:
         r = self.receipt
         if r is None or r.miss_reason == "disabled":
             return 0
-        return self.committed // r.block_size * r.block_size - r.device_tokens
+        return self.committed // r.block_size * r.block_size - r.cached_tokens
 
     def timings(self, now: float) -> Timings:
         spent = self._last - self._first if self._first is not None and self._last is not None else 0.0
@@ -248,7 +250,7 @@ class LiveTurn:
     def stored_usage(self, ended: Ended) -> dict[str, int]:
         return {
             "input_tokens": len(self.prompt),
-            "cached_tokens": self.receipt.device_tokens if self.receipt else 0,
+            "cached_tokens": self.receipt.cached_tokens if self.receipt else 0,
             "cache_write_tokens": ended.cache_write_tokens,
             "output_tokens": ended.output_tokens,
         }

@@ -17,7 +17,9 @@ VALUES = {  # name -> (in the file, in the environment, as a flag), all differen
     "max_num_batched_tokens": (11, 12, 13),
     "gpu_memory_utilization": (0.1, 0.2, 0.3),
     "num_kv_blocks": (101, 102, 103),
-    "swap_space": (0.0, 0.0, 0.0),  # nothing else is built
+    "swap_space": (0.0, 2.0, 3.0),
+    "kv_dir": ("k1", "k2", "k3"),
+    "disk_space": (0.0, 1.0, 3.0),
     "tensor_parallel_size": (1, 1, 1),  # nothing else is built
     "lease_share": (0.3, 0.4, 0.6),
     "enable_prefix_caching": (False, False, False),

@@ -60,7 +60,7 @@ CASES = {
         lambda h: ["demo", "--port", "eighty"], 2, ["port = 'eighty' (from --port)", "whole number"],
     ),
     "a number out of range": (lambda h: ["demo", "--port", "70000"], 2, ["port = '70000' (from --port)", "65535"]),
-    "what is not built": (lambda h: ["demo", "--swap-space", "4"], 2, ["swap_space", "leave it 0"]),
+    "what is not built": (lambda h: ["demo", "--tensor-parallel-size", "4"], 2, ["tensor_parallel_size", "leave it 1"]),
     "every address without a key": (lambda h: ["demo", "--host", "0.0.0.0"], 2, ["host", "--api-key"]),
     "a broken file": (lambda h: toml(h, "[engine\n") or ["demo"], 2, ["chatpager.toml", "line 1"]),
     "a file with a wrong section": (lambda h: toml(h, "[motor]\n") or ["demo"], 2, ["motor", "no such section"]),

@@ -8,15 +8,19 @@ The next token is a function of the prefix alone: the oracle is ``continuation``
 
 from __future__ import annotations
 
+import struct
+
 import xxhash
 
 from chatpager.config import EngineConfig
 from chatpager.engine.block_hash import BlockHash, BlockHasher
 from chatpager.engine.engine import Engine
+from chatpager.engine.host_tier import HostTier
 from chatpager.engine.messages import AddRequest
 from chatpager.engine.sampler import Sampled
 from chatpager.engine.scheduler import Limits
 from chatpager.engine.sequence import SamplingParams
+from chatpager.engine.tiers import Tiers
 from tests.gate import Gate
 
 VOCAB = 997
@@ -54,6 +58,10 @@ class NamedByTokens(BlockHasher):
         return BlockHash(token_ids[0].to_bytes(4, "little"))
 
 
+def signed(digest):
+    return digest - 2**64 if digest >= 2**63 else digest
+
+
 class Broken(Exception):
     pass
 
@@ -76,6 +84,18 @@ class FakeRunner:
 
     def hash_domain(self):
         return [("model", "fake")]
+
+    @property
+    def block_bytes(self):
+        return 8 * self.block_size
+
+    def read_blocks(self, ids):
+        return [struct.pack(f"<{self.block_size}q", *map(signed, self.memory[i])) for i in ids]
+
+    def write_blocks(self, ids, contents):
+        for i, content in zip(ids, contents, strict=True):
+            slots = struct.unpack(f"<{self.block_size}Q", content)
+            self.memory[i] = [POISON if slot == POISON % 2**64 else slot for slot in slots]
 
     def run(self, plan):
         fault = self.raise_once if len(plan.rows) > 1 else None
@@ -156,6 +176,8 @@ def make_engine(
     hash_bits=128,
     eos=frozenset(),
     lease_share=0.5,
+    host_blocks=0,
+    disk=None,
     **limits,
 ):
     runner = FakeRunner(num_blocks, block_size, max_model_len, eos)
@@ -165,9 +187,12 @@ def make_engine(
         max_num_seqs=max_seqs,
         enable_prefix_caching=caching,
         lease_share=lease_share,
+        swap_space=0,
     )
     bounds = Limits(max_num_batched_tokens=max_tokens, max_num_seqs=max_seqs, **limits)
-    return Engine(config, runner, limits=bounds, hash_bits=hash_bits)
+    host = HostTier(host_blocks) if host_blocks else None
+    tiers = Tiers(runner, host=host, disk=disk, clock=lambda: 0.0) if host_blocks or disk is not None else None
+    return Engine(config, runner, limits=bounds, hash_bits=hash_bits, tiers=tiers)
 
 
 def request(name, prompt, count=4, salt=b"", priority=0, owner="", **params):

@@ -35,8 +35,9 @@ class EngineMachine(RuleBasedStateMachine):
         bits=st.sampled_from([128, 8, 3, 1]),
         threshold=st.sampled_from([6, 4096]),
         share=st.sampled_from([0.0, 0.5, 1.0]),
+        host=st.sampled_from([0, 3, 30]),
     )
-    def start(self, blocks, model_length, max_tokens, max_seqs, caching, bits, threshold, share):
+    def start(self, blocks, model_length, max_tokens, max_seqs, caching, bits, threshold, share, host):
         self.engine = make_engine(
             num_blocks=blocks,
             max_model_len=model_length,
@@ -46,6 +47,7 @@ class EngineMachine(RuleBasedStateMachine):
             hash_bits=bits,
             long_prefill_threshold=threshold,
             lease_share=share,
+            host_blocks=host,
         )
         self.longest = min(model_length, 4 * (blocks - 2))  # the null block, and one for a copied tail
         self.now = 0.0

@@ -185,7 +185,6 @@ def test_ids_need_no_tokenizer(tiny_model):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"swap_space": 4}, "swap_space = 4.*not built yet"),
         ({"tensor_parallel_size": 2}, "tensor_parallel_size = 2.*not built yet"),
         ({"block_size": 12}, "multiple of 8"),
         ({"block_sise": 16}, "did you mean 'block_size'"),
@@ -204,7 +203,7 @@ def test_the_founding_texts_call_works(chat_model):
         model=str(chat_model),
         block_size=16,
         gpu_memory_utilization=0.9,
-        swap_space=0,
+        swap_space=4,
         max_num_batched_tokens=8192,
         max_num_seqs=256,
         tensor_parallel_size=1,

@@ -26,7 +26,7 @@ async def test_a_conversations_cache(server):
     [lease] = cache.pop("leases")
     assert cache == {
         "object": "conversation.cache", "id": conversation,
-        "tokens": full, "device_tokens": full, "shared_tokens": 0,
+        "tokens": full, "device_tokens": full, "host_tokens": 0, "disk_tokens": 0, "shared_tokens": 0,
     }  # fmt: skip
     assert (lease["strength"], lease["tokens"]) == ("soft", full)
     assert 50 < lease["seconds_left"] <= 60

@@ -1,0 +1,254 @@
+"""KV blocks in files: a conversation's prefix that outlives the process.
+
+One file a block, named by the block's proof, so what a file says it holds is what its name says; the folder is the
+index. A file is written beside its place, synced and renamed, and carries a checksum: one that is short, flipped or
+foreign is deleted when it is read, counted, and taken for a miss. A disk that is full, slow or gone costs warmth and
+nothing else. Files are readable for their owner only: keys and values tell what was said.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from pathlib import Path
+
+import xxhash
+
+from chatpager.engine.block_hash import BlockProof
+
+log = logging.getLogger(__name__)
+
+MAGIC = b"chatpager kv\x00\x01"
+HEADER = struct.Struct(f"<{len(MAGIC)}s32sQ16s")
+"""Magic and version, proof, length of the content in bytes, its xxh3-128."""
+SUFFIX = ".kv"
+PART = ".part"
+MAX_WAITING = 64 << 20
+"""Bytes that may wait to be written; what comes on top is not kept."""
+
+
+class DiskTier:
+    """At most ``capacity`` bytes of files under ``folder``; the one used longest ago goes first.
+
+    ``save`` hands a block to a thread that writes it; ``find`` and the rest are for the engine's thread.
+    """
+
+    def __init__(self, folder: Path, capacity: int) -> None:
+        self.folder = folder
+        self.capacity = capacity
+        self.bad_files = 0
+        """Files that were not what their names say."""
+        self.failed_writes = 0
+        self.unkept_blocks = 0
+        """Blocks that came faster than the disk writes."""
+        self._lock = threading.Lock()
+        self._files: OrderedDict[BlockProof, int] = OrderedDict(self._scan())
+        """Size by proof, the least recently used first."""
+        self._bytes = sum(self._files.values())
+        self._waiting: dict[BlockProof, bytes] = {}
+        self._waiting_bytes = 0
+        self._order: deque[BlockProof] = deque()
+        self._wake = threading.Condition(self._lock)
+        self._closing = False
+        self._writer = threading.Thread(target=self._write_all, name="chatpager-disk", daemon=True)
+        self._writer.start()
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __contains__(self, proof: BlockProof) -> bool:
+        return proof in self._files or proof in self._waiting
+
+    @property
+    def used(self) -> int:
+        """Bytes of the files, headers included."""
+        return self._bytes
+
+    # -- for the engine's thread --------------------------------------------------------------------------------------
+
+    def save(self, proof: BlockProof, content: bytes) -> None:
+        """Write a block some time soon, unless too much waits already."""
+        with self._lock:
+            if proof in self:
+                return
+            if self._waiting_bytes + len(content) > MAX_WAITING:
+                self.unkept_blocks += 1
+                return
+            self._waiting[proof] = content
+            self._waiting_bytes += len(content)
+            self._order.append(proof)
+            self._wake.notify()
+
+    def find(self, proof: BlockProof) -> bytes | None:
+        """The content of a block, or None; a file that is not what it says is deleted."""
+        with self._lock:
+            if (content := self._waiting.get(proof)) is not None:
+                return content
+            if proof not in self._files:
+                return None
+        path = self._path(proof)
+        try:
+            content = _content(path.read_bytes(), proof)
+        except OSError as error:
+            log.warning("a KV block on disk cannot be read: %s", error)
+            content = None
+        with self._lock:
+            if content is None:
+                self.bad_files += 1
+                self._forget(proof)
+            elif proof in self._files:
+                self._files.move_to_end(proof)
+        if content is None:
+            _unlink(path)
+        else:
+            _touch(path)
+        return content
+
+    def forget(self, proof: BlockProof) -> None:
+        """Its content must not be found again."""
+        with self._lock:
+            if (content := self._waiting.pop(proof, None)) is not None:
+                self._waiting_bytes -= len(content)
+            self._forget(proof)
+        _unlink(self._path(proof))
+
+    def clear(self) -> None:
+        for proof in [*self._waiting, *self._files]:
+            self.forget(proof)
+
+    def flush(self) -> None:
+        """Return when nothing waits to be written."""
+        with self._wake:
+            self._wake.wait_for(lambda: not self._waiting)
+
+    def close(self) -> None:
+        """Write what waits, and end the thread."""
+        with self._lock:
+            self._closing = True
+            self._wake.notify_all()
+        self._writer.join()
+
+    # -- the thread that writes ---------------------------------------------------------------------------------------
+
+    def _write_all(self) -> None:
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._order or self._closing)
+                if not self._order:
+                    return
+                proof = self._order.popleft()
+                content = self._waiting.get(proof)
+            if content is not None:
+                self._write(proof, content)
+
+    def _write(self, proof: BlockProof, content: bytes) -> None:
+        size = HEADER.size + len(content)
+        try:
+            _write_whole(self._path(proof), HEADER.pack(MAGIC, proof, len(content), _checksum(content)) + content)
+        except OSError as error:
+            self.failed_writes += 1
+            if self.failed_writes & (self.failed_writes - 1) == 0:
+                log.warning("KV blocks cannot be written to disk (%d so far): %s", self.failed_writes, error)
+            size = 0
+        for gone in self._enter(proof, size):
+            _unlink(self._path(gone))
+        with self._wake:
+            if self._waiting.pop(proof, None) is not None:
+                self._waiting_bytes -= len(content)
+            self._wake.notify_all()
+
+    def _enter(self, proof: BlockProof, size: int) -> list[BlockProof]:
+        """A file of ``size`` bytes was written (0: it was not). Returns those that must go."""
+        unwanted: list[BlockProof] = []
+        with self._lock:
+            if proof not in self._waiting:
+                unwanted.append(proof)  # forgotten while it was written
+            elif size:
+                self._files[proof] = size
+                self._bytes += size
+            while self._bytes > self.capacity:
+                oldest = next(iter(self._files))
+                self._forget(oldest)
+                unwanted.append(oldest)
+        return unwanted
+
+    # -- files --------------------------------------------------------------------------------------------------------
+
+    def _forget(self, proof: BlockProof) -> None:
+        self._bytes -= self._files.pop(proof, 0)
+
+    def _path(self, proof: BlockProof) -> Path:
+        name = proof.hex()
+        return self.folder / name[:2] / (name + SUFFIX)
+
+    def _scan(self) -> Iterator[tuple[BlockProof, int]]:
+        """The files that are there, the least recently used first; what a crash left half written is deleted.
+
+        Raises:
+            OSError: the folder cannot be made or read.
+        """
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found: list[tuple[int, BlockProof, int]] = []
+        for path in self.folder.glob("??/*"):
+            if path.suffix == PART:
+                _unlink(path)
+            elif path.suffix == SUFFIX and (proof := _proof(path.stem)):
+                stat = path.stat()
+                found.append((stat.st_mtime_ns, proof, stat.st_size))
+        return ((proof, size) for _, proof, size in sorted(found))
+
+
+def _proof(name: str) -> BlockProof | None:
+    try:
+        raw = bytes.fromhex(name)
+    except ValueError:
+        return None
+    return BlockProof(raw) if len(raw) == 32 else None
+
+
+def _content(raw: bytes, proof: BlockProof) -> bytes | None:
+    """The content of a file, if all of it is as the header says, and the header is this block's."""
+    if len(raw) < HEADER.size:
+        return None
+    magic, name, length, checksum = HEADER.unpack_from(raw)
+    content = raw[HEADER.size :]
+    whole = magic == MAGIC and name == proof and length == len(content) and checksum == _checksum(content)
+    return content if whole else None
+
+
+def _checksum(content: bytes) -> bytes:
+    return xxhash.xxh3_128_digest(content)
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    part = path.with_suffix(PART)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        part.rename(path)
+    except OSError:
+        _unlink(part)
+        raise
+
+
+def _touch(path: Path) -> None:
+    """Used now: the order of use outlives the process."""
+    try:
+        os.utime(path)
+    except OSError as error:
+        log.debug("the time of use of a KV block on disk was not kept: %s", error)
+
+
+def _unlink(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("a KV block on disk cannot be deleted: %s", error)

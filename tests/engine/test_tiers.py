@@ -1,0 +1,353 @@
+"""Blocks that leave the device and come back: from host memory, from disk, and never wrong."""
+
+import pytest
+
+from chatpager.config import EngineConfig
+from chatpager.engine.disk_tier import HEADER, DiskTier
+from chatpager.engine.model_runner import ModelRunner
+from chatpager.engine.tiers import Source, Tiers, open_tiers
+from chatpager.errors import ConfigError
+from tests.engine.fakes import FakeRunner, answer, continuation, make_engine, request, run
+
+LONG = list(range(100, 140))
+"""Ten blocks."""
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """Opens the disk tier of a folder again and again, as servers do one after the other."""
+    opened = []
+
+    def open_disk(capacity=1 << 20):
+        for tier in opened:
+            tier.close()
+        opened[:] = [DiskTier(tmp_path / "kv", capacity)]
+        return opened[0]
+
+    yield open_disk
+    for tier in opened:
+        tier.close()
+
+
+def flood(engine, count=6, name="flood"):
+    """Other sessions push everything out that nobody holds."""
+    for i in range(count):
+        start = 300 + 50 * i
+        answer(engine, f"{name}{i}", range(start, start + 40), 1, owner=f"{name}{i}")
+
+
+def sources(final):
+    usage = final.usage
+    return usage.cached_tokens - usage.host_tokens - usage.disk_tokens, usage.host_tokens, usage.disk_tokens
+
+
+class TestHost:
+    def test_what_a_session_loses_on_the_device_comes_back_from_host_memory(self):
+        engine = make_engine(num_blocks=20, host_blocks=64)
+        answer(engine, "first", LONG, owner="s")
+        flood(engine)
+        again = answer(engine, "again", LONG, owner="s")
+        device, host, disk = sources(again)
+        assert (device + host, disk) == (36, 0)
+        assert host > 0
+        assert again.usage.computed_tokens == 4
+        assert again.usage.lost is None
+        assert engine.stats().host_hit_tokens == host
+
+    def test_without_a_host_tier_it_is_computed_again(self):
+        engine = make_engine(num_blocks=20)
+        answer(engine, "first", LONG, owner="s")
+        flood(engine)
+        assert answer(engine, "again", LONG, owner="s").usage.computed_tokens > 20
+
+    def test_what_nobody_wanted_is_dropped(self):
+        engine = make_engine(num_blocks=20, host_blocks=64)
+        answer(engine, "first", LONG)
+        flood(engine)
+        assert answer(engine, "again", LONG).usage.cached_tokens == 0
+
+    def test_it_keeps_no_more_than_its_capacity_and_forgets_a_conversations_end_first(self):
+        engine = make_engine(num_blocks=17, host_blocks=2)
+        answer(engine, "first", LONG, owner="s")
+        flood(engine, 1)
+        assert len(engine.tiers.host) == 2
+        assert sources(answer(engine, "again", LONG, owner="s")) == (24, 8, 0)
+
+    def test_a_block_is_on_one_tier_at_a_time(self):
+        engine = make_engine(num_blocks=20, host_blocks=64)
+        answer(engine, "first", LONG, owner="s")
+        flood(engine)
+        assert answer(engine, "again", LONG, owner="s").usage.host_tokens == 36
+        assert not [b for b in engine.pool.index.values() if b.proof in engine.tiers.host]
+
+    def test_names_that_collide_bring_nothing_back(self):
+        engine = make_engine(num_blocks=20, host_blocks=64, hash_bits=2)
+        for i in range(12):
+            answer(engine, f"a{i}", [i, *LONG[1:]], owner=f"s{i % 3}")
+
+    def test_tenants_do_not_share(self):
+        engine = make_engine(num_blocks=20, host_blocks=64)
+        answer(engine, "first", LONG, owner="s", salt=b"one")
+        flood(engine)
+        assert answer(engine, "theirs", LONG, owner="t", salt=b"two").usage.cached_tokens == 0
+        assert answer(engine, "again", LONG, owner="s", salt=b"one").usage.host_tokens == 36
+
+    def test_poisoned_blocks_do_not_come_back(self):
+        engine = make_engine(num_blocks=40, host_blocks=64)
+        answer(engine, "first", LONG, owner="s")
+        flood(engine)
+        engine.runner.nan_for.add("again")
+        engine.add(request("again", LONG, owner="s"), 0.0)
+        run(engine)
+        flood(engine, name="more")
+        assert answer(engine, "third", LONG, owner="s").usage.cached_tokens == 0
+
+    def test_a_reset_empties_it(self):
+        engine = make_engine(num_blocks=20, host_blocks=64)
+        answer(engine, "first", LONG, owner="s")
+        flood(engine)
+        engine.cache.reset()
+        assert len(engine.tiers.host) == 0
+
+    def test_a_copy_that_fails_is_a_miss(self, caplog):
+        engine = make_engine(num_blocks=20, host_blocks=64)
+        answer(engine, "first", LONG, owner="s")
+        flood(engine)
+
+        def broken(ids, contents):
+            raise RuntimeError("no copy")
+
+        engine.runner.write_blocks = broken
+        assert answer(engine, "again", LONG, owner="s").usage.cached_tokens == 0
+        assert engine.cache.stats.failed_restores == 1
+        assert "not restored" in caplog.text
+
+
+class TestDisk:
+    def test_a_session_is_warm_after_a_restart(self, disk):
+        engine = make_engine(disk=disk())
+        answer(engine, "first", LONG, owner="s")
+        again = answer(make_engine(disk=disk()), "again", LONG, owner="s")
+        assert sources(again) == (0, 0, 36)
+        assert again.usage.computed_tokens == 4
+
+    def test_what_belongs_to_no_session_is_not_written(self, disk):
+        engine = make_engine(disk=disk())
+        answer(engine, "first", LONG)
+        assert len(disk()) == 0
+
+    def test_what_the_device_has_is_not_read(self, disk):
+        engine = make_engine(disk=disk())
+        answer(engine, "first", LONG, owner="s")
+        assert sources(answer(engine, "again", LONG, owner="s")) == (36, 0, 0)
+
+    def test_another_model_finds_nothing(self, disk):
+        engine = make_engine(disk=disk())
+        answer(engine, "first", LONG, owner="s")
+        other = make_engine(disk=disk())
+        other.runner.hash_domain = lambda: [("model", "another")]
+        assert answer(other, "again", LONG, owner="s").usage.cached_tokens == 0
+
+    @pytest.mark.parametrize("place", [0, 20, HEADER.size - 1, HEADER.size, -1])
+    def test_a_flipped_bit_is_a_miss(self, disk, place):
+        engine = make_engine(disk=disk())
+        answer(engine, "first", LONG, owner="s")
+        tier = disk()
+        for path in tier.folder.glob("*/*.kv"):
+            raw = bytearray(path.read_bytes())
+            raw[place] ^= 1
+            path.write_bytes(raw)
+        later = make_engine(disk=tier)
+        assert answer(later, "again", LONG, owner="s").usage.cached_tokens == 0
+        assert tier.bad_files == 1
+        assert sources(answer(make_engine(disk=disk()), "third", LONG, owner="s"))[2] == 4
+
+    @pytest.mark.parametrize("damage", ["short", "empty", "longer", "swapped", "gone"])
+    def test_a_damaged_file_is_a_miss_from_there_on(self, disk, damage):
+        engine = make_engine(disk=disk())
+        answer(engine, "first", LONG, owner="s")
+        tier = disk()
+        third = tier._path(list(tier._files)[2])
+        raw = third.read_bytes()
+        if damage == "gone":
+            third.unlink()
+        else:
+            other = tier._path(list(tier._files)[5]).read_bytes()
+            third.write_bytes({"short": raw[:-1], "empty": b"", "longer": raw + b"\0", "swapped": other}[damage])
+        found = answer(make_engine(disk=tier), "again", LONG, owner="s")
+        assert found.usage.disk_tokens == 8
+        assert tier.bad_files == 1
+        assert damage == "gone" or not third.exists() or len(third.read_bytes()) == len(raw)
+
+    def test_the_oldest_files_go_when_there_are_too_many(self, disk):
+        size = HEADER.size + FakeRunner(block_size=4).block_bytes
+        tier = disk(capacity=5 * size)
+        engine = make_engine(num_blocks=20, disk=tier)
+        answer(engine, "first", LONG, owner="s")
+        tier.flush()
+        assert (len(tier), tier.used) == (5, 5 * size)
+        assert len(list(tier.folder.glob("*/*.kv"))) == 5
+
+    def test_a_disk_that_takes_nothing_does_not_stop_the_chat(self, disk, caplog):
+        tier = disk()
+        tier.folder.rmdir()
+        tier.folder.write_text("not a folder")
+        engine = make_engine(num_blocks=20, disk=tier)
+        answer(engine, "first", LONG, owner="s")
+        tier.flush()
+        assert tier.failed_writes > 0
+        assert "cannot be written to disk" in caplog.text
+        assert answer(engine, "again", LONG, owner="s").usage.disk_tokens == 0
+        tier.folder.unlink()
+
+    def test_a_folder_that_was_deleted_is_made_again(self, disk):
+        tier = disk()
+        tier.folder.rmdir()
+        answer(make_engine(disk=tier), "first", LONG, owner="s")
+        assert answer(make_engine(disk=disk()), "again", LONG, owner="s").usage.disk_tokens == 36
+
+    def test_half_a_file_of_a_crash_is_swept_up(self, disk):
+        engine = make_engine(disk=disk())
+        answer(engine, "first", LONG, owner="s")
+        folder = disk().folder
+        part = next(folder.glob("*/*.kv")).with_suffix(".part")
+        part.write_bytes(b"half")
+        (folder / "ab").mkdir(exist_ok=True)
+        (folder / "ab" / "notes.kv").write_text("somebody else's")
+        assert len(disk()) == 10
+        assert not part.exists()
+        assert (folder / "ab" / "notes.kv").exists()
+
+    def test_only_the_owner_can_read_the_files(self, disk):
+        answer(make_engine(disk=disk()), "first", LONG, owner="s")
+        tier = disk()
+        path = next(tier.folder.glob("*/*.kv"))
+        modes = [p.stat().st_mode & 0o777 for p in (tier.folder, path.parent, path)]
+        assert modes == [0o700, 0o700, 0o600]
+
+    def test_the_order_of_use_outlives_the_process(self, disk):
+        import os
+
+        engine = make_engine(num_blocks=40, disk=disk())
+        answer(engine, "first", LONG, owner="s")
+        tier = disk()
+        for i, proof in enumerate(list(tier._files)):
+            os.utime(tier._path(proof), (1000 + i, 1000 + i))
+        first = list(disk()._files)
+        tier = disk()
+        assert tier.find(first[0])
+        assert list(disk()._files) == [*first[1:], first[0]]
+
+    def test_what_is_slower_to_read_than_to_compute_is_left_there_until_it_is_worth_a_try(self, disk):
+        engine = make_engine(disk=disk())
+        answer(engine, "first", LONG, owner="s")
+        later = make_engine(disk=disk())
+        later.tiers.read_seconds.add(1.0)
+        later.tiers.compute_seconds.add(0.5)
+        assert answer(later, "again", LONG, owner="t").usage.disk_tokens == 0
+        assert later.tiers.stats.passed_over == 1
+        while later.tiers._is_slower_than_computing():
+            pass
+        assert later.tiers.read_seconds.seconds <= 0.5
+
+    def test_more_than_may_wait_is_not_kept(self, disk, monkeypatch):
+        monkeypatch.setattr("chatpager.engine.disk_tier.MAX_WAITING", 0)
+        tier = disk()
+        answer(make_engine(disk=tier), "first", LONG, owner="s")
+        assert (len(tier), tier.unkept_blocks) == (0, 10)
+
+    def test_what_waits_to_be_written_is_found_and_can_be_forgotten(self, disk, monkeypatch):
+        import threading
+
+        gate = threading.Event()
+        write = DiskTier._write
+
+        def slow(self, proof, content):
+            gate.wait()
+            write(self, proof, content)
+
+        monkeypatch.setattr(DiskTier, "_write", slow)
+        tier = disk()
+        tier.save(b"\1" * 32, b"one")
+        tier.save(b"\2" * 32, b"two")
+        assert tier.find(b"\1" * 32) == b"one"
+        tier.forget(b"\1" * 32)
+        tier.clear()
+        gate.set()
+        tier.flush()
+        tier.close()
+        assert len(disk()) == 0
+
+
+def test_both_tiers_together_give_a_prefix_without_a_gap(disk):
+    engine = make_engine(num_blocks=17, host_blocks=1, disk=disk())
+    answer(engine, "first", LONG, owner="s")
+    flood(engine, 1)
+    assert sources(answer(engine, "again", LONG, owner="s")) == (24, 4, 8)
+
+
+def test_a_continued_conversation_extends_what_is_kept(disk):
+    engine = make_engine(num_blocks=20, disk=disk())
+    answer(engine, "first", LONG, owner="s")
+    longer = [*LONG, *continuation(LONG, 4), 7, 8, 9]
+    answer(engine, "second", longer, owner="s")
+    later = make_engine(num_blocks=20, disk=disk())
+    assert answer(later, "third", [*longer, *continuation(longer, 4), 1], owner="s").usage.disk_tokens == 48
+
+
+class TestOpening:
+    def test_a_config_without_tiers_has_none(self):
+        assert open_tiers(EngineConfig(swap_space=0), FakeRunner()) is None
+
+    def test_sizes_are_in_gib(self, tmp_path):
+        config = EngineConfig(swap_space=0.5, kv_dir=str(tmp_path / "kv"), disk_space=0.25)
+        tiers = open_tiers(config, FakeRunner(block_size=4))
+        tiers.close()
+        assert tiers.host.capacity == (1 << 29) // 32
+        assert tiers.disk.capacity == 1 << 28
+
+    def test_a_folder_that_cannot_be_used_is_refused_by_name(self, tmp_path):
+        (tmp_path / "kv").write_text("a file")
+        with pytest.raises(ConfigError, match=r"kv_dir.*cannot be used"):
+            open_tiers(EngineConfig(kv_dir=str(tmp_path / "kv")), FakeRunner())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_real_cache_gives_back_what_it_gave(tiny_model, dtype):
+    import torch
+
+    runner = ModelRunner(EngineConfig(model=str(tiny_model("llama")), num_kv_blocks=16, dtype=dtype))
+    layers = [*runner.cache.keys, *runner.cache.values]
+    for tensor in layers:
+        tensor.copy_(torch.randn(tensor.shape))
+    before = [tensor.clone() for tensor in layers]
+    contents = runner.read_blocks([3, 7])
+    assert [len(c) for c in contents] == [runner.block_bytes] * 2
+    assert contents[0] != contents[1]
+    runner.write_blocks([9, 3], contents)
+    for tensor, old in zip(layers, before, strict=True):
+        assert torch.equal(tensor[9], old[3])
+        assert torch.equal(tensor[3], old[7])
+        assert torch.equal(tensor[7], old[7])
+
+
+def test_a_proof_is_of_the_whole_prefix_and_its_domain():
+    engine = make_engine()
+    one, two = engine._hasher(b"one"), engine._hasher(b"two")
+    assert one.proof != two.proof
+    a = one.prove(one.proof, (1, 2, 3, 4))
+    assert one.prove(a, (1, 2, 3, 4)) != a
+    assert len({a, one.prove(one.proof, (1, 2, 3, 5)), two.prove(two.proof, (1, 2, 3, 4))}) == 3
+
+
+def test_tiers_say_what_they_hold():
+    tiers = Tiers(FakeRunner())
+    assert b"x" * 32 not in tiers
+    assert tiers.find(b"x" * 32) is None
+    tiers.save([(b"x" * 32, 1)])
+    tiers.demote([(b"x" * 32, 1)])
+    tiers.is_back(b"x" * 32)
+    tiers.forget([b"x" * 32])
+    tiers.clear()
+    tiers.close()
+    assert list(Source) == ["host", "disk"]

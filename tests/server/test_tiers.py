@@ -1,0 +1,99 @@
+"""A conversation's prefix below the device: what a client sees of it in receipts, faces and figures."""
+
+import re
+import shutil
+
+import pytest
+
+from tests.serving import GREEDY, eventually
+
+LONG = "The quick brown fox jumps over the lazy dog. " * 3
+SMALL = {"blocks": 60, "length": 240}
+
+
+def cache_of(response):
+    cache = response["chatpager"]["cache"]
+    sources = [cache[f"{name}_tokens"] for name in ("device", "host", "disk", "computed")]
+    assert sum(sources) == cache["prompt_tokens"]
+    assert response["usage"]["input_tokens_details"]["cached_tokens"] == sum(sources[:3])
+    return cache
+
+
+async def one_turn(server, **body):
+    conversation = await server.conversation(**body)
+    await server.respond(LONG, conversation=conversation, **GREEDY)
+    return conversation
+
+
+async def flood(server):
+    for i in range(8):
+        conversation = await server.conversation()
+        await server.respond(f"{i} {LONG[::-1]}", conversation=conversation, **GREEDY)
+
+
+async def warm_and_cold(server, conversation):
+    """The next turn's receipt, and whether a server that computes all of it says the same."""
+    response = await server.respond("And then?", conversation=conversation, **GREEDY)
+    return cache_of(response), response["output"][0]["content"][0]["text"]
+
+
+@pytest.fixture
+def kv(tmp_path):
+    return {"kv_dir": str(tmp_path / "kv")}
+
+
+@pytest.fixture
+async def expected(serve):
+    """What a server without any cache answers."""
+    async with serve(**SMALL, engine={"enable_prefix_caching": False}) as server:
+        return (await warm_and_cold(server, await one_turn(server)))[1]
+
+
+async def test_a_conversation_that_was_pushed_out_comes_back_from_host_memory(serve, expected):
+    async with serve(**SMALL, engine={"swap_space": 0.1}) as server:
+        conversation = await one_turn(server)
+        await server.delete(f"/v1/conversations/{conversation}/pin")  # or the floods' own would go first
+        await flood(server)
+        face = (await server.get(f"/v1/conversations/{conversation}/cache")).json
+        assert face["host_tokens"] > 0
+        assert face["device_tokens"] + face["host_tokens"] == face["tokens"]
+        cache, text = await warm_and_cold(server, conversation)
+        assert cache["host_tokens"] >= face["host_tokens"]
+        assert (cache["miss_reason"], text) == (None, expected)
+        metrics = (await server.get("/metrics")).body.decode()
+        assert f'chatpager_prompt_tokens_total{{source="host"}} {cache["host_tokens"]:.1f}' in metrics
+        tiers = (await server.get("/health")).json["tiers"]
+        assert 0 < tiers["host"]["bytes"] <= tiers["host"]["capacity_bytes"] <= 0.1 * 2**30
+
+
+async def test_a_conversation_is_warm_after_a_restart(serve, expected, kv):
+    async with serve(**SMALL, engine=kv) as server:
+        conversation = await one_turn(server)
+    async with serve(**SMALL, engine=kv) as server:
+        cache, text = await warm_and_cold(server, conversation)
+        assert cache["disk_tokens"] > 0.8 * cache["prompt_tokens"] - 16
+        assert (cache["miss_reason"], text) == (None, expected)
+        disk = (await server.get("/health")).json["tiers"]["disk"]
+        assert (disk["bad_files"], disk["failed_writes"]) == (0, 0)
+        assert disk["bytes"] > 0
+        assert re.search(
+            r'^chatpager_tier_bytes\{tier="disk"\} [1-9]', (await server.get("/metrics")).body.decode(), re.M
+        )
+
+
+@pytest.mark.parametrize("damage", ["flipped", "deleted"])
+async def test_a_damaged_disk_costs_warmth_and_nothing_else(serve, expected, kv, tmp_path, damage):
+    async with serve(**SMALL, engine=kv) as server:
+        conversation = await one_turn(server)
+    files = sorted((tmp_path / "kv").glob("*/*.kv"))
+    assert files
+    async with serve(**SMALL, engine=kv) as server:
+        if damage == "deleted":
+            shutil.rmtree(tmp_path / "kv")
+        else:
+            for file in files:
+                file.write_bytes(file.read_bytes()[:-1] + b"?")
+        cache, text = await warm_and_cold(server, conversation)
+        assert (cache["disk_tokens"], text) == (0, expected)
+        assert (await server.get("/health")).json["tiers"]["disk"]["bad_files"] == 1
+        await eventually(lambda: list((tmp_path / "kv").glob("*/*.kv")))
