@@ -188,6 +188,7 @@ def banner(app: web.Application, url: str) -> Text:
     locked = bool(service.config.api_key)
     header = ' -H "authorization: Bearer $CHATPAGER_API_KEY"' if locked else ""
     key = "YOUR KEY" if locked else "-"
+    warm = "" if hub.warm_fraction is None else f"; {hub.warm_fraction:.0%} of what was told before is on disk"
     told = f""" serves {name}
 
   chat       {url}
@@ -195,7 +196,7 @@ def banner(app: web.Application, url: str) -> Text:
   curl       curl {url}/v1/responses{header} -H 'content-type: application/json' -d '{{"input": "Hello"}}'
   python     OpenAI(base_url="{url}/v1", api_key="{key}").responses.create(model="default", input="Hello").output_text
 
-  KV cache   {usable}; context {hub.max_model_len:,}
+  KV cache   {usable}; context {hub.max_model_len:,}{warm}
   data       {service.store.shown}
 """
     return Text.assemble("\n", ("chatpager", "bold"), told)

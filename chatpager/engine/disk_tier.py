@@ -13,12 +13,15 @@ import os
 import struct
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import xxhash
 
 from chatpager.engine.block_hash import BlockProof
+from chatpager.engine.head_records import HeadRecords
+from chatpager.engine.whole_file import PART, unlink, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -26,18 +29,19 @@ MAGIC = b"chatpager kv\x00\x01"
 HEADER = struct.Struct(f"<{len(MAGIC)}s32sQ16s")
 """Magic and version, proof, length of the content in bytes, its xxh3-128."""
 SUFFIX = ".kv"
-PART = ".part"
+NO_DOMAIN = BlockProof(bytes(32))
 MAX_WAITING = 64 << 20
 """Bytes that may wait to be written; what comes on top is not kept."""
 
 
 class DiskTier:
-    """At most ``capacity`` bytes of files under ``folder``; the one used longest ago goes first.
+    """At most ``capacity`` bytes of blocks under ``folder``; the one used longest ago goes first. ``domain`` is that of
+    the model that is served, the salt apart.
 
     ``save`` hands a block to a thread that writes it; ``find`` and the rest are for the engine's thread.
     """
 
-    def __init__(self, folder: Path, capacity: int) -> None:
+    def __init__(self, folder: Path, capacity: int, domain: BlockProof = NO_DOMAIN) -> None:
         self.folder = folder
         self.capacity = capacity
         self.bad_files = 0
@@ -49,9 +53,14 @@ class DiskTier:
         self._files: OrderedDict[BlockProof, int] = OrderedDict(self._scan())
         """Size by proof, the least recently used first."""
         self._bytes = sum(self._files.values())
+        self._heads = HeadRecords(folder / "heads", domain)
+        self._heads.prune()
+        self.warm_fraction = self._heads.warm_fraction(self._files)
+        """Of what conversations consisted of when the folder was opened, the share that was there."""
         self._waiting: dict[BlockProof, bytes] = {}
         self._waiting_bytes = 0
-        self._order: deque[BlockProof] = deque()
+        self._jobs: deque[Callable[[], None]] = deque()
+        self._busy = False
         self._wake = threading.Condition(self._lock)
         self._closing = False
         self._writer = threading.Thread(target=self._write_all, name="chatpager-disk", daemon=True)
@@ -80,8 +89,21 @@ class DiskTier:
                 return
             self._waiting[proof] = content
             self._waiting_bytes += len(content)
-            self._order.append(proof)
-            self._wake.notify()
+            self._put(partial(self._write, proof))
+
+    def keep_head(self, owner: str, proofs: Sequence[BlockProof]) -> None:
+        """Record what a conversation consists of now."""
+        with self._lock:
+            self._put(partial(self._write_head, owner, list(proofs)))
+
+    def drop_head(self, owner: str) -> None:
+        """The conversation is gone: its blocks go too, but for those that others have."""
+        with self._lock:
+            self._put(partial(self._drop_head, owner))
+
+    def _put(self, job: Callable[[], None]) -> None:
+        self._jobs.append(job)
+        self._wake.notify_all()
 
     def find(self, proof: BlockProof) -> bytes | None:
         """The content of a block, or None; a file that is not what it says is deleted."""
@@ -103,7 +125,7 @@ class DiskTier:
             elif proof in self._files:
                 self._files.move_to_end(proof)
         if content is None:
-            _unlink(path)
+            unlink(path)
         else:
             _touch(path)
         return content
@@ -114,16 +136,17 @@ class DiskTier:
             if (content := self._waiting.pop(proof, None)) is not None:
                 self._waiting_bytes -= len(content)
             self._forget(proof)
-        _unlink(self._path(proof))
+        unlink(self._path(proof))
 
     def clear(self) -> None:
+        """Forget every block; the records of what conversations consist of stay."""
         for proof in [*self._waiting, *self._files]:
             self.forget(proof)
 
     def flush(self) -> None:
         """Return when nothing waits to be written."""
         with self._wake:
-            self._wake.wait_for(lambda: not self._waiting)
+            self._wake.wait_for(lambda: not self._jobs and not self._busy)
 
     def close(self) -> None:
         """Write what waits, and end the thread."""
@@ -137,29 +160,45 @@ class DiskTier:
     def _write_all(self) -> None:
         while True:
             with self._wake:
-                self._wake.wait_for(lambda: self._order or self._closing)
-                if not self._order:
+                self._busy = False
+                self._wake.notify_all()
+                self._wake.wait_for(lambda: self._jobs or self._closing)
+                if not self._jobs:
                     return
-                proof = self._order.popleft()
-                content = self._waiting.get(proof)
-            if content is not None:
-                self._write(proof, content)
+                job = self._jobs.popleft()
+                self._busy = True
+            try:
+                job()
+            except OSError as error:
+                self.failed_writes += 1
+                if self.failed_writes & (self.failed_writes - 1) == 0:
+                    log.warning("KV blocks cannot be written to disk (%d so far): %s", self.failed_writes, error)
 
-    def _write(self, proof: BlockProof, content: bytes) -> None:
-        size = HEADER.size + len(content)
+    def _write_head(self, owner: str, proofs: list[BlockProof]) -> None:
+        self._heads.write(owner, proofs)
+
+    def _drop_head(self, owner: str) -> None:
+        for proof in self._heads.pop(owner):
+            self.forget(proof)
+
+    def _write(self, proof: BlockProof) -> None:
+        with self._lock:
+            content = self._waiting.get(proof)
+        if content is None:
+            return
+        size = 0
         try:
-            _write_whole(self._path(proof), HEADER.pack(MAGIC, proof, len(content), _checksum(content)) + content)
-        except OSError as error:
-            self.failed_writes += 1
-            if self.failed_writes & (self.failed_writes - 1) == 0:
-                log.warning("KV blocks cannot be written to disk (%d so far): %s", self.failed_writes, error)
-            size = 0
+            write_whole(self._path(proof), HEADER.pack(MAGIC, proof, len(content), _checksum(content)) + content)
+            size = HEADER.size + len(content)
+        finally:
+            self._entered(proof, content, size)
+
+    def _entered(self, proof: BlockProof, content: bytes, size: int) -> None:
         for gone in self._enter(proof, size):
-            _unlink(self._path(gone))
-        with self._wake:
+            unlink(self._path(gone))
+        with self._lock:
             if self._waiting.pop(proof, None) is not None:
                 self._waiting_bytes -= len(content)
-            self._wake.notify_all()
 
     def _enter(self, proof: BlockProof, size: int) -> list[BlockProof]:
         """A file of ``size`` bytes was written (0: it was not). Returns those that must go."""
@@ -193,9 +232,9 @@ class DiskTier:
         """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found: list[tuple[int, BlockProof, int]] = []
-        for path in self.folder.glob("??/*"):
+        for path in self.folder.glob("*/*"):
             if path.suffix == PART:
-                _unlink(path)
+                unlink(path)
             elif path.suffix == SUFFIX and (proof := _proof(path.stem)):
                 stat = path.stat()
                 found.append((stat.st_mtime_ns, proof, stat.st_size))
@@ -224,31 +263,9 @@ def _checksum(content: bytes) -> bytes:
     return xxhash.xxh3_128_digest(content)
 
 
-def _write_whole(path: Path, data: bytes) -> None:
-    part = path.with_suffix(PART)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    try:
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-        part.rename(path)
-    except OSError:
-        _unlink(part)
-        raise
-
-
 def _touch(path: Path) -> None:
     """Used now: the order of use outlives the process."""
     try:
         os.utime(path)
     except OSError as error:
         log.debug("the time of use of a KV block on disk was not kept: %s", error)
-
-
-def _unlink(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        log.warning("a KV block on disk cannot be deleted: %s", error)

@@ -95,6 +95,7 @@ class Engine:
         """``tiers`` None: those that ``config`` asks for. Raises ConfigError where its folder cannot be used."""
         self.config = config
         self.runner = runner
+        self._hash_bits = hash_bits
         self.pool = BlockPool(runner.num_blocks)
         # One block is kept for a copied tail; what can never be allocated would be waited for for ever.
         self._longest = min(runner.max_model_len, (self.pool.usable - 1) * config.block_size)
@@ -102,7 +103,7 @@ class Engine:
             # A step always has room for one token of every running sequence.
             seqs = min(config.max_num_seqs, config.max_num_batched_tokens)
             limits = Limits(config.max_num_batched_tokens, seqs)
-        self.tiers = tiers or open_tiers(config, runner)
+        self.tiers = tiers or open_tiers(config, runner, self._hasher(b"").proof)
         self.cache = PrefixCache(
             self.pool,
             config.block_size,
@@ -112,7 +113,6 @@ class Engine:
         )
         self.leases = self.cache.leases
         self.scheduler = Scheduler(self.cache, limits)
-        self._hash_bits = hash_bits
         self._seed = config.seed if config.seed is not None else secrets.randbits(63)
         self._requests: dict[str, _Request] = {}
         self._arrivals = 0
@@ -176,6 +176,12 @@ class Engine:
         """Give or renew a lease; None: nothing is known of its session."""
         self.leases.tick(now)
         return self.leases.acquire(request.owner, request.strength, request.ttl, tokens=request.tokens)
+
+    def close_session(self, owner: str) -> None:
+        """The conversation was deleted: its blocks are nobody's, and go from the disk unless others have them."""
+        self.leases.close(owner)
+        if self.tiers is not None:
+            self.tiers.drop(owner)
 
     def session_cache(self, owner: str, now: float) -> SessionCache | None:
         """What of a session's conversation is in the cache; None: nothing is known of it."""
@@ -324,7 +330,7 @@ class Engine:
         if seq.owner and seq.index == 0 and seq.status is SequenceStatus.RUNNING:
             chain = self.cache.chain(seq)
             self.leases.move(seq.owner, seq.hasher.root, chain)
-            self.cache.save(chain)
+            self.cache.save(seq.owner, chain)
         self.scheduler.finish(seq)
 
     def _fail(self, row: Row, error: EngineError, outputs: list[StepOutput]) -> None:
@@ -418,6 +424,11 @@ class Engine:
             deferred=self.scheduler.stats.deferred,
             failed_steps=self._failed_steps,
         )
+
+    @property
+    def warm_fraction(self) -> float | None:
+        """Of what conversations consisted of at the start, the share that the disk had; None where nothing is known."""
+        return self.tiers.disk.warm_fraction if self.tiers and self.tiers.disk is not None else None
 
     def close(self) -> None:
         """Write what is still to be written. Nothing is computed after it."""

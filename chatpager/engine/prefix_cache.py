@@ -196,10 +196,10 @@ class PrefixCache:
             parent = block
         seq.reach = len(match.blocks)
 
-    def save(self, blocks: list[Block]) -> None:
-        """Write blocks to the disk, where there is one."""
+    def save(self, owner: str, blocks: list[Block]) -> None:
+        """Write what a conversation consists of to the disk, where there is one."""
         if self.tiers is not None:
-            self.tiers.save([(block.proof, block.id) for block in blocks])
+            self.tiers.save(owner, [(block.proof, block.id) for block in blocks])
 
     def count_admission(self, seq: Sequence, match: Match) -> Eviction | None:
         """Count a prompt and what it found, once a request. Returns how the next block was lost, if it was in the cache

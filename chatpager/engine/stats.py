@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import msgspec
 
@@ -64,6 +65,8 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     host_capacity: int
     disk_bytes: int
     disk_capacity: int
+    warm_fraction: float | None
+    """Of what conversations consisted of at the start, the share of tokens that the disk had; None: nothing known."""
     bad_disk_files: int
     failed_disk_writes: int
     """Blocks that the disk did not take, or too slowly."""
@@ -94,7 +97,7 @@ def memory_stats(pool: BlockPool, running: list[Sequence], block_size: int) -> M
     )
 
 
-def tier_stats(tiers: Tiers | None, block_bytes: int) -> dict[str, int]:
+def tier_stats(tiers: Tiers | None, block_bytes: int) -> dict[str, Any]:
     """What EngineStats tells of the lower tiers; nothing of one that there is not."""
     host, disk = (tiers.host, tiers.disk) if tiers else (None, None)
     return {
@@ -102,6 +105,7 @@ def tier_stats(tiers: Tiers | None, block_bytes: int) -> dict[str, int]:
         "host_capacity": host.capacity * block_bytes if host is not None else 0,
         "disk_bytes": disk.used if disk is not None else 0,
         "disk_capacity": disk.capacity if disk is not None else 0,
+        "warm_fraction": disk.warm_fraction if disk is not None else None,
         "bad_disk_files": disk.bad_files if disk is not None else 0,
         "failed_disk_writes": disk.failed_writes + disk.unkept_blocks if disk is not None else 0,
     }

@@ -93,10 +93,11 @@ class Tiers:
             self.host.put(proof, content)
         self.stats.demoted_blocks += len(blocks)
 
-    def save(self, blocks: Sequence[tuple[BlockProof, int]]) -> None:
-        """Write blocks to disk that are not there."""
+    def save(self, owner: str, blocks: Sequence[tuple[BlockProof, int]]) -> None:
+        """Write to disk what a conversation consists of, and those of its blocks that are not there."""
         if self.disk is None:
             return
+        self.disk.keep_head(owner, [proof for proof, _ in blocks])
         fresh = [(proof, block_id) for proof, block_id in blocks if proof not in self.disk]
         if fresh:
             contents = self._pages.read_blocks([block_id for _, block_id in fresh])
@@ -163,6 +164,11 @@ class Tiers:
             if self.disk is not None:
                 self.disk.forget(proof)
 
+    def drop(self, owner: str) -> None:
+        """The conversation was deleted."""
+        if self.disk is not None:
+            self.disk.drop_head(owner)
+
     def clear(self) -> None:
         for tier in (self.host, self.disk):
             if tier is not None:
@@ -173,8 +179,8 @@ class Tiers:
             self.disk.close()
 
 
-def open_tiers(config: EngineConfig, pages: Pages) -> Tiers | None:
-    """The lower tiers that ``config`` asks for, if any.
+def open_tiers(config: EngineConfig, pages: Pages, domain: BlockProof) -> Tiers | None:
+    """The lower tiers that ``config`` asks for, if any, for a model with this ``domain``.
 
     Raises:
         ConfigError: the folder for the disk tier cannot be used.
@@ -184,7 +190,7 @@ def open_tiers(config: EngineConfig, pages: Pages) -> Tiers | None:
         host = HostTier(blocks)
     if config.kv_dir and config.disk_space:
         try:
-            disk = DiskTier(Path(config.kv_dir).expanduser(), int(config.disk_space * GIB))
+            disk = DiskTier(Path(config.kv_dir).expanduser(), int(config.disk_space * GIB), domain)
         except OSError as error:
             raise ConfigError("kv_dir", f"cannot be used: {error}", value=config.kv_dir) from error
     return Tiers(pages, host=host, disk=disk) if host is not None or disk is not None else None

@@ -87,6 +87,7 @@ async def health(request: web.Request) -> web.Response:
             "disk": {
                 "bytes": stats.disk_bytes,
                 "capacity_bytes": stats.disk_capacity,
+                "warm_fraction": stats.warm_fraction,
                 "bad_files": stats.bad_disk_files,
                 "failed_writes": stats.failed_disk_writes,
             },

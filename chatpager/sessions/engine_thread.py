@@ -194,7 +194,7 @@ class EngineThread:
             case ReleaseLease():
                 engine.leases.release(command.owner)
             case CloseSession():
-                engine.leases.close(command.owner)
+                engine.close_session(command.owner)
 
     def _add(self, engine: Engine, command: AddRequest) -> None:
         try:

@@ -112,6 +112,7 @@ class SessionHub:
         self.max_model_len = engine.runner.max_model_len
         self.block_size = engine.config.block_size
         self.num_blocks = engine.pool.usable
+        self.warm_fraction = engine.warm_fraction
         self._caching = engine.config.enable_prefix_caching
         self._vocab_size = engine.runner.vocab_size
         self._eos = engine.runner.eos_token_ids

@@ -1,5 +1,8 @@
 """Blocks that leave the device and come back: from host memory, from disk, and never wrong."""
 
+import os
+import threading
+
 import pytest
 
 from chatpager.config import EngineConfig
@@ -226,8 +229,6 @@ class TestDisk:
         assert modes == [0o700, 0o700, 0o600]
 
     def test_the_order_of_use_outlives_the_process(self, disk):
-        import os
-
         engine = make_engine(num_blocks=40, disk=disk())
         answer(engine, "first", LONG, owner="s")
         tier = disk()
@@ -257,14 +258,12 @@ class TestDisk:
         assert (len(tier), tier.unkept_blocks) == (0, 10)
 
     def test_what_waits_to_be_written_is_found_and_can_be_forgotten(self, disk, monkeypatch):
-        import threading
-
         gate = threading.Event()
         write = DiskTier._write
 
-        def slow(self, proof, content):
+        def slow(self, proof):
             gate.wait()
-            write(self, proof, content)
+            write(self, proof)
 
         monkeypatch.setattr(DiskTier, "_write", slow)
         tier = disk()
@@ -277,6 +276,75 @@ class TestDisk:
         tier.flush()
         tier.close()
         assert len(disk()) == 0
+
+
+class TestHeads:
+    def test_after_a_restart_it_is_known_how_warm_conversations_are(self, disk):
+        assert make_engine(disk=disk()).warm_fraction is None
+        engine = make_engine(disk=disk())
+        answer(engine, "first", LONG, owner="s")
+        answer(engine, "second", LONG[::-1], owner="t")
+        tier = disk()
+        assert make_engine(disk=tier).warm_fraction == 1.0
+        tier._path(list(tier._files)[5]).unlink()
+        assert disk().warm_fraction == 0.75
+
+    def test_a_record_follows_its_conversation(self, disk):
+        engine = make_engine(disk=disk())
+        answer(engine, "first", LONG, owner="s")
+        answer(engine, "second", LONG[:8], owner="s")
+        tier = disk()
+        tier._path(next(iter(tier._files))).unlink()
+        assert disk().warm_fraction == 0.0
+
+    def test_another_models_conversations_are_not_counted(self, disk, tmp_path):
+        engine = make_engine(disk=disk())
+        answer(engine, "first", LONG, owner="s")
+        disk()
+        other = DiskTier(tmp_path / "kv", 1 << 20, b"m" * 32)
+        other.close()
+        assert other.warm_fraction is None
+
+    def test_what_is_deleted_leaves_the_disk_but_for_what_others_have(self, disk):
+        engine = make_engine(disk=disk())
+        answer(engine, "first", LONG, owner="s")
+        answer(engine, "fork", LONG[:20] + LONG[:20], owner="t")
+        tier = disk()
+        assert len(tier) == 15
+        later = make_engine(disk=tier)
+        later.close_session("s")
+        later.close_session("s")
+        tier.flush()
+        assert len(tier) == 10
+        assert answer(later, "again", LONG, owner="u").usage.disk_tokens == 20
+        later.close_session("t")
+        later.close_session("u")
+        tier.flush()
+        assert not list(tier.folder.glob("*/*"))
+
+    @pytest.mark.parametrize("damage", [lambda raw: raw[:10], lambda raw: raw[:-1], lambda raw: raw[:-1] + b"?"])
+    def test_a_damaged_record_is_none(self, disk, damage):
+        answer(make_engine(disk=disk()), "first", LONG, owner="s")
+        tier = disk()
+        [record] = tier.folder.glob("heads/*")
+        record.write_bytes(damage(record.read_bytes()))
+        tier = disk()
+        assert tier.warm_fraction is None
+        make_engine(disk=tier).close_session("s")
+        tier.flush()
+        assert not record.exists()
+
+    def test_the_latest_records_are_kept(self, disk, monkeypatch):
+        engine = make_engine(num_blocks=60, disk=disk())
+        for i in range(4):
+            answer(engine, f"r{i}", LONG[i:], owner=f"s{i}")
+        tier = disk()
+        records = sorted(tier.folder.glob("heads/*"))
+        for i, record in enumerate(records):
+            os.utime(record, (1000 + i, 1000 + i))
+        monkeypatch.setattr("chatpager.engine.head_records.MAX_RECORDS", 2)
+        disk()
+        assert sorted(tier.folder.glob("heads/*")) == records[2:]
 
 
 def test_both_tiers_together_give_a_prefix_without_a_gap(disk):
@@ -297,11 +365,11 @@ def test_a_continued_conversation_extends_what_is_kept(disk):
 
 class TestOpening:
     def test_a_config_without_tiers_has_none(self):
-        assert open_tiers(EngineConfig(swap_space=0), FakeRunner()) is None
+        assert open_tiers(EngineConfig(swap_space=0), FakeRunner(), b"d" * 32) is None
 
     def test_sizes_are_in_gib(self, tmp_path):
         config = EngineConfig(swap_space=0.5, kv_dir=str(tmp_path / "kv"), disk_space=0.25)
-        tiers = open_tiers(config, FakeRunner(block_size=4))
+        tiers = open_tiers(config, FakeRunner(block_size=4), b"d" * 32)
         tiers.close()
         assert tiers.host.capacity == (1 << 29) // 32
         assert tiers.disk.capacity == 1 << 28
@@ -309,7 +377,7 @@ class TestOpening:
     def test_a_folder_that_cannot_be_used_is_refused_by_name(self, tmp_path):
         (tmp_path / "kv").write_text("a file")
         with pytest.raises(ConfigError, match=r"kv_dir.*cannot be used"):
-            open_tiers(EngineConfig(kv_dir=str(tmp_path / "kv")), FakeRunner())
+            open_tiers(EngineConfig(kv_dir=str(tmp_path / "kv")), FakeRunner(), b"d" * 32)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -344,7 +412,8 @@ def test_tiers_say_what_they_hold():
     tiers = Tiers(FakeRunner())
     assert b"x" * 32 not in tiers
     assert tiers.find(b"x" * 32) is None
-    tiers.save([(b"x" * 32, 1)])
+    tiers.save("s", [(b"x" * 32, 1)])
+    tiers.drop("s")
     tiers.demote([(b"x" * 32, 1)])
     tiers.is_back(b"x" * 32)
     tiers.forget([b"x" * 32])

@@ -76,9 +76,18 @@ async def test_a_conversation_is_warm_after_a_restart(serve, expected, kv):
         disk = (await server.get("/health")).json["tiers"]["disk"]
         assert (disk["bad_files"], disk["failed_writes"]) == (0, 0)
         assert disk["bytes"] > 0
+        assert disk["warm_fraction"] == 1.0
         assert re.search(
             r'^chatpager_tier_bytes\{tier="disk"\} [1-9]', (await server.get("/metrics")).body.decode(), re.M
         )
+
+
+async def test_a_deleted_conversation_leaves_no_block_on_the_disk(serve, kv, tmp_path):
+    async with serve(**SMALL, engine=kv) as server:
+        conversation = await one_turn(server)
+    async with serve(**SMALL, engine=kv) as server:
+        assert (await server.delete(f"/v1/conversations/{conversation}")).json["deleted"] is True
+        await eventually(lambda: not list((tmp_path / "kv").glob("*/*")))
 
 
 @pytest.mark.parametrize("damage", ["flipped", "deleted"])
