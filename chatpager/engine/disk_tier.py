@@ -31,7 +31,7 @@ HEADER = struct.Struct(f"<{len(MAGIC)}s32sQ16s")
 SUFFIX = ".kv"
 NO_DOMAIN = BlockProof(bytes(32))
 MAX_WAITING = 64 << 20
-"""Bytes that may wait to be written; what comes on top is not kept."""
+"""Bytes that wait to be written when there is no room for more."""
 
 
 class DiskTier:
@@ -47,8 +47,6 @@ class DiskTier:
         self.bad_files = 0
         """Files that were not what their names say."""
         self.failed_writes = 0
-        self.unkept_blocks = 0
-        """Blocks that came faster than the disk writes."""
         self._lock = threading.Lock()
         self._files: OrderedDict[BlockProof, int] = OrderedDict(self._scan())
         """Size by proof, the least recently used first."""
@@ -80,12 +78,9 @@ class DiskTier:
     # -- for the engine's thread --------------------------------------------------------------------------------------
 
     def save(self, proof: BlockProof, content: bytes) -> None:
-        """Write a block some time soon, unless too much waits already."""
+        """Write a block some time soon."""
         with self._lock:
             if proof in self:
-                return
-            if self._waiting_bytes + len(content) > MAX_WAITING:
-                self.unkept_blocks += 1
                 return
             self._waiting[proof] = content
             self._waiting_bytes += len(content)
@@ -104,6 +99,11 @@ class DiskTier:
     def _put(self, job: Callable[[], None]) -> None:
         self._jobs.append(job)
         self._wake.notify_all()
+
+    def has_room(self, wait: float = 0.0) -> bool:
+        """Whether more may be handed over; it may take ``wait`` seconds for that to become true."""
+        with self._wake:
+            return self._wake.wait_for(lambda: self._waiting_bytes < MAX_WAITING, wait)
 
     def find(self, proof: BlockProof) -> bytes | None:
         """The content of a block, or None; a file that is not what it says is deleted."""

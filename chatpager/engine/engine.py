@@ -193,7 +193,8 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        return bool(self.scheduler.running or self.scheduler.waiting or self._early)
+        saving = self.tiers is not None and self.tiers.has_work
+        return bool(self.scheduler.running or self.scheduler.waiting or self._early or saving)
 
     def step(self, clock: Callable[[], float]) -> list[StepOutput]:
         """Compute one step and say what it brought. ``clock`` is any that does not go back, in seconds. After one that
@@ -202,6 +203,8 @@ class Engine:
             self._step(clock, self._early)
         finally:
             self.scheduler.settle()
+        if self.tiers is not None:
+            self.tiers.work(idle=not (self.scheduler.running or self.scheduler.waiting))
         outputs, self._early = self._early, []
         return outputs
 

@@ -199,7 +199,7 @@ class PrefixCache:
     def save(self, owner: str, blocks: list[Block]) -> None:
         """Write what a conversation consists of to the disk, where there is one."""
         if self.tiers is not None:
-            self.tiers.save(owner, [(block.proof, block.id) for block in blocks])
+            self.tiers.save(owner, blocks)
 
     def count_admission(self, seq: Sequence, match: Match) -> Eviction | None:
         """Count a prompt and what it found, once a request. Returns how the next block was lost, if it was in the cache

@@ -69,7 +69,6 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     """Of what conversations consisted of at the start, the share of tokens that the disk had; None: nothing known."""
     bad_disk_files: int
     failed_disk_writes: int
-    """Blocks that the disk did not take, or too slowly."""
     evicted_blocks: int
     lost_tokens: int
     """Of prompts, in blocks that had been evicted not long before."""
@@ -107,7 +106,7 @@ def tier_stats(tiers: Tiers | None, block_bytes: int) -> dict[str, Any]:
         "disk_capacity": disk.capacity if disk is not None else 0,
         "warm_fraction": disk.warm_fraction if disk is not None else None,
         "bad_disk_files": disk.bad_files if disk is not None else 0,
-        "failed_disk_writes": disk.failed_writes + disk.unkept_blocks if disk is not None else 0,
+        "failed_disk_writes": disk.failed_writes if disk is not None else 0,
     }
 
 

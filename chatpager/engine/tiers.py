@@ -9,7 +9,7 @@ is left where it is.
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,11 +18,15 @@ from typing import Protocol
 
 from chatpager.config import EngineConfig
 from chatpager.engine.block_hash import BlockProof
+from chatpager.engine.block_pool import Block
 from chatpager.engine.disk_tier import DiskTier
 from chatpager.engine.host_tier import HostTier
 from chatpager.errors import ConfigError
 
 GIB = 1 << 30
+BLOCKS_PER_STEP = 16
+DISK_PATIENCE = 0.005
+"""Seconds."""
 SMOOTHING = 0.2
 """Weight of the latest measurement in a moving average."""
 FORGIVENESS = 0.98
@@ -79,6 +83,8 @@ class Tiers:
         self.stats = TierStats()
         self.compute_seconds = Average()
         self.read_seconds = Average()
+        self._unsaved: deque[tuple[Block, int]] = deque()
+        """Blocks on their way to the disk, with their ``born``."""
         self._pages = pages
         self._clock = clock
 
@@ -93,16 +99,31 @@ class Tiers:
             self.host.put(proof, content)
         self.stats.demoted_blocks += len(blocks)
 
-    def save(self, owner: str, blocks: Sequence[tuple[BlockProof, int]]) -> None:
-        """Write to disk what a conversation consists of, and those of its blocks that are not there."""
+    def save(self, owner: str, chain: Sequence[Block]) -> None:
+        """Write to disk what a conversation consists of now; its blocks follow in ``work``."""
         if self.disk is None:
             return
-        self.disk.keep_head(owner, [proof for proof, _ in blocks])
-        fresh = [(proof, block_id) for proof, block_id in blocks if proof not in self.disk]
-        if fresh:
-            contents = self._pages.read_blocks([block_id for _, block_id in fresh])
-            for (proof, _), content in zip(fresh, contents, strict=True):
-                self.disk.save(proof, content)
+        self.disk.keep_head(owner, [block.proof for block in chain])
+        self._unsaved.extend((block, block.born) for block in chain if block.proof not in self.disk)
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._unsaved)
+
+    def work(self, *, idle: bool) -> None:
+        """Save some blocks: few, so that the next step need not wait for long. ``idle``: there is no next step yet, and
+        the disk may be waited for a little."""
+        if self.disk is None or not self._unsaved or not self.disk.has_room(DISK_PATIENCE if idle else 0.0):
+            return
+        batch: list[Block] = []
+        while self._unsaved and len(batch) < BLOCKS_PER_STEP:
+            block, born = self._unsaved.popleft()
+            # One that was evicted meanwhile is somebody else's; one without a head belongs to what was deleted.
+            if block.born == born and block.heads and block.proof not in self.disk:
+                batch.append(block)
+        if batch:
+            for block, content in zip(batch, self._pages.read_blocks([b.id for b in batch]), strict=True):
+                self.disk.save(block.proof, content)
 
     # -- upwards ------------------------------------------------------------------------------------------------------
 
@@ -175,6 +196,9 @@ class Tiers:
                 tier.clear()
 
     def close(self) -> None:
+        """Save what is left, and let the disk's thread end."""
+        while self._unsaved:
+            self.work(idle=True)
         if self.disk is not None:
             self.disk.close()
 

@@ -10,7 +10,7 @@ from chatpager.engine.disk_tier import HEADER, DiskTier
 from chatpager.engine.model_runner import ModelRunner
 from chatpager.engine.tiers import Source, Tiers, open_tiers
 from chatpager.errors import ConfigError
-from tests.engine.fakes import FakeRunner, answer, continuation, make_engine, request, run
+from tests.engine.fakes import FakeRunner, answer, continuation, make_engine, request, run, step
 
 LONG = list(range(100, 140))
 """Ten blocks."""
@@ -251,11 +251,48 @@ class TestDisk:
             pass
         assert later.tiers.read_seconds.seconds <= 0.5
 
-    def test_more_than_may_wait_is_not_kept(self, disk, monkeypatch):
-        monkeypatch.setattr("chatpager.engine.disk_tier.MAX_WAITING", 0)
+    def test_a_few_blocks_are_saved_a_step_while_others_wait_for_theirs(self, disk, monkeypatch):
+        monkeypatch.setattr("chatpager.engine.tiers.BLOCKS_PER_STEP", 3)
         tier = disk()
-        answer(make_engine(disk=tier), "first", LONG, owner="s")
-        assert (len(tier), tier.unkept_blocks) == (0, 10)
+        engine = make_engine(disk=tier)
+        answer(engine, "first", LONG, owner="s")
+        engine.add(request("second", LONG[::-1], 3, owner="t"), 0.0)
+        while "second" in engine._requests:
+            step(engine)
+        for left in (7, 4, 1, 0):
+            assert len(engine.tiers._unsaved) == left
+            assert engine.has_work == bool(left)
+            step(engine)
+        tier.flush()
+        assert len(tier) == 20
+
+    def test_where_the_disk_is_behind_blocks_wait_in_the_cache(self, disk, monkeypatch):
+        gate = threading.Event()
+        write = DiskTier._write
+        monkeypatch.setattr("chatpager.engine.disk_tier.MAX_WAITING", 3 * 32)
+        monkeypatch.setattr("chatpager.engine.tiers.BLOCKS_PER_STEP", 1)
+        monkeypatch.setattr(DiskTier, "_write", lambda self, proof: gate.wait() and write(self, proof))
+        tier = disk()
+        engine = make_engine(disk=tier)
+        engine.add(request("first", LONG, owner="s"), 0.0)
+        step(engine, 30)
+        assert len(engine.tiers._unsaved) == 7
+        gate.set()
+        engine.close()
+        assert len(tier) == 10
+
+    def test_what_was_evicted_or_deleted_meanwhile_is_not_saved(self, disk, monkeypatch):
+        monkeypatch.setattr("chatpager.engine.tiers.BLOCKS_PER_STEP", 0)
+        tier = disk()
+        engine = make_engine(num_blocks=17, disk=tier)
+        for name, prompt in (("s", LONG), ("t", LONG[::-1])):
+            engine.add(request(name, prompt, owner=name), 0.0)
+            step(engine, 20)
+        monkeypatch.setattr("chatpager.engine.tiers.BLOCKS_PER_STEP", 16)
+        engine.close_session("t")
+        run(engine)
+        tier.flush()
+        assert 0 < len(tier) < 10
 
     def test_what_waits_to_be_written_is_found_and_can_be_forgotten(self, disk, monkeypatch):
         gate = threading.Event()
@@ -412,7 +449,7 @@ def test_tiers_say_what_they_hold():
     tiers = Tiers(FakeRunner())
     assert b"x" * 32 not in tiers
     assert tiers.find(b"x" * 32) is None
-    tiers.save("s", [(b"x" * 32, 1)])
+    tiers.save("s", [])
     tiers.drop("s")
     tiers.demote([(b"x" * 32, 1)])
     tiers.is_back(b"x" * 32)
