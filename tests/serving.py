@@ -16,7 +16,7 @@ from aiohttp import web
 from chatpager.config import EngineConfig, ServerConfig
 from chatpager.engine.engine import Engine
 from chatpager.engine.model_runner import ModelRunner
-from chatpager.engine.scheduler import Limits
+from chatpager.engine.plan import Limits
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.server.app import make_app
 from chatpager.server.metrics import Metrics

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from chatpager.engine.scheduler import Plan, Row
+from chatpager.engine.plan import Plan, Row
 from chatpager.engine.sequence import Sequence
 
 

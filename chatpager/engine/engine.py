@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import logging
-import secrets
-import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
-
-import xxhash
 
 from chatpager.config import EngineConfig
-from chatpager.engine.block_hash import BlockHasher, Field
 from chatpager.engine.block_pool import BlockPool
-from chatpager.engine.leases import LeaseEvent
+from chatpager.engine.heads import LeaseEvent
+from chatpager.engine.intake import Intake
 from chatpager.engine.messages import (
     AddRequest,
     FinishReason,
@@ -24,15 +19,15 @@ from chatpager.engine.messages import (
     StepOutput,
     Usage,
 )
+from chatpager.engine.plan import Limits, Plan, Row
 from chatpager.engine.prefix_cache import PrefixCache
+from chatpager.engine.runner import Runner
 from chatpager.engine.sampler import Sampled
-from chatpager.engine.scheduler import Limits, Plan, Row, Scheduler
+from chatpager.engine.scheduler import Scheduler
 from chatpager.engine.sequence import Sequence, SequenceStatus, set_apart
 from chatpager.engine.stats import EngineStats, SessionCache, memory_stats, session_cache, tier_stats
 from chatpager.engine.tiers import Source, Tiers, open_tiers
 from chatpager.errors import (
-    CapacityExceeded,
-    ContextLengthExceeded,
     EngineError,
     InvalidRequest,
     NumericError,
@@ -43,30 +38,6 @@ log = logging.getLogger(__name__)
 
 MEASURED_BLOCKS = 4
 """Blocks that a step must compute for its time to say something about one."""
-
-
-class Runner(Protocol):
-    """What the engine needs of a model: ``ModelRunner``, or a test's fake."""
-
-    num_blocks: int
-    max_model_len: int
-
-    @property
-    def vocab_size(self) -> int: ...
-
-    @property
-    def eos_token_ids(self) -> frozenset[int]: ...
-
-    def hash_domain(self) -> Iterable[tuple[str, Field]]: ...
-
-    def run(self, plan: Plan) -> list[Sampled]: ...
-
-    @property
-    def block_bytes(self) -> int: ...
-
-    def read_blocks(self, ids: Iterable[int]) -> list[bytes]: ...
-
-    def write_blocks(self, ids: Iterable[int], contents: Iterable[bytes]) -> None: ...
 
 
 @dataclass
@@ -95,27 +66,25 @@ class Engine:
         """``tiers`` None: those that ``config`` asks for. Raises ConfigError where its folder cannot be used."""
         self.config = config
         self.runner = runner
-        self._hash_bits = hash_bits
         self.pool = BlockPool(runner.num_blocks)
         # One block is kept for a copied tail; what can never be allocated would be waited for for ever.
-        self._longest = min(runner.max_model_len, (self.pool.usable - 1) * config.block_size)
+        longest = min(runner.max_model_len, (self.pool.usable - 1) * config.block_size)
         if limits is None:
             # A step always has room for one token of every running sequence.
             seqs = min(config.max_num_seqs, config.max_num_batched_tokens)
             limits = Limits(config.max_num_batched_tokens, seqs)
-        self.tiers = tiers or open_tiers(config, runner, self._hasher(b"").proof)
+        self._intake = Intake(config, runner, longest=longest, max_num_seqs=limits.max_num_seqs, hash_bits=hash_bits)
+        self.tiers = tiers or open_tiers(config, runner, self._intake.hasher(b"").proof)
         self.cache = PrefixCache(
             self.pool,
             config.block_size,
             enabled=config.enable_prefix_caching,
-            lease_budget=self._lease_budget(limits.watermark),
+            lease_budget=self._lease_budget(longest, limits.watermark),
             tiers=self.tiers,
         )
         self.leases = self.cache.leases
         self.scheduler = Scheduler(self.cache, limits)
-        self._seed = config.seed if config.seed is not None else secrets.randbits(63)
         self._requests: dict[str, _Request] = {}
-        self._arrivals = 0
         self._failed_steps = 0
         self._early: list[StepOutput] = []
         """Outputs that a cancel made between two steps, or a step that was interrupted."""
@@ -131,26 +100,9 @@ class Engine:
             CapacityExceeded: they do not fit the pool, whatever is evicted.
         """
         self.leases.tick(now)
-        self._check(request)
-        params, prompt = request.params, request.prompt_token_ids
-        wanted = params.max_tokens if params.max_tokens is not None else self._longest
-        max_length = min(self._longest, len(prompt) + wanted)
-        hasher = self._hasher(request.salt)
-        self._arrivals += 1
-        seed = params.seed if params.seed is not None else self._next_seed()
-        first = Sequence(
-            request.request_id,
-            list(prompt),
-            params,
-            hasher,
-            max_length=max_length,
-            eos_token_ids=self.runner.eos_token_ids,
-            priority=request.priority,
-            arrival=self._arrivals,
-            seed=seed,
-            owner=request.owner,
-        )
-        first.forks = [first.fork(i, seed + i) for i in range(1, params.n)]
+        if request.request_id in self._requests:
+            raise InvalidRequest(f"request id {request.request_id!r} is in use", param="request_id")
+        first = self._intake.sequence(request)
         seqs = [first, *first.forks]
         self._requests[request.request_id] = _Request(seqs, now, unfinished={s.index for s in seqs})
         self.scheduler.add(first)
@@ -373,39 +325,11 @@ class Engine:
 
     # -- the rest -----------------------------------------------------------------------------------------------------
 
-    def _check(self, request: AddRequest) -> None:
-        prompt, params = request.prompt_token_ids, request.params
-        if request.request_id in self._requests:
-            raise InvalidRequest(f"request id {request.request_id!r} is in use", param="request_id")
-        if not prompt:
-            raise InvalidRequest("the prompt is empty", param="prompt")
-        if min(prompt) < 0 or max(prompt) >= self.runner.vocab_size:
-            raise InvalidRequest(f"a prompt token is outside 0..{self.runner.vocab_size - 1}", param="prompt")
-        params.check_vocabulary(self.runner.vocab_size)
-        if params.n > self.scheduler.limits.max_num_seqs:
-            raise InvalidRequest(f"n is above max_num_seqs ({self.scheduler.limits.max_num_seqs})", param="n")
-        wanted = max(1, params.min_tokens)
-        if len(prompt) + wanted > self.runner.max_model_len:
-            raise ContextLengthExceeded(len(prompt), wanted, self.runner.max_model_len)
-        if len(prompt) + wanted > self._longest:
-            raise CapacityExceeded(
-                f"the prompt and {wanted} more need room for {len(prompt) + wanted} tokens, "
-                f"the KV pool has it for {self._longest}",
-                param="prompt",
-            )
-
-    def _lease_budget(self, watermark: float) -> int:
+    def _lease_budget(self, longest: int, watermark: float) -> int:
         """Blocks for hard leases: a share of the pool, and never those that the longest request needs."""
         usable = self.pool.usable
-        floor = -(-self._longest // self.config.block_size) + 1 + int(watermark * usable)
+        floor = -(-longest // self.config.block_size) + 1 + int(watermark * usable)
         return max(0, min(int(self.config.lease_share * usable), usable - floor))
-
-    def _hasher(self, salt: bytes) -> BlockHasher:
-        domain = [*self.runner.hash_domain(), ("salt", salt)]
-        return BlockHasher(domain, self.config.block_size, bits=self._hash_bits)
-
-    def _next_seed(self) -> int:
-        return xxhash.xxh3_64_intdigest(struct.pack("<QQ", self._seed, self._arrivals)) >> 1
 
     def stats(self) -> EngineStats:
         """Queue, cache and memory as they are now; cheap enough for once a second."""

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
-from chatpager.engine.leases import Strength
+from chatpager.engine.heads import Strength
 from chatpager.engine.sampling_params import SamplingParams
 
 

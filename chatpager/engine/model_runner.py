@@ -13,9 +13,9 @@ from chatpager.engine import loader
 from chatpager.engine.attention import KVCache, PagedStep
 from chatpager.engine.batch import Batch, BatchBuilder
 from chatpager.engine.block_hash import BlockHasher, Field
+from chatpager.engine.plan import Plan, Row
 from chatpager.engine.sampler import Sampled, sample
 from chatpager.engine.sampling_params import SamplingParams
-from chatpager.engine.scheduler import Plan, Row
 from chatpager.engine.sequence import Sequence
 from chatpager.errors import ConfigError
 from chatpager.kernels.paged_attention import Workspace

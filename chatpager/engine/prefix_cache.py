@@ -9,17 +9,16 @@ tiers, if there are any, and come back from there when a prompt continues a hit 
 
 from __future__ import annotations
 
-import heapq
 import logging
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from itertools import pairwise
 
 from chatpager.engine.block_hash import BlockHash, BlockProof
-from chatpager.engine.block_pool import Block, BlockPool, BlockState, EvictionClass
+from chatpager.engine.block_pool import Block, BlockPool, EvictionClass
+from chatpager.engine.eviction_order import EvictionOrder
 from chatpager.engine.ghost_index import Eviction, GhostIndex
 from chatpager.engine.leases import LeaseBook
+from chatpager.engine.match import CacheStats, Match
 from chatpager.engine.sequence import Sequence
 from chatpager.engine.tiers import Source, Tiers
 
@@ -27,53 +26,6 @@ log = logging.getLogger(__name__)
 
 GHOSTS = 4
 """Evicted names that are remembered, in multiples of the pool."""
-
-
-class Match:
-    """Cached blocks of one prompt, held until ``commit`` or ``rollback``; one of the two must be called, once."""
-
-    __slots__ = ("_cache", "_open", "blocks", "restored")
-
-    def __init__(self, cache: PrefixCache, blocks: list[Block]) -> None:
-        self._cache = cache
-        self._open = True
-        self.blocks = blocks
-        self.restored: Counter[Source] = Counter()
-        """Those of the blocks that came from a lower tier."""
-
-    def commit(self) -> list[int]:
-        """Hand the held blocks over to a block table."""
-        self._close()
-        return [block.id for block in self.blocks]
-
-    def rollback(self) -> None:
-        """Let go of the blocks as if nobody had looked: their place in the eviction order does not change."""
-        self._close()
-        for block in reversed(self.blocks):
-            self._cache.let_go(block, touch=False)
-
-    def _close(self) -> None:
-        assert self._open, "a match was committed or rolled back twice"
-        self._open = False
-
-
-@dataclass
-class CacheStats:
-    """Counted once a request, at its first admission; preempted requests' second looks are not hits."""
-
-    queried_tokens: int = 0
-    hit_tokens: int = 0
-    """On any tier."""
-    restored_tokens: Counter[Source] = field(default_factory=Counter)
-    """Those of them that were not on the device."""
-    failed_restores: int = 0
-    evicted_blocks: Counter[EvictionClass] = field(default_factory=Counter)
-    lost_tokens: int = 0
-    """Of the prompts, in blocks that had been evicted."""
-    lost_within_double: int = 0
-    """Those of them that twice the pool would have kept."""
-    collisions: int = 0
-    """Names that were taken by other content (or hits refused because the tokens differed)."""
 
 
 class PrefixCache:
@@ -93,10 +45,9 @@ class PrefixCache:
         self.enabled = enabled
         self.tiers = tiers
         self.stats = CacheStats()
-        self.leases = LeaseBook(pool, block_size, budget=lease_budget, reconsider=self._reconsider)
+        self._order = EvictionOrder(pool)
+        self.leases = LeaseBook(pool, block_size, budget=lease_budget, reconsider=self._order.offer)
         self.ghosts = GhostIndex(GHOSTS * pool.usable)
-        self._candidates: list[tuple[int, int, int, int]] = []
-        """Heap of (class, last_use, -depth, block id); an entry is stale when its block changed since."""
 
     # -- finding ------------------------------------------------------------------------------------------------------
 
@@ -315,7 +266,7 @@ class PrefixCache:
 
     def let_go(self, block: Block, *, touch: bool = True) -> None:
         if self.pool.release(block, touch=touch):
-            self._offer(block)
+            self._order.offer(block)
 
     def reset(self) -> int:
         """Evict everything nobody holds, leased or not, and empty the lower tiers. Returns the number of blocks."""
@@ -323,37 +274,16 @@ class PrefixCache:
             self.tiers.clear()
         count = self.pool.evictable
         for _ in range(count):
-            self._evict(self._lowest())
+            self._evict(self._order.take())
         return count
 
-    def _offer(self, block: Block) -> None:
-        """Put a CACHED leaf that nobody holds among the candidates; entries made stale by later changes are skipped."""
-        heapq.heappush(self._candidates, _key(block))
-        if len(self._candidates) > 2 * len(self.pool.blocks) + 64:
-            self._candidates = [_key(b) for b in self.pool.index.values() if _is_candidate(b)]
-            heapq.heapify(self._candidates)
-
-    def _reconsider(self, block: Block) -> None:
-        """Its class may have changed."""
-        if _is_candidate(block):
-            self._offer(block)
-
     def _next_victim(self) -> Block:
-        block = self._lowest()
+        block = self._order.take()
         while block.soft:
-            self._offer(block)
+            self._order.offer(block)
             self.leases.give_way()
-            block = self._lowest()
+            block = self._order.take()
         return block
-
-    def _lowest(self) -> Block:
-        """Take the first true candidate off the heap."""
-        while self._candidates:
-            entry = heapq.heappop(self._candidates)
-            block = self.pool.blocks[entry[-1]]
-            if _is_candidate(block) and _key(block) == entry:
-                return block
-        raise AssertionError(f"{self.pool.evictable} evictable blocks, none on the heap")
 
     def _evict(self, block: Block, by: str = "") -> None:
         assert block.hash is not None
@@ -361,21 +291,10 @@ class PrefixCache:
         self.ghosts.put(block.hash, self.leases.now, block.eviction_class, by)
         parent = self.pool.evict(block)
         if parent:
-            self._offer(parent)
+            self._order.offer(parent)
 
     def audit(self, tables: list[list[int]]) -> None:
-        """The pool's invariants, and: every candidate for eviction is on the heap."""
+        """The invariants of the pool, of the leases and of the eviction order."""
         self.pool.audit(tables)
         self.leases.audit()
-        offered = Counter(self._candidates)
-        for block in self.pool.blocks:
-            assert not _is_candidate(block) or offered[_key(block)], f"{block} is not among the candidates"
-
-
-def _is_candidate(block: Block) -> bool:
-    return block.state is BlockState.CACHED and not block.held and block.children == 0
-
-
-def _key(block: Block) -> tuple[int, int, int, int]:
-    """The order of eviction, lowest first."""
-    return block.eviction_class, block.last_use, -block.depth, block.id
+        self._order.audit()

@@ -11,54 +11,14 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from chatpager.engine.claims import Claims
 from chatpager.engine.lanes import Lanes
-from chatpager.engine.prefix_cache import Match, PrefixCache
+from chatpager.engine.match import Match
+from chatpager.engine.plan import Limits, Plan, Row, SchedulerStats
+from chatpager.engine.prefix_cache import PrefixCache
 from chatpager.engine.sequence import Sequence, SequenceStatus
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Tokens and sequences a step may hold, and the knobs of fairness."""
-
-    max_num_batched_tokens: int = 8192
-    max_num_seqs: int = 256
-    long_prefill_threshold: int = 4096
-    """A prompt with more left is long, and so is one with more left than half a step."""
-    long_prefill_share: float = 0.5
-    """Of the prefill budget, for the long lane while the short one is not empty."""
-    age_credit: int = 256
-    """Tokens that a waiting request's uncached length seems shorter for every step it has waited."""
-    max_preemptions: int = 3
-    watermark: float = 0.01
-    window: int = 32
-    """Waiting requests that are compared in one step."""
-
-
-@dataclass(eq=False)
-class Row:
-    """``count`` tokens of one sequence in one step. ``samples`` get a token from its last logits (n > 1: several)."""
-
-    seq: Sequence
-    count: int
-    samples: list[Sequence] = field(default_factory=list)
-    copy: tuple[int, int] | None = None
-    """(shared block, own block): copied before the step writes into it. The shared one is held until ``settle``, so
-    that a step can be repeated, and no block is source and target in one step."""
-
-
-@dataclass
-class Plan:
-    rows: list[Row] = field(default_factory=list)
-
-
-@dataclass
-class SchedulerStats:
-    preemptions: int = 0
-    recomputed_tokens: int = 0
-    deferred: int = 0
 
 
 class Scheduler:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from chatpager.engine.block_pool import BlockPool
-from chatpager.engine.leases import Head, Strength
+from chatpager.engine.heads import Head, Strength
 from chatpager.engine.sequence import Sequence
 from chatpager.engine.tiers import Source, Tiers
 

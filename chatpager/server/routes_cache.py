@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from chatpager.engine.leases import TTL_CAPS, LeaseEvent, Strength
+from chatpager.engine.heads import TTL_CAPS, LeaseEvent, Strength
 from chatpager.errors import InvalidRequest, NothingCached, ResponseNotFound, SessionBusy
 from chatpager.server import wire
 from chatpager.server.input_items import Json, shown

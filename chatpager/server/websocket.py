@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from chatpager.engine.leases import LeaseEvent
+from chatpager.engine.heads import LeaseEvent
 from chatpager.errors import ChatpagerError, StoreError
 from chatpager.server import wire
 from chatpager.server.access import REQUEST_ID

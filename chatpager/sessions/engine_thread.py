@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from chatpager.engine.engine import Engine
-from chatpager.engine.leases import LeaseEvent
+from chatpager.engine.heads import LeaseEvent
 from chatpager.engine.messages import (
     AddRequest,
     CancelRequest,

@@ -16,7 +16,7 @@ import structlog
 
 from chatpager.engine.chat_template import ChatMessage, ChatTemplate, Prompt
 from chatpager.engine.engine import Engine
-from chatpager.engine.leases import LeaseEvent
+from chatpager.engine.heads import LeaseEvent
 from chatpager.engine.messages import AddRequest, CancelRequest, StepOutput
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.errors import (

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-from chatpager.engine.leases import LeaseEvent, Strength
+from chatpager.engine.heads import LeaseEvent, Strength
 from chatpager.engine.messages import CloseSession, LeaseRequest, ReleaseLease
 from chatpager.engine.stats import SessionCache
 from chatpager.errors import EngineStopped

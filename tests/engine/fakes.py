@@ -17,8 +17,8 @@ from chatpager.engine.block_hash import BlockHash, BlockHasher
 from chatpager.engine.engine import Engine
 from chatpager.engine.host_tier import HostTier
 from chatpager.engine.messages import AddRequest
+from chatpager.engine.plan import Limits
 from chatpager.engine.sampler import Sampled
-from chatpager.engine.scheduler import Limits
 from chatpager.engine.sequence import SamplingParams
 from chatpager.engine.tiers import Tiers
 from tests.gate import Gate

@@ -223,5 +223,5 @@ class TestMemoryFigures:
         most = 0
         for i in range(300):
             answer(engine, f"r{i}", range(13), 1)
-            most = max(most, len(engine.cache._candidates))
+            most = max(most, len(engine.cache._order._heap))
         assert 20 < most <= 2 * 20 + 64

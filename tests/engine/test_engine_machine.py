@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from chatpager.engine.leases import Strength
+from chatpager.engine.heads import Strength
 from chatpager.engine.messages import LeaseRequest
 from tests.engine.fakes import collect, continuation, make_engine, request
 

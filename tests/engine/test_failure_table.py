@@ -224,7 +224,7 @@ class TestRow18And19CollisionsServeNobodyElsesBlocks:
 
     def test_a_block_behind_a_collision_is_not_published(self):
         engine = make_engine()
-        engine._hasher = lambda salt: NamedByTokens([], 4)
+        engine._intake.hasher = lambda salt: NamedByTokens([], 4)
         answer(engine, "first", [1, 1, 1, 1, 6], 1)
         answer(engine, "collides", [1, 7, 7, 7, 5, 5, 5, 5, 6], 1)
         assert engine.cache.stats.collisions > 0
@@ -289,7 +289,7 @@ class TestRow22Duplicates:
         engine, prompt = self.two_equal_answers_at_once()
         for seq in engine.scheduler.waiting:
             seq.hasher = NamedByTokens([], 4)
-        engine._hasher = lambda salt: NamedByTokens([], 4)
+        engine._intake.hasher = lambda salt: NamedByTokens([], 4)
         step(engine, 6)  # two blocks are written, and the third begins
         engine.cancel("a")
         step(engine)

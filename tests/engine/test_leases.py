@@ -6,7 +6,8 @@ import itertools
 import pytest
 
 from chatpager.engine.block_pool import EvictionClass
-from chatpager.engine.leases import TTL_CAPS, LeaseBook, Strength
+from chatpager.engine.heads import TTL_CAPS, Strength
+from chatpager.engine.leases import LeaseBook
 from chatpager.engine.messages import LeaseRequest
 from tests.engine.fakes import make_engine, request, run, step
 

@@ -8,7 +8,7 @@ from chatpager.engine import model_runner
 from chatpager.engine.attention import ATTENTION
 from chatpager.engine.batch import BatchBuilder
 from chatpager.engine.model_runner import ModelRunner
-from chatpager.engine.scheduler import Plan, Row
+from chatpager.engine.plan import Plan, Row
 from chatpager.errors import ConfigError
 from tests.engine.test_sampler import seq
 

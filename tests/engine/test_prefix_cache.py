@@ -186,7 +186,7 @@ def test_the_audit_misses_a_candidate_that_was_not_offered(cache):
     seq = compute(cache, 1)
     cache.free(seq.block_table)
     cache.audit([])
-    cache._candidates.clear()
+    cache._order._heap.clear()
     with pytest.raises(AssertionError, match="not among the candidates"):
         cache.audit([])
     with pytest.raises(AssertionError, match="none on the heap"):

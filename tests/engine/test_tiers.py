@@ -438,7 +438,7 @@ def test_a_real_cache_gives_back_what_it_gave(tiny_model, dtype):
 
 def test_a_proof_is_of_the_whole_prefix_and_its_domain():
     engine = make_engine()
-    one, two = engine._hasher(b"one"), engine._hasher(b"two")
+    one, two = engine._intake.hasher(b"one"), engine._intake.hasher(b"two")
     assert one.proof != two.proof
     a = one.prove(one.proof, (1, 2, 3, 4))
     assert one.prove(a, (1, 2, 3, 4)) != a

@@ -14,7 +14,7 @@ from chatpager.config import EngineConfig
 from chatpager.engine.engine import Engine
 from chatpager.engine.messages import AddRequest
 from chatpager.engine.model_runner import ModelRunner
-from chatpager.engine.scheduler import Limits
+from chatpager.engine.plan import Limits
 from chatpager.engine.sequence import SamplingParams
 from tests.engine.models import VOCAB, configs
 

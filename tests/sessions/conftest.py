@@ -7,7 +7,7 @@ import pytest
 
 from chatpager.config import EngineConfig
 from chatpager.engine.engine import Engine
-from chatpager.engine.scheduler import Limits
+from chatpager.engine.plan import Limits
 from chatpager.engine.sequence import SamplingParams
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.sessions.hub import SessionHub

@@ -1,0 +1,83 @@
+"""From a request to a sequence: what is checked before anything is queued, and what a sequence is given."""
+
+from __future__ import annotations
+
+import secrets
+import struct
+
+import xxhash
+
+from chatpager.config import EngineConfig
+from chatpager.engine.block_hash import BlockHasher
+from chatpager.engine.messages import AddRequest
+from chatpager.engine.runner import Runner
+from chatpager.engine.sequence import Sequence
+from chatpager.errors import CapacityExceeded, ContextLengthExceeded, InvalidRequest
+
+
+class Intake:
+    """``longest``: tokens that the pool holds for one sequence. ``max_num_seqs``: sequences in one step."""
+
+    def __init__(
+        self, config: EngineConfig, runner: Runner, *, longest: int, max_num_seqs: int, hash_bits: int
+    ) -> None:
+        self._block_size = config.block_size
+        self._runner = runner
+        self._longest = longest
+        self._max_num_seqs = max_num_seqs
+        self._hash_bits = hash_bits
+        self._seed = config.seed if config.seed is not None else secrets.randbits(63)
+        self._arrivals = 0
+
+    def sequence(self, request: AddRequest) -> Sequence:
+        """The request's first sequence, with its siblings as ``forks``.
+
+        Raises:
+            InvalidRequest, ContextLengthExceeded, CapacityExceeded: see ``Engine.add``.
+        """
+        self._check(request)
+        params, prompt = request.params, request.prompt_token_ids
+        wanted = params.max_tokens if params.max_tokens is not None else self._longest
+        self._arrivals += 1
+        seed = params.seed if params.seed is not None else self._next_seed()
+        first = Sequence(
+            request.request_id,
+            list(prompt),
+            params,
+            self.hasher(request.salt),
+            max_length=min(self._longest, len(prompt) + wanted),
+            eos_token_ids=self._runner.eos_token_ids,
+            priority=request.priority,
+            arrival=self._arrivals,
+            seed=seed,
+            owner=request.owner,
+        )
+        first.forks = [first.fork(i, seed + i) for i in range(1, params.n)]
+        return first
+
+    def hasher(self, salt: bytes) -> BlockHasher:
+        """Of the model's blocks in the domain of ``salt``."""
+        domain = [*self._runner.hash_domain(), ("salt", salt)]
+        return BlockHasher(domain, self._block_size, bits=self._hash_bits)
+
+    def _check(self, request: AddRequest) -> None:
+        prompt, params, runner = request.prompt_token_ids, request.params, self._runner
+        if not prompt:
+            raise InvalidRequest("the prompt is empty", param="prompt")
+        if min(prompt) < 0 or max(prompt) >= runner.vocab_size:
+            raise InvalidRequest(f"a prompt token is outside 0..{runner.vocab_size - 1}", param="prompt")
+        params.check_vocabulary(runner.vocab_size)
+        if params.n > self._max_num_seqs:
+            raise InvalidRequest(f"n is above max_num_seqs ({self._max_num_seqs})", param="n")
+        wanted = max(1, params.min_tokens)
+        if len(prompt) + wanted > runner.max_model_len:
+            raise ContextLengthExceeded(len(prompt), wanted, runner.max_model_len)
+        if len(prompt) + wanted > self._longest:
+            raise CapacityExceeded(
+                f"the prompt and {wanted} more need room for {len(prompt) + wanted} tokens, "
+                f"the KV pool has it for {self._longest}",
+                param="prompt",
+            )
+
+    def _next_seed(self) -> int:
+        return xxhash.xxh3_64_intdigest(struct.pack("<QQ", self._seed, self._arrivals)) >> 1

@@ -1,0 +1,60 @@
+"""What a prompt found in the cache, and what all of them found together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from chatpager.engine.block_pool import Block, EvictionClass
+from chatpager.engine.tiers import Source
+
+if TYPE_CHECKING:
+    from chatpager.engine.prefix_cache import PrefixCache
+
+
+class Match:
+    """Cached blocks of one prompt, held until ``commit`` or ``rollback``; one of the two must be called, once."""
+
+    __slots__ = ("_cache", "_open", "blocks", "restored")
+
+    def __init__(self, cache: PrefixCache, blocks: list[Block]) -> None:
+        self._cache = cache
+        self._open = True
+        self.blocks = blocks
+        self.restored: Counter[Source] = Counter()
+        """Those of the blocks that came from a lower tier."""
+
+    def commit(self) -> list[int]:
+        """Hand the held blocks over to a block table."""
+        self._close()
+        return [block.id for block in self.blocks]
+
+    def rollback(self) -> None:
+        """Let go of the blocks as if nobody had looked: their place in the eviction order does not change."""
+        self._close()
+        for block in reversed(self.blocks):
+            self._cache.let_go(block, touch=False)
+
+    def _close(self) -> None:
+        assert self._open, "a match was committed or rolled back twice"
+        self._open = False
+
+
+@dataclass
+class CacheStats:
+    """Counted once a request, at its first admission; preempted requests' second looks are not hits."""
+
+    queried_tokens: int = 0
+    hit_tokens: int = 0
+    """On any tier."""
+    restored_tokens: Counter[Source] = field(default_factory=Counter)
+    """Those of them that were not on the device."""
+    failed_restores: int = 0
+    evicted_blocks: Counter[EvictionClass] = field(default_factory=Counter)
+    lost_tokens: int = 0
+    """Of the prompts, in blocks that had been evicted."""
+    lost_within_double: int = 0
+    """Those of them that twice the pool would have kept."""
+    collisions: int = 0
+    """Names that were taken by other content (or hits refused because the tokens differed)."""
