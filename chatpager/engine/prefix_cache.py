@@ -212,6 +212,11 @@ class PrefixCache:
         """The CACHED blocks with the content of ``seq``, root first."""
         return [self.pool.index[name] for name in seq.hashes[: seq.published] if name in self.pool.index]
 
+    def expect(self, seq: Sequence) -> None:
+        """``seq`` gives its blocks back and will ask for them again: evicted, they go to host memory."""
+        for block in self.chain(seq):
+            block.hits += 1
+
     def _named_block(self, seq: Sequence, i: int) -> Block | None:
         """The CACHED block with the content of block ``i`` of ``seq``: ours, or one whose whole ancestry is equal."""
         run: list[Block] = []

@@ -194,7 +194,8 @@ class Scheduler:
         return self.running[max(choice)[1]]
 
     def _preempt(self, plan: Plan, seq: Sequence) -> None:
-        """Back to waiting; its full blocks stay findable, so that resuming computes little unless they are evicted."""
+        """Back to waiting; its full blocks stay findable, or are swapped to host memory, so that resuming computes
+        little."""
         for row in [row for row in plan.rows if row.seq is seq]:
             plan.rows.remove(row)
             if row.copy:
@@ -202,6 +203,7 @@ class Scheduler:
                 self.cache.let_go(self.cache.pool.blocks[row.copy[0]])
         self.stats.preemptions += 1
         self.running.remove(seq)
+        self.cache.expect(seq)
         self._vacate(seq)
         seq.preemptions += 1
         self.add(seq)

@@ -7,6 +7,8 @@ import pytest
 
 from chatpager.config import EngineConfig
 from chatpager.engine.disk_tier import HEADER, DiskTier
+from chatpager.engine.heads import Strength
+from chatpager.engine.messages import LeaseRequest
 from chatpager.engine.model_runner import ModelRunner
 from chatpager.engine.tiers import Source, Tiers, open_tiers
 from chatpager.errors import ConfigError
@@ -382,6 +384,41 @@ class TestHeads:
         monkeypatch.setattr("chatpager.engine.head_records.MAX_RECORDS", 2)
         disk()
         assert sorted(tier.folder.glob("heads/*")) == records[2:]
+
+
+def test_a_preempted_request_is_swapped_to_host_memory_and_back():
+    recomputed = {}
+    for host in (0, 64):
+        engine = make_engine(num_blocks=24, max_tokens=64, host_blocks=host)
+        for i in range(3):
+            engine.add(request(f"r{i}", range(100 * i, 100 * i + 24), 36), 0.0)
+        tokens, _ = run(engine)
+        for i in range(3):
+            assert tokens[f"r{i}"][0] == continuation(range(100 * i, 100 * i + 24), 36)
+        assert engine.scheduler.stats.preemptions > 0
+        recomputed[host] = engine.scheduler.stats.recomputed_tokens
+    assert recomputed[64] < 0.5 * recomputed[0]
+
+
+@pytest.mark.parametrize(("host", "least", "most"), [(600, 0.95, 1.0), (0, 0.45, 0.6)])
+def test_sessions_that_return_in_turn_with_room_for_half_of_them(host, least, most):
+    """The order in which a plain LRU loses every session (measured of the peers: 0 of 32 hit)."""
+    engine = make_engine(num_blocks=270, max_tokens=64, max_model_len=120, host_blocks=host)
+    histories = {f"s{i}": [i, *range(60)] for i in range(32)}
+    cached = attainable = now = 0
+    for round in range(4):
+        for owner, history in histories.items():
+            now += 1
+            name, prompt = f"{owner}/{round}", [*history, round]
+            engine.add(request(name, prompt, 2, owner=owner), now)
+            tokens, finals = run(engine, now=now)
+            assert tokens[name][0] == continuation(prompt, 2)
+            engine.lease(LeaseRequest(owner=owner, strength=Strength.SOFT, ttl=60), now)
+            if round:
+                cached += finals[name, 0].usage.cached_tokens
+                attainable += (len(history) - 1) // 4 * 4
+            histories[owner] = [*prompt, *tokens[name][0]]
+    assert least <= cached / attainable <= most
 
 
 def test_both_tiers_together_give_a_prefix_without_a_gap(disk):
