@@ -92,6 +92,8 @@ async def health(request: web.Request) -> web.Response:
                 "failed_writes": stats.failed_disk_writes,
             },
         }
+        counted = ("queried", "hit", "host_hit", "disk_hit", "lost", "recomputed")
+        body["cache"] = {f"{name}_tokens": getattr(stats, f"{name}_tokens") for name in counted}
         body["requests"] = {"running": stats.running, "waiting": stats.waiting}
     return json_response(body, status=200 if status == "ok" else 503)
 

@@ -1,0 +1,164 @@
+"""``chatpager sessions`` and ``chatpager cache``: what a running server keeps, and for whom."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from urllib.parse import quote
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from chatpager.errors import ChatpagerError, ConfigError
+from chatpager.program import program
+
+if TYPE_CHECKING:
+    from chatpager.client import AsyncClient
+
+sessions = typer.Typer(help="Conversations on a running server: list, pin, fork, delete.", no_args_is_help=True)
+cache = typer.Typer(help="The KV cache of a running server.", no_args_is_help=True)
+
+Id = Annotated[str, typer.Argument(metavar="ID", help="conversation (conv_...)")]
+Url = Annotated[
+    str | None, typer.Option(envvar="CHATPAGER_URL", help="the server's address; default: from the settings")
+]
+Key = Annotated[str | None, typer.Option(help="the server's key; default: from the settings")]
+ConfigFile = Annotated[str | None, typer.Option("--config", help="settings file; default: ./chatpager.toml, then XDG")]
+T = TypeVar("T")
+AsJson = Annotated[bool, typer.Option("--json", help="for programs")]
+
+
+@sessions.command("list")
+def list_sessions(
+    limit: Annotated[int, typer.Option(help="conversations at the most", min=1, max=100)] = 20,
+    url: Url = None, api_key: Key = None, config: ConfigFile = None, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """The conversations, the latest activity first."""
+    found = _call(url, api_key, config, lambda client: client.sessions(limit))
+    if as_json:
+        _print_json(found)
+        return
+    table = Table("conversation", "last activity", "title", box=None)
+    for conversation in found:
+        facts = conversation["chatpager"]
+        last = datetime.fromtimestamp(facts["updated_at"], UTC).astimezone().strftime("%Y-%m-%d %H:%M")
+        table.add_row(Text(conversation["id"]), last, Text(facts["title"] or ""))
+    Console(soft_wrap=True).print(table)
+
+
+@sessions.command()
+def show(
+    session_id: Id, url: Url = None, api_key: Key = None, config: ConfigFile = None, as_json: AsJson = False
+) -> None:
+    """Where a conversation's prefix is, and what keeps it there."""
+    found = _request("GET", f"{_path(session_id)}/cache", None, url, api_key, config)
+    if as_json:
+        _print_json(found)
+        return
+    where = ", ".join(f"{found[f'{tier}_tokens']:,} {tier}" for tier in ("device", "host", "disk"))
+    typer.echo(f"{found['tokens']:,} tokens in full blocks: {where}; {found['shared_tokens']:,} shared with others")
+    for lease in found["leases"]:
+        typer.echo(f"{lease['strength']} lease on {lease['tokens']:,} tokens for {lease['seconds_left']:.0f} s")
+
+
+@sessions.command()
+def pin(
+    session_id: Id,
+    ttl: Annotated[float | None, typer.Option(help="seconds; default: as long as a lease may last")] = None,
+    soft: Annotated[bool, typer.Option(help="prefer it to others' instead of keeping it at any price")] = False,
+    url: Url = None, api_key: Key = None, config: ConfigFile = None,
+) -> None:  # fmt: skip
+    """Keep a conversation's prefix on the device."""
+    body = {"strength": "soft" if soft else "hard", **({"ttl": ttl} if ttl is not None else {})}
+    found = _request("PUT", f"{_path(session_id)}/pin", body, url, api_key, config)
+    typer.echo(f"{found['status']}: {found['strength']}, {found['tokens']:,} tokens for {found['expires_in']:.0f} s")
+
+
+@sessions.command()
+def unpin(session_id: Id, url: Url = None, api_key: Key = None, config: ConfigFile = None) -> None:
+    """End a conversation's leases."""
+    _request("DELETE", f"{_path(session_id)}/pin", None, url, api_key, config)
+    typer.echo("released")
+
+
+@sessions.command()
+def fork(
+    session_id: Id,
+    at: Annotated[str | None, typer.Option(help="the response (resp_...) to fork after; default: the last")] = None,
+    url: Url = None, api_key: Key = None, config: ConfigFile = None,
+) -> None:  # fmt: skip
+    """A new conversation that begins with this one's messages; nothing is copied."""
+    child = _request("POST", f"{_path(session_id)}/fork", {"at": at} if at else {}, url, api_key, config)
+    typer.echo(child["id"])
+    typer.echo(f"go on with it: {program()} chat --session {child['id']}{f' --url {url}' if url else ''}", err=True)
+
+
+@sessions.command()
+def delete(session_id: Id, url: Url = None, api_key: Key = None, config: ConfigFile = None) -> None:
+    """Delete a conversation: its messages, its answers, its blocks on the disk."""
+    _request("DELETE", _path(session_id), None, url, api_key, config)
+    typer.echo("deleted")
+
+
+@cache.command()
+def stats(url: Url = None, api_key: Key = None, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """What the KV cache holds on each tier, and what it saved since the server's start."""
+    health = _request("GET", "/health", None, url, api_key, config)
+    if as_json:
+        _print_json({name: health.get(name) for name in ("kv", "tiers", "cache")})
+        return
+    if "kv" not in health:
+        raise ChatpagerError(f"the server's engine tells nothing: it is {health['status']}")
+    kv, tiers, counts = health["kv"], health["tiers"], health["cache"]
+    blocks = ", ".join(f"{kv[state]:,} {state}" for state in ("active", "cached", "free"))
+    typer.echo(f"device  {kv['blocks']:,} blocks of {kv['block_size']} tokens: {blocks}")
+    for tier in ("host", "disk"):
+        typer.echo(f"{tier}    {_mib(tiers[tier]['bytes'])} of {_mib(tiers[tier]['capacity_bytes'])}")
+    asked = counts["queried_tokens"]
+    share = f" ({counts['hit_tokens'] / asked:.0%})" if asked else ""
+    below = ", ".join(f"{counts[f'{tier}_hit_tokens']:,} from {tier}" for tier in ("host", "disk"))
+    typer.echo(f"hits    {counts['hit_tokens']:,} of {asked:,} prompt tokens{share}; {below}")
+    typer.echo(f"lost    {counts['lost_tokens']:,} tokens had been evicted before they were wanted again")
+
+
+def _path(session_id: str) -> str:
+    return f"/v1/conversations/{quote(session_id, safe='')}"
+
+
+def _mib(size: int) -> str:
+    return f"{size / (1 << 20):,.0f} MiB"
+
+
+def _print_json(found: object) -> None:
+    typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+
+
+def _request(
+    method: str, path: str, body: object, url: str | None, api_key: str | None, config: str | None
+) -> dict[str, Any]:
+    return _call(url, api_key, config, lambda client: client.request(method, path, body))
+
+
+def _call(url: str | None, api_key: str | None, file: str | None, ask: Callable[[AsyncClient], Awaitable[T]]) -> T:
+    """Raises ChatpagerError: the server refused, or is not there."""
+    from chatpager.cli.app import address
+    from chatpager.client import AsyncClient, ClientError
+    from chatpager.config import load
+
+    server = load({"api_key": api_key}, file=file).server
+
+    async def call(client: AsyncClient) -> T:
+        async with client:
+            return await ask(client)
+
+    try:
+        return asyncio.run(call(AsyncClient(url or address(server.host, server.port), api_key=server.api_key)))
+    except ValueError as error:
+        raise ConfigError("url", str(error)) from error
+    except ClientError as error:
+        raise ChatpagerError(str(error)) from error
