@@ -172,6 +172,21 @@ def bench_turns(
     run(history=history, shape=shape, rounds=rounds, out=out)
 
 
+@bench_app.command("sessions")
+def bench_sessions(
+    sessions: Annotated[int, typer.Option(help="sessions that return in turn")] = 32,
+    tokens: Annotated[int, typer.Option(help="tokens of each when it first returns")] = 1000,
+    rounds: Annotated[int, typer.Option(help="turns of each session")] = 3,
+    share: Annotated[float, typer.Option(help="of all sessions' tokens, what the device has room for")] = 0.5,
+    shape: Annotated[str, typer.Option(help="random-weight model: 15m or 100m")] = "15m",
+    out: Annotated[str | None, typer.Option(help="write the figures to this JSON file")] = None,
+) -> None:
+    """What sessions find in the cache when they return in turn, against caches that forget them."""
+    from chatpager.bench.sessions import run
+
+    run(sessions=sessions, tokens=tokens, rounds=rounds, share=share, shape=shape, out=out)
+
+
 def has_display() -> bool:
     """Whether a browser could open here for somebody."""
     if os.environ.get("CI"):

@@ -44,6 +44,8 @@ class PrefixCache:
         self.block_size = block_size
         self.enabled = enabled
         self.tiers = tiers
+        self.worth_keeping = EvictionClass.COLD
+        """The lowest class that is demoted when it is evicted, and not dropped."""
         self.stats = CacheStats()
         self._order = EvictionOrder(pool)
         self.leases = LeaseBook(pool, block_size, budget=lease_budget, reconsider=self._order.offer)
@@ -255,7 +257,7 @@ class PrefixCache:
         demoted: list[tuple[BlockProof, int]] = []
         while len(self.pool.free) < count:
             block = self._next_victim()
-            if block.eviction_class > EvictionClass.DEAD:
+            if block.eviction_class >= self.worth_keeping:
                 demoted.append((block.proof, block.id))
             self._evict(block, by)
         if self.tiers is not None:
