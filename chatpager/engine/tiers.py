@@ -8,6 +8,7 @@ is left where it is.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
@@ -22,6 +23,8 @@ from chatpager.engine.block_pool import Block
 from chatpager.engine.disk_tier import DiskTier
 from chatpager.engine.host_tier import HostTier
 from chatpager.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 GIB = 1 << 30
 BLOCKS_PER_STEP = 16
@@ -63,6 +66,7 @@ class Average:
 @dataclass
 class TierStats:
     demoted_blocks: int = 0
+    failed_copies: int = 0
     passed_over: int = 0
     """Searches of the disk that ended because computing is faster."""
 
@@ -94,10 +98,18 @@ class Tiers:
         """Keep evicted blocks, named by proof and id, in host memory. Called before anything is written over them."""
         if self.host is None or not blocks:
             return
-        contents = self._pages.read_blocks([block_id for _, block_id in blocks])
-        for (proof, _), content in zip(blocks, contents, strict=True):
+        for (proof, _), content in zip(blocks, self._read([block_id for _, block_id in blocks]), strict=False):
             self.host.put(proof, content)
-        self.stats.demoted_blocks += len(blocks)
+            self.stats.demoted_blocks += 1
+
+    def _read(self, ids: Sequence[int]) -> list[bytes]:
+        """Their contents; none where the copy failed, which costs warmth and not the step."""
+        try:
+            return self._pages.read_blocks(ids)
+        except Exception as error:
+            self.stats.failed_copies += 1
+            log.error("%d KV blocks were not copied", len(ids), exc_info=error)
+            return []
 
     def save(self, owner: str, chain: Sequence[Block]) -> None:
         """Write to disk what a conversation consists of now; its blocks follow in ``work``."""
@@ -122,7 +134,7 @@ class Tiers:
             if block.born == born and block.heads and block.proof not in self.disk:
                 batch.append(block)
         if batch:
-            for block, content in zip(batch, self._pages.read_blocks([b.id for b in batch]), strict=True):
+            for block, content in zip(batch, self._read([b.id for b in batch]), strict=False):
                 self.disk.save(block.proof, content)
 
     # -- upwards ------------------------------------------------------------------------------------------------------

@@ -127,6 +127,19 @@ class TestHost:
         assert engine.cache.stats.failed_restores == 1
         assert "not restored" in caplog.text
 
+    def test_a_copy_that_fails_on_the_way_down_loses_warmth_only(self, disk, caplog):
+        engine = make_engine(num_blocks=20, host_blocks=64, disk=disk())
+
+        def broken(ids):
+            raise RuntimeError("no copy")
+
+        engine.runner.read_blocks = broken
+        answer(engine, "first", LONG, owner="s")
+        flood(engine)
+        assert answer(engine, "again", LONG, owner="s").usage.cached_tokens == 0
+        assert engine.tiers.stats.failed_copies > 1
+        assert "not copied" in caplog.text
+
 
 class TestDisk:
     def test_a_session_is_warm_after_a_restart(self, disk):
