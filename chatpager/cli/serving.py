@@ -142,9 +142,17 @@ def build_engine(config: Config, path: Path) -> Engine:
         config.engine,
         model=str(path),
         num_threads=config.engine.num_threads or engine_threads(),
-        kv_dir=config.engine.kv_dir or str(config.store.resolved_data_dir() / "kv"),
     )
-    return Engine(engine, ModelRunner(engine))
+    runner = ModelRunner(engine)
+    if engine.kv_dir:
+        return Engine(engine, runner)
+    try:
+        return Engine(replace(engine, kv_dir=str(config.store.resolved_data_dir() / "kv")), runner)
+    except ConfigError as error:
+        if error.name != "kv_dir":
+            raise
+        log.warning("kv_dir", problem=str(error), result="no KV blocks are kept on disk")
+        return Engine(engine, runner)
 
 
 def engine_threads() -> int:

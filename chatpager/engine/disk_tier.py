@@ -8,12 +8,14 @@ nothing else. Files are readable for their owner only: keys and values tell what
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import struct
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -48,12 +50,14 @@ class DiskTier:
         """Files that were not what their names say."""
         self.failed_writes = 0
         self._lock = threading.Lock()
+        self._claim = claim(folder)
         self._files: OrderedDict[BlockProof, int] = OrderedDict(self._scan())
         """Size by proof, the least recently used first."""
         self._bytes = sum(self._files.values())
-        self._heads = HeadRecords(folder / "heads", domain)
-        self._heads.prune()
-        self.warm_fraction = self._heads.warm_fraction(self._files)
+        for gone in self._surplus():
+            unlink(self._path(gone))
+        self._heads = HeadRecords(folder / "heads", domain, self._files)
+        self.warm_fraction = self._heads.warm_fraction
         """Of what conversations consisted of when the folder was opened, the share that was there."""
         self._waiting: dict[BlockProof, bytes] = {}
         self._waiting_bytes = 0
@@ -90,6 +94,10 @@ class DiskTier:
         """Record what a conversation consists of now."""
         with self._lock:
             self._put(partial(self._write_head, owner, list(proofs)))
+
+    def head(self, owner: str) -> tuple[BlockProof, ...]:
+        """The blocks of a conversation with this model, as they were recorded."""
+        return self._heads.read(owner)
 
     def drop_head(self, owner: str) -> None:
         """The conversation is gone: its blocks go too, but for those that others have."""
@@ -148,12 +156,17 @@ class DiskTier:
         with self._wake:
             self._wake.wait_for(lambda: not self._jobs and not self._busy)
 
-    def close(self) -> None:
-        """Write what waits, and end the thread."""
+    def close(self, patience: float = 10.0) -> None:
+        """Write what waits, for at most ``patience`` seconds, and end the thread; what is left is not kept."""
         with self._lock:
+            if self._closing:
+                return
             self._closing = True
             self._wake.notify_all()
-        self._writer.join()
+        self._writer.join(patience)
+        if self._writer.is_alive():
+            log.warning("the disk took longer than %g s; %d KV blocks were not written", patience, len(self._waiting))
+        os.close(self._claim)
 
     # -- the thread that writes ---------------------------------------------------------------------------------------
 
@@ -169,13 +182,14 @@ class DiskTier:
                 self._busy = True
             try:
                 job()
-            except OSError as error:
+            except Exception as error:  # whatever it is, the thread goes on: others wait for it
                 self.failed_writes += 1
                 if self.failed_writes & (self.failed_writes - 1) == 0:
                     log.warning("KV blocks cannot be written to disk (%d so far): %s", self.failed_writes, error)
 
     def _write_head(self, owner: str, proofs: list[BlockProof]) -> None:
-        self._heads.write(owner, proofs)
+        for gone in self._heads.write(owner, proofs):
+            self.forget(gone)
 
     def _drop_head(self, owner: str) -> None:
         for proof in self._heads.pop(owner):
@@ -194,25 +208,27 @@ class DiskTier:
             self._entered(proof, content, size)
 
     def _entered(self, proof: BlockProof, content: bytes, size: int) -> None:
-        for gone in self._enter(proof, size):
-            unlink(self._path(gone))
+        """A file of ``size`` bytes with ``content`` was written; 0: it was not."""
         with self._lock:
-            if self._waiting.pop(proof, None) is not None:
-                self._waiting_bytes -= len(content)
-
-    def _enter(self, proof: BlockProof, size: int) -> list[BlockProof]:
-        """A file of ``size`` bytes was written (0: it was not). Returns those that must go."""
-        unwanted: list[BlockProof] = []
-        with self._lock:
-            if proof not in self._waiting:
-                unwanted.append(proof)  # forgotten while it was written
-            elif size:
+            wanted = self._waiting.get(proof) is content  # else it was forgotten while it was written
+            if wanted and size:
                 self._files[proof] = size
                 self._bytes += size
-            while self._bytes > self.capacity:
-                oldest = next(iter(self._files))
-                self._forget(oldest)
-                unwanted.append(oldest)
+            unwanted = [*([] if wanted else [proof]), *self._surplus()]
+        for gone in unwanted:
+            unlink(self._path(gone))
+        with self._lock:
+            if self._waiting.get(proof) is content:
+                del self._waiting[proof]
+                self._waiting_bytes -= len(content)
+
+    def _surplus(self) -> list[BlockProof]:
+        """Take the least recently used off the list until the rest fits; their files must go."""
+        unwanted: list[BlockProof] = []
+        while self._bytes > self.capacity:
+            oldest = next(iter(self._files))
+            self._forget(oldest)
+            unwanted.append(oldest)
         return unwanted
 
     # -- files --------------------------------------------------------------------------------------------------------
@@ -228,17 +244,33 @@ class DiskTier:
         """The files that are there, the least recently used first; what a crash left half written is deleted.
 
         Raises:
-            OSError: the folder cannot be made or read.
+            OSError: the folder cannot be read.
         """
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found: list[tuple[int, BlockProof, int]] = []
         for path in self.folder.glob("*/*"):
             if path.suffix == PART:
                 unlink(path)
             elif path.suffix == SUFFIX and (proof := _proof(path.stem)):
-                stat = path.stat()
-                found.append((stat.st_mtime_ns, proof, stat.st_size))
+                with suppress(FileNotFoundError):
+                    stat = path.stat()
+                    found.append((stat.st_mtime_ns, proof, stat.st_size))
         return ((proof, size) for _, proof, size in sorted(found))
+
+
+def claim(folder: Path) -> int:
+    """Make the folder and take it for this process; the descriptor holds the claim.
+
+    Raises:
+        OSError: it cannot be made, or (BlockingIOError) another process has it.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise BlockingIOError(f"another server uses {folder}") from None
+    return descriptor
 
 
 def _proof(name: str) -> BlockProof | None:

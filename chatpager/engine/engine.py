@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from chatpager.config import EngineConfig
 from chatpager.engine.block_pool import BlockPool
-from chatpager.engine.heads import LeaseEvent
+from chatpager.engine.heads import Head, LeaseEvent
 from chatpager.engine.intake import Intake
 from chatpager.engine.messages import (
     AddRequest,
@@ -139,6 +139,8 @@ class Engine:
         """What of a session's conversation is in the cache; None: nothing is known of it."""
         self.leases.tick(now)
         head = self.leases.heads.get(owner)
+        if head is None and self.tiers is not None and (proofs := self.tiers.recorded(owner)):
+            head = Head(b"", proofs=list(proofs))
         return session_cache(head, self.config.block_size, now, self.tiers) if head else None
 
     # -- steps --------------------------------------------------------------------------------------------------------
@@ -284,9 +286,17 @@ class Engine:
         """Take a sequence out whose turn ended as it should, or was ended: the session's head moves with it."""
         if seq.owner and seq.index == 0 and seq.status is SequenceStatus.RUNNING:
             chain = self.cache.chain(seq)
-            self.leases.move(seq.owner, seq.hasher.root, chain)
-            self.cache.save(seq.owner, chain)
+            if seq.committed >= seq.num_prompt_tokens or len(chain) >= self._known_blocks(seq.owner):
+                self.leases.move(seq.owner, seq.hasher.root, chain)
+                self.cache.save(seq.owner, chain)
         self.scheduler.finish(seq)
+
+    def _known_blocks(self, owner: str) -> int:
+        """Length of a session's head: a turn that ended on its way through the prompt does not take it back."""
+        head = self.leases.heads.get(owner)
+        if head is not None:
+            return len(head.proofs)
+        return len(self.tiers.recorded(owner)) if self.tiers is not None else 0
 
     def _fail(self, row: Row, error: EngineError, outputs: list[StepOutput]) -> None:
         """A request whose step went wrong ends; what it computed is not found again if it may be poisoned."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import xxhash
@@ -30,51 +33,68 @@ class Record:
 
 
 class HeadRecords:
-    """``domain``: that of the model that is served, the salt apart."""
+    """``domain``: that of the model that is served, the salt apart. ``kept``: the blocks on the disk at the start."""
 
-    def __init__(self, folder: Path, domain: BlockProof) -> None:
+    def __init__(self, folder: Path, domain: BlockProof, kept: Collection[BlockProof]) -> None:
         self.folder = folder
         self.domain = domain
-
-    def write(self, owner: str, proofs: Sequence[BlockProof]) -> None:
-        """Raises OSError."""
-        body = b"".join(proofs)
-        write_whole(self._path(owner), HEADER.pack(MAGIC, self.domain, xxhash.xxh3_128_digest(body)) + body)
-
-    def pop(self, owner: str) -> frozenset[BlockProof]:
-        """Delete a record. Returns the blocks that no other conversation has. Raises OSError."""
-        path = self._path(owner)
-        mine = _read(path)
-        unlink(path)
-        if mine is None:
-            return frozenset()
-        others = {proof for record in self._all() for proof in record.proofs}
-        return frozenset(mine.proofs) - others
-
-    def warm_fraction(self, kept: Collection[BlockProof]) -> float | None:
+        self._holders: Counter[BlockProof] = Counter()
+        """Conversations that have a block."""
+        self.warm_fraction = self._open(kept)
         """Of the blocks of all conversations with this model, the share that can be brought back: those in ``kept``
         with nothing missing before them. None where there are none."""
+
+    def _open(self, kept: Collection[BlockProof]) -> float | None:
         found = total = 0
-        for record in self._all():
-            if record.domain != self.domain:
+        for path in self._latest():
+            if (record := _read(path)) is None:
                 continue
-            total += len(record.proofs)
-            for proof in record.proofs:
-                if proof not in kept:
-                    break
-                found += 1
+            self._holders.update(record.proofs)
+            if record.domain == self.domain:
+                total += len(record.proofs)
+                found += sum(1 for _ in takewhile(kept.__contains__, record.proofs))
         return found / total if total else None
 
-    def prune(self) -> None:
-        """Delete all but the latest records. Raises OSError."""
-        paths = sorted(self.folder.glob("*" + SUFFIX), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    def _latest(self) -> list[Path]:
+        """The latest records; the others are deleted."""
+        aged: list[tuple[int, Path]] = []
+        for path in self.folder.glob("*" + SUFFIX):
+            with suppress(FileNotFoundError):
+                aged.append((path.stat().st_mtime_ns, path))
+        paths = [path for _, path in sorted(aged, reverse=True)]
         for path in paths[MAX_RECORDS:]:
             unlink(path)
+        return paths[:MAX_RECORDS]
 
-    def _all(self) -> Iterator[Record]:
-        for path in self.folder.glob("*" + SUFFIX):
-            if (record := _read(path)) is not None:
-                yield record
+    def write(self, owner: str, proofs: Sequence[BlockProof]) -> list[BlockProof]:
+        """Record what a conversation consists of now. Returns the blocks that nobody has any more. Raises OSError."""
+        path = self._path(owner)
+        old = _read(path)
+        body = b"".join(proofs)
+        write_whole(path, HEADER.pack(MAGIC, self.domain, xxhash.xxh3_128_digest(body)) + body)
+        self._holders.update(proofs)
+        return self._let_go(old)
+
+    def pop(self, owner: str) -> list[BlockProof]:
+        """Delete a record. Returns the blocks that nobody has any more."""
+        path = self._path(owner)
+        old = _read(path)
+        unlink(path)
+        return self._let_go(old)
+
+    def read(self, owner: str) -> tuple[BlockProof, ...]:
+        """What a conversation with this model consists of, as far as it is known."""
+        record = _read(self._path(owner))
+        return record.proofs if record is not None and record.domain == self.domain else ()
+
+    def _let_go(self, record: Record | None) -> list[BlockProof]:
+        gone: list[BlockProof] = []
+        for proof in record.proofs if record is not None else ():
+            self._holders[proof] -= 1
+            if self._holders[proof] <= 0:
+                del self._holders[proof]
+                gone.append(proof)
+        return gone
 
     def _path(self, owner: str) -> Path:
         return self.folder / (hashlib.sha256(owner.encode()).hexdigest() + SUFFIX)

@@ -27,7 +27,7 @@ DTYPES = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
-SAMPLE = 1 << 16
+PIECE = 1 << 20
 GENERATION = "generation_config.json"
 
 
@@ -187,15 +187,15 @@ def _dtype(name: str, config: Any, path: Path) -> torch.dtype:
 
 
 def _fingerprint(config: dict[str, Any], shards: list[Path]) -> bytes:
-    """Hash of the configuration, and of every shard's size, header and samples spread over its bytes."""
+    """Hash of the configuration and of every byte of the weights: KV on disk outlives the process, and weights that
+    were changed in place must not find what the old ones computed."""
     digest = xxhash.xxh3_128(json.dumps(config, sort_keys=True).encode())
     for shard in shards:
         size = shard.stat().st_size
         digest.update(f"{shard.name}:{size}:".encode())
         with shard.open("rb") as file:
-            for place in range(0, size, max(SAMPLE, size // 64)):
-                file.seek(place)
-                digest.update(file.read(SAMPLE))
+            while piece := file.read(PIECE):
+                digest.update(piece)
     return digest.digest()
 
 

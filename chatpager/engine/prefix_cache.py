@@ -24,6 +24,8 @@ from chatpager.engine.tiers import Source, Tiers
 
 log = logging.getLogger(__name__)
 
+Found = tuple[BlockProof, bytes, Source]
+"""A block that a lower tier had: its content and where it was."""
 GHOSTS = 4
 """Evicted names that are remembered, in multiples of the pool."""
 
@@ -118,36 +120,45 @@ class PrefixCache:
 
     def restore(self, seq: Sequence, match: Match) -> None:
         """Continue a match with blocks of the lower tiers, as far as they go without a gap. There must be room for
-        them; they are held and CACHED like those before."""
+        them; they are held and CACHED like those before. Where it is interrupted, what was found stays where it was."""
         if self.tiers is None or not self.enabled:
             return
-        start = len(match.blocks)
+        found: list[Found] = []
+        ids: list[int] = []
+        try:
+            self._find_below(seq, len(match.blocks), found)
+            if found:
+                ids = self.allocate(len(found), by=seq.owner)
+                self.tiers.restore(ids, [content for _, content, _ in found])
+        except BaseException as error:
+            self.free(ids)
+            self.tiers.take_back(found)
+            if not isinstance(error, Exception):
+                raise
+            self.stats.failed_restores += 1
+            log.error("%d KV blocks were not restored", len(found), exc_info=error)
+        else:
+            self._enter(seq, match, ids, found)
+        seq.reach = len(match.blocks)
+
+    def _find_below(self, seq: Sequence, start: int, found: list[Found]) -> None:
+        assert self.tiers is not None
         names = seq.full_hashes(self.matchable_blocks(seq))
-        found: list[tuple[BlockProof, bytes, Source]] = []
         for name, proof in zip(names[start:], self._proofs(seq, start), strict=True):
             if name in self.pool.index or (kept := self.tiers.find(proof)) is None:
                 break  # (a name that is taken here has another content behind it)
             found.append((proof, *kept))
-        if not found:
-            return
-        ids = self.allocate(len(found), by=seq.owner)
-        try:
-            self.tiers.restore(ids, [content for _, content, _ in found])
-        except Exception as error:
-            self.stats.failed_restores += 1
-            log.error("%d KV blocks were not restored", len(ids), exc_info=error)
-            self.free(ids)
-            return
-        parent = match.blocks[-1] if match.blocks else None
-        for i, (block_id, (proof, _, source)) in enumerate(zip(ids, found, strict=True), start):
-            block = self.pool.blocks[block_id]
-            self.pool.name(block, names[i], parent, seq.block_tokens(i))
-            block.proof = proof
-            self.ghosts.forget(names[i])
+
+    def _enter(self, seq: Sequence, match: Match, ids: list[int], found: list[Found]) -> None:
+        """The blocks ``ids`` have the contents: name them. They were wanted, and are worth something from now on."""
+        for block_id, (proof, _, source) in zip(ids, found, strict=True):
+            block, i = self.pool.blocks[block_id], len(match.blocks)
+            parent = match.blocks[-1] if match.blocks else None
+            self.pool.name(block, seq.hashes[i], parent, seq.block_tokens(i))
+            block.proof, block.hits, block.last_use = proof, 1, self.pool.clock
+            self.ghosts.forget(seq.hashes[i])
             match.blocks.append(block)
             match.restored[source] += 1
-            parent = block
-        seq.reach = len(match.blocks)
 
     def save(self, owner: str, blocks: list[Block]) -> None:
         """Write what a conversation consists of to the disk, where there is one."""

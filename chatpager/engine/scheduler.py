@@ -98,6 +98,7 @@ class Scheduler:
         twin.hashes = list(seq.hashes)
         twin.first_admitted = True
         twin.cached_tokens, twin.reached = seq.cached_tokens, seq.reached
+        twin.restored_tokens = Counter(seq.restored_tokens)
         twin.status = SequenceStatus.RUNNING
         self.running.append(twin)
 
@@ -257,7 +258,11 @@ class Scheduler:
         if not self._has_room(seq, need + watermark + self._unfinished_prefills()):
             match.rollback()
             return False
-        self.cache.restore(seq, match)
+        try:
+            self.cache.restore(seq, match)
+        except BaseException:
+            match.rollback()
+            raise
         tokens = len(match.blocks) * self.block_size
         count = lanes.chunk(len(seq) - tokens)
         if not count:  # less was restored than was in reach

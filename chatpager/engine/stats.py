@@ -122,7 +122,7 @@ def session_cache(head: Head, block_size: int, now: float, tiers: Tiers | None) 
         for lease in head.leases.values()
     ]
     return SessionCache(
-        tokens=len(head.chain) * block_size,
+        tokens=len(head.proofs) * block_size,
         device_tokens=resident * block_size,
         host_tokens=kept[Source.HOST] * block_size,
         disk_tokens=kept[Source.DISK] * block_size,

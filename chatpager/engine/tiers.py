@@ -11,11 +11,11 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from chatpager.config import EngineConfig
 from chatpager.engine.block_hash import BlockProof
@@ -24,12 +24,17 @@ from chatpager.engine.disk_tier import DiskTier
 from chatpager.engine.host_tier import HostTier
 from chatpager.errors import ConfigError
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 GIB = 1 << 30
 BLOCKS_PER_STEP = 16
 DISK_PATIENCE = 0.005
-"""Seconds."""
+CLOSE_SECONDS = 10.0
+COPIED_TOGETHER = 64
+"""Blocks of one copy: it needs as much memory again on the device."""
+MOST_DEMOTED = 256 << 20
+"""Bytes that one allocation may copy to host memory; the step waits for it."""
 SMOOTHING = 0.2
 """Weight of the latest measurement in a moving average."""
 FORGIVENESS = 0.98
@@ -96,11 +101,13 @@ class Tiers:
 
     def demote(self, blocks: Sequence[tuple[BlockProof, int]]) -> None:
         """Keep evicted blocks, named by proof and id, in host memory. Called before anything is written over them."""
-        if self.host is None or not blocks:
+        if self.host is None:
             return
-        for (proof, _), content in zip(blocks, self._read([block_id for _, block_id in blocks]), strict=False):
-            self.host.put(proof, content)
-            self.stats.demoted_blocks += 1
+        most = min(self.host.capacity, max(1, MOST_DEMOTED // self._pages.block_bytes))
+        for group in _groups(blocks[-most:]):  # of a chain, what was evicted last is needed first
+            for (proof, _), content in zip(group, self._read([block_id for _, block_id in group]), strict=False):
+                self.host.put(proof, content)
+                self.stats.demoted_blocks += 1
 
     def _read(self, ids: Sequence[int]) -> list[bytes]:
         """Their contents; none where the copy failed, which costs warmth and not the step."""
@@ -113,7 +120,7 @@ class Tiers:
 
     def save(self, owner: str, chain: Sequence[Block]) -> None:
         """Write to disk what a conversation consists of now; its blocks follow in ``work``."""
-        if self.disk is None:
+        if self.disk is None or not chain:
             return
         self.disk.keep_head(owner, [block.proof for block in chain])
         self._unsaved.extend((block, block.born) for block in chain if block.proof not in self.disk)
@@ -141,6 +148,10 @@ class Tiers:
 
     def __contains__(self, proof: BlockProof) -> bool:
         return (self.host is not None and proof in self.host) or (self.disk is not None and proof in self.disk)
+
+    def recorded(self, owner: str) -> tuple[BlockProof, ...]:
+        """The blocks of a conversation that nobody has spoken in since the start, as far as the disk knows."""
+        return self.disk.head(owner) if self.disk is not None else ()
 
     def holdings(self, proofs: Iterable[BlockProof]) -> Counter[Source]:
         """Blocks of a chain by where they are, until the first that is nowhere."""
@@ -177,7 +188,14 @@ class Tiers:
 
     def restore(self, ids: Sequence[int], contents: Sequence[bytes]) -> None:
         """Write contents that ``find`` gave into blocks of the device."""
-        self._pages.write_blocks(ids, contents)
+        for group in _groups(list(zip(ids, contents, strict=True))):
+            self._pages.write_blocks([block_id for block_id, _ in group], [content for _, content in group])
+
+    def take_back(self, found: Iterable[tuple[BlockProof, bytes, Source]]) -> None:
+        """What ``find`` gave is not used after all."""
+        for proof, content, source in found:
+            if source is Source.HOST and self.host is not None:
+                self.host.put(proof, content)
 
     def _is_slower_than_computing(self) -> bool:
         reading, computing = self.read_seconds.seconds, self.compute_seconds.seconds
@@ -208,11 +226,17 @@ class Tiers:
                 tier.clear()
 
     def close(self) -> None:
-        """Save what is left, and let the disk's thread end."""
-        while self._unsaved:
+        """Save what is left, as far as the disk takes it in ``CLOSE_SECONDS``, and let its thread end."""
+        until = time.monotonic() + CLOSE_SECONDS
+        while self._unsaved and time.monotonic() < until:
             self.work(idle=True)
         if self.disk is not None:
-            self.disk.close()
+            self.disk.close(max(0.0, until - time.monotonic()))
+
+
+def _groups(blocks: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(blocks), COPIED_TOGETHER):
+        yield blocks[start : start + COPIED_TOGETHER]
 
 
 def open_tiers(config: EngineConfig, pages: Pages, domain: BlockProof) -> Tiers | None:

@@ -223,3 +223,25 @@ def test_started_from_nothing_it_logs_for_machines_and_ends_well(home):
         assert (line["event"], line["status"]) == ("turn", "completed")
         assert "rain" not in str(line)
     assert os.path.exists(home / "data" / "chatpager" / "chatpager.db")
+
+
+def test_a_folder_for_kv_blocks_that_cannot_be_used_is_refused_only_where_it_was_asked_for(
+    fork_server, chatpager, home
+):
+    folder = home / "data" / "chatpager" / "kv"
+    folder.parent.mkdir(parents=True)
+    folder.write_text("a file")
+    with serving(fork_server, home) as server:
+        assert server.get("/health")["tiers"]["disk"]["capacity_bytes"] == 0
+        assert "no KV blocks are kept on disk" in server.process.out.text + server.process.err.text
+    refused = chatpager("demo", "--port", 0, "--kv-dir", folder)
+    assert (refused.code, "kv_dir" in refused.err) == (2, True), refused.err
+
+
+def test_a_restarted_server_says_how_warm_it_is(fork_server, home, chatpager):
+    with serving(fork_server, home) as server:
+        assert "told before" not in banner(server)
+        assert chatpager("chat", "--url", server.url, typed="My name is Ada and I live in a small town.\n").code == 0
+        server.stop()
+    with serving(fork_server, home) as server:
+        assert "; 100% of what was told before is on disk\n" in banner(server)

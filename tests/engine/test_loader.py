@@ -353,6 +353,17 @@ def test_the_fingerprint_is_of_configuration_and_weights(folder):
     assert len({before, changed, loader.load(folder, device="cpu").fingerprint}) == 3
 
 
+def test_the_fingerprint_is_of_every_byte(tmp_path):
+    shard = tmp_path / "model.safetensors"
+    data = bytearray(16 << 20)
+    found = set()
+    for place in (0, 1 << 20, (8 << 20) + 77_777, len(data) - 1):
+        data[place] ^= 1
+        shard.write_bytes(data)
+        found.add(loader._fingerprint({}, [shard]))
+    assert len(found) == 4
+
+
 @pytest.mark.parametrize(
     ("generation", "config", "ids"),
     [(None, 7, {7}), ([1, 2], 7, {1, 2}), (3, 7, {3}), (None, None, set())],

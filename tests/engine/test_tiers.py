@@ -1,11 +1,13 @@
 """Blocks that leave the device and come back: from host memory, from disk, and never wrong."""
 
 import os
+import shutil
 import threading
 
 import pytest
 
 from chatpager.config import EngineConfig
+from chatpager.engine import disk_tier
 from chatpager.engine.disk_tier import HEADER, DiskTier
 from chatpager.engine.heads import Strength
 from chatpager.engine.messages import LeaseRequest
@@ -97,15 +99,79 @@ class TestHost:
         assert answer(engine, "theirs", LONG, owner="t", salt=b"two").usage.cached_tokens == 0
         assert answer(engine, "again", LONG, owner="s", salt=b"one").usage.host_tokens == 36
 
-    def test_poisoned_blocks_do_not_come_back(self):
-        engine = make_engine(num_blocks=40, host_blocks=64)
+    def test_poisoned_blocks_do_not_come_back_from_any_tier(self, disk):
+        tier = disk()
+        engine = make_engine(num_blocks=20, host_blocks=64, disk=tier)
         answer(engine, "first", LONG, owner="s")
         flood(engine)
         engine.runner.nan_for.add("again")
         engine.add(request("again", LONG, owner="s"), 0.0)
         run(engine)
+        tier.flush()
+        hasher = engine._intake.hasher(b"")
+        first = hasher.prove(hasher.proof, LONG[:4])
+        assert first not in engine.tiers
+        assert answer(make_engine(disk=disk()), "third", LONG, owner="s").usage.cached_tokens == 0
+
+    @pytest.mark.parametrize("source", ["host", "disk"])
+    def test_all_samples_of_a_request_tell_where_the_prompt_came_from(self, disk, source):
+        engine = make_engine(num_blocks=30, host_blocks=64 if source == "host" else 0, disk=disk())
+        answer(engine, "first", LONG, owner="s")
+        flood(engine)
+        engine.add(request("two", LONG, n=2), 0.0)
+        _, finals = run(engine)
+        for index in (0, 1):
+            usage = finals["two", index].usage
+            assert usage.cached_tokens == 36
+            assert getattr(usage, f"{source}_tokens") == 36
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+    def test_a_restore_that_is_broken_off_leaves_everything_where_it_was(self, error):
+        engine = make_engine(num_blocks=20, host_blocks=64)
+        answer(engine, "first", LONG, owner="s")
+        flood(engine)
+        whole = engine.runner.write_blocks
+
+        def broken(ids, contents):
+            engine.runner.write_blocks = whole
+            raise error
+
+        engine.runner.write_blocks = broken
+        engine.add(request("again", LONG, owner="s"), 0.0)
+        if error is KeyboardInterrupt:
+            with pytest.raises(KeyboardInterrupt):
+                step(engine)
+            engine.audit()
+            assert engine.scheduler.waiting
+        tokens, finals = run(engine)
+        assert tokens["again"][0] == continuation(LONG, 4)
+        assert finals["again", 0].usage.host_tokens == (36 if error is KeyboardInterrupt else 0)
+        if error is RuntimeError:
+            flood(engine, name="more")
+            assert answer(engine, "third", LONG, owner="s").usage.host_tokens == 36
+
+    def test_a_restore_that_is_rolled_back_is_worth_something(self):
+        engine = make_engine(num_blocks=20, host_blocks=64)
+        answer(engine, "first", LONG, owner="s")
+        flood(engine)
+        engine.add(request("again", LONG), 0.0)
+        seq = engine.scheduler.waiting[0]
+        match = engine.cache.match(seq)
+        engine.cache.restore(seq, match)
+        match.rollback()
+        engine.cancel("again")
         flood(engine, name="more")
-        assert answer(engine, "third", LONG, owner="s").usage.cached_tokens == 0
+        assert answer(engine, "third", LONG).usage.host_tokens == 36
+
+    def test_one_allocation_copies_no_more_than_the_tier_holds(self, monkeypatch):
+        monkeypatch.setattr("chatpager.engine.tiers.COPIED_TOGETHER", 3)
+        engine = make_engine(num_blocks=20, host_blocks=5, max_tokens=64)
+        copied = []
+        whole = engine.runner.read_blocks
+        engine.runner.read_blocks = lambda ids: copied.append(len(ids)) or whole(ids)
+        answer(engine, "first", LONG, owner="s")
+        answer(engine, "other", range(300, 356), 1, owner="t")
+        assert copied == [3, 2]
 
     def test_a_reset_empties_it(self):
         engine = make_engine(num_blocks=20, host_blocks=64)
@@ -208,7 +274,7 @@ class TestDisk:
 
     def test_a_disk_that_takes_nothing_does_not_stop_the_chat(self, disk, caplog):
         tier = disk()
-        tier.folder.rmdir()
+        shutil.rmtree(tier.folder)
         tier.folder.write_text("not a folder")
         engine = make_engine(num_blocks=20, disk=tier)
         answer(engine, "first", LONG, owner="s")
@@ -220,7 +286,7 @@ class TestDisk:
 
     def test_a_folder_that_was_deleted_is_made_again(self, disk):
         tier = disk()
-        tier.folder.rmdir()
+        shutil.rmtree(tier.folder)
         answer(make_engine(disk=tier), "first", LONG, owner="s")
         assert answer(make_engine(disk=disk()), "again", LONG, owner="s").usage.disk_tokens == 36
 
@@ -330,6 +396,76 @@ class TestDisk:
         assert len(disk()) == 0
 
 
+class TestFolder:
+    def test_one_server_has_it_at_a_time(self, disk, tmp_path):
+        tier = disk()
+        with pytest.raises(BlockingIOError, match="another server uses"):
+            DiskTier(tmp_path / "kv", 1 << 20)
+        tier.close()
+        tier.close()
+        DiskTier(tmp_path / "kv", 1 << 20).close()
+
+    def test_files_beyond_the_capacity_go_at_the_start(self, disk):
+        answer(make_engine(disk=disk()), "first", LONG, owner="s")
+        tier = disk(capacity=4 * (HEADER.size + 32))
+        assert len(tier) == len(list(tier.folder.glob("*/*.kv"))) == 4
+
+    def test_a_file_that_goes_while_one_looks_is_passed_over(self, disk):
+        answer(make_engine(disk=disk()), "first", LONG, owner="s")
+        tier = disk()
+        (tier.folder / "ab").mkdir(exist_ok=True)
+        (tier.folder / "ab" / ("ab" * 32 + ".kv")).symlink_to("nowhere")
+        (tier.folder / "heads" / "a.head").symlink_to("nowhere")
+        assert len(disk()) == 10
+
+    def test_the_thread_outlives_whatever_a_write_raises(self, disk, monkeypatch):
+        def broken(path, data):
+            raise MemoryError
+
+        monkeypatch.setattr("chatpager.engine.disk_tier.write_whole", broken)
+        tier = disk()
+        engine = make_engine(disk=tier)
+        answer(engine, "first", LONG, owner="s")
+        tier.flush()
+        assert tier.failed_writes == 10
+        assert not engine.has_work
+        engine.close()
+
+    def test_a_disk_that_hangs_does_not_hold_up_the_end(self, disk, monkeypatch, caplog):
+        gate = threading.Event()
+        monkeypatch.setattr("chatpager.engine.tiers.CLOSE_SECONDS", 0.05)
+        monkeypatch.setattr("chatpager.engine.disk_tier.MAX_WAITING", 1)
+        monkeypatch.setattr(DiskTier, "_write", lambda self, proof: gate.wait())
+        tier = disk()
+        engine = make_engine(disk=tier)
+        engine.add(request("first", LONG, owner="s"), 0.0)
+        step(engine, 30)
+        engine.close()
+        assert "were not written" in caplog.text
+        gate.set()
+        tier._writer.join()
+
+    def test_a_block_that_is_forgotten_and_saved_again_while_it_is_written_is_the_new_one(self, disk, monkeypatch):
+        begun, gate = threading.Event(), threading.Event()
+        whole = disk_tier.write_whole
+
+        def slow(path, data):
+            begun.set()
+            gate.wait()
+            whole(path, data)
+
+        monkeypatch.setattr("chatpager.engine.disk_tier.write_whole", slow)
+        tier, proof = disk(), b"p" * 32
+        tier.save(proof, b"poison")
+        begun.wait()
+        tier.forget(proof)
+        tier.save(proof, b"good")
+        gate.set()
+        tier.flush()
+        assert tier.find(proof) == b"good"
+        assert tier._waiting_bytes == 0
+
+
 class TestHeads:
     def test_after_a_restart_it_is_known_how_warm_conversations_are(self, disk):
         assert make_engine(disk=disk()).warm_fraction is None
@@ -352,7 +488,7 @@ class TestHeads:
     def test_another_models_conversations_are_not_counted(self, disk, tmp_path):
         engine = make_engine(disk=disk())
         answer(engine, "first", LONG, owner="s")
-        disk()
+        disk().close()
         other = DiskTier(tmp_path / "kv", 1 << 20, b"m" * 32)
         other.close()
         assert other.warm_fraction is None
@@ -373,6 +509,40 @@ class TestHeads:
         later.close_session("u")
         tier.flush()
         assert not list(tier.folder.glob("*/*"))
+
+    def test_what_a_conversation_leaves_behind_leaves_the_disk(self, disk):
+        tier = disk()
+        engine = make_engine(num_blocks=60, disk=tier)
+        answer(engine, "first", LONG, owner="s")
+        answer(engine, "rewound", [*LONG[:8], *range(32)], owner="s")
+        tier.flush()
+        assert len(tier) == 10
+        engine.close_session("s")
+        tier.flush()
+        assert not list(tier.folder.glob("*/*"))
+
+    def test_a_turn_that_ended_before_its_prompt_was_computed_takes_nothing_away(self, disk):
+        tier = disk()
+        engine = make_engine(num_blocks=60, disk=tier)
+        answer(engine, "first", LONG, owner="s")
+        assert engine.cache.reset() == 10
+        engine.add(request("second", [*LONG, *range(10)], owner="s"), 0.0)
+        step(engine)
+        engine.cancel("second")
+        run(engine)
+        answer(make_engine(caching=False, disk=tier), "third", LONG, owner="s")
+        engine.close_session("s")
+        tier.flush()
+        assert not list(tier.folder.glob("*/*"))
+
+    def test_of_a_conversation_that_nobody_spoke_in_since_the_start_the_record_tells(self, disk):
+        answer(make_engine(disk=disk()), "first", LONG, owner="s")
+        tier = disk()
+        engine = make_engine(disk=tier)
+        found = engine.session_cache("s", 0.0)
+        assert (found.tokens, found.device_tokens, found.disk_tokens, found.leases) == (40, 0, 40, [])
+        assert engine.session_cache("t", 0.0) is None
+        assert make_engine().session_cache("s", 0.0) is None
 
     @pytest.mark.parametrize("damage", [lambda raw: raw[:10], lambda raw: raw[:-1], lambda raw: raw[:-1] + b"?"])
     def test_a_damaged_record_is_none(self, disk, damage):
