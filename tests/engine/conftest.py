@@ -1,5 +1,6 @@
 import pytest
 
+from chatpager.engine.disk_tier import DiskTier
 from tests.engine.models import Reference, save
 
 
@@ -26,3 +27,19 @@ def reference(tiny_model):
         return made[architecture]
 
     return get
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """Opens the disk tier of a folder again and again, as servers do one after the other."""
+    opened = []
+
+    def open_disk(capacity=1 << 20):
+        for tier in opened:
+            tier.close()
+        opened[:] = [DiskTier(tmp_path / "kv", capacity)]
+        return opened[0]
+
+    yield open_disk
+    for tier in opened:
+        tier.close()

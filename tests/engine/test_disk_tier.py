@@ -1,0 +1,271 @@
+"""Blocks in files: warm after a restart, whatever happens to the files."""
+
+import os
+import shutil
+import threading
+
+import pytest
+
+from chatpager.engine import disk_tier
+from chatpager.engine.disk_tier import HEADER, DiskTier
+from tests.engine.fakes import FakeRunner, answer, make_engine, request, run, step
+from tests.engine.tiering import LONG, sources
+
+
+class TestDisk:
+    def test_a_session_is_warm_after_a_restart(self, disk):
+        engine = make_engine(disk=disk())
+        answer(engine, "first", LONG, owner="s")
+        again = answer(make_engine(disk=disk()), "again", LONG, owner="s")
+        assert sources(again) == (0, 0, 36)
+        assert again.usage.computed_tokens == 4
+
+    def test_what_belongs_to_no_session_is_not_written(self, disk):
+        engine = make_engine(disk=disk())
+        answer(engine, "first", LONG)
+        assert len(disk()) == 0
+
+    def test_what_the_device_has_is_not_read(self, disk):
+        engine = make_engine(disk=disk())
+        answer(engine, "first", LONG, owner="s")
+        assert sources(answer(engine, "again", LONG, owner="s")) == (36, 0, 0)
+
+    def test_another_model_finds_nothing(self, disk):
+        engine = make_engine(disk=disk())
+        answer(engine, "first", LONG, owner="s")
+        other = make_engine(disk=disk())
+        other.runner.hash_domain = lambda: [("model", "another")]
+        assert answer(other, "again", LONG, owner="s").usage.cached_tokens == 0
+
+    @pytest.mark.parametrize("place", [0, 20, HEADER.size - 1, HEADER.size, -1])
+    def test_a_flipped_bit_is_a_miss(self, disk, place):
+        engine = make_engine(disk=disk())
+        answer(engine, "first", LONG, owner="s")
+        tier = disk()
+        for path in tier.folder.glob("*/*.kv"):
+            raw = bytearray(path.read_bytes())
+            raw[place] ^= 1
+            path.write_bytes(raw)
+        later = make_engine(disk=tier)
+        assert answer(later, "again", LONG, owner="s").usage.cached_tokens == 0
+        assert tier.bad_files == 1
+        assert sources(answer(make_engine(disk=disk()), "third", LONG, owner="s"))[2] == 4
+
+    @pytest.mark.parametrize("damage", ["short", "empty", "longer", "swapped", "gone"])
+    def test_a_damaged_file_is_a_miss_from_there_on(self, disk, damage):
+        engine = make_engine(disk=disk())
+        answer(engine, "first", LONG, owner="s")
+        tier = disk()
+        third = tier._path(list(tier._files)[2])
+        raw = third.read_bytes()
+        if damage == "gone":
+            third.unlink()
+        else:
+            other = tier._path(list(tier._files)[5]).read_bytes()
+            third.write_bytes({"short": raw[:-1], "empty": b"", "longer": raw + b"\0", "swapped": other}[damage])
+        found = answer(make_engine(disk=tier), "again", LONG, owner="s")
+        assert found.usage.disk_tokens == 8
+        assert tier.bad_files == 1
+        assert damage == "gone" or not third.exists() or len(third.read_bytes()) == len(raw)
+
+    def test_the_oldest_files_go_when_there_are_too_many(self, disk):
+        size = HEADER.size + FakeRunner(block_size=4).block_bytes
+        tier = disk(capacity=5 * size)
+        engine = make_engine(num_blocks=20, disk=tier)
+        answer(engine, "first", LONG, owner="s")
+        tier.flush()
+        assert (len(tier), tier.used) == (5, 5 * size)
+        assert len(list(tier.folder.glob("*/*.kv"))) == 5
+
+    def test_a_disk_that_takes_nothing_does_not_stop_the_chat(self, disk, caplog):
+        tier = disk()
+        shutil.rmtree(tier.folder)
+        tier.folder.write_text("not a folder")
+        engine = make_engine(num_blocks=20, disk=tier)
+        answer(engine, "first", LONG, owner="s")
+        tier.flush()
+        assert tier.failed_writes > 0
+        assert "cannot be written to disk" in caplog.text
+        assert answer(engine, "again", LONG, owner="s").usage.disk_tokens == 0
+        tier.folder.unlink()
+
+    def test_a_folder_that_was_deleted_is_made_again(self, disk):
+        tier = disk()
+        shutil.rmtree(tier.folder)
+        answer(make_engine(disk=tier), "first", LONG, owner="s")
+        assert answer(make_engine(disk=disk()), "again", LONG, owner="s").usage.disk_tokens == 36
+
+    def test_half_a_file_of_a_crash_is_swept_up(self, disk):
+        engine = make_engine(disk=disk())
+        answer(engine, "first", LONG, owner="s")
+        folder = disk().folder
+        part = next(folder.glob("*/*.kv")).with_suffix(".part")
+        part.write_bytes(b"half")
+        (folder / "ab").mkdir(exist_ok=True)
+        (folder / "ab" / "notes.kv").write_text("somebody else's")
+        assert len(disk()) == 10
+        assert not part.exists()
+        assert (folder / "ab" / "notes.kv").exists()
+
+    def test_only_the_owner_can_read_the_files(self, disk):
+        answer(make_engine(disk=disk()), "first", LONG, owner="s")
+        tier = disk()
+        path = next(tier.folder.glob("*/*.kv"))
+        modes = [p.stat().st_mode & 0o777 for p in (tier.folder, path.parent, path)]
+        assert modes == [0o700, 0o700, 0o600]
+
+    def test_the_order_of_use_outlives_the_process(self, disk):
+        engine = make_engine(num_blocks=40, disk=disk())
+        answer(engine, "first", LONG, owner="s")
+        tier = disk()
+        for i, proof in enumerate(list(tier._files)):
+            os.utime(tier._path(proof), (1000 + i, 1000 + i))
+        first = list(disk()._files)
+        tier = disk()
+        assert tier.find(first[0])
+        assert list(disk()._files) == [*first[1:], first[0]]
+
+    def test_what_is_slower_to_read_than_to_compute_is_left_there_until_it_is_worth_a_try(self, disk):
+        engine = make_engine(disk=disk())
+        answer(engine, "first", LONG, owner="s")
+        later = make_engine(disk=disk())
+        later.tiers.read_seconds.add(1.0)
+        later.tiers.compute_seconds.add(0.5)
+        assert answer(later, "again", LONG, owner="t").usage.disk_tokens == 0
+        assert later.tiers.stats.passed_over == 1
+        while later.tiers._is_slower_than_computing():
+            pass
+        assert later.tiers.read_seconds.seconds <= 0.5
+
+    def test_a_few_blocks_are_saved_a_step_while_others_wait_for_theirs(self, disk, monkeypatch):
+        monkeypatch.setattr("chatpager.engine.tiers.BLOCKS_PER_STEP", 3)
+        tier = disk()
+        engine = make_engine(disk=tier)
+        answer(engine, "first", LONG, owner="s")
+        engine.add(request("second", LONG[::-1], 3, owner="t"), 0.0)
+        while "second" in engine._requests:
+            step(engine)
+        for left in (7, 4, 1, 0):
+            assert len(engine.tiers._unsaved) == left
+            assert engine.has_work == bool(left)
+            step(engine)
+        tier.flush()
+        assert len(tier) == 20
+
+    def test_where_the_disk_is_behind_blocks_wait_in_the_cache(self, disk, monkeypatch):
+        gate = threading.Event()
+        write = DiskTier._write
+        monkeypatch.setattr("chatpager.engine.disk_tier.MAX_WAITING", 3 * 32)
+        monkeypatch.setattr("chatpager.engine.tiers.BLOCKS_PER_STEP", 1)
+        monkeypatch.setattr(DiskTier, "_write", lambda self, proof: gate.wait() and write(self, proof))
+        tier = disk()
+        engine = make_engine(disk=tier)
+        engine.add(request("first", LONG, owner="s"), 0.0)
+        step(engine, 30)
+        assert len(engine.tiers._unsaved) == 7
+        gate.set()
+        engine.close()
+        assert len(tier) == 10
+
+    def test_what_was_evicted_or_deleted_meanwhile_is_not_saved(self, disk, monkeypatch):
+        monkeypatch.setattr("chatpager.engine.tiers.BLOCKS_PER_STEP", 0)
+        tier = disk()
+        engine = make_engine(num_blocks=17, disk=tier)
+        for name, prompt in (("s", LONG), ("t", LONG[::-1])):
+            engine.add(request(name, prompt, owner=name), 0.0)
+            step(engine, 20)
+        monkeypatch.setattr("chatpager.engine.tiers.BLOCKS_PER_STEP", 16)
+        engine.close_session("t")
+        run(engine)
+        tier.flush()
+        assert 0 < len(tier) < 10
+
+    def test_what_waits_to_be_written_is_found_and_can_be_forgotten(self, disk, monkeypatch):
+        gate = threading.Event()
+        write = DiskTier._write
+
+        def slow(self, proof):
+            gate.wait()
+            write(self, proof)
+
+        monkeypatch.setattr(DiskTier, "_write", slow)
+        tier = disk()
+        tier.save(b"\1" * 32, b"one")
+        tier.save(b"\2" * 32, b"two")
+        assert tier.find(b"\1" * 32) == b"one"
+        tier.forget(b"\1" * 32)
+        tier.clear()
+        gate.set()
+        tier.flush()
+        tier.close()
+        assert len(disk()) == 0
+
+
+class TestFolder:
+    def test_one_server_has_it_at_a_time(self, disk, tmp_path):
+        tier = disk()
+        with pytest.raises(BlockingIOError, match="another server uses"):
+            DiskTier(tmp_path / "kv", 1 << 20)
+        tier.close()
+        tier.close()
+        DiskTier(tmp_path / "kv", 1 << 20).close()
+
+    def test_files_beyond_the_capacity_go_at_the_start(self, disk):
+        answer(make_engine(disk=disk()), "first", LONG, owner="s")
+        tier = disk(capacity=4 * (HEADER.size + 32))
+        assert len(tier) == len(list(tier.folder.glob("*/*.kv"))) == 4
+
+    def test_a_file_that_goes_while_one_looks_is_passed_over(self, disk):
+        answer(make_engine(disk=disk()), "first", LONG, owner="s")
+        tier = disk()
+        (tier.folder / "ab").mkdir(exist_ok=True)
+        (tier.folder / "ab" / ("ab" * 32 + ".kv")).symlink_to("nowhere")
+        (tier.folder / "heads" / "a.head").symlink_to("nowhere")
+        assert len(disk()) == 10
+
+    def test_the_thread_outlives_whatever_a_write_raises(self, disk, monkeypatch):
+        def broken(path, data):
+            raise MemoryError
+
+        monkeypatch.setattr("chatpager.engine.disk_tier.write_whole", broken)
+        tier = disk()
+        engine = make_engine(disk=tier)
+        answer(engine, "first", LONG, owner="s")
+        tier.flush()
+        assert tier.failed_writes == 10
+        assert not engine.has_work
+        engine.close()
+
+    def test_a_disk_that_hangs_does_not_hold_up_the_end(self, disk, monkeypatch, caplog):
+        gate = threading.Event()
+        monkeypatch.setattr("chatpager.engine.tiers.CLOSE_SECONDS", 0.05)
+        monkeypatch.setattr("chatpager.engine.disk_tier.MAX_WAITING", 1)
+        monkeypatch.setattr(DiskTier, "_write", lambda self, proof: gate.wait())
+        tier = disk()
+        engine = make_engine(disk=tier)
+        engine.add(request("first", LONG, owner="s"), 0.0)
+        step(engine, 30)
+        engine.close()
+        assert "were not written" in caplog.text
+        gate.set()
+        tier._writer.join()
+
+    def test_a_block_that_is_forgotten_and_saved_again_while_it_is_written_is_the_new_one(self, disk, monkeypatch):
+        begun, gate = threading.Event(), threading.Event()
+        whole = disk_tier.write_whole
+
+        def slow(path, data):
+            begun.set()
+            gate.wait()
+            whole(path, data)
+
+        monkeypatch.setattr("chatpager.engine.disk_tier.write_whole", slow)
+        tier, proof = disk(), b"p" * 32
+        tier.save(proof, b"poison")
+        begun.wait()
+        tier.forget(proof)
+        tier.save(proof, b"good")
+        gate.set()
+        tier.flush()
+        assert tier.find(proof) == b"good"
+        assert tier._waiting_bytes == 0

@@ -1,0 +1,112 @@
+"""Records of what conversations consist of: how warm they are, and deletion that reaches the disk."""
+
+import os
+
+import pytest
+
+from chatpager.engine.disk_tier import DiskTier
+from tests.engine.fakes import answer, make_engine, request, run, step
+from tests.engine.tiering import LONG
+
+
+class TestHeads:
+    def test_after_a_restart_it_is_known_how_warm_conversations_are(self, disk):
+        assert make_engine(disk=disk()).warm_fraction is None
+        engine = make_engine(disk=disk())
+        answer(engine, "first", LONG, owner="s")
+        answer(engine, "second", LONG[::-1], owner="t")
+        tier = disk()
+        assert make_engine(disk=tier).warm_fraction == 1.0
+        tier._path(list(tier._files)[5]).unlink()
+        assert disk().warm_fraction == 0.75
+
+    def test_a_record_follows_its_conversation(self, disk):
+        engine = make_engine(disk=disk())
+        answer(engine, "first", LONG, owner="s")
+        answer(engine, "second", LONG[:8], owner="s")
+        tier = disk()
+        tier._path(next(iter(tier._files))).unlink()
+        assert disk().warm_fraction == 0.0
+
+    def test_another_models_conversations_are_not_counted(self, disk, tmp_path):
+        engine = make_engine(disk=disk())
+        answer(engine, "first", LONG, owner="s")
+        disk().close()
+        other = DiskTier(tmp_path / "kv", 1 << 20, b"m" * 32)
+        other.close()
+        assert other.warm_fraction is None
+
+    def test_what_is_deleted_leaves_the_disk_but_for_what_others_have(self, disk):
+        engine = make_engine(disk=disk())
+        answer(engine, "first", LONG, owner="s")
+        answer(engine, "fork", LONG[:20] + LONG[:20], owner="t")
+        tier = disk()
+        assert len(tier) == 15
+        later = make_engine(disk=tier)
+        later.close_session("s")
+        later.close_session("s")
+        tier.flush()
+        assert len(tier) == 10
+        assert answer(later, "again", LONG, owner="u").usage.disk_tokens == 20
+        later.close_session("t")
+        later.close_session("u")
+        tier.flush()
+        assert not list(tier.folder.glob("*/*"))
+
+    def test_what_a_conversation_leaves_behind_leaves_the_disk(self, disk):
+        tier = disk()
+        engine = make_engine(num_blocks=60, disk=tier)
+        answer(engine, "first", LONG, owner="s")
+        answer(engine, "rewound", [*LONG[:8], *range(32)], owner="s")
+        tier.flush()
+        assert len(tier) == 10
+        engine.close_session("s")
+        tier.flush()
+        assert not list(tier.folder.glob("*/*"))
+
+    def test_a_turn_that_ended_before_its_prompt_was_computed_takes_nothing_away(self, disk):
+        tier = disk()
+        engine = make_engine(num_blocks=60, disk=tier)
+        answer(engine, "first", LONG, owner="s")
+        assert engine.cache.reset() == 10
+        engine.add(request("second", [*LONG, *range(10)], owner="s"), 0.0)
+        step(engine)
+        engine.cancel("second")
+        run(engine)
+        answer(make_engine(caching=False, disk=tier), "third", LONG, owner="s")
+        engine.close_session("s")
+        tier.flush()
+        assert not list(tier.folder.glob("*/*"))
+
+    def test_of_a_conversation_that_nobody_spoke_in_since_the_start_the_record_tells(self, disk):
+        answer(make_engine(disk=disk()), "first", LONG, owner="s")
+        tier = disk()
+        engine = make_engine(disk=tier)
+        found = engine.session_cache("s", 0.0)
+        assert (found.tokens, found.device_tokens, found.disk_tokens, found.leases) == (40, 0, 40, [])
+        assert engine.session_cache("t", 0.0) is None
+        assert make_engine().session_cache("s", 0.0) is None
+
+    @pytest.mark.parametrize("damage", [lambda raw: raw[:10], lambda raw: raw[:-1], lambda raw: raw[:-1] + b"?"])
+    def test_a_damaged_record_is_none(self, disk, damage):
+        answer(make_engine(disk=disk()), "first", LONG, owner="s")
+        tier = disk()
+        [record] = tier.folder.glob("heads/*")
+        record.write_bytes(damage(record.read_bytes()))
+        tier = disk()
+        assert tier.warm_fraction is None
+        make_engine(disk=tier).close_session("s")
+        tier.flush()
+        assert not record.exists()
+
+    def test_the_latest_records_are_kept(self, disk, monkeypatch):
+        engine = make_engine(num_blocks=60, disk=disk())
+        for i in range(4):
+            answer(engine, f"r{i}", LONG[i:], owner=f"s{i}")
+        tier = disk()
+        records = sorted(tier.folder.glob("heads/*"))
+        for i, record in enumerate(records):
+            os.utime(record, (1000 + i, 1000 + i))
+        monkeypatch.setattr("chatpager.engine.head_records.MAX_RECORDS", 2)
+        disk()
+        assert sorted(tier.folder.glob("heads/*")) == records[2:]

@@ -1,0 +1,18 @@
+"""What the tests of the lower tiers share: a long prompt, a flood, and where a prompt came from."""
+
+from tests.engine.fakes import answer
+
+LONG = list(range(100, 140))
+"""Ten blocks."""
+
+
+def flood(engine, count=6, name="flood"):
+    """Other sessions push everything out that nobody holds."""
+    for i in range(count):
+        start = 300 + 50 * i
+        answer(engine, f"{name}{i}", range(start, start + 40), 1, owner=f"{name}{i}")
+
+
+def sources(final):
+    usage = final.usage
+    return usage.cached_tokens - usage.host_tokens - usage.disk_tokens, usage.host_tokens, usage.disk_tokens
