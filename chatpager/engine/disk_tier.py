@@ -31,6 +31,8 @@ MAGIC = b"chatpager kv\x00\x01"
 HEADER = struct.Struct(f"<{len(MAGIC)}s32sQ16s")
 """Magic and version, proof, length of the content in bytes, its xxh3-128."""
 SUFFIX = ".kv"
+PAUSE = 0.02
+"""Seconds before each write while the disk gives way to the engine."""
 NO_DOMAIN = BlockProof(bytes(32))
 MAX_WAITING = 64 << 20
 """Bytes that wait to be written when there is no room for more."""
@@ -63,6 +65,7 @@ class DiskTier:
         self._waiting_bytes = 0
         self._jobs: deque[Callable[[], None]] = deque()
         self._busy = False
+        self._giving_way = False
         self._wake = threading.Condition(self._lock)
         self._closing = False
         self._writer = threading.Thread(target=self._write_all, name="chatpager-disk", daemon=True)
@@ -107,6 +110,13 @@ class DiskTier:
     def _put(self, job: Callable[[], None]) -> None:
         self._jobs.append(job)
         self._wake.notify_all()
+
+    def give_way(self, wanted: bool) -> None:
+        """Write slowly from now on: steps are computed, and on a small machine they need the core and the lock."""
+        if wanted != self._giving_way:
+            with self._wake:
+                self._giving_way = wanted
+                self._wake.notify_all()
 
     def has_room(self, wait: float = 0.0) -> bool:
         """Whether more may be handed over; it may take ``wait`` seconds for that to become true."""
@@ -176,6 +186,7 @@ class DiskTier:
                 self._busy = False
                 self._wake.notify_all()
                 self._wake.wait_for(lambda: self._jobs or self._closing)
+                self._wake.wait_for(lambda: self._closing or not self._giving_way, PAUSE)
                 if not self._jobs:
                     return
                 job = self._jobs.popleft()

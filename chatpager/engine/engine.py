@@ -148,17 +148,24 @@ class Engine:
     @property
     def has_work(self) -> bool:
         saving = self.tiers is not None and self.tiers.has_work
-        return bool(self.scheduler.running or self.scheduler.waiting or self._early or saving)
+        return bool(self._computes or self._early or saving)
+
+    @property
+    def _computes(self) -> bool:
+        return bool(self.scheduler.running or self.scheduler.waiting)
 
     def step(self, clock: Callable[[], float]) -> list[StepOutput]:
         """Compute one step and say what it brought. ``clock`` is any that does not go back, in seconds. After one that
         was interrupted (Ctrl+C) the engine is whole: the next computes what this one did not, and tells what it did."""
+        if self.tiers is not None:
+            self.tiers.give_way(self._computes)
         try:
             self._step(clock, self._early)
         finally:
             self.scheduler.settle()
         if self.tiers is not None:
-            self.tiers.work(idle=not (self.scheduler.running or self.scheduler.waiting))
+            self.tiers.give_way(self._computes)
+            self.tiers.work(idle=not self._computes)
         outputs, self._early = self._early, []
         return outputs
 

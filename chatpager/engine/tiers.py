@@ -28,7 +28,8 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 GIB = 1 << 30
-BLOCKS_PER_STEP = 16
+SAVED_IDLE, SAVED_BUSY = 2 << 20, 1 << 18
+"""Bytes that are saved at a time, where nothing waits for a step and where something does."""
 DISK_PATIENCE = 0.005
 CLOSE_SECONDS = 10.0
 COPIED_TOGETHER = 64
@@ -129,13 +130,19 @@ class Tiers:
     def has_work(self) -> bool:
         return bool(self._unsaved)
 
+    def give_way(self, wanted: bool) -> None:
+        """Whether steps are computed from now on, which the disk's thread must not hold up."""
+        if self.disk is not None:
+            self.disk.give_way(wanted)
+
     def work(self, *, idle: bool) -> None:
         """Save some blocks: few, so that the next step need not wait for long. ``idle``: there is no next step yet, and
         the disk may be waited for a little."""
+        most = max(1, (SAVED_IDLE if idle else SAVED_BUSY) // self._pages.block_bytes)
         if self.disk is None or not self._unsaved or not self.disk.has_room(DISK_PATIENCE if idle else 0.0):
             return
         batch: list[Block] = []
-        while self._unsaved and len(batch) < BLOCKS_PER_STEP:
+        while self._unsaved and len(batch) < most:
             block, born = self._unsaved.popleft()
             # One that was evicted meanwhile is somebody else's; one without a head belongs to what was deleted.
             if block.born == born and block.heads and block.proof not in self.disk:
