@@ -73,7 +73,7 @@ class EngineConfig:
     swap_space: float = setting(
         1.0, "host memory for KV blocks that the device gave up, in GiB; 0: none", check=_at_least(0)
     )
-    kv_dir: str = setting("", "folder for KV blocks on disk; default: none, with serve: kv under data_dir")
+    kv_dir: str = setting("", "folder for conversations' KV blocks on disk; default: none, serve: kv in data_dir")
     disk_space: float = setting(2.0, "disk for KV blocks in kv_dir, in GiB; 0: none", check=_at_least(0))
     tensor_parallel_size: int = setting(1, "devices one model is split over", check=_at_least(1))
     lease_share: float = setting(0.5, "share of the KV blocks that hard leases may keep", check=_share)

@@ -1,9 +1,9 @@
 """``chatpager bench sessions``: sessions that return in turn, more of them than the device has room for.
 
-The order in which a cache that evicts the least recently used loses every session just before it comes back. Four
+The order in which a cache that evicts the least recently used loses every session just before it comes back. Five
 engines serve the same trace one after the other on the same weights: without a prefix cache; with one that knows of no
 session and no lower tier, which is plain least recently used; that with host memory below it; and chatpager's own, with
-heads, leases and both tiers.
+heads and leases, without host memory and with it.
 """
 
 from __future__ import annotations

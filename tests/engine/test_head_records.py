@@ -64,19 +64,27 @@ class TestHeads:
         tier.flush()
         assert not list(tier.folder.glob("*/*"))
 
-    def test_a_turn_that_ended_before_its_prompt_was_computed_takes_nothing_away(self, disk):
+    def test_a_turn_that_ended_on_its_way_through_the_prompt_does_not_shorten_the_record(self, disk):
+        answer(make_engine(disk=disk()), "first", LONG, owner="s")
         tier = disk()
-        engine = make_engine(num_blocks=60, disk=tier)
-        answer(engine, "first", LONG, owner="s")
-        assert engine.cache.reset() == 10
+        tier._path(list(tier._files)[2]).unlink()
+        engine = make_engine(max_tokens=4, disk=tier)
         engine.add(request("second", [*LONG, *range(10)], owner="s"), 0.0)
-        step(engine)
+        step(engine, 2)
         engine.cancel("second")
         run(engine)
-        answer(make_engine(caching=False, disk=tier), "third", LONG, owner="s")
+        tier.flush()
+        assert len(tier.head("s")) == 10
         engine.close_session("s")
         tier.flush()
         assert not list(tier.folder.glob("*/*"))
+
+    def test_a_turn_without_prefix_caching_leaves_the_record_alone(self, disk):
+        answer(make_engine(disk=disk()), "first", LONG, owner="s")
+        tier = disk()
+        answer(make_engine(caching=False, disk=tier), "second", LONG, owner="s")
+        tier.flush()
+        assert len(tier.head("s")) == 10
 
     def test_of_a_conversation_that_nobody_spoke_in_since_the_start_the_record_tells(self, disk):
         answer(make_engine(disk=disk()), "first", LONG, owner="s")
