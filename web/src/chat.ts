@@ -123,7 +123,7 @@ export class Chat {
       const stored = await this.sessions.read(id);
       // A turn that began meanwhile, even one that has ended since, knows more than what was read.
       store.step(id, (thread) => (thread === before ? reread(thread, stored) : thread));
-      void pursuit.follow(id);
+      if (!turns.has(id)) void pursuit.follow(id); // a turn with a socket tells by itself how it goes
     } catch (error) {
       const missing = error instanceof ApiError && error.status === 404;
       const told = missing || (error instanceof ApiError && error.locked);

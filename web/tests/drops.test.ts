@@ -1,7 +1,8 @@
+import { effect } from "@preact/signals";
 import { describe, expect, it } from "vitest";
 import { words } from "../src/words";
 import { answers, begin, chat, clock, eventually, finish, lines, server, shown, start, stopServer, storedState } from "./page";
-import { item, usage } from "./server";
+import { answerEvents, item, usage } from "./server";
 
 describe("a socket that drops", () => {
   it("in the middle of an answer never makes it look finished, and the answer is read to its end", async () => {
@@ -37,6 +38,33 @@ describe("a socket that drops", () => {
     server.onCreate = answers("resp_1", ["Hello"]);
     await eventually(() => expect(chat.ready).toBe(true));
     chat.retake(chat.store.thread.value!.messages[0]!.key, "Hi", "send");
+    await eventually(() => expect(shown().at(-1)).toEqual(["assistant", "Hello", "completed"]));
+    expect(shown()).toHaveLength(2);
+  });
+
+  it("and a message sent again while the page still reads up: its answer is not taken for a lost one", async () => {
+    await start();
+    server.onCreate = (_, socket) => socket.terminate();
+    const items = "/v1/conversations/conv_1/items";
+    let read = () => {};
+    const stop = effect(() => {
+      if (shown()[0]?.[2] === "refused") server.holds.set(items, new Promise((resolve) => (read = resolve)));
+    });
+    await chat.send("Hi");
+    await eventually(() => expect(shown()[0]?.[2]).toBe("refused"));
+    await eventually(() => expect(server.calls.filter((call) => call === `GET ${items}`).length).toBeGreaterThan(1));
+    stop();
+    await eventually(() => expect(chat.ready).toBe(true));
+    let say = () => {};
+    server.onCreate = (request, socket) => {
+      answers("resp_1", [], 0)(request, socket); // stored, and nothing said of it yet
+      say = () => server.send(socket, ...answerEvents("resp_1", ["Hello"]));
+    };
+    chat.retake(chat.store.thread.value!.messages[0]!.key, "Hi", "send");
+    await eventually(() => expect(server.responses.has("resp_1")).toBe(true));
+    read();
+    for (let i = 0; i < 5; i++) await fetch(`${server.root}health`);
+    say();
     await eventually(() => expect(shown().at(-1)).toEqual(["assistant", "Hello", "completed"]));
     expect(shown()).toHaveLength(2);
   });
