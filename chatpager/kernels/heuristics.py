@@ -49,16 +49,16 @@ def power_of_2(n: int) -> int:
 def decode_tiling(head_dim: int, group: int, itemsize: int, shared_memory: int) -> Tiling:
     """The tiling of one token a row; ``itemsize`` and ``shared_memory`` (what one program may use) in bytes.
 
-    Five stages are two buffers: the load of the page's number takes up a stage of its own. It does not depend on the
+    Five stages are two buffers: the load of the page's number takes up a stage of its own. Single precision unrolls
+    its products: four warps spill, and so does a tile that does not shrink as the rows grow. It does not depend on the
     batch, so that under equal splits a row gives the same bits in any company.
     """
+    rows = max(16, power_of_2(group))
     tile = 128 if head_dim <= 64 else 64 if head_dim <= 128 else 32
-    return Tiling(
-        rows=max(16, power_of_2(group)),
-        tile=tile if itemsize == 2 else tile // 2,
-        num_warps=4,
-        num_stages=5 if shared_memory >= LARGE else 3,
-    )
+    stages = 5 if shared_memory >= LARGE else 3
+    if itemsize != 2:
+        return Tiling(rows, max(16, 8 * tile // rows), 8, stages)
+    return Tiling(rows, tile, 4, stages)
 
 
 @lru_cache

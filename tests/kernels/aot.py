@@ -26,6 +26,7 @@ from chatpager.kernels.extend import extend_kernel
 from chatpager.kernels.heuristics import Tiling, decode_tiling, extend_tiling
 from chatpager.kernels.merge import merge_kernel
 from chatpager.kernels.variants import Variant, merge_constants
+from tests.kernels.pairs import all_pairs
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -62,33 +63,46 @@ class Case:
         return extend_tiling(*shape, self.queries, SHARED_MEMORY[self.target])
 
 
+PARAMETERS: dict[str, tuple[Any, ...]] = {
+    "target": tuple(TARGETS),
+    "kernel": ("decode", "extend"),
+    "dtype": ("bf16", "fp16", "fp32"),
+    "head_dim": (64, 80, 96, 128, 256),
+    "block_size": (8, 16, 32, 64, 128),
+    "group": (1, 2, 3, 4, 5, 6, 7, 8, 16),
+    "features": (
+        (),
+        ("window",),
+        ("softcap",),
+        ("sinks",),
+        ("lse",),
+        ("window", "softcap"),
+        ("window", "sinks", "lse"),
+    ),
+    "split": (False, True),
+    "queries": (8, 4096),
+}
+"""What a variant is made of, and the values that are served."""
+
+
 def commit() -> Iterator[Case]:
-    """What is served, in the time a commit has: every head dimension and page size, both kernels, each target once."""
-    for kernel in ("decode", "extend"):
-        for head_dim in (64, 80, 96, 256):
-            yield Case("sm_90", kernel, head_dim=head_dim)
-        for block_size in (16, 32, 64, 128):
-            yield Case("sm_90", kernel, block_size=block_size)
-        yield Case("sm_90", kernel, "fp16", features=("window", "softcap", "sinks", "lse"), split=False)
-        yield Case("sm_90", kernel, "fp16", head_dim=64, group=8, block_size=8, features=("window", "sinks"))
+    """What a commit has the time for: every two values of two parameters together, and on Hopper every head dimension
+    with every page size."""
+    for row in all_pairs(PARAMETERS):
+        yield Case(**row)
+    for kernel in PARAMETERS["kernel"]:
+        for head_dim in PARAMETERS["head_dim"]:
+            for block_size in PARAMETERS["block_size"]:
+                yield Case("sm_90", kernel, head_dim=head_dim, block_size=block_size)
         yield Case("sm_90", kernel, group=7, block_size=24, split=False)
-        yield Case("sm_90", kernel, "fp32")
-        yield Case("sm_90", kernel, head_dim=256, block_size=64, features=("window", "softcap"), group=2)
-        for target in ("sm_80", "sm_100", "gfx942"):
+    for target in TARGETS:
+        for kernel in ("merge", "store", "copy"):
             yield Case(target, kernel)
-            yield Case(target, kernel, head_dim=256, split=False, features=("window",))
-        yield Case("sm_86", kernel)
-    yield Case("sm_90", "extend", queries=8)
-    yield Case("sm_90", "extend", queries=8, block_size=64)
-    for target in ("sm_80", "sm_90", "sm_100", "gfx942"):
-        yield Case(target, "merge")
-    for kernel in ("store", "copy"):
-        yield Case("sm_90", kernel)
-        yield Case("gfx942", kernel)
 
 
 def nightly() -> Iterator[Case]:
     """Every head dimension, dtype, page size and feature on every target."""
+    yield from commit()
     every = ((), ("window",), ("softcap",), ("sinks",), ("window", "softcap"), ("window", "sinks", "lse"))
     for target in TARGETS:
         for kernel in ("decode", "extend"):

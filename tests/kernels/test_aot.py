@@ -4,13 +4,17 @@ import json
 import os
 import subprocess
 import sys
+from itertools import combinations, product
 from pathlib import Path
 
 import pytest
 
-from tests.kernels.aot import loops
+from tests.kernels.aot import PARAMETERS, loops
+from tests.kernels.pairs import all_pairs
 
 ROOT = Path(__file__).parents[2]
+SPILLS = {"sm_90": 0}
+"""Bytes a thread that may be spilled; what is not listed may spill four words."""
 
 
 def compiled(which, *targets):
@@ -29,7 +33,7 @@ def faults(fact):
     nvidia = fact["target"].startswith("sm_")
     half = fact["dtype"] != "fp32"
     rules = {
-        "registers spill": fact["spilled"] == 0,
+        "registers spill": fact["spilled"] <= SPILLS.get(fact["target"], 16),
         "shared memory overflows": fact["shared"] <= fact["shared_limit"],
         "keys and values are loaded two bytes at a time": fact["narrow_loads"] == 0 or not (attention and nvidia),
         "no asynchronous copy in a loop": not (attention and nvidia and half)
@@ -48,21 +52,30 @@ def assert_sound(facts, at_least):
     assert not wrong, "\n".join(map(str, wrong))
 
 
-def test_every_served_variant_for_hopper():
-    assert_sound(compiled("commit", "sm_90"), 25)
+TARGETS = ["sm_80", "sm_86", "sm_90", "sm_100", "gfx942"]
 
 
-def test_a_choice_of_variants_for_other_gpus():
-    facts = compiled("commit", "sm_80", "sm_86", "sm_100", "gfx942")
-    assert_sound(facts, 18)
-    assert {fact["target"] for fact in facts} == {"sm_80", "sm_86", "sm_100", "gfx942"}
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_two_traits_of_a_variant_together(target):
+    facts = compiled("commit", target)
+    assert_sound(facts, 66 if target == "sm_90" else 15)
+    assert {fact["target"] for fact in facts} == {target}
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("target", ["sm_80", "sm_86", "sm_90", "sm_100", "gfx942"])
+@pytest.mark.parametrize("target", TARGETS)
 def test_every_variant_for_every_gpu(target):
-    assert_sound(compiled("nightly", target), 150)
+    assert_sound(compiled("nightly", target), 300)
+
+
+def test_any_value_of_a_parameter_meets_any_of_another():
+    rows = all_pairs(PARAMETERS)
+    for first, second in combinations(PARAMETERS, 2):
+        assert {(row[first], row[second]) for row in rows} == set(product(PARAMETERS[first], PARAMETERS[second]))
+    assert all(row.keys() == PARAMETERS.keys() for row in rows)
+    assert len(rows) < 90
+    assert rows == all_pairs(PARAMETERS)
 
 
 def test_a_loop_is_what_lies_between_a_label_and_the_branch_back_to_it():
@@ -79,6 +92,8 @@ def test_a_loop_is_what_lies_between_a_label_and_the_branch_back_to_it():
     [
         ({}, None),
         ({"spilled": 8}, "registers spill"),
+        ({"spilled": 16, "target": "sm_100"}, None),
+        ({"spilled": 24, "target": "sm_100"}, "registers spill"),
         ({"shared": 300_000}, "shared memory overflows"),
         ({"narrow_loads": 80}, "keys and values are loaded two bytes at a time"),
         ({"async_copies": 0}, "no asynchronous copy in a loop"),
