@@ -21,6 +21,7 @@ from rich.progress import track
 from rich.text import Text
 
 from chatpager.bench import machine, models, server
+from chatpager.bench.text import fresh_text
 from chatpager.client import AsyncClient, Reply, Session
 from chatpager.errors import ConfigError
 
@@ -72,15 +73,15 @@ async def _measure(url: str, history: int, rounds: int, letter: int) -> list[tup
     wish = {"max_output_tokens": ANSWER_TOKENS, "temperature": 0, "logit_bias": {letter: 100}}
     async with AsyncClient(url) as client:
         for _ in range(3):
-            await _turn(await client.session(), _text(rng, 400), wish)
-        sample = await _turn(await client.session(), _text(rng, SAMPLE_CHARACTERS), wish)
+            await _turn(await client.session(), fresh_text(rng, 400), wish)
+        sample = await _turn(await client.session(), fresh_text(rng, SAMPLE_CHARACTERS), wish)
         per_token = SAMPLE_CHARACTERS / sample.prompt_tokens
         pairs = []
         for _ in track(range(rounds), "measuring"):
             session = await client.session()
-            await _turn(session, _text(rng, int(history * per_token)), wish)
+            await _turn(session, fresh_text(rng, int(history * per_token)), wish)
             warm = await _turn(session, "And then?", wish)
-            cold = await _turn(await client.session(), _text(rng, int(warm.prompt_tokens * per_token)), wish)
+            cold = await _turn(await client.session(), fresh_text(rng, int(warm.prompt_tokens * per_token)), wish)
             pairs.append((warm, cold))
     return pairs
 
@@ -95,15 +96,6 @@ async def _turn(session: Session, text: str, wish: dict[str, Any]) -> Turn:
     if first is None:
         raise RuntimeError(f"the answer was {reply.status} and had no text: {reply.error}")
     return Turn(first - began, reply.input_tokens, reply.cached_tokens)
-
-
-def _text(rng: random.Random, characters: int) -> str:
-    """Words that nobody sent before."""
-    words = []
-    while characters > 0:
-        words.append("".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 8))))
-        characters -= len(words[-1]) + 1
-    return " ".join(words)
 
 
 def _summary(pairs: list[tuple[Turn, Turn]], history: int, shape: str, parameters: int) -> dict[str, Any]:

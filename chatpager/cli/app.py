@@ -11,6 +11,7 @@ import typer
 
 from chatpager import __version__
 from chatpager.cli import remote
+from chatpager.cli.benches import bench_app
 from chatpager.cli.flags import with_settings
 from chatpager.errors import ConfigError
 from chatpager.program import program
@@ -28,6 +29,7 @@ app.add_typer(db, name="db")
 app.add_typer(settings_app, name="config")
 app.add_typer(remote.sessions, name="sessions")
 app.add_typer(remote.cache, name="cache")
+app.add_typer(bench_app, name="bench")
 
 ConfigFile = Annotated[str | None, typer.Option("--config", help="settings file; default: ./chatpager.toml, then XDG")]
 
@@ -153,38 +155,6 @@ def config_show(
     from chatpager.cli.settings import show
 
     show(settings, config, as_json=json)
-
-
-bench_app = typer.Typer(help="Measure this machine.", no_args_is_help=True)
-app.add_typer(bench_app, name="bench")
-
-
-@bench_app.command("turns")
-def bench_turns(
-    history: Annotated[int, typer.Option(help="tokens of history before the second turn")] = 2000,
-    shape: Annotated[str, typer.Option(help="random-weight model: 15m or 100m")] = "100m",
-    rounds: Annotated[int, typer.Option(help="measured sessions")] = 5,
-    out: Annotated[str | None, typer.Option(help="write the figures to this JSON file")] = None,
-) -> None:
-    """Time to first token of a second turn against a cold one of the same length."""
-    from chatpager.bench.turns import run
-
-    run(history=history, shape=shape, rounds=rounds, out=out)
-
-
-@bench_app.command("sessions")
-def bench_sessions(
-    sessions: Annotated[int, typer.Option(help="sessions that return in turn")] = 32,
-    tokens: Annotated[int, typer.Option(help="tokens of each when it first returns")] = 1000,
-    rounds: Annotated[int, typer.Option(help="turns of each session")] = 3,
-    share: Annotated[float, typer.Option(help="of all sessions' tokens, what the device has room for")] = 0.5,
-    shape: Annotated[str, typer.Option(help="random-weight model: 15m or 100m")] = "15m",
-    out: Annotated[str | None, typer.Option(help="write the figures to this JSON file")] = None,
-) -> None:
-    """What sessions find in the cache when they return in turn, against caches that forget them."""
-    from chatpager.bench.sessions import run
-
-    run(sessions=sessions, tokens=tokens, rounds=rounds, share=share, shape=shape, out=out)
 
 
 def has_display() -> bool:

@@ -39,7 +39,7 @@ def list_sessions(
     url: Url = None, api_key: Key = None, config: ConfigFile = None, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """The conversations, the latest activity first."""
-    found = _call(url, api_key, config, lambda client: client.sessions(limit))
+    found = call(url, api_key, config, lambda client: client.sessions(limit))
     if as_json:
         _print_json(found)
         return
@@ -141,10 +141,10 @@ def _print_json(found: object) -> None:
 def _request(
     method: str, path: str, body: object, url: str | None, api_key: str | None, config: str | None
 ) -> dict[str, Any]:
-    return _call(url, api_key, config, lambda client: client.request(method, path, body))
+    return call(url, api_key, config, lambda client: client.request(method, path, body))
 
 
-def _call(url: str | None, api_key: str | None, file: str | None, ask: Callable[[AsyncClient], Awaitable[T]]) -> T:
+def call(url: str | None, api_key: str | None, file: str | None, ask: Callable[[AsyncClient], Awaitable[T]]) -> T:
     """Raises ChatpagerError: the server refused, or is not there."""
     from chatpager.cli.app import address
     from chatpager.client import AsyncClient, ClientError
@@ -152,12 +152,12 @@ def _call(url: str | None, api_key: str | None, file: str | None, ask: Callable[
 
     server = load({"api_key": api_key}, file=file).server
 
-    async def call(client: AsyncClient) -> T:
+    async def ask_it(client: AsyncClient) -> T:
         async with client:
             return await ask(client)
 
     try:
-        return asyncio.run(call(AsyncClient(url or address(server.host, server.port), api_key=server.api_key)))
+        return asyncio.run(ask_it(AsyncClient(url or address(server.host, server.port), api_key=server.api_key)))
     except ValueError as error:
         raise ConfigError("url", str(error)) from error
     except ClientError as error:

@@ -1,0 +1,57 @@
+"""``chatpager bench``: what there is to measure, on this machine or on a server that runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from chatpager.cli.remote import ConfigFile, Key, Url, call
+
+bench_app = typer.Typer(help="Measure this machine.", no_args_is_help=True)
+
+
+@bench_app.command("turns")
+def bench_turns(
+    history: Annotated[int, typer.Option(help="tokens of history before the second turn")] = 2000,
+    shape: Annotated[str, typer.Option(help="random-weight model: 15m or 100m")] = "100m",
+    rounds: Annotated[int, typer.Option(help="measured sessions")] = 5,
+    out: Annotated[str | None, typer.Option(help="write the figures to this JSON file")] = None,
+) -> None:
+    """Time to first token of a second turn against a cold one of the same length."""
+    from chatpager.bench.turns import run
+
+    run(history=history, shape=shape, rounds=rounds, out=out)
+
+
+@bench_app.command("sessions")
+def bench_sessions(
+    sessions: Annotated[int, typer.Option(help="sessions that return in turn")] = 32,
+    tokens: Annotated[int, typer.Option(help="tokens of each when it first returns")] = 1000,
+    rounds: Annotated[int, typer.Option(help="turns of each session")] = 3,
+    share: Annotated[float, typer.Option(help="of all sessions' tokens, what the device has room for")] = 0.5,
+    shape: Annotated[str, typer.Option(help="random-weight model: 15m or 100m")] = "15m",
+    out: Annotated[str | None, typer.Option(help="write the figures to this JSON file")] = None,
+) -> None:
+    """What sessions find in the cache when they return in turn, against caches that forget them."""
+    from chatpager.bench.sessions import run
+
+    run(sessions=sessions, tokens=tokens, rounds=rounds, share=share, shape=shape, out=out)
+
+
+@bench_app.command("flood")
+def bench_flood(
+    tokens: Annotated[int, typer.Option(help="tokens of a conversation's first message")] = 1000,
+    factor: Annotated[float, typer.Option(help="tokens of the flood, in what the device has room for")] = 1.5,
+    seed: Annotated[int, typer.Option(help="of the made-up texts")] = 0,
+    out: Annotated[str | None, typer.Option(help="write the receipts to this JSON file")] = None,
+    url: Url = None, api_key: Key = None, config: ConfigFile = None,
+) -> None:  # fmt: skip
+    """Flood a running server between two turns of three conversations and print their receipts.
+
+    One is pinned, one left as it is, and of one the leases are let go. Fails if a receipt does not add up or the
+    pinned one lost a block. Deletes what it made.
+    """
+    from chatpager.bench.flood import run
+
+    call(url, api_key, config, lambda client: run(client, tokens=tokens, factor=factor, seed=seed, out=out))
