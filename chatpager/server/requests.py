@@ -17,6 +17,7 @@ import msgspec
 
 from chatpager.engine.sampling_params import SamplingParams
 from chatpager.errors import InvalidJSON, InvalidRequest, ModelNotFound
+from chatpager.server.cache_wishes import CacheWishes, keep_seconds
 from chatpager.server.input_items import Json, check_text, input_messages, shown
 from chatpager.sessions.turn import TurnRequest
 
@@ -33,7 +34,7 @@ class Extensions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     priority: Annotated[int, msgspec.Meta(ge=-MAX_INT, le=MAX_INT)] = 0
 
 
-class Sampling(msgspec.Struct, frozen=True, kw_only=True):
+class Sampling(CacheWishes, frozen=True, kw_only=True):
     """Fields that both wires share; the last five are the field's usual extensions."""
 
     temperature: float | None = None
@@ -48,6 +49,9 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     repetition_penalty: float | None = None
     min_tokens: int | None = None
     ignore_eos: bool | None = None
+
+
+SAMPLING_FIELDS = tuple(set(Sampling.__struct_fields__) - set(CacheWishes.__struct_fields__))
 
 
 class ResponseCreate(Sampling, frozen=True, kw_only=True):
@@ -80,10 +84,8 @@ class ChatCreate(Sampling, frozen=True, kw_only=True):
 
 
 HARMLESS: dict[str, tuple[type, ...]] = {
-    "cache_control": (dict,), "max_tool_calls": (int,), "parallel_tool_calls": (bool,),
-    "prompt_cache_key": (str,), "prompt_cache_options": (dict,), "prompt_cache_retention": (str,),
-    "safety_identifier": (str,), "service_tier": (str,), "stream_options": (dict,), "tool_choice": (str, dict),
-    "type": (str,), "user": (str,),
+    "max_tool_calls": (int,), "parallel_tool_calls": (bool,), "prompt_cache_key": (str,), "safety_identifier": (str,),
+    "service_tier": (str,), "stream_options": (dict,), "tool_choice": (str, dict), "type": (str,), "user": (str,),
 }  # fmt: skip
 """Name -> the types it may have besides null."""
 
@@ -225,6 +227,7 @@ def response_request(raw: Json, served: Served, tenant: str) -> TurnRequest:
         instructions=instructions,
         stored=stored,
         priority=body.chatpager.priority,
+        keep_seconds=keep_seconds(body, body.input, "input"),
         parameters=_with_warnings(echo, unknown),
     )
 
@@ -247,6 +250,7 @@ def chat_request(raw: Json, served: Served, tenant: str) -> tuple[TurnRequest, C
         whole=True,
         stored=body.store is not False,
         priority=body.chatpager.priority,
+        keep_seconds=keep_seconds(body, body.messages, "messages"),
         parameters=_with_warnings({"metadata": check_metadata(body.metadata)}, unknown),
     )
     return request, body
@@ -280,7 +284,7 @@ def check_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def sampling_params(body: Sampling, limit: int | None, served: Served, limit_name: str) -> SamplingParams:
     """The request's wishes over the model's own defaults. Raises InvalidRequest."""
-    given = {name: getattr(body, name) for name in Sampling.__struct_fields__}
+    given = {name: getattr(body, name) for name in SAMPLING_FIELDS}
     wishes = {**served.defaults, **{k: v for k, v in given.items() if v is not None}}
     if limit is not None and not 1 <= limit <= MAX_INT:
         raise InvalidRequest(f"{limit_name} must be between 1 and {MAX_INT}", param=limit_name)

@@ -78,7 +78,7 @@ class SessionHub:
         self._remembered = Remembered(REMEMBERED_TOKENS)
         self._heads = Heads()
         self.engine = EngineThread(build_engine, self._receive, self._leases_changed)
-        self.keeper = Keeper(self.engine)
+        self.keeper = Keeper(self.engine, clock)
         self._delivery = Delivery(
             self.turns,
             store,
@@ -91,6 +91,7 @@ class SessionHub:
             wall=wall,
         )
         self._delivering: asyncio.Task[None] | None = None
+        self._keeping: asyncio.Task[None] | None = None
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="chatpager-tokenizer")
         self._closing = False
 
@@ -117,6 +118,7 @@ class SessionHub:
         self._vocab_size = engine.runner.vocab_size
         self._eos = engine.runner.eos_token_ids
         self._delivering = asyncio.get_running_loop().create_task(self._delivery.run())
+        self._keeping = asyncio.get_running_loop().create_task(self.keeper.run())
 
     async def drain(self, seconds: float) -> None:
         """Refuse new turns, and give those that run ``seconds`` to end."""
@@ -128,6 +130,8 @@ class SessionHub:
     async def close(self) -> None:
         """Stop the engine; turns that still run end as ``interrupted``. Right however far ``open`` came, and again."""
         self._closing = True
+        if self._keeping:
+            self._keeping.cancel()
         if self._beginning:
             await asyncio.wait(list(self._beginning.values()))
         await self.engine.stop()
@@ -276,6 +280,7 @@ class SessionHub:
             self._remembered.put(tip, turn.computed_ids())
             self._heads.moved(turn.request, turn.owner, tip)
             self.keeper.alive([turn.owner])
+            self.keeper.keep(turn.owner, turn.request.keep_seconds)
         self._on_end(turn, ended)
 
     # -- beginning ----------------------------------------------------------------------------------------------------

@@ -1,10 +1,19 @@
-"""Keeping conversations' prefixes in the cache: pins that were asked for, and signs of life of those who are there."""
+"""Keeping conversations' prefixes in the cache: pins that were asked for, and signs of life of those who are there.
+
+The engine's hard leases live from one heartbeat to the next. A conversation that was asked to be kept for longer is
+renewed from here until its time has come, so that a server that has died or hangs keeps nothing.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
+
+import msgspec
 
 from chatpager.engine.heads import LeaseEvent, Strength
 from chatpager.engine.messages import CloseSession, LeaseRequest, ReleaseLease
@@ -16,50 +25,102 @@ LIFE_SECONDS = 60.0
 """A conversation is kept so long after its last turn or its reader's last sign of life, where memory allows."""
 BEAT_SECONDS = 20.0
 """Between two signs of life of an open connection: two may be lost before a lease ends."""
+KEPT_AT_MOST = 24 * 3600.0
+"""Seconds that a conversation can be asked to be kept."""
+MAX_PINS = 1 << 14
 
 Watcher = Callable[[LeaseEvent], None]
 
 
+@dataclass
+class Pin:
+    """A hard lease that is renewed: on the first ``tokens`` (None: on all) while somebody is connected, and in any case
+    ``until`` then."""
+
+    tokens: int | None
+    until: float
+
+
 class Keeper:
-    def __init__(self, engine: EngineThread) -> None:
+    def __init__(self, engine: EngineThread, clock: Callable[[], float] = time.monotonic) -> None:
         self._engine = engine
-        self._pinned: set[str] = set()
+        self._clock = clock
+        self._pins: OrderedDict[str, Pin] = OrderedDict()
         self._watchers: dict[str, set[Watcher]] = {}
 
     async def pin(self, owner: str, strength: Strength, seconds: float, tokens: int | None = None) -> LeaseEvent | None:
-        """Ask for a lease; what was granted. None: nothing of this conversation is in the cache.
+        """Ask for a lease; what was granted. None: nothing of this conversation is in the cache. A hard one for longer
+        than one lease lasts is renewed until its time has come.
 
         Raises:
             EngineStopped: there is no engine any more.
         """
         request = LeaseRequest(owner=owner, strength=strength, ttl=seconds, tokens=tokens)
-        event = await self._engine.ask(lambda engine: engine.lease(request, time.monotonic()))
-        if event is not None and strength is Strength.HARD:
-            self._pinned.add(owner)
-        return event
+        event = await self._engine.ask(lambda engine: engine.lease(request, self._clock()))
+        if event is None or strength is Strength.SOFT:
+            return event
+        left = self._note(owner, seconds, tokens).until - self._clock()
+        return msgspec.structs.replace(event, seconds_left=max(event.seconds_left, left))
+
+    def keep(self, owner: str, seconds: float) -> None:
+        """Keep all that the conversation's turn left, for so long from now or until it was asked to be kept before."""
+        if owner and seconds > 0:
+            self._note(owner, seconds, None)
+            self._renew(owner)
+
+    def _note(self, owner: str, seconds: float, tokens: int | None) -> Pin:
+        """What was asked for before is not shortened."""
+        until = self._clock() + min(seconds, KEPT_AT_MOST)
+        before = self._pins.pop(owner, None)
+        if before is not None:
+            until = max(until, before.until)
+            tokens = None if tokens is None or before.tokens is None else max(tokens, before.tokens)
+        pin = self._pins[owner] = Pin(tokens, until)
+        if len(self._pins) > MAX_PINS:
+            self._pins.popitem(last=False)
+        return pin
+
+    def _renew(self, owner: str) -> None:
+        request = LeaseRequest(owner=owner, strength=Strength.HARD, ttl=LIFE_SECONDS, tokens=self._pins[owner].tokens)
+        with suppress(EngineStopped):
+            self._engine.send(request)
+
+    def beat(self) -> None:
+        """Renew what is to be kept whoever is connected. A lease lasts longer than a beat, and no longer than asked
+        for plus that."""
+        now = self._clock()
+        for owner, pin in list(self._pins.items()):
+            if pin.until > now:
+                self._renew(owner)
+
+    async def run(self) -> None:
+        """Renew for as long as the server runs."""
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            self.beat()
 
     def unpin(self, owner: str) -> None:
         """End the conversation's leases. Raises EngineStopped."""
-        self._pinned.discard(owner)
+        self._pins.pop(owner, None)
         self._engine.send(ReleaseLease(owner))
 
     def closed(self, owner: str) -> None:
         """The conversation was deleted."""
-        self._pinned.discard(owner)
+        self._pins.pop(owner, None)
         with suppress(EngineStopped):
             self._engine.send(CloseSession(owner))
 
     def alive(self, owners: Iterable[str]) -> None:
         """Somebody is there for these conversations: what is pinned stays pinned, the rest is kept softly."""
-        with suppress(EngineStopped):
-            for owner in filter(None, owners):
+        for owner in filter(None, owners):
+            with suppress(EngineStopped):
                 self._engine.send(LeaseRequest(owner=owner, strength=Strength.SOFT, ttl=LIFE_SECONDS))
-                if owner in self._pinned:
-                    self._engine.send(LeaseRequest(owner=owner, strength=Strength.HARD, ttl=LIFE_SECONDS))
+            if owner in self._pins:
+                self._renew(owner)
 
     async def cache_of(self, owner: str) -> SessionCache | None:
         """What of a conversation is in the cache now; None: nothing is known of it. Raises EngineStopped."""
-        return await self._engine.ask(lambda engine: engine.session_cache(owner, time.monotonic()))
+        return await self._engine.ask(lambda engine: engine.session_cache(owner, self._clock()))
 
     # -- who wants to know --------------------------------------------------------------------------------------------
 
@@ -75,7 +136,13 @@ class Keeper:
     def tell(self, events: list[LeaseEvent]) -> None:
         """What became of leases, to those who watch."""
         for event in events:
-            if event.change in ("revoked", "expired", "released") and event.strength is Strength.HARD:
-                self._pinned.discard(event.owner)
+            if event.strength is Strength.HARD and self._is_over(event):
+                self._pins.pop(event.owner, None)
             for watcher in list(self._watchers.get(event.owner, ())):
                 watcher(event)
+
+    def _is_over(self, event: LeaseEvent) -> bool:
+        """Whether the pin ends with this lease: not where only its renewal came late."""
+        pin = self._pins.get(event.owner)
+        late = pin is not None and event.change == "expired" and pin.until > self._clock()
+        return event.change in ("revoked", "expired", "released") and not late

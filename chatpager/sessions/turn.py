@@ -57,6 +57,7 @@ class TurnRequest:
     """What a wire asks for. ``messages`` is the turn's input; for a stateless wire (``whole``) it is the whole
     conversation, of which the beginning may be stored already. ``instructions`` stand at the head of the prompt and
     are no part of the conversation. ``stored`` False keeps nothing: such a turn cannot be found again.
+    ``keep_seconds`` from its end on its prefix is kept on the device, as far as the budget of leases goes.
     ``body`` makes the wire's object at the turn's end, which is stored with it."""
 
     id: str
@@ -71,6 +72,7 @@ class TurnRequest:
     instructions: str | None = None
     stored: bool = True
     priority: int = 0
+    keep_seconds: float = 0.0
     parameters: dict[str, Any] = field(default_factory=dict)
     body: Callable[[LiveTurn, Ended], dict[str, Any]] | None = None
 

@@ -1,13 +1,14 @@
 """What of a conversation is in the cache, pins, forks, and what a client is told of its leases."""
 
 import asyncio
+import time
 
 import pytest
 from openai.types.conversations import Conversation
 
 from chatpager.server import websocket
 from chatpager.sessions.heads import owner_of
-from tests.serving import BLOCK, eventually
+from tests.serving import BLOCK, GREEDY, eventually
 
 PATH = "/v1/conversations"
 LONG = "The quick brown fox jumps over the lazy dog. " * 3
@@ -53,6 +54,47 @@ async def test_a_pin_keeps_a_conversation_through_a_flood(serve):
         assert again["usage"]["input_tokens_details"]["cached_tokens"] >= pin["tokens"]
         assert (await server.delete(f"{PATH}/{pinned}/pin")).json["deleted"] is True
         assert other
+
+
+async def test_a_pin_for_longer_than_a_lease_lasts_says_how_long(server):
+    conversation, _ = await talked(server, LONG)
+    pin = (await server.call("PUT", f"{PATH}/{conversation}/pin", {"ttl": 7200})).json
+    assert 7190 < pin["expires_in"] <= 7200
+    [hard] = [x for x in (await server.get(f"{PATH}/{conversation}/cache")).json["leases"] if x["strength"] == "hard"]
+    assert 50 < hard["seconds_left"] <= 60
+
+
+@pytest.mark.parametrize(
+    ("wish", "seconds"),
+    [
+        ({}, 0),
+        ({"prompt_cache_options": {"mode": "explicit"}}, 0),
+        ({"prompt_cache_retention": "in_memory"}, 0),
+        ({"prompt_cache_options": {"ttl": "30m"}, "prompt_cache_retention": None}, 1800),
+        ({"cache_control": {"type": "ephemeral", "ttl": "1h"}, "prompt_cache_options": {"ttl": "12h"}}, 43_200),
+    ],
+)
+async def test_a_wish_for_a_lifetime_is_a_pin(server, wish, seconds):
+    conversation, _ = await talked(server)
+    await server.respond(LONG, conversation=conversation, **wish)
+    pin = server.hub.keeper._pins.get(owner_of("default", conversation))
+    assert (round(pin.until - time.monotonic(), -1) if pin else 0) == seconds
+    leases = (await server.get(f"{PATH}/{conversation}/cache")).json["leases"]
+    assert ("hard" in {lease["strength"] for lease in leases}) == (seconds > 0)
+
+
+async def test_marks_on_messages_and_parts_pin_a_stateless_conversation_and_are_not_rendered(server):
+    mark = {"type": "ephemeral", "ttl": "1h"}
+    part = {"type": "text", "text": LONG, "cache_control": mark}
+    plain = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": LONG}]
+    marked = [{**plain[0], "cache_control": {"type": "ephemeral"}}, {"role": "user", "content": [part]}]
+    counts = []
+    for messages in (plain, marked):
+        answer = await server.post("/v1/chat/completions", {"messages": messages, **GREEDY})
+        counts.append(answer.json["usage"]["prompt_tokens"])
+    assert counts[0] == counts[1]
+    [pin] = server.hub.keeper._pins.values()
+    assert round(pin.until - time.monotonic(), -1) == 3600
 
 
 @pytest.mark.parametrize(

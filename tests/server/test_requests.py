@@ -237,6 +237,32 @@ def test_harmless_fields_are_taken_without_a_word(field):
         assert "warnings" not in chat(**{field: value}).parameters
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "param"),
+    [
+        ("prompt_cache_options", {"ttl": "1w"}, "prompt_cache_options.ttl"),
+        ("prompt_cache_options", {"prewarm": True}, "prompt_cache_options.prewarm"),
+        ("prompt_cache_options", 3, "prompt_cache_options"),
+        ("prompt_cache_retention", "forever", "prompt_cache_retention"),
+        ("cache_control", {"type": "lasting"}, "cache_control.type"),
+        ("cache_control", {}, "cache_control"),
+    ],
+)
+def test_a_wish_to_keep_the_prefix_has_a_form(field, value, param):
+    assert refused(respond, input="a", **{field: value}) == param
+    assert refused(chat, **{field: value}) == param
+
+
+@pytest.mark.parametrize("mark", ["ephemeral", {"type": "other"}, {"type": "ephemeral", "ttl": "2h"}, {}])
+def test_a_mark_on_a_message_or_a_part_has_a_form(mark):
+    part = {"type": "text", "text": "a", "cache_control": mark}
+    assert (
+        refused(chat, messages=[{"role": "user", "content": "a", "cache_control": mark}]) == "messages[0].cache_control"
+    )
+    place = "input[1].content[0].cache_control"
+    assert refused(respond, input=[{"role": "user", "content": "b"}, {"role": "user", "content": [part]}]) == place
+
+
 @pytest.mark.parametrize("field", sorted({*HARMLESS, *UNBUILT}))
 def test_fields_without_an_effect_have_types_too(field):
     types = HARMLESS[field] if field in HARMLESS else requests.UNBUILT[field][0]

@@ -1,0 +1,73 @@
+"""How long a request asks for its prefix to be kept: OpenAI's options and Anthropic's marks, as leases.
+
+``prompt_cache_options.ttl`` and ``prompt_cache_retention`` are OpenAI's (openai-python 3.52 types); ``cache_control``
+is Anthropic's, which agent frameworks put on messages and parts whatever the endpoint. None of them is part of the
+conversation: nothing of it reaches the template. The longest of them counts, for the whole prefix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from chatpager.errors import InvalidRequest
+from chatpager.server.input_items import Json
+
+SECONDS = {"5m": 300.0, "30m": 1800.0, "1h": 3600.0, "12h": 43_200.0, "24h": 86_400.0}
+
+
+class PromptCacheOptions(msgspec.Struct, frozen=True):
+    """``mode`` decides what OpenAI writes to its cache; here every full block is."""
+
+    mode: Literal["implicit", "explicit"] = "implicit"
+    ttl: Literal["30m", "12h"] | None = None
+    prewarm: bool | None = None
+    comparison_response_id: str | None = None
+
+
+class CacheControl(msgspec.Struct, frozen=True):
+    type: Literal["ephemeral"]
+    ttl: Literal["5m", "1h"] | None = None
+
+
+class CacheWishes(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields of a request's body that ask for it."""
+
+    prompt_cache_options: PromptCacheOptions | None = None
+    prompt_cache_retention: Literal["in_memory", "24h"] | None = None
+    cache_control: CacheControl | None = None
+
+
+def keep_seconds(wishes: CacheWishes, items: str | Sequence[Json] | None, param: str) -> float:
+    """Seconds for which the prefix is to be kept after the turn; 0: as any other.
+
+    Raises:
+        InvalidRequest: a wish has a wrong form, or its feature is not built.
+    """
+    options = wishes.prompt_cache_options or PromptCacheOptions()
+    if options.prewarm:
+        raise InvalidRequest("prewarming is not built yet", param="prompt_cache_options.prewarm")
+    marks = [wishes.cache_control] if wishes.cache_control else []
+    marks += [_mark(mark, place) for mark, place in _marks(items, param)]
+    asked = [options.ttl, wishes.prompt_cache_retention, *(mark.ttl or "5m" for mark in marks)]
+    return max(SECONDS.get(ttl or "", 0.0) for ttl in asked)
+
+
+def _marks(items: str | Sequence[Json] | None, param: str) -> Iterator[tuple[Any, str]]:
+    """The ``cache_control`` of messages and of their parts, and where each stands."""
+    for i, item in enumerate(items if isinstance(items, list) else ()):
+        content = item.get("content")
+        parts = content if isinstance(content, list) else ()
+        places = [(item, f"{param}[{i}]"), *((part, f"{param}[{i}].content[{j}]") for j, part in enumerate(parts))]
+        for holder, place in places:
+            if isinstance(holder, dict) and holder.get("cache_control") is not None:
+                yield holder["cache_control"], f"{place}.cache_control"
+
+
+def _mark(mark: Any, place: str) -> CacheControl:
+    try:
+        return msgspec.convert(mark, CacheControl)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"{place}: {error}", param=place) from error

@@ -1,0 +1,104 @@
+"""Pins that are renewed until their time has come: what the engine is sent, and when."""
+
+from chatpager.engine.heads import LeaseEvent, Strength
+from chatpager.engine.messages import LeaseRequest
+from chatpager.sessions.keeping import BEAT_SECONDS, KEPT_AT_MOST, LIFE_SECONDS, MAX_PINS, Keeper
+
+
+class Sent(list):
+    """An engine's thread that only takes commands."""
+
+    send = list.append
+
+    def taken(self):
+        """The owners of the hard leases asked for since the last call, and their tokens."""
+        found = [(c.owner, c.tokens) for c in self if isinstance(c, LeaseRequest) and c.strength is Strength.HARD]
+        self.clear()
+        return found
+
+
+class World:
+    def __init__(self):
+        self.now = 1000.0
+        self.sent = Sent()
+        self.keeper = Keeper(self.sent, lambda: self.now)
+
+    def ended(self, change, owner="a"):
+        event = LeaseEvent(owner=owner, change=change, strength=Strength.HARD, tokens=8, seconds_left=0.0)
+        self.keeper.tell([event])
+
+    def beat(self, seconds=BEAT_SECONDS):
+        self.now += seconds
+        self.keeper.beat()
+        return self.sent.taken()
+
+
+def test_what_is_to_be_kept_is_renewed_until_its_time_has_come():
+    world = World()
+    world.keeper.keep("a", 50)
+    assert world.sent.taken() == [("a", None)]
+    assert [world.beat() for _ in range(4)] == [[("a", None)], [("a", None)], [], []]
+    assert LIFE_SECONDS > 2 * BEAT_SECONDS
+
+
+def test_a_wish_is_never_shortened_and_nobody_without_a_head_has_one():
+    world = World()
+    world.keeper.keep("a", 50)
+    world.keeper.keep("a", 5)
+    world.keeper.keep("", 50)
+    world.keeper.keep("b", 0)
+    world.sent.clear()
+    assert world.beat() == [("a", None)]
+
+
+def test_a_wish_has_a_cap_and_so_has_their_number():
+    world = World()
+    world.keeper.keep("a", 10 * KEPT_AT_MOST)
+    world.sent.clear()
+    assert world.beat(KEPT_AT_MOST - 1) == [("a", None)]
+    assert world.beat(2) == []
+    for i in range(MAX_PINS + 1):
+        world.keeper.keep(str(i), 1000)
+    world.sent.clear()
+    renewed = world.beat()
+    assert len(renewed) == MAX_PINS
+    assert ("0", None) not in renewed
+
+
+def test_a_revoked_or_released_pin_is_over():
+    for change in ("revoked", "released"):
+        world = World()
+        world.keeper.keep("a", 500)
+        world.ended(change)
+        world.sent.clear()
+        assert world.beat() == []
+
+
+def test_a_pin_whose_renewal_came_too_late_goes_on_and_one_whose_time_has_come_does_not():
+    world = World()
+    world.keeper.keep("a", 500)
+    world.now += 2 * LIFE_SECONDS
+    world.ended("expired")
+    world.sent.clear()
+    assert world.beat() == [("a", None)]
+    world.now += 500
+    world.ended("expired")
+    world.sent.clear()
+    world.keeper.alive(["a"])
+    assert world.sent.taken() == []
+
+
+def test_a_reader_keeps_what_was_pinned_and_no_more_of_it():
+    world = World()
+    world.keeper._note("a", 10, 16)
+    world.now += 100
+    world.keeper.alive(["a", "b", ""])
+    soft = [c.owner for c in world.sent if c.strength is Strength.SOFT]
+    assert soft == ["a", "b"]
+    assert world.sent.taken() == [("a", 16)]
+    world.keeper._note("a", 10, 8)
+    world.keeper.alive(["a"])
+    assert world.sent.taken() == [("a", 16)]
+    world.keeper.closed("a")
+    world.keeper.alive(["a"])
+    assert world.sent.taken() == []
