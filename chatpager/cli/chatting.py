@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.text import Text
 
+from chatpager.cli.refusals import refusal
 from chatpager.client import AsyncClient, ClientError, Reply, Session
-from chatpager.errors import ChatpagerError, ConfigError
+from chatpager.errors import ConfigError
 from chatpager.program import program
 
 HELP = "Type and press Enter. Ctrl+C stops an answer; Ctrl+D or /quit leaves; the session stays on the server."
@@ -40,6 +41,7 @@ def chat_in_terminal(url: str, session_id: str | None, api_key: str | None, agai
     with asyncio.Runner() as runner, contextlib.ExitStack() as closing:
         runner.run(client.__aenter__())
         closing.callback(lambda: runner.run(client.__aexit__(None, None, None)))
+        talk: _Talk | None = None
         try:
             if session_id is None:
                 runner.run(client.sessions(limit=1))  # no server or a wrong key is told before anything is typed
@@ -51,7 +53,9 @@ def chat_in_terminal(url: str, session_id: str | None, api_key: str | None, agai
             for text in _typed() if at_terminal else _piped():
                 talk.ask(text)
         except ClientError as error:
-            raise ChatpagerError(str(error)) from error
+            if talk is not None:
+                talk.end()
+            raise refusal(error, has_key=bool(api_key)) from error
         talk.end()
 
 
@@ -139,11 +143,11 @@ class _Talk:
 
     async def _keep(self, session: Session, *, begun: bool) -> None:
         """A new session stays, unless the server says that it is empty: its first message was refused."""
+        self._session = session
         with contextlib.suppress(ClientError):
             if not begun and not await session.items():
+                self._session = None
                 await self._client.request("DELETE", f"/v1/conversations/{session.id}")
-                return
-        self._session = session
 
     def end(self) -> None:
         if self._session is None:

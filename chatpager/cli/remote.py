@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from chatpager.cli.refusals import refusal
 from chatpager.errors import ChatpagerError, ConfigError
 from chatpager.program import program
 
@@ -30,6 +32,8 @@ Url = Annotated[
 Key = Annotated[str | None, typer.Option(help="the server's key; default: from the settings")]
 ConfigFile = Annotated[str | None, typer.Option("--config", help="settings file; default: ./chatpager.toml, then XDG")]
 T = TypeVar("T")
+WIDE = 10_000
+BROKEN = {"failed_writes": "blocks could not be written", "bad_files": "files were not what they should be"}
 AsJson = Annotated[bool, typer.Option("--json", help="for programs")]
 
 
@@ -43,12 +47,19 @@ def list_sessions(
     if as_json:
         _print_json(found)
         return
-    table = Table("conversation", "last activity", "title", box=None)
+    table = Table(box=None)
+    table.add_column("conversation", no_wrap=True, min_width=max((len(one["id"]) for one in found), default=0))
+    table.add_column("last activity", no_wrap=True, min_width=len("2026-01-01 00:00"))
+    table.add_column("title", no_wrap=True, overflow="ellipsis")
     for conversation in found:
         facts = conversation["chatpager"]
         last = datetime.fromtimestamp(facts["updated_at"], UTC).astimezone().strftime("%Y-%m-%d %H:%M")
-        table.add_row(Text(conversation["id"]), last, Text(facts["title"] or ""))
-    Console(soft_wrap=True).print(table)
+        origin = f"  (of {facts['forked_from']})" if facts["forked_from"] else ""
+        table.add_row(Text(conversation["id"]), last, Text(one_line(facts["title"] or "") + origin))
+    # Nothing is cut in a pipe: no line is too wide for a program.
+    Console(width=None if sys.stdout.isatty() else WIDE).print(table)
+    if len(found) == limit:
+        typer.echo(f"the latest {limit}; --limit (up to 100) shows more", err=True)
 
 
 @sessions.command()
@@ -69,12 +80,16 @@ def show(
 @sessions.command()
 def pin(
     session_id: Id,
-    ttl: Annotated[float | None, typer.Option(help="seconds; default: as long as a lease may last")] = None,
+    ttl: Annotated[float | None, typer.Option(help="seconds, up to a day; default: a minute")] = None,
+    tokens: Annotated[int | None, typer.Option(help="only so many from its beginning; default: all", min=1)] = None,
     soft: Annotated[bool, typer.Option(help="prefer it to others' instead of keeping it at any price")] = False,
     url: Url = None, api_key: Key = None, config: ConfigFile = None,
 ) -> None:  # fmt: skip
     """Keep a conversation's prefix on the device."""
-    body = {"strength": "soft" if soft else "hard", **({"ttl": ttl} if ttl is not None else {})}
+    if ttl is not None and not 0 < ttl < float("inf"):
+        raise typer.BadParameter("a number of seconds above 0", param_hint="--ttl")
+    wishes = {"ttl": ttl, "tokens": tokens}
+    body = {"strength": "soft" if soft else "hard", **{k: v for k, v in wishes.items() if v is not None}}
     found = _request("PUT", f"{_path(session_id)}/pin", body, url, api_key, config)
     typer.echo(f"{found['status']}: {found['strength']}, {found['tokens']:,} tokens for {found['expires_in']:.0f} s")
 
@@ -115,6 +130,7 @@ def stats(url: Url = None, api_key: Key = None, config: ConfigFile = None, as_js
     if "kv" not in health:
         raise ChatpagerError(f"the server's engine tells nothing: it is {health['status']}")
     kv, tiers, counts = health["kv"], health["tiers"], health["cache"]
+    disk = tiers["disk"]
     blocks = ", ".join(f"{kv[state]:,} {state}" for state in ("active", "cached", "free"))
     typer.echo(f"device  {kv['blocks']:,} blocks of {kv['block_size']} tokens: {blocks}")
     for tier in ("host", "disk"):
@@ -124,9 +140,18 @@ def stats(url: Url = None, api_key: Key = None, config: ConfigFile = None, as_js
     below = ", ".join(f"{counts[f'{tier}_hit_tokens']:,} from {tier}" for tier in ("host", "disk"))
     typer.echo(f"hits    {counts['hit_tokens']:,} of {asked:,} prompt tokens{share}; {below}")
     typer.echo(f"lost    {counts['lost_tokens']:,} tokens had been evicted before they were wanted again")
+    if broken := [f"{disk[name]:,} {words}" for name, words in BROKEN.items() if disk[name]]:
+        typer.echo(f"broken  {'; '.join(broken)}: see the server's log, and the folder kv under its data folder")
+
+
+def one_line(text: str) -> str:
+    """``text`` without what a terminal obeys, and without what ends a line or turns it round."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _path(session_id: str) -> str:
+    if not session_id.strip():
+        raise typer.BadParameter("is empty", param_hint="ID")
     return f"/v1/conversations/{quote(session_id, safe='')}"
 
 
@@ -161,4 +186,4 @@ def call(url: str | None, api_key: str | None, file: str | None, ask: Callable[[
     except ValueError as error:
         raise ConfigError("url", str(error)) from error
     except ClientError as error:
-        raise ChatpagerError(str(error)) from error
+        raise refusal(error, has_key=bool(server.api_key)) from error

@@ -227,6 +227,10 @@ def log_turn(turn: LiveTurn, ended: Ended) -> None:
     )
 
 
+SHARED = 3
+"""Processors that add to an event; those behind them make a line of it."""
+
+
 def set_up_logs(form: str) -> None:
     """Structured lines on standard error, for people or for machines."""
     processors: list[Any] = [
@@ -240,6 +244,15 @@ def set_up_logs(form: str) -> None:
         # Not the default: it shows local variables, and they may hold what people wrote.
         plain = structlog.dev.plain_traceback
         processors.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain))
+    # What the engine and the libraries say, who know only the standard library's logging, in the same form.
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=processors[:SHARED],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *processors[SHARED:]],
+        )
+    )
+    logging.getLogger().handlers = [handler]
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),

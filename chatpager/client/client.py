@@ -28,6 +28,8 @@ from chatpager.client.reply import Reply
 from chatpager.program import program
 
 SUBPROTOCOL = Subprotocol("chatpager.v1")
+CONNECT_SECONDS, ANSWER_SECONDS = 10.0, 30.0
+"""After which a server does not answer a call; answers that stream have no such limit."""
 LEAVE_SECONDS = 5.0
 """How long an answer that is left early waits to hear its id, which it needs to be cancelled."""
 
@@ -55,7 +57,8 @@ class AsyncClient:
         self._http: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        self._http = aiohttp.ClientSession(headers=self._headers)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=ANSWER_SECONDS)
+        self._http = aiohttp.ClientSession(headers=self._headers, timeout=timeout)
         return self
 
     async def __aexit__(
@@ -110,6 +113,8 @@ class AsyncClient:
             raise self._unreachable(error) from error
 
     def _unreachable(self, error: Exception) -> ClientError:
+        if isinstance(error, TimeoutError):
+            return ClientError(f"the server at {self.url} does not answer: it is busy or hangs")
         return ClientError(f"no server at {self.url} ({error}); start one: {program()} demo")
 
 

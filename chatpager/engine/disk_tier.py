@@ -130,16 +130,17 @@ class DiskTier:
                 return content
             if proof not in self._files:
                 return None
-        path = self._path(proof)
+        path, problem = self._path(proof), f"{self._path(proof)} does not hold what its name says"
         try:
             content = _content(path.read_bytes(), proof)
         except OSError as error:
-            log.warning("a KV block on disk cannot be read: %s", error)
-            content = None
+            content, problem = None, str(error)
         with self._lock:
             if content is None:
                 self.bad_files += 1
                 self._forget(proof)
+                if _is_power_of_2(self.bad_files):
+                    log.warning("a KV block on disk is computed again (%d so far): %s", self.bad_files, problem)
             elif proof in self._files:
                 self._files.move_to_end(proof)
         if content is None:
@@ -195,7 +196,7 @@ class DiskTier:
                 job()
             except Exception as error:  # whatever it is, the thread goes on: others wait for it
                 self.failed_writes += 1
-                if self.failed_writes & (self.failed_writes - 1) == 0:
+                if _is_power_of_2(self.failed_writes):
                     log.warning("KV blocks cannot be written to disk (%d so far): %s", self.failed_writes, error)
 
     def _write_head(self, owner: str, proofs: list[BlockProof]) -> None:
@@ -282,6 +283,11 @@ def claim(folder: Path) -> int:
         os.close(descriptor)
         raise BlockingIOError(f"another server uses {folder}") from None
     return descriptor
+
+
+def _is_power_of_2(count: int) -> bool:
+    """When to speak of what may happen thousands of times."""
+    return count & (count - 1) == 0
 
 
 def _proof(name: str) -> BlockProof | None:

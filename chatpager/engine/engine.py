@@ -63,7 +63,8 @@ class Engine:
         hash_bits: int = 128,
         tiers: Tiers | None = None,
     ) -> None:
-        """``tiers`` None: those that ``config`` asks for. Raises ConfigError where its folder cannot be used."""
+        """``tiers`` None: those that ``config`` asks for, if blocks have names at all. Raises ConfigError where its
+        folder cannot be used."""
         self.config = config
         self.runner = runner
         self.pool = BlockPool(runner.num_blocks)
@@ -74,7 +75,9 @@ class Engine:
             seqs = min(config.max_num_seqs, config.max_num_batched_tokens)
             limits = Limits(config.max_num_batched_tokens, seqs)
         self._intake = Intake(config, runner, longest=longest, max_num_seqs=limits.max_num_seqs, hash_bits=hash_bits)
-        self.tiers = tiers or open_tiers(config, runner, self._intake.hasher(b"").proof)
+        self.tiers = tiers
+        if tiers is None and config.enable_prefix_caching:
+            self.tiers = open_tiers(config, runner, self._intake.hasher(b"").proof)
         self.cache = PrefixCache(
             self.pool,
             config.block_size,
@@ -128,6 +131,14 @@ class Engine:
         """Give or renew a lease; None: nothing is known of its session."""
         self.leases.tick(now)
         return self.leases.acquire(request.owner, request.strength, request.ttl, tokens=request.tokens)
+
+    def fork_session(self, owner: str, new_owner: str, tokens: int | None = None) -> None:
+        """A session begins with the first ``tokens`` of another (None: with all), whose blocks are now its own too."""
+        most = self.runner.max_model_len if tokens is None else tokens
+        blocks = most // self.config.block_size
+        proofs = self.leases.fork(owner, new_owner, blocks)
+        if self.tiers is not None:
+            self.tiers.fork(new_owner, proofs or self.tiers.recorded(owner)[:blocks])
 
     def close_session(self, owner: str) -> None:
         """The conversation was deleted: its blocks are nobody's, and go from the disk unless others have them."""
@@ -279,12 +290,13 @@ class Engine:
         if found is None or started is None:
             return None
         head = self.leases.heads.get(seq.owner)
-        expired = head.expired_at if head else None
+        expired, revoked = (head.expired_at, head.revoked_at) if head else (None, None)
         return Lost(
             seconds_ago=max(0.0, started - found.at),
             eviction_class=found.eviction_class.name.lower(),
             by=found.by,
             lease_expired=expired is not None and expired <= found.at,
+            lease_revoked=revoked is not None and revoked <= found.at,
         )
 
     # -- endings ------------------------------------------------------------------------------------------------------

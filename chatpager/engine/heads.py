@@ -57,6 +57,8 @@ class Head:
     leases: dict[Strength, Lease] = field(default_factory=dict)
     expired_at: float | None = None
     """When its last lease came to its deadline, if there was none since."""
+    revoked_at: float | None = None
+    """When a lease of it was last revoked."""
 
     def resident(self) -> int:
         """Leading blocks that are still cached."""

@@ -16,6 +16,7 @@ import heapq
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
+from chatpager.engine.block_hash import BlockProof
 from chatpager.engine.block_pool import Block, BlockPool
 from chatpager.engine.heads import TTL_CAPS, Head, Lease, LeaseChange, LeaseEvent, Strength
 
@@ -87,6 +88,15 @@ class LeaseBook:
             self._cover(head, lease)
         self._limit_heads()
 
+    def fork(self, owner: str, new_owner: str, blocks: int) -> tuple[BlockProof, ...]:
+        """A session that begins with the first ``blocks`` of another's head, as far as that goes, has a head of its own
+        from the start: they stay when the other one goes. Their proofs, also of those that are no longer cached."""
+        head = self.heads.get(owner)
+        if head is None:
+            return ()
+        self.move(new_owner, head.tenant, [block for block, _ in head.chain[: min(blocks, head.resident())]])
+        return tuple(head.proofs[:blocks])
+
     def close(self, owner: str) -> None:
         """The session is gone: its blocks are worth what others make of them."""
         head = self.heads.pop(owner, None)
@@ -111,10 +121,11 @@ class LeaseBook:
         """Ask for a lease on the first ``tokens`` of a conversation (None: on all of it), or renew it.
 
         It is granted as far as the budget goes, for at most ``TTL_CAPS``; neither its deadline nor its span is ever
-        shortened. None: nothing is known of this session, so there is nothing to keep.
+        shortened. None: nothing of this session is on the device, so there is nothing to keep. One that would cover
+        nothing is clipped to no tokens, and there is no lease.
         """
         head = self.heads.get(owner)
-        if head is None:
+        if head is None or not head.resident():
             return None
         span = None if tokens is None else -(-tokens // self._block_size)
         deadline = self.now + min(ttl, TTL_CAPS[strength])
@@ -132,7 +143,10 @@ class LeaseBook:
         self._cover(head, lease)
         if lease.covered < self._wanted(head, lease):
             change = "clipped"
-        return self._tell(owner, head, lease, change)
+        event = self._tell(owner, head, lease, change)
+        if not lease.covered:
+            del head.leases[strength]
+        return event
 
     def release(self, owner: str) -> None:
         """End the leases of a session."""
@@ -232,6 +246,8 @@ class LeaseBook:
         self._tell(owner, head, lease, change, reason)
         self._uncover(head, lease, 0)
         del head.leases[lease.strength]
+        if change == "revoked":
+            head.revoked_at = self.now
 
     def _tell(self, owner: str, head: Head, lease: Lease, change: LeaseChange, reason: str = "") -> LeaseEvent:
         event = LeaseEvent(

@@ -49,23 +49,32 @@ class ReleaseLease(msgspec.Struct, frozen=True, tag="release_lease"):
     owner: str
 
 
+class ForkSession(msgspec.Struct, frozen=True, kw_only=True, tag="fork_session"):
+    """Another session begins with the first ``tokens`` of this one (None: with all of it)."""
+
+    owner: str
+    new_owner: str
+    tokens: int | None = None
+
+
 class CloseSession(msgspec.Struct, frozen=True, tag="close_session"):
     """Nobody will go on with this session: its blocks are nobody's."""
 
     owner: str
 
 
-Command = AddRequest | CancelRequest | LeaseRequest | ReleaseLease | CloseSession
+Command = AddRequest | CancelRequest | LeaseRequest | ReleaseLease | ForkSession | CloseSession
 
 
 class Lost(msgspec.Struct, frozen=True, kw_only=True):
     """How the first block that a prompt did not find had been evicted: when, of which class, and for which session;
-    ``lease_expired`` says that its own session had a lease until shortly before."""
+    ``lease_expired`` and ``lease_revoked`` say that its own session had a lease until shortly before."""
 
     seconds_ago: float
     eviction_class: str
     by: str
     lease_expired: bool
+    lease_revoked: bool
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):

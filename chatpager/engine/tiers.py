@@ -9,6 +9,7 @@ is left where it is.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -125,6 +126,11 @@ class Tiers:
             return
         self.disk.keep_head(owner, [block.proof for block in chain])
         self._unsaved.extend((block, block.born) for block in chain if block.proof not in self.disk)
+
+    def fork(self, owner: str, proofs: Sequence[BlockProof]) -> None:
+        """A new conversation consists of these blocks of another one, which are on the disk or on their way there."""
+        if self.disk is not None and proofs:
+            self.disk.keep_head(owner, proofs)
 
     @property
     def has_work(self) -> bool:
@@ -250,9 +256,12 @@ def open_tiers(config: EngineConfig, pages: Pages, domain: BlockProof) -> Tiers 
     """The lower tiers that ``config`` asks for, if any, for a model with this ``domain``.
 
     Raises:
-        ConfigError: the folder for the disk tier cannot be used.
+        ConfigError: there is not so much host memory, or the folder for the disk tier cannot be used.
     """
     host = disk = None
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if config.swap_space * GIB > memory:
+        raise ConfigError("swap_space", f"is more than this machine's {memory / GIB:.0f} GiB", value=config.swap_space)
     if blocks := int(config.swap_space * GIB) // pages.block_bytes:
         host = HostTier(blocks)
     if config.kv_dir and config.disk_space:

@@ -17,7 +17,7 @@ from chatpager.server.routes_conversations import conversation_object
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE, TENANT, Service
 from chatpager.sessions.heads import owner_of
-from chatpager.store import MessageHash
+from chatpager.store import Turn
 
 
 async def cache(request: web.Request) -> web.Response:
@@ -32,9 +32,26 @@ async def pin(request: web.Request) -> web.Response:
     service, session_id = await _known(request)
     strength, ttl, tokens = _wish(decode(await request.read() or b"{}"))
     event = await service.hub.keeper.pin(owner_of(TENANT, session_id), strength, ttl, tokens)
-    if event is None:
-        raise NothingCached("nothing of this conversation is in the cache; pin it after its next turn")
+    if event is None or not event.tokens:
+        raise NothingCached(await _why_not(service, session_id))
     return json_response(pin_object(session_id, event))
+
+
+async def _why_not(service: Service, session_id: str) -> str:
+    """Why a conversation cannot be pinned, and what helps."""
+    if not service.hub.caching:
+        return "prefix caching is off on this server (enable_prefix_caching)"
+    found = await service.hub.keeper.cache_of(owner_of(TENANT, session_id))
+    if found is None or not found.tokens:
+        return "this conversation has no full block yet; pin it after its next turn"
+    if not found.device_tokens and found.host_tokens + found.disk_tokens:
+        return "this conversation is in host memory or on disk; its next turn brings it to the device, pin it then"
+    if not found.device_tokens:
+        return "nothing of this conversation is in the cache any more; pin it after its next turn"
+    return (
+        "no block can be leased now: the budget is lease_share of the pool, less the room that one request of "
+        "max_model_len needs; serve with more blocks or a smaller context, or unpin another conversation"
+    )
 
 
 async def unpin(request: web.Request) -> web.Response:
@@ -50,9 +67,13 @@ async def fork(request: web.Request) -> web.Response:
     at = decode(await request.read() or b"{}").get("at")
     if at is not None and not isinstance(at, str):
         raise InvalidRequest("at is the id of a response", param="at")
-    tip = await _tip_of(service, session_id, at) if at else None
+    turn = await _turn_at(service, session_id, at) if at else None
+    tip = (turn.tip_hash or turn.input_tip) if turn else None
     new_id = "conv_" + secrets.token_hex(16)
     child = await service.store.fork_session(TENANT, session_id, new_id=new_id, at=tip, now=service.hub.wall())
+    usage = (turn.usage or {}) if turn else None
+    tokens = usage.get("input_tokens", 0) + usage.get("output_tokens", 0) - 1 if usage is not None else None
+    service.hub.keeper.forked(owner_of(TENANT, session_id), owner_of(TENANT, new_id), tokens)
     return json_response(conversation_object(service, child))
 
 
@@ -62,13 +83,17 @@ async def _known(request: web.Request) -> tuple[Service, str]:
     return service, (await service.store.session(TENANT, request.match_info["id"])).id
 
 
-async def _tip_of(service: Service, session_id: str, response_id: str) -> MessageHash:
+async def _turn_at(service: Service, session_id: str, response_id: str) -> Turn:
+    """A turn that the conversation holds: its own, or one it has of the conversation that it was forked from."""
     turn = await service.store.turn(TENANT, response_id)
     if turn.session_id != session_id:
-        raise ResponseNotFound(f"the conversation has no response {shown(response_id)}")
+        session = await service.store.session(TENANT, session_id)
+        chain = await service.store.load_chain(TENANT, session.tip_hash)
+        if (turn.tip_hash or turn.input_tip) not in {message.hash for message in chain}:
+            raise ResponseNotFound(f"the conversation has no response {shown(response_id)}")
     if turn.status == "in_progress":
         raise SessionBusy(f"response {response_id!r} is still running; fork when it has ended")
-    return turn.tip_hash or turn.input_tip
+    return turn
 
 
 def _wish(body: Json) -> tuple[Strength, float, int | None]:

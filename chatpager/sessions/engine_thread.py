@@ -21,6 +21,7 @@ from chatpager.engine.messages import (
     CloseSession,
     Command,
     FinishReason,
+    ForkSession,
     LeaseRequest,
     ReleaseLease,
     StepOutput,
@@ -193,6 +194,8 @@ class EngineThread:
                 engine.lease(command, time.monotonic())
             case ReleaseLease():
                 engine.leases.release(command.owner)
+            case ForkSession():
+                engine.fork_session(command.owner, command.new_owner, command.tokens)
             case CloseSession():
                 engine.close_session(command.owner)
 

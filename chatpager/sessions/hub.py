@@ -84,7 +84,7 @@ class SessionHub:
             store,
             tokenizer,
             cancel=lambda turn_id: self.engine.send(CancelRequest(turn_id)),
-            account=lambda turn: turn.account(self.block_size, self._caching),
+            account=lambda turn: turn.account(self.block_size, self.caching),
             ended=self._turn_ended,
             pauses=pauses,
             clock=clock,
@@ -114,7 +114,7 @@ class SessionHub:
         self.block_size = engine.config.block_size
         self.num_blocks = engine.pool.usable
         self.warm_fraction = engine.warm_fraction
-        self._caching = engine.config.enable_prefix_caching
+        self.caching = engine.config.enable_prefix_caching
         self._vocab_size = engine.runner.vocab_size
         self._eos = engine.runner.eos_token_ids
         self._delivering = asyncio.get_running_loop().create_task(self._delivery.run())

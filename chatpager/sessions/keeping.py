@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import msgspec
 
 from chatpager.engine.heads import LeaseEvent, Strength
-from chatpager.engine.messages import CloseSession, LeaseRequest, ReleaseLease
+from chatpager.engine.messages import CloseSession, ForkSession, LeaseRequest, ReleaseLease
 from chatpager.engine.stats import SessionCache
 from chatpager.errors import EngineStopped
 from chatpager.sessions.engine_thread import EngineThread
@@ -49,15 +49,15 @@ class Keeper:
         self._watchers: dict[str, set[Watcher]] = {}
 
     async def pin(self, owner: str, strength: Strength, seconds: float, tokens: int | None = None) -> LeaseEvent | None:
-        """Ask for a lease; what was granted. None: nothing of this conversation is in the cache. A hard one for longer
-        than one lease lasts is renewed until its time has come.
+        """Ask for a lease; what was granted, if only no tokens. None: nothing of this conversation is on the device. A
+        hard one for longer than one lease lasts is renewed until its time has come.
 
         Raises:
             EngineStopped: there is no engine any more.
         """
         request = LeaseRequest(owner=owner, strength=strength, ttl=seconds, tokens=tokens)
         event = await self._engine.ask(lambda engine: engine.lease(request, self._clock()))
-        if event is None or strength is Strength.SOFT:
+        if event is None or not event.tokens or strength is Strength.SOFT:
             return event
         left = self._note(owner, seconds, tokens).until - self._clock()
         return msgspec.structs.replace(event, seconds_left=max(event.seconds_left, left))
@@ -103,6 +103,11 @@ class Keeper:
         """End the conversation's leases. Raises EngineStopped."""
         self._pins.pop(owner, None)
         self._engine.send(ReleaseLease(owner))
+
+    def forked(self, owner: str, new_owner: str, tokens: int | None) -> None:
+        """A conversation begins with the first ``tokens`` of another one (None: with all of it)."""
+        with suppress(EngineStopped):
+            self._engine.send(ForkSession(owner=owner, new_owner=new_owner, tokens=tokens))
 
     def closed(self, owner: str) -> None:
         """The conversation was deleted."""

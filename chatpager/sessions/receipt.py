@@ -13,12 +13,13 @@ MissReason = Literal["cold", "diverged", "evicted", "lease_expired", "sub_block"
 
 class Eviction(msgspec.Struct, frozen=True):
     """How the first block that was missed had been lost: when, as what, and for which conversation of the same
-    tenant."""
+    tenant; whether the conversation's own lease had expired before, or was revoked because a request needed memory."""
 
     seconds_ago: float
     eviction_class: str
     by: str | None
     lease_expired: bool
+    lease_revoked: bool = False
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):

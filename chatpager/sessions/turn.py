@@ -230,7 +230,8 @@ class LiveTurn:
             return None
         lost = usage.lost
         by = shown_to(self.request.tenant, lost.by)
-        return Eviction(round(lost.seconds_ago, 3), lost.eviction_class, by, lost.lease_expired)
+        ago = round(lost.seconds_ago, 3)
+        return Eviction(ago, lost.eviction_class, by, lost.lease_expired, lost.lease_revoked)
 
     def _cache_write_tokens(self) -> int:
         """Tokens of the full blocks that this turn wrote: none where nothing is cached."""

@@ -1,10 +1,16 @@
 """``chatpager sessions`` and ``chatpager cache`` against a real server."""
 
+import asyncio
 import json
 import re
+import shutil
+import socket
+import time
+import urllib.request
 
 import pytest
 
+from chatpager.client import client
 from tests.processes import serving
 
 
@@ -74,3 +80,68 @@ def test_a_server_that_is_not_there_is_named(chatpager):
     assert result.code == 1
     assert "no server at http://127.0.0.1:9" in result.err
     assert chatpager("cache", "stats", "--url", "nonsense").code == 2
+
+
+def test_ids_are_whole_and_titles_are_one_line_whatever_they_hold(ask, server, chatpager):
+    title = "\x1b[31mred\x1b[0m\ntwo\tthree \u202eback " + "long " * 20
+    body = json.dumps({"metadata": {"title": title}}).encode()
+    call = urllib.request.Request(f"{server.url}/v1/conversations", body, {"content-type": "application/json"})
+    with urllib.request.urlopen(call) as answer:
+        made = json.loads(answer.read())["id"]
+    fork = chatpager("sessions", "fork", made, "--url", server.url).out.strip()
+    lines = {line.split()[0]: line for line in ask("sessions", "list").splitlines()}
+    shown = lines[made]
+    assert (
+        "\N{REPLACEMENT CHARACTER}[31mred\N{REPLACEMENT CHARACTER}[0m two three \N{REPLACEMENT CHARACTER}back" in shown
+    )
+    assert shown.rstrip().endswith("long")
+    assert f"(of {made})" in lines[fork]
+    assert "the latest 1; --limit" in chatpager("sessions", "list", "--limit", 1, "--url", server.url).err
+
+
+def test_a_part_is_pinned_and_what_is_no_time_or_id_is_refused(ask, session):
+    told = ask("sessions", "pin", session, "--tokens", 16, "--ttl", 7200)
+    assert re.match(r"granted: hard, 16 tokens for 7200 s\n|renewed: ", told)
+    assert "--ttl" in ask("sessions", "pin", session, "--ttl", "nan", code=2)
+    assert "is empty" in ask("sessions", "show", " ", code=2)
+
+
+def test_a_key_is_asked_for_in_the_commands_own_words(chatpager, fork_server, tmp_path):
+    with serving(fork_server, tmp_path, "--api-key", "k") as server:
+        for command in (("sessions", "list"), ("chat",)):
+            without = chatpager(*command, "--url", server.url, typed="Hello\n" if command == ("chat",) else "")
+            assert "give it with --api-key or CHATPAGER_API_KEY" in without.err
+        wrong = chatpager("sessions", "list", "--url", server.url, "--api-key", "x")
+        assert "the one that was given is not this server's" in wrong.err
+
+
+def test_a_server_that_hangs_is_not_waited_for_for_ever(chatpager, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        url = f"http://127.0.0.1:{hanging.getsockname()[1]}"
+        monkeypatch.setattr(client, "ANSWER_SECONDS", 0.1)
+
+        async def ask():
+            async with client.AsyncClient(url) as ours:
+                await ours.sessions()
+
+        with pytest.raises(client.ClientError, match="does not answer"):
+            asyncio.run(ask())
+
+
+def test_a_disk_that_fails_is_told(chatpager, fork_server, tmp_path):
+    with serving(fork_server, tmp_path) as server:
+        [folder] = tmp_path.rglob("kv")
+        for path in folder.iterdir():
+            path.unlink() if path.is_file() else shutil.rmtree(path)
+        folder.rename(folder.with_name("away"))
+        folder.write_text("no folder")
+        chatpager("chat", "--url", server.url, typed="My name is Ada and I live in Paris with my cat.\n")
+
+        def stats():
+            return chatpager("cache", "stats", "--url", server.url).out
+
+        deadline = time.monotonic() + 30
+        while "broken" not in stats():
+            assert time.monotonic() < deadline
+        assert re.search(r"^broken  \d+ blocks could not be written: see the server's log", stats(), re.M)
+        assert re.search(r"^\S+Z \[warning +\] KV blocks cannot be written", server.process.err.text, re.M)

@@ -39,7 +39,7 @@ class TestDisk:
         assert answer(other, "again", LONG, owner="s").usage.cached_tokens == 0
 
     @pytest.mark.parametrize("place", [0, 20, HEADER.size - 1, HEADER.size, -1])
-    def test_a_flipped_bit_is_a_miss(self, disk, place):
+    def test_a_flipped_bit_is_a_miss(self, disk, place, caplog):
         engine = make_engine(disk=disk())
         answer(engine, "first", LONG, owner="s")
         tier = disk()
@@ -50,6 +50,7 @@ class TestDisk:
         later = make_engine(disk=tier)
         assert answer(later, "again", LONG, owner="s").usage.cached_tokens == 0
         assert tier.bad_files == 1
+        assert "does not hold what its name says" in caplog.text
         assert sources(answer(make_engine(disk=disk()), "third", LONG, owner="s"))[2] == 4
 
     @pytest.mark.parametrize("damage", ["short", "empty", "longer", "swapped", "gone"])

@@ -284,7 +284,7 @@ class TestBudget:
         turn(engine, "b", [2] * 36, 1, salt=b"b")
         assert lease(engine, "a").tokens == 36
         assert lease(engine, "b").tokens == 36, "a holds more than half of the budget, so its lease ends"
-        assert "none" in engine.leases.heads and HARD in engine.leases.heads["none"].leases
+        assert HARD not in engine.leases.heads["none"].leases
 
     def test_two_sessions_of_a_tenant_within_its_share_do_not_drive_each_other_out(self):
         engine = make_engine(num_blocks=33, max_model_len=40, lease_share=0.5)

@@ -74,6 +74,10 @@ class TestOpening:
         assert tiers.host.capacity == (1 << 29) // 32
         assert tiers.disk.capacity == 1 << 28
 
+    def test_more_memory_than_there_is_is_refused(self):
+        with pytest.raises(ConfigError, match=r"swap_space.*more than this machine's \d+ GiB"):
+            open_tiers(EngineConfig(swap_space=1e6), FakeRunner(), b"d" * 32)
+
     def test_a_folder_that_cannot_be_used_is_refused_by_name(self, tmp_path):
         (tmp_path / "kv").write_text("a file")
         with pytest.raises(ConfigError, match=r"kv_dir.*cannot be used"):

@@ -238,3 +238,52 @@ async def test_an_open_connection_is_a_heartbeat(serve):
             while not renewed():
                 leases = (await server.get(f"{PATH}/{conversation}/cache")).json["leases"]
         await eventually(lambda: not server.hub.keeper._watchers)
+
+
+async def test_a_fork_has_the_blocks_of_its_past_from_the_start(server):
+    conversation, responses = await talked(server, LONG, "Two.")
+    first, whole = [
+        (await server.post(f"{PATH}/{conversation}/fork", body)).json["id"] for body in ({"at": responses[0]["id"]}, {})
+    ]
+    sizes = [(r["usage"]["total_tokens"] - 1) // BLOCK * BLOCK for r in responses]
+    for fork, size in zip((first, whole), sizes, strict=True):
+        cache = (await server.get(f"{PATH}/{fork}/cache")).json
+        assert (cache["tokens"], cache["device_tokens"], cache["shared_tokens"]) == (size, size, size)
+        assert (await server.call("PUT", f"{PATH}/{fork}/pin")).json["tokens"] == size
+
+
+async def test_a_fork_of_a_fork_at_an_answer_of_the_first_one(server):
+    conversation, responses = await talked(server, LONG, "Two.")
+    fork = (await server.post(f"{PATH}/{conversation}/fork")).json["id"]
+    again = (await server.post(f"{PATH}/{fork}/fork", {"at": responses[0]["id"]})).json["id"]
+    assert len(await server.items(again)) == 2
+    size = (responses[0]["usage"]["total_tokens"] - 1) // BLOCK * BLOCK
+    assert (await server.get(f"{PATH}/{again}/cache")).json["tokens"] == size
+    back = await server.post(f"{PATH}/{again}/fork", {"at": responses[1]["id"]})
+    assert back.refusal == (404, "response_not_found", None)
+
+
+async def test_a_receipt_says_that_a_lease_was_revoked(serve):
+    async with serve(blocks=40, length=250) as server:
+        mine, _ = await talked(server, LONG)
+        await server.respond("x" * 225, store=False)
+        cache = (await server.respond("And?", conversation=mine))["chatpager"]["cache"]
+        assert cache["miss_reason"] == "evicted"
+        assert (cache["evicted"]["lease_revoked"], cache["evicted"]["lease_expired"]) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"engine": {"enable_prefix_caching": False}}, "prefix caching is off"),
+        ({"blocks": 36, "length": 272}, "lease_share"),
+    ],
+)
+async def test_a_pin_that_would_hold_nothing_is_refused_with_the_cause(serve, setting, words):
+    async with serve(**setting) as server:
+        conversation, _ = await talked(server, LONG)
+        answer = await server.call("PUT", f"{PATH}/{conversation}/pin")
+        assert answer.refusal == (409, "nothing_cached", None)
+        assert words in answer.json["error"]["message"]
+        leases = (await server.get(f"{PATH}/{conversation}/cache")).json["leases"]
+        assert "hard" not in {lease["strength"] for lease in leases}

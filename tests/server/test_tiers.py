@@ -106,3 +106,28 @@ async def test_a_damaged_disk_costs_warmth_and_nothing_else(serve, expected, kv,
         assert (cache["disk_tokens"], text) == (0, expected)
         assert (await server.get("/health")).json["tiers"]["disk"]["bad_files"] == 1
         await eventually(lambda: list((tmp_path / "kv").glob("*/*.kv")))
+
+
+async def test_a_fork_keeps_its_past_when_its_origin_is_deleted(serve, kv, tmp_path):
+    async with serve(**SMALL, engine=kv) as server:
+        origin = await one_turn(server)
+        fork = (await server.post(f"/v1/conversations/{origin}/fork")).json["id"]
+    async with serve(**SMALL, engine=kv) as server:
+        later = (await server.post(f"/v1/conversations/{origin}/fork")).json["id"]  # of what only the disk knows
+        await server.delete(f"/v1/conversations/{origin}")
+    async with serve(**SMALL, engine=kv) as server:
+        refused = await server.call("PUT", f"/v1/conversations/{later}/pin")
+        assert "on disk" in refused.json["error"]["message"]
+        for conversation in (fork, later):
+            assert (await server.get(f"/v1/conversations/{conversation}/cache")).json["disk_tokens"] > 0
+        cache, _ = await warm_and_cold(server, fork)
+        assert cache["disk_tokens"] > 0.8 * cache["prompt_tokens"] - 16
+
+
+async def test_without_prefix_caching_nothing_is_kept_and_nothing_said_to_be(serve, kv, tmp_path):
+    async with serve(**SMALL, engine={**kv, "enable_prefix_caching": False, "swap_space": 0.1}) as server:
+        await one_turn(server)
+        tiers = (await server.get("/health")).json["tiers"]
+        assert tiers["disk"]["warm_fraction"] is None
+        assert tiers["host"]["capacity_bytes"] == tiers["disk"]["capacity_bytes"] == 0
+    assert not (tmp_path / "kv").exists()
