@@ -144,6 +144,37 @@ def stats(url: Url = None, api_key: Key = None, config: ConfigFile = None, as_js
         typer.echo(f"broken  {'; '.join(broken)}: see the server's log, and the folder kv under its data folder")
 
 
+@cache.command()
+def explain(
+    first: Annotated[str, typer.Argument(metavar="A", help="response (resp_...) or conversation (its last response)")],
+    second: Annotated[str, typer.Argument(metavar="B", help="the same, of what should have shared A's prefix")],
+    url: Url = None, api_key: Key = None, config: ConfigFile = None, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Where the prompts of two responses part, and how much of them can be shared."""
+    path = f"/v1/cache/explain?first={quote(first, safe='')}&second={quote(second, safe='')}"
+    found = _request("GET", path, None, url, api_key, config)
+    if as_json:
+        _print_json(found)
+        return
+    common = found["common_tokens"]
+    typer.echo(
+        f"{found['first']}: {found['first_tokens']:,} tokens; {found['second']}: {found['second_tokens']:,} tokens"
+    )
+    typer.echo(
+        f"the first {common:,} are the same: {found['reusable_tokens']:,} in full blocks of {found['block_size']}"
+    )
+    if not found["same_model"]:
+        typer.echo("they were asked of different models, which share nothing")
+    parted = found["diverged"]
+    if parted is None:
+        typer.echo("one is the beginning of the other")
+        return
+    place = f" in message {parted['message']} ({parted['role']})" if parted["message"] is not None else ""
+    typer.echo(f"they part at token {parted['token']:,}{place}:")
+    typer.echo(f"  A  {one_line(repr(parted['first']))}")
+    typer.echo(f"  B  {one_line(repr(parted['second']))}")
+
+
 def one_line(text: str) -> str:
     """``text`` without what a terminal obeys, and without what ends a line or turns it round."""
     return "".join(c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -81,6 +81,7 @@ def response_object(
     timings: Mapping[str, Any] | None = None,
     error: Mapping[str, str] | None = None,
     completed_at: int | None = None,
+    diagnostics: dict[str, Any] | None = None,
 ) -> wire.Response:
     """A response at any time of its life; ``state`` and the rest as the store has them."""
     status = SHOWN_AS[state]
@@ -100,6 +101,7 @@ def response_object(
         conversation=wire.ConversationRef(facts.conversation_id) if facts.conversation_id else None,
         completed_at=completed_at // 1000 if completed_at and status == "completed" else None,
         usage=usage_object(usage) if usage else None,
+        prompt_cache_diagnostics=diagnostics,
         chatpager=ours,
         **echoed,
     )

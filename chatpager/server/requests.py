@@ -228,6 +228,7 @@ def response_request(raw: Json, served: Served, tenant: str) -> TurnRequest:
         stored=stored,
         priority=body.chatpager.priority,
         keep_seconds=keep_seconds(body, body.input, "input"),
+        compare_with=body.prompt_cache_options.comparison_response_id if body.prompt_cache_options else None,
         parameters=_with_warnings(echo, unknown),
     )
 
@@ -239,6 +240,9 @@ def chat_request(raw: Json, served: Served, tenant: str) -> tuple[TurnRequest, C
     messages = input_messages(body.messages, "messages")
     if not messages:
         raise InvalidRequest("there are no messages", param="messages")
+    if body.prompt_cache_options and body.prompt_cache_options.comparison_response_id:
+        param = "prompt_cache_options.comparison_response_id"
+        raise InvalidRequest("diagnostics are told on /v1/responses only", param=param)
     limit_name = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
     request = TurnRequest(
         id="chatcmpl_" + secrets.token_hex(16),

@@ -11,7 +11,7 @@ from aiohttp import web
 from chatpager.engine.heads import TTL_CAPS, LeaseEvent, Strength
 from chatpager.errors import InvalidRequest, NothingCached, ResponseNotFound, SessionBusy
 from chatpager.server import wire
-from chatpager.server.input_items import Json, shown
+from chatpager.server.input_items import Json, check_text, shown
 from chatpager.server.requests import decode
 from chatpager.server.routes_conversations import conversation_object
 from chatpager.server.routes_responses import json_response
@@ -25,6 +25,16 @@ async def cache(request: web.Request) -> web.Response:
     found = await service.hub.keeper.cache_of(owner_of(TENANT, session_id))
     facts = msgspec.to_builtins(found) if found else {}
     return json_response(wire.ConversationCache(id=session_id, **facts))
+
+
+async def explain(request: web.Request) -> web.Response:
+    """Where the prompts of two responses part (of a conversation: of its last one)."""
+    service = request.app[SERVICE]
+    names = [check_text(request.query.get(name, ""), name) for name in ("first", "second")]
+    if not all(names):
+        raise InvalidRequest("name two responses or conversations: ?first=resp_...&second=resp_...", param="first")
+    found = await service.hub.comparing.explain(TENANT, names[0], names[1], service.hub.block_size)
+    return json_response({"object": "cache.explanation", **msgspec.to_builtins(found)})
 
 
 async def pin(request: web.Request) -> web.Response:

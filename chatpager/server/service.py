@@ -13,6 +13,7 @@ from aiohttp import web
 from chatpager.config import ServerConfig
 from chatpager.errors import EngineStopped, ResponseNotFound
 from chatpager.server import wire
+from chatpager.server.cache_diagnostics import diagnostics
 from chatpager.server.encode_response import ResponseFacts, response_object
 from chatpager.server.metrics import Metrics
 from chatpager.server.requests import Served
@@ -115,6 +116,7 @@ def final_response(turn: LiveTurn, ended: Ended) -> wire.Response:
         timings=facts["timings"],
         error={"code": ended.error_code, "message": ended.error_message or ""} if ended.error_code else None,
         completed_at=ended.at,
+        diagnostics=diagnostics(turn.compared, turn.receipt) if turn.compared else None,
     )
 
 

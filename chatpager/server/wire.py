@@ -84,6 +84,7 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     completed_at: int | None = None
     truncation: str = "disabled"
     usage: Usage | None = None
+    prompt_cache_diagnostics: dict[str, Any] | None = None
     chatpager: dict[str, Any] = {}
 
 

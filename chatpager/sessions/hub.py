@@ -28,6 +28,7 @@ from chatpager.errors import (
     SessionBusy,
 )
 from chatpager.sessions.admission import Admission
+from chatpager.sessions.comparing import Comparing
 from chatpager.sessions.delivery import Delivery
 from chatpager.sessions.engine_thread import STOPPED, EngineThread
 from chatpager.sessions.heads import Heads, owner_of
@@ -77,6 +78,7 @@ class SessionHub:
         self.orphans = Orphans(store, lambda id: id in self.turns or id in self._beginning, wall)
         self._remembered = Remembered(REMEMBERED_TOKENS)
         self._heads = Heads()
+        self.comparing = Comparing(store, self._asked, lambda ids: tokenizer.decode(ids, skip_special_tokens=False))
         self.engine = EngineThread(build_engine, self._receive, self._leases_changed)
         self.keeper = Keeper(self.engine, clock)
         self._delivery = Delivery(
@@ -290,11 +292,7 @@ class SessionHub:
         conversation: list[Message | NewMessage] = [*history, *fresh]
         if not conversation:
             raise InvalidRequest("the conversation is empty and there is no input", param="input")
-        messages = [self._chat_message(m) for m in conversation]
-        if request.instructions:
-            messages.insert(0, ChatMessage("system", request.instructions))
-        check_bytes(messages, self.tokenizer, self.max_model_len)
-        prompt = await self._tokenize(messages)
+        _, prompt = await self._asking(conversation, request.instructions)
         wanted = max(1, request.params.min_tokens)
         if len(prompt.token_ids) + wanted > self.max_model_len:
             raise ContextLengthExceeded(len(prompt.token_ids), wanted, self.max_model_len)
@@ -311,6 +309,9 @@ class SessionHub:
         parent = history[-1].hash if history else None
         turn.previous = self._remembered.get(parent)
         turn.owner = self._heads.of(request, parent)
+        if request.compare_with:
+            ids, model = prompt.token_ids, request.model
+            turn.compared = await self.comparing.compare(request.tenant, request.compare_with, model, ids)
         new = NewTurn(
             id=request.id,
             tenant=request.tenant,
@@ -326,6 +327,22 @@ class SessionHub:
             title="" if history else first_words(fresh),
         )
         return turn, new
+
+    async def _asking(
+        self, conversation: Sequence[Message | NewMessage], instructions: str | None
+    ) -> tuple[list[ChatMessage], Prompt]:
+        """What asks the model for an answer to this conversation. Raises InputTooLong, InvalidRequest."""
+        messages = [self._chat_message(m) for m in conversation]
+        if instructions:
+            messages.insert(0, ChatMessage("system", instructions))
+        check_bytes(messages, self.tokenizer, self.max_model_len)
+        return messages, await self._tokenize(messages)
+
+    async def _asked(
+        self, conversation: Sequence[Message], instructions: str | None
+    ) -> tuple[list[ChatMessage], Sequence[int]]:
+        messages, prompt = await self._asking(conversation, instructions)
+        return messages, prompt.token_ids
 
     def _chat_message(self, message: Message | NewMessage) -> ChatMessage:
         """Ids of another vocabulary mean nothing here, so such an answer is rendered from its text."""

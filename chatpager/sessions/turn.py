@@ -11,6 +11,7 @@ from typing import Any
 from chatpager.engine.detokenizer import TextStream
 from chatpager.engine.messages import FinishReason, StepOutput, Usage
 from chatpager.engine.sampling_params import SamplingParams
+from chatpager.sessions.comparing import Compared
 from chatpager.sessions.heads import shown_to
 from chatpager.sessions.receipt import Eviction, Receipt, receipt
 from chatpager.sessions.stream import Ended, Timings, TurnStream
@@ -57,6 +58,7 @@ class TurnRequest:
     """What a wire asks for. ``messages`` is the turn's input; for a stateless wire (``whole``) it is the whole
     conversation, of which the beginning may be stored already. ``instructions`` stand at the head of the prompt and
     are no part of the conversation. ``stored`` False keeps nothing: such a turn cannot be found again.
+    ``compare_with`` names an earlier response whose prompt this one's is compared with.
     ``keep_seconds`` from its end on its prefix is kept on the device, as far as the budget of leases goes.
     ``body`` makes the wire's object at the turn's end, which is stored with it."""
 
@@ -73,6 +75,7 @@ class TurnRequest:
     stored: bool = True
     priority: int = 0
     keep_seconds: float = 0.0
+    compare_with: str | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
     body: Callable[[LiveTurn, Ended], dict[str, Any]] | None = None
 
@@ -105,6 +108,7 @@ class LiveTurn:
         self.token_ids: list[int] = []
         self.input_tip: MessageHash | None = None
         self.previous: Sequence[int] | None = None
+        self.compared: Compared | None = None
         self.owner = ""
         """The head in the engine that this turn moves."""
         self.usage: Usage | None = None

@@ -145,3 +145,20 @@ def test_a_disk_that_fails_is_told(chatpager, fork_server, tmp_path):
             assert time.monotonic() < deadline
         assert re.search(r"^broken  \d+ blocks could not be written: see the server's log", stats(), re.M)
         assert re.search(r"^\S+Z \[warning +\] KV blocks cannot be written", server.process.err.text, re.M)
+
+
+def test_it_is_explained_where_two_prompts_part(ask, chatpager, server):
+    def said(text):
+        told = chatpager("chat", "--url", server.url, typed=f"{text}\n")
+        return re.search(r"conv_\w+", told.err)[0]
+
+    one, two = said("My name is Ada and I live in Paris."), said("My name is Ada and I live in Rome.")
+    told = ask("cache", "explain", one, two).splitlines()
+    assert re.match(r"resp_\w+: \d+ tokens; resp_\w+: \d+ tokens$", told[0])
+    assert re.match(r"the first (\d+) are the same: \d+ in full blocks of 16$", told[1])
+    assert re.match(r"they part at token \d+ in message 0 \(user\):$", told[2])
+    assert (told[3][:4], "aris" in told[3]) == ("  A ", True)
+    assert (told[4][:4], "ome" in told[4]) == ("  B ", True)
+    assert ask("cache", "explain", one, one).splitlines()[2] == "one is the beginning of the other"
+    assert json.loads(ask("cache", "explain", one, two, "--json"))["object"] == "cache.explanation"
+    assert "no response" in ask("cache", "explain", one, "resp_none", code=1)

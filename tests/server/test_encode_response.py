@@ -136,7 +136,7 @@ def test_a_response_echoes_its_request():
         "parallel_tool_calls": True, "temperature": 0.5, "top_p": 0.9, "tool_choice": "auto", "tools": [],
         "max_output_tokens": 7, "previous_response_id": "resp_0", "conversation": {"id": "conv_1"}, "store": False,
         "background": False, "completed_at": None, "truncation": "disabled", "usage": None,
-        "chatpager": {"warnings": ["unknown field"]},
+        "prompt_cache_diagnostics": None, "chatpager": {"warnings": ["unknown field"]},
     }  # fmt: skip
 
 

@@ -253,6 +253,12 @@ def test_a_wish_to_keep_the_prefix_has_a_form(field, value, param):
     assert refused(chat, **{field: value}) == param
 
 
+def test_what_chat_completions_cannot_tell_is_refused_there():
+    options = {"comparison_response_id": "resp_1"}
+    assert respond(input="a", prompt_cache_options=options).compare_with == "resp_1"
+    assert refused(chat, prompt_cache_options=options) == "prompt_cache_options.comparison_response_id"
+
+
 @pytest.mark.parametrize("mark", ["ephemeral", {"type": "other"}, {"type": "ephemeral", "ttl": "2h"}, {}])
 def test_a_mark_on_a_message_or_a_part_has_a_form(mark):
     part = {"type": "text", "text": "a", "cache_control": mark}

@@ -1,0 +1,135 @@
+"""Where the prompts of two turns part: why the second could not use what the first left in the cache.
+
+A prompt is made again from what is stored, by the same rules as when it was asked; what the engine was given then and
+what is compared here are the same ids, as long as the model is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from chatpager.engine.chat_template import ChatMessage
+from chatpager.errors import ResponseNotFound
+from chatpager.sessions.receipt import common_prefix
+from chatpager.store import Message, Store
+
+SHOWN_TOKENS = 12
+"""Of each prompt, from where they part."""
+
+MakePrompt = Callable[[Sequence[Message], str | None], Awaitable[tuple[list[ChatMessage], Sequence[int]]]]
+
+
+class Asked(NamedTuple):
+    """What a turn asked the model."""
+
+    id: str
+    model: str
+    messages: Sequence[ChatMessage]
+    token_ids: Sequence[int]
+
+
+class Divergence(msgspec.Struct, frozen=True, kw_only=True):
+    """The first token that differs, the message it stands in (instructions count as one; None: in none of them) and
+    what each prompt goes on with."""
+
+    token: int
+    message: int | None
+    role: str | None
+    first: str
+    second: str
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens of both prompts, of their common beginning, and of its full blocks: at the most these can be shared.
+    ``diverged`` is None where one prompt is the beginning of the other."""
+
+    first: str
+    second: str
+    first_tokens: int
+    second_tokens: int
+    block_size: int
+    common_tokens: int
+    reusable_tokens: int
+    same_model: bool
+    diverged: Divergence | None
+
+
+class Compared(msgspec.Struct, frozen=True, kw_only=True):
+    """A prompt against that of an earlier turn: None of an earlier turn that there is not."""
+
+    found: bool
+    same_model: bool = True
+    earlier_tokens: int = 0
+    common_tokens: int = 0
+
+
+class Comparing:
+    """``make_prompt`` gives the messages and the ids that ask for an answer to stored messages under instructions."""
+
+    def __init__(self, store: Store, make_prompt: MakePrompt, decode: Callable[[Sequence[int]], str]) -> None:
+        self._store = store
+        self._make_prompt = make_prompt
+        self._decode = decode
+
+    async def asked(self, tenant: str, name: str) -> Asked:
+        """What a response asked, or the last one of a conversation.
+
+        Raises:
+            ResponseNotFound, ConversationNotFound: there is none.
+        """
+        if name.startswith("conv_"):
+            await self._store.session(tenant, name)
+            turns = await self._store.turns_of(tenant, name)
+            if not turns:
+                raise ResponseNotFound(f"conversation {name!r} has no turn yet")
+            turn = turns[-1]
+        else:
+            turn = await self._store.turn(tenant, name)
+        chain = await self._store.load_chain(tenant, turn.input_tip)
+        messages, token_ids = await self._make_prompt(chain, turn.request.get("instructions"))
+        return Asked(turn.id, turn.model, messages, token_ids)
+
+    async def compare(self, tenant: str, earlier: str, model: str, prompt: Sequence[int]) -> Compared:
+        """A prompt that is about to be asked against an earlier response's."""
+        try:
+            other = await self.asked(tenant, earlier)
+        except ResponseNotFound:
+            return Compared(found=False)
+        return Compared(
+            found=True,
+            same_model=other.model == model,
+            earlier_tokens=len(other.token_ids),
+            common_tokens=common_prefix(prompt, other.token_ids),
+        )
+
+    async def explain(self, tenant: str, first: str, second: str, block_size: int) -> Explanation:
+        """Raises ResponseNotFound, ConversationNotFound."""
+        a, b = await self.asked(tenant, first), await self.asked(tenant, second)
+        common = common_prefix(a.token_ids, b.token_ids)
+        return Explanation(
+            first=a.id,
+            second=b.id,
+            first_tokens=len(a.token_ids),
+            second_tokens=len(b.token_ids),
+            block_size=block_size,
+            common_tokens=common,
+            reusable_tokens=common // block_size * block_size,
+            same_model=a.model == b.model,
+            diverged=self._divergence(a, b, common),
+        )
+
+    def _divergence(self, a: Asked, b: Asked, common: int) -> Divergence | None:
+        if common in (len(a.token_ids), len(b.token_ids)):
+            return None
+        pairs = enumerate(zip(a.messages, b.messages, strict=False))
+        place = next((i for i, (x, y) in pairs if (x.role, x.text) != (y.role, y.text)), None)
+        return Divergence(
+            token=common,
+            message=place,
+            role=b.messages[place].role if place is not None else None,
+            first=self._decode(a.token_ids[common : common + SHOWN_TOKENS]),
+            second=self._decode(b.token_ids[common : common + SHOWN_TOKENS]),
+        )
