@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from chatpager.config import EngineConfig
 from chatpager.engine.block_pool import BlockPool
@@ -14,13 +13,13 @@ from chatpager.engine.messages import (
     AddRequest,
     FinishReason,
     LeaseRequest,
-    Lost,
     SampledLogprobs,
     StepOutput,
     Usage,
 )
 from chatpager.engine.plan import Limits, Plan, Row
 from chatpager.engine.prefix_cache import PrefixCache
+from chatpager.engine.request import Request
 from chatpager.engine.runner import Runner
 from chatpager.engine.sampler import Sampled
 from chatpager.engine.scheduler import Scheduler
@@ -38,17 +37,6 @@ log = logging.getLogger(__name__)
 
 MEASURED_BLOCKS = 4
 """Blocks that a step must compute for its time to say something about one."""
-
-
-@dataclass
-class _Request:
-    """A request's sequences (one, or ``n``) by index, and its moments, in the seconds of the caller's clock."""
-
-    seqs: list[Sequence]
-    added: float
-    started: float | None = None
-    first_token: float | None = None
-    unfinished: set[int] = field(default_factory=set)
 
 
 class Engine:
@@ -87,7 +75,7 @@ class Engine:
         )
         self.leases = self.cache.leases
         self.scheduler = Scheduler(self.cache, limits)
-        self._requests: dict[str, _Request] = {}
+        self._requests: dict[str, Request] = {}
         self._failed_steps = 0
         self._early: list[StepOutput] = []
         """Outputs that a cancel made between two steps, or a step that was interrupted."""
@@ -107,7 +95,7 @@ class Engine:
             raise InvalidRequest(f"request id {request.request_id!r} is in use", param="request_id")
         first = self._intake.sequence(request)
         seqs = [first, *first.forks]
-        self._requests[request.request_id] = _Request(seqs, now, unfinished={s.index for s in seqs})
+        self._requests[request.request_id] = Request(seqs, now, unfinished={s.index for s in seqs})
         self.scheduler.add(first)
 
     def cancel(self, request_id: str) -> None:
@@ -265,39 +253,7 @@ class Engine:
         )
 
     def _usage(self, seq: Sequence, now: float | None = None) -> Usage:
-        """Without ``now`` it is the last moment that is known."""
-        request = self._requests[seq.request_id]
-        if now is None:
-            now = request.started if request.started is not None else request.added
-        started = request.started if request.started is not None else now
-        first_token = request.first_token if request.first_token is not None else now
-        return Usage(
-            admitted=seq.first_admitted,
-            prompt_tokens=seq.num_prompt_tokens,
-            cached_tokens=seq.cached_tokens,
-            host_tokens=seq.restored_tokens[Source.HOST],
-            disk_tokens=seq.restored_tokens[Source.DISK],
-            committed_tokens=seq.reached,
-            output_tokens=seq.num_output_tokens,
-            preemptions=seq.preemptions,
-            lost=self._lost(seq),
-            queue_seconds=started - request.added,
-            prefill_seconds=first_token - started,
-        )
-
-    def _lost(self, seq: Sequence) -> Lost | None:
-        found, started = seq.evicted, self._requests[seq.request_id].started
-        if found is None or started is None:
-            return None
-        head = self.leases.heads.get(seq.owner)
-        expired, revoked = (head.expired_at, head.revoked_at) if head else (None, None)
-        return Lost(
-            seconds_ago=max(0.0, started - found.at),
-            eviction_class=found.eviction_class.name.lower(),
-            by=found.by,
-            lease_expired=expired is not None and expired <= found.at,
-            lease_revoked=revoked is not None and revoked <= found.at,
-        )
+        return self._requests[seq.request_id].usage(seq, self.leases.heads.get(seq.owner), now)
 
     # -- endings ------------------------------------------------------------------------------------------------------
 

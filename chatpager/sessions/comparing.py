@@ -6,20 +6,20 @@ what is compared here are the same ids, as long as the model is.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from chatpager.engine.chat_template import ChatMessage
+from chatpager.engine.tokenizer import Tokenizer
 from chatpager.errors import ResponseNotFound
+from chatpager.sessions.prompting import Prompting
 from chatpager.sessions.receipt import common_prefix
-from chatpager.store import Message, Store
+from chatpager.store import Store
 
 SHOWN_TOKENS = 12
 """Of each prompt, from where they part."""
-
-MakePrompt = Callable[[Sequence[Message], str | None], Awaitable[tuple[list[ChatMessage], Sequence[int]]]]
 
 
 class Asked(NamedTuple):
@@ -67,12 +67,10 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Comparing:
-    """``make_prompt`` gives the messages and the ids that ask for an answer to stored messages under instructions."""
-
-    def __init__(self, store: Store, make_prompt: MakePrompt, decode: Callable[[Sequence[int]], str]) -> None:
+    def __init__(self, store: Store, prompting: Prompting, tokenizer: Tokenizer) -> None:
         self._store = store
-        self._make_prompt = make_prompt
-        self._decode = decode
+        self._prompting = prompting
+        self._tokenizer = tokenizer
 
     async def asked(self, tenant: str, name: str) -> Asked:
         """What a response asked, or the last one of a conversation.
@@ -89,8 +87,8 @@ class Comparing:
         else:
             turn = await self._store.turn(tenant, name)
         chain = await self._store.load_chain(tenant, turn.input_tip)
-        messages, token_ids = await self._make_prompt(chain, turn.request.get("instructions"))
-        return Asked(turn.id, turn.model, messages, token_ids)
+        question = await self._prompting.question(chain, turn.request.get("instructions"))
+        return Asked(turn.id, turn.model, question.messages, question.prompt.token_ids)
 
     async def compare(self, tenant: str, earlier: str, model: str, prompt: Sequence[int]) -> Compared:
         """A prompt that is about to be asked against an earlier response's."""
@@ -130,6 +128,9 @@ class Comparing:
             token=common,
             message=place,
             role=b.messages[place].role if place is not None else None,
-            first=self._decode(a.token_ids[common : common + SHOWN_TOKENS]),
-            second=self._decode(b.token_ids[common : common + SHOWN_TOKENS]),
+            first=self._shown(a.token_ids[common:]),
+            second=self._shown(b.token_ids[common:]),
         )
+
+    def _shown(self, token_ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(token_ids[:SHOWN_TOKENS], skip_special_tokens=False)

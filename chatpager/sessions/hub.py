@@ -9,12 +9,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import structlog
 
-from chatpager.engine.chat_template import ChatMessage, ChatTemplate, Prompt
 from chatpager.engine.engine import Engine
 from chatpager.engine.heads import LeaseEvent
 from chatpager.engine.messages import AddRequest, CancelRequest, StepOutput
@@ -35,12 +33,12 @@ from chatpager.sessions.heads import Heads, owner_of
 from chatpager.sessions.history import history_of
 from chatpager.sessions.keeping import Keeper
 from chatpager.sessions.orphans import Orphans, log_interrupted
-from chatpager.sessions.oversize import check_bytes, check_tokens
+from chatpager.sessions.prompting import Prompting
 from chatpager.sessions.remembered import Remembered
 from chatpager.sessions.stream import Ended, Started
 from chatpager.sessions.title import first_words
 from chatpager.sessions.turn import LiveTurn, TurnRequest
-from chatpager.store import Message, MessageHash, NewMessage, NewTurn, Store, text_of
+from chatpager.store import Message, MessageHash, NewMessage, NewTurn, Store
 
 log = structlog.get_logger(__name__)
 
@@ -67,7 +65,7 @@ class SessionHub:
     ) -> None:
         self.store = store
         self.tokenizer = tokenizer
-        self.template = ChatTemplate(tokenizer)
+        self._prompting = Prompting(tokenizer)
         self.turns: dict[str, LiveTurn] = {}
         self.wall = wall
         self._on_end = on_end
@@ -78,7 +76,7 @@ class SessionHub:
         self.orphans = Orphans(store, lambda id: id in self.turns or id in self._beginning, wall)
         self._remembered = Remembered(REMEMBERED_TOKENS)
         self._heads = Heads()
-        self.comparing = Comparing(store, self._asked, lambda ids: tokenizer.decode(ids, skip_special_tokens=False))
+        self.comparing = Comparing(store, self._prompting, tokenizer)
         self.engine = EngineThread(build_engine, self._receive, self._leases_changed)
         self.keeper = Keeper(self.engine, clock)
         self._delivery = Delivery(
@@ -94,7 +92,6 @@ class SessionHub:
         )
         self._delivering: asyncio.Task[None] | None = None
         self._keeping: asyncio.Task[None] | None = None
-        self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="chatpager-tokenizer")
         self._closing = False
 
     # -- opening and closing ------------------------------------------------------------------------------------------
@@ -112,7 +109,7 @@ class SessionHub:
         except BaseException:
             await self.close()
             raise
-        self.max_model_len = engine.runner.max_model_len
+        self.max_model_len = self._prompting.limit = engine.runner.max_model_len
         self.block_size = engine.config.block_size
         self.num_blocks = engine.pool.usable
         self.warm_fraction = engine.warm_fraction
@@ -140,7 +137,7 @@ class SessionHub:
         self._delivery.close()
         if self._delivering:
             await self._delivering
-        self._tokenizing.shutdown()
+        self._prompting.close()
 
     def _receive(self, outputs: list[StepOutput]) -> None:
         self._delivery.receive(outputs)
@@ -292,7 +289,7 @@ class SessionHub:
         conversation: list[Message | NewMessage] = [*history, *fresh]
         if not conversation:
             raise InvalidRequest("the conversation is empty and there is no input", param="input")
-        _, prompt = await self._asking(conversation, request.instructions)
+        prompt = (await self._prompting.question(conversation, request.instructions)).prompt
         wanted = max(1, request.params.min_tokens)
         if len(prompt.token_ids) + wanted > self.max_model_len:
             raise ContextLengthExceeded(len(prompt.token_ids), wanted, self.max_model_len)
@@ -327,33 +324,3 @@ class SessionHub:
             title="" if history else first_words(fresh),
         )
         return turn, new
-
-    async def _asking(
-        self, conversation: Sequence[Message | NewMessage], instructions: str | None
-    ) -> tuple[list[ChatMessage], Prompt]:
-        """What asks the model for an answer to this conversation. Raises InputTooLong, InvalidRequest."""
-        messages = [self._chat_message(m) for m in conversation]
-        if instructions:
-            messages.insert(0, ChatMessage("system", instructions))
-        check_bytes(messages, self.tokenizer, self.max_model_len)
-        return messages, await self._tokenize(messages)
-
-    async def _asked(
-        self, conversation: Sequence[Message], instructions: str | None
-    ) -> tuple[list[ChatMessage], Sequence[int]]:
-        messages, prompt = await self._asking(conversation, instructions)
-        return messages, prompt.token_ids
-
-    def _chat_message(self, message: Message | NewMessage) -> ChatMessage:
-        """Ids of another vocabulary mean nothing here, so such an answer is rendered from its text."""
-        text = text_of(message.content)
-        known = message.role == "assistant" and message.vocab == self.tokenizer.fingerprint
-        return ChatMessage(message.role, text, message.token_ids if known else None)
-
-    async def _tokenize(self, messages: Sequence[ChatMessage]) -> Prompt:
-        """Rendering and tokenising a long conversation takes milliseconds that the event loop does not have."""
-        return await asyncio.get_running_loop().run_in_executor(self._tokenizing, self._prompt, messages)
-
-    def _prompt(self, messages: Sequence[ChatMessage]) -> Prompt:
-        check_tokens(messages, self.tokenizer, self.max_model_len)
-        return self.template.prompt(messages)

@@ -1,0 +1,54 @@
+"""A request that runs: its sequences, its moments, and the account of each sequence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from chatpager.engine.heads import Head
+from chatpager.engine.messages import Lost, Usage
+from chatpager.engine.sequence import Sequence
+from chatpager.engine.tiers import Source
+
+
+@dataclass
+class Request:
+    """A request's sequences (one, or ``n``) by index, and its moments, in the seconds of the caller's clock."""
+
+    seqs: list[Sequence]
+    added: float
+    started: float | None = None
+    first_token: float | None = None
+    unfinished: set[int] = field(default_factory=set)
+
+    def usage(self, seq: Sequence, head: Head | None, now: float | None = None) -> Usage:
+        """``head``: its session's. Without ``now`` it is the last moment that is known."""
+        if now is None:
+            now = self.started if self.started is not None else self.added
+        started = self.started if self.started is not None else now
+        first_token = self.first_token if self.first_token is not None else now
+        return Usage(
+            admitted=seq.first_admitted,
+            prompt_tokens=seq.num_prompt_tokens,
+            cached_tokens=seq.cached_tokens,
+            host_tokens=seq.restored_tokens[Source.HOST],
+            disk_tokens=seq.restored_tokens[Source.DISK],
+            committed_tokens=seq.reached,
+            output_tokens=seq.num_output_tokens,
+            preemptions=seq.preemptions,
+            lost=self._lost(seq, head),
+            queue_seconds=started - self.added,
+            prefill_seconds=first_token - started,
+        )
+
+    def _lost(self, seq: Sequence, head: Head | None) -> Lost | None:
+        found = seq.evicted
+        if found is None or self.started is None:
+            return None
+        expired, revoked = (head.expired_at, head.revoked_at) if head else (None, None)
+        return Lost(
+            seconds_ago=max(0.0, self.started - found.at),
+            eviction_class=found.eviction_class.name.lower(),
+            by=found.by,
+            lease_expired=expired is not None and expired <= found.at,
+            lease_revoked=revoked is not None and revoked <= found.at,
+        )

@@ -1,0 +1,59 @@
+"""From stored messages to the ids that ask the model, off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from chatpager.engine.chat_template import ChatMessage, ChatTemplate, Prompt
+from chatpager.engine.tokenizer import Tokenizer
+from chatpager.sessions.oversize import check_bytes, check_tokens
+from chatpager.store import Message, NewMessage, text_of
+
+
+class Question(NamedTuple):
+    """The messages, instructions first, and what asks for the next one."""
+
+    messages: Sequence[ChatMessage]
+    prompt: Prompt
+
+
+class Prompting:
+    """``limit``, in tokens, is known once the model is there."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.limit = 0
+        self._tokenizer = tokenizer
+        self._template = ChatTemplate(tokenizer)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="chatpager-tokenizer")
+
+    async def question(self, conversation: Sequence[Message | NewMessage], instructions: str | None) -> Question:
+        """What asks for an answer to this conversation.
+
+        Rendering and tokenising a long conversation takes milliseconds that the event loop does not have.
+
+        Raises:
+            InputTooLong: it is far beyond ``limit``.
+            InvalidRequest: the template refuses it.
+        """
+        messages = [self._chat_message(m) for m in conversation]
+        if instructions:
+            messages.insert(0, ChatMessage("system", instructions))
+        check_bytes(messages, self._tokenizer, self.limit)
+        prompt = await asyncio.get_running_loop().run_in_executor(self._thread, self._prompt, messages)
+        return Question(messages, prompt)
+
+    def close(self) -> None:
+        self._thread.shutdown()
+
+    def _chat_message(self, message: Message | NewMessage) -> ChatMessage:
+        """Ids of another vocabulary mean nothing here, so such an answer is rendered from its text."""
+        text = text_of(message.content)
+        known = message.role == "assistant" and message.vocab == self._tokenizer.fingerprint
+        return ChatMessage(message.role, text, message.token_ids if known else None)
+
+    def _prompt(self, messages: Sequence[ChatMessage]) -> Prompt:
+        check_tokens(messages, self._tokenizer, self.limit)
+        return self._template.prompt(messages)
