@@ -33,6 +33,7 @@ Key = Annotated[str | None, typer.Option(help="the server's key; default: from t
 ConfigFile = Annotated[str | None, typer.Option("--config", help="settings file; default: ./chatpager.toml, then XDG")]
 T = TypeVar("T")
 WIDE = 10_000
+TIERS = ("device", "host", "disk")
 BROKEN = {"failed_writes": "blocks could not be written", "bad_files": "files were not what they should be"}
 AsJson = Annotated[bool, typer.Option("--json", help="for programs")]
 
@@ -142,6 +143,23 @@ def stats(url: Url = None, api_key: Key = None, config: ConfigFile = None, as_js
     typer.echo(f"lost    {counts['lost_tokens']:,} tokens had been evicted before they were wanted again")
     if broken := [f"{disk[name]:,} {words}" for name, words in BROKEN.items() if disk[name]]:
         typer.echo(f"broken  {'; '.join(broken)}: see the server's log, and the folder kv under its data folder")
+
+
+@cache.command()
+def top(
+    limit: Annotated[int, typer.Option(help="conversations at the most", min=1, max=100)] = 20,
+    url: Url = None, api_key: Key = None, config: ConfigFile = None, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Who has most of the device's cache, in tokens of full blocks."""
+    found = _request("GET", f"/v1/cache/top?limit={limit}", None, url, api_key, config)["data"]
+    if as_json:
+        _print_json(found)
+        return
+    table = Table("conversation", *TIERS, "shared", "leases", box=None)
+    for one in found:
+        leases = ", ".join(f"{lease['strength']} {lease['seconds_left']:.0f} s" for lease in one["leases"])
+        table.add_row(one["id"], *(f"{one[f'{name}_tokens']:,}" for name in (*TIERS, "shared")), leases or "-")
+    Console(width=WIDE).print(table)
 
 
 @cache.command()

@@ -24,7 +24,7 @@ from chatpager.engine.runner import Runner
 from chatpager.engine.sampler import Sampled
 from chatpager.engine.scheduler import Scheduler
 from chatpager.engine.sequence import Sequence, SequenceStatus, set_apart
-from chatpager.engine.stats import EngineStats, SessionCache, memory_stats, session_cache, tier_stats
+from chatpager.engine.stats import EngineStats, SessionCache, memory_stats, session_cache, tier_stats, top_sessions
 from chatpager.engine.tiers import Source, Tiers, open_tiers
 from chatpager.errors import (
     EngineError,
@@ -141,6 +141,11 @@ class Engine:
         if head is None and self.tiers is not None and (proofs := self.tiers.recorded(owner)):
             head = Head(b"", proofs=list(proofs))
         return session_cache(head, self.config.block_size, now, self.tiers) if head else None
+
+    def top_sessions(self, prefix: str, limit: int, now: float) -> list[tuple[str, SessionCache]]:
+        """The sessions whose names begin with ``prefix`` and that have most blocks on the device, most first."""
+        self.leases.tick(now)
+        return top_sessions(self.leases.heads, prefix, limit, self.config.block_size, now, self.tiers)
 
     # -- steps --------------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -129,3 +131,12 @@ def session_cache(head: Head, block_size: int, now: float, tiers: Tiers | None) 
         shared_tokens=sum(block.heads > 1 for block, _ in head.chain[:resident]) * block_size,
         leases=leases,
     )
+
+
+def top_sessions(
+    heads: Mapping[str, Head], prefix: str, limit: int, block_size: int, now: float, tiers: Tiers | None
+) -> list[tuple[str, SessionCache]]:
+    """The sessions whose names begin with ``prefix`` and that have most blocks on the device, most first."""
+    sizes = ((head.resident(), owner) for owner, head in heads.items() if owner.startswith(prefix))
+    largest = heapq.nlargest(limit, sizes)
+    return [(owner, session_cache(heads[owner], block_size, now, tiers)) for size, owner in largest if size]

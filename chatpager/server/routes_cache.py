@@ -13,7 +13,7 @@ from chatpager.errors import InvalidRequest, NothingCached, ResponseNotFound, Se
 from chatpager.server import wire
 from chatpager.server.input_items import Json, check_text, shown
 from chatpager.server.requests import decode
-from chatpager.server.routes_conversations import conversation_object
+from chatpager.server.routes_conversations import conversation_object, page_limit
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE, TENANT, Service
 from chatpager.sessions.heads import owner_of
@@ -25,6 +25,14 @@ async def cache(request: web.Request) -> web.Response:
     found = await service.hub.keeper.cache_of(owner_of(TENANT, session_id))
     facts = msgspec.to_builtins(found) if found else {}
     return json_response(wire.ConversationCache(id=session_id, **facts))
+
+
+async def top(request: web.Request) -> web.Response:
+    """Who has most of the device's cache: conversations, and responses that belong to none."""
+    service = request.app[SERVICE]
+    found = await service.hub.keeper.largest(TENANT, page_limit(request, 20))
+    rows = [wire.ConversationCache(id=name, **msgspec.to_builtins(cache)) for name, cache in found]
+    return json_response({"object": "list", "data": rows})
 
 
 async def explain(request: web.Request) -> web.Response:

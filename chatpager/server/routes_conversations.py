@@ -42,7 +42,7 @@ async def index(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
     after = request.query.get("after")
     cursor = (await service.store.session(TENANT, after)).cursor if after else None
-    rows, more = await service.store.list_sessions(TENANT, limit=_limit(request, 50), after=cursor)
+    rows, more = await service.store.list_sessions(TENANT, limit=page_limit(request, 50), after=cursor)
     return json_response(_page([conversation_object(service, row) for row in rows], more))
 
 
@@ -104,7 +104,7 @@ async def input_items(request: web.Request) -> web.Response:
 
 def _paged(request: web.Request, found: list[wire.Item]) -> wire.Page:
     """The page that the query asks for of ``found``, oldest first."""
-    after, limit, order = request.query.get("after"), _limit(request, 20), request.query.get("order", "desc")
+    after, limit, order = request.query.get("after"), page_limit(request, 20), request.query.get("order", "desc")
     if order not in ("asc", "desc"):
         raise InvalidRequest("order is asc or desc", param="order")
     if order == "desc":
@@ -214,7 +214,7 @@ def _items(body: Json) -> list[Json] | None:
     return value
 
 
-def _limit(request: web.Request, default: int) -> int:
+def page_limit(request: web.Request, default: int) -> int:
     raw = request.query.get("limit", str(default))
     if not (raw.isascii() and raw.isdecimal() and len(raw) <= 3 and 1 <= int(raw) <= MAX_PAGE):
         raise InvalidRequest(f"limit is between 1 and {MAX_PAGE}", param="limit")

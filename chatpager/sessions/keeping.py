@@ -20,6 +20,7 @@ from chatpager.engine.messages import CloseSession, ForkSession, LeaseRequest, R
 from chatpager.engine.stats import SessionCache
 from chatpager.errors import EngineStopped
 from chatpager.sessions.engine_thread import EngineThread
+from chatpager.sessions.heads import owner_of
 
 LIFE_SECONDS = 60.0
 """A conversation is kept so long after its last turn or its reader's last sign of life, where memory allows."""
@@ -126,6 +127,12 @@ class Keeper:
     async def cache_of(self, owner: str) -> SessionCache | None:
         """What of a conversation is in the cache now; None: nothing is known of it. Raises EngineStopped."""
         return await self._engine.ask(lambda engine: engine.session_cache(owner, self._clock()))
+
+    async def largest(self, tenant: str, limit: int) -> list[tuple[str, SessionCache]]:
+        """The conversations, or responses without one, that have most on the device. Raises EngineStopped."""
+        prefix = owner_of(tenant, "")
+        found = await self._engine.ask(lambda engine: engine.top_sessions(prefix, limit, self._clock()))
+        return [(owner.removeprefix(prefix), cache) for owner, cache in found]
 
     # -- who wants to know --------------------------------------------------------------------------------------------
 

@@ -162,3 +162,12 @@ def test_it_is_explained_where_two_prompts_part(ask, chatpager, server):
     assert ask("cache", "explain", one, one).splitlines()[2] == "one is the beginning of the other"
     assert json.loads(ask("cache", "explain", one, two, "--json"))["object"] == "cache.explanation"
     assert "no response" in ask("cache", "explain", one, "resp_none", code=1)
+
+
+def test_who_has_most_of_the_cache(ask, session):
+    head, *rows = ask("cache", "top").splitlines()
+    assert head.split() == ["conversation", "device", "host", "disk", "shared", "leases"]
+    [mine] = [row.split() for row in rows if session in row]
+    assert int(mine[1]) >= 16
+    assert mine[5] == "soft"
+    assert len(json.loads(ask("cache", "top", "--limit", 1, "--json"))) == 1

@@ -287,3 +287,17 @@ async def test_a_pin_that_would_hold_nothing_is_refused_with_the_cause(serve, se
         assert words in answer.json["error"]["message"]
         leases = (await server.get(f"{PATH}/{conversation}/cache")).json["leases"]
         assert "hard" not in {lease["strength"] for lease in leases}
+
+
+async def test_who_has_most_of_the_cache(server):
+    small, _ = await talked(server, LONG[:40])
+    large, _ = await talked(server, LONG, "Two.")
+    alone = await server.respond(LONG[:80], **GREEDY)
+    await server.conversation()
+    found = (await server.get("/v1/cache/top")).json["data"]
+    assert [row["id"] for row in found] == [large, alone["id"], small]
+    assert found[0] == (await server.get(f"{PATH}/{large}/cache")).json | {"leases": found[0]["leases"]}
+    assert [row["id"] for row in (await server.get("/v1/cache/top?limit=1")).json["data"]] == [large]
+    assert (await server.get("/v1/cache/top?limit=0")).refusal == (400, "invalid_request", "limit")
+    others = await server.hub.keeper.largest("someone", 10)
+    assert others == []
