@@ -1,7 +1,7 @@
 """chatpager: a session-first streaming chat server.
 
 The public names are imported on first use, so that ``import chatpager`` stays cheap:
-``LLM`` and ``SamplingParams`` (the engine offline), ``AsyncClient`` (the wire client),
+``LLM``, ``SamplingParams`` and ``BeamSearchParams`` (the engine offline), ``AsyncClient`` (the wire client),
 ``paged_attention`` (the kernels; ``paged_attention.forward``).
 """
 
@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["LLM", "AsyncClient", "SamplingParams", "__version__", "paged_attention"]
+__all__ = ["LLM", "AsyncClient", "BeamSearchParams", "SamplingParams", "__version__", "paged_attention"]
 
 _HOMES = {
     "LLM": ("chatpager.engine.llm", "LLM"),
     "SamplingParams": ("chatpager.engine.sequence", "SamplingParams"),
+    "BeamSearchParams": ("chatpager.engine.beam_search", "BeamSearchParams"),
     "AsyncClient": ("chatpager.client", "AsyncClient"),
     "paged_attention": ("chatpager.kernels.paged_attention", None),
 }
 
 if TYPE_CHECKING:
     from chatpager.client import AsyncClient
+    from chatpager.engine.beam_search import BeamSearchParams
     from chatpager.engine.llm import LLM
     from chatpager.engine.sequence import SamplingParams
     from chatpager.kernels import paged_attention

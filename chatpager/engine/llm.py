@@ -13,6 +13,7 @@ import msgspec
 from tqdm import tqdm
 
 from chatpager.config import EngineConfig, check_engine
+from chatpager.engine.beam_search import Beam, BeamSearchParams, beam_search
 from chatpager.engine.chat_template import ChatMessage, ChatTemplate
 from chatpager.engine.detokenizer import TextStream
 from chatpager.engine.engine import Engine
@@ -38,6 +39,8 @@ class CompletionOutput:
     """The stop string that ended the text, if one did."""
     logprobs: list[SampledLogprobs] | None = None
     error: str | None = None
+    score: float | None = None
+    """Of beam search: its log-probability over its length to the power of the length penalty."""
 
 
 @dataclass
@@ -91,6 +94,38 @@ class LLM:
         with tqdm(total=len(works), desc="generating", unit="prompt", disable=not use_tqdm) as progress:
             self._drain({w.request_id: w for w in works}, progress)
         return [w.output for w in works]
+
+    def beam_search(
+        self, prompts: Prompt | Sequence[Prompt], params: BeamSearchParams, *, use_tqdm: bool = True
+    ) -> list[RequestOutput]:
+        """The likeliest answers as a whole to every prompt, ``params.beam_width`` of them, the best first.
+
+        Raises:
+            InvalidRequest, ContextLengthExceeded, CapacityExceeded: a prompt or the parameters.
+            StepFailed: the model failed on a beam.
+        """
+        end_ids = self.runner.eos_token_ids
+        found = []
+        for prompt in tqdm(_as_batch(prompts), desc="searching", unit="prompt", disable=not use_tqdm):
+            text, ids = self._tokenize(prompt)
+            beams = beam_search(ids, params, end_ids, self._likeliest)
+            found.append(RequestOutput(text, ids, [self._beam_output(i, beam) for i, beam in enumerate(beams)]))
+        return found
+
+    def _likeliest(self, sequences: Sequence[Sequence[int]], count: int) -> list[list[tuple[int, float]]]:
+        """The ``count`` likeliest next tokens of each sequence and their log-probabilities, in one batch."""
+        one = SamplingParams(temperature=0.0, max_tokens=1, logprobs=count, ignore_eos=True)
+        answers = [out.outputs[0] for out in self.generate(list(sequences), one, use_tqdm=False)]
+        failed = next((answer.error for answer in answers if answer.error), None)
+        if failed:
+            raise StepFailed(failed)
+        return [[(t.token_id, t.logprob) for t in (answer.logprobs or [])[0].top] for answer in answers]
+
+    def _beam_output(self, index: int, beam: Beam) -> CompletionOutput:
+        ids = beam.token_ids[:-1] if beam.ended else beam.token_ids
+        text = self.tokenizer.decode(ids) if self._has_tokenizer() else ""
+        reason = FinishReason.STOP if beam.ended else FinishReason.LENGTH
+        return CompletionOutput(index, text, beam.token_ids, reason.value, score=beam.score)
 
     # -- one batch ----------------------------------------------------------------------------------------------------
 
