@@ -107,6 +107,8 @@ class _Talk:
             return
         session = self._session
         self._about.print(Text(f"{f'session {session.id}' if session else 'new session'} - {HELP}", "dim"))
+        if session:
+            self._runner.run(session.prefetch())
         for role, text in self._runner.run(session.history()) if session else []:
             self._about.print(Text("you" if role == "user" else visible(role), "bold"), Text(visible(text)))
 

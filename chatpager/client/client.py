@@ -148,6 +148,12 @@ class Session:
                 return found
             after = f"&after={page['last_id']}"
 
+    async def prefetch(self) -> int:
+        """Bring what the server keeps of the session in host memory or on disk to the device, before the next message;
+        the number of tokens brought. Raises ClientError."""
+        found = await self._client.request("POST", f"/v1/conversations/{self.id}/prefetch", {})
+        return int(found["tokens"])
+
     async def history(self) -> list[tuple[str, str]]:
         """(role, text) of every message."""
         return [(i["role"], "".join(part["text"] for part in i["content"])) for i in await self.items()]

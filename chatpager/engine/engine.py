@@ -120,6 +120,26 @@ class Engine:
         self.leases.tick(now)
         return self.leases.acquire(request.owner, request.strength, request.ttl, tokens=request.tokens)
 
+    def prefetch(self, request: AddRequest, now: float) -> int:
+        """Bring to the device what the lower tiers have of a prompt that its session is expected to send: only while
+        nothing is computed, into memory that nobody uses. Tokens brought.
+
+        Raises what ``add`` does.
+        """
+        self.leases.tick(now)
+        seq = self._intake.sequence(request)
+        match = self.cache.match(seq)
+        try:
+            missing = self.cache.reach(seq) - len(match.blocks)
+            if 0 < missing <= self.pool.counts()["free"] and not self._computes:
+                self.cache.restore(seq, match)
+        finally:
+            match.rollback()
+        head = self.leases.heads.get(seq.owner)
+        if match.restored and (head is None or len(match.blocks) >= len(head.proofs)):
+            self.leases.move(seq.owner, seq.hasher.root, match.blocks)
+        return match.restored.total() * self.config.block_size
+
     def fork_session(self, owner: str, new_owner: str, tokens: int | None = None) -> None:
         """A session begins with the first ``tokens`` of another (None: with all), whose blocks are now its own too."""
         most = self.runner.max_model_len if tokens is None else tokens

@@ -63,6 +63,7 @@ def _routes() -> list[web.RouteDef]:
         web.put("/v1/conversations/{id}/pin", routes_cache.pin),
         web.delete("/v1/conversations/{id}/pin", routes_cache.unpin),
         web.post("/v1/conversations/{id}/fork", routes_cache.fork),
+        web.post("/v1/conversations/{id}/prefetch", routes_cache.prefetch),
         web.get("/v1/cache/top", routes_cache.top),
         web.get("/v1/cache/explain", routes_cache.explain),
         web.get("/v1/models", o.models),

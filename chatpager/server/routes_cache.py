@@ -49,6 +49,7 @@ async def pin(request: web.Request) -> web.Response:
     """Keep the conversation's prefix, until ``ttl`` seconds from now or for as long as somebody is connected to it."""
     service, session_id = await _known(request)
     strength, ttl, tokens = _wish(decode(await request.read() or b"{}"))
+    await service.hub.prefetch(TENANT, session_id)
     event = await service.hub.keeper.pin(owner_of(TENANT, session_id), strength, ttl, tokens)
     if event is None or not event.tokens:
         raise NothingCached(await _why_not(service, session_id))
@@ -70,6 +71,13 @@ async def _why_not(service: Service, session_id: str) -> str:
         "no block can be leased now: the budget is lease_share of the pool, less the room that one request of "
         "max_model_len needs; serve with more blocks or a smaller context, or unpin another conversation"
     )
+
+
+async def prefetch(request: web.Request) -> web.Response:
+    """Somebody is about to go on with the conversation: what is kept of it below the device comes back now."""
+    service, session_id = await _known(request)
+    tokens = await service.hub.prefetch(TENANT, session_id)
+    return json_response({"object": "conversation.prefetch", "id": session_id, "tokens": tokens})
 
 
 async def unpin(request: web.Request) -> web.Response:

@@ -16,6 +16,7 @@ import structlog
 from chatpager.engine.engine import Engine
 from chatpager.engine.heads import LeaseEvent
 from chatpager.engine.messages import AddRequest, CancelRequest, StepOutput
+from chatpager.engine.sampling_params import SamplingParams
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.errors import (
     ContextLengthExceeded,
@@ -255,6 +256,31 @@ class SessionHub:
     def live_of_session(self, tenant: str, session_id: str) -> LiveTurn | None:
         found = (t for t in self.turns.values() if t.request.session_id == session_id and t.request.tenant == tenant)
         return next(found, None)
+
+    async def prefetch(self, tenant: str, session_id: str) -> int:
+        """Bring what is kept of a conversation below the device back to it, before somebody goes on with it; it then
+        has a soft lease. Tokens brought: none while the engine computes, or where memory is short.
+
+        Raises:
+            ConversationNotFound, StoreError, EngineStopped.
+        """
+        session = await self.store.session(tenant, session_id)
+        chain = await self.store.load_chain(tenant, session.tip_hash)
+        if not chain or not self.caching:
+            return 0
+        prompt = (await self._prompting.question(chain, None)).prompt.token_ids
+        owner = owner_of(tenant, session_id)
+        request = AddRequest(
+            request_id=f"prefetch-{session_id}",
+            prompt_token_ids=list(prompt[: self.max_model_len - 1]),
+            params=SamplingParams(max_tokens=1),
+            salt=tenant.encode(),
+            owner=owner,
+        )
+        brought = await self.engine.ask(lambda engine: engine.prefetch(request, time.monotonic()))
+        if brought:
+            self.keeper.alive([owner])
+        return brought
 
     async def append_messages(self, tenant: str, session_id: str, new: Sequence[NewMessage]) -> tuple[MessageHash, ...]:
         """Add messages to a session without a turn; raises what ``Store.append_messages`` does."""

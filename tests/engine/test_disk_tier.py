@@ -31,6 +31,26 @@ class TestDisk:
         answer(engine, "first", LONG, owner="s")
         assert sources(answer(engine, "again", LONG, owner="s")) == (36, 0, 0)
 
+    def test_what_is_expected_is_brought_back_while_nothing_is_computed(self, disk):
+        answer(make_engine(disk=disk()), "first", LONG, owner="s")
+        engine = make_engine(disk=disk())
+        engine.add(request("busy", [1, 2, 3], 4), 0.0)
+        assert engine.prefetch(request("soon", LONG, 1, owner="s"), 0.0) == 0
+        run(engine)
+        assert engine.prefetch(request("soon", LONG, 1, owner="s"), 0.0) == 36
+        engine.audit()
+        assert len(engine.leases.heads["s"].proofs) == 9
+        assert engine.prefetch(request("soon", LONG, 1, owner="s"), 0.0) == 0
+        assert sources(answer(engine, "again", LONG, owner="s")) == (36, 0, 0)
+
+    def test_what_is_expected_never_takes_the_place_of_what_is_there(self, disk):
+        answer(make_engine(disk=disk()), "first", LONG, owner="s")
+        engine = make_engine(num_blocks=14, disk=disk())
+        kept = answer(engine, "other", list(range(200, 220)), owner="t")
+        assert engine.prefetch(request("soon", LONG, 1, owner="s"), 0.0) == 0
+        assert kept.usage.computed_tokens == 20
+        assert sources(answer(engine, "again", list(range(200, 220)), owner="t"))[0] == 16
+
     def test_another_model_finds_nothing(self, disk):
         engine = make_engine(disk=disk())
         answer(engine, "first", LONG, owner="s")

@@ -67,6 +67,12 @@ class TiersMachine(RuleBasedStateMachine):
         step(self.engine, 3)
         self.restart()
 
+    @rule(owner=owners, tail=st.lists(st.integers(0, 5), max_size=3))
+    def expect(self, owner, tail):
+        self.count += 1
+        prompt = [*self.histories.get(owner, range(10)), *tail][:50]
+        self.engine.prefetch(request(f"r{self.count}", prompt, 1, owner=owner), 0.0)
+
     @rule(owner=owners)
     def delete(self, owner):
         self.engine.close_session(owner)

@@ -116,8 +116,6 @@ async def test_a_fork_keeps_its_past_when_its_origin_is_deleted(serve, kv, tmp_p
         later = (await server.post(f"/v1/conversations/{origin}/fork")).json["id"]  # of what only the disk knows
         await server.delete(f"/v1/conversations/{origin}")
     async with serve(**SMALL, engine=kv) as server:
-        refused = await server.call("PUT", f"/v1/conversations/{later}/pin")
-        assert "on disk" in refused.json["error"]["message"]
         for conversation in (fork, later):
             assert (await server.get(f"/v1/conversations/{conversation}/cache")).json["disk_tokens"] > 0
         cache, _ = await warm_and_cold(server, fork)
@@ -131,3 +129,42 @@ async def test_without_prefix_caching_nothing_is_kept_and_nothing_said_to_be(ser
         assert tiers["disk"]["warm_fraction"] is None
         assert tiers["host"]["capacity_bytes"] == tiers["disk"]["capacity_bytes"] == 0
     assert not (tmp_path / "kv").exists()
+
+
+async def test_a_conversation_is_brought_back_before_its_next_turn(serve, expected, kv):
+    async with serve(**SMALL, engine=kv) as server:
+        conversation = await one_turn(server)
+    async with serve(**SMALL, engine=kv) as server:
+        path = f"/v1/conversations/{conversation}"
+        disk = (await server.get(f"{path}/cache")).json["disk_tokens"]
+        assert (await server.post(f"{path}/prefetch")).json["tokens"] == disk > 0
+        assert (await server.post(f"{path}/prefetch")).json["tokens"] == 0
+        face = (await server.get(f"{path}/cache")).json
+        assert (face["device_tokens"], [lease["strength"] for lease in face["leases"]]) == (disk, ["soft"])
+        cache, text = await warm_and_cold(server, conversation)
+        assert (cache["device_tokens"], cache["disk_tokens"], text) == (disk, 0, expected)
+
+
+async def test_a_pin_brings_back_what_it_pins(serve, kv):
+    async with serve(**SMALL, engine=kv) as server:
+        conversation = await one_turn(server)
+    async with serve(**SMALL, engine=kv) as server:
+        path = f"/v1/conversations/{conversation}"
+        disk = (await server.get(f"{path}/cache")).json["disk_tokens"]
+        assert (await server.call("PUT", f"{path}/pin")).json["tokens"] == disk
+
+
+async def test_nothing_is_brought_back_where_there_is_no_room(serve, kv):
+    async with serve(**SMALL, engine=kv) as server:
+        conversation = await one_turn(server)
+        empty = await server.conversation()
+    async with serve(**SMALL, engine=kv) as server:
+        assert (await server.post(f"/v1/conversations/{empty}/prefetch")).json["tokens"] == 0
+        missing = await server.post("/v1/conversations/conv_none/prefetch")
+        assert missing.refusal == (404, "conversation_not_found", None)
+        for i in range(8):  # the device is full
+            await server.respond(f"{i} {LONG[::-1]}", **GREEDY)
+        path = f"/v1/conversations/{conversation}"
+        assert (await server.post(f"{path}/prefetch")).json["tokens"] == 0
+        refused = await server.call("PUT", f"{path}/pin")
+        assert "on disk" in refused.json["error"]["message"]
