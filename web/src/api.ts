@@ -76,6 +76,11 @@ export class Api {
     }
   }
 
+  /** Somebody is about to go on with it: the server brings back what it keeps of it below the device. */
+  async prefetch(id: string): Promise<void> {
+    await this.call("POST", `v1/conversations/${encodeURIComponent(id)}/prefetch`, {});
+  }
+
   response(id: string): Promise<ResponseObject> {
     return this.call("GET", `v1/responses/${encodeURIComponent(id)}`);
   }

@@ -64,6 +64,7 @@ export class Chat {
   start(id: string | null): () => void {
     this.options.lines.connect();
     this.show(id);
+    this.expect(id);
     void this.refresh();
     const { away } = this.store;
     return effect(() => {
@@ -95,7 +96,13 @@ export class Chat {
   open(id: string | null): void {
     if (this.store.currentId.value === id) return;
     this.show(id);
+    this.expect(id);
     if (id !== null) void this.reload(id);
+  }
+
+  /** Have the conversation's prefix ready before its next message. What goes wrong with it costs warmth, and nothing else. */
+  private expect(id: string | null): void {
+    if (id !== null) this.options.api.prefetch(id).catch(() => undefined);
   }
 
   private go(id: string | null): void {

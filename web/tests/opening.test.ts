@@ -30,6 +30,18 @@ describe("a stored chat", () => {
     expect(shown().at(-1)?.[1]).toBe("message 229");
   });
 
+  it("that is opened is expected: the server brings its prefix back, and may fail to", async () => {
+    const [first, second] = [server.addConversation("One"), server.addConversation("Two")];
+    await start(first.id);
+    server.failures.set(`/v1/conversations/${second.id}/prefetch`, { status: 500, body: "{}" });
+    chat.open(second.id);
+    await eventually(() => expect(chat.ready).toBe(true));
+    for (const { id } of [first, second]) {
+      await eventually(() => expect(server.calls.filter((call) => call === `POST /v1/conversations/${id}/prefetch`)).toHaveLength(1));
+    }
+    expect(chat.store.notice.value).toBe(null);
+  });
+
   it("that does not exist says so", async () => {
     await start("conv_999");
     await eventually(() => expect(chat.store.thread.value?.phase).toBe("missing"));

@@ -179,6 +179,7 @@ export class TestServer {
     }
     const session = this.conversations.get(id ?? "");
     if (kind !== "conversations" || id === undefined || session === undefined) return missing;
+    if (rest === "prefetch") return { status: 200, value: { object: "conversation.prefetch", id, tokens: 0 } };
     if (rest === "items") return { status: 200, value: page(this.items.get(id) ?? [], url) };
     if (method === "POST") {
       session.metadata = body?.metadata ?? {};
