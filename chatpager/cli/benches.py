@@ -8,7 +8,7 @@ import typer
 
 from chatpager.cli.remote import ConfigFile, Key, Url, call
 
-bench_app = typer.Typer(help="Measure this machine.", no_args_is_help=True)
+bench_app = typer.Typer(help="Measure this machine, or a server that runs.", no_args_is_help=True)
 
 
 @bench_app.command("turns")

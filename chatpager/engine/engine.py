@@ -143,7 +143,7 @@ class Engine:
     def fork_session(self, owner: str, new_owner: str, tokens: int | None = None) -> None:
         """A session begins with the first ``tokens`` of another (None: with all), whose blocks are now its own too."""
         most = self.runner.max_model_len if tokens is None else tokens
-        blocks = most // self.config.block_size
+        blocks = max(0, most) // self.config.block_size
         proofs = self.leases.fork(owner, new_owner, blocks)
         if self.tiers is not None:
             self.tiers.fork(new_owner, proofs or self.tiers.recorded(owner)[:blocks])

@@ -58,7 +58,7 @@ class Head:
     expired_at: float | None = None
     """When its last lease came to its deadline, if there was none since."""
     revoked_at: float | None = None
-    """When a lease of it was last revoked."""
+    """When a lease of it was revoked because a request needed the memory, if there was none since."""
 
     def resident(self) -> int:
         """Leading blocks that are still cached."""

@@ -13,12 +13,14 @@ in the seconds of one clock that does not go back.
 from __future__ import annotations
 
 import heapq
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 
 from chatpager.engine.block_hash import BlockProof
 from chatpager.engine.block_pool import Block, BlockPool
 from chatpager.engine.heads import TTL_CAPS, Head, Lease, LeaseChange, LeaseEvent, Strength
+
+NEEDED = "a request needs the memory"
 
 
 class LeaseBook:
@@ -47,6 +49,8 @@ class LeaseBook:
         self._block_size = block_size
         self._reconsider = reconsider
         self._max_heads = max_heads
+        self._holders: Counter[bytes] = Counter()
+        """Hard leases by tenant."""
         self._deadlines: list[tuple[float, str, Strength]] = []
         """Heap; an entry whose lease has another deadline by now means nothing."""
 
@@ -94,16 +98,18 @@ class LeaseBook:
         head = self.heads.get(owner)
         if head is None:
             return ()
+        proofs = head.proofs[:blocks]
         self.move(new_owner, head.tenant, [block for block, _ in head.chain[: min(blocks, head.resident())]])
-        return tuple(head.proofs[:blocks])
+        self.heads[new_owner].proofs = proofs
+        return tuple(proofs)
 
     def close(self, owner: str) -> None:
         """The session is gone: its blocks are worth what others make of them."""
         head = self.heads.pop(owner, None)
         if head is None:
             return
-        for lease in head.leases.values():
-            self._uncover(head, lease, 0)
+        for lease in list(head.leases.values()):
+            self._drop(head, lease)
         for block, born in head.chain:
             if block.born == born:
                 block.heads -= 1
@@ -129,11 +135,12 @@ class LeaseBook:
             return None
         span = None if tokens is None else -(-tokens // self._block_size)
         deadline = self.now + min(ttl, TTL_CAPS[strength])
-        head.expired_at = None
         lease = head.leases.get(strength)
+        before = lease.covered if lease else 0
         change: LeaseChange = "renewed"
         if lease is None:
             lease = head.leases[strength] = Lease(strength, deadline, span)
+            self._holders[head.tenant] += strength is Strength.HARD
             change = "granted"
         else:
             lease.deadline = max(lease.deadline, deadline)
@@ -143,9 +150,13 @@ class LeaseBook:
         self._cover(head, lease)
         if lease.covered < self._wanted(head, lease):
             change = "clipped"
-        event = self._tell(owner, head, lease, change)
-        if not lease.covered:
-            del head.leases[strength]
+        event = self._event(owner, head, lease, change)
+        if change == "granted" or lease.covered != before:
+            self.events.append(event)
+        if lease.covered:
+            head.expired_at = head.revoked_at = None
+        else:
+            self._drop(head, lease)
         return event
 
     def release(self, owner: str) -> None:
@@ -171,14 +182,14 @@ class LeaseBook:
         for owner, lease in self._idle(Strength.HARD):
             if self._pool.available - before >= blocks:
                 break
-            self._end(owner, lease, "revoked", "a request needs the memory")
+            self._end(owner, lease, "revoked", NEEDED)
             ended = True
         return ended
 
     def give_way(self) -> None:
         """Nothing is left to evict but what is under soft leases: end one of them."""
         owner, lease = self._idle(Strength.SOFT)[0]
-        self._end(owner, lease, "revoked", "a request needs the memory")
+        self._end(owner, lease, "revoked", NEEDED)
 
     def _idle(self, strength: Strength) -> list[tuple[str, Lease]]:
         """Leases of sessions that do not run, the one with the longest time left first."""
@@ -187,6 +198,8 @@ class LeaseBook:
 
     def _make_room(self, head: Head, lease: Lease) -> None:
         """Where others hold more than an equal share of the budget and this tenant less, theirs end."""
+        if self._holders.total() == self._holders[head.tenant]:
+            return
         wanted = self._wanted(head, lease) - lease.covered
         if lease.strength is not Strength.HARD or self._pool.leased + wanted <= self.budget:
             return
@@ -244,13 +257,20 @@ class LeaseBook:
     def _end(self, owner: str, lease: Lease, change: LeaseChange, reason: str = "") -> None:
         head = self.heads[owner]
         self._tell(owner, head, lease, change, reason)
-        self._uncover(head, lease, 0)
-        del head.leases[lease.strength]
-        if change == "revoked":
+        self._drop(head, lease)
+        if reason == NEEDED:
             head.revoked_at = self.now
 
-    def _tell(self, owner: str, head: Head, lease: Lease, change: LeaseChange, reason: str = "") -> LeaseEvent:
-        event = LeaseEvent(
+    def _drop(self, head: Head, lease: Lease) -> None:
+        self._uncover(head, lease, 0)
+        del head.leases[lease.strength]
+        self._holders[head.tenant] -= lease.strength is Strength.HARD
+
+    def _tell(self, owner: str, head: Head, lease: Lease, change: LeaseChange, reason: str = "") -> None:
+        self.events.append(self._event(owner, head, lease, change, reason))
+
+    def _event(self, owner: str, head: Head, lease: Lease, change: LeaseChange, reason: str = "") -> LeaseEvent:
+        return LeaseEvent(
             owner=owner,
             change=change,
             strength=lease.strength,
@@ -258,8 +278,6 @@ class LeaseBook:
             seconds_left=max(0.0, lease.deadline - self.now),
             reason=reason,
         )
-        self.events.append(event)
-        return event
 
     def audit(self) -> None:
         """Every count on a block is the number of heads and leases that cover it; the budget holds."""
@@ -274,6 +292,8 @@ class LeaseBook:
                 for lease in head.leases.values():
                     counts = hard if lease.strength is Strength.HARD else soft
                     counts[block.id] = counts.get(block.id, 0) + (i < lease.covered)
+        holders = Counter(head.tenant for head in self.heads.values() if Strength.HARD in head.leases)
+        assert +self._holders == holders, (self._holders, holders)
         for block in self._pool.blocks:
             counted = (block.heads, block.soft, block.hard)
             true = tuple(counts.get(block.id, 0) for counts in (heads, soft, hard))

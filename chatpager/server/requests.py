@@ -215,6 +215,7 @@ def response_request(raw: Json, served: Served, tenant: str) -> TurnRequest:
         "max_output_tokens": body.max_output_tokens,
         "store": stored,
     }
+    kept = keep_seconds(body, body.input, "input")
     return TurnRequest(
         id="resp_" + secrets.token_hex(16),
         tenant=tenant,
@@ -227,10 +228,15 @@ def response_request(raw: Json, served: Served, tenant: str) -> TurnRequest:
         instructions=instructions,
         stored=stored,
         priority=body.chatpager.priority,
-        keep_seconds=keep_seconds(body, body.input, "input"),
-        compare_with=body.prompt_cache_options.comparison_response_id if body.prompt_cache_options else None,
-        parameters=_with_warnings(echo, unknown),
+        keep_seconds=kept,
+        compare_with=_compared(body),
+        parameters=_with_warnings(echo, unknown, unkept=kept > 0 and not stored),
     )
+
+
+def _compared(body: ResponseCreate) -> str | None:
+    named = body.prompt_cache_options.comparison_response_id if body.prompt_cache_options else None
+    return check_text(named or "", "prompt_cache_options.comparison_response_id") or None
 
 
 def chat_request(raw: Json, served: Served, tenant: str) -> tuple[TurnRequest, ChatCreate]:
@@ -244,6 +250,8 @@ def chat_request(raw: Json, served: Served, tenant: str) -> tuple[TurnRequest, C
         param = "prompt_cache_options.comparison_response_id"
         raise InvalidRequest("diagnostics are told on /v1/responses only", param=param)
     limit_name = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
+    echo = {"metadata": check_metadata(body.metadata)}
+    kept = keep_seconds(body, body.messages, "messages")
     request = TurnRequest(
         id="chatcmpl_" + secrets.token_hex(16),
         tenant=tenant,
@@ -254,16 +262,17 @@ def chat_request(raw: Json, served: Served, tenant: str) -> tuple[TurnRequest, C
         whole=True,
         stored=body.store is not False,
         priority=body.chatpager.priority,
-        keep_seconds=keep_seconds(body, body.messages, "messages"),
-        parameters=_with_warnings({"metadata": check_metadata(body.metadata)}, unknown),
+        keep_seconds=kept,
+        parameters=_with_warnings(echo, unknown, unkept=kept > 0 and body.store is False),
     )
     return request, body
 
 
-def _with_warnings(parameters: Json, unknown: Sequence[str]) -> Json:
-    if unknown:
-        parameters["warnings"] = [f"unknown field {shown(name)} was passed over" for name in unknown[:MAX_WARNINGS]]
-    return parameters
+def _with_warnings(parameters: Json, unknown: Sequence[str], *, unkept: bool) -> Json:
+    warnings = [f"unknown field {shown(name)} was passed over" for name in unknown[:MAX_WARNINGS]]
+    if unkept:
+        warnings.append("nothing is kept of a turn with store: false, so its prefix is not pinned either")
+    return {**parameters, "warnings": warnings} if warnings else parameters
 
 
 # -- their parts ------------------------------------------------------------------------------------------------------

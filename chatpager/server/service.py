@@ -171,4 +171,4 @@ async def delete_turn(service: Service, turn_id: str, kind: TurnKind) -> None:
             return
     elif (await service.store.turn(TENANT, turn_id)).kind != kind:
         raise ResponseNotFound(f"no {CALLED[kind]} {turn_id!r}")
-    await service.store.delete_turn(TENANT, turn_id)
+    await service.hub.delete_turn(TENANT, turn_id)

@@ -90,7 +90,7 @@ class Connection:
         """An open connection is a sign of life of its conversations."""
         while True:
             await asyncio.sleep(self._service.beat_seconds)
-            self._service.hub.keeper.alive(self._owners)
+            self._service.hub.keeper.alive(self._owners, connected=True)
 
     def _lease_changed(self, event: LeaseEvent) -> None:
         if event.change in ("clipped", "expired", "revoked"):

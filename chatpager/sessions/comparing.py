@@ -13,10 +13,10 @@ import msgspec
 
 from chatpager.engine.chat_template import ChatMessage
 from chatpager.engine.tokenizer import Tokenizer
-from chatpager.errors import ResponseNotFound
+from chatpager.errors import RequestError, ResponseNotFound
 from chatpager.sessions.prompting import Prompting
 from chatpager.sessions.receipt import common_prefix
-from chatpager.store import Store
+from chatpager.store import Store, Turn
 
 SHOWN_TOKENS = 12
 """Of each prompt, from where they part."""
@@ -86,15 +86,19 @@ class Comparing:
             turn = turns[-1]
         else:
             turn = await self._store.turn(tenant, name)
-        chain = await self._store.load_chain(tenant, turn.input_tip)
+        return await self._asked(turn)
+
+    async def _asked(self, turn: Turn) -> Asked:
+        chain = await self._store.load_chain(turn.tenant, turn.input_tip)
         question = await self._prompting.question(chain, turn.request.get("instructions"))
         return Asked(turn.id, turn.model, question.messages, question.prompt.token_ids)
 
     async def compare(self, tenant: str, earlier: str, model: str, prompt: Sequence[int]) -> Compared:
-        """A prompt that is about to be asked against an earlier response's."""
+        """A prompt that is about to be asked against an earlier response's; one that cannot be asked any more is not
+        found."""
         try:
-            other = await self.asked(tenant, earlier)
-        except ResponseNotFound:
+            other = await self._asked(await self._store.turn(tenant, earlier))
+        except RequestError:
             return Compared(found=False)
         return Compared(
             found=True,
@@ -123,7 +127,7 @@ class Comparing:
         if common in (len(a.token_ids), len(b.token_ids)):
             return None
         pairs = enumerate(zip(a.messages, b.messages, strict=False))
-        place = next((i for i, (x, y) in pairs if (x.role, x.text) != (y.role, y.text)), None)
+        place = next((i for i, (x, y) in pairs if x != y), None)
         return Divergence(
             token=common,
             message=place,

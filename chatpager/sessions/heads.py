@@ -39,6 +39,11 @@ class Heads:
         inherited = self._at.pop(parent, None) if parent is not None else None
         return inherited or owner_of(request.tenant, request.id)
 
+    def let_go(self, tenant: str, turn_id: str, tip: MessageHash | None) -> str:
+        """The turn is deleted: the head of the conversation that it was the end of."""
+        inherited = self._at.pop(tip, None) if tip is not None else None
+        return inherited or owner_of(tenant, turn_id)
+
     def moved(self, request: TurnRequest, owner: str, tip: MessageHash) -> None:
         """The turn ended, and its conversation now ends with ``tip``."""
         if request.session_id is None and owner:

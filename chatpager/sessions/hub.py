@@ -249,6 +249,14 @@ class SessionHub:
                 await self.store.delete_turn(tenant, turn_id)
         self.keeper.closed(owner_of(tenant, session_id))
 
+    async def delete_turn(self, tenant: str, turn_id: str) -> None:
+        """Delete what is stored of a turn that has ended; where it was the end of a conversation without a session,
+        that is nobody's from now on. Raises what ``Store.turn`` and ``Store.delete_turn`` do."""
+        turn = await self.store.turn(tenant, turn_id)
+        await self.store.delete_turn(tenant, turn_id)
+        if turn.session_id is None:
+            self.keeper.closed(self._heads.let_go(tenant, turn_id, turn.tip_hash))
+
     def live(self, tenant: str, turn_id: str) -> LiveTurn | None:
         turn = self.turns.get(turn_id)
         return turn if turn and turn.request.tenant == tenant else None
@@ -330,11 +338,11 @@ class SessionHub:
             submitted=submitted,
         )
         parent = history[-1].hash if history else None
-        turn.previous = self._remembered.get(parent)
-        turn.owner = self._heads.of(request, parent)
         if request.compare_with:
             ids, model = prompt.token_ids, request.model
             turn.compared = await self.comparing.compare(request.tenant, request.compare_with, model, ids)
+        turn.previous = self._remembered.get(parent)
+        turn.owner = self._heads.of(request, parent)
         new = NewTurn(
             id=request.id,
             tenant=request.tenant,

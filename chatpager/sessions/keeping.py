@@ -28,15 +28,15 @@ BEAT_SECONDS = 20.0
 """Between two signs of life of an open connection: two may be lost before a lease ends."""
 KEPT_AT_MOST = 24 * 3600.0
 """Seconds that a conversation can be asked to be kept."""
-MAX_PINS = 1 << 14
+MAX_PINS = 1 << 12
 
 Watcher = Callable[[LeaseEvent], None]
 
 
 @dataclass
 class Pin:
-    """A hard lease that is renewed: on the first ``tokens`` (None: on all) while somebody is connected, and in any case
-    ``until`` then."""
+    """A hard lease on the first ``tokens`` (None: on all) that is renewed ``until`` then; who is connected puts that
+    off."""
 
     tokens: int | None
     until: float
@@ -57,10 +57,18 @@ class Keeper:
             EngineStopped: there is no engine any more.
         """
         request = LeaseRequest(owner=owner, strength=strength, ttl=seconds, tokens=tokens)
+        if strength is Strength.SOFT:
+            return await self._engine.ask(lambda engine: engine.lease(request, self._clock()))
+        before = self._pins.get(owner)
+        self._note(owner, seconds, tokens)  # before the engine is asked: what ends the pin meanwhile ends it
         event = await self._engine.ask(lambda engine: engine.lease(request, self._clock()))
-        if event is None or not event.tokens or strength is Strength.SOFT:
+        if event is None or not event.tokens:
+            self._pins.pop(owner, None)
+            if before is not None:
+                self._pins[owner] = before
             return event
-        left = self._note(owner, seconds, tokens).until - self._clock()
+        pin = self._pins.get(owner)
+        left = pin.until - self._clock() if pin else 0.0
         return msgspec.structs.replace(event, seconds_left=max(event.seconds_left, left))
 
     def keep(self, owner: str, seconds: float) -> None:
@@ -69,30 +77,34 @@ class Keeper:
             self._note(owner, seconds, None)
             self._renew(owner)
 
-    def _note(self, owner: str, seconds: float, tokens: int | None) -> Pin:
+    def _note(self, owner: str, seconds: float, tokens: int | None) -> None:
         """What was asked for before is not shortened."""
         until = self._clock() + min(seconds, KEPT_AT_MOST)
         before = self._pins.pop(owner, None)
-        if before is not None:
+        if before is not None and before.until > self._clock():
             until = max(until, before.until)
             tokens = None if tokens is None or before.tokens is None else max(tokens, before.tokens)
-        pin = self._pins[owner] = Pin(tokens, until)
+        self._pins[owner] = Pin(tokens, until)
         if len(self._pins) > MAX_PINS:
             self._pins.popitem(last=False)
-        return pin
 
     def _renew(self, owner: str) -> None:
-        request = LeaseRequest(owner=owner, strength=Strength.HARD, ttl=LIFE_SECONDS, tokens=self._pins[owner].tokens)
+        """Renew a pin for as long as it has left; one whose time has come is forgotten."""
+        pin = self._pins.get(owner)
+        if pin is None:
+            return
+        left = pin.until - self._clock()
+        if left <= 0:
+            del self._pins[owner]
+            return
+        ttl = min(left, LIFE_SECONDS)
         with suppress(EngineStopped):
-            self._engine.send(request)
+            self._engine.send(LeaseRequest(owner=owner, strength=Strength.HARD, ttl=ttl, tokens=pin.tokens))
 
     def beat(self) -> None:
-        """Renew what is to be kept whoever is connected. A lease lasts longer than a beat, and no longer than asked
-        for plus that."""
-        now = self._clock()
-        for owner, pin in list(self._pins.items()):
-            if pin.until > now:
-                self._renew(owner)
+        """Renew what is to be kept whoever is connected."""
+        for owner in list(self._pins):
+            self._renew(owner)
 
     async def run(self) -> None:
         """Renew for as long as the server runs."""
@@ -116,13 +128,17 @@ class Keeper:
         with suppress(EngineStopped):
             self._engine.send(CloseSession(owner))
 
-    def alive(self, owners: Iterable[str]) -> None:
-        """Somebody is there for these conversations: what is pinned stays pinned, the rest is kept softly."""
+    def alive(self, owners: Iterable[str], *, connected: bool = False) -> None:
+        """Somebody is there for these conversations, or was until now: they are kept softly. What is pinned stays so
+        for as long as somebody is ``connected``."""
+        until = self._clock() + LIFE_SECONDS
         for owner in filter(None, owners):
             with suppress(EngineStopped):
                 self._engine.send(LeaseRequest(owner=owner, strength=Strength.SOFT, ttl=LIFE_SECONDS))
-            if owner in self._pins:
-                self._renew(owner)
+            pin = self._pins.get(owner)
+            if pin is not None and connected:
+                pin.until = max(pin.until, until)
+            self._renew(owner)
 
     async def cache_of(self, owner: str) -> SessionCache | None:
         """What of a conversation is in the cache now; None: nothing is known of it. Raises EngineStopped."""

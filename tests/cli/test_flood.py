@@ -49,13 +49,11 @@ def test_with_host_memory_nothing_is_computed_twice(flooded):
 
 def test_a_receipt_that_does_not_add_up_and_a_pin_that_lost_are_told():
     receipt = {"prompt_tokens": 40, "device_tokens": 16, "host_tokens": 16, "disk_tokens": 0, "computed_tokens": 7}
-    assert _faults({"conversation": "pinned", "receipt": {**receipt, "attainable_tokens": 32}}) == [
+    assert _faults({"conversation": "pinned", "receipt": receipt}, 32) == [
         "the receipt of the conversation pinned does not add up",
         "the pinned conversation lost 16 tokens from the device",
     ]
-    assert (
-        _faults({"conversation": "left", "receipt": {**receipt, "computed_tokens": 8, "attainable_tokens": 32}}) == []
-    )
+    assert _faults({"conversation": "left", "receipt": {**receipt, "computed_tokens": 8}}, 32) == []
 
 
 @pytest.mark.parametrize("wrong", [("--tokens", 0), ("--factor", 0)])

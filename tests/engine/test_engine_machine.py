@@ -85,7 +85,7 @@ class EngineMachine(RuleBasedStateMachine):
     def release(self, owner):
         self.engine.leases.release(owner)
 
-    @rule(owner=owners, new=owners, tokens=st.none() | st.integers(0, 60))
+    @rule(owner=owners, new=owners, tokens=st.none() | st.integers(-1, 60))
     def fork(self, owner, new, tokens):
         self.engine.fork_session(owner, new, tokens)
 

@@ -45,10 +45,11 @@ def turn(engine, owner, prompt, count=4, clock=lambda: 0.0, salt=b""):
 
 
 def lease(engine, owner, strength=HARD, ttl=60.0, tokens=None, now=0.0):
-    engine.lease(LeaseRequest(owner=owner, strength=strength, ttl=ttl, tokens=tokens), now)
-    events = engine.leases.take_events()
+    """What is answered; what is told is thrown away."""
+    event = engine.lease(LeaseRequest(owner=owner, strength=strength, ttl=ttl, tokens=tokens), now)
+    engine.leases.take_events()
     engine.audit()
-    return events[-1] if events else None
+    return event
 
 
 def flood(engine, blocks, first=100, clock=lambda: 0.0):
@@ -404,3 +405,60 @@ def test_a_cancelled_turn_moves_the_head_as_far_as_it_came():
     engine.cancel("long")
     step(engine, 1)
     assert len(engine.leases.heads["s"].chain) >= 5
+
+
+class TestAccount:
+    def test_a_revocation_is_forgotten_when_the_session_has_a_lease_again(self):
+        engine = make_engine()
+        turn(engine, "a", [1] * 20, 1)
+        lease(engine, "a", SOFT)
+        engine.leases.give_way()
+        head = engine.leases.heads["a"]
+        assert head.revoked_at == 0.0
+        lease(engine, "a", SOFT, ttl=10.0, now=5.0)
+        assert head.revoked_at is None
+
+    def test_a_lease_that_covers_nothing_hides_no_earlier_end(self):
+        engine = make_engine()
+        turn(engine, "a", [1] * 20, 1)
+        lease(engine, "a", SOFT, ttl=10.0)
+        engine.leases.tick(20.0)
+        head = engine.leases.heads["a"]
+        assert head.expired_at == 20.0
+        engine.leases.budget = 0
+        assert lease(engine, "a", HARD, now=30.0).tokens == 0
+        assert head.expired_at == 20.0
+
+    def test_a_renewal_that_changes_nothing_is_not_told(self):
+        engine = make_engine()
+        turn(engine, "a", [1] * 20, 1)
+        wish = LeaseRequest(owner="a", strength=HARD, ttl=60.0)
+        assert engine.lease(wish, 0.0).change == "granted"
+        assert [event.change for event in engine.leases.take_events()] == ["granted"]
+        assert engine.lease(wish, 1.0).change == "renewed"
+        assert engine.leases.take_events() == []
+
+    def test_a_fork_knows_of_blocks_that_are_not_on_the_device(self):
+        engine = make_engine(num_blocks=20, host_blocks=40)
+        turn(engine, "a", list(range(40)), 1)
+        turn(engine, "other", list(range(100, 140)), 1)
+        turn(engine, "third", list(range(200, 240)), 1)
+        known = engine.session_cache("a", 0.0)
+        assert known.host_tokens > 0
+        engine.fork_session("a", "b", 24)
+        forked = engine.session_cache("b", 0.0)
+        assert forked.tokens == 24 == forked.device_tokens + forked.host_tokens
+        engine.audit()
+
+
+def test_thousands_of_pins_beyond_the_budget_cost_next_to_nothing():
+    """Each is asked for again at every beat, on the engine's thread."""
+    engine = make_engine(num_blocks=65, max_model_len=40, lease_share=0.5)
+    for i in range(6):
+        turn(engine, f"s{i}", [i] * 36, 1)
+        lease(engine, f"s{i}")
+    counted = []
+    engine.leases.leased_by_tenant = lambda: counted.append(1) or {}
+    for i in range(6):
+        lease(engine, f"s{i}")
+    assert not counted, "alone there is nobody to share with"

@@ -54,11 +54,11 @@ class TiersMachine(RuleBasedStateMachine):
         assert usage.host_tokens + usage.disk_tokens <= usage.cached_tokens < len(prompt)
         self.histories[owner] = [*prompt, *continuation(prompt, 3)]
 
-    @rule(owner=owners, new=owners, tokens=st.none() | st.integers(0, 50))
+    @rule(owner=owners, new=owners, tokens=st.none() | st.integers(-1, 50))
     def fork(self, owner, new, tokens):
         if owner in self.histories and new not in self.histories:
             self.engine.fork_session(owner, new, tokens)
-            self.histories[new] = self.histories[owner][:tokens] or list(range(10))
+            self.histories[new] = self.histories[owner][: None if tokens is None else max(0, tokens)] or list(range(10))
 
     @rule(owner=owners, tail=st.lists(st.integers(0, 5), min_size=8, max_size=20))
     def turn_that_a_crash_cuts_off(self, owner, tail):

@@ -5,6 +5,7 @@ import time
 
 import pytest
 from openai.types.conversations import Conversation
+from sqlalchemy import text
 
 from chatpager.server import websocket
 from chatpager.sessions.heads import owner_of
@@ -301,3 +302,43 @@ async def test_who_has_most_of_the_cache(server):
     assert (await server.get("/v1/cache/top?limit=0")).refusal == (400, "invalid_request", "limit")
     others = await server.hub.keeper.largest("someone", 10)
     assert others == []
+
+
+async def test_a_pin_of_a_response_ends_with_the_response(server):
+    response = await server.respond(LONG, prompt_cache_retention="24h", **GREEDY)
+    assert len(server.hub.keeper._pins) == 1
+    later = await server.respond("Two.", previous_response_id=response["id"], **GREEDY)
+    await server.delete(f"/v1/responses/{later['id']}")
+    assert not server.hub.keeper._pins
+    assert (await server.get("/v1/cache/top")).json["data"] == []
+
+
+async def test_a_wish_for_what_is_not_kept_is_warned_of(server):
+    response = await server.respond(LONG, store=False, prompt_cache_retention="24h", **GREEDY)
+    assert response["chatpager"]["warnings"] == [
+        "nothing is kept of a turn with store: false, so its prefix is not pinned either"
+    ]
+
+
+async def test_a_fork_at_a_turn_that_a_crash_cut_off_takes_none_of_what_came_later(server):
+    conversation, responses = await talked(server, "Hello", LONG)
+    async with server.hub.store._database.write("test") as connection:
+        await connection.execute(text("UPDATE turns SET usage = NULL WHERE id = :id"), {"id": responses[0]["id"]})
+    fork = (await server.post(f"{PATH}/{conversation}/fork", {"at": responses[0]["id"]})).json["id"]
+    assert (await server.get(f"{PATH}/{fork}/cache")).json["tokens"] == 0
+
+
+async def test_a_pin_that_is_clipped_again_and_again_is_told_of_once(serve):
+    async with serve(blocks=36, length=248) as server:
+        conversation = await server.conversation()
+        async with server.socket(extended=True) as socket:
+            await socket.create(LONG, conversation=conversation)
+            await socket.rest()
+            pin = (await server.call("PUT", f"{PATH}/{conversation}/pin", {"ttl": 600})).json
+            assert pin["status"] == "clipped"
+            for _ in range(3):
+                server.hub.keeper.beat()
+            await server.call("DELETE", f"{PATH}/{conversation}/pin")
+            await socket.create("Two.", conversation=conversation)
+            frames = [f["change"] for f in await socket.rest() if f["type"] == "chatpager.lease"]
+            assert frames.count("clipped") <= 1

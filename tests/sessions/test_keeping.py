@@ -82,23 +82,34 @@ def test_a_pin_whose_renewal_came_too_late_goes_on_and_one_whose_time_has_come_d
     world.sent.clear()
     assert world.beat() == [("a", None)]
     world.now += 500
-    world.ended("expired")
-    world.sent.clear()
     world.keeper.alive(["a"])
     assert world.sent.taken() == []
+    assert not world.keeper._pins
 
 
-def test_a_reader_keeps_what_was_pinned_and_no_more_of_it():
+def test_a_renewal_is_no_longer_than_what_is_left():
     world = World()
-    world.keeper._note("a", 10, 16)
-    world.now += 100
-    world.keeper.alive(["a", "b", ""])
-    soft = [c.owner for c in world.sent if c.strength is Strength.SOFT]
-    assert soft == ["a", "b"]
-    assert world.sent.taken() == [("a", 16)]
+    world.keeper.keep("a", 90)
+    world.sent.clear()
+    world.now += 85
+    world.keeper.beat()
+    assert [command.ttl for command in world.sent] == [5]
+
+
+def test_who_is_connected_puts_the_end_of_a_pin_off_and_takes_no_more_of_it():
+    world = World()
+    world.keeper._note("a", 30, 16)
+    for _ in range(5):
+        world.now += 25
+        world.keeper.alive(["a", "b", ""], connected=True)
+        soft = [c.owner for c in world.sent if c.strength is Strength.SOFT]
+        assert soft == ["a", "b"]
+        assert world.sent.taken() == [("a", 16)]
     world.keeper._note("a", 10, 8)
-    world.keeper.alive(["a"])
-    assert world.sent.taken() == [("a", 16)]
+    assert world.keeper._pins["a"].tokens == 16
+    world.now += 2 * LIFE_SECONDS
+    world.keeper._note("a", 10, 8)
+    assert world.keeper._pins["a"].tokens == 8, "what had ended before is over"
     world.keeper.closed("a")
-    world.keeper.alive(["a"])
+    world.keeper.alive(["a"], connected=True)
     assert world.sent.taken() == []
