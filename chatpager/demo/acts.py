@@ -205,7 +205,7 @@ def tell_by_system(talk: Talk) -> str:
 
 
 ACTS: tuple[tuple[float, Act], ...] = (
-    (16, tell), (5, tell_several), (4, correct), (42, ask), (5, ask_two), (3, tell_and_ask), (6, ask_untold),
-    (1.5, tell_and_ask_project), (5, summarise), (20, ask_project), (9, chat), (3, greet), (10, ask_unknown),
-    (4, remark), (8, repeat), (1.5, count), (0.8, story), (1, note),
+    (18, tell), (6, tell_several), (4, correct), (64, ask), (5, ask_two), (4, tell_and_ask), (7, ask_untold),
+    (1, tell_and_ask_project), (6, summarise), (11, ask_project), (6, chat), (2, greet), (7, ask_unknown),
+    (3, remark), (7, repeat), (1, count), (0.5, story), (1, note),
 )  # fmt: skip

@@ -96,12 +96,12 @@ def value(rng: Random, lang: str, kind: str) -> str:
 def draw(rng: Random, lang: str, kind: str, split: Split) -> str:
     """A value of ``kind`` on this side of the split.
 
-    Of those to train on, two in five have other letters than the lists would give: else the model knows the lists and
+    Of those to train on, half have other letters than the lists would give: else the model knows the lists and
     copies badly what is not on them, which every held-out value is.
     """
     while True:
         drawn = value(rng, lang, kind)
-        if split is Split.TRAIN and kind not in ("date", "age") and rng.random() < 0.4:
+        if split is Split.TRAIN and kind not in ("date", "age") and rng.random() < 0.5:
             drawn = garbled(rng, lang, drawn)
         if is_held_out(drawn) == (split is Split.HELD_OUT):
             return drawn
