@@ -88,7 +88,7 @@ def run(*, sessions: int, tokens: int, rounds: int, share: float, shape: str, ou
 
 
 def _engine(folder: Path, blocks: int, longest: int, settings: dict[str, Any]) -> tuple[Engine, bool]:
-    given = {"swap_space": 64.0, **settings}
+    given = {"swap_space": machine.memory_gib() / 2, **settings}  # taken as it is needed
     owned = given.pop("owned", False)
     config = EngineConfig(
         model=str(folder),
