@@ -275,6 +275,24 @@ class TestBudget:
             engine.leases.heads["b"].tenant,
         }
 
+    def test_tenants_end_each_others_leases_only_beyond_the_budget_and_no_more_than_it_takes(self):
+        engine = make_engine(num_blocks=65, max_model_len=40, lease_share=0.5)
+
+        def asked(owner, tenant, token):
+            turn(engine, owner, [token] * 36, 1, salt=tenant)
+            wish = LeaseRequest(owner=owner, strength=HARD, ttl=60.0)
+            granted = engine.lease(wish, 0.0).tokens
+            return granted, [e.owner for e in engine.leases.take_events() if e.change == "revoked"]
+
+        assert asked("a0", b"a", 1) == (36, [])
+        assert asked("b0", b"b", 2) == (36, [])
+        assert asked("a1", b"a", 3) == (36, [])
+        assert asked("a2", b"a", 4) == (20, []), "what is left of the budget"
+        granted, revoked = asked("b1", b"b", 5)
+        assert len(revoked) == 1
+        assert revoked[0].startswith("a")
+        assert granted >= 20
+
     def test_a_lease_that_was_clipped_to_nothing_takes_no_share(self):
         engine = make_engine(num_blocks=65, max_model_len=40, lease_share=0.5)
         turn(engine, "none", [9] * 36, 1, salt=b"c")

@@ -96,6 +96,20 @@ def test_a_renewal_is_no_longer_than_what_is_left():
     assert [command.ttl for command in world.sent] == [5]
 
 
+async def test_what_the_engine_refuses_leaves_the_pin_that_was_there():
+    class Refusing(Sent):
+        async def ask(self, question):
+            return None
+
+    keeper = Keeper(Refusing(), lambda: 0.0)
+    assert await keeper.pin("a", Strength.SOFT, 30) is None
+    assert await keeper.pin("a", Strength.HARD, 30) is None
+    assert not keeper._pins
+    keeper.keep("a", 500)
+    assert await keeper.pin("a", Strength.HARD, 900) is None
+    assert keeper._pins["a"].until == 500
+
+
 def test_who_is_connected_puts_the_end_of_a_pin_off_and_takes_no_more_of_it():
     world = World()
     world.keeper._note("a", 30, 16)
