@@ -18,8 +18,9 @@ ones does not run alone at the end."""
 
 MAX_SPLITS = 64
 
-LARGE, MEDIUM = 160 << 10, 96 << 10
-"""Shared memory of the data-centre cards since A100, and of the desktop cards since then; AMD's have 64 KiB."""
+HOPPER, LARGE, MEDIUM = 200 << 10, 160 << 10, 96 << 10
+"""Shared memory of the data-centre cards since H100 and since A100, and of the desktop cards since then; AMD's have
+64 KiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +67,18 @@ def extend_tiling(head_dim: int, group: int, itemsize: int, max_query_len: int, 
     """The tiling of several tokens a row: 64 rows at least, so that Hopper multiplies with wgmma.
 
     Four warps hold 64 rows of a head dimension up to 128, and above 64 half as many tokens; twice the rows or twice the
-    dimension spill without eight.
+    dimension spill without eight. NVIDIA's cards before Hopper, whose products take both operands from registers, hold
+    128 rows of more than 64 dimensions only against half as many tokens.
     Single precision has no such instruction: its products unroll, and more rows or tokens at a time spill.
     """
     if itemsize != 2:
         return Tiling(max(64 if head_dim <= 64 else 32, power_of_2(group)), 16, 8, 2)
     wide = head_dim > 128
     rows = 128 if max_query_len * group > 64 and not wide else 64
+    crowded = rows == 128 and head_dim > 64 and MEDIUM <= shared_memory < HOPPER
     return Tiling(
         rows=max(rows, power_of_2(group)),
-        tile=64 if head_dim <= 64 or rows == 128 else 32,
+        tile=64 if head_dim <= 64 or (rows == 128 and not crowded) else 32,
         num_warps=8 if wide or rows == 128 else 4,
         num_stages=3 if shared_memory >= MEDIUM else 2,
     )
