@@ -36,7 +36,8 @@ class CacheWishes(msgspec.Struct, frozen=True, kw_only=True):
     """The fields of a request's body that ask for it."""
 
     prompt_cache_options: PromptCacheOptions | None = None
-    prompt_cache_retention: Literal["in_memory", "24h"] | None = None
+    prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
+    """With a hyphen it is openai-python 2's spelling."""
     cache_control: CacheControl | None = None
 
 

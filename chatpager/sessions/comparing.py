@@ -58,7 +58,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Compared(msgspec.Struct, frozen=True, kw_only=True):
-    """A prompt against that of an earlier turn: None of an earlier turn that there is not."""
+    """A prompt against that of an earlier turn; not ``found``: there is none, or it cannot be asked any more."""
 
     found: bool
     same_model: bool = True

@@ -90,6 +90,7 @@ class EngineThread:
 
         Raises:
             EngineStopped: the thread has ended.
+            RequestError: the question was at fault.
         """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
@@ -98,8 +99,17 @@ class EngineThread:
             if not answer.done():
                 answer.set_result(said)
 
+        def refuse(error: RequestError) -> None:
+            if not answer.done():
+                answer.set_exception(error)
+
         def ask(engine: Engine) -> None:
-            loop.call_soon_threadsafe(settle, question(engine))
+            try:
+                said = question(engine)
+            except RequestError as error:
+                loop.call_soon_threadsafe(refuse, error)
+            else:
+                loop.call_soon_threadsafe(settle, said)
 
         if self._stopped.is_set():
             raise EngineStopped(STOPPED)

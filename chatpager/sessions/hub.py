@@ -23,6 +23,7 @@ from chatpager.errors import (
     EngineStopped,
     InvalidRequest,
     Overloaded,
+    RequestError,
     ResponseNotFound,
     SessionBusy,
 )
@@ -267,19 +268,27 @@ class SessionHub:
 
     async def prefetch(self, tenant: str, session_id: str) -> int:
         """Bring what is kept of a conversation below the device back to it, before somebody goes on with it; it then
-        has a soft lease. Tokens brought: none while the engine computes, or where memory is short.
+        has a soft lease. Tokens brought: none while the engine computes, or where memory is short, or of what cannot be
+        asked as it stands (its next turn will say why).
 
         Raises:
             ConversationNotFound, StoreError, EngineStopped.
         """
         session = await self.store.session(tenant, session_id)
-        chain = await self.store.load_chain(tenant, session.tip_hash)
-        if not chain or not self.caching:
-            return 0
-        prompt = (await self._prompting.question(chain, None)).prompt.token_ids
         owner = owner_of(tenant, session_id)
+        cached = await self.keeper.cache_of(owner)
+        if cached is None or not cached.host_tokens + cached.disk_tokens:
+            return 0
+        chain = await self.store.load_chain(tenant, session.tip_hash)
+        try:
+            return await self._prefetch(tenant, owner, chain)
+        except RequestError:
+            return 0
+
+    async def _prefetch(self, tenant: str, owner: str, chain: Sequence[Message]) -> int:
+        prompt = (await self._prompting.question(chain, None)).prompt.token_ids
         request = AddRequest(
-            request_id=f"prefetch-{session_id}",
+            request_id=f"prefetch-{owner}",
             prompt_token_ids=list(prompt[: self.max_model_len - 1]),
             params=SamplingParams(max_tokens=1),
             salt=tenant.encode(),

@@ -71,6 +71,7 @@ async def test_a_pin_for_longer_than_a_lease_lasts_says_how_long(server):
         ({}, 0),
         ({"prompt_cache_options": {"mode": "explicit"}}, 0),
         ({"prompt_cache_retention": "in_memory"}, 0),
+        ({"prompt_cache_retention": "in-memory"}, 0),
         ({"prompt_cache_options": {"ttl": "30m"}, "prompt_cache_retention": None}, 1800),
         ({"cache_control": {"type": "ephemeral", "ttl": "1h"}, "prompt_cache_options": {"ttl": "12h"}}, 43_200),
     ],

@@ -168,3 +168,13 @@ async def test_nothing_is_brought_back_where_there_is_no_room(serve, kv):
         assert (await server.post(f"{path}/prefetch")).json["tokens"] == 0
         refused = await server.call("PUT", f"{path}/pin")
         assert "on disk" in refused.json["error"]["message"]
+
+
+async def test_a_conversation_that_no_longer_fits_is_not_brought_back_and_harms_nobody(serve, kv):
+    async with serve(**SMALL, engine=kv) as server:
+        conversation = await one_turn(server)
+    async with serve(blocks=10, length=8, engine=kv) as server:
+        path = f"/v1/conversations/{conversation}"
+        assert (await server.post(f"{path}/prefetch")).json["tokens"] == 0
+        refused = await server.call("PUT", f"{path}/pin")
+        assert refused.refusal == (409, "nothing_cached", None)

@@ -5,7 +5,7 @@ import pytest
 
 from chatpager.engine.messages import AddRequest, CancelRequest
 from chatpager.engine.sequence import SamplingParams
-from chatpager.errors import EngineStopped
+from chatpager.errors import EngineStopped, InvalidRequest
 from chatpager.sessions.engine_thread import EngineThread
 from tests.engine.fakes import continuation, make_engine
 
@@ -120,6 +120,17 @@ async def test_figures_asked_for_by_one_who_gave_up_are_dropped(rig):
     await asyncio.sleep(0)
     asking.cancel()
     release.set()
+    assert (await thread.stats()).waiting == 0
+
+
+async def test_a_question_at_fault_is_its_askers_and_the_engine_goes_on(rig):
+    thread, _, _ = rig
+
+    def refuse(engine):
+        raise InvalidRequest("what is that?")
+
+    with pytest.raises(InvalidRequest, match="what is that"):
+        await thread.ask(refuse)
     assert (await thread.stats()).waiting == 0
 
 
