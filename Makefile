@@ -27,7 +27,7 @@ types: $(VENV)/.dev
 
 unit: $(VENV)/.dev page
 	@.ci/system-packages postgresql chromium
-	@$(PY) -m pytest -n 2 --dist loadfile --cov --cov-report=term --cov-fail-under=90
+	@$(PY) -m pytest -n 2 --dist loadfile --max-worker-restart 0 --cov --cov-report=term --cov-fail-under=90
 	@$(PY) -m coverage report --include="$(WHOLE)" --fail-under=100
 
 bench: $(VENV)/.demo
