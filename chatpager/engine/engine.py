@@ -98,10 +98,17 @@ class Engine:
         self._requests[request.request_id] = Request(seqs, now, unfinished={s.index for s in seqs})
         self.scheduler.add(first)
 
-    def cancel(self, request_id: str) -> None:
-        """End a request in whatever state it is; unknown and ended ones are left alone."""
-        if request_id in self._requests:
+    def cancel(self, request_id: str, index: int | None = None) -> None:
+        """End a request, or one of its sequences, in whatever state it is; unknown and ended ones are left alone."""
+        request = self._requests.get(request_id)
+        if request is None or (index is not None and index not in request.unfinished):
+            return
+        if index is None:
             self._end_request(request_id, FinishReason.CANCELLED, self._early)
+        else:
+            set_apart(request.seqs, index)
+            self._end_sequence(request.seqs[index], FinishReason.CANCELLED, self._early)
+            self._forget(request_id, index)
 
     def stop(self, request_id: str, index: int = 0) -> Usage | None:
         """End one sequence because its reader found a stop string; no output is made for it. Its account, or None of
@@ -310,22 +317,27 @@ class Engine:
         request = self._requests[request_id]
         for seq in request.seqs:
             if seq.index in request.unfinished:
-                usage = self._usage(seq)
-                if error:
-                    self.scheduler.finish(seq)
-                else:
-                    self._end_turn(seq)
-                outputs.append(
-                    StepOutput(
-                        request_id=request_id,
-                        index=seq.index,
-                        finish_reason=reason,
-                        usage=usage,
-                        error_code=error.code if error else None,
-                        error_message=str(error) if error else None,
-                    )
-                )
+                self._end_sequence(seq, reason, outputs, error)
         del self._requests[request_id]
+
+    def _end_sequence(
+        self, seq: Sequence, reason: FinishReason, outputs: list[StepOutput], error: EngineError | None = None
+    ) -> None:
+        usage = self._usage(seq)
+        if error:
+            self.scheduler.finish(seq)
+        else:
+            self._end_turn(seq)
+        outputs.append(
+            StepOutput(
+                request_id=seq.request_id,
+                index=seq.index,
+                finish_reason=reason,
+                usage=usage,
+                error_code=error.code if error else None,
+                error_message=str(error) if error else None,
+            )
+        )
 
     def _forget(self, request_id: str, index: int) -> None:
         request = self._requests[request_id]

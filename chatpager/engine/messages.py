@@ -31,9 +31,11 @@ class AddRequest(msgspec.Struct, frozen=True, kw_only=True, tag="add"):
 
 
 class CancelRequest(msgspec.Struct, frozen=True, tag="cancel"):
-    """Legal in every state, and for a request that has ended or never was."""
+    """End the sample ``index`` of a request, or all of them. Legal in every state, and for what has ended or never
+    was."""
 
     request_id: str
+    index: int | None = None
 
 
 class LeaseRequest(msgspec.Struct, frozen=True, kw_only=True, tag="lease_request"):

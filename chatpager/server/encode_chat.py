@@ -1,8 +1,8 @@
-"""A turn's log as Chat Completions chunks, or as one object. Pure."""
+"""The logs of a completion's turns, one a choice, as Chat Completions chunks, or as one object. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from chatpager.server import wire
@@ -22,44 +22,54 @@ def completion_usage(counts: Mapping[str, int]) -> wire.CompletionUsage:
     )
 
 
+def usage_of_all(usages: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    """The prompt, which was computed once, and every choice's tokens."""
+    return {**usages[0], "output_tokens": sum(usage["output_tokens"] for usage in usages)}
+
+
 def completion(
-    id: str, created_at: int, model: str, ended: Ended, usage: Mapping[str, int], ours: dict[str, Any]
+    id: str, created_at: int, model: str, ended: Sequence[Ended], usage: Mapping[str, int], ours: dict[str, Any]
 ) -> wire.ChatCompletion:
-    message = wire.ChatMessage(role="assistant", content=ended.text)
+    """``ended`` are the choices' ends in order; ``ours`` the first one's account, which computed the prompt."""
     return wire.ChatCompletion(
         id=id,
         created=created_at // 1000,
         model=model,
-        choices=[wire.Choice(message=message, finish_reason=FINISH[ended.status])],
+        choices=[
+            wire.Choice(
+                index=index,
+                message=wire.ChatMessage(role="assistant", content=end.text),
+                finish_reason=FINISH[end.status],
+            )
+            for index, end in enumerate(ended)
+        ],
         usage=completion_usage(usage),
         chatpager=ours,
     )
 
 
 class ChunkEncoder:
-    """Folds one turn's log into chunks. The usage chunk, without choices, comes last and only if asked for."""
+    """Folds the turns' logs into chunks."""
 
-    def __init__(self, id: str, created_at: int, model: str, *, include_usage: bool) -> None:
+    def __init__(self, id: str, created_at: int, model: str) -> None:
         self._head: dict[str, Any] = {"id": id, "created": created_at // 1000, "model": model}
-        self._include_usage = include_usage
 
-    def feed(
-        self, event: Event, usage: Mapping[str, int] | None = None, ours: dict[str, Any] | None = None
-    ) -> Iterable[wire.ChatChunk]:
+    def feed(self, event: Event, index: int = 0, ours: dict[str, Any] | None = None) -> Iterable[wire.ChatChunk]:
+        """``index``: the choice whose event it is."""
         match event:
             case Started():
-                yield self._chunk(wire.ChatMessage(role="assistant", content=""))
+                yield self._chunk(index, wire.ChatMessage(role="assistant", content=""))
             case Delta():
-                yield self._chunk(wire.ChatMessage(content=event.text))
+                yield self._chunk(index, wire.ChatMessage(content=event.text))
             case Ended() if event.status in FINISH:
-                assert usage is not None, "the last event needs the usage"
-                yield self._chunk(wire.ChatMessage(), FINISH[event.status], ours)
-                if self._include_usage:
-                    yield wire.ChatChunk(**self._head, choices=[], usage=completion_usage(usage))
+                yield self._chunk(index, wire.ChatMessage(), FINISH[event.status], ours)
+
+    def usage(self, counts: Mapping[str, int]) -> wire.ChatChunk:
+        """What comes last, without choices, where it was asked for."""
+        return wire.ChatChunk(**self._head, choices=[], usage=completion_usage(counts))
 
     def _chunk(
-        self, delta: wire.ChatMessage, finish: str | None = None, ours: dict[str, Any] | None = None
+        self, index: int, delta: wire.ChatMessage, finish: str | None = None, ours: dict[str, Any] | None = None
     ) -> wire.ChatChunk:
-        return wire.ChatChunk(
-            **self._head, choices=[wire.ChunkChoice(delta=delta, finish_reason=finish)], chatpager=ours
-        )
+        choice = wire.ChunkChoice(index=index, delta=delta, finish_reason=finish)
+        return wire.ChatChunk(**self._head, choices=[choice], chatpager=ours)

@@ -41,7 +41,7 @@ class Metrics:
         self._turns.labels(turn.request.kind, ended.status).inc()
         self._generated.inc(ended.output_tokens)
         self._queue.observe(ended.timings.queue_ms / 1000)
-        if ended.receipt is None:
+        if ended.receipt is None or turn.index:  # the first of several answers computed the prompt for all
             return
         self._prompt.labels("device").inc(ended.receipt.device_tokens)
         self._prompt.labels("host").inc(ended.receipt.host_tokens)

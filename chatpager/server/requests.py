@@ -26,6 +26,8 @@ S = TypeVar("S", bound=msgspec.Struct)
 MAX_METADATA = 16
 MAX_WARNINGS = 16
 MAX_INT = 2**31 - 1
+MAX_CHOICES = 128
+"""OpenAI's limit."""
 
 
 class Extensions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,6 +76,7 @@ class ChatCreate(Sampling, frozen=True, kw_only=True):
 
     messages: list[Json]
     model: str | None = None
+    n: Annotated[int, msgspec.Meta(ge=1, le=MAX_CHOICES)] | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     metadata: dict[str, Any] | None = None
@@ -97,7 +100,7 @@ UNBUILT: dict[str, tuple[tuple[type, ...], Callable[[Any], bool], str]] = {
     "background": ((bool,), bool, "not built yet; a stored response goes on without its reader anyway"),
     "generate": ((bool,), lambda v: v is False, "prewarming is not built yet"),
     "stream_id": ((str,), bool, "lanes are not built yet; open another socket"),
-    "n": ((int,), lambda v: v not in (None, 1), "several choices are not built yet"),
+    "n": ((int,), lambda v: v not in (None, 1), "a response is one; several choices are had on /v1/chat/completions"),
     "logprobs": ((bool,), bool, NO_LOGPROBS),
     "top_logprobs": ((int,), bool, NO_LOGPROBS),
     # The other values of OpenAI's name parts of answers that there are none of here.
@@ -250,7 +253,8 @@ def chat_request(raw: Json, served: Served, tenant: str) -> tuple[TurnRequest, C
         param = "prompt_cache_options.comparison_response_id"
         raise InvalidRequest("diagnostics are told on /v1/responses only", param=param)
     limit_name = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
-    echo = {"metadata": check_metadata(body.metadata)}
+    params = sampling_params(body, getattr(body, limit_name), served, limit_name)
+    echo: Json = {"metadata": check_metadata(body.metadata), **({"n": body.n} if (body.n or 1) > 1 else {})}
     kept = keep_seconds(body, body.messages, "messages")
     request = TurnRequest(
         id="chatcmpl_" + secrets.token_hex(16),
@@ -258,7 +262,7 @@ def chat_request(raw: Json, served: Served, tenant: str) -> tuple[TurnRequest, C
         kind="chat",
         model=served.name,
         messages=messages,
-        params=sampling_params(body, getattr(body, limit_name), served, limit_name),
+        params=msgspec.structs.replace(params, n=body.n or 1),
         whole=True,
         stored=body.store is not False,
         priority=body.chatpager.priority,

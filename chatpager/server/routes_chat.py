@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
@@ -15,13 +16,13 @@ from chatpager.errors import (
     StoreError,
 )
 from chatpager.server import wire
-from chatpager.server.encode_chat import FINISH, ChunkEncoder, completion
+from chatpager.server.encode_chat import FINISH, ChunkEncoder, completion, usage_of_all
 from chatpager.server.encode_response import INTERRUPTED
 from chatpager.server.requests import ChatCreate, chat_request, decode
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE, TENANT, begin, delete_turn, reader_gone
 from chatpager.server.sse import Frames, send_events
-from chatpager.sessions.stream import Ended
+from chatpager.sessions.stream import Ended, follow_all
 from chatpager.sessions.turn import LiveTurn
 
 FAULTS = {e.code: e for e in (InvalidRequest, ContextLengthExceeded, CapacityExceeded, EngineStopped, StoreError)}
@@ -31,18 +32,14 @@ FAULTS = {e.code: e for e in (InvalidRequest, ContextLengthExceeded, CapacityExc
 async def create(request: web.Request) -> web.StreamResponse:
     service = request.app[SERVICE]
     wanted, body = chat_request(decode(await request.read()), service.served, TENANT)
-    turn = await begin(service, wanted)
+    turns = await begin(service, wanted)
     try:
         if body.stream:
-            return await send_events(request, _frames(turn, body), _error_frame)
-        ended = await turn.stream.end()
-        if ended.status not in FINISH:
-            status, error = _failure(ended)
-            return json_response(wire.ErrorAnswer(error), status=status)
-        usage = turn.stored_usage(ended)
-        return json_response(completion(turn.id, turn.created_at, wanted.model, ended, usage, _ours(turn, ended)))
+            return await send_events(request, _frames(turns, body), _error_frame)
+        return await _whole(turns)
     finally:
-        reader_gone(service, turn, told=False)
+        for turn in turns:
+            reader_gone(service, turn, told=False)
 
 
 async def delete(request: web.Request) -> web.Response:
@@ -52,19 +49,34 @@ async def delete(request: web.Request) -> web.Response:
     return json_response(wire.Deleted(id=completion_id, object="chat.completion.deleted"))
 
 
-async def _frames(turn: LiveTurn, body: ChatCreate) -> Frames:
-    include_usage = bool((body.stream_options or {}).get("include_usage"))
-    encoder = ChunkEncoder(turn.id, turn.created_at, turn.request.model, include_usage=include_usage)
-    async for event in turn.stream.follow():
+async def _whole(turns: Sequence[LiveTurn]) -> web.Response:
+    """One object, once every choice has ended. The first that went wrong is the answer then."""
+    ended = [await turn.stream.end() for turn in turns]
+    for end in ended:
+        if end.status not in FINISH:
+            status, error = _failure(end)
+            return json_response(wire.ErrorAnswer(error), status=status)
+    first, usage = turns[0], usage_of_all([t.stored_usage(e) for t, e in zip(turns, ended, strict=True)])
+    ours = _ours(first, ended[0])
+    return json_response(completion(first.id, first.created_at, first.request.model, ended, usage, ours))
+
+
+async def _frames(turns: Sequence[LiveTurn], body: ChatCreate) -> Frames:
+    first = turns[0]
+    encoder = ChunkEncoder(first.id, first.created_at, first.request.model)
+    usages: dict[int, dict[str, int]] = {}
+    async for index, event in follow_all([turn.stream for turn in turns]):
+        ours = None
         if isinstance(event, Ended):
             if event.status not in FINISH:
                 yield _error_frame(_failure(event)[1])
                 return
-            chunks = encoder.feed(event, turn.stored_usage(event), _ours(turn, event))
-        else:
-            chunks = encoder.feed(event)
-        for chunk in chunks:
+            usages[index] = turns[index].stored_usage(event)
+            ours = _ours(turns[index], event)
+        for chunk in encoder.feed(event, index, ours):
             yield f"data: {wire.encode(chunk)}"
+    if (body.stream_options or {}).get("include_usage"):
+        yield f"data: {wire.encode(encoder.usage(usage_of_all([usages[i] for i in sorted(usages)])))}"
     yield "data: [DONE]"
 
 

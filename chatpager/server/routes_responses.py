@@ -35,7 +35,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     service = request.app[SERVICE]
     raw = decode(await request.read())
     stream = raw.get("stream") is True
-    turn = await begin(service, response_request(raw, service.served, TENANT))
+    (turn,) = await begin(service, response_request(raw, service.served, TENANT))
     try:
         if not stream:
             return json_response(final_response(turn, await turn.stream.end()))

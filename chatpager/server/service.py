@@ -20,7 +20,7 @@ from chatpager.server.requests import Served
 from chatpager.sessions.hub import SessionHub
 from chatpager.sessions.keeping import BEAT_SECONDS
 from chatpager.sessions.stream import Ended
-from chatpager.sessions.turn import LiveTurn, TurnRequest
+from chatpager.sessions.turn import LiveTurn, TurnRequest, choice_id
 from chatpager.store import Store, Turn, TurnKind, text_of
 
 TENANT = "default"
@@ -63,15 +63,16 @@ def goes_on_alone(request: TurnRequest, *, told: bool) -> bool:
     return request.stored and request.kind == "response" and (told or request.session_id is not None)
 
 
-async def begin(service: Service, request: TurnRequest) -> LiveTurn:
-    """Submit a turn. A caller that is cancelled meanwhile leaves no turn behind that nobody can find.
+async def begin(service: Service, request: TurnRequest) -> list[LiveTurn]:
+    """Submit the turns that a request asks for, one a choice. A caller that is cancelled meanwhile leaves no turn
+    behind that nobody can find.
 
     Raises:
-        what ``SessionHub.submit`` does.
+        what ``SessionHub.submit_choices`` does.
     """
     if request.kind == "response":
         request = replace(request, body=lambda turn, ended: msgspec.to_builtins(final_response(turn, ended)))
-    submitting = asyncio.ensure_future(service.hub.submit(request))
+    submitting = asyncio.ensure_future(service.hub.submit_choices(request))
     try:
         return await asyncio.shield(submitting)
     except asyncio.CancelledError:
@@ -79,10 +80,11 @@ async def begin(service: Service, request: TurnRequest) -> LiveTurn:
         raise
 
 
-def _abandon(service: Service) -> Callable[[asyncio.Future[LiveTurn]], None]:
-    def settled(submitting: asyncio.Future[LiveTurn]) -> None:
+def _abandon(service: Service) -> Callable[[asyncio.Future[list[LiveTurn]]], None]:
+    def settled(submitting: asyncio.Future[list[LiveTurn]]) -> None:
         if not submitting.cancelled() and submitting.exception() is None:
-            reader_gone(service, submitting.result(), told=False)
+            for turn in submitting.result():
+                reader_gone(service, turn, told=False)
 
     return settled
 
@@ -159,16 +161,25 @@ async def rebuilt_response(service: Service, turn: Turn) -> wire.Response:
 
 
 async def delete_turn(service: Service, turn_id: str, kind: TurnKind) -> None:
-    """Delete what is stored of a turn; one that runs is ended first.
+    """Delete what is stored of a turn and of its request's other choices; those that run are ended first.
 
     Raises:
         ResponseNotFound: there is none of this kind.
     """
-    turn = service.hub.live(TENANT, turn_id)
-    if turn is not None and turn.request.kind == kind:
-        await service.hub.end(TENANT, turn_id)
-        if not turn.request.stored:
-            return
-    elif (await service.store.turn(TENANT, turn_id)).kind != kind:
-        raise ResponseNotFound(f"no {CALLED[kind]} {turn_id!r}")
+    live = service.hub.live(TENANT, turn_id)
+    if live is not None and live.request.kind == kind:
+        choices = live.request.params.n
+    else:
+        turn = await service.store.turn(TENANT, turn_id)
+        if turn.kind != kind:
+            raise ResponseNotFound(f"no {CALLED[kind]} {turn_id!r}")
+        choices = turn.request.get("n", 1)
+    names = [choice_id(turn_id, index) for index in range(choices)]
+    for name in names:
+        await service.hub.end(TENANT, name)
+    if live is not None and not live.request.stored:
+        return
     await service.hub.delete_turn(TENANT, turn_id)
+    for name in names[1:]:
+        with suppress(ResponseNotFound):  # deleted before, by its own name
+            await service.hub.delete_turn(TENANT, name)

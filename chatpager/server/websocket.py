@@ -170,7 +170,8 @@ class Connection:
     async def _begin(self, body: Json) -> LiveTurn | None:
         """None when it was refused; a mistake of ours refuses it too, and the connection goes on."""
         try:
-            return await begin(self._service, response_request(body, self._service.served, TENANT))
+            (turn,) = await begin(self._service, response_request(body, self._service.served, TENANT))
+            return turn
         except ChatpagerError as error:
             if isinstance(error, StoreError):
                 log.error("ws.not_stored", request_id=self._request_id, reason=str(error))

@@ -20,28 +20,29 @@ class Admission:
         self._empty = asyncio.Event()
         self._empty.set()
 
-    async def enter(self, conversation: Hashable | None) -> None:
-        """Take a place and wait for the conversation's turn; None is a conversation of its own.
+    async def enter(self, conversation: Hashable | None, places: int = 1) -> None:
+        """Take so many places and wait for the conversation's turn; None is a conversation of its own, and the only one
+        for which there may be several.
 
         Raises:
             Overloaded: there is no place.
         """
-        if self._taken >= self._places:
-            raise Overloaded(f"{self._places} turns are running or waiting", retry_after=1.0)
-        self._taken += 1
+        if self._taken + places > self._places:
+            raise Overloaded(f"{self._taken} of at most {self._places} turns are running or waiting", retry_after=1.0)
+        self._taken += places
         self._empty.clear()
         try:
             await self._locks.acquire(conversation)
         except BaseException:
-            self._give_back()
+            self._give_back(places)
             raise
 
     def leave(self, conversation: Hashable | None) -> None:
         self._locks.release(conversation)
         self._give_back()
 
-    def _give_back(self) -> None:
-        self._taken -= 1
+    def _give_back(self, places: int = 1) -> None:
+        self._taken -= places
         if self._taken == 0:
             self._empty.set()
 

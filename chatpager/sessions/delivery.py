@@ -17,7 +17,7 @@ from chatpager.errors import EngineStopped, StoreError
 from chatpager.sessions.mistakes import INTERNAL, log_mistake
 from chatpager.sessions.receipt import Receipt
 from chatpager.sessions.stream import Delta, Ended, Prefilled
-from chatpager.sessions.turn import Happening, LiveTurn, TurnState
+from chatpager.sessions.turn import Happening, LiveTurn, TurnState, choice_id
 from chatpager.store import (
     EndStatus,
     Finished,
@@ -35,7 +35,7 @@ NOT_STORED = "the answer could not be stored"
 
 
 class Delivery:
-    """``turns`` are the hub's, by id. ``cancel`` asks the engine to end a request, ``account`` makes a turn's receipt;
+    """``turns`` are the hub's, by id. ``cancel`` asks the engine to end a turn, ``account`` makes a turn's receipt;
     ``ended`` is told of every end, with the message it led to. An end that the store refuses is tried again after each
     of ``pauses``, in seconds."""
 
@@ -45,7 +45,7 @@ class Delivery:
         store: Store,
         tokenizer: Tokenizer,
         *,
-        cancel: Callable[[str], None],
+        cancel: Callable[[LiveTurn], None],
         account: Callable[[LiveTurn], Receipt | None],
         ended: Callable[[LiveTurn, Ended, MessageHash | None], None],
         pauses: Sequence[float],
@@ -97,7 +97,7 @@ class Delivery:
         entries: list[JournalEntry] = []
         now = self._clock()
         for output in outputs:
-            turn = self._turns.get(output.request_id)
+            turn = self._turns.get(choice_id(output.request_id, output.index))
             if turn is None:
                 continue
             with self._alone(turn):
@@ -155,7 +155,7 @@ class Delivery:
 
     def _cancel_quietly(self, turn: LiveTurn) -> None:
         with suppress(EngineStopped):
-            self._cancel(turn.id)
+            self._cancel(turn)
 
     # -- ends ---------------------------------------------------------------------------------------------------------
 

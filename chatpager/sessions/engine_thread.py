@@ -199,7 +199,7 @@ class EngineThread:
             case AddRequest():
                 self._add(engine, command)
             case CancelRequest():
-                engine.cancel(command.request_id)
+                engine.cancel(command.request_id, command.index)
             case LeaseRequest():
                 engine.lease(command, time.monotonic())
             case ReleaseLease():
@@ -214,10 +214,14 @@ class EngineThread:
             engine.add(command, time.monotonic())
         except ChatpagerError as error:
             code = error.code if isinstance(error, RequestError) else "engine_error"
-            refusal = StepOutput(
-                request_id=command.request_id,
-                finish_reason=FinishReason.ERROR,
-                error_code=code,
-                error_message=str(error),
-            )
-            self._tell(self._on_outputs, [refusal])
+            refusals = [
+                StepOutput(
+                    request_id=command.request_id,
+                    index=index,
+                    finish_reason=FinishReason.ERROR,
+                    error_code=code,
+                    error_message=str(error),
+                )
+                for index in range(command.params.n)
+            ]
+            self._tell(self._on_outputs, refusals)

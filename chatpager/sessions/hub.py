@@ -19,28 +19,24 @@ from chatpager.engine.messages import AddRequest, CancelRequest, StepOutput
 from chatpager.engine.sampling_params import SamplingParams
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.errors import (
-    ContextLengthExceeded,
     EngineStopped,
-    InvalidRequest,
     Overloaded,
     RequestError,
     ResponseNotFound,
     SessionBusy,
 )
 from chatpager.sessions.admission import Admission
-from chatpager.sessions.comparing import Comparing
+from chatpager.sessions.beginning import Beginner, Begun, Served
 from chatpager.sessions.delivery import Delivery
 from chatpager.sessions.engine_thread import STOPPED, EngineThread
 from chatpager.sessions.heads import Heads, owner_of
-from chatpager.sessions.history import history_of
 from chatpager.sessions.keeping import Keeper
 from chatpager.sessions.orphans import Orphans, log_interrupted
 from chatpager.sessions.prompting import Prompting
 from chatpager.sessions.remembered import Remembered
 from chatpager.sessions.stream import Ended, Started
-from chatpager.sessions.title import first_words
 from chatpager.sessions.turn import LiveTurn, TurnRequest
-from chatpager.store import Message, MessageHash, NewMessage, NewTurn, Store
+from chatpager.store import Message, MessageHash, NewMessage, Store
 
 log = structlog.get_logger(__name__)
 
@@ -78,14 +74,15 @@ class SessionHub:
         self.orphans = Orphans(store, lambda id: id in self.turns or id in self._beginning, wall)
         self._remembered = Remembered(REMEMBERED_TOKENS)
         self._heads = Heads()
-        self.comparing = Comparing(store, self._prompting, tokenizer)
+        self._beginner = Beginner(store, tokenizer, self._prompting, self.orphans, self._remembered, self._heads, wall)
+        self.comparing = self._beginner.comparing
         self.engine = EngineThread(build_engine, self._receive, self._leases_changed)
         self.keeper = Keeper(self.engine, clock)
         self._delivery = Delivery(
             self.turns,
             store,
             tokenizer,
-            cancel=lambda turn_id: self.engine.send(CancelRequest(turn_id)),
+            cancel=self._cancel,
             account=lambda turn: turn.account(self.block_size, self.caching),
             ended=self._turn_ended,
             pauses=pauses,
@@ -116,8 +113,12 @@ class SessionHub:
         self.num_blocks = engine.pool.usable
         self.warm_fraction = engine.warm_fraction
         self.caching = engine.config.enable_prefix_caching
-        self._vocab_size = engine.runner.vocab_size
-        self._eos = engine.runner.eos_token_ids
+        self._beginner.served = Served(
+            self.max_model_len,
+            engine.scheduler.limits.max_num_seqs,
+            engine.runner.vocab_size,
+            engine.runner.eos_token_ids,
+        )
         self._delivering = asyncio.get_running_loop().create_task(self._delivery.run())
         self._keeping = asyncio.get_running_loop().create_task(self.keeper.run())
 
@@ -153,37 +154,44 @@ class SessionHub:
     # -- turns --------------------------------------------------------------------------------------------------------
 
     async def submit(self, request: TurnRequest) -> LiveTurn:
-        """Begin a turn. When this returns its input is stored and its stream has begun.
+        """Begin a turn that gives one answer; see ``submit_choices``."""
+        (turn,) = await self.submit_choices(request)
+        return turn
+
+    async def submit_choices(self, request: TurnRequest) -> list[LiveTurn]:
+        """Begin as many turns as ``request.params.n`` says, each of which gives an answer, from one computed prompt.
+        When this returns their input is stored and their streams have begun.
 
         Raises:
             Overloaded, ConversationNotFound, PreviousResponseNotFound, SessionBusy, ContextLengthExceeded,
             InputTooLong, InvalidRequest, StoreError, EngineStopped: nothing was begun.
         """
         self._check_open()
-        request.params.check_vocabulary(self._vocab_size)
+        self._beginner.check(request)
         submitted = self._clock()
-        await self._admission.enter(request.conversation)
-        turn: LiveTurn | None = None
+        await self._admission.enter(request.conversation, request.params.n)
+        begun: list[Begun] = []
         try:
             self._check_open()
-            turn, new = await self._begin(request, submitted)
+            begun = await self._beginner.begin(request, submitted)
             try:
-                await self._store_and_start(turn, new)
+                await self._store_and_start(begun)
             except SessionBusy:
                 # The session has no other turn here: it was added to meanwhile, or has an orphan.
                 await self.orphans.end(request.tenant)
-                turn, new = await self._begin(request, submitted)
-                await self._store_and_start(turn, new)
+                begun = await self._beginner.begin(request, submitted)
+                await self._store_and_start(begun)
         except BaseException:
-            if turn is None or not turn.stream.events:
-                self._admission.leave(request.conversation)
+            if not begun or not begun[0].turn.stream.events:
+                for _ in range(request.params.n):
+                    self._admission.leave(request.conversation)
             raise
-        return turn
+        return [turn for turn, _ in begun]
 
-    async def _store_and_start(self, turn: LiveTurn, new: NewTurn) -> None:
+    async def _store_and_start(self, begun: Sequence[Begun]) -> None:
         """All of it or nothing, also when the caller is cancelled meanwhile: a row without a turn is an orphan."""
-        storing = asyncio.get_running_loop().create_task(self._acknowledge(turn, new))
-        self._beginning[turn.id] = storing
+        storing = asyncio.get_running_loop().create_task(self._acknowledge(begun))
+        self._beginning |= {turn.id: storing for turn, _ in begun}
         try:
             await asyncio.shield(storing)
         except asyncio.CancelledError:
@@ -192,31 +200,39 @@ class SessionHub:
                     await asyncio.wait([storing])
             raise
 
-    async def _acknowledge(self, turn: LiveTurn, new: NewTurn) -> None:
+    async def _acknowledge(self, begun: Sequence[Begun]) -> None:
         try:
             self._check_open()
-            if turn.request.stored:
-                turn.input_tip = (await self.store.begin_turn(new)).turn.input_tip
-            self.turns[turn.id] = turn
+            for turn, row in begun:
+                if turn.request.stored:
+                    turn.input_tip = (await self.store.begin_turn(row)).turn.input_tip
+            self.turns |= {turn.id: turn for turn, _ in begun}
         finally:
-            del self._beginning[turn.id]
-        turn.stream.append(Started(turn.id, turn.created_at))
-        self._start(turn)
+            for turn, _ in begun:
+                del self._beginning[turn.id]
+        for turn, _ in begun:
+            turn.stream.append(Started(turn.id, turn.created_at))
+        self._start([turn for turn, _ in begun])
 
-    def _start(self, turn: LiveTurn) -> None:
-        request = turn.request
+    def _start(self, turns: Sequence[LiveTurn]) -> None:
+        first = turns[0]
+        request = first.request
         command = AddRequest(
-            request_id=turn.id,
-            prompt_token_ids=list(turn.prompt),
+            request_id=request.id,
+            prompt_token_ids=list(first.prompt),
             params=request.params,
             salt=request.tenant.encode(),
             priority=request.priority,
-            owner=turn.owner,
+            owner=first.owner,
         )
         try:
             self.engine.send(command)
         except EngineStopped as error:
-            self._delivery.end(turn, failed=(error.code, str(error)))
+            for turn in turns:
+                self._delivery.end(turn, failed=(error.code, str(error)))
+
+    def _cancel(self, turn: LiveTurn) -> None:
+        self.engine.send(CancelRequest(turn.request.id, turn.index))
 
     def cancel(self, tenant: str, turn_id: str) -> LiveTurn:
         """Ask a running turn to end now, whatever its state; its stream tells when it has.
@@ -227,7 +243,7 @@ class SessionHub:
         turn = self.live(tenant, turn_id)
         if turn is None:
             raise ResponseNotFound(f"no response {turn_id!r} is running")
-        self.engine.send(CancelRequest(turn_id))
+        self._cancel(turn)
         return turn
 
     async def end(self, tenant: str, turn_id: str) -> None:
@@ -320,50 +336,8 @@ class SessionHub:
         self._admission.leave(turn.request.conversation)
         if tip and turn.receipt:
             self._remembered.put(tip, turn.computed_ids())
-            self._heads.moved(turn.request, turn.owner, tip)
-            self.keeper.alive([turn.owner])
-            self.keeper.keep(turn.owner, turn.request.keep_seconds)
+            if turn.index == 0:
+                self._heads.moved(turn.request, turn.owner, tip)
+                self.keeper.alive([turn.owner])
+                self.keeper.keep(turn.owner, turn.request.keep_seconds)
         self._on_end(turn, ended)
-
-    # -- beginning ----------------------------------------------------------------------------------------------------
-
-    async def _begin(self, request: TurnRequest, submitted: float) -> tuple[LiveTurn, NewTurn]:
-        history, fresh = await history_of(request, self.store, self.orphans)
-        conversation: list[Message | NewMessage] = [*history, *fresh]
-        if not conversation:
-            raise InvalidRequest("the conversation is empty and there is no input", param="input")
-        prompt = (await self._prompting.question(conversation, request.instructions)).prompt
-        wanted = max(1, request.params.min_tokens)
-        if len(prompt.token_ids) + wanted > self.max_model_len:
-            raise ContextLengthExceeded(len(prompt.token_ids), wanted, self.max_model_len)
-        now = self.wall()
-        turn = LiveTurn(
-            request,
-            prompt.token_ids,
-            self.tokenizer.text_stream(request.params),
-            template=prompt.form,
-            eos=self._eos,
-            created_at=now,
-            submitted=submitted,
-        )
-        parent = history[-1].hash if history else None
-        if request.compare_with:
-            ids, model = prompt.token_ids, request.model
-            turn.compared = await self.comparing.compare(request.tenant, request.compare_with, model, ids)
-        turn.previous = self._remembered.get(parent)
-        turn.owner = self._heads.of(request, parent)
-        new = NewTurn(
-            id=request.id,
-            tenant=request.tenant,
-            kind=request.kind,
-            model=request.model,
-            vocab=self.tokenizer.fingerprint,
-            messages=fresh,
-            now=now,
-            session_id=request.session_id,
-            previous_turn_id=request.previous_turn_id,
-            parent_hash=parent,
-            request=request.parameters,
-            title="" if history else first_words(fresh),
-        )
-        return turn, new

@@ -7,7 +7,7 @@ the same thing in the same order, and numbers that a wire derives from the log's
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import msgspec
@@ -110,3 +110,27 @@ class TurnStream:
                 return event
         assert self.ended is not None
         return self.ended
+
+
+async def follow_all(streams: Sequence[TurnStream]) -> AsyncIterator[tuple[int, Event]]:
+    """The events of several streams, each with its stream's place, as they come, to the end of all."""
+    if len(streams) == 1:
+        async for event in streams[0].follow():
+            yield 0, event
+        return
+    arrived: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
+
+    async def read(place: int, stream: TurnStream) -> None:
+        async for event in stream.follow():
+            arrived.put_nowait((place, event))
+
+    readers = [asyncio.ensure_future(read(place, stream)) for place, stream in enumerate(streams)]
+    left = len(streams)
+    try:
+        while left:
+            place, event = await arrived.get()
+            left -= isinstance(event, Ended)
+            yield place, event
+    finally:
+        for reader in readers:
+            reader.cancel()

@@ -85,8 +85,14 @@ class TurnRequest:
         return None if self.session_id is None else (self.tenant, self.session_id)
 
 
+def choice_id(request_id: str, index: int) -> str:
+    """The turn that gives a request's answer number ``index``; the first has the request's own name."""
+    return f"{request_id}-{index}" if index else request_id
+
+
 class LiveTurn:
-    """A turn that runs. ``take`` is given each output of the engine; what it returns is journalled, then shown."""
+    """A turn that runs: answer number ``index`` of its request. ``take`` is given each output of the engine; what it
+    returns is journalled, then shown."""
 
     def __init__(
         self,
@@ -94,12 +100,14 @@ class LiveTurn:
         prompt: Sequence[int],
         text: TextStream,
         *,
+        index: int = 0,
         template: str,
         eos: frozenset[int],
         created_at: int,
         submitted: float,
     ) -> None:
         self.request = request
+        self.index = index
         self.prompt = prompt
         self.template = template
         self.created_at = created_at
@@ -124,7 +132,7 @@ class LiveTurn:
 
     @property
     def id(self) -> str:
-        return self.request.id
+        return choice_id(self.request.id, self.index)
 
     @property
     def text(self) -> str:

@@ -130,13 +130,14 @@ class EngineMachine(RuleBasedStateMachine):
         self.engine.cancel(name)
 
     @precondition(lambda self: self.asked)
-    @rule(data=st.data())
-    def stop(self, data):
+    @rule(data=st.data(), told=st.booleans())
+    def end_some_samples(self, data, told):
+        """``told``: cancelled, with a last output; else stopped, without."""
         name = data.draw(st.sampled_from(sorted(self.asked)))
         for index in data.draw(st.sets(st.integers(0, self.asked[name][2] - 1), min_size=1)):
             if (name, index) not in self.finals:
                 self.stopped.add((name, index))
-            self.engine.stop(name, index)
+            (self.engine.cancel if told else self.engine.stop)(name, index)
 
     @rule(when=st.sampled_from(["before", "after"]))
     def one_step_raises(self, when):

@@ -230,7 +230,7 @@ async def test_a_mistake_of_ours_is_logged_by_its_place_and_not_shown(server, ca
     async def broken(request):
         raise ZeroDivisionError(request.messages[0].content)
 
-    server.hub.submit = broken
+    server.hub.submit_choices = broken
     answer = await server.post("/v1/responses", {"input": "a secret"})
     assert answer.refusal == (500, "internal_error", None)
     assert b"secret" not in answer.body

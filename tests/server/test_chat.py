@@ -131,7 +131,10 @@ async def test_no_client_is_told_of_a_chat_s_turn_so_it_ends_with_its_reader(ser
     [
         ({}, (400, "invalid_request", "messages")),
         ({"messages": []}, (400, "invalid_request", "messages")),
-        ({"messages": [user("a")], "n": 2}, (400, "invalid_request", "n")),
+        ({"messages": [user("a")], "n": 0}, (400, "invalid_request", "n")),
+        ({"messages": [user("a")], "n": 17}, (400, "invalid_request", "n")),
+        ({"messages": [user("a")], "n": 129}, (400, "invalid_request", "n")),
+        ({"messages": [user("a")], "n": "2"}, (400, "invalid_request", "n")),
         ({"messages": [user("a")], "model": "x"}, (404, "model_not_found", "model")),
         ({"messages": [user("a " * 3000)]}, (400, "context_length_exceeded", "input")),
         (b"[]", (400, "invalid_json", None)),

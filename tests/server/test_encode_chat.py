@@ -6,7 +6,7 @@ import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from chatpager.server import wire
-from chatpager.server.encode_chat import ChunkEncoder, completion
+from chatpager.server.encode_chat import ChunkEncoder, completion, usage_of_all
 from chatpager.sessions.stream import Ended
 from tests.server.turn_logs import USAGE, ended, log
 
@@ -18,12 +18,13 @@ COUNTS = {
 }
 
 
-def chunks(events, include_usage=False):
-    encoder = ChunkEncoder("chatcmpl_1", 1_700_000_000_123, "tiny", include_usage=include_usage)
+def chunks(events, include_usage=False, index=0):
+    encoder = ChunkEncoder("chatcmpl_1", 1_700_000_000_123, "tiny")
     found = []
     for event in events:
-        more = (USAGE, {"state": event.status}) if isinstance(event, Ended) else ()
-        found += [json.loads(wire.encode(chunk)) for chunk in encoder.feed(event, *more)]
+        ours = {"state": event.status} if isinstance(event, Ended) else None
+        found += encoder.feed(event, index, ours)
+    found = [json.loads(wire.encode(c)) for c in [*found, *([encoder.usage(USAGE)] if include_usage else [])]]
     for chunk in found:
         ChatCompletionChunk.model_validate({k: v for k, v in chunk.items() if k != "chatpager"})
         assert (chunk["id"], chunk["object"], chunk["created"], chunk["model"]) == (
@@ -54,13 +55,14 @@ def test_a_failure_gives_no_last_chunk(status):
     assert [chunk["choices"][0]["finish_reason"] for chunk in chunks(log("a", status=status))] == [None, None]
 
 
-def test_the_last_chunk_needs_the_usage():
-    with pytest.raises(AssertionError):
-        list(ChunkEncoder("c", 0, "tiny", include_usage=False).feed(ended()))
+def test_every_chunk_names_its_choice():
+    assert {chunk["choices"][0]["index"] for chunk in chunks(log("a", "b"), index=3)} == {3}
 
 
 def test_one_object():
-    whole = json.loads(wire.encode(completion("chatcmpl_1", 1_700_000_000_123, "tiny", ended(), USAGE, {"state": "x"})))
+    whole = json.loads(
+        wire.encode(completion("chatcmpl_1", 1_700_000_000_123, "tiny", [ended()], USAGE, {"state": "x"}))
+    )
     ChatCompletion.model_validate({k: v for k, v in whole.items() if k != "chatpager"})
     assert whole == {
         "id": "chatcmpl_1", "object": "chat.completion", "created": 1_700_000_000, "model": "tiny",
@@ -73,3 +75,10 @@ def test_one_object():
         "usage": COUNTS,
         "chatpager": {"state": "x"},
     }  # fmt: skip
+
+
+def test_several_choices_count_the_prompt_once():
+    usages = [USAGE, {**USAGE, "output_tokens": 4, "cached_tokens": 16}]
+    whole = completion("c", 0, "tiny", [ended(), ended()], usage_of_all(usages), {})
+    assert [choice.index for choice in whole.choices] == [0, 1]
+    assert json.loads(wire.encode(whole.usage)) == {**COUNTS, "completion_tokens": 7, "total_tokens": 27}

@@ -196,7 +196,8 @@ UNBUILT = {
 @pytest.mark.parametrize("field", UNBUILT)
 def test_a_feature_that_is_not_built_is_refused_by_its_name(field):
     assert refused(respond, input="a", **{field: UNBUILT[field]}) == field
-    assert refused(chat, **{field: UNBUILT[field]}) == field
+    if field != "n":
+        assert refused(chat, **{field: UNBUILT[field]}) == field
 
 
 ASKS_FOR_NOTHING = {

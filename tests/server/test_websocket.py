@@ -175,12 +175,12 @@ async def test_a_mistake_of_ours_refuses_the_create_and_the_socket_lives_on(serv
         raise ZeroDivisionError
 
     async with server.socket() as socket:
-        submit, server.hub.submit = server.hub.submit, broken
+        submit, server.hub.submit_choices = server.hub.submit_choices, broken
         await socket.create("Hello")
         error = await socket.receive()
         assert (error["status"], error["error"]["code"]) == (500, "internal_error")
         assert "division" not in json.dumps(error)
-        server.hub.submit = submit
+        server.hub.submit_choices = submit
         await socket.create("Hello")
         assert (await socket.rest())[-1]["type"] == "response.incomplete"
 

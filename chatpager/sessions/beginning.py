@@ -1,0 +1,112 @@
+"""From a request to turns that are ready to be stored and asked: one, or one for each of several answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
+
+from chatpager.engine.tokenizer import Tokenizer
+from chatpager.errors import ContextLengthExceeded, InvalidRequest
+from chatpager.sessions.comparing import Comparing
+from chatpager.sessions.heads import Heads
+from chatpager.sessions.history import history_of
+from chatpager.sessions.orphans import Orphans
+from chatpager.sessions.prompting import Prompting
+from chatpager.sessions.remembered import Remembered
+from chatpager.sessions.title import first_words
+from chatpager.sessions.turn import LiveTurn, TurnRequest
+from chatpager.store import Message, NewMessage, NewTurn, Store
+
+
+class Begun(NamedTuple):
+    """A turn, and the row that it begins with."""
+
+    turn: LiveTurn
+    row: NewTurn
+
+
+class Served(NamedTuple):
+    """What the model that is served allows and means. ``max_choices``: sequences in one step."""
+
+    max_model_len: int
+    max_choices: int
+    vocab_size: int
+    eos: frozenset[int]
+
+
+class Beginner:
+    """``served`` is known once the model is there. ``wall`` is in milliseconds."""
+
+    served: Served
+
+    def __init__(
+        self,
+        store: Store,
+        tokenizer: Tokenizer,
+        prompting: Prompting,
+        orphans: Orphans,
+        remembered: Remembered,
+        heads: Heads,
+        wall: Callable[[], int],
+    ) -> None:
+        self.comparing = Comparing(store, prompting, tokenizer)
+        self._store = store
+        self._tokenizer = tokenizer
+        self._prompting = prompting
+        self._orphans = orphans
+        self._remembered = remembered
+        self._heads = heads
+        self._wall = wall
+
+    def check(self, request: TurnRequest) -> None:
+        """Raises InvalidRequest where the parameters are none for this model, or name a session and several answers."""
+        request.params.check_vocabulary(self.served.vocab_size)
+        if request.params.n > self.served.max_choices:
+            raise InvalidRequest(f"n is at most {self.served.max_choices} here (max_num_seqs)", param="n")
+        assert request.params.n == 1 or request.session_id is None, "a conversation goes on with one answer"
+
+    async def begin(self, request: TurnRequest, submitted: float) -> list[Begun]:
+        """The turns that ``request.params.n`` asks for, which differ in their names only: the engine is asked once.
+
+        Raises what ``SessionHub.submit`` does.
+        """
+        history, fresh = await history_of(request, self._store, self._orphans)
+        conversation: list[Message | NewMessage] = [*history, *fresh]
+        if not conversation:
+            raise InvalidRequest("the conversation is empty and there is no input", param="input")
+        prompt = (await self._prompting.question(conversation, request.instructions)).prompt
+        ids, wanted = prompt.token_ids, max(1, request.params.min_tokens)
+        if len(ids) + wanted > self.served.max_model_len:
+            raise ContextLengthExceeded(len(ids), wanted, self.served.max_model_len)
+        now = self._wall()
+        parent = history[-1].hash if history else None
+        row = NewTurn(
+            id=request.id,
+            tenant=request.tenant,
+            kind=request.kind,
+            model=request.model,
+            vocab=self._tokenizer.fingerprint,
+            messages=fresh,
+            now=now,
+            session_id=request.session_id,
+            previous_turn_id=request.previous_turn_id,
+            parent_hash=parent,
+            request=request.parameters,
+            title="" if history else first_words(fresh),
+        )
+        begun = []
+        for index in range(request.params.n):
+            text = self._tokenizer.text_stream(request.params)
+            turn = LiveTurn(
+                request, ids, text, index=index, template=prompt.form, eos=self.served.eos, created_at=now,
+                submitted=submitted,
+            )  # fmt: skip
+            turn.previous = self._remembered.get(parent)
+            begun.append(Begun(turn, msgspec.structs.replace(row, id=turn.id)))
+        first = begun[0].turn
+        first.owner = self._heads.of(request, parent)
+        if request.compare_with:
+            first.compared = await self.comparing.compare(request.tenant, request.compare_with, request.model, ids)
+        return begun
