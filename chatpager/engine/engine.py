@@ -7,10 +7,12 @@ from collections.abc import Callable
 
 from chatpager.config import EngineConfig
 from chatpager.engine.block_pool import BlockPool
+from chatpager.engine.drafts import DRAFT, ONE_TOKEN, Drafts
 from chatpager.engine.heads import Head, LeaseEvent
 from chatpager.engine.intake import Intake
 from chatpager.engine.messages import (
     AddRequest,
+    DraftRequest,
     FinishReason,
     LeaseRequest,
     SampledLogprobs,
@@ -75,6 +77,7 @@ class Engine:
         )
         self.leases = self.cache.leases
         self.scheduler = Scheduler(self.cache, limits)
+        self.drafts = Drafts(self.cache, limits.max_num_batched_tokens)
         self._requests: dict[str, Request] = {}
         self._failed_steps = 0
         self._early: list[StepOutput] = []
@@ -138,7 +141,7 @@ class Engine:
         match = self.cache.match(seq)
         try:
             missing = self.cache.reach(seq) - len(match.blocks)
-            if 0 < missing <= self.pool.counts()["free"] and not self._computes:
+            if 0 < missing <= self.cache.spare() and not self._computes:
                 self.cache.restore(seq, match)
         finally:
             match.rollback()
@@ -146,6 +149,20 @@ class Engine:
         if match.restored and (head is None or len(match.blocks) >= len(head.proofs)):
             self.leases.move(seq.owner, seq.hasher.root, match.blocks)
         return match.restored.total() * self.config.block_size
+
+    def draft(self, request: DraftRequest, now: float) -> None:
+        """Somebody is still writing this prompt: its full blocks are computed as far as that costs nobody anything.
+
+        Raises what ``add`` does.
+        """
+        self.leases.tick(now)
+        if not request.prompt_token_ids or not self.cache.enabled:
+            self.drafts.drop(request.owner)
+            return
+        whole = AddRequest(
+            request_id=DRAFT, prompt_token_ids=request.prompt_token_ids, params=ONE_TOKEN, salt=request.salt
+        )
+        self.drafts.put(request.owner, self._intake.sequence(whole))
 
     def fork_session(self, owner: str, new_owner: str, tokens: int | None = None) -> None:
         """A session begins with the first ``tokens`` of another (None: with all), whose blocks are now its own too."""
@@ -179,7 +196,7 @@ class Engine:
     @property
     def has_work(self) -> bool:
         saving = self.tiers is not None and self.tiers.has_work
-        return bool(self._computes or self._early or saving)
+        return bool(self._computes or self._early or saving or self.drafts.wait)
 
     @property
     def _computes(self) -> bool:
@@ -190,15 +207,23 @@ class Engine:
         was interrupted (Ctrl+C) the engine is whole: the next computes what this one did not, and tells what it did."""
         if self.tiers is not None:
             self.tiers.give_way(self._computes)
+        self._speculate(clock())
         try:
             self._step(clock, self._early)
         finally:
             self.scheduler.settle()
+        self.drafts.settle()
         if self.tiers is not None:
             self.tiers.give_way(self._computes)
             self.tiers.work(idle=not self._computes)
         outputs, self._early = self._early, []
-        return outputs
+        return [output for output in outputs if output.request_id != DRAFT]
+
+    def _speculate(self, now: float) -> None:
+        """Where there is nothing else to compute, compute a slice of what somebody is still writing."""
+        if not self._computes and (part := self.drafts.next_slice()):
+            self._requests[DRAFT] = Request([part], now, unfinished={0})
+            self.scheduler.add(part)
 
     def _step(self, clock: Callable[[], float], outputs: list[StepOutput]) -> None:
         now = clock()
@@ -211,6 +236,7 @@ class Engine:
             request = self._requests[row.seq.request_id]
             if request.started is None:
                 request.started = now
+                request.draft_tokens = self._claim_draft(row.seq)
         try:
             computed = self._compute(plan)
         except BaseException:
@@ -225,6 +251,12 @@ class Engine:
                 self._fail(row, result, outputs)
             else:
                 self._advance(row, result, now, outputs)
+
+    def _claim_draft(self, seq: Sequence) -> int:
+        if seq.speculative or not self.cache.enabled:
+            return 0
+        names = seq.full_hashes(self.cache.matchable_blocks(seq))
+        return self.drafts.claim(names, seq.cached_tokens // self.config.block_size)
 
     def _time_step(self, plan: Plan, seconds: float) -> None:
         """What a block costs to compute, where a step computed enough of them to tell."""

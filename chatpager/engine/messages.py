@@ -38,6 +38,15 @@ class CancelRequest(msgspec.Struct, frozen=True, tag="cancel"):
     index: int | None = None
 
 
+class DraftRequest(msgspec.Struct, frozen=True, kw_only=True, tag="draft"):
+    """``owner`` is writing a prompt that so far begins like this: compute it while there is nothing else to compute.
+    Without tokens: it is writing none any more."""
+
+    owner: str
+    prompt_token_ids: list[int] = []
+    salt: bytes = b""
+
+
 class LeaseRequest(msgspec.Struct, frozen=True, kw_only=True, tag="lease_request"):
     """Keep the first ``tokens`` of a session's conversation (None: all of it) for ``ttl`` seconds from now."""
 
@@ -65,7 +74,7 @@ class CloseSession(msgspec.Struct, frozen=True, tag="close_session"):
     owner: str
 
 
-Command = AddRequest | CancelRequest | LeaseRequest | ReleaseLease | ForkSession | CloseSession
+Command = AddRequest | CancelRequest | DraftRequest | LeaseRequest | ReleaseLease | ForkSession | CloseSession
 
 
 class Lost(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,15 +102,17 @@ class SampledLogprobs(msgspec.Struct, frozen=True):
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """Where the prompt's tokens came from; counted once, at the first admission. Of the cached ones ``host_tokens`` and
-    ``disk_tokens`` were not on the device. cached + computed = prompt, once the prompt is computed; less while it is,
-    or if the request ended meanwhile. One that was never ``admitted`` computed nothing. ``committed_tokens``, of prompt
-    and answer, had their keys and values written or found in the cache; a preemption does not take them back."""
+    ``disk_tokens`` were not on the device, ``draft_tokens`` were computed while somebody was still writing.
+    cached + computed = prompt, once the prompt is computed; less while it is, or if the request ended meanwhile. One
+    that was never ``admitted`` computed nothing. ``committed_tokens``, of prompt and answer, had their keys and values
+    written or found in the cache; a preemption does not take them back."""
 
     admitted: bool
     prompt_tokens: int
     cached_tokens: int
     host_tokens: int = 0
     disk_tokens: int = 0
+    draft_tokens: int = 0
     committed_tokens: int
     output_tokens: int
     preemptions: int

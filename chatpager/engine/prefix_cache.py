@@ -261,6 +261,11 @@ class PrefixCache:
 
     # -- taking and giving back ---------------------------------------------------------------------------------------
 
+    def spare(self) -> int:
+        """Blocks that can be taken without a loss to any session: free ones, and cached ones that are in no head."""
+        unclaimed = (b for b in self.pool.index.values() if not b.held and b.eviction_class <= EvictionClass.COLD)
+        return len(self.pool.free) + sum(1 for _ in unclaimed)
+
     def allocate(self, count: int, by: str = "") -> list[int]:
         """``count`` blocks, OWNED by the caller: free ones first, then evicted ones. ``available`` says how many;
         ``by`` is the session they are for."""

@@ -19,6 +19,8 @@ class Request:
     started: float | None = None
     first_token: float | None = None
     unfinished: set[int] = field(default_factory=set)
+    draft_tokens: int = 0
+    """Of the prompt, found in the cache because a draft had computed them."""
 
     def usage(self, seq: Sequence, head: Head | None, now: float | None = None) -> Usage:
         """``head``: its session's. Without ``now`` it is the last moment that is known."""
@@ -32,6 +34,7 @@ class Request:
             cached_tokens=seq.cached_tokens,
             host_tokens=seq.restored_tokens[Source.HOST],
             disk_tokens=seq.restored_tokens[Source.DISK],
+            draft_tokens=self.draft_tokens,
             committed_tokens=seq.reached,
             output_tokens=seq.num_output_tokens,
             preemptions=seq.preemptions,

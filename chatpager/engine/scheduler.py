@@ -299,7 +299,8 @@ class Scheduler:
         seq.first_admitted = True
         seq.cached_tokens = seq.reached = tokens
         seq.restored_tokens = Counter({source: n * self.block_size for source, n in match.restored.items()})
-        seq.evicted = self.cache.count_admission(seq, match)
+        if not seq.speculative:
+            seq.evicted = self.cache.count_admission(seq, match)
 
     def _unfinished_prefills(self) -> int:
         """Blocks that running prompts still have to take: promised to them before anyone is admitted."""

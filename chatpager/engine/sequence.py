@@ -59,6 +59,7 @@ class Sequence:
         "request_id",
         "restored_tokens",
         "seed",
+        "speculative",
         "status",
         "token_ids",
         "written",
@@ -78,8 +79,11 @@ class Sequence:
         seed: int = 0,
         index: int = 0,
         owner: str = "",
+        speculative: bool = False,
     ) -> None:
         self.request_id = request_id
+        self.speculative = speculative
+        """Nobody has asked yet: it counts in no figure."""
         self.owner = owner
         """The session whose turn this is."""
         self.index = index

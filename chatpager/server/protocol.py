@@ -71,7 +71,15 @@ class Cancel:
     response_id: str
 
 
-ClientEvent = Create | Cancel
+@dataclass(frozen=True)
+class Draft:
+    """Somebody is writing a response's input: so far it is this body, or none any more. It gets no answer: what is
+    wrong with it, the response will say."""
+
+    body: Json | None
+
+
+ClientEvent = Create | Cancel | Draft
 
 
 class ResponsesProtocol:
@@ -110,6 +118,9 @@ class ResponsesProtocol:
                 if not isinstance(response_id, str):
                     raise InvalidRequest("response_id is missing", param="response_id")
                 self._events.append(Cancel(response_id))
+            case "chatpager.draft" if self._extended:
+                body = {k: v for k, v in frame.items() if k not in NOT_OF_THE_BODY}
+                self._events.append(Draft(body if body.get("input") else None))
             case str(kind):
                 raise UnsupportedEvent(f"there is no event of type {shown(kind)}", param="type")
             case _:

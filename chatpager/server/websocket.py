@@ -19,7 +19,7 @@ from chatpager.errors import ChatpagerError, StoreError
 from chatpager.server import wire
 from chatpager.server.access import REQUEST_ID
 from chatpager.server.input_items import Json
-from chatpager.server.protocol import SUBPROTOCOL, Create, ResponsesProtocol
+from chatpager.server.protocol import SUBPROTOCOL, Cancel, Create, Draft, ResponsesProtocol
 from chatpager.server.requests import response_request
 from chatpager.server.service import SERVICE, TENANT, Service, begin, facts_of, final_response, reader_gone
 from chatpager.sessions.mistakes import log_mistake
@@ -68,6 +68,8 @@ class Connection:
         self._tasks: set[asyncio.Task[None]] = set()
         self._owners: dict[str, None] = {}
         """Heads of the conversations that were spoken in here, the last spoken in last."""
+        self._drafts: list[Json | None] = []
+        """The one that is being passed on, and what was written since."""
 
     async def run(self) -> None:
         """Serve until the client leaves."""
@@ -84,6 +86,7 @@ class Connection:
                 self._service.hub.keeper.unwatch(owner, self._lease_changed)
             for task in (beating, *self._tasks):
                 task.cancel()
+            self._service.hub.end_draft(self._request_id)
             await asyncio.gather(beating, *self._tasks, return_exceptions=True)
 
     async def _beat(self) -> None:
@@ -112,10 +115,15 @@ class Connection:
         they go out in the protocol's order however long one of them has to wait for the client.
         """
         for event in self._protocol.events_received():
-            if isinstance(event, Create):
-                self._spawn(self._respond(event.body))
-            else:
-                self._cancel(event.response_id)
+            match event:
+                case Create(body):
+                    self._spawn(self._respond(body))
+                case Cancel(response_id):
+                    self._cancel(response_id)
+                case Draft(body):
+                    self._drafts.append(body)
+                    if len(self._drafts) == 1:
+                        self._spawn(self._pass_drafts_on())
         async with self._sending:
             for frame in self._protocol.frames_to_send():
                 await self._send(frame)
@@ -136,6 +144,21 @@ class Connection:
         except ChatpagerError as error:
             self._protocol.not_cancelled(response_id, error)
 
+    async def _pass_drafts_on(self) -> None:
+        """One after the other, but of those that came meanwhile only the last."""
+        while self._drafts:
+            body = self._drafts[-1]
+            del self._drafts[:-1]
+            if body is None:
+                self._service.hub.end_draft(self._request_id)
+            else:
+                with suppress(ChatpagerError):
+                    await self._service.hub.draft(
+                        response_request(body, self._service.served, TENANT), self._request_id
+                    )
+            if self._drafts[-1] is body:
+                self._drafts.clear()
+
     async def _respond(self, body: Json) -> None:
         turn = await self._begin(body)
         if turn is None:
@@ -155,6 +178,7 @@ class Connection:
                 await self._act()
         finally:
             reader_gone(self._service, turn, told=True)
+            self._service.hub.end_draft(self._request_id)
 
     def _follow_leases(self, owner: str) -> None:
         if not owner:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -66,6 +66,15 @@ class Beginner:
         if request.params.n > self.served.max_choices:
             raise InvalidRequest(f"n is at most {self.served.max_choices} here (max_num_seqs)", param="n")
         assert request.params.n == 1 or request.session_id is None, "a conversation goes on with one answer"
+
+    async def settled(self, request: TurnRequest) -> Sequence[int]:
+        """What of the request's prompt will not change any more while its last message is being written.
+
+        Raises what ``SessionHub.submit`` does.
+        """
+        history, fresh = await history_of(request, self._store, self._orphans)
+        conversation: list[Message | NewMessage] = [*history, *fresh]
+        return await self._prompting.settled(conversation, request.instructions) if fresh else []
 
     async def begin(self, request: TurnRequest, submitted: float) -> list[Begun]:
         """The turns that ``request.params.n`` asks for, which differ in their names only: the engine is asked once.

@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from chatpager.engine.engine import Engine
@@ -20,6 +21,7 @@ from chatpager.engine.messages import (
     CancelRequest,
     CloseSession,
     Command,
+    DraftRequest,
     FinishReason,
     ForkSession,
     LeaseRequest,
@@ -200,6 +202,9 @@ class EngineThread:
                 self._add(engine, command)
             case CancelRequest():
                 engine.cancel(command.request_id, command.index)
+            case DraftRequest():
+                with suppress(RequestError):  # the turn will say so
+                    engine.draft(command, time.monotonic())
             case LeaseRequest():
                 engine.lease(command, time.monotonic())
             case ReleaseLease():

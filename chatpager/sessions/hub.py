@@ -15,7 +15,7 @@ import structlog
 
 from chatpager.engine.engine import Engine
 from chatpager.engine.heads import LeaseEvent
-from chatpager.engine.messages import AddRequest, CancelRequest, StepOutput
+from chatpager.engine.messages import AddRequest, CancelRequest, DraftRequest, StepOutput
 from chatpager.engine.sampling_params import SamplingParams
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.errors import (
@@ -278,7 +278,10 @@ class SessionHub:
         turn = self.turns.get(turn_id)
         return turn if turn and turn.request.tenant == tenant else None
 
-    def live_of_session(self, tenant: str, session_id: str) -> LiveTurn | None:
+    def live_of_session(self, tenant: str, session_id: str | None) -> LiveTurn | None:
+        """None of what has no session."""
+        if session_id is None:
+            return None
         found = (t for t in self.turns.values() if t.request.session_id == session_id and t.request.tenant == tenant)
         return next(found, None)
 
@@ -314,6 +317,24 @@ class SessionHub:
         if brought:
             self.keeper.alive([owner])
         return brought
+
+    async def draft(self, request: TurnRequest, writer: str) -> None:
+        """``writer`` is still writing this turn: compute its prompt as far as it has settled, while there is nothing
+        else to compute.
+
+        Raises:
+            what ``submit`` does: so would the turn be refused now.
+        """
+        if self.live_of_session(request.tenant, request.session_id):
+            return
+        ids = list((await self._beginner.settled(request))[: self.max_model_len - 1])
+        salt = request.tenant.encode()
+        self.engine.send(DraftRequest(owner=f"draft\0{writer}", prompt_token_ids=ids, salt=salt))
+
+    def end_draft(self, writer: str) -> None:
+        """``writer`` has sent it, or will not."""
+        with suppress(EngineStopped):
+            self.engine.send(DraftRequest(owner=f"draft\0{writer}"))
 
     async def append_messages(self, tenant: str, session_id: str, new: Sequence[NewMessage]) -> tuple[MessageHash, ...]:
         """Add messages to a session without a turn; raises what ``Store.append_messages`` does."""

@@ -10,7 +10,8 @@ from typing import NamedTuple
 from chatpager.engine.chat_template import ChatMessage, ChatTemplate, Prompt
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.sessions.oversize import check_bytes, check_tokens
-from chatpager.store import Message, NewMessage, text_of
+from chatpager.sessions.receipt import common_prefix
+from chatpager.store import Message, NewMessage, text_content, text_of
 
 
 class Question(NamedTuple):
@@ -44,6 +45,18 @@ class Prompting:
         check_bytes(messages, self._tokenizer, self.limit)
         prompt = await asyncio.get_running_loop().run_in_executor(self._thread, self._prompt, messages)
         return Question(messages, prompt)
+
+    async def settled(self, conversation: Sequence[Message | NewMessage], instructions: str | None) -> Sequence[int]:
+        """The beginning of what will ask for an answer to this conversation, whose last message is still being written:
+        whatever is added to it leaves these ids as they are, but for a word that is not finished.
+
+        Raises what ``question`` does.
+        """
+        *before, last = conversation
+        longer = NewMessage(role=last.role, content=text_content(text_of(last.content) + "x"))
+        now = (await self.question(conversation, instructions)).prompt.token_ids
+        then = (await self.question([*before, longer], instructions)).prompt.token_ids
+        return now[: common_prefix(now, then)]
 
     def close(self) -> None:
         self._thread.shutdown()

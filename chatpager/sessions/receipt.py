@@ -25,13 +25,15 @@ class Eviction(msgspec.Struct, frozen=True):
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens by source; device + host + disk + computed = prompt, of a turn whose prompt was computed to its end. Of
     one that ended before (cancelled, failed, interrupted) ``computed_tokens`` is what was computed until then, and the
-    sum is less. ``attainable_tokens`` is what the cache could have given had nothing been evicted; ``diverged_at`` the
+    sum is less. ``draft_tokens`` of the device's had been computed while the turn was still being written.
+    ``attainable_tokens`` is what the cache could have given had nothing been evicted; ``diverged_at`` the
     first token that differs from the conversation's last turn."""
 
     prompt_tokens: int
     device_tokens: int
     host_tokens: int = 0
     disk_tokens: int = 0
+    draft_tokens: int = 0
     computed_tokens: int
     block_size: int
     attainable_tokens: int
@@ -58,6 +60,7 @@ def receipt(
     lost: Eviction | None = None,
     host_tokens: int = 0,
     disk_tokens: int = 0,
+    draft_tokens: int = 0,
 ) -> Receipt:
     """The account of one prompt, of which ``committed_tokens`` (and perhaps an answer's) were written, cached ones
     included; ``host_tokens`` and ``disk_tokens`` of the cached ones were not on the device. ``previous`` is the last
@@ -82,6 +85,7 @@ def receipt(
         device_tokens=cached_tokens - host_tokens - disk_tokens,
         host_tokens=host_tokens,
         disk_tokens=disk_tokens,
+        draft_tokens=draft_tokens,
         computed_tokens=min(committed_tokens, len(prompt)) - cached_tokens,
         block_size=block_size,
         attainable_tokens=attainable,

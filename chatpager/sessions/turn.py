@@ -235,6 +235,7 @@ class LiveTurn:
             lost=self._lost(self.usage),
             host_tokens=self.usage.host_tokens,
             disk_tokens=self.usage.disk_tokens,
+            draft_tokens=self.usage.draft_tokens,
         )
 
     def _lost(self, usage: Usage) -> Eviction | None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from chatpager.engine.heads import Strength
-from chatpager.engine.messages import LeaseRequest
+from chatpager.engine.messages import DraftRequest, LeaseRequest
 from tests.engine.fakes import collect, continuation, make_engine, request
 
 STEPS = int(os.environ.get("CHATPAGER_MACHINE_STEPS", "60"))
@@ -92,6 +92,12 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(owner=owners)
     def close(self, owner):
         self.engine.leases.close(owner)
+
+    @rule(data=st.data(), head=heads, tail=tails, owner=st.sampled_from(["", "v", "w"]), past=st.booleans())
+    def draft(self, data, head, tail, owner, past):
+        head = data.draw(st.sampled_from(self.past)) if past else head
+        prompt = [*head, *tail][: self.longest - 1]
+        self.engine.draft(DraftRequest(owner=f"draft {owner}", prompt_token_ids=prompt if owner else []), self.now)
 
     @rule(seconds=st.floats(0.1, 50))
     def time_passes(self, seconds):

@@ -20,6 +20,7 @@ from chatpager.server.protocol import (
     Call,
     Cancel,
     Create,
+    Draft,
     ResponsesProtocol,
     State,
     error_body,
@@ -51,6 +52,14 @@ def test_a_create_is_acted_on_once_with_its_body(protocol):
     create(protocol, input="Hello", temperature=0)
     assert protocol.events_received() == [Create({"input": "Hello", "temperature": 0})]
     assert protocol.events_received() == []
+    assert frames(protocol) == []
+
+
+def test_a_draft_is_for_clients_of_ours():
+    protocol = ResponsesProtocol(extended=True)
+    protocol.receive_text('{"type": "chatpager.draft", "input": "Hel", "conversation": "c"}')
+    protocol.receive_text('{"type": "chatpager.draft"}')
+    assert protocol.events_received() == [Draft({"input": "Hel", "conversation": "c"}), Draft(None)]
     assert frames(protocol) == []
 
 
@@ -180,6 +189,7 @@ MALFORMED = {
     '{"type": ["response.create"]}': "unsupported_event",
     '{"type": ' + "[" * 900 + "]" * 900 + "}": "unsupported_event",
     '{"type": "response.steer"}': "unsupported_event",
+    '{"type": "chatpager.draft", "input": "a"}': "unsupported_event",
     '{"type": "' + "x" * 100_000 + '"}': "unsupported_event",
     '{"type": "response.cancel"}': "invalid_request",
     '{"type": "response.cancel", "response_id": 3}': "invalid_request",

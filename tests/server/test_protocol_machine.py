@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from chatpager.errors import ResponseNotFound, SessionBusy, StoreError
-from chatpager.server.protocol import MAX_WAITING, Cancel, Create, ResponsesProtocol, State
+from chatpager.server.protocol import MAX_WAITING, Cancel, Create, Draft, ResponsesProtocol, State
 from chatpager.sessions.stream import Ended
 from tests.server.turn_logs import facts, final, log
 
@@ -61,6 +61,15 @@ class Connection(RuleBasedStateMachine):
         assert self.protocol.events_received() == [Cancel("resp_x")]
         if not known:
             self.protocol.not_cancelled("resp_x", ResponseNotFound("no such response"))
+            self.errors_due += 1
+        self.settle()
+
+    @rule(input=st.sampled_from(["a text", "", None]))
+    def draft(self, input):
+        self.protocol.receive_text(json.dumps({"type": "chatpager.draft", "input": input}))
+        if self.extended:
+            assert self.protocol.events_received() == [Draft({"input": input} if input else None)]
+        else:
             self.errors_due += 1
         self.settle()
 

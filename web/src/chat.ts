@@ -34,6 +34,9 @@ interface Turn {
 /** How long a turn may say nothing before the server is asked whether it still runs, milliseconds. */
 const SILENCE = 20_000;
 const SILENCE_ON_WAKE = 2_000;
+/** A pause in writing, milliseconds, after which the server is told of a draft of so many characters. */
+const PAUSE = 400;
+const LONG = 100;
 
 const pause = (milliseconds: number) => new Promise<void>((resolve) => setTimeout(resolve, milliseconds));
 
@@ -44,12 +47,17 @@ export class Chat {
   private readonly inbox: Inbox;
   private readonly pursuit: Pursuit;
   private readonly now: () => number;
+  private readonly wait: (milliseconds: number) => Promise<void>;
   private sent = 0;
+  private strokes = 0;
+  /** What the server was last told of the draft. */
+  private told = "";
 
   constructor(private readonly options: ChatOptions) {
     const { store } = this;
     const { api, now = Date.now, wait = pause, schedule = nextFrame } = options;
     this.now = now;
+    this.wait = wait;
     this.sessions = new Sessions(store, api);
     this.inbox = new Inbox((events) => this.applyAll(events), schedule);
     const read = (id: string) => this.sessions.read(id);
@@ -154,8 +162,21 @@ export class Chat {
   // A turn
 
   write(text: string): void {
+    const id = this.store.currentId.value;
     this.store.draft.value = text;
-    this.options.drafts.write(this.store.currentId.value, text);
+    this.options.drafts.write(id, text);
+    const stroke = ++this.strokes;
+    void this.wait(PAUSE).then(() => {
+      if (stroke === this.strokes && this.store.live.peek() === null) this.tellDraft(id, text);
+    });
+  }
+
+  /** Let the server read a long message while it is being written. What is short, it reads as fast when it is sent. */
+  private tellDraft(id: string | null, text: string): void {
+    const input = text.length >= LONG ? text : "";
+    if (input === this.told) return;
+    this.told = input;
+    this.options.lines.draft({ type: "chatpager.draft", ...(id === null ? {} : { conversation: id }), input });
   }
 
   /** Whether a message can be sent now. */

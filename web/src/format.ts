@@ -85,7 +85,8 @@ export function receiptLines({ usage, cache, timings }: Receipt): ReceiptLine[] 
   const lines: ReceiptLine[] = [];
   if (cache !== null) {
     const sources = promptParts(cache).map((part) => `${count(part.tokens)} ${words.promptParts[part.name]}`);
-    lines.push({ name: words.receiptPrompt, parts: [...sources, words.inAll(count(cache.prompt_tokens))] });
+    const drafted = cache.draft_tokens ? [words.drafted(count(cache.draft_tokens))] : [];
+    lines.push({ name: words.receiptPrompt, parts: [...sources, ...drafted, words.inAll(count(cache.prompt_tokens))] });
     lines.push({ name: words.receiptReuse, parts: [missInWords(cache).join(" ")] });
   }
   if (usage !== null) lines.push({ name: words.receiptAnswer, parts: answerParts(usage, timings) });

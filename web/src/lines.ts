@@ -5,7 +5,7 @@
  */
 import type { ReadonlySignal } from "@preact/signals";
 import { type LineState, ResponsesSocket, type SocketOptions, type TurnListener } from "./socket";
-import type { CreateRequest } from "./wire";
+import type { CreateRequest, DraftRequest } from "./wire";
 
 export class Lines {
   private readonly main: ResponsesSocket;
@@ -26,6 +26,11 @@ export class Lines {
   /** Give the standing connection up. */
   close(): void {
     this.main.close();
+  }
+
+  /** Tell the server what is being written. */
+  draft(request: DraftRequest): void {
+    this.main.draft(request);
   }
 
   /** Send a turn; returns the socket that carries it. */

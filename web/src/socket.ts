@@ -4,7 +4,7 @@
  * and is never resumed here: whoever sent it asks the server what became of it.
  */
 import { signal } from "@preact/signals";
-import { type ClientRequest, type CreateRequest, type ServerEvent, SUBPROTOCOL, isTerminal, parseEvent } from "./wire";
+import { type ClientRequest, type CreateRequest, type DraftRequest, type ServerEvent, SUBPROTOCOL, isTerminal, parseEvent } from "./wire";
 
 /** Who sent a turn. Exactly one of a terminal event, an `error` before `response.created`, or `dropped` ends it. */
 export interface TurnListener {
@@ -92,6 +92,11 @@ export class ResponsesSocket {
   /** Ask the server to stop; the turn still ends with its terminal event. */
   cancel(responseId: string): void {
     this.send({ type: "response.cancel", response_id: responseId });
+  }
+
+  /** Tell what is being written; nothing comes of it where there is no connection. */
+  draft(request: DraftRequest): void {
+    this.send(request);
   }
 
   /** Take back a turn that has not left the page yet. False when it has. */

@@ -19,6 +19,8 @@ export interface CacheReceipt {
   device_tokens: number;
   host_tokens: number;
   disk_tokens: number;
+  /** Of the device's, those that were computed while the message was being written. */
+  draft_tokens?: number;
   computed_tokens: number;
   block_size: number;
   miss_reason: MissReason | null;
@@ -127,7 +129,14 @@ export interface CancelRequest {
   response_id: string;
 }
 
-export type ClientRequest = CreateRequest | CancelRequest;
+/** What is being written, so far; without input, nothing any more. The server computes it meanwhile, and does not answer. */
+export interface DraftRequest {
+  type: "chatpager.draft";
+  conversation?: string;
+  input: string;
+}
+
+export type ClientRequest = CreateRequest | CancelRequest | DraftRequest;
 
 interface Numbered {
   sequence_number: number;

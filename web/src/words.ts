@@ -100,6 +100,7 @@ export const words = {
     disk: "from disk",
     computed: "computed",
   },
+  drafted: (count: string) => `${count} of them read while you were writing`,
   tokens: (count: string, one: boolean) => (one ? `${count} token` : `${count} tokens`),
   timeParts: { queue: "queued", prefill: "reading the prompt" },
   inAll: (amount: string) => `${amount} in all`,

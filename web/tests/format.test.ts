@@ -72,6 +72,11 @@ describe("the receipt", () => {
     });
   });
 
+  it("says what was read before the message was sent", () => {
+    const [prompt] = receiptLines({ usage, cache: { ...cache, draft_tokens: 64 }, timings });
+    expect(prompt?.parts).toEqual(["128 from the device cache", "24 computed", "64 of them read while you were writing", "152 in all"]);
+  });
+
   it("has only the rows it has figures for", () => {
     const single = { ...usage, output_tokens: 1 };
     expect(receiptLines({ usage: single, cache: null, timings: null })).toEqual([{ name: "Answer", parts: ["1 token"] }]);

@@ -72,6 +72,7 @@ export class TestServer {
   readonly sockets = new Set<WebSocket>();
   readonly protocols: string[] = [];
   readonly cancelled: string[] = [];
+  readonly drafts: [string | null, string][] = [];
   readonly calls: string[] = [];
   /** Answers these paths with this status instead, once each. */
   readonly failures = new Map<string, { status: number; body: string }>();
@@ -144,6 +145,7 @@ export class TestServer {
 
   private heard(request: ClientRequest, socket: WebSocket): void {
     if (request.type === "response.cancel") this.cancelled.push(request.response_id);
+    else if (request.type === "chatpager.draft") this.drafts.push([request.conversation ?? null, request.input]);
     else this.onCreate(request, socket);
   }
 

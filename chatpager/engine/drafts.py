@@ -1,0 +1,116 @@
+"""Prompts that somebody is still writing: computed in slices while nothing else is, into memory that nobody misses.
+
+A draft never costs another turn more than the end of one slice: it is not begun while anything runs or waits, and takes
+blocks that are free, dead or cold. What of it the next draft no longer contains is dead at once, as the head of a
+session moves. A turn that finds blocks of a draft is told how many tokens that saved it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence as Seq
+
+from chatpager.engine.block_hash import BlockHash
+from chatpager.engine.prefix_cache import PrefixCache
+from chatpager.engine.sampling_params import SamplingParams
+from chatpager.engine.sequence import Sequence, SequenceStatus
+
+DRAFT = "\0draft"
+"""The request that computes a slice; no other can have this id."""
+SLICE_TOKENS = 256
+"""A turn that begins meanwhile waits for no more than these."""
+MAX_DRAFTS = 1024
+ONE_TOKEN = SamplingParams(temperature=0.0, max_tokens=1)
+
+
+class Drafts:
+    """At most one draft an owner, the oldest first. ``slice_tokens``: the most in one step."""
+
+    def __init__(self, cache: PrefixCache, slice_tokens: int) -> None:
+        self._cache = cache
+        self._size = cache.block_size
+        self._slice = max(1, (min(slice_tokens, SLICE_TOKENS) - 1) // self._size)
+        self._waiting: OrderedDict[str, Sequence] = OrderedDict()
+        self._kept: OrderedDict[str, None] = OrderedDict()
+        """Owners with a head."""
+        self._computed: OrderedDict[BlockHash, None] = OrderedDict()
+        """Blocks that drafts computed and no turn has counted yet."""
+        self._running: tuple[str, Sequence] | None = None
+
+    @property
+    def wait(self) -> bool:
+        return bool(self._waiting)
+
+    def put(self, owner: str, whole: Sequence) -> None:
+        """This is the owner's draft now."""
+        self._waiting.pop(owner, None)
+        self._waiting[owner] = whole
+        if len(self._waiting) > MAX_DRAFTS:
+            self._waiting.popitem(last=False)
+
+    def drop(self, owner: str) -> None:
+        """The owner has no draft any more; its blocks are worth what others make of them."""
+        self._waiting.pop(owner, None)
+        if owner in self._kept:
+            del self._kept[owner]
+            self._cache.leases.close(owner)
+
+    def next_slice(self) -> Sequence | None:
+        """What to compute of the oldest draft; those of which nothing is left, or for which there is no memory, are
+        over."""
+        while self._waiting:
+            owner, whole = next(iter(self._waiting.items()))
+            done = self._cache.peek(whole)
+            blocks = min(self._cache.matchable_blocks(whole), done + self._slice)
+            if blocks > done and blocks + 1 - done <= self._cache.spare():
+                return self._begin(owner, whole, blocks)
+            if done:
+                self._keep(owner, whole)
+            del self._waiting[owner]
+        return None
+
+    def _begin(self, owner: str, whole: Sequence, blocks: int) -> Sequence:
+        """One token more than full blocks: the last one's logits are thrown away, and its block with it."""
+        tokens = whole.token_ids[: blocks * self._size + 1]
+        part = Sequence(
+            DRAFT, tokens, ONE_TOKEN, whole.hasher, max_length=len(tokens) + 1, arrival=whole.arrival, speculative=True
+        )
+        part.hashes = list(whole.full_hashes(blocks))
+        self._running = owner, part
+        return part
+
+    def settle(self) -> None:
+        """A step is over."""
+        if self._running is None or self._running[1].status is not SequenceStatus.FINISHED:
+            return
+        (owner, part), self._running = self._running, None
+        whole = self._waiting.get(owner)
+        asked = part.token_ids[: part.num_prompt_tokens]
+        if self._cache.peek(part) * self._size < len(asked) - 1:
+            self._waiting.pop(owner, None)  # it failed, and would again
+            return
+        for name in part.hashes[part.cached_tokens // self._size :]:
+            self._computed[name] = None
+        while len(self._computed) > self._cache.pool.usable:
+            self._computed.popitem(last=False)
+        if whole is None or whole.token_ids[: len(asked)] == asked:
+            self._keep(owner, part)
+
+    def _keep(self, owner: str, seq: Sequence) -> None:
+        match = self._cache.match(seq)
+        try:
+            self._cache.leases.move(owner, seq.hasher.root, match.blocks)
+        finally:
+            match.rollback()
+        self._kept[owner] = None
+        self._kept.move_to_end(owner)
+        if len(self._kept) > MAX_DRAFTS:
+            self.drop(next(iter(self._kept)))
+
+    def claim(self, names: Seq[BlockHash], cached: int) -> int:
+        """A turn begins with the blocks ``names``, of which ``cached`` were found: tokens of those that a draft
+        computed. Each is counted once."""
+        known = [i for i, name in enumerate(names) if name in self._computed]
+        for i in known:
+            del self._computed[names[i]]
+        return self._size * sum(i < cached for i in known)

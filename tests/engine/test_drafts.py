@@ -1,0 +1,199 @@
+"""What somebody is still writing is computed while nothing else is, and at nobody's cost."""
+
+import pytest
+
+from chatpager.engine.block_pool import EvictionClass
+from chatpager.engine.drafts import DRAFT
+from chatpager.engine.heads import Strength
+from chatpager.engine.messages import DraftRequest
+from tests.engine.fakes import answer, make_engine, request, run, step
+
+LONG = list(range(100, 140))
+"""Ten blocks; nine can be matched by a prompt of the same length."""
+
+
+def write(engine, prompt, owner="w"):
+    engine.draft(DraftRequest(owner=owner, prompt_token_ids=list(prompt)), 0.0)
+
+
+def draft_steps(engine):
+    return [sum(count for _, count in rows) for rows in engine.runner.steps if rows[0][0] == DRAFT]
+
+
+class TestIdle:
+    def test_is_computed_in_slices_and_saves_the_turn_its_prompt(self):
+        engine = make_engine(max_tokens=16)
+        write(engine, LONG)
+        assert engine.has_work
+        run(engine)
+        assert draft_steps(engine) == [13, 13, 13]
+        usage = answer(engine, "turn", [*LONG, 7, 8]).usage
+        assert (usage.cached_tokens, usage.draft_tokens, usage.computed_tokens) == (36, 36, 6)
+
+    def test_tells_nobody(self):
+        engine = make_engine()
+        write(engine, LONG)
+        while engine.has_work:
+            assert step(engine) == []
+        stats = engine.stats()
+        assert (stats.queried_tokens, stats.hit_tokens, stats.running, stats.waiting) == (0, 0, 0, 0)
+
+    def test_what_a_draft_computed_is_counted_once(self):
+        engine = make_engine()
+        write(engine, LONG)
+        run(engine)
+        assert answer(engine, "turn", LONG).usage.draft_tokens == 36
+        assert answer(engine, "again", LONG).usage.draft_tokens == 0
+
+    def test_what_was_there_before_is_not_the_draft_s(self):
+        engine = make_engine()
+        answer(engine, "before", LONG[:17], owner="s")
+        write(engine, LONG)
+        run(engine)
+        usage = answer(engine, "turn", LONG, owner="s").usage
+        assert (usage.cached_tokens, usage.draft_tokens) == (36, 20)
+
+    def test_what_the_turn_computed_itself_is_not_the_draft_s_later(self):
+        engine = make_engine()
+        write(engine, LONG)
+        run(engine)
+        engine.cache.reset()
+        assert answer(engine, "turn", LONG).usage.draft_tokens == 0
+        assert answer(engine, "again", LONG).usage.draft_tokens == 0
+
+    def test_a_short_one_is_nothing(self):
+        engine = make_engine()
+        write(engine, [1, 2, 3, 4])
+        run(engine)
+        assert engine.runner.steps == []
+
+    def test_without_a_cache_there_is_nothing_to_compute(self):
+        engine = make_engine(caching=False)
+        write(engine, LONG)
+        assert not engine.has_work
+
+    def test_what_host_memory_has_is_brought_back_and_not_computed(self):
+        engine = make_engine(num_blocks=14, host_blocks=20)
+        answer(engine, "before", LONG[:28], owner="s")
+        answer(engine, "other", range(200, 244), owner="t")
+        engine.close_session("t")
+        prompt = [*LONG[:28], *range(9)]
+        write(engine, prompt)
+        run(engine)
+        assert sum(draft_steps(engine)) <= 12
+        usage = answer(engine, "turn", prompt, 1, owner="s").usage
+        assert (usage.cached_tokens, usage.draft_tokens) == (36, 8)
+
+
+class TestAtNobodysCost:
+    def test_nothing_is_computed_of_it_while_another_turn_runs(self):
+        engine = make_engine()
+        engine.add(request("turn", [1, 2, 3], 5), 0.0)
+        write(engine, LONG)
+        for _ in range(5):
+            step(engine)
+            assert all(name == "turn" for rows in engine.runner.steps for name, _ in rows)
+        run(engine)
+        assert draft_steps(engine)
+
+    def test_a_turn_waits_for_one_slice_at_most(self):
+        engine = make_engine(max_tokens=8)
+        write(engine, LONG)
+        step(engine)
+        engine.add(request("turn", [1, 2, 3], 3), 0.0)
+        done = len(draft_steps(engine))
+        while "turn" not in {name for name, _ in engine.runner.finals}:
+            step(engine)
+        assert len(draft_steps(engine)) <= done + 1
+        run(engine)
+        assert answer(engine, "mine", LONG).usage.draft_tokens == 36
+
+    def test_a_session_s_blocks_are_not_taken_for_it(self):
+        engine = make_engine(num_blocks=14)
+        answer(engine, "kept", range(200, 240), owner="t")
+        before = engine.session_cache("t", 0.0).device_tokens
+        write(engine, LONG)
+        run(engine)
+        assert engine.session_cache("t", 0.0).device_tokens == before == 40
+        assert draft_steps(engine) == []
+
+    def test_blocks_that_belong_to_nobody_are(self):
+        engine = make_engine(num_blocks=14)
+        answer(engine, "gone", range(200, 240))
+        write(engine, LONG)
+        run(engine)
+        assert answer(engine, "turn", LONG).usage.draft_tokens == 36
+
+    def test_leases_are_not_revoked_for_it(self):
+        engine = make_engine(num_blocks=30, max_model_len=40)
+        answer(engine, "kept", range(200, 239), 1, owner="t")
+        engine.leases.acquire("t", Strength.HARD, 60)
+        write(engine, LONG[:39])
+        write(engine, range(300, 339), "v")
+        write(engine, range(400, 439), "w")
+        run(engine)
+        assert [event.change for event in engine.leases.take_events()] == ["granted"]
+
+
+class TestChanges:
+    def test_what_the_next_draft_no_longer_contains_is_dead_at_once(self):
+        engine = make_engine()
+        write(engine, LONG)
+        run(engine)
+        classes = [block.eviction_class for block in engine.pool.index.values()]
+        assert classes == [EvictionClass.IDLE] * 9
+        write(engine, [*LONG[:20], *range(4)])
+        run(engine)
+        classes = sorted(block.eviction_class for block in engine.pool.index.values())
+        assert classes == [EvictionClass.DEAD] * 4 + [EvictionClass.IDLE] * 5
+
+    def test_only_the_latest_is_computed(self):
+        engine = make_engine()
+        write(engine, LONG)
+        write(engine, range(8))
+        run(engine)
+        assert sum(draft_steps(engine)) == 5
+        assert answer(engine, "turn", LONG).usage.draft_tokens == 0
+
+    def test_each_writer_has_one(self):
+        engine = make_engine()
+        write(engine, LONG[:9], "a")
+        write(engine, range(9), "b")
+        run(engine)
+        assert answer(engine, "a", LONG[:9]).usage.draft_tokens == 8
+        assert answer(engine, "b", range(9)).usage.draft_tokens == 8
+
+    @pytest.mark.parametrize("when", ["before", "after"])
+    def test_who_writes_no_more_keeps_nothing(self, when):
+        engine = make_engine()
+        write(engine, LONG)
+        if when == "after":
+            run(engine)
+        write(engine, [])
+        run(engine)
+        assert not engine.leases.heads
+        assert all(block.eviction_class is EvictionClass.DEAD for block in engine.pool.index.values())
+
+    @pytest.mark.parametrize("fault", ["raise_for", "nan_for"])
+    def test_one_that_fails_is_over_and_the_engine_goes_on(self, fault):
+        engine = make_engine()
+        getattr(engine.runner, fault).add(DRAFT)
+        write(engine, LONG)
+        run(engine)
+        assert len(draft_steps(engine)) <= 2
+        assert answer(engine, "turn", LONG).usage.draft_tokens == 0
+
+    def test_one_that_was_interrupted_goes_on(self):
+        engine = make_engine()
+        write(engine, LONG)
+        run_plan = engine.runner.run
+
+        def interrupted(plan):
+            engine.runner.run = run_plan
+            raise KeyboardInterrupt
+
+        engine.runner.run = interrupted
+        with pytest.raises(KeyboardInterrupt):
+            step(engine)
+        run(engine)
+        assert answer(engine, "turn", LONG).usage.draft_tokens == 36
