@@ -1,7 +1,8 @@
 """From token ids to text as it streams: whole characters only, and no further than a stop string.
 
-Concatenated, the pieces equal the text of all ids at once, whatever the split. A character that the answer's end cuts
-in half is dropped, not shown as U+FFFD.
+Concatenated, the pieces equal the text of all ids at once, whatever the split; but where a byte-fallback vocabulary's
+bytes are no UTF-8, of which a decoder makes nothing of the whole run, the characters before stay as they were shown. A
+character that the answer's end cuts in half is dropped, not shown as U+FFFD.
 """
 
 from __future__ import annotations
@@ -26,9 +27,21 @@ class Detokenizer:
     def push(self, token_id: int) -> str:
         """The text that became certain with this token; empty while a character is incomplete."""
         self._ids.append(token_id)
-        piece = self._stream.step(self._backend, token_id) or ""
+        try:
+            piece = self._stream.step(self._backend, token_id) or ""
+        except Exception:
+            return self._start_again(token_id)
         self._given += len(piece)
         return piece
+
+    def _start_again(self, token_id: int) -> str:
+        """The stream refuses a token that changes text which was given already: bytes before it turned out to be no
+        character. The token stands behind itself, because some decoders take the space off what comes first."""
+        self._stream = DecodeStream(skip_special_tokens=True)
+        self._ids = [token_id, token_id]
+        before, piece = (self._stream.step(self._backend, token_id) or "" for _ in range(2))
+        self._given = len(before) + len(piece)
+        return REPLACEMENT + piece
 
     def finish(self) -> str:
         """The whole characters in front of one that was cut in half, now that nothing follows."""
@@ -38,14 +51,18 @@ class Detokenizer:
 class TextStream:
     """Detokenised text up to the first stop string, which may begin in one token and end in another.
 
-    Text that could be the beginning of a stop string is held back until it is certain.
+    Text that could be the beginning of a stop string is held back until it is certain. None is looked for in the text
+    of the first ``min_tokens`` tokens.
     """
 
-    def __init__(self, backend: Backend, stops: Iterable[str] = (), *, include_stop: bool = False) -> None:
+    def __init__(
+        self, backend: Backend, stops: Iterable[str] = (), *, include_stop: bool = False, min_tokens: int = 0
+    ) -> None:
         self._detokenizer = Detokenizer(backend)
         self._stops = tuple(stops)
         self._include_stop = include_stop
         self._held = ""
+        self._unchecked = min_tokens
         self.text = ""
         """Everything given out so far."""
         self.stopped: str | None = None
@@ -55,7 +72,12 @@ class TextStream:
         """The next piece of text; after ``stopped`` is set there is no more."""
         if self.stopped is not None:
             return ""
-        return self._take(self._detokenizer.push(token_id))
+        piece = self._detokenizer.push(token_id)
+        if self._unchecked:
+            self._unchecked -= 1
+            self._held = piece
+            return self._give(len(piece))
+        return self._take(piece)
 
     def finish(self) -> str:
         """The text that was held back, now that nothing follows."""

@@ -94,8 +94,10 @@ class DiskTier:
             self._put(partial(self._write, proof))
 
     def keep_head(self, owner: str, proofs: Sequence[BlockProof]) -> None:
-        """Record what a conversation consists of now."""
+        """Record what a conversation consists of now. From here on it has these blocks, whoever lets go of them before
+        the record is written."""
         with self._lock:
+            self._heads.hold(proofs)
             self._put(partial(self._write_head, owner, list(proofs)))
 
     def head(self, owner: str) -> tuple[BlockProof, ...]:
@@ -152,9 +154,7 @@ class DiskTier:
     def forget(self, proof: BlockProof) -> None:
         """Its content must not be found again."""
         with self._lock:
-            if (content := self._waiting.pop(proof, None)) is not None:
-                self._waiting_bytes -= len(content)
-            self._forget(proof)
+            self._drop(proof)
         unlink(self._path(proof))
 
     def clear(self) -> None:
@@ -177,6 +177,7 @@ class DiskTier:
         self._writer.join(patience)
         if self._writer.is_alive():
             log.warning("the disk took longer than %g s; %d KV blocks were not written", patience, len(self._waiting))
+            return  # it may still write: the folder stays this process's
         os.close(self._claim)
 
     # -- the thread that writes ---------------------------------------------------------------------------------------
@@ -200,12 +201,25 @@ class DiskTier:
                     log.warning("KV blocks cannot be written to disk (%d so far): %s", self.failed_writes, error)
 
     def _write_head(self, owner: str, proofs: list[BlockProof]) -> None:
-        for gone in self._heads.write(owner, proofs):
-            self.forget(gone)
+        try:
+            old = self._heads.write(owner, proofs)
+        except OSError:
+            self._let_go(proofs)
+            raise
+        self._let_go(old)
 
     def _drop_head(self, owner: str) -> None:
-        for proof in self._heads.pop(owner):
-            self.forget(proof)
+        self._let_go(self._heads.pop(owner))
+
+    def _let_go(self, proofs: Sequence[BlockProof]) -> None:
+        """A conversation no longer has these: those that nobody has go. In one go, so that who takes one meanwhile
+        either keeps it or sees that it is not there."""
+        with self._lock:
+            gone = self._heads.let_go(proofs)
+            for proof in gone:
+                self._drop(proof)
+        for proof in gone:
+            unlink(self._path(proof))
 
     def _write(self, proof: BlockProof) -> None:
         with self._lock:
@@ -244,6 +258,11 @@ class DiskTier:
         return unwanted
 
     # -- files --------------------------------------------------------------------------------------------------------
+
+    def _drop(self, proof: BlockProof) -> None:
+        if (content := self._waiting.pop(proof, None)) is not None:
+            self._waiting_bytes -= len(content)
+        self._forget(proof)
 
     def _forget(self, proof: BlockProof) -> None:
         self._bytes -= self._files.pop(proof, 0)

@@ -33,7 +33,7 @@ class Drafts:
         self._waiting: OrderedDict[str, Sequence] = OrderedDict()
         self._kept: OrderedDict[str, None] = OrderedDict()
         """Owners with a head."""
-        self._computed: OrderedDict[BlockHash, None] = OrderedDict()
+        self._computed: OrderedDict[BlockHash, bool] = OrderedDict()
         """Blocks that drafts computed and no turn has counted yet."""
         self._running: tuple[str, Sequence] | None = None
 
@@ -90,7 +90,7 @@ class Drafts:
             self._waiting.pop(owner, None)  # it failed, and would again
             return
         for name in part.hashes[part.cached_tokens // self._size :]:
-            self._computed[name] = None
+            self._computed[name] = True
         while len(self._computed) > self._cache.pool.usable:
             self._computed.popitem(last=False)
         if whole is None or whole.token_ids[: len(asked)] == asked:
@@ -110,7 +110,5 @@ class Drafts:
     def claim(self, names: Seq[BlockHash], cached: int) -> int:
         """A turn begins with the blocks ``names``, of which ``cached`` were found: tokens of those that a draft
         computed. Each is counted once."""
-        known = [i for i, name in enumerate(names) if name in self._computed]
-        for i in known:
-            del self._computed[names[i]]
-        return self._size * sum(i < cached for i in known)
+        drafted = [self._computed.pop(name, False) for name in names]
+        return self._size * sum(drafted[:cached])

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
@@ -66,30 +66,34 @@ class HeadRecords:
             unlink(path)
         return paths[:MAX_RECORDS]
 
-    def write(self, owner: str, proofs: Sequence[BlockProof]) -> list[BlockProof]:
-        """Record what a conversation consists of now. Returns the blocks that nobody has any more. Raises OSError."""
+    def hold(self, proofs: Iterable[BlockProof]) -> None:
+        """A conversation has these blocks, or is about to be recorded as having them."""
+        self._holders.update(proofs)
+
+    def write(self, owner: str, proofs: Sequence[BlockProof]) -> tuple[BlockProof, ...]:
+        """Record what a conversation consists of now. Returns what it was recorded as having. Raises OSError."""
         path = self._path(owner)
         old = _read(path)
         body = b"".join(proofs)
         write_whole(path, HEADER.pack(MAGIC, self.domain, xxhash.xxh3_128_digest(body)) + body)
-        self._holders.update(proofs)
-        return self._let_go(old)
+        return old.proofs if old is not None else ()
 
-    def pop(self, owner: str) -> list[BlockProof]:
-        """Delete a record. Returns the blocks that nobody has any more."""
+    def pop(self, owner: str) -> tuple[BlockProof, ...]:
+        """Delete a record. Returns what the conversation was recorded as having."""
         path = self._path(owner)
         old = _read(path)
         unlink(path)
-        return self._let_go(old)
+        return old.proofs if old is not None else ()
 
     def read(self, owner: str) -> tuple[BlockProof, ...]:
         """What a conversation with this model consists of, as far as it is known."""
         record = _read(self._path(owner))
         return record.proofs if record is not None and record.domain == self.domain else ()
 
-    def _let_go(self, record: Record | None) -> list[BlockProof]:
+    def let_go(self, proofs: Iterable[BlockProof]) -> list[BlockProof]:
+        """A conversation no longer has these. Returns those that nobody has any more."""
         gone: list[BlockProof] = []
-        for proof in record.proofs if record is not None else ():
+        for proof in proofs:
             self._holders[proof] -= 1
             if self._holders[proof] <= 0:
                 del self._holders[proof]

@@ -280,7 +280,8 @@ class LeaseBook:
         )
 
     def audit(self) -> None:
-        """Every count on a block is the number of heads and leases that cover it; the budget holds."""
+        """Every count on a block is the number of heads and leases that cover it, heads are chains from the root; the
+        budget holds."""
         heads: dict[int, int] = {}
         soft: dict[int, int] = {}
         hard: dict[int, int] = {}
@@ -288,6 +289,8 @@ class LeaseBook:
             for i, (block, born) in enumerate(head.chain):
                 if block.born != born:
                     continue
+                parent = head.chain[i - 1][0] if i else None
+                assert block.parent is parent, f"{block} is no continuation of {parent}"
                 heads[block.id] = heads.get(block.id, 0) + 1
                 for lease in head.leases.values():
                     counts = hard if lease.strength is Strength.HARD else soft

@@ -222,13 +222,20 @@ class PrefixCache:
             seq.published = i + 1
 
     def chain(self, seq: Sequence) -> list[Block]:
-        """The CACHED blocks with the content of ``seq``, root first."""
-        return [self.pool.index[name] for name in seq.hashes[: seq.published] if name in self.pool.index]
+        """The CACHED blocks with the content of ``seq``, root first and without a gap."""
+        found: list[Block] = []
+        for i, name in enumerate(seq.hashes[: seq.published]):
+            block = self._find(name, found[-1] if found else None, seq.block_tokens(i))
+            if block is None:
+                break
+            found.append(block)
+        return found
 
     def expect(self, seq: Sequence) -> None:
         """``seq`` gives its blocks back and will ask for them again: evicted, they go to host memory."""
         for block in self.chain(seq):
             block.hits += 1
+            self._order.offer(block)  # an equal block that nobody holds may have been taken for dead until now
 
     def _named_block(self, seq: Sequence, i: int) -> Block | None:
         """The CACHED block with the content of block ``i`` of ``seq``: ours, or one whose whole ancestry is equal."""

@@ -182,8 +182,8 @@ class Sequence:
 def set_apart(siblings: list[Sequence], index: int) -> None:
     """Of the sequences of one request, by index, make ``siblings[index]`` one that no other depends on.
 
-    While their prompt is being computed siblings differ in index and seed only, and one of them computes for all: it
-    goes on as another, and that one is left behind in its place.
+    While their prompt is being computed siblings differ in index, seed and owner only, and one of them computes for
+    all: it goes on as another, and that one is left behind in its place.
     """
     leader = next((seq for seq in siblings if seq.forks), None)
     if leader is None:
@@ -192,5 +192,6 @@ def set_apart(siblings: list[Sequence], index: int) -> None:
         idle = leader.forks[-1]
         leader.index, idle.index = idle.index, leader.index
         leader.seed, idle.seed = idle.seed, leader.seed
+        leader.owner, idle.owner = idle.owner, leader.owner
         siblings[leader.index], siblings[idle.index] = leader, idle
     leader.forks.remove(siblings[index])

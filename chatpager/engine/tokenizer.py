@@ -78,7 +78,8 @@ class Tokenizer:
         return self.backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
 
     def text_stream(self, params: SamplingParams) -> TextStream:
-        return TextStream(self.backend, params.stop, include_stop=params.include_stop_str_in_output)
+        include, least = params.include_stop_str_in_output, params.min_tokens
+        return TextStream(self.backend, params.stop, include_stop=include, min_tokens=least)
 
     @cached_property
     def longest_token_bytes(self) -> int | None:

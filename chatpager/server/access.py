@@ -191,7 +191,7 @@ def _preflight(request: web.Request) -> web.Response:
     wanted = request.headers.get("Access-Control-Request-Headers", "authorization, content-type")
     return web.Response(
         status=204,
-        headers={"Access-Control-Allow-Headers": wanted, "Access-Control-Allow-Methods": "GET, POST, DELETE"},
+        headers={"Access-Control-Allow-Headers": wanted, "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE"},
     )
 
 

@@ -10,7 +10,6 @@ import msgspec
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.errors import ContextLengthExceeded, InvalidRequest
 from chatpager.sessions.comparing import Comparing
-from chatpager.sessions.heads import Heads
 from chatpager.sessions.history import history_of
 from chatpager.sessions.orphans import Orphans
 from chatpager.sessions.prompting import Prompting
@@ -48,7 +47,6 @@ class Beginner:
         prompting: Prompting,
         orphans: Orphans,
         remembered: Remembered,
-        heads: Heads,
         wall: Callable[[], int],
     ) -> None:
         self.comparing = Comparing(store, prompting, tokenizer)
@@ -57,7 +55,6 @@ class Beginner:
         self._prompting = prompting
         self._orphans = orphans
         self._remembered = remembered
-        self._heads = heads
         self._wall = wall
 
     def check(self, request: TurnRequest) -> None:
@@ -114,8 +111,8 @@ class Beginner:
             )  # fmt: skip
             turn.previous = self._remembered.get(parent)
             begun.append(Begun(turn, msgspec.structs.replace(row, id=turn.id)))
-        first = begun[0].turn
-        first.owner = self._heads.of(request, parent)
         if request.compare_with:
-            first.compared = await self.comparing.compare(request.tenant, request.compare_with, request.model, ids)
+            begun[0].turn.compared = await self.comparing.compare(
+                request.tenant, request.compare_with, request.model, ids
+            )
         return begun

@@ -92,7 +92,7 @@ class EngineThread:
 
         Raises:
             EngineStopped: the thread has ended.
-            RequestError: the question was at fault.
+            Exception: what the question raised, which is its asker's alone.
         """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
@@ -101,14 +101,14 @@ class EngineThread:
             if not answer.done():
                 answer.set_result(said)
 
-        def refuse(error: RequestError) -> None:
+        def refuse(error: Exception) -> None:
             if not answer.done():
                 answer.set_exception(error)
 
         def ask(engine: Engine) -> None:
             try:
                 said = question(engine)
-            except RequestError as error:
+            except Exception as error:
                 loop.call_soon_threadsafe(refuse, error)
             else:
                 loop.call_soon_threadsafe(settle, said)

@@ -74,7 +74,7 @@ class SessionHub:
         self.orphans = Orphans(store, lambda id: id in self.turns or id in self._beginning, wall)
         self._remembered = Remembered(REMEMBERED_TOKENS)
         self._heads = Heads()
-        self._beginner = Beginner(store, tokenizer, self._prompting, self.orphans, self._remembered, self._heads, wall)
+        self._beginner = Beginner(store, tokenizer, self._prompting, self.orphans, self._remembered, wall)
         self.comparing = self._beginner.comparing
         self.engine = EngineThread(build_engine, self._receive, self._leases_changed)
         self.keeper = Keeper(self.engine, clock)
@@ -210,6 +210,9 @@ class SessionHub:
         finally:
             for turn, _ in begun:
                 del self._beginning[turn.id]
+        first, row = begun[0]
+        first.parent = row.parent_hash
+        first.owner = self._heads.of(first.request, row.parent_hash)
         for turn, _ in begun:
             turn.stream.append(Started(turn.id, turn.created_at))
         self._start([turn for turn, _ in begun])
@@ -271,8 +274,8 @@ class SessionHub:
         that is nobody's from now on. Raises what ``Store.turn`` and ``Store.delete_turn`` do."""
         turn = await self.store.turn(tenant, turn_id)
         await self.store.delete_turn(tenant, turn_id)
-        if turn.session_id is None:
-            self.keeper.closed(self._heads.let_go(tenant, turn_id, turn.tip_hash))
+        if turn.session_id is None and (owner := self._heads.let_go(tenant, turn_id, turn.tip_hash)):
+            self.keeper.closed(owner)
 
     def live(self, tenant: str, turn_id: str) -> LiveTurn | None:
         turn = self.turns.get(turn_id)
@@ -357,8 +360,9 @@ class SessionHub:
         self._admission.leave(turn.request.conversation)
         if tip and turn.receipt:
             self._remembered.put(tip, turn.computed_ids())
-            if turn.index == 0:
-                self._heads.moved(turn.request, turn.owner, tip)
-                self.keeper.alive([turn.owner])
-                self.keeper.keep(turn.owner, turn.request.keep_seconds)
+            self._heads.moved(turn.request, turn.owner, tip)
+            self.keeper.alive([turn.owner])
+            self.keeper.keep(turn.owner, turn.request.keep_seconds)
+        else:
+            self._heads.stayed(turn.request, turn.owner, turn.parent)
         self._on_end(turn, ended)

@@ -25,7 +25,7 @@ class Orphans:
         live = await self._store.active_turns(tenant)
         orphans = [turn.id for turn in live if not self._runs(turn.id)]
         if orphans:
-            log_interrupted(await self._store.recover(self._wall(), orphans))
+            log_interrupted(await self._store.recover(self._wall(), orphans, tenant=tenant))
 
     async def end_if_any(self, turns: Sequence[Turn]) -> bool:
         """``end``, if one of the ``turns``, of one tenant, is an orphan: then they are to be read again."""

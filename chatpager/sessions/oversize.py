@@ -10,6 +10,7 @@ from chatpager.errors import InputTooLong
 
 USUAL_CHARACTERS = 4
 """A text of at most so many characters for each token of the context is tokenised as it is."""
+THOUGHT = "</think>"
 PIECE = 1 << 14
 """Characters that are tokenised at once while they are only counted."""
 
@@ -45,5 +46,7 @@ def check_tokens(messages: Sequence[ChatMessage], tokenizer: Tokenizer, limit: i
 
 
 def _written(messages: Sequence[ChatMessage]) -> list[str]:
-    """Templates may trim what people wrote, and drop parts of answers."""
-    return [m.text.strip() for m in messages if m.role != "assistant"]
+    """What a template may trim, or drop, does not count: the ends of a text, and what an answer thought first. Nor do
+    answers of ours, whose ids are known."""
+    return [m.text.rpartition(THOUGHT)[2].strip() if m.role == "assistant" else m.text.strip()
+            for m in messages if m.token_ids is None]  # fmt: skip

@@ -119,6 +119,8 @@ class LiveTurn:
         self.compared: Compared | None = None
         self.owner = ""
         """The head in the engine that this turn moves."""
+        self.parent: MessageHash | None = None
+        """Where that head stood."""
         self.usage: Usage | None = None
         self.receipt: Receipt | None = None
         self.finish: FinishReason | None = None

@@ -219,13 +219,15 @@ class Store:
         async with self._database.write("finish_turn", done.tenant) as c:
             return await turns.finish(c, done)
 
-    async def recover(self, now: int, ids: Collection[str] | None = None) -> list[Recovered]:
+    async def recover(
+        self, now: int, ids: Collection[str] | None = None, *, tenant: str | None = None
+    ) -> list[Recovered]:
         """End live turns as ``interrupted``, with what the journal kept of their answers: every one, or those of
-        ``ids``, which may have ended.
+        ``ids``, which may have ended; beside other writers only those of one ``tenant``.
 
         For the server that has claimed the database. Before its first turn no live turn has an owner.
         """
-        async with self._database.write("recover", owned=True) as c:
+        async with self._database.write("recover", tenant, owned=True) as c:
             return await turns.recover(c, now, ids)
 
     async def turn(self, tenant: str, id: str) -> Turn:

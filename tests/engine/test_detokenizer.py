@@ -1,6 +1,8 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models
 
 from chatpager.engine.detokenizer import TextStream
 from chatpager.engine.sequence import SamplingParams
@@ -103,3 +105,67 @@ def test_after_a_stop_string_there_is_nothing(tokenizer):
     assert text.text == "a"
     assert text.finish() == ""
     assert text.push(tokenizer.encode_plain("d")[0]) == ""
+
+
+def test_no_stop_string_ends_the_text_before_min_tokens(tokenizer):
+    ids = [i for letter in "abcabd" for i in tokenizer.encode_plain(letter)]
+    for least, text in ((0, "a"), (1, "a"), (2, "abca"), (3, "abca"), (5, "abcabd")):
+        got = TextStream(tokenizer.backend, ["b"], min_tokens=least)
+        assert "".join([*(got.push(i) for i in ids), got.finish()]) == text
+    told = tokenizer.text_stream(SamplingParams(max_tokens=9, min_tokens=2, stop=["b"]))
+    assert "".join([*(told.push(i) for i in ids), told.finish()]) == "abca"
+
+
+class TestBytesThatFallBack:
+    """A vocabulary as of Llama 2, Mistral and Gemma: what is not in it is spelt in single bytes."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def backend(cls):
+        vocab = {"<unk>": 0, **{f"<0x{byte:02X}>": 1 + byte for byte in range(256)}}
+        vocab |= {letter: 257 + i for i, letter in enumerate("▁abcd")}
+        backend = Backend(models.BPE(vocab=vocab, merges=[], unk_token="<unk>", byte_fallback=True))
+        strip = decoders.Strip(" ", 1, 0)
+        steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), strip]
+        backend.decoder = decoders.Sequence(steps)
+        return backend
+
+    @staticmethod
+    def ids(backend, *parts):
+        return [
+            backend.token_to_id(name)
+            for part in parts
+            for name in ([f"<0x{byte:02X}>" for byte in part] if isinstance(part, bytes) else part.replace(" ", "▁"))
+        ]
+
+    @staticmethod
+    def pieces(backend, ids):
+        text = TextStream(backend)
+        return [*(text.push(i) for i in ids), text.finish()]
+
+    @settings(max_examples=300, deadline=None)
+    @given(parts=st.lists(st.sampled_from(["a", "b", " c", "é".encode(), "你".encode(), "😀".encode()]), max_size=12))
+    def test_whole_characters_come_through(self, backend, parts):
+        text = "".join(p.decode() if isinstance(p, bytes) else p for p in parts)
+        pieces = self.pieces(backend, self.ids(backend, *parts))
+        assert "".join(pieces) == text.removeprefix(" ")
+
+    def test_a_stray_byte_does_not_take_back_what_was_shown(self, backend):
+        ids = self.ids(backend, "é".encode(), b"\xe4", "a bé".replace("é", ""), "é".encode(), " c")
+        assert "".join(self.pieces(backend, ids)) == "é\ufffda bé c"
+
+    def test_the_space_after_a_stray_byte_is_kept(self, backend):
+        assert "".join(self.pieces(backend, self.ids(backend, "é".encode(), b"\xe4", " a"))) == "é\ufffd a"
+
+    @settings(max_examples=500, deadline=None)
+    @given(
+        parts=st.lists(
+            st.sampled_from(["a", " b", "é".encode(), "😀".encode(), b"\xe4", b"\xbd", b"\xf0\x9f", b"\xff", b"\x80"]),
+            max_size=10,
+        )
+    )
+    def test_any_bytes_do_no_harm(self, backend, parts):
+        ids = self.ids(backend, *parts)
+        joined = "".join(self.pieces(backend, ids))
+        assert [c for c in joined if c in "abcd"] == [c for p in parts if isinstance(p, str) for c in p if c in "abcd"]
+        assert not joined.endswith("\ufffd")

@@ -294,3 +294,79 @@ class TestFolder:
         tier.flush()
         assert tier.find(proof) == b"good"
         assert tier._waiting_bytes == 0
+
+
+class TestSharedBlocks:
+    """A conversation that lets go of a block while another one takes it: the writer does both later."""
+
+    P, X, Y = (bytes([i]) * 32 for i in (1, 2, 3))
+
+    def kept(self, tier):
+        tier.keep_head("a", [self.P, self.X])
+        tier.save(self.P, b"p" * 64)
+        tier.save(self.X, b"x" * 64)
+        tier.flush()
+
+    def take(self, tier):
+        """As ``Tiers.save`` does."""
+        tier.keep_head("b", [self.P, self.Y])
+        for proof in (self.P, self.Y):
+            if proof not in tier:
+                tier.save(proof, b"n" * 64)
+
+    @pytest.mark.parametrize("gone", ["deleted", "rewound"])
+    def test_what_another_one_has_meanwhile_stays(self, tmp_path, gone):
+        tier = DiskTier(tmp_path / "kv", 1 << 20)
+        self.kept(tier)
+        busy, go_on = threading.Event(), threading.Event()
+        with tier._lock:
+            tier._put(lambda: (busy.set(), go_on.wait(10)))
+        busy.wait(10)
+        tier.drop_head("a") if gone == "deleted" else tier.keep_head("a", [self.X])
+        self.take(tier)
+        go_on.set()
+        tier.flush()
+        assert tier.head("b") == (self.P, self.Y)
+        assert self.P in tier and self.Y in tier
+        assert tier.find(self.P) == b"p" * 64
+        assert (self.X in tier) == (gone == "rewound")
+        tier.close()
+
+    def test_what_nobody_has_any_more_goes(self, tmp_path):
+        tier = DiskTier(tmp_path / "kv", 1 << 20)
+        self.kept(tier)
+        self.take(tier)
+        tier.drop_head("a")
+        tier.drop_head("b")
+        tier.flush()
+        assert len(tier) == 0
+        tier.close()
+
+    def test_a_record_that_cannot_be_written_holds_nothing(self, tmp_path, monkeypatch):
+        tier = DiskTier(tmp_path / "kv", 1 << 20)
+        self.kept(tier)
+        with monkeypatch.context() as broken:
+
+            def full(*_):
+                raise OSError("no space")
+
+            broken.setattr("chatpager.engine.head_records.write_whole", full)
+            tier.keep_head("b", [self.P])
+            tier.flush()
+        tier.drop_head("a")
+        tier.flush()
+        assert len(tier) == 0 and tier.failed_writes == 1
+        tier.close()
+
+    def test_a_folder_that_is_still_written_to_stays_taken(self, tmp_path):
+        tier = DiskTier(tmp_path / "kv", 1 << 20)
+        busy, go_on = threading.Event(), threading.Event()
+        with tier._lock:
+            tier._put(lambda: (busy.set(), go_on.wait(10)))
+        busy.wait(10)
+        tier.close(patience=0.0)
+        with pytest.raises(BlockingIOError):
+            DiskTier(tmp_path / "kv", 1 << 20)
+        go_on.set()
+        tier._writer.join(10)
+        os.close(tier._claim)

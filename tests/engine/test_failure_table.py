@@ -380,3 +380,20 @@ class TestRow32And36OtherWeightsShareNothing:
         assert answer(engine, "reloaded", range(20)).usage.cached_tokens == 0
         domain = [("model", b"other weights"), ("epoch", 0)]
         assert answer(engine, "other", range(20)).usage.cached_tokens == 0
+
+
+class TestPreemption:
+    def test_an_equal_block_that_nobody_holds_stays_a_candidate_for_eviction(self):
+        """Who gives way marks what it will ask for again, also where that is somebody else's equal block: of another
+        class from then on, it was lost to the order of eviction, and the next allocation found nothing to evict."""
+        engine = make_engine(num_blocks=15, max_model_len=60, max_tokens=24, max_seqs=3)
+        asked = [
+            (range(100, 136), 5), (range(1, 13), 4), (range(180, 210), 2),
+            (range(1, 9), 12), (range(1, 13), 6), (range(1, 9), 13),
+        ]  # fmt: skip
+        for i, (prompt, count) in enumerate(asked):
+            engine.add(request(f"r{i}", prompt, count), 0.0)
+        tokens, _ = run(engine)
+        assert engine.stats().preemptions > 0
+        for i, (prompt, count) in enumerate(asked):
+            assert tokens[f"r{i}"][0] == continuation(list(prompt), count)

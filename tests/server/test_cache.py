@@ -343,3 +343,21 @@ async def test_a_pin_that_is_clipped_again_and_again_is_told_of_once(serve):
             await socket.create("Two.", conversation=conversation)
             frames = [f["change"] for f in await socket.rest() if f["type"] == "chatpager.lease"]
             assert frames.count("clipped") <= 1
+
+
+async def test_an_early_response_s_deletion_leaves_the_conversation_its_prefix(server):
+    first = await server.respond(LONG, **GREEDY)
+    second = await server.respond("And then?", previous_response_id=first["id"], **GREEDY)
+
+    async def kept():
+        return [(row["id"], row["device_tokens"]) for row in (await server.get("/v1/cache/top")).json["data"]]
+
+    [(name, tokens)] = await kept()
+    assert name == first["id"] and tokens > 0
+    assert (await server.delete(f"/v1/responses/{first['id']}")).status == 200
+    assert await kept() == [(name, tokens)]
+    third = await server.respond("So what?", previous_response_id=second["id"], **GREEDY)
+    assert third["usage"]["input_tokens_details"]["cached_tokens"] > 0
+    for response in (second, third):
+        assert (await server.delete(f"/v1/responses/{response['id']}")).status == 200
+    assert await kept() == []

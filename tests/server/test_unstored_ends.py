@@ -66,7 +66,7 @@ async def test_a_turn_that_runs_is_left_alone_by_who_reads_another(failed):
 async def test_the_rest_of_the_conversation_while_the_store_still_refuses(failed, monkeypatch):
     server, told = failed
 
-    async def refused(*args):
+    async def refused(*_, **__):
         raise StoreError("the disk is full")
 
     monkeypatch.setattr(server.service.store, "recover", refused)

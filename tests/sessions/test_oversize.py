@@ -5,6 +5,7 @@ import pytest
 from chatpager.engine.chat_template import ChatMessage
 from chatpager.errors import InputTooLong
 from chatpager.sessions.oversize import PIECE, check_bytes, check_tokens
+from tests.sessions.conftest import assistant, user
 
 
 @pytest.fixture
@@ -47,7 +48,20 @@ def test_what_fits_is_never_refused(tokenizer, token):
     check_tokens(messages, tokenizer, limit)
 
 
-def test_answers_and_what_surrounds_a_text_do_not_count(tokenizer):
-    messages = [ChatMessage("assistant", "a" * 9000), ChatMessage("user", " " * 9000 + "Hello")]
+def test_known_answers_their_thoughts_and_what_surrounds_a_text_do_not_count(tokenizer):
+    messages = [
+        ChatMessage("assistant", "a" * 9000, [5] * 9),
+        ChatMessage("assistant", "<think>" + "a" * 9000 + "</think>b"),
+        ChatMessage("user", " " * 9000 + "Hello"),
+    ]
     check_bytes(messages, tokenizer, 10)
     check_tokens(messages, tokenizer, 10)
+
+
+async def test_an_answer_that_the_client_wrote_is_tokenised_no_further_than_needed(rig, encoded):
+    async with rig(length=200) as r:
+        encoded.clear()
+        answer = assistant("The quick brown fox. " * 500)
+        with pytest.raises(InputTooLong):
+            await r.hub.submit(r.request(messages=[user("a"), answer, user("b")], whole=True))
+        assert sum(encoded) <= PIECE
