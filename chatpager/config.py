@@ -26,6 +26,10 @@ def setting(default: Any, help: str, *, check: Callable[[Any], str | None] | Non
     return field(default=default, metadata={"help": help, "check": check})
 
 
+def _between(low: float, high: float) -> Callable[[Any], str | None]:
+    return lambda v: None if v is None or low <= v <= high else f"must be between {low:g} and {high:g}"
+
+
 def _at_least(low: float) -> Callable[[Any], str | None]:
     return lambda v: None if v is None or low <= v < math.inf else f"must be at least {low:g}"
 
@@ -75,13 +79,15 @@ class EngineConfig:
     )
     kv_dir: str = setting("", "folder for conversations' KV blocks on disk; default: none, serve: kv in data_dir")
     disk_space: float = setting(2.0, "disk for KV blocks in kv_dir, in GiB; 0: none", check=_at_least(0))
-    tensor_parallel_size: int = setting(1, "devices one model is split over", check=_at_least(1))
+    tensor_parallel_size: int = setting(
+        1, "devices one model is split over; more than 1 is not built yet", check=_at_least(1)
+    )
     lease_share: float = setting(0.5, "share of the KV blocks that hard leases may keep", check=_share)
     enable_prefix_caching: bool = setting(True, "reuse the KV blocks of shared prefixes")
     seed: int | None = setting(
         None, "seed of requests that bring none; default: a new one each start", check=_at_least(0)
     )
-    num_threads: int | None = setting(None, "torch threads of the engine on a CPU", check=_at_least(1))
+    num_threads: int | None = setting(None, "torch threads of the engine on a CPU", check=_between(1, 1024))
 
 
 @dataclass(frozen=True)
@@ -182,6 +188,8 @@ def _convert(s: Setting, value: Any, source: str) -> Any:
     except ValueError:
         raise ConfigError(s.name, f"must be {_kind(s.type)}", value=shown, source=source) from None
     problem = s.check(converted) if s.check else None
+    if s.type is str and "\0" in converted:
+        problem = "must not contain a null character"
     if problem:
         raise ConfigError(s.name, problem, value=shown, source=source)
     return converted
@@ -254,12 +262,16 @@ def _read_file(path: Path | None) -> dict[str, tuple[Any, str]]:
         return {}
     try:
         tree = tomllib.loads(path.read_text("utf-8"))
+    except RecursionError as error:
+        raise ConfigError("config", "cannot be read: it is nested too deep", value=str(path)) from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError("config", f"cannot be read: {error}", value=str(path)) from error
     known = {s: {f.name for f in fields(cls)} for s, cls in SECTIONS.items()}
     found: dict[str, tuple[Any, str]] = {}
     for section, body in tree.items():
-        if section not in known or not isinstance(body, dict):
+        if section in known and not isinstance(body, dict):
+            raise ConfigError(section, f"is a section: put its settings under [{section}]", source=str(path))
+        if section not in known:
             raise ConfigError(section, _no_section(section, known), source=str(path))
         for name, value in body.items():
             if name not in known[section]:

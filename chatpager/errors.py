@@ -158,6 +158,10 @@ class MethodNotAllowed(RequestError):
         super().__init__(message)
 
 
+class RequestTimeout(RequestError):
+    status, code = 408, "request_timeout"
+
+
 class UpgradeRequired(RequestError):
     """The path is a WebSocket's."""
 

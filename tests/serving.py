@@ -20,6 +20,7 @@ from chatpager.engine.plan import Limits
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.server.app import make_app
 from chatpager.server.metrics import Metrics
+from chatpager.server.patience import IDLE_SECONDS, make_runner
 from chatpager.server.requests import Served
 from chatpager.server.service import Service
 from chatpager.sessions.hub import SessionHub
@@ -43,7 +44,17 @@ class GatedModel(ModelRunner):
 
 @asynccontextmanager
 async def open_serving(
-    model, database, reply=None, *, step=256, blocks=200, length=512, hub=None, engine=None, **settings
+    model,
+    database,
+    reply=None,
+    *,
+    step=256,
+    blocks=200,
+    length=512,
+    hub=None,
+    engine=None,
+    idle_seconds=IDLE_SECONDS,
+    **settings,
 ):
     """``settings`` are ServerConfig's, ``engine`` EngineConfig's, ``hub`` the hub's arguments; ``step`` is the most
     tokens in one step."""
@@ -73,7 +84,7 @@ async def open_serving(
         return Service(config, session_hub, Served("tiny", {}), metrics, started_at=1_700_000_000_000)
 
     app = make_app(config, open_service)
-    runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
+    runner = make_runner(app, idle_seconds=idle_seconds)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()

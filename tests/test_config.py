@@ -122,7 +122,16 @@ class TestWhatIsSaidOfAWrongValue:
             ("[engine]\nwarp = 5\n", "engine.warp (from chatpager.toml): no such setting"),
             ("[egnine]\n", "egnine (from chatpager.toml): no such section; did you mean 'engine'?"),
             ("seed = 5\n", "seed (from chatpager.toml): is a setting: put it under [engine]"),
-            ("engine = 5\n", "engine (from chatpager.toml): no such section; did you mean 'engine'?"),
+            (
+                '[store]\ndata_dir = "a\\u0000b"\n',
+                "data_dir = 'a\\x00b' (from chatpager.toml [store]): must not contain a null character",
+            ),
+            (
+                "[engine]\nnum_threads = 100000\n",
+                "num_threads = 100000 (from chatpager.toml [engine]): must be between 1 and 1024",
+            ),
+            ("x = " + "[" * 20_000, "config = 'chatpager.toml': cannot be read: it is nested too deep"),
+            ("engine = 5\n", "engine (from chatpager.toml): is a section: put its settings under [engine]"),
         ],
     )
     def test_in_the_file(self, file, text, said):

@@ -118,7 +118,7 @@ def chat(
 
 
 @app.command()
-@with_settings("engine", "server", "store")
+@with_settings("engine", "server", "store", defaults=SERVE_DEFAULTS)
 def doctor(
     settings: dict[str, Any],
     config: ConfigFile = None,
@@ -127,7 +127,7 @@ def doctor(
     """Check this machine, the settings, the model and the database, and say what to do about what is wrong."""
     from chatpager.cli.doctor import examine
 
-    raise typer.Exit(asyncio.run(examine(settings, config, as_json=json)))
+    raise typer.Exit(asyncio.run(examine(settings, config, SERVE_DEFAULTS, as_json=json)))
 
 
 @db.command("upgrade")
@@ -145,16 +145,17 @@ def db_upgrade(settings: dict[str, Any], config: ConfigFile = None) -> None:
 
 
 @settings_app.command("show")
-@with_settings("engine", "server", "store")
+@with_settings("engine", "server", "store", defaults=SERVE_DEFAULTS)
 def config_show(
     settings: dict[str, Any],
     config: ConfigFile = None,
     json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
 ) -> None:
-    """Every setting, its value, and where the value came from."""
+    """Every setting, its value, and where the value came from, as `serve` has them; `demo` has a few defaults of its
+    own, which its --help shows."""
     from chatpager.cli.settings import show
 
-    show(settings, config, as_json=json)
+    show(settings, config, SERVE_DEFAULTS, as_json=json)
 
 
 def has_display() -> bool:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from chatpager.config import Config, load
-from chatpager.errors import ChatpagerError
+from chatpager.errors import ChatpagerError, ConfigError
 
 
 class Finding(NamedTuple):
@@ -28,10 +28,11 @@ class Finding(NamedTuple):
 COLOURS = {"ok": "green", "note": "yellow", "wrong": "red"}
 
 
-async def examine(given: dict[str, Any], file: str | None, *, as_json: bool) -> int:
-    """Print every finding; 1 if something is wrong."""
-    config = load(given, file=file)
-    findings = [*_software(), _gpu(), _page(), _port(config), *_model(config), await _database(config)]
+async def examine(given: dict[str, Any], file: str | None, defaults: dict[str, Any], *, as_json: bool) -> int:
+    """Print every finding; 1 if something is wrong. ``defaults`` are those of the command that serves."""
+    config = load(given, file=file, defaults=defaults)
+    findings = [*_software(), _gpu(), _page(), _port(config), _exposure(config), *_model(config)]
+    findings.append(await _database(config))
     if as_json:
         print(json.dumps([f._asdict() for f in findings], indent=2))
     else:
@@ -83,6 +84,23 @@ def _port(config: Config) -> Finding:
     return Finding("port", "ok", f"{host}:{port} is free")
 
 
+def _exposure(config: Config) -> Finding:
+    from chatpager.server.access import check_exposure
+
+    try:
+        check_exposure(config.server)
+    except ConfigError as error:
+        return Finding("access", "wrong", str(error))
+    return Finding("access", "ok", "with the key" if config.server.api_key else "whoever reaches the address")
+
+
+def _length(config: Config, longest: int) -> Finding | None:
+    asked = config.engine.max_model_len
+    if asked is None or asked <= longest:
+        return None
+    return Finding("length", "wrong", f"max_model_len={asked}: this model serves at most {longest} tokens")
+
+
 def _model(config: Config) -> Iterator[Finding]:
     from chatpager.demo import model_path
     from chatpager.engine import loader
@@ -96,6 +114,8 @@ def _model(config: Config) -> Iterator[Finding]:
         size = sum(shard.stat().st_size for shard in checked.shards) / 1e6
         name, longest = checked.config.model_type, checked.shape.max_positions
         yield Finding("model", "ok", f"{path}: {name}, {size:.1f} MB, up to {longest:,} tokens")
+        if too_long := _length(config, longest):
+            yield too_long
         tokenizer = Tokenizer(path)
     except (ChatpagerError, OSError) as error:
         yield Finding("model", "wrong", str(error))

@@ -29,6 +29,7 @@ from chatpager.errors import ConfigError, ModelLoadError
 from chatpager.program import program
 from chatpager.server.app import drain, make_app
 from chatpager.server.metrics import Metrics
+from chatpager.server.patience import TooManyConnections, make_runner
 from chatpager.server.requests import Served
 from chatpager.server.service import Service
 from chatpager.sessions.hub import SessionHub
@@ -53,9 +54,8 @@ async def serve(config: Config, *, browser: bool = False, console: Console | Non
     _on_signals(lambda number: _give_up(console, number))
     path = await asyncio.to_thread(find_model, config.engine.model, console)
     name = config.server.served_model_name or model_name(config.engine.model, path)
-    runner = web.AppRunner(
-        make_app(config.server, service_opener(config, path, name)), handler_cancellation=True, access_log=None
-    )
+    runner = make_runner(make_app(config.server, service_opener(config, path, name)))
+    asyncio.get_running_loop().set_exception_handler(TooManyConnections())
     with console.status(Text(f"loading {name}")):
         await runner.setup()
     try:

@@ -26,8 +26,8 @@ SECRETS: dict[str, Callable[[str], str]] = {
 }
 
 
-def show(given: dict[str, Any], file: str | None, *, as_json: bool) -> None:
-    config = load(given, file=file)
+def show(given: dict[str, Any], file: str | None, defaults: dict[str, Any], *, as_json: bool) -> None:
+    config = load(given, file=file, defaults=defaults)
     rows = []
     for s in settings():
         value = getattr(getattr(config, s.section), s.name)

@@ -13,6 +13,7 @@ from chatpager.config import ServerConfig
 from chatpager.errors import UpgradeRequired
 from chatpager.server import routes_cache, routes_chat, routes_conversations, routes_ops, routes_responses
 from chatpager.server.access import PUBLIC, add_headers, errors, gate, not_a_clients_mistake
+from chatpager.server.patience import whole_body
 from chatpager.server.service import SERVICE, Service
 from chatpager.server.websocket import CONNECTIONS, responses_socket
 
@@ -28,7 +29,7 @@ async def responses_get(request: web.Request) -> web.StreamResponse:
 
 def make_app(config: ServerConfig, open_service: Callable[[], Awaitable[Service]]) -> web.Application:
     """``open_service`` is called at start-up; what it opens is closed here."""
-    app = web.Application(middlewares=[errors(), gate(config)], client_max_size=config.max_message_bytes)
+    app = web.Application(middlewares=[errors(), gate(config), whole_body], client_max_size=config.max_message_bytes)
     server_logger.addFilter(not_a_clients_mistake)
     app[CONNECTIONS] = set()
     app[routes_ops.ASSETS] = routes_ops.read_assets()

@@ -32,6 +32,9 @@ MAX_WAITING = 32
 """``response.create`` frames that may wait on one socket."""
 
 
+MAX_MESSAGE = 1000
+"""Characters of an error's message, which may quote what came in."""
+
 NOT_OF_THE_BODY = {"type", "stream", "background"}
 """Fields of the frame itself, and those that say how HTTP is to answer: a socket always streams."""
 
@@ -180,8 +183,12 @@ class ResponsesProtocol:
         self.state = TRANSITIONS[self.state, call]
 
     def _error(self, error: ChatpagerError) -> None:
-        status, body = error_body(error)
-        self._frames.append(wire.encode(wire.ErrorFrame(status=status, error=body)))
+        self._frames.append(error_frame(error))
+
+
+def error_frame(error: ChatpagerError) -> str:
+    status, body = error_body(error)
+    return wire.encode(wire.ErrorFrame(status=status, error=body))
 
 
 def error_body(error: ChatpagerError) -> tuple[int, wire.ErrorBody]:
@@ -190,6 +197,7 @@ def error_body(error: ChatpagerError) -> tuple[int, wire.ErrorBody]:
         case RequestError(message=message, param=param):
             # It may quote what came in, and bytes that are no UTF-8 come in as lone surrogates, which JSON cannot hold.
             message = message.encode(errors="backslashreplace").decode()
+            message = message if len(message) <= MAX_MESSAGE else message[:MAX_MESSAGE] + "..."
             return error.status, wire.ErrorBody(message=message, type=error.type, param=param, code=error.code)
         case EngineError():
             return error.status, wire.ErrorBody(message=str(error), type=error.type, param=None, code=error.code)

@@ -38,6 +38,8 @@ class Service:
     draining: bool = False
     send_seconds: float = 30.0
     """A frame that a client does not take for so long ends its connection."""
+    body_seconds: float = 60.0
+    """From a request's head to the end of its body."""
     close_seconds: float = 5.0
     """A client has so long to take what is left for it, and then to answer a closing handshake."""
     stats_seconds: float = 10.0

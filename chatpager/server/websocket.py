@@ -15,11 +15,11 @@ import structlog
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from chatpager.engine.heads import LeaseEvent
-from chatpager.errors import ChatpagerError, StoreError
+from chatpager.errors import ChatpagerError, RequestTooLarge, StoreError
 from chatpager.server import wire
 from chatpager.server.access import REQUEST_ID
 from chatpager.server.input_items import Json
-from chatpager.server.protocol import SUBPROTOCOL, Cancel, Create, Draft, ResponsesProtocol
+from chatpager.server.protocol import SUBPROTOCOL, Cancel, Create, Draft, ResponsesProtocol, error_frame
 from chatpager.server.requests import response_request
 from chatpager.server.service import SERVICE, TENANT, Service, begin, facts_of, final_response, reader_gone
 from chatpager.sessions.mistakes import log_mistake
@@ -34,9 +34,21 @@ MAX_CONVERSATIONS = 32
 CONNECTIONS: web.AppKey[set[Connection]] = web.AppKey("connections")
 
 
+class ResponsesSocket(web.WebSocketResponse):
+    """Says why before it closes for a frame that it did not read."""
+
+    async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
+        if code == WSCloseCode.MESSAGE_TOO_BIG and not message:
+            error = RequestTooLarge(f"a frame is larger than {self._max_msg_size} bytes")
+            message = str(error).encode()
+            with suppress(ConnectionResetError):
+                await self.send_str(error_frame(error))
+        return await super().close(code=code, message=message, drain=drain)
+
+
 async def responses_socket(request: web.Request) -> web.WebSocketResponse:
     service = request.app[SERVICE]
-    ws = web.WebSocketResponse(
+    ws = ResponsesSocket(
         protocols=[SUBPROTOCOL],
         heartbeat=HEARTBEAT_SECONDS,
         max_msg_size=service.config.max_message_bytes,

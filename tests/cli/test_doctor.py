@@ -142,3 +142,17 @@ def test_upgrade_asks_for_the_database_like_a_server(chatpager, home):
     assert refused.code == 1 and "is in use by process 123: stop it" in refused.err
     with closing(sqlite3.connect(home / "mine.db")) as database:
         assert database.execute("SELECT name FROM sqlite_master").fetchall() == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "what", "words"),
+    [
+        (("--host", "0.0.0.0"), "access", "--api-key"),
+        (("--max-model-len", "999999"), "length", "at most 4096 tokens"),
+    ],
+)
+def test_settings_that_the_server_refuses(chatpager, flags, what, words):
+    result = chatpager("doctor", "--json", "--port", 0, *flags)
+    assert result.code == 1
+    state, text = findings(result)[what]
+    assert state == "wrong" and words in text

@@ -79,7 +79,8 @@ def test_the_table_above_is_whole():
 
 
 def test_without_anything_the_default_holds(chatpager):
-    assert shown(chatpager) == {s.name: (s.default, "default") for s in settings()}
+    serving = {name: (value, "command default") for name, value in SERVE_DEFAULTS.items()}
+    assert shown(chatpager) == {s.name: (s.default, "default") for s in settings()} | serving
 
 
 def test_the_file_is_read_from_the_working_folder(chatpager, home):
@@ -131,7 +132,7 @@ def test_names_in_the_table_are_as_they_are(chatpager, home):
     assert ["store.data_dir", "/srv/x[/a]:smile:", "chatpager.toml", "[store]", "CHATPAGER_DATA_DIR"] in rows
 
 
-COMMAND_DEFAULTS = {"demo": DEMO_DEFAULTS, "serve": SERVE_DEFAULTS}
+COMMAND_DEFAULTS = {"demo": DEMO_DEFAULTS}
 SERVER_COMMANDS = {"demo": {"model"}, "serve": {"model"}, "doctor": set(), "config show": set()}
 
 
@@ -144,7 +145,7 @@ def test_help_teaches_every_setting(chatpager, command, left_out):
         if s.name not in left_out:
             assert f"{s.flag} " in words
             assert s.help in words, "its meaning"
-            default = COMMAND_DEFAULTS.get(command, {}).get(s.name, s.default)
+            default = COMMAND_DEFAULTS.get(command, SERVE_DEFAULTS).get(s.name, s.default)
             if default not in (None, ""):
                 assert f"{s.help} [{str(default).lower() if s.type is bool else default}]" in words
 

@@ -90,6 +90,7 @@ async def test_an_oversize_frame_ends_the_connection_with_1009(serve):
     async with serve(max_message_bytes=2000) as server:
         async with server.socket() as socket:
             await socket.send(type="response.create", input="a" * 3000)
+            assert (await socket.receive())["error"]["code"] == "request_too_large"
             with pytest.raises(ConnectionClosed) as closed:
                 await socket.receive()
         assert closed.value.rcvd.code == 1009

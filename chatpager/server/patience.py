@@ -1,0 +1,59 @@
+"""How long a connection may keep the server waiting, and what is said when there are too many of them."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from typing import Any
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from chatpager.errors import RequestTimeout
+from chatpager.server.service import SERVICE
+
+log = structlog.get_logger(__name__)
+
+IDLE_SECONDS = 75.0
+"""A connection on which no request has begun for so long is closed: one that has sent nothing, or half a head, too."""
+REMIND_SECONDS = 60.0
+
+
+def make_runner(app: web.Application, *, idle_seconds: float = IDLE_SECONDS) -> web.AppRunner:
+    return web.AppRunner(app, handler_cancellation=True, access_log=None, keepalive_timeout=idle_seconds)
+
+
+@web.middleware
+async def whole_body(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Reads the body before the route runs, which then finds it. Who may not come in was sent away before."""
+    if request.can_read_body:
+        seconds = request.app[SERVICE].body_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                await request.read()
+        except TimeoutError:
+            raise RequestTimeout(f"the body was not there within {seconds:g} s") from None
+    return await handler(request)
+
+
+class TooManyConnections:
+    """An event loop's exception handler. asyncio tells of every connection that it could not accept, with the whole
+    traceback, hundreds of times a second; that is said once a minute, and everything else as it is."""
+
+    def __init__(self, remind_seconds: float = REMIND_SECONDS) -> None:
+        self._remind = remind_seconds
+        self._due = 0.0
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if not (isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE) and "socket" in context):
+            loop.default_exception_handler(context)
+            return
+        if loop.time() >= self._due:
+            self._due = loop.time() + self._remind
+            log.error(
+                "connections.refused",
+                reason=str(error.strerror),
+                way_out="fewer clients, or a higher limit on open files (ulimit -n)",
+            )
