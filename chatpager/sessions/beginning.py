@@ -73,6 +73,18 @@ class Beginner:
         conversation: list[Message | NewMessage] = [*history, *fresh]
         return await self._prompting.settled(conversation, request.instructions) if fresh else []
 
+    async def _asked_before(self, history: Sequence[Message], request: TurnRequest) -> Sequence[int] | None:
+        """What was computed for the last answer in ``history``, by an earlier server or so long ago that it is not
+        remembered: its prompt, and its tokens but for the last one. None where no answer is a model's own."""
+        ours = self._tokenizer.fingerprint
+        answers = [i for i, m in enumerate(history) if m.token_ids is not None and m.vocab == ours]
+        if not answers:
+            return None
+        last = history[answers[-1]]
+        asked = (await self._prompting.question(history[: answers[-1]], request.instructions)).prompt.token_ids
+        # Of a completed answer the token that ended it is not stored.
+        return [*asked, *(last.token_ids or ())[: None if last.status == "completed" else -1]]
+
     async def begin(self, request: TurnRequest, submitted: float) -> list[Begun]:
         """The turns that ``request.params.n`` asks for, which differ in their names only: the engine is asked once.
 
@@ -102,6 +114,10 @@ class Beginner:
             request=request.parameters,
             title="" if history else first_words(fresh),
         )
+        previous = self._remembered.get(parent)
+        ours = previous is not None
+        if previous is None and history:
+            previous = await self._asked_before(history, request)
         begun = []
         for index in range(request.params.n):
             text = self._tokenizer.text_stream(request.params)
@@ -109,7 +125,7 @@ class Beginner:
                 request, ids, text, index=index, template=prompt.form, eos=self.served.eos, created_at=now,
                 submitted=submitted,
             )  # fmt: skip
-            turn.previous = self._remembered.get(parent)
+            turn.previous, turn.previous_is_ours = previous, ours
             begun.append(Begun(turn, msgspec.structs.replace(row, id=turn.id)))
         if request.compare_with:
             begun[0].turn.compared = await self.comparing.compare(

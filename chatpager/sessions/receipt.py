@@ -61,10 +61,12 @@ def receipt(
     host_tokens: int = 0,
     disk_tokens: int = 0,
     draft_tokens: int = 0,
+    computed_here: bool = True,
 ) -> Receipt:
     """The account of one prompt, of which ``committed_tokens`` (and perhaps an answer's) were written, cached ones
     included; ``host_tokens`` and ``disk_tokens`` of the cached ones were not on the device. ``previous`` is the last
-    turn of the conversation as far as its keys and values were computed; None when this server knows of none.
+    turn of the conversation as far as its keys and values were computed; None when this server knows of none. Not
+    ``computed_here``: an earlier server computed it, and what the disk did not keep of it is cold.
     ``lost``: the first block that was missed had been in the cache."""
     common = 0 if previous is None else common_prefix(prompt, previous)
     most = (len(prompt) - 1) // block_size * block_size
@@ -74,8 +76,10 @@ def receipt(
         reason = "disabled"
     elif 0 < cached_tokens == most:
         pass  # nothing was missed, whatever the conversation's last turn was
-    elif lost is not None or cached_tokens < attainable:
-        reason = "lease_expired" if lost is not None and lost.lease_expired else "evicted"
+    elif lost is not None:
+        reason = "lease_expired" if lost.lease_expired else "evicted"
+    elif cached_tokens < attainable:
+        reason = "evicted" if computed_here else "cold"
     elif previous is not None and common < len(previous):
         reason = "diverged"
     elif cached_tokens == 0:

@@ -116,6 +116,8 @@ class LiveTurn:
         self.token_ids: list[int] = []
         self.input_tip: MessageHash | None = None
         self.previous: Sequence[int] | None = None
+        self.previous_is_ours = True
+        """Whether this server computed it."""
         self.compared: Compared | None = None
         self.owner = ""
         """The head in the engine that this turn moves."""
@@ -238,6 +240,7 @@ class LiveTurn:
             host_tokens=self.usage.host_tokens,
             disk_tokens=self.usage.disk_tokens,
             draft_tokens=self.usage.draft_tokens,
+            computed_here=self.previous_is_ours,
         )
 
     def _lost(self, usage: Usage) -> Eviction | None:

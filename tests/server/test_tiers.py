@@ -82,6 +82,23 @@ async def test_a_conversation_is_warm_after_a_restart(serve, expected, kv):
         )
 
 
+@pytest.mark.parametrize("kept", [0, 3])
+async def test_what_the_disk_did_not_keep_over_a_restart_is_told(serve, kv, tmp_path, kept):
+    async with serve(**SMALL, engine=kv) as server:
+        conversation = await one_turn(server)
+        chain = [proof.hex() for head in await heads(server) for proof in head]
+    for proof in chain[kept:]:
+        (tmp_path / "kv" / proof[:2] / f"{proof}.kv").unlink()
+    async with serve(**SMALL, engine=kv) as server:
+        cache, _ = await warm_and_cold(server, conversation)
+        assert (cache["disk_tokens"], cache["miss_reason"]) == (8 * kept, "cold")
+        assert cache["attainable_tokens"] == 8 * len(chain)
+
+
+async def heads(server):
+    return await server.hub.engine.ask(lambda engine: [list(head.proofs) for head in engine.leases.heads.values()])
+
+
 async def test_a_deleted_conversation_leaves_no_block_on_the_disk(serve, kv, tmp_path):
     async with serve(**SMALL, engine=kv) as server:
         conversation = await one_turn(server)
