@@ -33,6 +33,7 @@ from chatpager.server.patience import TooManyConnections, make_runner
 from chatpager.server.requests import Served
 from chatpager.server.service import Service
 from chatpager.sessions.hub import SessionHub
+from chatpager.sessions.salts import server_secret
 from chatpager.sessions.stream import Ended
 from chatpager.sessions.turn import LiveTurn
 from chatpager.store import Store
@@ -121,7 +122,12 @@ def service_opener(config: Config, path: Path, name: str) -> Callable[[], Awaita
                 log_turn(turn, ended)
 
             hub = SessionHub(
-                store, tokenizer, lambda: build_engine(config, path), max_turns=config.server.max_queue, on_end=on_end
+                store,
+                tokenizer,
+                lambda: build_engine(config, path),
+                secret=server_secret(config.store.resolved_data_dir()),
+                max_turns=config.server.max_queue,
+                on_end=on_end,
             )
             await hub.open()
         except BaseException:

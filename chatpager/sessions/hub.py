@@ -34,6 +34,7 @@ from chatpager.sessions.keeping import Keeper
 from chatpager.sessions.orphans import Orphans, log_interrupted
 from chatpager.sessions.prompting import Prompting
 from chatpager.sessions.remembered import Remembered
+from chatpager.sessions.salts import Salts
 from chatpager.sessions.stream import Ended, Started
 from chatpager.sessions.turn import LiveTurn, TurnRequest
 from chatpager.store import Message, MessageHash, NewMessage, Store
@@ -45,9 +46,9 @@ REMEMBERED_TOKENS = 4 << 20
 
 
 class SessionHub:
-    """``max_turns`` run or wait at once. An end that the store refuses is tried again after each of ``pauses``, in
-    seconds. ``on_end`` is told of every turn's end. ``clock`` is in seconds and never goes back, ``wall`` in
-    milliseconds."""
+    """``secret`` keeps tenants apart (salts.py). ``max_turns`` run or wait at once. An end that the store refuses is
+    tried again after each of ``pauses``, in seconds. ``on_end`` is told of every turn's end. ``clock`` is in seconds
+    and never goes back, ``wall`` in milliseconds."""
 
     def __init__(
         self,
@@ -55,6 +56,7 @@ class SessionHub:
         tokenizer: Tokenizer,
         build_engine: Callable[[], Engine],
         *,
+        secret: bytes = b"",
         max_turns: int = 1024,
         pauses: Sequence[float] = (0.1, 0.5, 2.0),
         on_end: Callable[[LiveTurn, Ended], None] = lambda turn, ended: None,
@@ -66,6 +68,7 @@ class SessionHub:
         self._prompting = Prompting(tokenizer)
         self.turns: dict[str, LiveTurn] = {}
         self.wall = wall
+        self._salts = Salts(secret)
         self._on_end = on_end
         self._clock = clock
         self._admission = Admission(max_turns)
@@ -224,7 +227,7 @@ class SessionHub:
             request_id=request.id,
             prompt_token_ids=list(first.prompt),
             params=request.params,
-            salt=request.tenant.encode(),
+            salt=self._salts.of(request.tenant),
             priority=request.priority,
             owner=first.owner,
         )
@@ -313,7 +316,7 @@ class SessionHub:
             request_id=f"prefetch-{owner}",
             prompt_token_ids=list(prompt[: self.max_model_len - 1]),
             params=SamplingParams(max_tokens=1),
-            salt=tenant.encode(),
+            salt=self._salts.of(tenant),
             owner=owner,
         )
         brought = await self.engine.ask(lambda engine: engine.prefetch(request, time.monotonic()))
@@ -331,7 +334,7 @@ class SessionHub:
         if self.live_of_session(request.tenant, request.session_id):
             return
         ids = list((await self._beginner.settled(request))[: self.max_model_len - 1])
-        salt = request.tenant.encode()
+        salt = self._salts.of(request.tenant)
         self.engine.send(DraftRequest(owner=f"draft\0{writer}", prompt_token_ids=ids, salt=salt))
 
     def end_draft(self, writer: str) -> None:
