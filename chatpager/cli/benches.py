@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from chatpager.cli.remote import ConfigFile, Key, Url, call
+from chatpager.errors import ConfigError
 
 bench_app = typer.Typer(help="Measure this machine, or a server that runs.", no_args_is_help=True)
 
@@ -26,17 +27,28 @@ def bench_turns(
 
 @bench_app.command("sessions")
 def bench_sessions(
-    sessions: Annotated[int, typer.Option(help="sessions that return in turn")] = 32,
-    tokens: Annotated[int, typer.Option(help="tokens of each when it first returns")] = 1000,
-    rounds: Annotated[int, typer.Option(help="turns of each session")] = 3,
-    share: Annotated[float, typer.Option(help="of all sessions' tokens, what the device has room for")] = 0.5,
+    trace: Annotated[
+        str, typer.Option(help="return: one after the other; agent: tools between; chat: people")
+    ] = "return",
+    sessions: Annotated[int, typer.Option(help="sessions that come back")] = 32,
+    tokens: Annotated[int, typer.Option(help="tokens of each; return: when it first comes back")] = 1000,
+    rounds: Annotated[int, typer.Option(help="turns of each session of the trace return")] = 3,
+    working_sets: Annotated[
+        str, typer.Option(help="all sessions' tokens in multiples of the device's room, comma separated: 1,2,4,8")
+    ] = "2",
     shape: Annotated[str, typer.Option(help="random-weight model: 15m or 100m")] = "15m",
-    out: Annotated[str | None, typer.Option(help="write the figures to this JSON file")] = None,
+    out: Annotated[str | None, typer.Option(help="write the figures to this JSON file, and plots beside it")] = None,
 ) -> None:
-    """What sessions find in the cache when they return in turn, against caches that forget them."""
+    """What sessions find in the cache when they come back, against caches that forget them."""
     from chatpager.bench.sessions import run
 
-    run(sessions=sessions, tokens=tokens, rounds=rounds, share=share, shape=shape, out=out)
+    try:
+        multiples = [float(part) for part in working_sets.split(",")]
+    except ValueError:
+        raise ConfigError(
+            "working_sets", "numbers with commas between them, such as 1,2,4,8", value=working_sets
+        ) from None
+    run(trace=trace, sessions=sessions, tokens=tokens, rounds=rounds, working_sets=multiples, shape=shape, out=out)
 
 
 @bench_app.command("flood")
