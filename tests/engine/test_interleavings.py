@@ -1,7 +1,7 @@
 """Orders in which pinning, evicting, spilling and loading meet: three sessions, six blocks, no chance.
 
 From each state of the engine that an order of events leads to, every event is tried; states that are equal up to the
-names of blocks and moments are one. The shortest orders come first, so a number of states is every order up to a length.
+names of blocks and moments are one. The shortest orders come first: a number of states is every order up to a length.
 After every event the books are audited, every slot that is read is checked by the fake runner, and from every state the
 engine must come to rest with the right answers. ``CHATPAGER_INTERLEAVINGS`` is the number of states.
 """
