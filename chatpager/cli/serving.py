@@ -33,7 +33,7 @@ from chatpager.server.patience import TooManyConnections, make_runner
 from chatpager.server.requests import Served
 from chatpager.server.service import Service
 from chatpager.sessions.hub import SessionHub
-from chatpager.sessions.salts import server_secret
+from chatpager.sessions.salts import domain_of, server_secret
 from chatpager.sessions.stream import Ended
 from chatpager.sessions.turn import LiveTurn
 from chatpager.store import Store
@@ -115,6 +115,7 @@ def service_opener(config: Config, path: Path, name: str) -> Callable[[], Awaita
         if not tokenizer.has_template:
             log.warning("the model has no chat template: it can complete prompts, but every chat will be refused")
         store = await Store.open(config.store.resolved_database_url(), migrate=True)
+        secret = server_secret(config.store.resolved_data_dir())
         try:
 
             def on_end(turn: LiveTurn, ended: Ended) -> None:
@@ -124,8 +125,8 @@ def service_opener(config: Config, path: Path, name: str) -> Callable[[], Awaita
             hub = SessionHub(
                 store,
                 tokenizer,
-                lambda: build_engine(config, path),
-                secret=server_secret(config.store.resolved_data_dir()),
+                lambda: build_engine(config, path, domain_of(secret)),
+                secret=secret,
                 max_turns=config.server.max_queue,
                 on_end=on_end,
             )
@@ -138,8 +139,8 @@ def service_opener(config: Config, path: Path, name: str) -> Callable[[], Awaita
     return open_service
 
 
-def build_engine(config: Config, path: Path) -> Engine:
-    """Runs in the engine's thread."""
+def build_engine(config: Config, path: Path, domain: bytes) -> Engine:
+    """Runs in the engine's thread. ``domain``: of the blocks that it finds on disk."""
     from dataclasses import replace
 
     from chatpager.engine.model_runner import ModelRunner
@@ -151,14 +152,15 @@ def build_engine(config: Config, path: Path) -> Engine:
     )
     runner = ModelRunner(engine)
     if engine.kv_dir:
-        return Engine(engine, runner)
+        return Engine(engine, runner, domain=domain)
     try:
-        return Engine(replace(engine, kv_dir=str(config.store.resolved_data_dir() / "kv")), runner)
+        kv_dir = str(config.store.resolved_data_dir() / "kv")
+        return Engine(replace(engine, kv_dir=kv_dir), runner, domain=domain)
     except ConfigError as error:
         if error.name != "kv_dir":
             raise
         log.warning("kv_dir", problem=str(error), result="no KV blocks are kept on disk")
-        return Engine(engine, runner)
+        return Engine(engine, runner, domain=domain)
 
 
 def engine_threads() -> int:

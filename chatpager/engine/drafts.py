@@ -60,9 +60,11 @@ class Drafts:
         over."""
         while self._waiting:
             owner, whole = next(iter(self._waiting.items()))
-            done = self._cache.peek(whole)
+            match = self._cache.match(whole)
+            done, spare = len(match.blocks), self._cache.spare()  # what the draft has itself is not to spare
+            match.rollback()
             blocks = min(self._cache.matchable_blocks(whole), done + self._slice)
-            if blocks > done and blocks + 1 - done <= self._cache.spare():
+            if blocks > done and blocks + 1 - done <= spare:
                 return self._begin(owner, whole, blocks)
             if done:
                 self._keep(owner, whole)
@@ -93,7 +95,7 @@ class Drafts:
             self._computed[name] = True
         while len(self._computed) > self._cache.pool.usable:
             self._computed.popitem(last=False)
-        if whole is None or whole.token_ids[: len(asked)] == asked:
+        if whole is not None and whole.token_ids[: len(asked)] == asked:
             self._keep(owner, part)
 
     def _keep(self, owner: str, seq: Sequence) -> None:
@@ -108,7 +110,7 @@ class Drafts:
             self.drop(next(iter(self._kept)))
 
     def claim(self, names: Seq[BlockHash], cached: int) -> int:
-        """A turn begins with the blocks ``names``, of which ``cached`` were found: tokens of those that a draft
-        computed. Each is counted once."""
+        """A turn begins with the blocks ``names``, of which ``cached`` were found on the device: tokens of those that a
+        draft computed. Each is counted once."""
         drafted = [self._computed.pop(name, False) for name in names]
         return self._size * sum(drafted[:cached])

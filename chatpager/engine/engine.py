@@ -52,9 +52,10 @@ class Engine:
         limits: Limits | None = None,
         hash_bits: int = 128,
         tiers: Tiers | None = None,
+        domain: bytes = b"",
     ) -> None:
-        """``tiers`` None: those that ``config`` asks for, if blocks have names at all. Raises ConfigError where its
-        folder cannot be used."""
+        """``tiers`` None: those that ``config`` asks for, if blocks have names at all; ``domain`` tells whether what
+        they kept can be found again, which is of the same. Raises ConfigError where its folder cannot be used."""
         self.config = config
         self.runner = runner
         self.pool = BlockPool(runner.num_blocks)
@@ -67,7 +68,7 @@ class Engine:
         self._intake = Intake(config, runner, longest=longest, max_num_seqs=limits.max_num_seqs, hash_bits=hash_bits)
         self.tiers = tiers
         if tiers is None and config.enable_prefix_caching:
-            self.tiers = open_tiers(config, runner, self._intake.hasher(b"").proof)
+            self.tiers = open_tiers(config, runner, self._intake.hasher(domain).proof)
         self.cache = PrefixCache(
             self.pool,
             config.block_size,
@@ -137,7 +138,7 @@ class Engine:
         Raises what ``add`` does.
         """
         self.leases.tick(now)
-        seq = self._intake.sequence(request)
+        seq = self._intake.sequence(request, speculative=True)
         match = self.cache.match(seq)
         try:
             missing = self.cache.reach(seq) - len(match.blocks)
@@ -162,7 +163,7 @@ class Engine:
         whole = AddRequest(
             request_id=DRAFT, prompt_token_ids=request.prompt_token_ids, params=ONE_TOKEN, salt=request.salt
         )
-        self.drafts.put(request.owner, self._intake.sequence(whole))
+        self.drafts.put(request.owner, self._intake.sequence(whole, speculative=True))
 
     def fork_session(self, owner: str, new_owner: str, tokens: int | None = None) -> None:
         """A session begins with the first ``tokens`` of another (None: with all), whose blocks are now its own too."""
@@ -256,7 +257,8 @@ class Engine:
         if seq.speculative or not self.cache.enabled:
             return 0
         names = seq.full_hashes(self.cache.matchable_blocks(seq))
-        return self.drafts.claim(names, seq.cached_tokens // self.config.block_size)
+        on_device = seq.cached_tokens - seq.restored_tokens.total()
+        return self.drafts.claim(names, on_device // self.config.block_size)
 
     def _time_step(self, plan: Plan, seconds: float) -> None:
         """What a block costs to compute, where a step computed enough of them to tell."""
@@ -323,7 +325,7 @@ class Engine:
 
     def _end_turn(self, seq: Sequence) -> None:
         """Take a sequence out whose turn ended as it should, or was ended: the session's head moves with it."""
-        if seq.owner and seq.index == 0 and seq.status is SequenceStatus.RUNNING:
+        if seq.owner and seq.status is SequenceStatus.RUNNING:
             chain = self.cache.chain(seq)
             if seq.committed >= seq.num_prompt_tokens or len(chain) >= self._known_blocks(seq.owner):
                 self.leases.move(seq.owner, seq.hasher.root, chain)

@@ -27,10 +27,11 @@ class Intake:
         self._max_num_seqs = max_num_seqs
         self._hash_bits = hash_bits
         self._seed = config.seed if config.seed is not None else secrets.randbits(63)
-        self._arrivals = 0
+        self._arrivals = self._seeded = 0
 
-    def sequence(self, request: AddRequest) -> Sequence:
-        """The request's first sequence, with its siblings as ``forks``.
+    def sequence(self, request: AddRequest, *, speculative: bool = False) -> Sequence:
+        """The request's first sequence, with its siblings as ``forks``. One that is ``speculative`` is not sampled, and
+        takes no seed from those that are.
 
         Raises:
             InvalidRequest, ContextLengthExceeded, CapacityExceeded: see ``Engine.add``.
@@ -39,6 +40,7 @@ class Intake:
         params, prompt = request.params, request.prompt_token_ids
         wanted = params.max_tokens if params.max_tokens is not None else self._longest
         self._arrivals += 1
+        self._seeded += params.seed is None and not speculative
         seed = params.seed if params.seed is not None else self._next_seed()
         first = Sequence(
             request.request_id,
@@ -53,6 +55,8 @@ class Intake:
             owner=request.owner,
         )
         first.forks = [first.fork(i, seed + i) for i in range(1, params.n)]
+        for twin, owner in zip(first.forks, request.more_owners, strict=False):
+            twin.owner = owner
         return first
 
     def hasher(self, salt: bytes) -> BlockHasher:
@@ -80,4 +84,4 @@ class Intake:
             )
 
     def _next_seed(self) -> int:
-        return xxhash.xxh3_64_intdigest(struct.pack("<QQ", self._seed, self._arrivals)) >> 1
+        return xxhash.xxh3_64_intdigest(struct.pack("<QQ", self._seed, self._seeded)) >> 1

@@ -28,6 +28,8 @@ class AddRequest(msgspec.Struct, frozen=True, kw_only=True, tag="add"):
     priority: int = 0
     owner: str = ""
     """The session whose turn this is: its head moves to where the turn ends."""
+    more_owners: list[str] = []
+    """The same for the other samples of ``n``; none where this is shorter."""
 
 
 class CancelRequest(msgspec.Struct, frozen=True, tag="cancel"):

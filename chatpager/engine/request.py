@@ -26,16 +26,18 @@ class Request:
         """``head``: its session's. Without ``now`` it is the last moment that is known."""
         if now is None:
             now = self.started if self.started is not None else self.added
+        # What waits for its request's prompt shares what one of its siblings computed of it so far.
+        asked = seq if seq.first_admitted else next((s for s in self.seqs if s.first_admitted), seq)
         started = self.started if self.started is not None else now
         first_token = self.first_token if self.first_token is not None else now
         return Usage(
-            admitted=seq.first_admitted,
+            admitted=asked.first_admitted,
             prompt_tokens=seq.num_prompt_tokens,
-            cached_tokens=seq.cached_tokens,
-            host_tokens=seq.restored_tokens[Source.HOST],
-            disk_tokens=seq.restored_tokens[Source.DISK],
+            cached_tokens=asked.cached_tokens,
+            host_tokens=asked.restored_tokens[Source.HOST],
+            disk_tokens=asked.restored_tokens[Source.DISK],
             draft_tokens=self.draft_tokens,
-            committed_tokens=seq.reached,
+            committed_tokens=asked.reached,
             output_tokens=seq.num_output_tokens,
             preemptions=seq.preemptions,
             lost=self._lost(seq, head),

@@ -181,7 +181,7 @@ async def delete_turn(service: Service, turn_id: str, kind: TurnKind) -> None:
         await service.hub.end(TENANT, name)
     if live is not None and not live.request.stored:
         return
-    await service.hub.delete_turn(TENANT, turn_id)
-    for name in names[1:]:
+    for name in names[:0:-1]:  # the one that is named last: what is cut short here can be asked for again
         with suppress(ResponseNotFound):  # deleted before, by its own name
             await service.hub.delete_turn(TENANT, name)
+    await service.hub.delete_turn(TENANT, turn_id)

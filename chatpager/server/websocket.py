@@ -24,7 +24,7 @@ from chatpager.server.requests import response_request
 from chatpager.server.service import SERVICE, TENANT, Service, begin, facts_of, final_response, reader_gone
 from chatpager.sessions.mistakes import log_mistake
 from chatpager.sessions.stream import Ended, Prefilled
-from chatpager.sessions.turn import LiveTurn
+from chatpager.sessions.turn import LiveTurn, TurnRequest
 
 log = structlog.get_logger(__name__)
 
@@ -82,6 +82,7 @@ class Connection:
         """Heads of the conversations that were spoken in here, the last spoken in last."""
         self._drafts: list[Json | None] = []
         """The one that is being passed on, and what was written since."""
+        self._drafts_ended = 0
 
     async def run(self) -> None:
         """Serve until the client leaves."""
@@ -98,7 +99,7 @@ class Connection:
                 self._service.hub.keeper.unwatch(owner, self._lease_changed)
             for task in (beating, *self._tasks):
                 task.cancel()
-            self._service.hub.end_draft(self._request_id)
+            self._end_draft()
             await asyncio.gather(beating, *self._tasks, return_exceptions=True)
 
     async def _beat(self) -> None:
@@ -162,14 +163,20 @@ class Connection:
             body = self._drafts[-1]
             del self._drafts[:-1]
             if body is None:
-                self._service.hub.end_draft(self._request_id)
+                self._end_draft()
             else:
                 with suppress(ChatpagerError):
-                    await self._service.hub.draft(
-                        response_request(body, self._service.served, TENANT), self._request_id
-                    )
+                    await self._draft(response_request(body, self._service.served, TENANT))
             if self._drafts[-1] is body:
                 self._drafts.clear()
+
+    async def _draft(self, request: TurnRequest) -> None:
+        ended = self._drafts_ended
+        await self._service.hub.draft(request, self._request_id, lambda: self._drafts_ended == ended)
+
+    def _end_draft(self) -> None:
+        self._drafts_ended += 1
+        self._service.hub.end_draft(self._request_id)
 
     async def _respond(self, body: Json) -> None:
         turn = await self._begin(body)
@@ -190,7 +197,7 @@ class Connection:
                 await self._act()
         finally:
             reader_gone(self._service, turn, told=True)
-            self._service.hub.end_draft(self._request_id)
+            self._end_draft()
 
     def _follow_leases(self, owner: str) -> None:
         if not owner:

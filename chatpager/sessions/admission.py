@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Hashable
 
-from chatpager.errors import Overloaded
+from chatpager.errors import InvalidRequest, Overloaded
 from chatpager.sessions.locks import KeyedLocks
 
 
@@ -25,8 +25,11 @@ class Admission:
         for which there may be several.
 
         Raises:
+            InvalidRequest: there are never so many places.
             Overloaded: there is no place.
         """
+        if places > self._places:
+            raise InvalidRequest(f"n is at most {self._places} here (max_queue)", param="n")
         if self._taken + places > self._places:
             raise Overloaded(f"{self._taken} of at most {self._places} turns are running or waiting", retry_after=1.0)
         self._taken += places

@@ -81,9 +81,20 @@ class Beginner:
         if not answers:
             return None
         last = history[answers[-1]]
-        asked = (await self._prompting.question(history[: answers[-1]], request.instructions)).prompt.token_ids
+        instructions = await self._instructions_of(last, request)
+        asked = (await self._prompting.question(history[: answers[-1]], instructions)).prompt.token_ids
         # Of a completed answer the token that ended it is not stored.
         return [*asked, *(last.token_ids or ())[: None if last.status == "completed" else -1]]
+
+    async def _instructions_of(self, answer: Message, request: TurnRequest) -> str | None:
+        """Those of the turn that gave the answer: they are no part of the conversation, and may have changed."""
+        found = None
+        if request.previous_turn_id is not None:
+            found = (await self._store.turn(request.tenant, request.previous_turn_id)).request
+        elif request.session_id is not None:
+            turns = await self._store.turns_of(request.tenant, request.session_id)
+            found = next((turn.request for turn in turns if turn.tip_hash == answer.hash), None)
+        return found.get("instructions") if found else None
 
     async def begin(self, request: TurnRequest, submitted: float) -> list[Begun]:
         """The turns that ``request.params.n`` asks for, which differ in their names only: the engine is asked once.

@@ -29,41 +29,34 @@ class Heads:
     def __init__(self, entries: int = 1 << 16) -> None:
         self._entries = entries
         self._at: OrderedDict[MessageHash, str] = OrderedDict()
-        self._used: set[str] = set()
-        """Heads that stand somewhere, or that a running turn moves."""
 
-    def of(self, request: TurnRequest, parent: MessageHash | None) -> str:
+    def of(self, request: TurnRequest, turn_id: str, parent: MessageHash | None) -> str:
         """The head that this turn moves; none ("") of a turn that is not kept."""
         if request.session_id is not None:
             return owner_of(request.tenant, request.session_id)
         if not request.stored:
             return ""
         inherited = self._at.pop(parent, None) if parent is not None else None
-        owner = inherited or owner_of(request.tenant, request.id)
-        self._used.add(owner)
-        return owner
+        return inherited or owner_of(request.tenant, turn_id)
 
     def let_go(self, tenant: str, turn_id: str, tip: MessageHash | None) -> str:
-        """The turn is deleted: the head of the conversation that it was the end of; "" where that goes on."""
+        """The turn is deleted, and nothing that is stored ends there or goes on from there: the head of the
+        conversation that it was the end of."""
         owner = self._at.pop(tip, None) if tip is not None else None
-        if owner is None:
-            owner = owner_of(tenant, turn_id)
-            return "" if owner in self._used else owner
-        self._used.discard(owner)
-        return owner
+        return owner or owner_of(tenant, turn_id)
 
-    def moved(self, request: TurnRequest, owner: str, tip: MessageHash) -> None:
-        """The turn ended, and its conversation now ends with ``tip``."""
+    def moved(self, request: TurnRequest, owner: str, tip: MessageHash) -> str:
+        """The turn ended, and its conversation now ends with ``tip``. The head that stood there before, which is
+        nobody's any more, or "": the same was asked and answered twice."""
         if request.session_id is not None or not owner:
-            return
-        self._used.discard(self._at.pop(tip, ""))
+            return ""
+        displaced = self._at.pop(tip, "")
         self._at[tip] = owner
         if len(self._at) > self._entries:
-            self._used.discard(self._at.popitem(last=False)[1])
+            self._at.popitem(last=False)
+        return displaced
 
     def stayed(self, request: TurnRequest, owner: str, parent: MessageHash | None) -> None:
         """The turn ended and brought nothing: its head stands where it stood, unless another one does by now."""
-        if request.session_id is None and (parent is None or parent in self._at):
-            self._used.discard(owner)
-        elif parent is not None:
+        if parent is not None and parent not in self._at:
             self.moved(request, owner, parent)

@@ -206,16 +206,17 @@ class SessionHub:
     async def _acknowledge(self, begun: Sequence[Begun]) -> None:
         try:
             self._check_open()
-            for turn, row in begun:
-                if turn.request.stored:
-                    turn.input_tip = (await self.store.begin_turn(row)).turn.input_tip
+            if begun[0].turn.request.stored:
+                stored = await self.store.begin_turns([row for _, row in begun])
+                for (turn, _), done in zip(begun, stored, strict=True):
+                    turn.input_tip = done.turn.input_tip
             self.turns |= {turn.id: turn for turn, _ in begun}
         finally:
             for turn, _ in begun:
                 del self._beginning[turn.id]
-        first, row = begun[0]
-        first.parent = row.parent_hash
-        first.owner = self._heads.of(first.request, row.parent_hash)
+        for turn, row in begun:
+            turn.parent = row.parent_hash
+            turn.owner = self._heads.of(turn.request, turn.id, row.parent_hash)
         for turn, _ in begun:
             turn.stream.append(Started(turn.id, turn.created_at))
         self._start([turn for turn, _ in begun])
@@ -230,6 +231,7 @@ class SessionHub:
             salt=self._salts.of(request.tenant),
             priority=request.priority,
             owner=first.owner,
+            more_owners=[turn.owner for turn in turns[1:]],
         )
         try:
             self.engine.send(command)
@@ -277,8 +279,8 @@ class SessionHub:
         that is nobody's from now on. Raises what ``Store.turn`` and ``Store.delete_turn`` do."""
         turn = await self.store.turn(tenant, turn_id)
         await self.store.delete_turn(tenant, turn_id)
-        if turn.session_id is None and (owner := self._heads.let_go(tenant, turn_id, turn.tip_hash)):
-            self.keeper.closed(owner)
+        if turn.session_id is None and not await self.store.has_message(tenant, turn.tip_hash):
+            self.keeper.closed(self._heads.let_go(tenant, turn_id, turn.tip_hash))
 
     def live(self, tenant: str, turn_id: str) -> LiveTurn | None:
         turn = self.turns.get(turn_id)
@@ -324,9 +326,9 @@ class SessionHub:
             self.keeper.alive([owner])
         return brought
 
-    async def draft(self, request: TurnRequest, writer: str) -> None:
+    async def draft(self, request: TurnRequest, writer: str, goes_on: Callable[[], bool]) -> None:
         """``writer`` is still writing this turn: compute its prompt as far as it has settled, while there is nothing
-        else to compute.
+        else to compute. ``goes_on``: whether that is still so once the prompt is there.
 
         Raises:
             what ``submit`` does: so would the turn be refused now.
@@ -335,7 +337,8 @@ class SessionHub:
             return
         ids = list((await self._beginner.settled(request))[: self.max_model_len - 1])
         salt = self._salts.of(request.tenant)
-        self.engine.send(DraftRequest(owner=f"draft\0{writer}", prompt_token_ids=ids, salt=salt))
+        if goes_on():
+            self.engine.send(DraftRequest(owner=f"draft\0{writer}", prompt_token_ids=ids, salt=salt))
 
     def end_draft(self, writer: str) -> None:
         """``writer`` has sent it, or will not."""
@@ -363,7 +366,8 @@ class SessionHub:
         self._admission.leave(turn.request.conversation)
         if tip and turn.receipt:
             self._remembered.put(tip, turn.computed_ids())
-            self._heads.moved(turn.request, turn.owner, tip)
+            if displaced := self._heads.moved(turn.request, turn.owner, tip):
+                self.keeper.closed(displaced)
             self.keeper.alive([turn.owner])
             self.keeper.keep(turn.owner, turn.request.keep_seconds)
         else:

@@ -11,6 +11,8 @@ from chatpager.errors import InputTooLong
 USUAL_CHARACTERS = 4
 """A text of at most so many characters for each token of the context is tokenised as it is."""
 THOUGHT = "</think>"
+THOUGHTS = 8
+"""Contexts' worth of tokens that answers may have thought."""
 PIECE = 1 << 14
 """Characters that are tokenised at once while they are only counted."""
 
@@ -29,24 +31,39 @@ def check_bytes(messages: Sequence[ChatMessage], tokenizer: Tokenizer, limit: in
 
 def check_tokens(messages: Sequence[ChatMessage], tokenizer: Tokenizer, limit: int) -> None:
     """Counts the tokens of a long input piece by piece, and stops at twice ``limit``: cutting a text into pieces
-    changes its tokens a little, never so much. What passes is counted exactly afterwards.
+    changes its tokens a little, never so much. What passes is counted exactly afterwards. What answers thought first,
+    which a template may drop, counts only where it is far more than the rest may be.
 
     Raises:
         InputTooLong
     """
-    texts = _written(messages)
-    if sum(map(len, texts)) <= limit * USUAL_CHARACTERS:
+    texts, thoughts = _written(messages), _thought(messages)
+    if sum(map(len, [*texts, *thoughts])) <= limit * USUAL_CHARACTERS:
         return
-    count = 0
+    left = _count(texts, tokenizer, 2 * limit)
+    if left < 0 or _count(thoughts, tokenizer, THOUGHTS * limit) < 0:
+        raise InputTooLong(sum(len(t.encode(errors="surrogatepass")) for t in [*texts, *thoughts]), limit)
+
+
+def _count(texts: Sequence[str], tokenizer: Tokenizer, most: int) -> int:
+    """What is left of ``most`` tokens, or less than nothing."""
     for text in texts:
         for start in range(0, len(text), PIECE):
-            count += len(tokenizer.encode_plain(text[start : start + PIECE]))
-            if count > 2 * limit:
-                raise InputTooLong(sum(len(t.encode(errors="surrogatepass")) for t in texts), limit)
+            most -= len(tokenizer.encode_plain(text[start : start + PIECE]))
+            if most < 0:
+                return most
+    return most
 
 
 def _written(messages: Sequence[ChatMessage]) -> list[str]:
     """What a template may trim, or drop, does not count: the ends of a text, and what an answer thought first. Nor do
     answers of ours, whose ids are known."""
-    return [m.text.rpartition(THOUGHT)[2].strip() if m.role == "assistant" else m.text.strip()
-            for m in messages if m.token_ids is None]  # fmt: skip
+    return [
+        m.text.rpartition(THOUGHT)[2].strip() if m.role == "assistant" else m.text.strip()
+        for m in messages
+        if m.token_ids is None
+    ]
+
+
+def _thought(messages: Sequence[ChatMessage]) -> list[str]:
+    return [m.text.rpartition(THOUGHT)[0] for m in messages if m.role == "assistant" and m.token_ids is None]

@@ -7,6 +7,7 @@ tell the names of its blocks, nor offer blocks under them.
 from __future__ import annotations
 
 import hmac
+import os
 import secrets
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def server_secret(folder: Path) -> bytes:
     try:
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            write_whole(path, secrets.token_bytes(SECRET_BYTES))
+            _make(path)
         found = path.read_bytes()
     except OSError as error:
         log.warning(
@@ -49,3 +50,20 @@ def server_secret(folder: Path) -> bytes:
     if len(found) != SECRET_BYTES:
         raise ConfigError("data_dir", f"{path} is no secret of ours; delete it, and kv beside it", value=str(folder))
     return found
+
+
+def _make(path: Path) -> None:
+    """Whole or not at all, and never over one that somebody made meanwhile."""
+    own = path.with_name(f"{path.name}-{secrets.token_hex(8)}")
+    write_whole(own, secrets.token_bytes(SECRET_BYTES))
+    try:
+        os.link(own, path)
+    except FileExistsError:
+        pass
+    finally:
+        own.unlink()
+
+
+def domain_of(secret: bytes) -> bytes:
+    """What tells whether blocks on disk were named with this secret, without telling it."""
+    return hmac.digest(secret, b"blocks on disk", "sha256")

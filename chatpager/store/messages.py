@@ -69,6 +69,11 @@ async def load(c: AsyncConnection, tenant: str, tip: MessageHash | None) -> list
     return [_record(row) for row in await _rows(c, tenant, tip)]
 
 
+async def is_stored(c: AsyncConnection, tenant: str, hash: MessageHash) -> bool:
+    query = select(messages.c.hash).where(messages.c.hash == hash, messages.c.tenant == tenant)
+    return (await c.execute(query)).first() is not None
+
+
 async def _rows(c: AsyncConnection, tenant: str, tip: MessageHash | None) -> list[Any]:
     if tip is None:
         return []

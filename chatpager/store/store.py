@@ -172,6 +172,10 @@ class Store:
         async with self._database.read() as c:
             return await messages.load(c, tenant, tip)
 
+    async def has_message(self, tenant: str, hash: MessageHash | None) -> bool:
+        async with self._database.read() as c:
+            return hash is not None and await messages.is_stored(c, tenant, hash)
+
     async def match_content(self, tenant: str, sent: Sequence[NewMessage]) -> list[Message]:
         """The longest stored chain with the contents of the first of ``sent``, root first; often one shorter."""
         async with self._database.read() as c:
@@ -192,9 +196,14 @@ class Store:
             SessionBusy: the session is elsewhere than the caller believes, or another turn of it runs.
             IdempotencyConflict: ``client_key`` came before with another request.
         """
-        deletes = turns.leaves_a_branch(new)
-        async with self._database.write("begin_turn", new.tenant, deletes=deletes, owned=True) as c:
-            return await turns.begin(c, new)
+        (begun,) = await self.begin_turns([new])
+        return begun
+
+    async def begin_turns(self, new: Sequence[NewTurn]) -> list[BegunTurn]:
+        """``begin_turn`` for several of one tenant: all of them or none."""
+        tenant, deletes = new[0].tenant, any(map(turns.leaves_a_branch, new))
+        async with self._database.write("begin_turn", tenant, deletes=deletes, owned=True) as c:
+            return [await turns.begin(c, each) for each in new]
 
     async def journal(self, entries: Sequence[JournalEntry]) -> set[str]:
         """Write the tokens of one step, of any number of turns, before they are sent: they outlive the process.

@@ -72,6 +72,15 @@ class TestIdle:
         write(engine, LONG)
         assert not engine.has_work
 
+    def test_what_went_to_host_memory_meanwhile_is_told_as_host_memory_s(self):
+        engine = make_engine(num_blocks=14, host_blocks=20)
+        write(engine, LONG)
+        run(engine)
+        answer(engine, "other", range(200, 240), 1, owner="t")
+        usage = answer(engine, "turn", LONG, 1, owner="s").usage
+        assert usage.host_tokens > 0
+        assert usage.draft_tokens <= usage.cached_tokens - usage.host_tokens
+
     def test_what_host_memory_has_is_brought_back_and_not_computed(self):
         engine = make_engine(num_blocks=14, host_blocks=20)
         answer(engine, "before", LONG[:28], owner="s")
@@ -124,15 +133,17 @@ class TestAtNobodysCost:
         run(engine)
         assert answer(engine, "turn", LONG).usage.draft_tokens == 36
 
-    def test_leases_are_not_revoked_for_it(self):
-        engine = make_engine(num_blocks=30, max_model_len=40)
-        answer(engine, "kept", range(200, 239), 1, owner="t")
-        engine.leases.acquire("t", Strength.HARD, 60)
-        write(engine, LONG[:39])
-        write(engine, range(300, 339), "v")
-        write(engine, range(400, 439), "w")
+    def test_not_even_where_its_own_beginning_is_what_could_be_spared(self):
+        engine = make_engine(num_blocks=14)
+        answer(engine, "kept", range(200, 236), 1, owner="t")
+        engine.leases.acquire("t", Strength.SOFT, 60)
+        answer(engine, "cold", LONG[:17], 1)
+        before = engine.session_cache("t", 0.0).device_tokens
+        engine.leases.take_events()
+        write(engine, LONG)
         run(engine)
-        assert [event.change for event in engine.leases.take_events()] == ["granted"]
+        assert engine.session_cache("t", 0.0).device_tokens == before > 0
+        assert engine.leases.take_events() == []
 
 
 class TestChanges:
@@ -173,6 +184,25 @@ class TestChanges:
         run(engine)
         assert not engine.leases.heads
         assert all(block.eviction_class is EvictionClass.DEAD for block in engine.pool.index.values())
+
+    def test_one_that_was_given_up_while_it_was_computed_has_no_head(self):
+        engine = make_engine(max_tokens=4)  # a slice takes two steps
+        write(engine, LONG)
+        step(engine)
+        write(engine, [])
+        run(engine)
+        assert not engine.leases.heads
+
+    def test_the_seeds_of_answers_do_not_depend_on_drafts(self):
+        def seed(drafts):
+            engine = make_engine()
+            engine._intake._seed = 7
+            for _ in range(drafts):
+                write(engine, LONG)
+            engine.add(request("turn", [1, 2, 3], 1), 0.0)
+            return engine.scheduler.waiting[0].seed
+
+        assert seed(0) == seed(3)
 
     @pytest.mark.parametrize("fault", ["raise_for", "nan_for"])
     def test_one_that_fails_is_over_and_the_engine_goes_on(self, fault):

@@ -7,7 +7,7 @@ engine must come to rest with the right answers. ``CHATPAGER_INTERLEAVINGS`` is 
 """
 
 import os
-from collections import deque
+from collections import Counter, deque
 
 import pytest
 
@@ -15,7 +15,7 @@ from chatpager.engine.heads import Strength
 from chatpager.engine.messages import LeaseRequest
 from tests.engine.fakes import continuation, make_engine, request, step
 
-STATES = int(os.environ.get("CHATPAGER_INTERLEAVINGS", "400"))
+STATES = int(os.environ.get("CHATPAGER_INTERLEAVINGS", "300"))
 PROMPTS = {
     "a": [1, 2, 3, 4, 11, 12, 13, 14, 15],
     "b": [1, 2, 3, 4, 21, 22, 23, 24, 25],
@@ -87,6 +87,14 @@ class World:
         self.engine.tiers.host.clear()
         return had > 0
 
+    def happened(self):
+        cache = self.engine.cache
+        return [
+            *(["evicted"] if cache.stats.evicted_blocks.total() else []),
+            *(["restored"] if cache.stats.restored_tokens.total() else []),
+            *(["leased"] if self.engine.pool.leased else []),
+        ]
+
     # -- what there is ------------------------------------------------------------------------------------------------
 
     def state(self):
@@ -137,10 +145,21 @@ def after(events):
     return world
 
 
-def explore(most):
-    """How many states were seen, and how many events tried."""
-    seen = {World().state(): ()}
-    todo, tried = deque([()]), 0
+WARM = [
+    *(event for name in "abc" for event in (("begin", name), *[("step", "")] * 4)),
+    ("begin", "a"),
+    ("step", ""),
+    ("begin", "c"),
+]
+"""All three have been answered, which was too much for the device, and two of them are asked again."""
+
+
+def explore(most, start=()):
+    """How many states were seen, how many events tried, and in how many states something had been evicted, restored or
+    leased."""
+    start = tuple(start)
+    seen = {after(start).state(): start}
+    todo, tried, happened = deque([start]), 0, Counter()
     while todo:
         path = todo.popleft()
         for kind, name in EVENTS:
@@ -151,11 +170,12 @@ def explore(most):
             state = world.state()
             if changed and state not in seen:
                 if len(seen) >= most:
-                    return len(seen), tried
+                    return len(seen), tried, happened
                 seen[state] = (*path, (kind, name))
                 todo.append(seen[state])
+                happened.update(world.happened())
                 rests(world)
-    return len(seen), tried
+    return len(seen), tried, happened
 
 
 def rests(world):
@@ -167,12 +187,17 @@ def rests(world):
     assert world.engine.pool.counts()["active"] == 0
 
 
-def test_every_order_of_events_leads_to_a_sound_state():
-    states, tried = explore(STATES)
+@pytest.mark.parametrize("start", [(), WARM], ids=["from nothing", "from what is full"])
+def test_every_order_of_events_leads_to_a_sound_state(start):
+    states, tried, happened = explore(STATES, start)
     assert states == STATES and tried > states
+    if start:
+        assert happened["evicted"] > states / 2
+        assert happened["restored"] > states / 20
+        assert happened["leased"] > states / 20
 
 
 @pytest.mark.slow
 def test_many_more():
-    states, tried = explore(50 * STATES)
-    print(f"{states} states, {tried} events")
+    for start in ((), WARM):
+        print(explore(50 * STATES, start))

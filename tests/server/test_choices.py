@@ -5,7 +5,9 @@ import asyncio
 import pytest
 from openai import AsyncOpenAI
 
+from chatpager.errors import StoreError
 from chatpager.server.input_items import input_messages
+from chatpager.store import turns
 from tests.serving import eventually
 
 PATH = "/v1/chat/completions"
@@ -141,6 +143,74 @@ async def test_each_takes_a_place(serve):
         server.gate.open()
         await asking
         assert len(texts(await ask(server, n=3))) == 3
+
+
+async def test_of_an_n_for_which_there_is_never_room_that_is_said(serve):
+    async with serve(hub={"max_turns": 3}) as server:
+        assert (await server.post(PATH, {**SEEDED, "n": 4})).refusal == (400, "invalid_request", "n")
+
+
+async def test_all_are_stored_or_none(server, monkeypatch):
+    store = server.service.store
+    insert, count = turns.begin, []
+
+    async def fails_at_the_second(c, new):
+        count.append(new.id)
+        if len(count) == 2:
+            raise StoreError("the disk is full")
+        return await insert(c, new)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(turns, "begin", fails_at_the_second)
+        assert (await server.post(PATH, {**SEEDED, "n": 3})).status == 503
+    assert await store.active_turns("default") == [] and not server.hub.turns
+    assert len(texts(await ask(server, n=3))) == 3
+
+
+async def test_a_deletion_that_was_cut_short_can_be_asked_for_again(server, monkeypatch):
+    told = await ask(server, n=3)
+    delete, count = server.service.store.delete_turn, []
+
+    async def fails_at_the_second(tenant, name):
+        count.append(name)
+        if len(count) == 2:
+            raise StoreError("the disk is full")
+        return await delete(tenant, name)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(server.service.store, "delete_turn", fails_at_the_second)
+        assert (await server.delete(f"{PATH}/{told['id']}")).status == 503
+    assert (await server.delete(f"{PATH}/{told['id']}")).json["deleted"] is True
+    for name in (told["id"], f"{told['id']}-1", f"{told['id']}-2"):
+        assert (await server.delete(f"{PATH}/{name}")).status == 404
+
+
+async def test_every_choice_s_prefix_is_kept(serve, tmp_path):
+    kv = {"kv_dir": str(tmp_path / "kv")}
+    async with serve(engine=kv) as server:
+        told = await ask(server, n=2, max_tokens=40)
+        cached = await server.hub.engine.ask(lambda engine: [b.eviction_class.name for b in engine.pool.index.values()])
+        assert set(cached) == {"SOFT"}
+    async with serve(engine=kv) as server:
+        for text in texts(told):
+            messages = [*MESSAGES, {"role": "assistant", "content": text}, {"role": "user", "content": "And then?"}]
+            cache = (await ask(server, messages=messages))["chatpager"]["cache"]
+            assert cache["disk_tokens"] + cache["device_tokens"] == (told["usage"]["prompt_tokens"] + 39) // 8 * 8
+            assert cache["disk_tokens"] > 0
+
+
+async def test_the_account_of_choices_that_end_in_their_prompt(serve):
+    async with serve(step=16) as server:
+        server.gate.hold(after=2)
+        asking = asyncio.create_task(server.post(PATH, {**SEEDED, "n": 3}))
+        await server.held()
+        turns = list(server.hub.turns.values())
+        asking.cancel()
+        await eventually(lambda: server.hub.engine._commands.qsize() == 3)
+        server.gate.open()
+        computed = {(await server.turn_ended(turn)).receipt.computed_tokens for turn in turns}
+        assert len(computed) == 1 and computed.pop() > 0
+        assert 'source="computed"} 0' not in (await server.get("/metrics")).body.decode()
 
 
 async def test_a_response_has_one(server):

@@ -28,11 +28,26 @@ async def test_a_connection_without_a_request_is_closed(serve, sent):
         writer.close()
 
 
-async def test_one_that_streams_or_is_a_socket_is_not(serve):
+async def test_a_socket_lives_longer_than_what_is_idle(serve):
     async with serve(idle_seconds=0.1) as server, server.socket() as socket:
-        await asyncio.sleep(0.3)  # longer than what is idle may live
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        assert await reader.read() == b"", "this one is idle, and was opened later"
         await socket.create("Hello")
         assert (await socket.rest())[-1]["type"] != "error"
+        writer.close()
+
+
+async def test_so_does_a_stream(serve):
+    async with serve(idle_seconds=0.1) as server:
+        server.gate.hold(after=2)
+        body = {"input": "Hello", "stream": True, "max_output_tokens": 4, "ignore_eos": True}
+        async with server.events("/v1/responses", body) as events:
+            await server.held()
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            assert await reader.read() == b""
+            server.gate.open()
+            assert [kind async for kind, _ in events][-1] == "response.incomplete"
+        writer.close()
 
 
 async def test_a_body_that_does_not_come_is_refused(server):

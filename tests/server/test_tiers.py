@@ -195,3 +195,43 @@ async def test_a_conversation_that_no_longer_fits_is_not_brought_back_and_harms_
         assert (await server.post(f"{path}/prefetch")).json["tokens"] == 0
         refused = await server.call("PUT", f"{path}/pin")
         assert refused.refusal == (409, "nothing_cached", None)
+
+
+async def disk_bytes(server):
+    await server.hub.engine.ask(lambda engine: (engine.tiers.work(idle=True), engine.tiers.disk.flush()))
+    return (await server.get("/health")).json["tiers"]["disk"]["bytes"]
+
+
+async def test_the_same_asked_and_answered_twice_leaves_nothing_when_both_are_deleted(serve, kv):
+    async with serve(engine=kv) as server:
+        answers = [await server.respond(LONG, **GREEDY) for _ in range(2)]
+        assert await disk_bytes(server) > 0
+        await server.delete(f"/v1/responses/{answers[0]['id']}")
+        assert await disk_bytes(server) > 0, "the other one is still there"
+        await server.delete(f"/v1/responses/{answers[1]['id']}")
+        assert await disk_bytes(server) == 0
+
+
+async def test_after_a_restart_too_the_deletion_of_an_early_response_leaves_the_conversation_its_prefix(serve, kv):
+    async with serve(engine=kv) as server:
+        first = await server.respond(LONG, **GREEDY)
+        second = await server.respond("And then?", previous_response_id=first["id"], **GREEDY)
+        before = await disk_bytes(server)
+    async with serve(engine=kv) as server:
+        await server.delete(f"/v1/responses/{first['id']}")
+        assert await disk_bytes(server) == before > 0
+        third = await server.respond("And now?", previous_response_id=second["id"], **GREEDY)
+        assert cache_of(third)["disk_tokens"] > 0
+
+
+async def test_instructions_that_changed_over_a_restart_are_told_as_such(serve):
+    brief, long = "Be brief. " * 6, "Talk long. " * 6
+    more = {**GREEDY, "instructions": long}
+    async with serve() as server:
+        first = await server.respond(LONG, **{**more, "instructions": brief})
+        here = cache_of(await server.respond("And then?", previous_response_id=first["id"], **more))
+    async with serve() as server:
+        there = cache_of(await server.respond("And then?", previous_response_id=first["id"], **more))
+    for name in ("diverged_at", "miss_reason", "attainable_tokens"):
+        assert there[name] == here[name]
+    assert here["miss_reason"] == "diverged"

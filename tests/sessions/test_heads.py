@@ -21,7 +21,7 @@ def heads():
 def turn(heads, name, parent, tip):
     """A turn that goes on from ``parent`` and ends with ``tip``, or without; its head."""
     request = asked(name)
-    owner = heads.of(request, parent)
+    owner = heads.of(request, name, parent)
     heads.moved(request, owner, tip) if tip else heads.stayed(request, owner, parent)
     return owner
 
@@ -34,20 +34,11 @@ def test_a_turn_takes_over_the_head_of_the_one_before(heads):
     assert turn(heads, "other", b"1", b"3") == owner_of("t", "other")
 
 
-def test_the_head_of_a_conversation_that_goes_on_does_not_go_with_its_first_response(heads):
+def test_the_head_of_a_conversation_goes_with_its_end(heads):
     turn(heads, "one", None, b"1")
     turn(heads, "two", b"1", b"2")
-    assert heads.let_go("t", "one", b"1") == ""
     assert heads.let_go("t", "two", b"2") == FIRST
     assert turn(heads, "three", b"2", b"3") == owner_of("t", "three")
-
-
-def test_nor_while_the_turn_that_goes_on_from_it_runs(heads):
-    turn(heads, "one", None, b"1")
-    owner = heads.of(asked("two"), b"1")
-    assert heads.let_go("t", "one", b"1") == ""
-    heads.moved(asked("two"), owner, b"2")
-    assert heads.let_go("t", "two", b"2") == FIRST
 
 
 def test_of_what_an_earlier_server_knew_the_own_head_goes(heads):
@@ -62,17 +53,17 @@ def test_a_turn_that_brought_nothing_leaves_the_head_where_it_stood(heads):
 
 def test_unless_another_one_stands_there_by_now(heads):
     turn(heads, "one", None, b"1")
-    owner = heads.of(asked("slow"), b"1")
-    other = heads.of(asked("same"), None)
-    heads.moved(asked("same"), other, b"1")
+    owner = heads.of(asked("slow"), "slow", b"1")
+    other = turn(heads, "same", None, b"1")
     heads.stayed(asked("slow"), owner, b"1")
     assert turn(heads, "two", b"1", b"2") == other
-    assert heads.let_go("t", "one", None) == FIRST
 
 
-def test_a_first_turn_that_brought_nothing_has_a_head_nowhere(heads):
-    assert turn(heads, "one", None, None) == FIRST
-    assert heads.let_go("t", "one", None) == FIRST
+def test_of_two_that_ended_with_the_same_the_later_one_s_stays(heads):
+    request = asked("same")
+    assert heads.moved(asked("one"), FIRST, b"1") == ""
+    assert heads.moved(request, heads.of(request, "same", None), b"1") == FIRST
+    assert heads.let_go("t", "same", b"1") == owner_of("t", "same")
 
 
 def test_of_many_the_one_moved_longest_ago_is_forgotten():
@@ -80,14 +71,13 @@ def test_of_many_the_one_moved_longest_ago_is_forgotten():
     for name in ("one", "two", "three"):
         turn(heads, name, None, name.encode())
     assert turn(heads, "again", b"one", b"x") == owner_of("t", "again")
-    assert heads.let_go("t", "one", b"one") == FIRST
-    assert heads.let_go("t", "three", b"three") == owner_of("t", "three")
+    assert turn(heads, "more", b"three", b"y") == owner_of("t", "three")
 
 
 @pytest.mark.parametrize("more", [{"stored": False}, {"session_id": "c"}])
 def test_what_has_another_name_or_none_stands_nowhere(heads, more):
     request = asked("one", **more)
-    owner = heads.of(request, None)
+    owner = heads.of(request, "one", None)
     assert owner == ("" if "stored" in more else owner_of("t", "c"))
     heads.moved(request, owner, b"1")
     heads.stayed(request, owner, b"1")

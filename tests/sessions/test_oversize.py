@@ -51,11 +51,20 @@ def test_what_fits_is_never_refused(tokenizer, token):
 def test_known_answers_their_thoughts_and_what_surrounds_a_text_do_not_count(tokenizer):
     messages = [
         ChatMessage("assistant", "a" * 9000, [5] * 9),
-        ChatMessage("assistant", "<think>" + "a" * 9000 + "</think>b"),
+        ChatMessage("assistant", "<think>" + "a" * 6000 + "</think>b"),
         ChatMessage("user", " " * 9000 + "Hello"),
     ]
-    check_bytes(messages, tokenizer, 10)
-    check_tokens(messages, tokenizer, 10)
+    check_bytes(messages, tokenizer, 1000)
+    check_tokens(messages, tokenizer, 1000)
+
+
+async def test_nor_does_a_thought_hide_an_answer_without_end(rig, encoded):
+    async with rig(length=200) as r:
+        encoded.clear()
+        answer = assistant("The quick brown fox. " * 5000 + "</think>")
+        with pytest.raises(InputTooLong):
+            await r.hub.submit(r.request(messages=[user("a"), answer, user("b")], whole=True))
+        assert sum(encoded) <= 2 * PIECE
 
 
 async def test_an_answer_that_the_client_wrote_is_tokenised_no_further_than_needed(rig, encoded):

@@ -1,12 +1,13 @@
 """Salts keep tenants apart, and the secret they are made of is the server's own."""
 
 import stat
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import structlog
 
 from chatpager.errors import ConfigError
-from chatpager.sessions.salts import SECRET_BYTES, Salts, server_secret
+from chatpager.sessions.salts import SECRET_BYTES, Salts, domain_of, server_secret
 
 
 def test_a_salt_is_the_tenant_s_and_the_secret_s():
@@ -22,6 +23,20 @@ def test_the_secret_is_made_once_and_is_the_owner_s(tmp_path):
     assert len(made) == SECRET_BYTES
     assert server_secret(folder) == made != server_secret(tmp_path / "other")
     assert stat.S_IMODE((folder / "secret").stat().st_mode) == 0o600
+
+
+def test_of_many_that_start_together_all_have_what_is_kept(tmp_path):
+    for round in range(10):
+        folder = tmp_path / str(round)
+        with ThreadPoolExecutor(8) as pool:
+            found = set(pool.map(lambda _: server_secret(folder), range(8)))  # noqa: B023
+        assert found == {(folder / "secret").read_bytes()}
+        assert [path.name for path in folder.iterdir()] == ["secret"]
+
+
+def test_the_domain_of_blocks_tells_secrets_apart_and_no_secret():
+    assert domain_of(b"a") == domain_of(b"a") != domain_of(b"b")
+    assert domain_of(b"a") != Salts(b"a").of("")
 
 
 def test_where_it_cannot_be_kept_each_start_has_its_own(tmp_path):
