@@ -16,7 +16,7 @@ Act = Callable[[Talk], None]
 def tell(talk: Talk, fact: Fact | None = None, wording: Split = Split.TRAIN) -> None:
     """The user tells one fact."""
     fact = fact or draw_fact(talk.rng, talk.lang, talk.split)
-    text = fact.fill(talk.rng.choice(fact.kind.tells(wording)))
+    text = telling(talk, fact, wording)
     if talk.chance(0.06) and talk.split is Split.TRAIN and fact.value.isascii():
         fact = Fact(fact.kind, fact.value.lower(), fact.key)
         text = text.lower()
@@ -24,13 +24,21 @@ def tell(talk: Talk, fact: Fact | None = None, wording: Split = Split.TRAIN) -> 
         text = _lead_in(talk, text, "correction")
     elif talk.chance(0.15):
         text = _lead_in(talk, text, "aside")
+    elif talk.split is Split.TRAIN and talk.chance(0.12):
+        text = _lead_in(talk, text, "hedge")
     talk.learn(fact)
     talk.say(text.removesuffix(".") if talk.chance(0.1) else text, acknowledge(talk, [fact]))
 
 
+def telling(talk: Talk, fact: Fact, wording: Split = Split.TRAIN) -> str:
+    template = talk.rng.choice(fact.kind.tells(wording))
+    train = talk.split is Split.TRAIN and wording is Split.TRAIN
+    return fact.fill(reworded(talk, template, "same_told") if train else template)
+
+
 def _lead_in(talk: Talk, text: str, kind: str) -> str:
     lead = phrase(talk, kind)
-    runs_on = talk.lang == "en" and lead.endswith(", ")
+    runs_on = talk.lang == "en" and not lead.endswith(("! ", ": ", "? "))
     small = ("My ", "The ", "Our ", "Please ", "Remember ", "Nothing ", "Home ", "People ", "Call ", "You ")
     return lead + (text[0].lower() + text[1:] if runs_on and text.startswith(small) else text)
 
@@ -54,7 +62,7 @@ def tell_several(talk: Talk) -> None:
         return
     for fact in facts:
         talk.learn(fact)
-    talk.say(_joined(talk, [f.fill(talk.rng.choice(f.kind.tell)) for f in facts]), acknowledge(talk, facts))
+    talk.say(_joined(talk, [telling(talk, f) for f in facts]), acknowledge(talk, facts))
 
 
 def _joined(talk: Talk, told: list[str]) -> str:
@@ -110,7 +118,7 @@ def tell_and_ask(talk: Talk) -> None:
     """A fact and the question for it in one message."""
     fact = draw_fact(talk.rng, talk.lang, talk.split)
     talk.learn(fact)
-    told, asked = fact.fill(talk.rng.choice(fact.kind.tell)), question(talk, fact.kind, fact.key)
+    told, asked = telling(talk, fact), question(talk, fact.kind, fact.key)
     talk.say(told + ("" if talk.lang == "zh" else " ") + asked, fact.sentence)
 
 
@@ -120,7 +128,7 @@ def tell_and_ask_project(talk: Talk) -> None:
     topic = talk.rng.choice(knowledge.project(talk.lang))
     talk.learn(fact)
     gap = "" if talk.lang == "zh" else " "
-    told, asked = fact.fill(talk.rng.choice(fact.kind.tell)), talk.rng.choice(topic.ask)
+    told, asked = telling(talk, fact), talk.rng.choice(topic.ask)
     talk.say(told + gap + asked, acknowledge(talk, [fact]) + gap + topic.answers[0])
 
 

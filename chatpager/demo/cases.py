@@ -181,7 +181,7 @@ def suites() -> dict[str, tuple[Callable[[Random, int], Case], int]]:
     size = {name: sum(len(t.held_out) for topics in group.values() for t in topics) for name, group in
             {"project": project, "greeting": greeting, "small talk": small}.items()}  # fmt: skip
     return {
-        "recall": (recall, 320),
+        "recall": (recall, 1280),
         "corrected": (corrected, 100),
         "untold": (untold, 100),
         "summary": (summary, 60),

@@ -14,7 +14,7 @@ MAX_TURNS = 14
 
 def conversation(rng: Random, *, turns: int, split: Split = Split.TRAIN) -> list[Message]:
     """``turns`` turns in one language, or in both; a third begin with a system message."""
-    language = rng.choices(("en", "zh", "both"), (70, 22, 8))[0]
+    language = rng.choices(("en", "zh", "both"), (66, 26, 8))[0]
     talk = Talk(rng, split, "zh" if language == "zh" else "en", traditional=rng.random() < 0.5)
     if talk.chance(0.35):
         open_with_system(talk)

@@ -29,7 +29,7 @@ class Recipe:
     micro_batches: int = 2
     """Micro-batches of one step; workers share them."""
     tokenizer_conversations: int = 12000
-    steps: int = 27309
+    steps: int = 34412
     warmup: int = 60
     """Steps over which the learning rate rises."""
     decay: float = 0.35

@@ -71,17 +71,17 @@ def led(talk: Talk, text: str, p: float = 0.2) -> str:
     return lead + text
 
 
-def reworded(talk: Talk, question: str) -> str:
-    """``question`` in other words; never a held-out wording."""
-    text = question
-    for group in load_data("talk")["same"][talk.lang]:
+def reworded(talk: Talk, said: str, same: str = "same") -> str:
+    """``said`` in other words, by the phrases of ``same`` in talk.toml; never a held-out wording."""
+    text = said
+    for group in load_data("talk")[same][talk.lang]:
         found = next((m for p in group if p and (m := whole(p, talk.lang).search(text))), None)
         if found and talk.chance(0.3):
             text = text[: found.start()] + str(talk.rng.choice(group)) + text[found.end() :]
-    if talk.lang == "en" and talk.chance(0.04):
+    if talk.lang == "en" and same == "same" and talk.chance(0.04):
         stop = load_data("talk")["stop"]["en"].split()
         text = " ".join(w for w in text.split() if w.lower() not in stop) or text
-    return question if plain(text) in held_out_wordings() else text
+    return said if plain(text) in held_out_wordings() else text
 
 
 @cache
@@ -103,7 +103,8 @@ def held_out_wordings() -> frozenset[str]:
     found: set[str] = set()
     for kind in load_data("facts")["kind"]:
         for lang in ("en", "zh"):
-            found.update(map(plain, kind.get(lang, {}).get("ask_held_out", ())))
+            for side in ("ask_held_out", "tell_held_out"):
+                found.update(map(plain, kind.get(lang, {}).get(side, ())))
     for entry in load_data("talk")["smalltalk"]:
         for lang in ("en", "zh"):
             found.update(map(plain, entry.get(lang, {}).get("held_out", ())))

@@ -1,8 +1,7 @@
 """The built-in model as it is shipped: its size, its files, and what it gets right.
 
-The goals (card.GOALS) hold for the full evaluation; those that these weights miss are expected to fail here, and the
-card names them. The floors only guard the shipped weights against getting worse: they lie below the measured figures,
-because a few dozen cases decide each.
+The goals (card.GOALS) hold for the full evaluation. The floors only guard the shipped weights against getting worse:
+they lie below the measured figures, because a few dozen cases decide each.
 """
 
 import json
@@ -18,7 +17,7 @@ from chatpager.demo.cases import make_cases
 from chatpager.demo.evaluate import Player, tally
 from chatpager.demo.recipe import Recipe
 
-SAMPLE = {"recall": 0.08, "project": 0.1, "unknown": 0.15, "greeting": 1.0, "untold": 0.2, "corrected": 0.15}
+SAMPLE = {"recall": 0.02, "project": 0.1, "unknown": 0.15, "greeting": 1.0, "untold": 0.2, "corrected": 0.15}
 FLOOR = {"recall": 0.7, "project": 0.8, "unknown": 0.7, "greeting": 0.85, "untold": 0.7, "corrected": 0.85}
 
 
@@ -65,11 +64,8 @@ def test_the_default_sampling_is_cool_and_stops_at_the_end_of_a_message():
     assert 3 in config.eos_token_id
 
 
-MISSED = pytest.mark.xfail(reason="these weights miss this goal, and their card says by how much", strict=True)
-
-
 @pytest.mark.parametrize("way", ["float32", "sampled"])
-@pytest.mark.parametrize("suite", [pytest.param("recall", marks=MISSED), "project", "unknown"])
+@pytest.mark.parametrize("suite", ["recall", "project", "unknown"])
 def test_the_committed_figures_meet_the_goal(way, suite):
     right, total = json.loads((model_path() / "evaluation.json").read_text())[way][suite]["all"]
     assert right / total >= GOALS[suite], (right, total)
