@@ -135,15 +135,15 @@ async def test_delete_ends_the_turn_that_runs(server):
 @asynccontextmanager
 async def held_beginning(server, monkeypatch):
     """Turns are stored, but the hub hears of it only with the end of the block; gives an event: one is stored."""
-    begin_turn, stored, go_on = server.service.store.begin_turn, asyncio.Event(), asyncio.Event()
+    begin_turns, stored, go_on = server.service.store.begin_turns, asyncio.Event(), asyncio.Event()
 
     async def held(new):
-        begun = await begin_turn(new)
+        begun = await begin_turns(new)
         stored.set()
         await go_on.wait()
         return begun
 
-    monkeypatch.setattr(server.service.store, "begin_turn", held)
+    monkeypatch.setattr(server.service.store, "begin_turns", held)
     try:
         yield stored
     finally:

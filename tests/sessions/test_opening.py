@@ -86,15 +86,15 @@ class TestOpeningAndClosing:
 
     async def test_what_begins_as_the_server_closes_ends_with_it(self, rig, monkeypatch):
         async with rig() as r:
-            begin_turn, inside, gate = r.hub.store.begin_turn, asyncio.Event(), asyncio.Event()
+            begin_turns, inside, gate = r.hub.store.begin_turns, asyncio.Event(), asyncio.Event()
 
             async def slow(new):
-                begun = await begin_turn(new)
+                begun = await begin_turns(new)
                 inside.set()
                 await gate.wait()
                 return begun
 
-            monkeypatch.setattr(r.hub.store, "begin_turn", slow)
+            monkeypatch.setattr(r.hub.store, "begin_turns", slow)
             beginning = asyncio.ensure_future(r.hub.submit(r.request("a")))
             await inside.wait()
             await r.hub.drain(0)

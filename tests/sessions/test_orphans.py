@@ -77,18 +77,18 @@ async def test_turns_that_run_are_no_orphans(rig, monkeypatch):
         orphan, _ = await r.ask("a")
         gate = r.hold()
         running = await r.hub.submit(r.request("b", session=await r.session()))
-        begin_turn, stored, go_on = r.hub.store.begin_turn, asyncio.Event(), asyncio.Event()
+        begin_turns, stored, go_on = r.hub.store.begin_turns, asyncio.Event(), asyncio.Event()
 
         async def slow(new):
-            begun = await begin_turn(new)
+            begun = await begin_turns(new)
             stored.set()
             await go_on.wait()
             return begun
 
-        monkeypatch.setattr(r.hub.store, "begin_turn", slow)
+        monkeypatch.setattr(r.hub.store, "begin_turns", slow)
         beginning = asyncio.ensure_future(r.hub.submit(r.request("c")))
         await stored.wait()
-        monkeypatch.setattr(r.hub.store, "begin_turn", begin_turn)
+        monkeypatch.setattr(r.hub.store, "begin_turns", begin_turns)
         follower = await r.hub.submit(r.request("d", previous=orphan.id))
         go_on.set()
         gate.open()
@@ -101,17 +101,17 @@ async def test_turns_that_run_are_no_orphans(rig, monkeypatch):
 async def test_a_caller_who_is_cancelled_while_the_turn_is_stored_leaves_it_running(rig, monkeypatch, when):
     async with rig() as r:
         session = await r.session()
-        begin_turn = r.hub.store.begin_turn
+        begin_turns = r.hub.store.begin_turns
 
         async def cancelled(new):
             if when == "before":
                 asyncio.get_running_loop().call_soon(submitting.cancel)
-            begun = await begin_turn(new)
+            begun = await begin_turns(new)
             submitting.cancel()
             await asyncio.sleep(0)
             return begun
 
-        monkeypatch.setattr(r.hub.store, "begin_turn", cancelled)
+        monkeypatch.setattr(r.hub.store, "begin_turns", cancelled)
         request = r.request("a", session=session)
         submitting = asyncio.ensure_future(r.hub.submit(request))
         with pytest.raises(asyncio.CancelledError):
@@ -124,15 +124,15 @@ async def test_a_caller_who_is_cancelled_while_the_turn_is_stored_leaves_it_runn
 
 async def test_a_turn_whose_caller_was_cancelled_keeps_its_place_until_it_ends(rig, monkeypatch):
     async with rig(max_turns=1) as r:
-        gate, begin_turn = r.hold(), r.hub.store.begin_turn
+        gate, begin_turns = r.hold(), r.hub.store.begin_turns
 
         async def cancelled(new):
-            begun = await begin_turn(new)
+            begun = await begin_turns(new)
             submitting.cancel()
             await asyncio.sleep(0)
             return begun
 
-        monkeypatch.setattr(r.hub.store, "begin_turn", cancelled)
+        monkeypatch.setattr(r.hub.store, "begin_turns", cancelled)
         submitting = asyncio.ensure_future(r.hub.submit(r.request("a", session=await r.session())))
         with pytest.raises(asyncio.CancelledError):
             await submitting
@@ -154,7 +154,7 @@ async def test_a_caller_who_is_cancelled_while_the_store_refuses_leaves_nothing(
             await asyncio.sleep(0)
             raise StoreError("locked")
 
-        monkeypatch.setattr(r.hub.store, "begin_turn", refused)
+        monkeypatch.setattr(r.hub.store, "begin_turns", refused)
         submitting = asyncio.ensure_future(r.hub.submit(r.request("a", session=session)))
         with pytest.raises(asyncio.CancelledError):
             await submitting
@@ -166,14 +166,14 @@ async def test_a_caller_who_is_cancelled_while_the_store_refuses_leaves_nothing(
 async def test_a_session_deleted_as_its_first_turn_begins_ends_no_turn(rig, monkeypatch):
     async with rig() as r:
         session = await r.session()
-        begin_turn = r.hub.store.begin_turn
+        begin_turns = r.hub.store.begin_turns
 
         async def deleted(new):
-            begun = await begin_turn(new)
+            begun = await begin_turns(new)
             await r.hub.store.delete_session(TENANT, session)
             return begun
 
-        monkeypatch.setattr(r.hub.store, "begin_turn", deleted)
+        monkeypatch.setattr(r.hub.store, "begin_turns", deleted)
         turn, ended = await r.ask("a", session=session)
         assert (ended.status, ended.text) == ("completed", "ok")
         assert isinstance(turn.stream.events[0], Started)
