@@ -21,13 +21,19 @@ OPERATIONS = {
     "begin_turn": lambda s, x: s.begin_turn(begin("resp_n", user("!"), session_id=x["session"], parent_hash=x["tip"])),
     "begin_turn behind": lambda s, x: s.begin_turn(begin("resp_n", user("!"), parent_hash=x["tip"])),
     "begin_turn after": lambda s, x: s.begin_turn(begin("resp_n", user("!"), previous_turn_id=x["turn"])),
+    "begin_turns": lambda s, x: s.begin_turns(
+        [
+            begin("resp_m", user("!")),
+            begin("resp_n", user("!"), session_id=x["session"], parent_hash=x["tip"]),
+        ]
+    ),
     "journaled": lambda s, x: s.journaled("ann", x["turn"]),
     "turn": lambda s, x: s.turn("ann", x["turn"]),
     "turns_of": lambda s, x: s.turns_of("ann", x["session"]),
     "response": lambda s, x: s.response("ann", x["turn"]),
     "delete_turn": lambda s, x: s.delete_turn("ann", x["turn"]),
 }
-ELSEWHERE = {"create_session", "list_sessions", "match_content", "active_turns", "finish_turn"}
+ELSEWHERE = {"create_session", "list_sessions", "match_content", "has_message", "active_turns", "finish_turn"}
 """Operations of a tenant that fail for no id; the tests below and beside this file show what they do."""
 OF_THE_SERVER = {"open", "claim", "close", "journal", "recover"}
 
@@ -80,6 +86,9 @@ async def test_what_a_tenant_finds_is_its_own(store):
     await of_bob(store)
     assert await store.list_sessions("ann", limit=9) == ([], False)
     assert await store.match_content("ann", [user("hi")]) == []
+    tip = (await store.session("bob", "conv_b")).tip_hash
+    assert await store.has_message("bob", tip) and not await store.has_message("ann", tip)
+    assert not await store.has_message("bob", None)
     assert await store.active_turns("ann") == []
 
 
