@@ -9,8 +9,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import signal
 
+import hypothesis
 import pytest
 import torch
+
+# Every run draws the same examples; `pytest --hypothesis-profile default` draws new ones.
+hypothesis.settings.load_profile("ci")
 
 # A shell starts background jobs with Ctrl+C ignored, and every process below would inherit it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -88,8 +88,10 @@ class Drafts:
         (owner, part), self._running = self._running, None
         whole = self._waiting.get(owner)
         asked = part.token_ids[: part.num_prompt_tokens]
-        if self._cache.peek(part) * self._size < len(asked) - 1:
-            self._waiting.pop(owner, None)  # it failed, and would again
+        match = self._cache.match(part)
+        match.rollback()
+        if len(match.blocks) * self._size < len(asked) - 1:
+            self._waiting.pop(owner, None)  # it failed, or another block has its name; and would again
             return
         for name in part.hashes[part.cached_tokens // self._size :]:
             self._computed[name] = True

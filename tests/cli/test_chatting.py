@@ -16,6 +16,7 @@ from chatpager.demo import model_path
 from tests.processes import clean_env, serving
 
 SESSION = re.compile(r"chatpager chat --session (conv_\w+)")
+PROMPT = r"(?m)^(?:\x1b\[\?2004h)?you "  # readline may turn on bracketed paste; answers have the word within a line
 
 
 @pytest.fixture
@@ -109,7 +110,7 @@ class Person:
         return found[0]
 
     def types(self, text):
-        self.sees("you ")
+        self.sees(PROMPT)
         self.process.say(text)
 
     def interrupts(self):
@@ -137,7 +138,7 @@ def test_a_refused_first_message_leaves_no_session_and_the_chat_goes_on(fork_ser
         person = Person(process)
         person.types("word " * 80 + "\r")
         person.sees("the context holds 64")
-        person.sees("you ")
+        person.sees(PROMPT)
         assert sessions(server) == set()
         process.say("Hello\r")
         person.sees("cached ")
@@ -189,7 +190,7 @@ def test_ctrl_c_clears_the_line_and_leaves_where_there_is_none(terminal):
     person.sees("half a line")
     person.interrupts()
     person.sees("Ctrl.C again or Ctrl.D leaves")
-    person.sees("you ")
+    person.sees(PROMPT)
     terminal.say("another")
     person.sees("another")
     person.interrupts()
@@ -197,7 +198,7 @@ def test_ctrl_c_clears_the_line_and_leaves_where_there_is_none(terminal):
     person.types("Hello\r")
     person.sees("cached ")
     for _ in range(2):
-        person.sees("you ")
+        person.sees(PROMPT)
         person.interrupts()
     assert "half" not in person.sees(SESSION.pattern)
     assert terminal.wait() == 0

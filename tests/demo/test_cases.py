@@ -30,7 +30,7 @@ def test_the_expected_answer_is_right_and_another_is_not(cases):
 
 def test_recalled_values_are_held_out_and_asked_for_one_to_ten_turns_later(cases):
     found = [c for c in cases if c.suite == "recall"]
-    assert Counter(c.group for c in found) == {str(d): 32 for d in range(1, 11)}
+    assert Counter(c.group for c in found) == {str(d): 128 for d in range(1, 11)}
     for case in found:
         if case.lang == "en" and not case.wanted[0].endswith("."):
             assert is_held_out(case.wanted[0]) or is_held_out(case.wanted[0] + ".")

@@ -213,6 +213,14 @@ class TestChanges:
         assert len(draft_steps(engine)) <= 2
         assert answer(engine, "turn", LONG).usage.draft_tokens == 0
 
+    @pytest.mark.parametrize("first", range(20))
+    def test_one_whose_names_are_taken_by_other_blocks_is_over(self, first):
+        engine = make_engine(hash_bits=1)
+        write(engine, range(first, first + 40))
+        for _ in range(20):
+            step(engine)
+        assert not engine.has_work
+
     def test_one_that_was_interrupted_goes_on(self):
         engine = make_engine()
         write(engine, LONG)
