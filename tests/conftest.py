@@ -13,9 +13,6 @@ import hypothesis
 import pytest
 import torch
 
-# Every run draws the same examples; `pytest --hypothesis-profile default` draws new ones.
-hypothesis.settings.load_profile("ci")
-
 # A shell starts background jobs with Ctrl+C ignored, and every process below would inherit it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -27,6 +24,9 @@ if not torch.cuda.is_available():
 from tests.chat_models import save_model, save_tokenizer
 from tests.postgres import postgres_server, postgres_url  # noqa: F401
 from tests.processes import fork_server, server, server_url  # noqa: F401
+
+# Every run draws the same examples; `pytest --hypothesis-profile default` draws new ones.
+hypothesis.settings.load_profile("ci")
 
 
 @pytest.fixture(autouse=True)
