@@ -18,6 +18,8 @@ import threading
 from pathlib import Path
 from typing import NoReturn
 
+import coverage
+
 MAIN = str(Path(__file__).parent.parent / "chatpager" / "__main__.py")
 """What ``python -m chatpager`` has as its first argument."""
 
@@ -75,6 +77,8 @@ def tell(channel: socket.socket, **answer: int) -> None:
 
 def become(request: dict, streams: list[int]) -> None:
     """Take on the environment, the folder, the streams and the arguments of the command."""
+    if (tracing := coverage.Coverage.current()) and not request["env"].get("COVERAGE_PROCESS_CONFIG"):
+        tracing.stop()
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["cwd"])

@@ -26,6 +26,8 @@ from chatpager.errors import ChatpagerError, ConfigError
 
 SAMPLE_CHARACTERS = 600
 AT_ONCE = 4
+ANSWER_TOKENS = 32
+"""At the most: what is measured is the prompt, and a small model may go on for long."""
 BEAT_SECONDS = 20.0
 """Between two renewals of the pin: two may be late."""
 QUESTIONS = ("What do you make of it?", "And what else?")
@@ -74,12 +76,15 @@ class Flood:
         await self._client.request("DELETE", f"/v1/conversations/{kept['let go'][0].id}/pin")
         async with self._pinned(kept["pinned"][0]):
             flooded = await self._flood(tokens, int(factor * room))
-            turns = [_turn(name, await session.ask("I am back.")) for name, (session, _) in kept.items()]
+            turns = [
+                _turn(name, await session.ask("I am back.", max_output_tokens=ANSWER_TOKENS))
+                for name, (session, _) in kept.items()
+            ]
         session, replies = kept["let go"]
         fork = await self._fork(session, replies[1])
         turns += [
-            _turn("its fork at turn 2", await fork.ask("Another way.")),
-            _turn("its origin", await session.ask("On.")),
+            _turn("its fork at turn 2", await fork.ask("Another way.", max_output_tokens=ANSWER_TOKENS)),
+            _turn("its origin", await session.ask("On.", max_output_tokens=ANSWER_TOKENS)),
         ]
         return {
             "device_tokens": room,
@@ -101,7 +106,7 @@ class Flood:
         """Three turns."""
         session = await self._new()
         said = (self._text(tokens), *QUESTIONS)
-        return session, [await session.ask(text, max_output_tokens=32) for text in said]
+        return session, [await session.ask(text, max_output_tokens=ANSWER_TOKENS) for text in said]
 
     def _text(self, tokens: int) -> str:
         return fresh_text(self._rng, int(tokens * self._per_token))

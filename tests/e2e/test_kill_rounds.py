@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from tests.processes import serving
+from tests.processes import UNTRACED, serving
 
 ROUNDS = 100
 ROUNDS_OF_A_SESSION = 5
@@ -118,7 +118,7 @@ def test_a_hundred_killed_servers_lose_nothing_anyone_has_seen(fork_server, tmp_
     for n in range(ROUNDS + 1):
         place = places[n % len(places)]
         spec = "" if place == MID_STREAM else f"{place}=kill@{rng.randint(1, PLACES[place])}"
-        env = {"CHATPAGER_TEST_MODE": "1", "CHATPAGER_FAILPOINTS": spec if n < ROUNDS else ""}
+        env = {"CHATPAGER_TEST_MODE": "1", "CHATPAGER_FAILPOINTS": spec if n < ROUNDS else "", **UNTRACED}
         with serving(fork_server, tmp_path, **env) as server:
             if talk:
                 last = talk.turns[-1]

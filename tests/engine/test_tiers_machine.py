@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
@@ -129,7 +130,7 @@ TiersMachine.TestCase.settings = settings(
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
-TestTiers = TiersMachine.TestCase
+TestTiers = pytest.mark.no_cover(TiersMachine.TestCase)  # other tests cover the same
 
 
 def flipped(raw, rng):

@@ -19,6 +19,7 @@ from chatpager.engine.sequence import SamplingParams
 from tests.engine.models import VOCAB, configs
 
 ARCHITECTURES = sorted(configs())
+pytestmark = pytest.mark.no_cover  # other tests cover the same, and a step takes twice as long under the tracer
 SCHEDULES = int(os.environ.get("CHATPAGER_SCHEDULES", "204"))
 
 

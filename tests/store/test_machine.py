@@ -257,6 +257,7 @@ def explore(url, **limits):
     run_state_machine_as_test(Machine, settings=settings(deadline=None, suppress_health_check=checks, **limits))
 
 
+@pytest.mark.no_cover  # other tests cover the same
 def test_random_histories_agree_with_the_model(url):
     explore(url, max_examples=12, stateful_step_count=25)
 
