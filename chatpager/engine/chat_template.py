@@ -63,30 +63,30 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self.traits = self._probe() if tokenizer.has_template else Traits()
 
-    def prompt(self, messages: Sequence[ChatMessage]) -> Prompt:
-        """The ids that ask for the next answer.
+    def prompt(self, messages: Sequence[ChatMessage], *, asks: bool = True) -> Prompt:
+        """The ids of the conversation, and of what ``asks`` for the next answer.
 
         Raises:
             InvalidRequest: the template refuses the messages even when fitted to it, or there is no template.
         """
         fitted = _fit(messages, self.traits)
-        text = self._render(fitted, slots=True)
+        text = self._render(fitted, slots=True, asks=asks)
         pieces = _SLOT.split(text)
         if [int(n) for n in pieces[1::2]] != [i for i, m in enumerate(fitted) if m.token_ids is not None]:
-            text = self._render(fitted, slots=False)
+            text = self._render(fitted, slots=False, asks=asks)
             return Prompt(list(self._tokenizer.encode_rendered(text)), "rewritten")
         ids: list[int] = []
         for i, piece in enumerate(pieces):
             ids += (fitted[int(piece)].token_ids or ()) if i % 2 else self._tokenizer.encode_rendered(piece)
-        exact = self.traits.keeps_answers or self._is_own_rendering(fitted, text)
+        exact = self.traits.keeps_answers or self._is_own_rendering(fitted, text, asks=asks)
         return Prompt(ids, "exact" if exact else "kept")
 
-    def _is_own_rendering(self, messages: Sequence[ChatMessage], with_slots: str) -> bool:
+    def _is_own_rendering(self, messages: Sequence[ChatMessage], with_slots: str, *, asks: bool = True) -> bool:
         """Whether the answers, put in their slots, give what the template makes of them itself."""
         filled = _SLOT.sub(lambda m: self._tokenizer.guard(messages[int(m[1])].text, answer=True), with_slots)
-        return filled == self._render(messages, slots=False)
+        return filled == self._render(messages, slots=False, asks=asks)
 
-    def _render(self, messages: Sequence[ChatMessage], *, slots: bool) -> str:
+    def _render(self, messages: Sequence[ChatMessage], *, slots: bool, asks: bool = True) -> str:
         rendered = [
             {
                 "role": m.role,
@@ -96,7 +96,7 @@ class ChatTemplate:
             }
             for i, m in enumerate(messages)
         ]
-        return self._tokenizer.render(rendered, add_generation_prompt=True)
+        return self._tokenizer.render(rendered, add_generation_prompt=asks)
 
     def _probe(self) -> Traits:
         user, system = ChatMessage("user", "a"), ChatMessage("system", "b")

@@ -24,6 +24,7 @@ class PromptCacheOptions(msgspec.Struct, frozen=True):
     mode: Literal["implicit", "explicit"] = "implicit"
     ttl: Literal["30m", "12h"] | None = None
     prewarm: bool | None = None
+    """Compute the prompt and give no answer."""
     comparison_response_id: str | None = None
 
 
@@ -40,16 +41,18 @@ class CacheWishes(msgspec.Struct, frozen=True, kw_only=True):
     """With a hyphen it is openai-python 2's spelling."""
     cache_control: CacheControl | None = None
 
+    @property
+    def prewarms(self) -> bool:
+        return bool(self.prompt_cache_options and self.prompt_cache_options.prewarm)
+
 
 def keep_seconds(wishes: CacheWishes, items: str | Sequence[Json] | None, param: str) -> float:
     """Seconds for which the prefix is to be kept after the turn; 0: as any other.
 
     Raises:
-        InvalidRequest: a wish has a wrong form, or its feature is not built.
+        InvalidRequest: a wish has a wrong form.
     """
     options = wishes.prompt_cache_options or PromptCacheOptions()
-    if options.prewarm:
-        raise InvalidRequest("prewarming is not built yet", param="prompt_cache_options.prewarm")
     marks = [wishes.cache_control] if wishes.cache_control else []
     marks += [_mark(mark, place) for mark, place in _marks(items, param)]
     asked = [options.ttl, wishes.prompt_cache_retention, *(mark.ttl or "5m" for mark in marks)]

@@ -28,6 +28,8 @@ MAX_WARNINGS = 16
 MAX_INT = 2**31 - 1
 MAX_CHOICES = 128
 """OpenAI's limit."""
+PREPARING = SamplingParams(temperature=0.0, max_tokens=1)
+"""The prompt is computed once its first token is sampled, which nobody sees."""
 
 
 class Extensions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -67,6 +69,7 @@ class ResponseCreate(Sampling, frozen=True, kw_only=True):
     max_output_tokens: int | None = None
     metadata: dict[str, Any] | None = None
     store: bool | None = None
+    generate: bool | None = None
     stream: bool | None = None
     chatpager: Extensions = Extensions()
 
@@ -98,7 +101,6 @@ UNBUILT: dict[str, tuple[tuple[type, ...], Callable[[Any], bool], str]] = {
     "tools": ((list,), bool, NO_TOOLS),
     "functions": ((list,), bool, NO_TOOLS),
     "background": ((bool,), bool, "not built yet; a stored response goes on without its reader anyway"),
-    "generate": ((bool,), lambda v: v is False, "prewarming is not built yet"),
     "stream_id": ((str,), bool, "lanes are not built yet; open another socket"),
     "n": ((int,), lambda v: v not in (None, 1), "a response is one; several choices are had on /v1/chat/completions"),
     "logprobs": ((bool,), bool, NO_LOGPROBS),
@@ -219,21 +221,23 @@ def response_request(raw: Json, served: Served, tenant: str) -> TurnRequest:
         "store": stored,
     }
     kept = keep_seconds(body, body.input, "input")
+    generate = body.generate is not False and not body.prewarms
     return TurnRequest(
         id="resp_" + secrets.token_hex(16),
         tenant=tenant,
         kind="response",
         model=served.name,
         messages=messages,
-        params=params,
+        params=params if generate else PREPARING,
         session_id=session_id,
         previous_turn_id=previous,
         instructions=instructions,
         stored=stored,
+        generate=generate,
         priority=body.chatpager.priority,
         keep_seconds=kept,
         compare_with=_compared(body),
-        parameters=_with_warnings(echo, unknown, unkept=kept > 0 and not stored),
+        parameters=_with_warnings(_without_answer(echo, generate), unknown, unkept=kept > 0 and not stored),
     )
 
 
@@ -254,7 +258,9 @@ def chat_request(raw: Json, served: Served, tenant: str) -> tuple[TurnRequest, C
         raise InvalidRequest("diagnostics are told on /v1/responses only", param=param)
     limit_name = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
     params = sampling_params(body, getattr(body, limit_name), served, limit_name)
-    echo: Json = {"metadata": check_metadata(body.metadata), **({"n": body.n} if (body.n or 1) > 1 else {})}
+    generate = not body.prewarms
+    n = (body.n or 1) if generate else 1
+    echo: Json = {"metadata": check_metadata(body.metadata), **({"n": n} if n > 1 else {})}
     kept = keep_seconds(body, body.messages, "messages")
     request = TurnRequest(
         id="chatcmpl_" + secrets.token_hex(16),
@@ -262,14 +268,19 @@ def chat_request(raw: Json, served: Served, tenant: str) -> tuple[TurnRequest, C
         kind="chat",
         model=served.name,
         messages=messages,
-        params=msgspec.structs.replace(params, n=body.n or 1),
+        params=msgspec.structs.replace(params, n=n) if generate else PREPARING,
         whole=True,
         stored=body.store is not False,
+        generate=generate,
         priority=body.chatpager.priority,
         keep_seconds=kept,
-        parameters=_with_warnings(echo, unknown, unkept=kept > 0 and body.store is False),
+        parameters=_with_warnings(_without_answer(echo, generate), unknown, unkept=kept > 0 and body.store is False),
     )
     return request, body
+
+
+def _without_answer(parameters: Json, generate: bool) -> Json:
+    return parameters if generate else {**parameters, "generate": False}
 
 
 def _with_warnings(parameters: Json, unknown: Sequence[str], *, unkept: bool) -> Json:

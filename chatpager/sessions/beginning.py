@@ -105,7 +105,7 @@ class Beginner:
         conversation: list[Message | NewMessage] = [*history, *fresh]
         if not conversation:
             raise InvalidRequest("the conversation is empty and there is no input", param="input")
-        prompt = (await self._prompting.question(conversation, request.instructions)).prompt
+        prompt = (await self._prompting.question(conversation, request.instructions, asks=request.generate)).prompt
         ids, wanted = prompt.token_ids, max(1, request.params.min_tokens)
         if len(ids) + wanted > self.served.max_model_len:
             raise ContextLengthExceeded(len(ids), wanted, self.served.max_model_len)

@@ -90,7 +90,8 @@ class Comparing:
 
     async def _asked(self, turn: Turn) -> Asked:
         chain = await self._store.load_chain(turn.tenant, turn.input_tip)
-        question = await self._prompting.question(chain, turn.request.get("instructions"))
+        asks = turn.request.get("generate", True)
+        question = await self._prompting.question(chain, turn.request.get("instructions"), asks=asks)
         return Asked(turn.id, turn.model, question.messages, question.prompt.token_ids)
 
     async def compare(self, tenant: str, earlier: str, model: str, prompt: Sequence[int]) -> Compared:

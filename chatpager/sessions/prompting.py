@@ -30,8 +30,10 @@ class Prompting:
         self._template = ChatTemplate(tokenizer)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="chatpager-tokenizer")
 
-    async def question(self, conversation: Sequence[Message | NewMessage], instructions: str | None) -> Question:
-        """What asks for an answer to this conversation.
+    async def question(
+        self, conversation: Sequence[Message | NewMessage], instructions: str | None, *, asks: bool = True
+    ) -> Question:
+        """What ``asks`` for an answer to this conversation, or else only what any question about it begins with.
 
         Rendering and tokenising a long conversation takes milliseconds that the event loop does not have.
 
@@ -43,7 +45,7 @@ class Prompting:
         if instructions:
             messages.insert(0, ChatMessage("system", instructions))
         check_bytes(messages, self._tokenizer, self.limit)
-        prompt = await asyncio.get_running_loop().run_in_executor(self._thread, self._prompt, messages)
+        prompt = await asyncio.get_running_loop().run_in_executor(self._thread, self._prompt, messages, asks)
         return Question(messages, prompt)
 
     async def settled(self, conversation: Sequence[Message | NewMessage], instructions: str | None) -> Sequence[int]:
@@ -67,6 +69,6 @@ class Prompting:
         known = message.role == "assistant" and message.vocab == self._tokenizer.fingerprint
         return ChatMessage(message.role, text, message.token_ids if known else None)
 
-    def _prompt(self, messages: Sequence[ChatMessage]) -> Prompt:
+    def _prompt(self, messages: Sequence[ChatMessage], asks: bool) -> Prompt:
         check_tokens(messages, self._tokenizer, self.limit)
-        return self._template.prompt(messages)
+        return self._template.prompt(messages, asks=asks)

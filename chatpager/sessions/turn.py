@@ -58,6 +58,7 @@ class TurnRequest:
     """What a wire asks for. ``messages`` is the turn's input; for a stateless wire (``whole``) it is the whole
     conversation, of which the beginning may be stored already. ``instructions`` stand at the head of the prompt and
     are no part of the conversation. ``stored`` False keeps nothing: such a turn cannot be found again.
+    Without ``generate`` the prompt is computed and there is no answer: whoever goes on from there finds it done.
     ``compare_with`` names an earlier response whose prompt this one's is compared with.
     ``keep_seconds`` from its end on its prefix is kept on the device, as far as the budget of leases goes.
     ``body`` makes the wire's object at the turn's end, which is stored with it."""
@@ -73,6 +74,7 @@ class TurnRequest:
     whole: bool = False
     instructions: str | None = None
     stored: bool = True
+    generate: bool = True
     priority: int = 0
     keep_seconds: float = 0.0
     compare_with: str | None = None
@@ -164,7 +166,7 @@ class LiveTurn:
         if output.prefilled:
             self.happen(Happening.PREFILLED)
         text = ""
-        for token_id in output.token_ids:
+        for token_id in output.token_ids if self.request.generate else ():
             if self.stopped_by_string:
                 break  # what the engine computed past the stop string is not part of the answer
             self.happen(Happening.TOKEN)
@@ -197,6 +199,8 @@ class LiveTurn:
         self.happen(Happening.LAST)
         text = self._text.finish()
         self.finish = FinishReason.STOP if self.stopped_by_string else output.finish_reason
+        if self.finish is FinishReason.LENGTH and not self.request.generate:
+            self.finish = FinishReason.STOP
         if output.error_code:
             self.error = (output.error_code, output.error_message or output.error_code)
         return text

@@ -184,7 +184,7 @@ def test_the_largest_numbers_that_are_taken():
 
 
 UNBUILT = {
-    "tools": [{"type": "function"}], "functions": [{"name": "f"}], "background": True, "generate": False,
+    "tools": [{"type": "function"}], "functions": [{"name": "f"}], "background": True,
     "stream_id": "lane", "n": 2, "logprobs": True, "top_logprobs": 3, "prompt": {"id": "pmpt"}, "truncation": "auto",
     "text": {"format": {"type": "json_object"}}, "response_format": {"type": "json_schema"}, "audio": {"voice": "x"},
     "modalities": ["audio"], "context_management": [{}], "moderation": {"model": "x"}, "cache_salt": "x",
@@ -201,7 +201,7 @@ def test_a_feature_that_is_not_built_is_refused_by_its_name(field):
 
 
 ASKS_FOR_NOTHING = {
-    "tools": [[], None], "functions": [None], "background": [False, None], "generate": [True, None],
+    "tools": [[], None], "functions": [None], "background": [False, None],
     "stream_id": [None, ""], "n": [1, None], "logprobs": [False, None], "top_logprobs": [0, None], "prompt": [None],
     "truncation": ["disabled", None],
     "text": [None, {}, {"format": None}, {"format": {"type": "text"}}, {"verbosity": "low"}],
@@ -242,7 +242,7 @@ def test_harmless_fields_are_taken_without_a_word(field):
     ("field", "value", "param"),
     [
         ("prompt_cache_options", {"ttl": "1w"}, "prompt_cache_options.ttl"),
-        ("prompt_cache_options", {"prewarm": True}, "prompt_cache_options.prewarm"),
+        ("prompt_cache_options", {"prewarm": "yes"}, "prompt_cache_options.prewarm"),
         ("prompt_cache_options", 3, "prompt_cache_options"),
         ("prompt_cache_retention", "forever", "prompt_cache_retention"),
         ("cache_control", {"type": "lasting"}, "cache_control.type"),
@@ -252,6 +252,19 @@ def test_harmless_fields_are_taken_without_a_word(field):
 def test_a_wish_to_keep_the_prefix_has_a_form(field, value, param):
     assert refused(respond, input="a", **{field: value}) == param
     assert refused(chat, **{field: value}) == param
+
+
+def test_a_prompt_can_be_computed_without_an_answer():
+    assert respond(input="a", generate=True).generate
+    prewarm = {"prewarm": True}
+    for turn in (
+        respond(input="a", generate=False),
+        respond(input="a", generate=True, prompt_cache_options=prewarm),
+        chat(prompt_cache_options=prewarm, n=3),
+    ):
+        assert (turn.generate, turn.params.max_tokens, turn.params.n) == (False, 1, 1)
+        assert turn.parameters["generate"] is False
+        assert "n" not in turn.parameters
 
 
 def test_what_chat_completions_cannot_tell_is_refused_there():
