@@ -364,7 +364,7 @@ class SessionHub:
     def _turn_ended(self, turn: LiveTurn, ended: Ended, tip: MessageHash | None) -> None:
         del self.turns[turn.id]
         self._admission.leave(turn.request.conversation)
-        if turn.status == "completed" and not turn.request.generate:
+        if ended.status == "completed" and not turn.request.generate:
             tip = turn.input_tip
         if tip and turn.receipt:
             self._remembered.put(tip, turn.computed_ids())

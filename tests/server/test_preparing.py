@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.serving import BLOCK, GREEDY, eventually
+from tests.serving import BLOCK, GREEDY
 
 LONG = "The quick brown fox jumps over the lazy dog. " * 3
 PREPARE = {"generate": False, **GREEDY}
@@ -84,13 +84,13 @@ async def test_there_is_something_to_prepare(server):
     assert answer.refusal == (400, "invalid_request", "input")
 
 
-async def test_a_cancelled_one_prepared_nothing(server):
-    server.gate.hold()
-    conversation = await server.conversation()
-    async with server.events("/v1/responses", {"input": LONG, "conversation": conversation, **PREPARE}) as events:
-        turn = await server.live_turn()
-        server.service.hub.cancel(turn.request.tenant, turn.id)
-        server.gate.open()
-        last = [data async for _, data in events][-1]
+async def test_a_cancelled_one_prepared_nothing(serve):
+    async with serve(step=16) as server:  # it takes several steps, and is cancelled in the first
+        server.gate.hold()
+        there = {"conversation": await server.conversation(), **PREPARE}
+        async with server.events("/v1/responses", {"input": LONG, **there}) as events:
+            turn = await server.live_turn()
+            server.service.hub.cancel(turn.request.tenant, turn.id)
+            server.gate.open()
+            last = [data async for _, data in events][-1]
     assert (last["response"]["status"], last["response"]["output"]) == ("cancelled", [])
-    await eventually(lambda: not server.service.hub.turns)
