@@ -231,6 +231,8 @@ class Engine:
         self.leases.tick(now)
         plan = self.scheduler.schedule()
         if not plan.rows:
+            if self.tiers is not None and self.tiers.wait():
+                return
             assert outputs or not self.scheduler.waiting or self.scheduler.running, "requests wait and nothing runs"
             return
         for row in plan.rows:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
 from chatpager.engine.block_hash import BlockHash, BlockProof
 from chatpager.engine.block_pool import Block, BlockPool, EvictionClass
@@ -118,9 +118,26 @@ class PrefixCache:
             proof = seq.hasher.prove(proof, seq.block_tokens(i))
             yield proof
 
+    def is_coming(self, seq: Sequence) -> bool:
+        """Whether blocks of ``seq`` are on their way from the disk and worth waiting for; the first look sends for
+        them."""
+        if self.tiers is None or not self.enabled:
+            return False
+        if seq.load is None:
+            found = takewhile(self.tiers.__contains__, self._proofs(seq, self.peek(seq)))
+            seq.load = self.tiers.load(list(found))
+        return self.tiers.is_coming(seq.load)
+
+    def give_up(self, seq: Sequence) -> None:
+        """``seq`` waits for nothing any more; asked again, it begins anew."""
+        if self.tiers is not None and seq.load is not None:
+            self.tiers.end_load(seq.load)
+        seq.load = None
+
     def restore(self, seq: Sequence, match: Match) -> None:
-        """Continue a match with blocks of the lower tiers, as far as they go without a gap. There must be room for
-        them; they are held and CACHED like those before. Where it is interrupted, what was found stays where it was."""
+        """Continue a match with blocks of the lower tiers, as far as they go without a gap: of the disk's those that
+        have come, or all of them where nobody has sent for any. There must be room for them; they are held and CACHED
+        like those before. Where it is interrupted, what was in host memory stays there."""
         if self.tiers is None or not self.enabled:
             return
         found: list[Found] = []
@@ -140,12 +157,14 @@ class PrefixCache:
         else:
             self._enter(seq, match, ids, found)
         seq.reach = len(match.blocks)
+        if seq.load is not None:
+            self.tiers.end_load(seq.load)
 
     def _find_below(self, seq: Sequence, start: int, found: list[Found]) -> None:
         assert self.tiers is not None
         names = seq.full_hashes(self.matchable_blocks(seq))
         for name, proof in zip(names[start:], self._proofs(seq, start), strict=True):
-            if name in self.pool.index or (kept := self.tiers.find(proof)) is None:
+            if name in self.pool.index or (kept := self.tiers.find(proof, seq.load)) is None:
                 break  # (a name that is taken here has another content behind it)
             found.append((proof, *kept))
 

@@ -67,6 +67,7 @@ class Scheduler:
             self._vacate(seq)
         elif seq.status is SequenceStatus.WAITING:
             self._stop_waiting(seq)
+        self.cache.give_up(seq)
         seq.status = SequenceStatus.FINISHED
 
     def take_back_copies(self, plan: Plan) -> None:
@@ -206,6 +207,7 @@ class Scheduler:
         self.running.remove(seq)
         self.cache.expect(seq)
         self._vacate(seq)
+        self.cache.give_up(seq)
         seq.preemptions += 1
         self.add(seq)
 
@@ -225,10 +227,12 @@ class Scheduler:
     def _admit(self, plan: Plan, lanes: Lanes, candidates: list[_Candidate]) -> None:
         for candidate in candidates:
             seq = candidate.seq
+            deferred = self._is_deferred(seq)
+            coming = not deferred and self.cache.is_coming(seq)
             if self.occupied + 1 + len(seq.forks) > self.limits.max_num_seqs or not lanes.left:
                 break
-            if self._is_deferred(seq):
-                self.stats.deferred += 1
+            self.stats.deferred += deferred
+            if deferred or coming:
                 continue
             if not self._admit_one(plan, lanes, seq):
                 break

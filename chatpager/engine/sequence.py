@@ -12,6 +12,7 @@ from chatpager.engine.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
     from chatpager.engine.ghost_index import Eviction
+    from chatpager.engine.loading import Load
     from chatpager.engine.tiers import Source
     from chatpager.engine.token_history import TokenHistory
 
@@ -47,6 +48,7 @@ class Sequence:
         "hashes",
         "history",
         "index",
+        "load",
         "max_length",
         "num_prompt_tokens",
         "owner",
@@ -118,6 +120,8 @@ class Sequence:
         """Those of them that were not on the device."""
         self.reach: int | None = None
         """Leading blocks that the tiers had together when somebody first asked."""
+        self.load: Load | None = None
+        """What it has of the disk, or waits for, since somebody first looked."""
         self.evicted: Eviction | None = None
         """How the first block that was not found then had been lost."""
         self.first_admitted = False

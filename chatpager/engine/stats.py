@@ -71,6 +71,8 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     """Of what conversations consisted of at the start, the share of tokens that the disk had; None: nothing known."""
     bad_disk_files: int
     failed_disk_writes: int
+    late_disk_loads: int
+    """Given up because computing was faster than the disk."""
     evicted_blocks: int
     lost_tokens: int
     """Of prompts, in blocks that had been evicted not long before."""
@@ -109,6 +111,7 @@ def tier_stats(tiers: Tiers | None, block_bytes: int) -> dict[str, Any]:
         "warm_fraction": disk.warm_fraction if disk is not None else None,
         "bad_disk_files": disk.bad_files if disk is not None else 0,
         "failed_disk_writes": disk.failed_writes if disk is not None else 0,
+        "late_disk_loads": tiers.stats.late_loads if tiers is not None else 0,
     }
 
 
