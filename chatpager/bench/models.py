@@ -13,7 +13,8 @@ SHAPES: dict[str, dict[str, int]] = {
     "100m": {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
 }
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-POSITIONS = 16_384
+POSITIONS = 34_816
+"""32k, and room for turns after them."""
 
 
 def make_model(shape: str, folder: Path, *, seed: int = 1234) -> int:

@@ -25,6 +25,19 @@ def bench_turns(
     run(history=history, shape=shape, rounds=rounds, out=out)
 
 
+@bench_app.command("tiers")
+def bench_tiers(
+    tokens: Annotated[int, typer.Option(help="tokens of history")] = 2000,
+    shape: Annotated[str, typer.Option(help="random-weight model: 15m or 100m")] = "100m",
+    rounds: Annotated[int, typer.Option(help="measured conversations")] = 3,
+    out: Annotated[str | None, typer.Option(help="write the figures to this JSON file")] = None,
+) -> None:
+    """Time to first token of a turn whose history is on the device, in host memory, on disk, or nowhere."""
+    from chatpager.bench.tiers import run
+
+    run(tokens=tokens, shape=shape, rounds=rounds, out=out)
+
+
 @bench_app.command("sessions")
 def bench_sessions(
     trace: Annotated[

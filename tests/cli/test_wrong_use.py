@@ -111,10 +111,10 @@ CASES = {
     ),
     "a measurement of no round": (lambda h: ["bench", "turns", "--rounds", "0"], 2, ["rounds = 0", "at least 1"]),
     "a measurement of less than nothing": (
-        lambda h: ["bench", "turns", "--history", "-5"], 2, ["history = -5", "between 1 and 15360"],
+        lambda h: ["bench", "turns", "--history", "-5"], 2, ["history = -5", "between 1 and 33792"],
     ),
     "a measurement beyond the context": (
-        lambda h: ["bench", "turns", "--history", "15361"], 2, ["history = 15361", "between 1 and 15360"],
+        lambda h: ["bench", "turns", "--history", "33793"], 2, ["history = 33793", "between 1 and 33792"],
     ),
     "a chat with nobody": (lambda h: ["chat", "--url", "http://127.0.0.1:9"], 1, ["127.0.0.1:9", "chatpager demo"]),
     "a chat with no address": (lambda h: ["chat", "--url", "nonsense"], 2, ["url: 'nonsense'", "http://"]),
