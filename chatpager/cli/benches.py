@@ -64,6 +64,19 @@ def bench_sessions(
     run(trace=trace, sessions=sessions, tokens=tokens, rounds=rounds, working_sets=multiples, shape=shape, out=out)
 
 
+@bench_app.command("overhead")
+def bench_overhead(
+    sequences: Annotated[int, typer.Option(help="sequences that decode at once")] = 256,
+    steps: Annotated[int, typer.Option(help="measured steps")] = 50,
+    shape: Annotated[str, typer.Option(help="random-weight model: 15m or 100m")] = "100m",
+    out: Annotated[str | None, typer.Option(help="write the figures to this JSON file")] = None,
+) -> None:
+    """What the engine's own work takes of a step: scheduling, blocks, names, leases and outputs."""
+    from chatpager.bench.overhead import run
+
+    run(sequences=sequences, steps=steps, shape=shape, out=out)
+
+
 @bench_app.command("flood")
 def bench_flood(
     tokens: Annotated[int, typer.Option(help="tokens of a conversation's first message")] = 1000,

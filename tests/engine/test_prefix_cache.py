@@ -135,6 +135,19 @@ def test_discarding_takes_what_it_read_and_everything_that_was_built_on_it(cache
     assert cache.pool.counts()["free"] == cache.pool.usable
 
 
+def test_nothing_is_published_behind_what_was_read_and_discarded(cache):
+    first = compute(cache, 1)
+    reader = sequence(1, 2)
+    match = cache.match(reader)
+    reader.block_table = [*match.commit(), *cache.allocate(1)]
+    reader.published = reader.written = 1
+    cache.discard(first)
+    reader.committed = 2 * SIZE
+    cache.publish(reader)
+    assert reader.published == 1
+    assert found(cache, 1, 2) == []
+
+
 def test_discarding_looks_at_the_whole_cache_once_however_long_the_chain(cache):
     class Watched(dict):
         passes = 0

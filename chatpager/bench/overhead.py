@@ -1,0 +1,135 @@
+"""``chatpager bench overhead``: what a step costs beside the model, with many sequences decoding.
+
+Scheduling, blocks, names, leases and outputs are the engine's own work; the model's is timed apart, so the figure can
+be set against a step of any hardware.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+from rich.text import Text
+
+from chatpager.bench import machine, models
+from chatpager.config import EngineConfig
+from chatpager.engine.engine import Engine
+from chatpager.engine.heads import Strength
+from chatpager.engine.messages import AddRequest, LeaseRequest
+from chatpager.engine.model_runner import ModelRunner
+from chatpager.engine.plan import Plan
+from chatpager.engine.sampler import Sampled
+from chatpager.engine.sampling_params import SamplingParams
+from chatpager.errors import ConfigError
+
+BLOCK = 16
+PROMPT_TOKENS = 64
+MOST_SEQUENCES = 1024
+
+
+def run(*, sequences: int, steps: int, shape: str, out: str | None) -> dict[str, Any]:
+    """Measure, print and return the figures; every sequence is a session with a soft lease.
+
+    Raises:
+        ConfigError: a number or the shape cannot be measured.
+    """
+    for name, value, least, most in (("sequences", sequences, 1, MOST_SEQUENCES), ("steps", steps, 2, 10_000)):
+        if not least <= value <= most:
+            raise ConfigError(name, f"must be between {least} and {most}", value=value)
+    with tempfile.TemporaryDirectory() as temporary:
+        parameters = models.make_model(shape, Path(temporary))
+        whole, model = _measure(_engine(Path(temporary), sequences, steps), sequences, steps)
+    own = [all_of_it - models_part for all_of_it, models_part in zip(whole, model, strict=True)]
+    result = {
+        "what": "a step's time beside the model's, all sequences decoding one token",
+        "shape": shape,
+        "parameters": parameters,
+        "sequences": sequences,
+        "steps": steps,
+        "own_ms": {"p50": _ms(statistics.median(own)), "p99": _ms(_p99(own))},
+        "step_ms": {"p50": _ms(statistics.median(whole))},
+        "own_of_step": round(sum(own) / sum(whole), 4),
+        "machine": machine.describe(),
+    }
+    _print(result)
+    if out:
+        Path(out).write_text(json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def _engine(folder: Path, sequences: int, steps: int) -> Engine:
+    longest = PROMPT_TOKENS + steps + 8
+    config = EngineConfig(
+        model=str(folder),
+        dtype="float32",
+        block_size=BLOCK,
+        num_kv_blocks=sequences * (-(-longest // BLOCK) + 1) + 64,
+        max_model_len=longest,
+        max_num_batched_tokens=max(1024, sequences),
+        max_num_seqs=sequences,
+        swap_space=0.0,
+        seed=1,
+    )
+    return Engine(config, ModelRunner(config))
+
+
+def _measure(engine: Engine, sequences: int, steps: int) -> tuple[list[float], list[float]]:
+    """Seconds of each step, and of the model in it."""
+    rng, run_plan, spent = random.Random(7), engine.runner.run, [0.0]
+
+    def timed(plan: Plan) -> list[Sampled]:
+        began = time.perf_counter()
+        try:
+            return run_plan(plan)
+        finally:
+            spent[0] = time.perf_counter() - began
+
+    engine.runner.run = timed  # type: ignore[method-assign]
+    for i in range(sequences):
+        request = AddRequest(
+            request_id=str(i),
+            prompt_token_ids=[rng.randint(1, engine.runner.vocab_size - 1) for _ in range(PROMPT_TOKENS)],
+            params=SamplingParams(max_tokens=steps + 4, temperature=0.0, ignore_eos=True),
+            owner=f"session {i}",
+        )
+        engine.add(request, time.monotonic())
+    while any(seq.remaining > 1 for seq in engine.scheduler.running) or engine.scheduler.waiting:
+        engine.step(time.monotonic)
+    for i in range(sequences):
+        engine.lease(LeaseRequest(owner=f"session {i}", strength=Strength.SOFT, ttl=600.0), time.monotonic())
+    whole, model = [], []
+    for _ in track(range(min(steps, _left(engine))), "measuring"):
+        began = time.perf_counter()
+        engine.step(time.monotonic)
+        whole.append(time.perf_counter() - began)
+        model.append(spent[0])
+    return whole, model
+
+
+def _left(engine: Engine) -> int:
+    """Steps in which every sequence decodes."""
+    return min(seq.max_length - len(seq) for seq in engine.scheduler.running) - 1
+
+
+def _p99(seconds: list[float]) -> float:
+    return statistics.quantiles(seconds, n=100, method="inclusive")[98]
+
+
+def _ms(seconds: float) -> float:
+    return round(1000 * seconds, 3)
+
+
+def _print(result: dict[str, Any]) -> None:
+    own, step = result["own_ms"], result["step_ms"]
+    told = (
+        f"{result['sequences']} sequences decoding, {result['parameters'] / 1e6:.0f}M parameters: the engine's own work "
+        f"{own['p50']:.2f} ms a step (p99 {own['p99']:.2f} ms) of {step['p50']:.1f} ms: {result['own_of_step']:.1%}"
+    )
+    Console().print(Text(told))
