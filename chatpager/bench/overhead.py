@@ -129,7 +129,8 @@ def _ms(seconds: float) -> float:
 def _print(result: dict[str, Any]) -> None:
     own, step = result["own_ms"], result["step_ms"]
     told = (
-        f"{result['sequences']} sequences decoding, {result['parameters'] / 1e6:.0f}M parameters: the engine's own work "
-        f"{own['p50']:.2f} ms a step (p99 {own['p99']:.2f} ms) of {step['p50']:.1f} ms: {result['own_of_step']:.1%}"
+        f"{result['sequences']} sequences decoding, {result['parameters'] / 1e6:.0f}M parameters: "
+        f"the engine's own work {own['p50']:.2f} ms a step (p99 {own['p99']:.2f} ms) "
+        f"of {step['p50']:.1f} ms: {result['own_of_step']:.1%}"
     )
     Console().print(Text(told))

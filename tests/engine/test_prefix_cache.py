@@ -110,6 +110,15 @@ def test_a_chain_of_twins_back_to_its_root_is_verified(cache):
     assert found(cache, 1, 2, 3) == [1, 2, 3]
 
 
+def test_a_chain_ends_where_a_twin_was_evicted(cache):
+    first = compute(cache, 1, 2)
+    second = compute(cache, 1, 2)
+    assert cache.chain(second) == cache.chain(first) != []
+    cache.free(first.block_table)
+    cache.reset()
+    assert (second.published, cache.chain(second)) == (2, [])
+
+
 def test_discarding_takes_what_it_read_and_everything_that_was_built_on_it(cache):
     good = compute(cache, 1)
     other = compute(cache, 9)
