@@ -21,6 +21,7 @@ from collections import deque
 from enum import IntEnum
 
 from chatpager.engine.block_hash import BlockHash, BlockProof
+from chatpager.engine.cache_events import CacheEvent, CacheEvents
 
 
 class BlockState(IntEnum):
@@ -125,6 +126,8 @@ class BlockPool:
         """CACHED blocks under a hard lease, each counted once."""
         self.locked = 0
         """Those of them that nobody holds: evictable but for the lease."""
+        self.events = CacheEvents()
+        """Of names given and taken."""
         self._names = 0
         self.clock = 0
         """Grows with every release, so that last_use orders blocks by when they were let go."""
@@ -180,9 +183,18 @@ class BlockPool:
         block.born = self._names
         block.depth = parent.depth + 1 if parent else 0
         self.index[name] = block
+        self.events.stored(name, parent.hash if parent else None)
         if parent:
             parent.children += 1
             self._pin(parent)
+
+    def snapshot(self) -> list[CacheEvent]:
+        """Every CACHED block as if it had been stored with the latest event, parents first."""
+        cached = sorted(self.index.items(), key=lambda pair: pair[1].depth)
+        return [
+            CacheEvent(self.events.last, "block.stored", name, block.parent.hash if block.parent else None)
+            for name, block in cached
+        ]
 
     def evict(self, block: Block) -> Block | None:
         """CACHED leaf without a holder -> FREE. Returns the parent when it has become a candidate itself."""
@@ -210,6 +222,7 @@ class BlockPool:
         assert name is not None and self.index[name] is block
         self.leased -= block.hard > 0
         del self.index[name]
+        self.events.removed(name)
         if parent:
             parent.children -= 1
         block.clear_name()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from chatpager.config import EngineConfig
 from chatpager.engine.block_pool import BlockPool
+from chatpager.engine.cache_events import CacheEvent
 from chatpager.engine.drafts import DRAFT, ONE_TOKEN, Drafts
 from chatpager.engine.heads import Head, LeaseEvent
 from chatpager.engine.intake import Intake
@@ -409,6 +410,11 @@ class Engine:
             deferred=self.scheduler.stats.deferred,
             failed_steps=self._failed_steps,
         )
+
+    def cache_events(self, after: int | None, limit: int) -> tuple[list[CacheEvent], int]:
+        """At most ``limit`` events after number ``after``, and how many are lost between. None: what there is now,
+        however much."""
+        return (self.pool.snapshot(), 0) if after is None else self.pool.events.since(after, limit)
 
     @property
     def warm_fraction(self) -> float | None:

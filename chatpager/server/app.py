@@ -66,6 +66,7 @@ def _routes() -> list[web.RouteDef]:
         web.post("/v1/conversations/{id}/fork", routes_cache.fork),
         web.post("/v1/conversations/{id}/prefetch", routes_cache.prefetch),
         web.get("/v1/cache/top", routes_cache.top),
+        web.get("/v1/cache/events", routes_cache.events),
         web.get("/v1/cache/explain", routes_cache.explain),
         web.get("/v1/models", o.models),
         web.get("/v1/models/{id}", o.model),

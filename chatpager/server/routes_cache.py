@@ -19,6 +19,8 @@ from chatpager.server.service import SERVICE, TENANT, Service
 from chatpager.sessions.heads import owner_of
 from chatpager.store import Turn
 
+MAX_EVENTS = 10_000
+
 
 async def cache(request: web.Request) -> web.Response:
     service, session_id = await _known(request)
@@ -43,6 +45,29 @@ async def explain(request: web.Request) -> web.Response:
         raise InvalidRequest("name two responses or conversations: ?first=resp_...&second=resp_...", param="first")
     found = await service.hub.comparing.explain(TENANT, names[0], names[1], service.hub.block_size)
     return json_response({"object": "cache.explanation", **msgspec.to_builtins(found)})
+
+
+async def events(request: web.Request) -> web.Response:
+    """What came into the cache and left it after the event ``after``; without it, what there is now."""
+    service = request.app[SERVICE]
+    after, limit = _number(request, "after", None), _number(request, "limit", 1000)
+    if limit is None or not 1 <= limit <= MAX_EVENTS:
+        raise InvalidRequest(f"limit is between 1 and {MAX_EVENTS}", param="limit")
+
+    (happened, missed), last, epoch = await service.hub.engine.ask(
+        lambda engine: (engine.cache_events(after, limit), engine.pool.events.last, engine.pool.events.epoch)
+    )
+    rows = [wire.CacheEvent(e.type, e.number, e.block.hex(), e.parent.hex() if e.parent else None) for e in happened]
+    return json_response(wire.CacheEvents(data=rows, epoch=epoch, last_sequence_number=last, missed=missed))
+
+
+def _number(request: web.Request, name: str, default: int | None) -> int | None:
+    raw = request.query.get(name)
+    if raw is None:
+        return default
+    if not (raw.isascii() and raw.isdecimal() and len(raw) <= 15):
+        raise InvalidRequest(f"{name} is a whole number", param=name)
+    return int(raw)
 
 
 async def pin(request: web.Request) -> web.Response:

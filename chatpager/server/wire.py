@@ -208,6 +208,27 @@ class ConversationCache(msgspec.Struct, frozen=True, kw_only=True):
     leases: list[dict[str, Any]] = []
 
 
+class CacheEvent(msgspec.Struct, frozen=True):
+    """A KV block came into the device's cache or left it; ``block`` and ``parent`` are its name and that of the block
+    before it, in hexadecimal."""
+
+    type: str
+    sequence_number: int
+    block: str
+    parent: str | None
+
+
+class CacheEvents(msgspec.Struct, frozen=True, kw_only=True):
+    """``missed`` events came between and are not kept any more, or the ``epoch`` is another, because the server was
+    started anew: ask without ``after`` for what there is now."""
+
+    object: str = "list"
+    data: list[CacheEvent]
+    epoch: str
+    last_sequence_number: int
+    missed: int
+
+
 class LeaseFrame(msgspec.Struct, frozen=True, kw_only=True):
     """Ours: what became of a lease on a conversation that this client has spoken in. Only for ``chatpager.v1``."""
 

@@ -361,3 +361,28 @@ async def test_an_early_response_s_deletion_leaves_the_conversation_its_prefix(s
     for response in (second, third):
         assert (await server.delete(f"/v1/responses/{response['id']}")).status == 200
     assert await kept() == []
+
+
+async def test_events_of_the_cache_are_followed_by_number(server):
+    before = (await server.get("/v1/cache/events")).json
+    await talked(server, LONG)
+    now = (await server.get(f"/v1/cache/events?after={before['last_sequence_number']}")).json
+    assert (now["object"], now["missed"], now["epoch"]) == ("list", 0, before["epoch"])
+    stored = [event for event in now["data"] if event["type"] == "block.stored"]
+    assert [event["sequence_number"] for event in stored] == [
+        before["last_sequence_number"] + 1 + i for i in range(len(stored))
+    ]
+    assert stored[0]["parent"] is None
+    assert [event["parent"] for event in stored[1:]] == [event["block"] for event in stored[:-1]]
+    one = (await server.get(f"/v1/cache/events?after={before['last_sequence_number']}&limit=1")).json
+    assert one["data"] == now["data"][:1]
+    everything = (await server.get("/v1/cache/events")).json["data"]
+    assert [event["block"] for event in everything] == [event["block"] for event in (*before["data"], *stored)]
+
+
+@pytest.mark.parametrize(
+    ("query", "param"), [("after=-1", "after"), ("after=x", "after"), ("limit=0", "limit"), ("limit=99999", "limit")]
+)
+async def test_wrong_numbers_of_events_are_refused(server, query, param):
+    answer = await server.get(f"/v1/cache/events?{query}")
+    assert answer.refusal == (400, "invalid_request", param)
