@@ -138,7 +138,7 @@ class DiskTier:
         except OSError as error:
             content, problem = None, str(error)
         with self._lock:
-            if content is None and proof in self._files:  # else it was forgotten while it was read
+            if content is None:
                 self.bad_files += 1
                 self._forget(proof)
                 if _is_power_of_2(self.bad_files):

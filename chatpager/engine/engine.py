@@ -22,13 +22,14 @@ from chatpager.engine.messages import (
 )
 from chatpager.engine.plan import Limits, Plan, Row
 from chatpager.engine.prefix_cache import PrefixCache
+from chatpager.engine.reading import Source
 from chatpager.engine.request import Request
 from chatpager.engine.runner import Runner
 from chatpager.engine.sampler import Sampled
 from chatpager.engine.scheduler import Scheduler
 from chatpager.engine.sequence import Sequence, SequenceStatus, set_apart
 from chatpager.engine.stats import EngineStats, SessionCache, memory_stats, session_cache, tier_stats, top_sessions
-from chatpager.engine.tiers import Source, Tiers, open_tiers
+from chatpager.engine.tiers import Tiers, open_tiers
 from chatpager.errors import (
     EngineError,
     InvalidRequest,
@@ -232,8 +233,6 @@ class Engine:
         self.leases.tick(now)
         plan = self.scheduler.schedule()
         if not plan.rows:
-            if self.tiers is not None and self.tiers.wait():
-                return
             assert outputs or not self.scheduler.waiting or self.scheduler.running, "requests wait and nothing runs"
             return
         for row in plan.rows:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from chatpager.engine.block_pool import Block, EvictionClass
-from chatpager.engine.tiers import Source
+from chatpager.engine.reading import Source
 
 if TYPE_CHECKING:
     from chatpager.engine.prefix_cache import PrefixCache

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from itertools import pairwise, takewhile
+from itertools import pairwise
 
 from chatpager.engine.block_hash import BlockHash, BlockProof
 from chatpager.engine.block_pool import Block, BlockPool, EvictionClass
@@ -19,8 +19,9 @@ from chatpager.engine.eviction_order import EvictionOrder
 from chatpager.engine.ghost_index import Eviction, GhostIndex
 from chatpager.engine.leases import LeaseBook
 from chatpager.engine.match import CacheStats, Match
+from chatpager.engine.reading import Reading, Source
 from chatpager.engine.sequence import Sequence
-from chatpager.engine.tiers import Source, Tiers
+from chatpager.engine.tiers import Tiers
 
 log = logging.getLogger(__name__)
 
@@ -118,32 +119,20 @@ class PrefixCache:
             proof = seq.hasher.prove(proof, seq.block_tokens(i))
             yield proof
 
-    def is_coming(self, seq: Sequence) -> bool:
-        """Whether blocks of ``seq`` are on their way from the disk and worth waiting for; the first look sends for
-        them."""
+    def restore(self, seq: Sequence, match: Match, *, at_once: bool = True) -> bool:
+        """Continue a match with blocks of the lower tiers, as far as they go without a gap. There must be room for
+        them; they are held and CACHED like those before. Where it is interrupted, what was found stays where it was.
+        False: not ``at_once``, and the step's time for reading is over before they are all there."""
         if self.tiers is None or not self.enabled:
-            return False
-        if seq.load is None:
-            found = takewhile(self.tiers.__contains__, self._proofs(seq, self.peek(seq)))
-            seq.load = self.tiers.load(list(found))
-        return self.tiers.is_coming(seq.load)
-
-    def give_up(self, seq: Sequence) -> None:
-        """``seq`` waits for nothing any more; asked again, it begins anew."""
-        if self.tiers is not None and seq.load is not None:
-            self.tiers.end_load(seq.load)
-        seq.load = None
-
-    def restore(self, seq: Sequence, match: Match) -> None:
-        """Continue a match with blocks of the lower tiers, as far as they go without a gap: of the disk's those that
-        have come, or all of them where nobody has sent for any. There must be room for them; they are held and CACHED
-        like those before. Where it is interrupted, what was in host memory stays there."""
-        if self.tiers is None or not self.enabled:
-            return
+            return True
+        if seq.reading is None:
+            seq.reading = Reading(self.matchable_blocks(seq) - len(match.blocks))
+        match.restored = seq.reading.sources(match.blocks)
+        whole = True
         found: list[Found] = []
         ids: list[int] = []
         try:
-            self._find_below(seq, len(match.blocks), found)
+            whole = self._find_below(seq, len(match.blocks), found, at_once)
             if found:
                 ids = self.allocate(len(found), by=seq.owner)
                 self.tiers.restore(ids, [content for _, content, _ in found])
@@ -156,20 +145,26 @@ class PrefixCache:
             log.error("%d KV blocks were not restored", len(found), exc_info=error)
         else:
             self._enter(seq, match, ids, found)
-        seq.reach = len(match.blocks)
-        if seq.load is not None:
-            self.tiers.end_load(seq.load)
+        if whole:
+            seq.reach = len(match.blocks)
+        return whole
 
-    def _find_below(self, seq: Sequence, start: int, found: list[Found]) -> None:
-        assert self.tiers is not None
+    def _find_below(self, seq: Sequence, start: int, found: list[Found], at_once: bool) -> bool:
+        assert self.tiers is not None and seq.reading is not None
         names = seq.full_hashes(self.matchable_blocks(seq))
         for name, proof in zip(names[start:], self._proofs(seq, start), strict=True):
-            if name in self.pool.index or (kept := self.tiers.find(proof, seq.load)) is None:
-                break  # (a name that is taken here has another content behind it)
+            if name in self.pool.index:
+                break  # (it has another content behind it)
+            if not at_once and not seq.reading.given_up and self.tiers.is_over(proof):
+                return False
+            if (kept := self.tiers.find(proof, seq.reading)) is None:
+                break
             found.append((proof, *kept))
+        return True
 
     def _enter(self, seq: Sequence, match: Match, ids: list[int], found: list[Found]) -> None:
         """The blocks ``ids`` have the contents: name them. They were wanted, and are worth something from now on."""
+        assert seq.reading is not None
         for block_id, (proof, _, source) in zip(ids, found, strict=True):
             block, i = self.pool.blocks[block_id], len(match.blocks)
             parent = match.blocks[-1] if match.blocks else None
@@ -178,6 +173,7 @@ class PrefixCache:
             self.ghosts.forget(seq.hashes[i])
             match.blocks.append(block)
             match.restored[source] += 1
+            seq.reading.brought(block, source)
 
     def save(self, owner: str, blocks: list[Block]) -> None:
         """Write what a conversation consists of to the disk, where there is one."""
@@ -203,6 +199,10 @@ class PrefixCache:
             if self.ghosts.within(eviction, self.pool.usable):
                 self.stats.lost_within_double += self.block_size
         return lost[0] if lost else None
+
+    def begin_step(self) -> None:
+        if self.tiers is not None:
+            self.tiers.begin_step()
 
     # -- publishing ---------------------------------------------------------------------------------------------------
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from chatpager.engine.heads import Head
 from chatpager.engine.messages import Lost, Usage
+from chatpager.engine.reading import Source
 from chatpager.engine.sequence import Sequence
-from chatpager.engine.tiers import Source
 
 
 @dataclass

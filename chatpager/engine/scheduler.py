@@ -67,7 +67,6 @@ class Scheduler:
             self._vacate(seq)
         elif seq.status is SequenceStatus.WAITING:
             self._stop_waiting(seq)
-        self.cache.give_up(seq)
         seq.status = SequenceStatus.FINISHED
 
     def take_back_copies(self, plan: Plan) -> None:
@@ -115,6 +114,7 @@ class Scheduler:
     def schedule(self) -> Plan:
         """Fill one step. Only blocks are taken here; ``commit`` records what was computed, ``settle`` ends it."""
         plan = Plan()
+        self.cache.begin_step()
         budget = self.limits.max_num_batched_tokens
         for seq in sorted((s for s in self.running if s.remaining == 1), key=lambda s: s.priority):
             if budget and seq.status is SequenceStatus.RUNNING:
@@ -207,7 +207,7 @@ class Scheduler:
         self.running.remove(seq)
         self.cache.expect(seq)
         self._vacate(seq)
-        self.cache.give_up(seq)
+        seq.reading = None
         seq.preemptions += 1
         self.add(seq)
 
@@ -227,12 +227,10 @@ class Scheduler:
     def _admit(self, plan: Plan, lanes: Lanes, candidates: list[_Candidate]) -> None:
         for candidate in candidates:
             seq = candidate.seq
-            deferred = self._is_deferred(seq)
-            coming = not deferred and self.cache.is_coming(seq)
             if self.occupied + 1 + len(seq.forks) > self.limits.max_num_seqs or not lanes.left:
                 break
-            self.stats.deferred += deferred
-            if deferred or coming:
+            if self._is_deferred(seq):
+                self.stats.deferred += 1
                 continue
             if not self._admit_one(plan, lanes, seq):
                 break
@@ -263,10 +261,13 @@ class Scheduler:
             match.rollback()
             return False
         try:
-            self.cache.restore(seq, match)
+            whole = self.cache.restore(seq, match, at_once=not plan.rows)
         except BaseException:
             match.rollback()
             raise
+        if not whole:
+            match.rollback()  # what has come stays in the cache; the rest comes in the next steps
+            return True
         tokens = len(match.blocks) * self.block_size
         count = lanes.chunk(len(seq) - tokens)
         if not count:  # less was restored than was in reach

@@ -12,8 +12,7 @@ from chatpager.engine.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
     from chatpager.engine.ghost_index import Eviction
-    from chatpager.engine.loading import Load
-    from chatpager.engine.tiers import Source
+    from chatpager.engine.reading import Reading, Source
     from chatpager.engine.token_history import TokenHistory
 
 __all__ = ["FinishReason", "SamplingParams", "Sequence", "SequenceStatus", "set_apart"]
@@ -48,7 +47,6 @@ class Sequence:
         "hashes",
         "history",
         "index",
-        "load",
         "max_length",
         "num_prompt_tokens",
         "owner",
@@ -58,6 +56,7 @@ class Sequence:
         "published",
         "reach",
         "reached",
+        "reading",
         "request_id",
         "restored_tokens",
         "seed",
@@ -120,8 +119,8 @@ class Sequence:
         """Those of them that were not on the device."""
         self.reach: int | None = None
         """Leading blocks that the tiers had together when somebody first asked."""
-        self.load: Load | None = None
-        """What it has of the disk, or waits for, since somebody first looked."""
+        self.reading: Reading | None = None
+        """What it has had of the lower tiers since it began to wait."""
         self.evicted: Eviction | None = None
         """How the first block that was not found then had been lost."""
         self.first_admitted = False

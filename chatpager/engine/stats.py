@@ -11,8 +11,9 @@ import msgspec
 
 from chatpager.engine.block_pool import BlockPool
 from chatpager.engine.heads import Head, Strength
+from chatpager.engine.reading import Source
 from chatpager.engine.sequence import Sequence
-from chatpager.engine.tiers import Source, Tiers
+from chatpager.engine.tiers import Tiers
 
 
 class MemoryStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,7 +73,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     bad_disk_files: int
     failed_disk_writes: int
     late_disk_loads: int
-    """Given up because computing was faster than the disk."""
+    """Prompts for which the disk was given up, because it was slower than computing."""
     evicted_blocks: int
     lost_tokens: int
     """Of prompts, in blocks that had been evicted not long before."""

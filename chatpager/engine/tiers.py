@@ -14,7 +14,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -23,7 +22,7 @@ from chatpager.engine.block_hash import BlockProof
 from chatpager.engine.block_pool import Block
 from chatpager.engine.disk_tier import DiskTier
 from chatpager.engine.host_tier import HostTier
-from chatpager.engine.loading import Load, Loader
+from chatpager.engine.reading import SLICE_SECONDS, Reading, Source
 from chatpager.errors import ConfigError
 
 T = TypeVar("T")
@@ -38,20 +37,11 @@ COPIED_TOGETHER = 64
 """Blocks of one copy: it needs as much memory again on the device."""
 MOST_DEMOTED = 256 << 20
 """Bytes that one allocation may copy to host memory; the step waits for it."""
-MOST_STAGED = 1 << 30
-"""Bytes that are read from disk for requests that wait; of a longer prompt the rest is computed."""
-LOAD_SECONDS = 0.01
-"""An engine that has nothing else to do waits so long at a time for the disk."""
 SMOOTHING = 0.2
 """Weight of the latest measurement in a moving average."""
 FORGIVENESS = 0.98
 """What a tier that was too slow seems to take, each time it is passed over: a moment's stall is not held against it
 for ever."""
-
-
-class Source(StrEnum):
-    HOST = "host"
-    DISK = "disk"
 
 
 class Pages(Protocol):
@@ -80,9 +70,9 @@ class TierStats:
     demoted_blocks: int = 0
     failed_copies: int = 0
     passed_over: int = 0
-    """Prompts whose blocks on disk were left there because computing is faster."""
+    """Searches of the disk that ended because computing is faster."""
     late_loads: int = 0
-    """Loads that were given up because the disk fell behind."""
+    """Prompts for which the disk was given up while it was read."""
 
 
 class Tiers:
@@ -105,10 +95,8 @@ class Tiers:
         """Blocks on their way to the disk, with their ``born``."""
         self._pages = pages
         self._clock = clock
-        self._loader = Loader(self._read_file) if disk is not None else None
-        self._reading: Load | None = None
-        self._staged: list[Load] = []
-        """Loads whose contents are in memory, or will be, and have not been used yet."""
+        self._read_this_step = 0.0
+        """Seconds."""
 
     # -- downwards ----------------------------------------------------------------------------------------------------
 
@@ -189,97 +177,31 @@ class Tiers:
                 break
         return found
 
-    def find(self, proof: BlockProof, load: Load | None = None) -> tuple[bytes, Source] | None:
-        """A block's content and where it was: on disk only what has come with ``load``, where there is one. Host memory
-        gives it away: a block that is not brought back after all must be put there again."""
+    def begin_step(self) -> None:
+        """Another slice may be read."""
+        self._read_this_step = 0.0
+
+    def is_over(self, proof: BlockProof) -> bool:
+        """Whether this block would have to be read and the step's slice has been used."""
+        on_disk = self.disk is not None and proof in self.disk and (self.host is None or proof not in self.host)
+        return on_disk and self._read_this_step >= SLICE_SECONDS
+
+    def find(self, proof: BlockProof, reading: Reading) -> tuple[bytes, Source] | None:
+        """A block's content and where it was. Host memory gives it away: a block that is not brought back after all
+        must be put there again."""
         if self.host is not None and (content := self.host.take(proof)) is not None:
             return content, Source.HOST
-        if load is not None:
-            come = load.contents.get(proof)
-            return None if come is None else (come, Source.DISK)
-        if self.disk is None or proof not in self.disk or self._is_slower_than_computing():
+        if self.disk is None or reading.given_up or proof not in self.disk or self._is_slower_than_computing():
             return None
         began = self._clock()
-        read = self._read_file(proof)
-        self.read_seconds.add(self._clock() - began)
-        return None if read is None else (read, Source.DISK)
-
-    def _read_file(self, proof: BlockProof) -> bytes | None:
-        assert self.disk is not None
-        content = self.disk.find(proof)
-        return content if content is not None and len(content) == self._pages.block_bytes else None
-
-    # -- loads --------------------------------------------------------------------------------------------------------
-
-    def load(self, proofs: Sequence[BlockProof]) -> Load:
-        """What a prompt has on disk of these blocks, which follow each other; not begun yet."""
-        on_disk = [proof for proof in proofs if self.host is None or proof not in self.host]
-        return Load(on_disk[: self._most_staged])
-
-    def is_coming(self, load: Load) -> bool:
-        """Whether to wait for a load; begins it as soon as there is room for what it brings and no other is read."""
-        now = self._clock()
-        self._look_at_the_reading(now)
-        if load.over or load.began is not None:
-            return not load.over
-        staged = sum(len(other.proofs) for other in self._staged)
-        if self._reading is not None or staged + len(load.proofs) > self._most_staged:
-            return True
-        if self._is_slower_than_computing():
-            load.over = True
-            return False
-        assert self._loader is not None
-        load.began = load.latest = now
-        self._reading = load
-        self._staged.append(load)
-        self._loader.start(load)
-        return True
-
-    @property
-    def _most_staged(self) -> int:
-        return max(1, MOST_STAGED // self._pages.block_bytes)
-
-    def _look_at_the_reading(self, now: float) -> None:
-        """Whether the load that is read is worth waiting for still; one that is finished is over too."""
-        load = self._reading
-        if load is None:
-            return
-        come = len(load.contents)
-        if come > load.seen:
-            load.seen, load.latest = come, now
-        late = not load.finished and load.is_late(now, self.compute_seconds.seconds)
-        if late or load.finished:
-            assert load.began is not None and self._loader is not None
-            self.stats.late_loads += late
-            self.read_seconds.add((now - load.began) / max(1, come))
-            self._loader.stop(load)
-            self._reading = None
-
-    def wait(self) -> bool:
-        """Wait a moment for the load that is read. False: there is none."""
-        if self._reading is None or self._loader is None:
-            return False
-        self._loader.wait(self._reading, LOAD_SECONDS)
-        return True
-
-    def end_load(self, load: Load) -> None:
-        """It was used, or nobody wants it any more."""
-        load.over = True
-        if load not in self._staged:
-            return
-        assert self._loader is not None
-        self._loader.stop(load)
-        load.contents = {}
-        self._staged.remove(load)
-        if load is self._reading:
-            self._reading = None
-
-    def _end_loads(self) -> None:
-        """What was read so far must not be used."""
-        for load in list(self._staged):
-            self.end_load(load)
-
-    # -- the device's side --------------------------------------------------------------------------------------------
+        read = self.disk.find(proof)
+        seconds = self._clock() - began
+        self._read_this_step += seconds
+        self.read_seconds.add(seconds)
+        self.stats.late_loads += reading.read(seconds, self.compute_seconds.seconds)
+        if read is None or len(read) != self._pages.block_bytes:
+            return None
+        return read, Source.DISK
 
     def is_back(self, proof: BlockProof) -> None:
         """The device has this block again, computed anew: it is not kept twice."""
@@ -309,7 +231,6 @@ class Tiers:
 
     def forget(self, proofs: Sequence[BlockProof]) -> None:
         """These blocks must not be found again, anywhere."""
-        self._end_loads()
         for proof in proofs:
             if self.host is not None:
                 self.host.take(proof)
@@ -322,7 +243,6 @@ class Tiers:
             self.disk.drop_head(owner)
 
     def clear(self) -> None:
-        self._end_loads()
         for tier in (self.host, self.disk):
             if tier is not None:
                 tier.clear()
@@ -332,8 +252,6 @@ class Tiers:
         until = time.monotonic() + CLOSE_SECONDS
         while self._unsaved and time.monotonic() < until:
             self.work(idle=True)
-        if self._loader is not None:
-            self._loader.close()
         if self.disk is not None:
             self.disk.close(max(0.0, until - time.monotonic()))
 

@@ -83,7 +83,7 @@ class EngineCounters(Collector):
             ("evicted_blocks", "Cached blocks evicted", self.stats.evicted_blocks),
             ("bad_disk_files", "KV files that were not what their names say", self.stats.bad_disk_files),
             ("failed_disk_writes", "KV blocks that the disk did not take", self.stats.failed_disk_writes),
-            ("late_disk_loads", "Loads of KV blocks given up because the disk fell behind", self.stats.late_disk_loads),
+            ("late_disk_loads", "Prompts for which the disk was given up", self.stats.late_disk_loads),
             ("preemptions", "Sequences preempted", self.stats.preemptions),
             ("recomputed_tokens", "Tokens computed again after preemption", self.stats.recomputed_tokens),
             ("failed_steps", "Steps that raised, repeats row by row included", self.stats.failed_steps),

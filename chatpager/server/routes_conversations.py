@@ -137,7 +137,7 @@ async def _all_items(service: Service, session_id: str) -> list[wire.Item]:
     chain = await store.load_chain(TENANT, session.tip_hash)
     answered = {turn.tip_hash: turn for turn in turns if turn.tip_hash}
     found = [_item(message, answered.get(message.hash)) for message in chain]
-    if live is not None and (not chain or chain[-1].hash == live.input_tip):
+    if live is not None and live.request.generate and (not chain or chain[-1].hash == live.input_tip):
         found.append(_live_item(live))
     return found
 

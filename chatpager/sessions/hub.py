@@ -279,8 +279,8 @@ class SessionHub:
         that is nobody's from now on. Raises what ``Store.turn`` and ``Store.delete_turn`` do."""
         turn = await self.store.turn(tenant, turn_id)
         await self.store.delete_turn(tenant, turn_id)
-        if turn.session_id is None and not await self.store.has_message(tenant, turn.tip_hash):
-            self.keeper.closed(self._heads.let_go(tenant, turn_id, turn.tip_hash))
+        if turn.session_id is None and not await self.store.has_message(tenant, turn.led_to):
+            self.keeper.closed(self._heads.let_go(tenant, turn_id, turn.led_to))
 
     def live(self, tenant: str, turn_id: str) -> LiveTurn | None:
         turn = self.turns.get(turn_id)

@@ -132,6 +132,12 @@ class Turn(Struct, frozen=True, kw_only=True):
     created_at: int
     completed_at: int | None
 
+    @property
+    def led_to(self) -> MessageHash | None:
+        """Where the conversation ends with it: its answer, or what was said where only the prompt was to be computed.
+        None of a turn that came to nothing."""
+        return self.tip_hash or (self.input_tip if self.status == "completed" else None)
+
 
 class BegunTurn(Struct, frozen=True, kw_only=True):
     """``duplicate``: the client had sent this turn before; nothing was changed and ``turn`` is the earlier one."""

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 from msgspec import UNSET
-from sqlalchemy import ColumnElement, delete, insert, select, update
+from sqlalchemy import ColumnElement, case, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from chatpager.errors import IdempotencyConflict, NotFound, PreviousResponseNotFound, ResponseNotFound, SessionBusy
@@ -218,14 +218,15 @@ async def live(c: AsyncConnection, tenant: str) -> list[Turn]:
 
 
 async def of_session(c: AsyncConnection, tenant: str, session_id: str) -> list[Turn]:
-    """The session's turns, and those that gave a message of its chain before it was forked; oldest first."""
+    """The session's turns, and those that led to a message of its chain before it was forked; oldest first."""
     await sessions.get(c, tenant, session_id)
     own = await _ordered(c, turns.c.session_id == session_id)
     chain = messages.ancestors(select(tables.sessions.c.tip_hash).where(tables.sessions.c.id == session_id))
-    answers = {turn.tip_hash for turn in own}
+    ends = {turn.led_to for turn in own}
     elsewhere = turns.c.session_id.is_distinct_from(session_id)
-    found = await _ordered(c, turns.c.tip_hash.in_(select(chain.c.hash)), elsewhere)
-    inherited = {turn.tip_hash: turn for turn in found if turn.tip_hash not in answers}
+    end = func.coalesce(turns.c.tip_hash, case((turns.c.status == "completed", turns.c.input_tip)))
+    found = await _ordered(c, end.in_(select(chain.c.hash)), elsewhere)
+    inherited = {turn.led_to: turn for turn in found if turn.led_to not in ends}
     return sorted([*own, *inherited.values()], key=lambda turn: (turn.created_at, turn.id))
 
 

@@ -41,7 +41,7 @@ def test_a_plain_cache_loses_every_session_and_ours_none(tmp_path, capsys):
         ({"trace": "x"}, "return, agent, chat"),
         ({"working_sets": [0.0]}, "at least 1"),
         ({"working_sets": [2.0, 9.0]}, "two whole"),
-        ({"tokens": 20_000}, "at the most"),
+        ({"tokens": 40_000}, "at the most"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(wrong, words):

@@ -6,7 +6,8 @@ from chatpager.config import EngineConfig
 from chatpager.engine.heads import Strength
 from chatpager.engine.messages import LeaseRequest
 from chatpager.engine.model_runner import ModelRunner
-from chatpager.engine.tiers import Source, Tiers, open_tiers
+from chatpager.engine.reading import Reading, Source
+from chatpager.engine.tiers import Tiers, open_tiers
 from chatpager.errors import ConfigError
 from tests.engine.fakes import FakeRunner, answer, continuation, make_engine, request, run
 from tests.engine.tiering import LONG, flood, sources
@@ -115,7 +116,7 @@ def test_a_proof_is_of_the_whole_prefix_and_its_domain():
 def test_tiers_say_what_they_hold():
     tiers = Tiers(FakeRunner())
     assert b"x" * 32 not in tiers
-    assert tiers.find(b"x" * 32) is None
+    assert tiers.find(b"x" * 32, Reading(1)) is None
     tiers.save("s", [])
     tiers.drop("s")
     tiers.demote([(b"x" * 32, 1)])

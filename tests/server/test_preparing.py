@@ -84,13 +84,63 @@ async def test_there_is_something_to_prepare(server):
     assert answer.refusal == (400, "invalid_request", "input")
 
 
+async def heads(server):
+    """Blocks by whose they are."""
+    return await server.service.hub.engine.ask(
+        lambda engine: {owner.partition("\0")[2]: len(head.proofs) for owner, head in engine.leases.heads.items()}
+    )
+
+
 async def test_a_cancelled_one_prepared_nothing(serve):
     async with serve(step=16) as server:  # it takes several steps, and is cancelled in the first
+        first = await server.respond(LONG, **GREEDY)
+        before = await heads(server)
         server.gate.hold()
-        there = {"conversation": await server.conversation(), **PREPARE}
-        async with server.events("/v1/responses", {"input": LONG, **there}) as events:
+        there = {"previous_response_id": first["id"], **PREPARE}
+        async with server.events("/v1/responses", {"input": LONG[::-1], **there}) as events:
             turn = await server.live_turn()
             server.service.hub.cancel(turn.request.tenant, turn.id)
             server.gate.open()
             last = [data async for _, data in events][-1]
-    assert (last["response"]["status"], last["response"]["output"]) == ("cancelled", [])
+        assert (last["response"]["status"], last["response"]["output"]) == ("cancelled", [])
+        assert (await heads(server)).keys() == before.keys()
+        await server.respond("And then?", previous_response_id=first["id"], **GREEDY)
+        assert (await heads(server)).keys() == before.keys(), "who goes on from the first has its head"
+
+
+async def test_deleting_it_leaves_the_conversation_that_went_on_its_head(server):
+    first = await prepared(server)
+    await server.respond("And then?", previous_response_id=first["id"], **GREEDY)
+    before = await heads(server)
+    assert (await server.delete(f"/v1/responses/{first['id']}")).status == 200
+    assert await heads(server) == before != {}
+
+
+async def test_deleting_the_end_of_a_conversation_lets_its_head_go(server):
+    first = await server.respond(LONG, **GREEDY)
+    last = await server.respond("And then? " * 5, previous_response_id=first["id"], **PREPARE)
+    assert (await heads(server)).keys() == {first["id"]}
+    await server.delete(f"/v1/responses/{last['id']}")
+    assert await heads(server) == {}
+
+
+async def test_no_answer_is_shown_while_it_is_computed(serve):
+    async with serve(step=16) as server:
+        conversation = await server.conversation()
+        server.gate.hold()
+        async with server.events("/v1/responses", {"input": LONG, "conversation": conversation, **PREPARE}) as events:
+            await server.live_turn()
+            items = (await server.get(f"/v1/conversations/{conversation}/items")).json["data"]
+            server.gate.open()
+            assert [data async for _, data in events]
+    assert [item["role"] for item in items] == ["user"]
+
+
+async def test_a_conversation_can_be_forked_where_it_was_prepared(server):
+    conversation = await server.conversation()
+    first = await prepared(server, conversation=conversation)
+    child = (await server.post(f"/v1/conversations/{conversation}/fork", {"at": first["id"]})).json["id"]
+    said = (await server.get(f"/v1/cache/explain?first={child}&second={first['id']}")).json
+    assert said["common_tokens"] == said["first_tokens"] == first["usage"]["input_tokens"]
+    receipt = (await server.respond("And then?", conversation=child, **GREEDY))["chatpager"]["cache"]
+    assert receipt["device_tokens"] == full_blocks(first["usage"]["input_tokens"])
