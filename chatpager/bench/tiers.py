@@ -2,7 +2,8 @@
 
 One conversation on one engine: its next turn is asked while all of its blocks are on the device, after host memory has
 taken them, after only the disk has them, and after a restart; the system is told to forget what it keeps of the files
-in memory. A cold prompt is as long and has never been seen. What is compared is the time from asking to the first token.
+in memory. A cold prompt is as long and has never been seen. What is compared is the time from asking to the first
+token.
 """
 
 from __future__ import annotations
