@@ -6,6 +6,7 @@ evicted, preempted, forked or retried on the way.
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -13,9 +14,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from chatpager.engine.heads import Strength
 from chatpager.engine.messages import DraftRequest, LeaseRequest
 from tests.engine.fakes import collect, continuation, make_engine, request
+from tests.engine.test_cache_events import follow
 
 STEPS = int(os.environ.get("CHATPAGER_MACHINE_STEPS", "60"))
-EXAMPLES = int(os.environ.get("CHATPAGER_MACHINE_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("CHATPAGER_MACHINE_EXAMPLES", "340"))  # 20,400 steps; 17,000 make a million
+TRACED_EXAMPLES = 60
 
 shared = (5,) * 12
 heads = st.sampled_from(
@@ -56,6 +59,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.cancelled, self.stopped, self.faulty = set(), set(), set()
         self.past = [()]
         self.count = 0
+        self.known, self.number = {}, 0
 
     @rule(
         head=heads,
@@ -172,6 +176,15 @@ class EngineMachine(RuleBasedStateMachine):
         if hasattr(self, "engine"):
             self.engine.audit()
 
+    @invariant()
+    def who_follows_the_events_knows_what_is_cached(self):
+        if hasattr(self, "engine"):
+            events, missed = self.engine.cache_events(self.number, 1 << 20)
+            assert missed == 0
+            follow(self.known, events)
+            self.number += len(events)
+            assert self.known.keys() == self.engine.pool.index.keys()
+
     def teardown(self):
         if not hasattr(self, "engine"):
             return
@@ -202,10 +215,20 @@ class EngineMachine(RuleBasedStateMachine):
                     assert final.usage.cached_tokens < len(prompt)
 
 
-EngineMachine.TestCase.settings = settings(
-    max_examples=EXAMPLES,
-    stateful_step_count=STEPS,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
-TestEngine = EngineMachine.TestCase
+class TracedMachine(EngineMachine):
+    """The first of the same examples, under the tracer."""
+
+
+def limits(examples):
+    return settings(
+        max_examples=examples,
+        stateful_step_count=STEPS,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+EngineMachine.TestCase.settings = limits(EXAMPLES)
+TracedMachine.TestCase.settings = limits(min(EXAMPLES, TRACED_EXAMPLES))
+TestEngine = pytest.mark.no_cover(EngineMachine.TestCase)
+TestEngineTraced = TracedMachine.TestCase
