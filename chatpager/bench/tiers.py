@@ -32,6 +32,7 @@ from chatpager.errors import ConfigError
 
 BLOCK = 16
 NEW_TOKENS, ANSWER_TOKENS = 24, 4
+BLOCKS_AT_ONCE = 64
 SOURCES = ("device", "host", "disk", "restart", "cold")
 """Where a turn's history is, in the order in which they are measured."""
 
@@ -150,8 +151,11 @@ class Measure:
         return Turn(first - began, device, usage.host_tokens, usage.disk_tokens)
 
     def _push_out(self, engine: Engine) -> None:
-        """Somebody needed all of the device."""
-        engine.cache.free(engine.cache.allocate(engine.pool.available))
+        """Others needed all of the device, some blocks at a time, as prompts do."""
+        taken: list[int] = []
+        while left := engine.pool.available:
+            taken += engine.cache.allocate(min(left, BLOCKS_AT_ONCE))
+        engine.cache.free(taken)
 
     def _empty_host(self, engine: Engine) -> None:
         """And all of host memory."""

@@ -47,7 +47,10 @@ class CacheEvents:
         self._events.append(CacheEvent(self.last, type, block, parent))
 
     def since(self, number: int, limit: int) -> tuple[list[CacheEvent], int]:
-        """At most ``limit`` events after ``number``, and how many of those that came after it are not kept any more."""
+        """At most ``limit`` events after ``number``, and how many of those that came after it are not kept any more.
+        Of a number that there has not been yet all are missed."""
+        if number > self.last:
+            return [], number
         oldest = self.last - len(self._events) + 1
         missed = max(0, oldest - 1 - number)
         start = max(0, number + 1 - oldest)

@@ -31,6 +31,7 @@ MAGIC = b"chatpager kv\x00\x01"
 HEADER = struct.Struct(f"<{len(MAGIC)}s32sQ16s")
 """Magic and version, proof, length of the content in bytes, its xxh3-128."""
 SUFFIX = ".kv"
+LOCK = "lock"
 PAUSE = 0.02
 """Seconds before each write while the disk gives way to the engine."""
 NO_DOMAIN = BlockProof(bytes(32))
@@ -83,6 +84,21 @@ class DiskTier:
         return self._bytes
 
     # -- for the engine's thread --------------------------------------------------------------------------------------
+
+    def look_after(self) -> None:
+        """Where somebody has deleted the folder, nothing of it is there any more, and what is saved is saved anew."""
+        if os.path.lexists(self.folder / LOCK):
+            return
+        with self._lock:
+            self._files.clear()
+            self._bytes = 0
+        try:
+            found = claim(self.folder)
+        except OSError:
+            return  # what cannot be written is counted, and told there
+        os.close(self._claim)
+        self._claim = found
+        log.warning("%s was deleted; the KV blocks of conversations are written again as they go on", self.folder)
 
     def save(self, proof: BlockProof, content: bytes) -> None:
         """Write a block some time soon."""
@@ -295,7 +311,7 @@ def claim(folder: Path) -> int:
         OSError: it cannot be made, or (BlockingIOError) another process has it.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

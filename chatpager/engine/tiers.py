@@ -123,6 +123,7 @@ class Tiers:
         """Write to disk what a conversation consists of now; its blocks follow in ``work``."""
         if self.disk is None or not chain:
             return
+        self.disk.look_after()
         self.disk.keep_head(owner, [block.proof for block in chain])
         self._unsaved.extend((block, block.born) for block in chain if block.proof not in self.disk)
 

@@ -84,6 +84,7 @@ class ChatCreate(Sampling, frozen=True, kw_only=True):
     max_completion_tokens: int | None = None
     metadata: dict[str, Any] | None = None
     store: bool | None = None
+    generate: bool | None = None
     stream: bool | None = None
     stream_options: Json | None = None
     chatpager: Extensions = Extensions()
@@ -258,7 +259,7 @@ def chat_request(raw: Json, served: Served, tenant: str) -> tuple[TurnRequest, C
         raise InvalidRequest("diagnostics are told on /v1/responses only", param=param)
     limit_name = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
     params = sampling_params(body, getattr(body, limit_name), served, limit_name)
-    generate = not body.prewarms
+    generate = body.generate is not False and not body.prewarms
     n = (body.n or 1) if generate else 1
     echo: Json = {"metadata": check_metadata(body.metadata), **({"n": n} if n > 1 else {})}
     kept = keep_seconds(body, body.messages, "messages")

@@ -142,13 +142,28 @@ class Keeper:
 
     async def cache_of(self, owner: str) -> SessionCache | None:
         """What of a conversation is in the cache now; None: nothing is known of it. Raises EngineStopped."""
-        return await self._engine.ask(lambda engine: engine.session_cache(owner, self._clock()))
+        found = await self._engine.ask(lambda engine: engine.session_cache(owner, self._clock()))
+        return found and self._with_pin(owner, found)
+
+    def _with_pin(self, owner: str, found: SessionCache) -> SessionCache:
+        """A pin's lease ends with the pin, however short it is until its next renewal."""
+        pin = self._pins.get(owner)
+        if pin is None:
+            return found
+        left = pin.until - self._clock()
+        leases = [
+            msgspec.structs.replace(lease, seconds_left=max(lease.seconds_left, left))
+            if lease.strength is Strength.HARD
+            else lease
+            for lease in found.leases
+        ]
+        return msgspec.structs.replace(found, leases=leases)
 
     async def largest(self, tenant: str, limit: int) -> list[tuple[str, SessionCache]]:
         """The conversations, or responses without one, that have most on the device. Raises EngineStopped."""
         prefix = owner_of(tenant, "")
         found = await self._engine.ask(lambda engine: engine.top_sessions(prefix, limit, self._clock()))
-        return [(owner.removeprefix(prefix), cache) for owner, cache in found]
+        return [(owner.removeprefix(prefix), self._with_pin(owner, cache)) for owner, cache in found]
 
     # -- who wants to know --------------------------------------------------------------------------------------------
 

@@ -7,9 +7,9 @@ import threading
 import pytest
 
 from chatpager.engine import disk_tier
-from chatpager.engine.disk_tier import HEADER, DiskTier
+from chatpager.engine.disk_tier import HEADER, DiskTier, claim
 from chatpager.engine.tiers import Tiers
-from tests.engine.fakes import FakeRunner, answer, make_engine, request, run, step
+from tests.engine.fakes import FakeRunner, answer, continuation, make_engine, request, run, step
 from tests.engine.tiering import LONG, sources
 
 
@@ -110,6 +110,21 @@ class TestDisk:
         assert "cannot be written to disk" in caplog.text
         assert answer(engine, "again", LONG, owner="s").usage.disk_tokens == 0
         tier.folder.unlink()
+
+    def test_a_conversation_that_goes_on_is_whole_again_after_its_folder_was_deleted(self, disk, caplog):
+        tier = disk()
+        engine = make_engine(disk=tier)
+        answer(engine, "first", LONG, owner="s")
+        tier.flush()
+        shutil.rmtree(tier.folder)
+        longer = [*LONG, *continuation(LONG, 4), 7]
+        answer(engine, "second", longer, owner="s")
+        assert "was deleted" in caplog.text
+        with pytest.raises(BlockingIOError):
+            claim(tier.folder)
+        engine.close()
+        later = make_engine(disk=disk())
+        assert sources(answer(later, "third", [*longer, 8], owner="s")) == (0, 0, 44)
 
     def test_a_folder_that_was_deleted_is_made_again(self, disk):
         tier = disk()

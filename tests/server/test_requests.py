@@ -261,6 +261,7 @@ def test_a_prompt_can_be_computed_without_an_answer():
         respond(input="a", generate=False),
         respond(input="a", generate=True, prompt_cache_options=prewarm),
         chat(prompt_cache_options=prewarm, n=3),
+        chat(generate=False),
     ):
         assert (turn.generate, turn.params.max_tokens, turn.params.n) == (False, 1, 1)
         assert turn.parameters["generate"] is False
