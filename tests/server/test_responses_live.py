@@ -154,6 +154,7 @@ async def test_cancel_while_it_waits_in_the_engine_s_queue(serve):
         await server.held()
         assert queued.state == "queued" and len(running.token_ids) > 4
         cancelling = asyncio.create_task(server.post(f"/v1/responses/{queued.id}/cancel"))
+        await eventually(lambda: not server.hub.engine._commands.empty())
         server.gate.open()
         answer = (await cancelling).json
         assert (answer["status"], answer["output"]) == ("cancelled", [])
@@ -183,6 +184,7 @@ async def test_cancel_while_it_answers(server):
     turn = await server.live_turn()
     await eventually(lambda: len(turn.token_ids) == 5)
     cancelling = asyncio.create_task(server.post(f"/v1/responses/{turn.id}/cancel"))
+    await eventually(lambda: not server.hub.engine._commands.empty())
     server.gate.open()
     answer = (await cancelling).json
     assert answer["status"] == "cancelled" and 5 <= answer["usage"]["output_tokens"] < 300
