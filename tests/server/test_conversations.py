@@ -7,7 +7,7 @@ import pytest
 from openai.types.conversations import Conversation
 
 from chatpager.errors import StoreError
-from tests.serving import DEADLINE, GREEDY
+from tests.serving import DEADLINE, GREEDY, eventually
 from tests.store.making import count
 
 PATH = "/v1/conversations"
@@ -125,6 +125,7 @@ async def test_delete_ends_the_turn_that_runs(server):
     assert row["chatpager"]["active_response_id"] == turn.id
     await server.held()
     deleting = asyncio.create_task(server.delete(f"{PATH}/{conversation}"))
+    await eventually(lambda: not server.hub.engine._commands.empty())
     server.gate.open()
     assert (await deleting).status == 200
     assert (await asking).json["status"] == "cancelled"
@@ -206,6 +207,7 @@ async def test_a_turn_that_waits_for_a_conversation_that_is_deleted_is_refused(s
     await server.live_turn()
     await server.held()
     deleting = asyncio.create_task(server.delete(f"{PATH}/{conversation}"))
+    await eventually(lambda: not server.hub.engine._commands.empty())
     server.gate.open()
     assert (await first).json["status"] == "cancelled"
     assert (await deleting).status == 200

@@ -201,6 +201,7 @@ async def test_delete_while_it_runs(server, stored):
     turn = await server.live_turn()
     await server.held()
     deleting = asyncio.create_task(server.delete("/v1/responses/" + turn.id))
+    await eventually(lambda: not server.hub.engine._commands.empty())
     server.gate.open()
     assert (await deleting).json["deleted"] is True
     assert (await asking).json["status"] == "cancelled"
