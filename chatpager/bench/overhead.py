@@ -35,7 +35,7 @@ MOST_SEQUENCES = 1024
 
 
 def run(*, sequences: int, steps: int, shape: str, out: str | None) -> dict[str, Any]:
-    """Measure, print and return the figures; every sequence is a session with a soft lease.
+    """Measure, print and return the figures; every sequence is the second turn of a session that has a soft lease.
 
     Raises:
         ConfigError: a number or the shape cannot be measured.
@@ -45,7 +45,7 @@ def run(*, sequences: int, steps: int, shape: str, out: str | None) -> dict[str,
             raise ConfigError(name, f"must be between {least} and {most}", value=value)
     with tempfile.TemporaryDirectory() as temporary:
         parameters = models.make_model(shape, Path(temporary))
-        whole, model = _measure(_engine(Path(temporary), sequences, steps), sequences, steps)
+        whole, model, leases = _measure(_engine(Path(temporary), sequences, steps), sequences, steps)
     own = [all_of_it - models_part for all_of_it, models_part in zip(whole, model, strict=True)]
     result = {
         "what": "a step's time beside the model's, all sequences decoding one token",
@@ -56,6 +56,7 @@ def run(*, sequences: int, steps: int, shape: str, out: str | None) -> dict[str,
         "own_ms": {"p50": _ms(statistics.median(own)), "p99": _ms(_p99(own))},
         "step_ms": {"p50": _ms(statistics.median(whole))},
         "own_of_step": round(sum(own) / sum(whole), 4),
+        "leases": leases,
         "machine": machine.describe(),
     }
     _print(result)
@@ -65,7 +66,7 @@ def run(*, sequences: int, steps: int, shape: str, out: str | None) -> dict[str,
 
 
 def _engine(folder: Path, sequences: int, steps: int) -> Engine:
-    longest = PROMPT_TOKENS + steps + 8
+    longest = 2 * PROMPT_TOKENS + steps + 8
     config = EngineConfig(
         model=str(folder),
         dtype="float32",
@@ -80,9 +81,9 @@ def _engine(folder: Path, sequences: int, steps: int) -> Engine:
     return Engine(config, ModelRunner(config))
 
 
-def _measure(engine: Engine, sequences: int, steps: int) -> tuple[list[float], list[float]]:
-    """Seconds of each step, and of the model in it."""
-    rng, run_plan, spent = random.Random(7), engine.runner.run, [0.0]
+def _measure(engine: Engine, sequences: int, steps: int) -> tuple[list[float], list[float], int]:
+    """Seconds of each step, and of the model in it; and the leases that stood."""
+    run_plan, spent = engine.runner.run, [0.0]
 
     def timed(plan: Plan) -> list[Sampled]:
         began = time.perf_counter()
@@ -92,25 +93,34 @@ def _measure(engine: Engine, sequences: int, steps: int) -> tuple[list[float], l
             spent[0] = time.perf_counter() - began
 
     engine.runner.run = timed  # type: ignore[method-assign]
-    for i in range(sequences):
-        request = AddRequest(
-            request_id=str(i),
-            prompt_token_ids=[rng.randint(1, engine.runner.vocab_size - 1) for _ in range(PROMPT_TOKENS)],
-            params=SamplingParams(max_tokens=steps + 4, temperature=0.0, ignore_eos=True),
-            owner=f"session {i}",
-        )
-        engine.add(request, time.monotonic())
-    while any(seq.remaining > 1 for seq in engine.scheduler.running) or engine.scheduler.waiting:
+    _ask(engine, sequences, PROMPT_TOKENS, 1)
+    while engine.has_work:
         engine.step(time.monotonic)
     for i in range(sequences):
         engine.lease(LeaseRequest(owner=f"session {i}", strength=Strength.SOFT, ttl=600.0), time.monotonic())
+    _ask(engine, sequences, 2 * PROMPT_TOKENS, steps + 4)
+    while any(seq.remaining > 1 for seq in engine.scheduler.running) or engine.scheduler.waiting:
+        engine.step(time.monotonic)
     whole, model = [], []
     for _ in track(range(min(steps, _left(engine))), "measuring"):
         began = time.perf_counter()
         engine.step(time.monotonic)
         whole.append(time.perf_counter() - began)
         model.append(spent[0])
-    return whole, model
+    return whole, model, sum(bool(head.leases) for head in engine.leases.heads.values())
+
+
+def _ask(engine: Engine, sequences: int, tokens: int, answer: int) -> None:
+    """A turn of every session; each has a prompt of its own, of which a longer one has the same beginning."""
+    for i in range(sequences):
+        rng = random.Random(i)
+        request = AddRequest(
+            request_id=f"{i}/{tokens}",
+            prompt_token_ids=[rng.randint(1, engine.runner.vocab_size - 1) for _ in range(tokens)],
+            params=SamplingParams(max_tokens=answer, temperature=0.0, ignore_eos=True),
+            owner=f"session {i}",
+        )
+        engine.add(request, time.monotonic())
 
 
 def _left(engine: Engine) -> int:
@@ -129,7 +139,8 @@ def _ms(seconds: float) -> float:
 def _print(result: dict[str, Any]) -> None:
     own, step = result["own_ms"], result["step_ms"]
     told = (
-        f"{result['sequences']} sequences decoding, {result['parameters'] / 1e6:.0f}M parameters: "
+        f"{result['sequences']} sequences decoding, {result['leases']} leases, "
+        f"{result['parameters'] / 1e6:.0f}M parameters: "
         f"the engine's own work {own['p50']:.2f} ms a step (p99 {own['p99']:.2f} ms) "
         f"of {step['p50']:.1f} ms: {result['own_of_step']:.1%}"
     )

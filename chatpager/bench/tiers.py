@@ -35,6 +35,8 @@ NEW_TOKENS, ANSWER_TOKENS = 24, 4
 BLOCKS_AT_ONCE = 64
 SOURCES = ("device", "host", "disk", "restart", "cold")
 """Where a turn's history is, in the order in which they are measured."""
+ROUND_TURNS = len(SOURCES) + 3
+"""With the first one, and one for the start of each engine."""
 
 
 class Turn(NamedTuple):
@@ -60,7 +62,7 @@ def run(*, tokens: int, shape: str, rounds: int, out: str | None) -> dict[str, A
     with tempfile.TemporaryDirectory() as temporary, Progress() as progress:
         folder = Path(temporary)
         parameters = models.make_model(shape, folder)
-        bar = progress.add_task("measuring", total=rounds * (1 + len(SOURCES)))
+        bar = progress.add_task("measuring", total=rounds * ROUND_TURNS)
         measure = Measure(folder, tokens, lambda: progress.advance(bar))
         turns = measure.rounds(rounds)
     result = _summary(turns, tokens, shape, parameters)
@@ -122,9 +124,7 @@ class Measure:
         return [self._rng.randint(1, engine.runner.vocab_size - 1) for _ in range(count)]
 
     def _go_on(self, engine: Engine, history: list[int], owner: str) -> Turn:
-        turn = self._ask(engine, [*history, *self._fresh(engine, NEW_TOKENS)], owner)
-        self._done()
-        return turn
+        return self._ask(engine, [*history, *self._fresh(engine, NEW_TOKENS)], owner)
 
     def _ask(self, engine: Engine, prompt: list[int], owner: str) -> Turn:
         """A turn, and what is written to disk after it."""
@@ -147,6 +147,7 @@ class Measure:
         assert first is not None and usage is not None
         if engine.tiers is not None and engine.tiers.disk is not None:
             engine.tiers.disk.flush()
+        self._done()
         device = usage.cached_tokens - usage.host_tokens - usage.disk_tokens
         return Turn(first - began, device, usage.host_tokens, usage.disk_tokens)
 

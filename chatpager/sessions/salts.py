@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -57,9 +58,8 @@ def _make(path: Path) -> None:
     own = path.with_name(f"{path.name}-{secrets.token_hex(8)}")
     write_whole(own, secrets.token_bytes(SECRET_BYTES))
     try:
-        os.link(own, path)
-    except FileExistsError:
-        pass
+        with suppress(FileExistsError):  # theirs is as good as ours
+            os.link(own, path)
     finally:
         own.unlink()
 

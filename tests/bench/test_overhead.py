@@ -14,6 +14,7 @@ def test_the_engine_s_own_work_is_a_part_of_every_step(tmp_path, capsys):
     assert json.loads(out.read_text()) == result
     assert 0 < result["own_ms"]["p50"] < result["step_ms"]["p50"]
     assert 0 < result["own_of_step"] < 1
+    assert result["leases"] == 4
     assert "4 sequences decoding" in capsys.readouterr().out
 
 
