@@ -164,7 +164,7 @@ def _replay(engine: Engine, owned: bool, turns: list[Turn], name: str) -> Served
         clock.move(turn.at)
         known = histories.setdefault(turn.session, [])
         came_back = len(known) > 0
-        attainable = max(0, len(known) - 1) // BLOCK * BLOCK
+        attainable = max(0, len(known) - 1)
         known += [rng.randint(1, vocabulary) for _ in range(turn.new)]
         owner = f"session-{turn.session}" if owned else ""
         request = AddRequest(

@@ -73,7 +73,7 @@ def show(
         _print_json(found)
         return
     where = ", ".join(f"{found[f'{tier}_tokens']:,} {tier}" for tier in ("device", "host", "disk"))
-    typer.echo(f"{found['tokens']:,} tokens in full blocks: {where}; {found['shared_tokens']:,} shared with others")
+    typer.echo(f"{found['tokens']:,} tokens: {where}; {found['shared_tokens']:,} shared with others")
     for lease in found["leases"]:
         typer.echo(f"{lease['strength']} lease on {lease['tokens']:,} tokens for {lease['seconds_left']:.0f} s")
 
@@ -150,7 +150,7 @@ def top(
     limit: Annotated[int, typer.Option(help="conversations at the most", min=1, max=100)] = 20,
     url: Url = None, api_key: Key = None, config: ConfigFile = None, as_json: AsJson = False,
 ) -> None:  # fmt: skip
-    """Who has most of the device's cache, in tokens of full blocks."""
+    """Who has most of the device's cache, in tokens."""
     found = _request("GET", f"/v1/cache/top?limit={limit}", None, url, api_key, config)["data"]
     if as_json:
         _print_json(found)
@@ -178,9 +178,7 @@ def explain(
     typer.echo(
         f"{found['first']}: {found['first_tokens']:,} tokens; {found['second']}: {found['second_tokens']:,} tokens"
     )
-    typer.echo(
-        f"the first {common:,} are the same: {found['reusable_tokens']:,} in full blocks of {found['block_size']}"
-    )
+    typer.echo(f"the first {common:,} are the same: {found['reusable_tokens']:,} need not be computed again")
     if not found["same_model"]:
         typer.echo("they were asked of different models, which share nothing")
     parted = found["diverged"]

@@ -59,6 +59,11 @@ class BlockHasher:
         assert len(token_ids) == self.block_size, (len(token_ids), self.block_size)
         return self._digest(parent + struct.pack(f"<{self.block_size}I", *token_ids))
 
+    def tail(self, parent: BlockHash, token_ids: Sequence[int]) -> BlockHash:
+        """Name of a block that ``token_ids`` do not fill; as the count differs, no full block is named of the same."""
+        assert 0 < len(token_ids) < self.block_size, (len(token_ids), self.block_size)
+        return self._digest(parent + struct.pack(f"<{len(token_ids)}I", *token_ids))
+
     def prove(self, parent: BlockProof, token_ids: Sequence[int]) -> BlockProof:
         """The proof of the block that holds ``token_ids`` after the prefix that ``parent`` is the proof of."""
         return BlockProof(hashlib.sha256(parent + struct.pack(f"<{self.block_size}I", *token_ids)).digest())

@@ -8,11 +8,12 @@ state    holders                       meaning
 NULL     -                             block 0; padding points here, nobody owns it
 FREE     none                          on the free list, its content means nothing
 OWNED    one or more                   in block tables, content without a name (partial, or a duplicate)
-CACHED   none or more                  full, written, named; ``index[hash]`` is this block
+CACHED   none or more                  written and named; ``index[hash]`` is this block
 =======  ============================  ==========================================================
 
 Only the first block with some content gets its name; a later duplicate stays OWNED and is freed with its last holder.
-The parent of a CACHED block is CACHED, so a chain is evicted from its tail.
+The parent of a CACHED block is CACHED, so a chain is evicted from its end. A CACHED block is full, or it is a tail:
+the end of what a sequence computed, which is only ever copied, and nothing goes on from it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from collections import deque
 from enum import IntEnum
 
 from chatpager.engine.block_hash import BlockHash, BlockProof
+from chatpager.engine.branches import Branches
 from chatpager.engine.cache_events import CacheEvent, CacheEvents
+
+NO_DOMAIN = BlockHash(b"")
 
 
 class BlockState(IntEnum):
@@ -38,11 +42,13 @@ class EvictionClass(IntEnum):
     """No session's conversation contains it, and it was never hit, or its session has left it behind."""
     COLD = 1
     """No session's conversation contains it, but it was hit."""
-    IDLE = 2
+    TAIL = 2
+    """The end of a session's conversation, which does not fill a block."""
+    IDLE = 3
     """Part of a session's conversation."""
-    SOFT = 3
+    SOFT = 4
     """Under a soft lease."""
-    HARD = 4
+    HARD = 5
     """Under a hard lease: not evicted until the lease ends or is revoked."""
 
 
@@ -51,11 +57,13 @@ class Block:
         "born",
         "children",
         "depth",
+        "domain",
         "hard",
         "hash",
         "heads",
         "hits",
         "id",
+        "is_tail",
         "last_use",
         "parent",
         "pins",
@@ -76,9 +84,13 @@ class Block:
 
     def clear_name(self) -> None:
         self.hash: BlockHash | None = None
+        self.domain = NO_DOMAIN
+        """Root of the chain that it belongs to."""
         self.proof = BlockProof(b"")
+        """None of a tail: no lower tier has it."""
         self.parent: Block | None = None
         self.tokens: tuple[int, ...] = ()
+        self.is_tail = False
         self.depth = 0
         self.children = 0
         """CACHED blocks whose parent this is."""
@@ -104,7 +116,7 @@ class Block:
         if self.soft:
             return EvictionClass.SOFT
         if self.heads:
-            return EvictionClass.IDLE
+            return EvictionClass.TAIL if self.is_tail else EvictionClass.IDLE
         return EvictionClass.COLD if self.hits else EvictionClass.DEAD
 
     def __repr__(self) -> str:
@@ -120,6 +132,8 @@ class BlockPool:
         self.blocks[0].state = BlockState.NULL
         self.free: deque[int] = deque(range(1, num_blocks))
         self.index: dict[BlockHash, Block] = {}
+        self.branches = Branches()
+        """The blocks in ``index``."""
         self.evictable = 0
         """CACHED blocks that nobody holds, directly or through a descendant."""
         self.leased = 0
@@ -173,24 +187,37 @@ class BlockPool:
         self._no_longer_held(block)
         return block.children == 0
 
-    def name(self, block: Block, name: BlockHash, parent: Block | None, tokens: tuple[int, ...]) -> None:
-        """OWNED -> CACHED: the block is full, its content written, and no other block has its name."""
+    def name(
+        self,
+        block: Block,
+        name: BlockHash,
+        parent: Block | None,
+        tokens: tuple[int, ...],
+        *,
+        domain: BlockHash = NO_DOMAIN,
+        is_tail: bool = False,
+    ) -> None:
+        """OWNED -> CACHED: the block is full or nobody writes to it any more, and no other block has its name."""
         assert block.state is BlockState.OWNED and name not in self.index, (block, name)
-        assert parent is None or parent.state is BlockState.CACHED, (block, parent)
+        assert parent is None or (parent.state is BlockState.CACHED and not parent.is_tail), (block, parent)
         block.state = BlockState.CACHED
         block.hash, block.parent, block.tokens = name, parent, tokens
+        block.domain, block.is_tail = domain, is_tail
         self._names += 1
         block.born = self._names
         block.depth = parent.depth + 1 if parent else 0
         self.index[name] = block
-        self.events.stored(name, parent.hash if parent else None)
+        self.branches.add(block)
+        if not is_tail:
+            self.events.stored(name, parent.hash if parent else None)
         if parent:
             parent.children += 1
             self._pin(parent)
 
     def snapshot(self) -> list[CacheEvent]:
-        """Every CACHED block as if it had been stored with the latest event, parents first."""
-        cached = sorted(self.index.items(), key=lambda pair: pair[1].depth)
+        """Every full CACHED block as if it had been stored with the latest event, parents first."""
+        full = ((name, block) for name, block in self.index.items() if not block.is_tail)
+        cached = sorted(full, key=lambda pair: pair[1].depth)
         return [
             CacheEvent(self.events.last, "block.stored", name, block.parent.hash if block.parent else None)
             for name, block in cached
@@ -222,7 +249,9 @@ class BlockPool:
         assert name is not None and self.index[name] is block
         self.leased -= block.hard > 0
         del self.index[name]
-        self.events.removed(name)
+        self.branches.remove(block)
+        if not block.is_tail:
+            self.events.removed(name)
         if parent:
             parent.children -= 1
         block.clear_name()
@@ -306,7 +335,7 @@ class BlockPool:
         free = sum(b.state is BlockState.FREE for b in self.blocks)
         assert free == len(self.free), (free, len(self.free))
         named = sum(b.state is BlockState.CACHED for b in self.blocks)
-        assert named == len(self.index), (named, len(self.index))
+        assert named == len(self.index) == len(self.branches), (named, len(self.index), len(self.branches))
 
     def _audit_block(self, block: Block, refs: int, children: int, pins: int) -> None:
         assert block.ref == refs, f"{block} is in {refs} tables"
@@ -319,3 +348,4 @@ class BlockPool:
             assert block.state is BlockState.CACHED and block.hash is not None, block
             assert self.index[block.hash] is block, block
             assert block.parent is None or block.parent.state is BlockState.CACHED, block
+            assert not (block.is_tail and block.children), block

@@ -169,11 +169,10 @@ class Engine:
 
     def fork_session(self, owner: str, new_owner: str, tokens: int | None = None) -> None:
         """A session begins with the first ``tokens`` of another (None: with all), whose blocks are now its own too."""
-        most = self.runner.max_model_len if tokens is None else tokens
-        blocks = max(0, most) // self.config.block_size
-        proofs = self.leases.fork(owner, new_owner, blocks)
+        most = self.runner.max_model_len if tokens is None else max(0, tokens)
+        proofs = self.leases.fork(owner, new_owner, most)
         if self.tiers is not None:
-            self.tiers.fork(new_owner, proofs or self.tiers.recorded(owner)[:blocks])
+            self.tiers.fork(new_owner, proofs or self.tiers.recorded(owner)[: most // self.config.block_size])
 
     def close_session(self, owner: str) -> None:
         """The conversation was deleted: its blocks are nobody's, and go from the disk unless others have them."""
@@ -327,10 +326,12 @@ class Engine:
 
     def _end_turn(self, seq: Sequence) -> None:
         """Take a sequence out whose turn ended as it should, or was ended: the session's head moves with it."""
-        if seq.owner and seq.status is SequenceStatus.RUNNING:
+        if seq.status is SequenceStatus.RUNNING and not seq.speculative:
             chain = self.cache.chain(seq)
-            if seq.committed >= seq.num_prompt_tokens or len(chain) >= self._known_blocks(seq.owner):
-                self.leases.move(seq.owner, seq.hasher.root, chain)
+            tail = self.cache.keep_tail(seq, chain)
+            whole = seq.committed >= seq.num_prompt_tokens
+            if seq.owner and (whole or len(chain) >= self._known_blocks(seq.owner)):
+                self.leases.move(seq.owner, seq.hasher.root, [*chain, tail] if tail else chain)
                 self.cache.save(seq.owner, chain)
         self.scheduler.finish(seq)
 

@@ -1,4 +1,4 @@
-"""Which cached block is evicted next: of the lowest class, the least recently used, the deepest."""
+"""Which cached block is evicted next: of the lowest class, a tail, the least recently used, the deepest."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from collections import Counter
 
 from chatpager.engine.block_pool import Block, BlockPool, BlockState
 
+Key = tuple[int, bool, int, int, int]
+
 
 class EvictionOrder:
-    """A heap of (class, last_use, -depth, block id) over the CACHED leaves that nobody holds. An entry whose block
-    changed since is stale, and skipped; whoever changes a block so that it may be a candidate offers it again."""
+    """A heap of (class, not a tail, last_use, -depth, block id) over the CACHED leaves that nobody holds. An entry
+    whose block changed since is stale, and skipped; whoever changes a block so that it may be a candidate offers it
+    again."""
 
     def __init__(self, pool: BlockPool) -> None:
         self._pool = pool
-        self._heap: list[tuple[int, int, int, int]] = []
+        self._heap: list[Key] = []
 
     def offer(self, block: Block) -> None:
         """It is, or may have become, a candidate of another class."""
@@ -45,6 +48,6 @@ def _is_candidate(block: Block) -> bool:
     return block.state is BlockState.CACHED and not block.held and block.children == 0
 
 
-def _key(block: Block) -> tuple[int, int, int, int]:
-    """The order of eviction, lowest first."""
-    return block.eviction_class, block.last_use, -block.depth, block.id
+def _key(block: Block) -> Key:
+    """The order of eviction, lowest first. A tail saves less than a block, so none of its class goes before it."""
+    return block.eviction_class, not block.is_tail, block.last_use, -block.depth, block.id

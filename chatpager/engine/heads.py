@@ -47,13 +47,15 @@ class Lease:
 
 @dataclass
 class Head:
-    """A session's chain of cached blocks, root first: (block, its ``born`` when it was recorded). What was evicted
-    since is told by another ``born``; nothing behind it is cached either."""
+    """A session's chain of cached blocks, root first, with the tail at its end: (block, its ``born`` when it was
+    recorded). What was evicted since is told by another ``born``; nothing behind it is cached either."""
 
     tenant: bytes
     chain: list[tuple[Block, int]] = field(default_factory=list)
     proofs: list[BlockProof] = field(default_factory=list)
-    """Of the blocks of the chain: by these the lower tiers know them."""
+    """Of the full blocks of the chain: by these the lower tiers know them."""
+    tail_tokens: int = 0
+    """Tokens behind those when they were recorded."""
     leases: dict[Strength, Lease] = field(default_factory=dict)
     expired_at: float | None = None
     """When its last lease came to its deadline, if there was none since."""
@@ -71,6 +73,10 @@ class Head:
             else:
                 high = middle - 1
         return low
+
+    def tokens(self, blocks: int, block_size: int) -> int:
+        """Tokens of the first ``blocks``, which are still cached; all but the last are full."""
+        return (blocks - 1) * block_size + len(self.chain[blocks - 1][0].tokens) if blocks else 0
 
     def is_idle(self) -> bool:
         """Whether some of it is cached and nobody holds the end of that."""

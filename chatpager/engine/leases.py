@@ -86,20 +86,27 @@ class LeaseBook:
         for block in chain[same:]:
             block.heads += 1
             head.chain.append((block, block.born))
-            head.proofs.append(block.proof)
+            if not block.is_tail:
+                head.proofs.append(block.proof)
             self._reconsider(block)
+        head.tail_tokens = len(chain[-1].tokens) if chain and chain[-1].is_tail else 0
         for lease in head.leases.values():
             self._cover(head, lease)
         self._limit_heads()
 
-    def fork(self, owner: str, new_owner: str, blocks: int) -> tuple[BlockProof, ...]:
-        """A session that begins with the first ``blocks`` of another's head, as far as that goes, has a head of its own
-        from the start: they stay when the other one goes. Their proofs, also of those that are no longer cached."""
+    def fork(self, owner: str, new_owner: str, tokens: int) -> tuple[BlockProof, ...]:
+        """A session that begins with the first ``tokens`` of another's head, as far as that goes, has a head of its own
+        from the start: its blocks stay when the other one goes. The proofs of the full ones, also of those that are no
+        longer cached."""
         head = self.heads.get(owner)
         if head is None:
             return ()
-        proofs = head.proofs[:blocks]
-        self.move(new_owner, head.tenant, [block for block, _ in head.chain[: min(blocks, head.resident())]])
+        blocks = tokens // self._block_size
+        proofs, resident = head.proofs[:blocks], head.resident()
+        blocks = min(blocks, resident)
+        if blocks < resident and head.chain[blocks][0].is_tail and head.tokens(blocks + 1, self._block_size) <= tokens:
+            blocks += 1
+        self.move(new_owner, head.tenant, [block for block, _ in head.chain[:blocks]])
         self.heads[new_owner].proofs = proofs
         return tuple(proofs)
 
@@ -274,7 +281,7 @@ class LeaseBook:
             owner=owner,
             change=change,
             strength=lease.strength,
-            tokens=min(lease.covered, head.resident()) * self._block_size,
+            tokens=head.tokens(min(lease.covered, head.resident()), self._block_size),
             seconds_left=max(0.0, lease.deadline - self.now),
             reason=reason,
         )

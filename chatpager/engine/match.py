@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Match:
     """Cached blocks of one prompt, held until ``commit`` or ``rollback``; one of the two must be called, once."""
 
-    __slots__ = ("_cache", "_open", "blocks", "restored")
+    __slots__ = ("_cache", "_open", "blocks", "restored", "tail", "tail_tokens")
 
     def __init__(self, cache: PrefixCache, blocks: list[Block]) -> None:
         self._cache = cache
@@ -24,17 +24,27 @@ class Match:
         self.blocks = blocks
         self.restored: Counter[Source] = Counter()
         """Those of the blocks that came from a lower tier."""
+        self.tail: Block | None = None
+        """A block of which the first ``tail_tokens`` go on from the others; its holder copies it before it writes."""
+        self.tail_tokens = 0
+
+    @property
+    def tokens(self) -> int:
+        return len(self.blocks) * self._cache.block_size + self.tail_tokens
 
     def commit(self) -> list[int]:
         """Hand the held blocks over to a block table."""
         self._close()
-        return [block.id for block in self.blocks]
+        return [block.id for block in self._held()]
 
     def rollback(self) -> None:
         """Let go of the blocks as if nobody had looked: their place in the eviction order does not change."""
         self._close()
-        for block in reversed(self.blocks):
+        for block in reversed(self._held()):
             self._cache.let_go(block, touch=False)
+
+    def _held(self) -> list[Block]:
+        return [*self.blocks, self.tail] if self.tail else self.blocks
 
     def _close(self) -> None:
         assert self._open, "a match was committed or rolled back twice"

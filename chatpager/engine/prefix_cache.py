@@ -1,10 +1,11 @@
 """Finding, publishing and evicting the blocks of shared prefixes.
 
 A hit is a chain of CACHED blocks from the root whose token ids equal the sequence's, compared one by one: the hash only
-says where to look. Eviction takes leaves that nobody holds: of the lowest class first (dead, cold, idle session, soft
-lease), then the least recently used, then the deepest, so a conversation loses its end before its beginning and what is
-left can still be hit. What is under a hard lease is not taken. Evicted blocks that were worth something go to the lower
-tiers, if there are any, and come back from there when a prompt continues a hit with them.
+says where to look; then the beginning of one more block, which is copied. Eviction takes leaves that nobody holds: of
+the lowest class first (dead, cold, tail, idle session, soft lease), then the least recently used, then the deepest, so
+a conversation loses its end before its beginning and what is left can still be hit. What is under a hard lease is not
+taken. Evicted blocks that were worth something go to the lower tiers, if there are any, and come back from there when a
+prompt continues a hit with them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from chatpager.engine.block_hash import BlockHash, BlockProof
-from chatpager.engine.block_pool import Block, BlockPool, EvictionClass
+from chatpager.engine.block_pool import Block, BlockPool, BlockState, EvictionClass
 from chatpager.engine.eviction_order import EvictionOrder
 from chatpager.engine.ghost_index import Eviction, GhostIndex
 from chatpager.engine.leases import LeaseBook
@@ -88,6 +89,18 @@ class PrefixCache:
                 self.pool.share(block)
                 held.append(block)
         return Match(self, held)
+
+    def extend(self, seq: Sequence, match: Match) -> None:
+        """Continue a match by the beginning of a block, whose rest is another's; at least one token is left."""
+        start = len(match.blocks) * self.block_size
+        wanted = seq.token_ids[start : min(len(seq), start + self.block_size) - 1]
+        if not self.enabled or not wanted:
+            return
+        parent = match.blocks[-1] if match.blocks else None
+        if found := self.pool.branches.closest(seq.hasher.root, parent, wanted):
+            match.tail, match.tail_tokens = found
+            self.pool.share(match.tail)
+            seq.tail = match.tail, match.tail.born
 
     def _find(self, name: BlockHash, parent: Block | None, tokens: tuple[int, ...]) -> Block | None:
         """The block with this name if it also has this parent and these tokens."""
@@ -168,7 +181,7 @@ class PrefixCache:
         for block_id, (proof, _, source) in zip(ids, found, strict=True):
             block, i = self.pool.blocks[block_id], len(match.blocks)
             parent = match.blocks[-1] if match.blocks else None
-            self.pool.name(block, seq.hashes[i], parent, seq.block_tokens(i))
+            self.pool.name(block, seq.hashes[i], parent, seq.block_tokens(i), domain=seq.hasher.root)
             block.proof, block.hits, block.last_use = proof, 1, self.pool.clock
             self.ghosts.forget(seq.hashes[i])
             match.blocks.append(block)
@@ -185,12 +198,14 @@ class PrefixCache:
         not long ago."""
         blocks = len(match.blocks)
         self.stats.queried_tokens += seq.num_prompt_tokens
-        self.stats.hit_tokens += blocks * self.block_size
+        self.stats.hit_tokens += match.tokens
         for source, count in match.restored.items():
             self.stats.restored_tokens[source] += count * self.block_size
         hashes = seq.full_hashes(self.matchable_blocks(seq)) if self.enabled else []
         for name in hashes[:blocks]:
             self.pool.index[name].hits += 1
+        if match.tail:
+            match.tail.hits += 1
         lost = [self.ghosts.get(name) for name in hashes[blocks:]]
         for eviction in lost:
             if eviction is None:
@@ -229,7 +244,7 @@ class PrefixCache:
             found = self.pool.index.get(hashes[i])
             if found is None:
                 found = self.pool.blocks[seq.block_table[i]]
-                self.pool.name(found, hashes[i], parent, tokens)
+                self.pool.name(found, hashes[i], parent, tokens, domain=seq.hasher.root)
                 found.proof = seq.hasher.prove(parent.proof if parent else seq.hasher.proof, tokens)
                 self.ghosts.forget(hashes[i])
                 if self.tiers is not None:
@@ -239,6 +254,27 @@ class PrefixCache:
                 return
             parent = found
             seq.published = i + 1
+
+    def keep_tail(self, seq: Sequence, chain: list[Block]) -> Block | None:
+        """What a sequence that ends has computed behind its ``chain`` and that fills no block: who goes on from there
+        copies it. None: nothing, or others still write to it, or not all before it is CACHED."""
+        full, count = divmod(seq.committed, self.block_size)
+        if not self.enabled or not count or len(chain) < full:
+            return None
+        tokens = tuple(seq.token_ids[full * self.block_size : seq.committed])
+        parent = chain[-1] if chain else None
+        name = seq.hasher.tail(seq.hashes[full - 1] if full else seq.hasher.root, tokens)
+        found = self.pool.index.get(name)
+        if found is None:
+            block = self.pool.blocks[seq.block_table[full]]
+            if block.state is not BlockState.OWNED or block.ref > 1:
+                return None
+            self.pool.name(block, name, parent, tokens, domain=seq.hasher.root, is_tail=True)
+            return block
+        if found.parent is not parent or found.tokens != tokens:
+            self.stats.collisions += 1
+            return None
+        return found
 
     def chain(self, seq: Sequence) -> list[Block]:
         """The CACHED blocks with the content of ``seq``, root first and without a gap."""
@@ -277,11 +313,13 @@ class PrefixCache:
         poisoned, and to lose a good prefix is better than to keep a bad one. ``seq`` must end, or it would publish its
         blocks again."""
         bad = {block for i in range(seq.published) if (block := self._named_block(seq, i))}
+        if seq.tail and seq.tail[0].born == seq.tail[1]:
+            bad.add(seq.tail[0])
         for block in sorted(self.pool.index.values(), key=lambda b: b.depth):
             if block.parent in bad:
                 bad.add(block)
         if self.tiers is not None:
-            self.tiers.forget([block.proof for block in bad])
+            self.tiers.forget([block.proof for block in bad if not block.is_tail])
         for block in sorted(bad, key=lambda b: b.depth, reverse=True):
             self.pool.unname(block)
 
@@ -299,7 +337,7 @@ class PrefixCache:
         demoted: list[tuple[BlockProof, int]] = []
         while len(self.pool.free) < count:
             block = self._next_victim()
-            if block.eviction_class >= self.worth_keeping:
+            if block.eviction_class >= self.worth_keeping and not block.is_tail:
                 demoted.append((block.proof, block.id))
             self._evict(block, by)
         if self.tiers is not None:
@@ -337,7 +375,8 @@ class PrefixCache:
     def _evict(self, block: Block, by: str = "") -> None:
         assert block.hash is not None
         self.stats.evicted_blocks[block.eviction_class] += 1
-        self.ghosts.put(block.hash, self.leases.now, block.eviction_class, by)
+        if not block.is_tail:
+            self.ghosts.put(block.hash, self.leases.now, block.eviction_class, by)
         parent = self.pool.evict(block)
         if parent:
             self._order.offer(parent)

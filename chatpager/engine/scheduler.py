@@ -13,6 +13,7 @@ from bisect import bisect_left, insort
 from collections import Counter
 from dataclasses import dataclass
 
+from chatpager.engine.block_pool import BlockState
 from chatpager.engine.claims import Claims
 from chatpager.engine.lanes import Lanes
 from chatpager.engine.match import Match
@@ -173,9 +174,10 @@ class Scheduler:
         return table_need + shared, place if shared else None
 
     def _is_shared(self, block_id: int) -> bool:
-        """Whether another table has the block too. A step's hold does not count: it copies before anything is written,
-        and what it copies ends before the place where the last holder writes."""
-        return self.cache.pool.blocks[block_id].ref - self._copied.count(block_id) > 1
+        """Whether another table has the block too, or the cache. A step's hold does not count: it copies before
+        anything is written, and what it copies ends before the place where the last holder writes."""
+        block = self.cache.pool.blocks[block_id]
+        return block.state is BlockState.CACHED or block.ref - self._copied.count(block_id) > 1
 
     # -- room for all -------------------------------------------------------------------------------------------------
 
@@ -253,11 +255,12 @@ class Scheduler:
         if not lanes.chunk(len(seq) - self.cache.reach(seq) * self.block_size):
             match.rollback()
             return True
-        need = _blocks(len(seq), self.block_size) - len(match.blocks)
+        need = _blocks(len(seq), self.block_size)
         if self._immune(seq):
-            need = _blocks(seq.max_length, self.block_size) + 1 - len(match.blocks)
+            need = _blocks(seq.max_length, self.block_size) + 1
         watermark = int(self.limits.watermark * self.cache.pool.usable) if self.running else 0
-        if not self._has_room(seq, need + watermark + self._unfinished_prefills()):
+        others = watermark + self._unfinished_prefills()
+        if not self._has_room(seq, need - len(match.blocks) + others):
             match.rollback()
             return False
         try:
@@ -268,24 +271,27 @@ class Scheduler:
         if not whole:
             match.rollback()  # what has come stays in the cache; the rest comes in the next steps
             return True
-        tokens = len(match.blocks) * self.block_size
-        count = lanes.chunk(len(seq) - tokens)
-        if not count:  # less was restored than was in reach
-            match.rollback()
-            return True
+        if self._allocatable(seq) > need - len(match.blocks) + others:  # what is copied is held for a step
+            self.cache.extend(seq, match)
+        if count := lanes.chunk(len(seq) - match.tokens):
+            self._start(seq, match)
+            lanes.take(seq.remaining, self._grow(plan, seq, count))
+        else:
+            match.rollback()  # less was restored than was in reach
+        return True
+
+    def _start(self, seq: Sequence, match: Match) -> None:
         self._stop_waiting(seq)
         self.running.append(seq)
         if self._immune(seq):
             self._promised.append(seq)
         seq.status = SequenceStatus.RUNNING
         seq.block_table = match.commit()
-        seq.committed = tokens
+        seq.committed = match.tokens
         seq.published = seq.written = len(match.blocks)
         self._count_admission(seq, match)
         if self.cache.enabled:
             self._claims.take(seq)
-        lanes.take(seq.remaining, self._grow(plan, seq, count))
-        return True
 
     def _has_room(self, seq: Sequence, need: int) -> bool:
         """Leases give way only where waiting for those that run would not help."""
@@ -297,7 +303,7 @@ class Scheduler:
         return missing <= 0
 
     def _count_admission(self, seq: Sequence, match: Match) -> None:
-        tokens = len(match.blocks) * self.block_size
+        tokens = match.tokens
         if seq.first_admitted:
             self.stats.recomputed_tokens += len(seq) - tokens
             return

@@ -11,6 +11,7 @@ from chatpager.engine.messages import FinishReason
 from chatpager.engine.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
+    from chatpager.engine.block_pool import Block
     from chatpager.engine.ghost_index import Eviction
     from chatpager.engine.reading import Reading, Source
     from chatpager.engine.token_history import TokenHistory
@@ -62,6 +63,7 @@ class Sequence:
         "seed",
         "speculative",
         "status",
+        "tail",
         "token_ids",
         "written",
     )
@@ -123,6 +125,8 @@ class Sequence:
         """What it has had of the lower tiers since it began to wait."""
         self.evicted: Eviction | None = None
         """How the first block that was not found then had been lost."""
+        self.tail: tuple[Block, int] | None = None
+        """The block, and its ``born``, of which it copied the beginning."""
         self.first_admitted = False
         self.forks: list[Sequence] = []
         """Siblings of the same request that start from this one's prompt once it is computed (n > 1)."""

@@ -44,8 +44,9 @@ class LeaseState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SessionCache(msgspec.Struct, frozen=True, kw_only=True):
-    """One conversation's full blocks: all of them when its last turn ended, those still in the device's cache, what
-    the lower tiers have behind those without a gap, those that other conversations have too, and what is leased."""
+    """One conversation's tokens whose keys and values were kept when its last turn ended: all of them, those still in
+    the device's cache, what the lower tiers have behind those without a gap, those that other conversations have too,
+    and what is leased."""
 
     tokens: int
     device_tokens: int
@@ -122,17 +123,17 @@ def session_cache(head: Head, block_size: int, now: float, tiers: Tiers | None) 
     leases = [
         LeaseState(
             strength=lease.strength,
-            tokens=min(lease.covered, resident) * block_size,
+            tokens=head.tokens(min(lease.covered, resident), block_size),
             seconds_left=lease.deadline - now,
         )
         for lease in head.leases.values()
     ]
     return SessionCache(
-        tokens=len(head.proofs) * block_size,
-        device_tokens=resident * block_size,
+        tokens=len(head.proofs) * block_size + head.tail_tokens,
+        device_tokens=head.tokens(resident, block_size),
         host_tokens=kept[Source.HOST] * block_size,
         disk_tokens=kept[Source.DISK] * block_size,
-        shared_tokens=sum(block.heads > 1 for block, _ in head.chain[:resident]) * block_size,
+        shared_tokens=sum(len(block.tokens) for block, _ in head.chain[:resident] if block.heads > 1),
         leases=leases,
     )
 

@@ -18,10 +18,11 @@ def diagnostics(compared: Compared, receipt: Receipt | None) -> dict[str, Any]:
         return {"type": "comparison_response_not_found"}
     if receipt is None:
         return {"type": "unavailable"}
-    reusable = compared.common_tokens // receipt.block_size * receipt.block_size
+    reusable = compared.common_tokens
     if compared.same_model and compared.common_tokens == min(compared.earlier_tokens, receipt.prompt_tokens):
-        most = (receipt.prompt_tokens - 1) // receipt.block_size * receipt.block_size
-        return {"type": "cache_hit" if receipt.cached_tokens >= min(reusable, most) else "unavailable"}
+        most = min(reusable, receipt.prompt_tokens - 1)
+        whole = most // receipt.block_size * receipt.block_size  # below the device there are only full blocks
+        return {"type": "cache_hit" if receipt.cached_tokens >= whole else "unavailable"}
     return {
         "type": "cache_miss",
         "reason": "input_changed" if compared.same_model else "model_changed",

@@ -19,7 +19,7 @@ SECONDS = {"5m": 300.0, "30m": 1800.0, "1h": 3600.0, "12h": 43_200.0, "24h": 86_
 
 
 class PromptCacheOptions(msgspec.Struct, frozen=True):
-    """``mode`` decides what OpenAI writes to its cache; here every full block is."""
+    """``mode`` decides what OpenAI writes to its cache; here everything is."""
 
     mode: Literal["implicit", "explicit"] = "implicit"
     ttl: Literal["30m", "12h"] | None = None

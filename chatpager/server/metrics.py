@@ -50,7 +50,7 @@ class Metrics:
         if ended.receipt.miss_reason:
             self._misses.labels(ended.receipt.miss_reason).inc()
         if ended.timings.ttft_ms is not None:
-            warm = "warm" if ended.receipt.cached_tokens else "cold"
+            warm = "warm" if ended.receipt.cached_tokens >= ended.receipt.block_size else "cold"
             self._ttft.labels(warm).observe(ended.timings.ttft_ms / 1000)
 
     def render(self, stats: EngineStats | None) -> bytes:

@@ -87,7 +87,7 @@ async def _why_not(service: Service, session_id: str) -> str:
         return "prefix caching is off on this server (enable_prefix_caching)"
     found = await service.hub.keeper.cache_of(owner_of(TENANT, session_id))
     if found is None or not found.tokens:
-        return "this conversation has no full block yet; pin it after its next turn"
+        return "this conversation has no turn yet; pin it after its next one"
     if not found.device_tokens and found.host_tokens + found.disk_tokens:
         return "this conversation is in host memory or on disk; its next turn brings it to the device, pin it then"
     if not found.device_tokens:

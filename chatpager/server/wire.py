@@ -195,8 +195,8 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ConversationCache(msgspec.Struct, frozen=True, kw_only=True):
-    """Tokens of the conversation's full blocks: all, those in the device's cache, those that host memory and disk have
-    behind them, those shared with other conversations; and its leases."""
+    """Tokens of the conversation that were kept at its last turn's end: all, those in the device's cache, those that
+    host memory and disk have behind them, those shared with other conversations; and its leases."""
 
     object: str = "conversation.cache"
     id: str

@@ -43,8 +43,8 @@ class Divergence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """Tokens of both prompts, of their common beginning, and of its full blocks: at the most these can be shared.
-    ``diverged`` is None where one prompt is the beginning of the other."""
+    """Tokens of both prompts and of their common beginning; ``reusable_tokens`` of it the second prompt need not
+    compute, if they are still cached. ``diverged`` is None where one prompt is the beginning of the other."""
 
     first: str
     second: str
@@ -119,7 +119,7 @@ class Comparing:
             second_tokens=len(b.token_ids),
             block_size=block_size,
             common_tokens=common,
-            reusable_tokens=common // block_size * block_size,
+            reusable_tokens=min(common, len(b.token_ids) - 1),
             same_model=a.model == b.model,
             diverged=self._divergence(a, b, common),
         )

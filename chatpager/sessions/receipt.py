@@ -27,7 +27,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     one that ended before (cancelled, failed, interrupted) ``computed_tokens`` is what was computed until then, and the
     sum is less. ``draft_tokens`` of the device's had been computed while the turn was still being written.
     ``attainable_tokens`` is what the cache could have given had nothing been evicted; ``diverged_at`` the
-    first token that differs from the conversation's last turn."""
+    first token that differs from the conversation's last turn. Below the device only full blocks are kept: what a
+    prompt that comes back from there lacks of the last one is ``sub_block``."""
 
     prompt_tokens: int
     device_tokens: int
@@ -69,8 +70,8 @@ def receipt(
     ``computed_here``: an earlier server computed it, and what the disk did not keep of it is cold.
     ``lost``: the first block that was missed had been in the cache."""
     common = 0 if previous is None else common_prefix(prompt, previous)
-    most = (len(prompt) - 1) // block_size * block_size
-    attainable = max(cached_tokens, min(most, common // block_size * block_size))
+    most = len(prompt) - 1
+    attainable = max(cached_tokens, min(most, common))
     reason: MissReason | None = None
     if not caching:
         reason = "disabled"
@@ -78,12 +79,14 @@ def receipt(
         pass  # nothing was missed, whatever the conversation's last turn was
     elif lost is not None:
         reason = "lease_expired" if lost.lease_expired else "evicted"
-    elif cached_tokens < attainable:
+    elif cached_tokens < attainable // block_size * block_size:
         reason = "evicted" if computed_here else "cold"
-    elif previous is not None and common < len(previous):
+    elif previous is not None and common < min(len(previous), most):
         reason = "diverged"
-    elif cached_tokens == 0:
-        reason = "cold" if previous is None else "sub_block"
+    elif cached_tokens < attainable:
+        reason = "sub_block"
+    elif previous is None and cached_tokens < block_size:
+        reason = "cold"
     return Receipt(
         prompt_tokens=len(prompt),
         device_tokens=cached_tokens - host_tokens - disk_tokens,

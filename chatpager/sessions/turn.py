@@ -256,11 +256,11 @@ class LiveTurn:
         return Eviction(ago, lost.eviction_class, by, lost.lease_expired, lost.lease_revoked)
 
     def _cache_write_tokens(self) -> int:
-        """Tokens of the full blocks that this turn wrote: none where nothing is cached."""
+        """Tokens that this turn added to the cache: none where nothing is cached."""
         r = self.receipt
         if r is None or r.miss_reason == "disabled":
             return 0
-        return self.committed // r.block_size * r.block_size - r.cached_tokens
+        return self.committed - r.cached_tokens
 
     def timings(self, now: float) -> Timings:
         spent = self._last - self._first if self._first is not None and self._last is not None else 0.0

@@ -29,7 +29,7 @@ class TestDisk:
     def test_what_the_device_has_is_not_read(self, disk):
         engine = make_engine(disk=disk())
         answer(engine, "first", LONG, owner="s")
-        assert sources(answer(engine, "again", LONG, owner="s")) == (36, 0, 0)
+        assert sources(answer(engine, "again", LONG, owner="s")) == (39, 0, 0)
 
     def test_what_is_expected_is_brought_back_while_nothing_is_computed(self, disk):
         answer(make_engine(disk=disk()), "first", LONG, owner="s")
@@ -49,7 +49,7 @@ class TestDisk:
         kept = answer(engine, "other", list(range(200, 220)), owner="t")
         assert engine.prefetch(request("soon", LONG, 1, owner="s"), 0.0) == 0
         assert kept.usage.computed_tokens == 20
-        assert sources(answer(engine, "again", list(range(200, 220)), owner="t"))[0] == 16
+        assert sources(answer(engine, "again", list(range(200, 220)), owner="t"))[0] == 19
 
     def test_another_model_finds_nothing(self, disk):
         engine = make_engine(disk=disk())

@@ -123,7 +123,7 @@ class TestAtNobodysCost:
         before = engine.session_cache("t", 0.0).device_tokens
         write(engine, LONG)
         run(engine)
-        assert engine.session_cache("t", 0.0).device_tokens == before == 40
+        assert engine.session_cache("t", 0.0).device_tokens == before == 43
         assert draft_steps(engine) == []
 
     def test_blocks_that_belong_to_nobody_are(self):

@@ -128,7 +128,7 @@ class TestUsage:
         engine.add(request("a", range(20), 3), 0.0)
         told = [output.usage for _ in range(4) for output in step(engine)]
         assert [u and (u.cached_tokens, u.committed_tokens, u.computed_tokens, u.output_tokens) for u in told] == [
-            (8, 16, 8, 0), (8, 20, 12, 1), None, (8, 22, 12, 3)
+            (9, 17, 8, 0), (9, 20, 11, 1), None, (9, 22, 11, 3)
         ]  # fmt: skip
 
     def test_of_a_prompt_that_is_left_is_what_was_computed(self):
@@ -222,6 +222,6 @@ class TestMemoryFigures:
         engine = make_engine(num_blocks=20)
         most = 0
         for i in range(300):
-            answer(engine, f"r{i}", range(13), 1)
+            answer(engine, f"r{i}", range(14), 1)
             most = max(most, len(engine.cache._order._heap))
         assert 20 < most <= 2 * 20 + 64

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from chatpager.engine.heads import Strength
 from chatpager.engine.messages import DraftRequest, LeaseRequest
 from tests.engine.fakes import collect, continuation, make_engine, request
-from tests.engine.test_cache_events import follow
+from tests.engine.test_cache_events import follow, full
 
 STEPS = int(os.environ.get("CHATPAGER_MACHINE_STEPS", "60"))
 EXAMPLES = int(os.environ.get("CHATPAGER_MACHINE_EXAMPLES", "340"))  # 20,400 steps; 17,000 make a million
@@ -183,7 +183,7 @@ class EngineMachine(RuleBasedStateMachine):
             assert missed == 0
             follow(self.known, events)
             self.number += len(events)
-            assert self.known.keys() == self.engine.pool.index.keys()
+            assert self.known.keys() == full(self.engine)
 
     def teardown(self):
         if not hasattr(self, "engine"):

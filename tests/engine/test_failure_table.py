@@ -22,8 +22,7 @@ class TestRow01FullHitLeavesSomethingToCompute:
         prompt = list(range(length))
         assert answer(engine, "a", prompt).usage.cached_tokens == 0
         again = answer(engine, "b", prompt).usage
-        assert again.cached_tokens == (length - 1) // 4 * 4
-        assert again.computed_tokens >= 1
+        assert (again.cached_tokens, again.computed_tokens) == (length - 1, 1)
 
 
 class TestRow02TheLastSampledTokenHasNoKV:
@@ -34,9 +33,9 @@ class TestRow02TheLastSampledTokenHasNoKV:
         history = [*prompt, *continuation(prompt, 4), 50]
         assert answer(engine, "b", history).usage.cached_tokens == 8
         engine.cache.reset()
-        answer(engine, "c", prompt, 3)  # 8 tokens, of which 7 are computed: the second block is not full
+        answer(engine, "c", prompt, 3)  # 8 tokens, of which 7 are in the cache: the second block is not full
         history = [*prompt, *continuation(prompt, 3), 50]
-        assert answer(engine, "d", history).usage.cached_tokens == 4
+        assert answer(engine, "d", history).usage.cached_tokens == 7
 
 
 class TestRow03TheEndOfAChainIsEvictedFirst:
@@ -55,7 +54,7 @@ class TestRow04TheOldestConversationGoesFirst:
         answer(engine, "old", [1] * 32, 1)
         answer(engine, "young", [2] * 32, 1)
         answer(engine, "pressure", [3] * 48, 1)
-        assert answer(engine, "young again", [2] * 32, 1).usage.cached_tokens == 28
+        assert answer(engine, "young again", [2] * 32, 1).usage.cached_tokens == 31
         assert answer(engine, "old again", [1] * 32, 1).usage.cached_tokens < 20
 
     def test_a_hit_makes_a_conversation_young_again(self):
@@ -64,7 +63,7 @@ class TestRow04TheOldestConversationGoesFirst:
         answer(engine, "b", [2] * 32, 1)
         answer(engine, "a again", [1] * 32, 1)
         answer(engine, "pressure", [3] * 48, 1)
-        assert answer(engine, "a once more", [1] * 32, 1).usage.cached_tokens == 28
+        assert answer(engine, "a once more", [1] * 32, 1).usage.cached_tokens == 31
 
     def test_looking_without_admission_changes_nothing(self):
         engine = make_engine(num_blocks=25)
@@ -75,7 +74,7 @@ class TestRow04TheOldestConversationGoesFirst:
         engine.cancel("look")
         run(engine)
         answer(engine, "pressure", [3] * 48, 1)
-        assert answer(engine, "b again", [2] * 32, 1).usage.cached_tokens == 28
+        assert answer(engine, "b again", [2] * 32, 1).usage.cached_tokens == 31
         assert answer(engine, "a again", [1] * 32, 1).usage.cached_tokens < 20
 
 
@@ -85,8 +84,8 @@ class TestRow05FreeBlocksAreUsedBeforeCachedOnes:
         answer(engine, "kept", range(40), 1)
         for i in range(30):
             answer(engine, f"short{i}", [60 + i, 1], 1)
-        assert engine.stats().evicted_blocks == 0
-        assert answer(engine, "again", range(40), 1).usage.cached_tokens == 36
+        assert engine.stats().evicted_blocks == 8, "30 of one block each, room for 22: they push out each other"
+        assert answer(engine, "again", range(40), 1).usage.cached_tokens == 39
 
 
 class TestRow06AMatchHoldsItsBlocks:
@@ -237,7 +236,7 @@ class TestRow20And21SaltsSeparate:
         prompt = list(range(12))
         answer(engine, "a1", prompt, salt=b"a")
         assert answer(engine, "b1", prompt, salt=b"b").usage.cached_tokens == 0
-        assert answer(engine, "a2", prompt, salt=b"a").usage.cached_tokens == 8
+        assert answer(engine, "a2", prompt, salt=b"a").usage.cached_tokens == 11
 
 
 class TestRow22Duplicates:
@@ -269,7 +268,7 @@ class TestRow22Duplicates:
         tokens, _ = run(engine)
         assert tokens["b"][0] == continuation(prompt, 12)
         usage = answer(engine, "c", [*prompt, *tokens["b"][0], 9], 1).usage
-        assert usage.cached_tokens == 12, "b's blocks got the names back"
+        assert usage.cached_tokens == 14, "b's blocks got the names back"
 
     def test_the_named_copy_is_not_evicted_while_its_twins_child_is_named(self):
         """b's third block has a's second for its parent; under pressure the child goes first."""
@@ -278,11 +277,11 @@ class TestRow22Duplicates:
             engine.add(request(name, [1, 2, 3], count), 0.0)
         run(engine)
         history = [1, 2, 3, *engine.runner.tokens["b"][0]]
-        assert len(engine.pool.index) == 3
+        assert [b.is_tail for b in engine.pool.index.values()].count(False) == 3
         answer(engine, "greedy", range(100, 176), 2)
-        assert engine.cache.stats.evicted_blocks.total() == 1
+        assert engine.cache.stats.evicted_blocks.total() == 2 + 1, "two tails before it"
         left = [answer(engine, f"look{n}", history[: 4 * n + 1], 1).usage.cached_tokens for n in (1, 2, 3)]
-        assert left == [4, 8, 8], "the end of the chain went first"
+        assert left == [4, 8, 9], "the end of the chain went first"
 
     def test_a_copy_of_another_ancestry_is_no_parent(self):
         """After eviction another prefix may hold the name: its block has our tokens but not our past."""
@@ -346,7 +345,7 @@ class TestRow25And26HitsAreCountedOnce:
         engine.add(request("b", range(12), 1), 0.0)
         run(engine)
         assert engine.stats().queried_tokens == 24
-        assert engine.stats().hit_tokens == 8
+        assert engine.stats().hit_tokens == 11
 
     def test_waiting_for_blocks_does_not_count(self):
         engine = make_engine(num_blocks=18)
@@ -375,7 +374,7 @@ class TestRow32And36OtherWeightsShareNothing:
         domain = [("model", b"weights"), ("epoch", 0)]
         engine.runner.hash_domain = lambda: domain
         assert answer(engine, "first", range(20)).usage.cached_tokens == 0
-        assert answer(engine, "again", range(20)).usage.cached_tokens == 16
+        assert answer(engine, "again", range(20)).usage.cached_tokens == 19
         domain = [("model", b"weights"), ("epoch", 1)]
         assert answer(engine, "reloaded", range(20)).usage.cached_tokens == 0
         domain = [("model", b"other weights"), ("epoch", 0)]

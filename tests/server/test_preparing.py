@@ -2,14 +2,10 @@
 
 import pytest
 
-from tests.serving import BLOCK, GREEDY
+from tests.serving import GREEDY
 
 LONG = "The quick brown fox jumps over the lazy dog. " * 3
 PREPARE = {"generate": False, **GREEDY}
-
-
-def full_blocks(tokens):
-    return tokens // BLOCK * BLOCK
 
 
 async def prepared(server, text=LONG, **body):
@@ -22,7 +18,7 @@ async def test_it_gives_no_answer_and_is_complete(server):
     assert response["usage"]["output_tokens"] == 0
     receipt = response["chatpager"]["cache"]
     assert receipt["computed_tokens"] == receipt["prompt_tokens"] == response["usage"]["input_tokens"]
-    assert response["usage"]["input_tokens_details"]["cache_write_tokens"] == full_blocks(receipt["prompt_tokens"])
+    assert response["usage"]["input_tokens_details"]["cache_write_tokens"] == receipt["prompt_tokens"]
 
 
 async def test_a_stream_of_it_has_no_text(server):
@@ -40,7 +36,7 @@ async def test_who_goes_on_from_there_finds_it_computed(server, follow):
     there = there or {follow: first["id"]}
     second = await server.respond("And then?", **there, **GREEDY)
     receipt = second["chatpager"]["cache"]
-    assert receipt["device_tokens"] == full_blocks(first["usage"]["input_tokens"])
+    assert receipt["device_tokens"] == first["usage"]["input_tokens"]
     assert (receipt["miss_reason"], receipt["attainable_tokens"]) == (None, receipt["device_tokens"])
     asked = await server.get(f"/v1/responses/{second['id']}/input_items?order=asc")
     assert [item["content"][0]["text"] for item in asked.json["data"]][-1] == "And then?"
@@ -51,7 +47,7 @@ async def test_the_answer_is_asked_for_without_saying_more(server):
     second = await server.respond([], previous_response_id=first["id"], **GREEDY)
     alone = await server.respond(LONG, **GREEDY)
     assert second["output"][0]["content"] == alone["output"][0]["content"]
-    assert second["chatpager"]["cache"]["device_tokens"] == full_blocks(first["usage"]["input_tokens"])
+    assert second["chatpager"]["cache"]["device_tokens"] == first["usage"]["input_tokens"]
 
 
 async def test_a_conversation_holds_what_was_said_and_no_answer(server):
@@ -69,7 +65,7 @@ async def test_chat_completions_prepare_by_the_option(server):
     [choice] = answer["choices"]
     assert (choice["message"]["content"], choice["finish_reason"]) == ("", "stop")
     usage = (await server.post("/v1/chat/completions", body)).json["usage"]
-    assert usage["prompt_tokens_details"]["cached_tokens"] == full_blocks(answer["usage"]["prompt_tokens"])
+    assert usage["prompt_tokens_details"]["cached_tokens"] == answer["usage"]["prompt_tokens"]
 
 
 async def test_it_is_compared_as_it_was_asked(server):
@@ -143,4 +139,4 @@ async def test_a_conversation_can_be_forked_where_it_was_prepared(server):
     said = (await server.get(f"/v1/cache/explain?first={child}&second={first['id']}")).json
     assert said["common_tokens"] == said["first_tokens"] == first["usage"]["input_tokens"]
     receipt = (await server.respond("And then?", conversation=child, **GREEDY))["chatpager"]["cache"]
-    assert receipt["device_tokens"] == full_blocks(first["usage"]["input_tokens"])
+    assert receipt["device_tokens"] == first["usage"]["input_tokens"]

@@ -28,7 +28,7 @@ async def test_the_next_turn_computes_only_what_is_new(server):
     assert second["previous_response_id"] == first["id"]
     cached = second["usage"]["input_tokens_details"]["cached_tokens"]
     whole = first["usage"]["total_tokens"] - 1
-    assert cached == whole // 8 * 8 > 0
+    assert cached == whole
     assert second["chatpager"]["cache"]["device_tokens"] == cached
     again = await server.respond("And then?", previous_response_id=first["id"])
     assert text(again) == text(second), "greedy, from the cache or not"

@@ -38,8 +38,7 @@ class TestATurn:
             session = await r.session()
             for _ in range(4):
                 turn, ended = await r.ask("and a question", session=session)
-            previous = len(turn.previous)
-            assert ended.receipt.device_tokens == previous // 4 * 4
+            assert ended.receipt.device_tokens == len(turn.previous)
             assert ended.receipt.miss_reason is None
             assert ended.receipt.attainable_tokens == ended.receipt.device_tokens
 

@@ -109,7 +109,7 @@ export const words = {
     diverged: "The prompt departs from the cached one, so everything after that point was computed.",
     evicted: "Cached blocks of this conversation had made room for others, so they were computed again.",
     lease_expired: "The lease on this conversation had ended, and its blocks made room for others.",
-    sub_block: "What could be reused is shorter than one block, and only whole blocks are.",
+    sub_block: "Only whole blocks are kept in host memory and on disk: the end that fills none was computed again.",
     disabled: "The prefix cache is switched off.",
   } satisfies Record<MissReason, string>,
   missUnknown: (reason: string) => `Reason given by the server: ${reason}.`,
