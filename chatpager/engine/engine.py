@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 from chatpager.config import EngineConfig
-from chatpager.engine.block_pool import BlockPool
+from chatpager.engine.block_pool import Block, BlockPool
 from chatpager.engine.cache_events import CacheEvent
 from chatpager.engine.drafts import DRAFT, ONE_TOKEN, Drafts
 from chatpager.engine.heads import Head, LeaseEvent
@@ -16,12 +16,14 @@ from chatpager.engine.messages import (
     DraftRequest,
     FinishReason,
     LeaseRequest,
+    PublishPrefix,
     SampledLogprobs,
     StepOutput,
     Usage,
 )
 from chatpager.engine.plan import Limits, Plan, Row
 from chatpager.engine.prefix_cache import PrefixCache
+from chatpager.engine.published import PublishedPrefix
 from chatpager.engine.reading import Source
 from chatpager.engine.request import Request
 from chatpager.engine.runner import Runner
@@ -81,6 +83,7 @@ class Engine:
         self.leases = self.cache.leases
         self.scheduler = Scheduler(self.cache, limits)
         self.drafts = Drafts(self.cache, limits.max_num_batched_tokens)
+        self.published = self._intake.published
         self._requests: dict[str, Request] = {}
         self._failed_steps = 0
         self._early: list[StepOutput] = []
@@ -150,7 +153,7 @@ class Engine:
             match.rollback()
         head = self.leases.heads.get(seq.owner)
         if match.restored and (head is None or len(match.blocks) >= len(head.proofs)):
-            self.leases.move(seq.owner, seq.hasher.root, match.blocks)
+            self.leases.move(seq.owner, seq.hasher.tenant, match.blocks)
         return match.restored.total() * self.config.block_size
 
     def draft(self, request: DraftRequest, now: float) -> None:
@@ -166,6 +169,19 @@ class Engine:
             request_id=DRAFT, prompt_token_ids=request.prompt_token_ids, params=ONE_TOKEN, salt=request.salt
         )
         self.drafts.put(request.owner, self._intake.sequence(whole, speculative=True))
+
+    def publish(self, command: PublishPrefix) -> PublishedPrefix:
+        """Prompts that come from now on and begin with these tokens share their blocks, whosever they are; what runs
+        keeps the names it has. Raises what ``PublishedPrefixes.publish`` does."""
+        return self.published.publish(command.label, command.token_ids)
+
+    def withdraw(self, label: str) -> bool:
+        """A published prefix is shared no more, and its blocks are worth what sessions make of them. False: there is
+        none."""
+        prefix = self.published.withdraw(label)
+        if prefix is not None:
+            self.close_session(prefix.owner)
+        return prefix is not None
 
     def fork_session(self, owner: str, new_owner: str, tokens: int | None = None) -> None:
         """A session begins with the first ``tokens`` of another (None: with all), whose blocks are now its own too."""
@@ -327,12 +343,26 @@ class Engine:
 
     def _end_turn(self, seq: Sequence) -> None:
         """Take a sequence out whose turn ended as it should, or was ended: the session's head moves with it."""
-        if seq.owner and seq.status is SequenceStatus.RUNNING:
+        if (seq.owner or seq.prefix) and seq.status is SequenceStatus.RUNNING:
             chain = self.cache.chain(seq)
-            if seq.committed >= seq.num_prompt_tokens or len(chain) >= self._known_blocks(seq.owner):
-                self.leases.move(seq.owner, seq.hasher.root, chain)
+            if seq.prefix:
+                self._keep_published(seq.prefix, chain)
+            whole = seq.committed >= seq.num_prompt_tokens
+            if seq.owner and (whole or len(chain) >= self._known_blocks(seq.owner)):
+                self.leases.move(seq.owner, seq.hasher.tenant, chain)
                 self.cache.save(seq.owner, chain)
         self.scheduler.finish(seq)
+
+    def _keep_published(self, prefix: PublishedPrefix, chain: list[Block]) -> None:
+        """A prompt brought these blocks: those of the prefix that it begins with have a head of their own, which ends
+        where it is withdrawn."""
+        if prefix not in self.published:
+            return
+        blocks = chain[: prefix.blocks]
+        head = self.leases.heads.get(prefix.owner)
+        if len(blocks) > (head.resident() if head else 0):
+            self.leases.move(prefix.owner, self.published.hasher.tenant, blocks)
+            self.cache.save(prefix.owner, blocks)
 
     def _known_blocks(self, owner: str) -> int:
         """Length of a session's head: a turn that ended on its way through the prompt does not take it back."""

@@ -12,6 +12,7 @@ from chatpager.engine.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
     from chatpager.engine.ghost_index import Eviction
+    from chatpager.engine.published import PublishedPrefix
     from chatpager.engine.reading import Reading, Source
     from chatpager.engine.token_history import TokenHistory
 
@@ -52,6 +53,7 @@ class Sequence:
         "owner",
         "params",
         "preemptions",
+        "prefix",
         "priority",
         "published",
         "reach",
@@ -80,6 +82,7 @@ class Sequence:
         seed: int = 0,
         index: int = 0,
         owner: str = "",
+        prefix: PublishedPrefix | None = None,
         speculative: bool = False,
     ) -> None:
         self.request_id = request_id
@@ -87,6 +90,8 @@ class Sequence:
         """Nobody has asked yet: it counts in no figure."""
         self.owner = owner
         """The session whose turn this is."""
+        self.prefix = prefix
+        """The published prefix that it begins with, whose blocks ``hasher`` names for everybody."""
         self.index = index
         self.token_ids = token_ids
         self.num_prompt_tokens = len(token_ids)
@@ -176,6 +181,7 @@ class Sequence:
             arrival=self.arrival,
             seed=seed,
             index=index,
+            prefix=self.prefix,
         )
         twin.num_prompt_tokens = self.num_prompt_tokens
         twin.hashes = list(self.hashes)
