@@ -41,6 +41,10 @@ class Drafts:
     def wait(self) -> bool:
         return bool(self._waiting)
 
+    def __contains__(self, owner: str) -> bool:
+        """Whether this head is a draft's."""
+        return owner in self._kept
+
     def put(self, owner: str, whole: Sequence) -> None:
         """This is the owner's draft now."""
         self._waiting.pop(owner, None)

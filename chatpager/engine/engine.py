@@ -30,7 +30,16 @@ from chatpager.engine.runner import Runner
 from chatpager.engine.sampler import Sampled
 from chatpager.engine.scheduler import Scheduler
 from chatpager.engine.sequence import Sequence, SequenceStatus, set_apart
-from chatpager.engine.stats import EngineStats, SessionCache, memory_stats, session_cache, tier_stats, top_sessions
+from chatpager.engine.stats import (
+    EngineStats,
+    PublishedCache,
+    SessionCache,
+    memory_stats,
+    published_cache,
+    session_cache,
+    tier_stats,
+    top_sessions,
+)
 from chatpager.engine.tiers import Tiers, open_tiers
 from chatpager.errors import (
     EngineError,
@@ -182,6 +191,12 @@ class Engine:
         if prefix is not None:
             self.close_session(prefix.owner)
         return prefix is not None
+
+    def published_cache(self, now: float) -> list[PublishedCache]:
+        """Of every published prefix, where its blocks are and how many conversations begin with it."""
+        self.leases.tick(now)
+        heads = {owner: head for owner, head in self.leases.heads.items() if owner not in self.drafts}
+        return [published_cache(prefix, self.pool, heads, now, self.tiers) for prefix in self.published]
 
     def fork_session(self, owner: str, new_owner: str, tokens: int | None = None) -> None:
         """A session begins with the first ``tokens`` of another (None: with all), whose blocks are now its own too."""

@@ -47,7 +47,7 @@ class Intake:
         seed = params.seed if params.seed is not None else self._next_seed()
         hasher, prefix = self.hasher(request.salt), self.published.longest(prompt)
         if prefix is not None:
-            hasher = hasher.behind(self.published.hasher, prefix.name, prefix.proof)
+            hasher = hasher.behind(self.published.hasher, prefix.names[-1], prefix.proofs[-1])
         first = Sequence(
             request.request_id,
             list(prompt),

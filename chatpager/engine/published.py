@@ -19,13 +19,16 @@ OWNER = "\0published\0"
 
 @dataclass(frozen=True, eq=False)
 class PublishedPrefix:
-    """``name`` and ``proof`` are of its last block."""
+    """``names`` and ``proofs`` are of its blocks, in the public domain."""
 
     label: str
     token_ids: tuple[int, ...]
-    blocks: int
-    name: BlockHash
-    proof: BlockProof
+    names: tuple[BlockHash, ...]
+    proofs: tuple[BlockProof, ...]
+
+    @property
+    def blocks(self) -> int:
+        return len(self.names)
 
     @property
     def owner(self) -> str:
@@ -81,12 +84,12 @@ class PublishedPrefixes:
         return known or self._add(label, tokens)
 
     def _add(self, label: str, tokens: tuple[int, ...]) -> PublishedPrefix:
-        node, name, proof = self._root, self.hasher.root, self.hasher.proof
-        blocks = self._blocks(tokens)
-        for block in blocks:
-            name, proof = self.hasher.chain(name, block), self.hasher.prove(proof, block)
+        node, names, proofs = self._root, [self.hasher.root], [self.hasher.proof]
+        for block in self._blocks(tokens):
+            names.append(self.hasher.chain(names[-1], block))
+            proofs.append(self.hasher.prove(proofs[-1], block))
             node = node.children.setdefault(block, _Node())
-        prefix = self._prefixes[label] = PublishedPrefix(label, tokens, len(blocks), name, proof)
+        prefix = self._prefixes[label] = PublishedPrefix(label, tokens, tuple(names[1:]), tuple(proofs[1:]))
         node.ends.append(prefix)
         return prefix
 

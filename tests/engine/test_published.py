@@ -60,7 +60,7 @@ class TestRegistry:
     def test_of_two_labels_with_the_same_tokens_the_first_counts(self):
         prefixes = self.make()
         first, second = prefixes.publish("first", HEAD), prefixes.publish("second", HEAD)
-        assert (first.name, first.proof) == (second.name, second.proof)
+        assert (first.names, first.proofs) == (second.names, second.proofs)
         assert prefixes.longest(HEAD) is first
         prefixes.withdraw("first")
         assert prefixes.longest(HEAD) is second
@@ -311,7 +311,7 @@ def test_no_block_behind_a_published_prefix_is_two_tenants(published, turns, tmp
     heads = [head[: len(head) // 2 * 2] for head in published]
     for i, head in enumerate(heads):
         publish(engine, head, str(i), compute=False)
-    public = {name for prefix in engine.published for name in names(engine.published.hasher, prefix.token_ids)}
+    public = {name for prefix in engine.published for name in (*prefix.names, *prefix.proofs)}
     prompts = [[*(heads[i] if i < len(heads) else []), *tail] for i, tail in turns]
     of = {ANN: set(), BOB: set()}
     for i, prompt in enumerate(prompts):
@@ -326,12 +326,3 @@ def test_no_block_behind_a_published_prefix_is_two_tenants(published, turns, tmp
     assert bool(common) == any(prompt[: len(head)] == head for prompt in prompts for head in heads)
     on_disk = {bytes.fromhex(path.stem) for path in folder.glob("*/*.kv")}
     assert on_disk == {proof for proof in of[ANN] | of[BOB] if len(proof) == 32}
-
-
-def names(hasher, tokens):
-    """Names and proofs of a prefix's blocks."""
-    name, proof = hasher.root, hasher.proof
-    for start in range(0, len(tokens), hasher.block_size):
-        block = tokens[start : start + hasher.block_size]
-        name, proof = hasher.chain(name, block), hasher.prove(proof, block)
-        yield from (name, proof)
