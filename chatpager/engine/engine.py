@@ -361,23 +361,22 @@ class Engine:
         if (seq.owner or seq.prefix) and seq.status is SequenceStatus.RUNNING:
             chain = self.cache.chain(seq)
             if seq.prefix:
-                self._keep_published(seq.prefix, chain)
+                self._keep_published(chain)
             whole = seq.committed >= seq.num_prompt_tokens
             if seq.owner and (whole or len(chain) >= self._known_blocks(seq.owner)):
                 self.leases.move(seq.owner, seq.hasher.tenant, chain)
                 self.cache.save(seq.owner, chain)
         self.scheduler.finish(seq)
 
-    def _keep_published(self, prefix: PublishedPrefix, chain: list[Block]) -> None:
-        """A prompt brought these blocks: those of the prefix that it begins with have a head of their own, which ends
-        where it is withdrawn."""
-        if prefix not in self.published:
-            return
-        blocks = chain[: prefix.blocks]
-        head = self.leases.heads.get(prefix.owner)
-        if len(blocks) > (head.resident() if head else 0):
-            self.leases.move(prefix.owner, self.published.hasher.tenant, blocks)
-            self.cache.save(prefix.owner, blocks)
+    def _keep_published(self, chain: list[Block]) -> None:
+        """A prompt brought these blocks: what of them is published has a head of its own, until it is withdrawn."""
+        for prefix in self.published:
+            blocks = chain[: prefix.blocks]
+            head = self.leases.heads.get(prefix.owner)
+            is_whole = len(blocks) == prefix.blocks and blocks[-1].proof == prefix.proofs[-1]
+            if is_whole and (head is None or head.resident() < prefix.blocks):
+                self.leases.move(prefix.owner, self.published.hasher.tenant, blocks)
+                self.cache.save(prefix.owner, blocks)
 
     def _known_blocks(self, owner: str) -> int:
         """Length of a session's head: a turn that ended on its way through the prompt does not take it back."""

@@ -57,10 +57,6 @@ class PublishedPrefixes:
         self._prefixes: dict[str, PublishedPrefix] = {}
         self._root = _Node()
 
-    def __contains__(self, prefix: PublishedPrefix) -> bool:
-        """Whether it is published, and not only another one under its label."""
-        return self._prefixes.get(prefix.label) is prefix
-
     def __iter__(self) -> Iterator[PublishedPrefix]:
         return iter(self._prefixes.values())
 

@@ -72,8 +72,7 @@ class TestRegistry:
         assert list(prefixes) == [head]
         assert prefixes.withdraw("head") is head
         assert prefixes.withdraw("head") is None
-        assert prefixes.publish("head", HEAD) is not head
-        assert head not in prefixes
+        assert prefixes.longest(HEAD) is None
 
     @pytest.mark.parametrize(
         ("label", "tokens", "says"),
@@ -285,6 +284,17 @@ class TestHead:
         publish(engine, range(600, 608), compute=False)
         run(engine)
         assert owner_of("head") not in engine.leases.heads
+
+    def test_a_longer_one_and_one_of_the_same_tokens_bring_the_blocks_of_all(self):
+        engine = make_engine(num_blocks=100)
+        for label, tokens in (("short", HEAD[:8]), ("same", HEAD), ("head", HEAD)):
+            publish(engine, tokens, label, compute=False)
+        answer(engine, "ann", [*HEAD[:19], 1], salt=ANN)
+        assert list(engine.leases.heads) == [owner_of("short")]
+        answer(engine, "bob", [*HEAD, 1], salt=BOB)
+        assert {owner: len(head.chain) for owner, head in engine.leases.heads.items()} == {
+            owner_of("short"): 2, owner_of("same"): 5, owner_of("head"): 5
+        }  # fmt: skip
 
     def test_what_was_lost_of_it_is_its_head_s_again(self):
         engine = make_engine(num_blocks=17)
