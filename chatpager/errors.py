@@ -17,6 +17,8 @@
     │   ├── NotFound                404  and its kinds: the id is unknown, expired, or somebody else's
     │   ├── MethodNotAllowed        405
     │   ├── NothingCached           409  there is nothing to pin
+    │   ├── PrefixExists            409  its label is taken by another prefix
+    │   ├── PrefixTooShort          400  it has less than a block that every conversation begins with
     │   ├── UpgradeRequired         426  a plain GET where the WebSocket is
     │   ├── SessionBusy             409  another turn of the session is running
     │   ├── IdempotencyConflict     409  the key came before with another request
@@ -148,6 +150,10 @@ class ModelNotFound(NotFound):
     code = "model_not_found"
 
 
+class PrefixNotFound(NotFound):
+    code = "prefix_not_found"
+
+
 class MethodNotAllowed(RequestError):
     """``allowed``: the methods that are, as the header ``Allow`` has them."""
 
@@ -170,6 +176,24 @@ class UpgradeRequired(RequestError):
 
 class NothingCached(RequestError):
     status, code = 409, "nothing_cached"
+
+
+class PrefixExists(RequestError):
+    status, code = 409, "prefix_exists"
+
+
+class PrefixTooShort(RequestError):
+    """Carries the tokens that every conversation with these instructions begins with, and those of one block."""
+
+    code = "prefix_too_short"
+
+    def __init__(self, tokens: int, needed: int) -> None:
+        self.tokens, self.needed = tokens, needed
+        super().__init__(
+            f"conversations with these instructions have {tokens} tokens in common, and a block has {needed}; "
+            "publish longer instructions",
+            param="instructions",
+        )
 
 
 class SessionBusy(RequestError):

@@ -62,8 +62,8 @@ async def open_serving(
 
     def build():
         config = EngineConfig(
-            model=str(model), device="cpu", block_size=BLOCK, num_kv_blocks=blocks, max_model_len=length,
-            max_num_batched_tokens=step, num_threads=1, **{"swap_space": 0, **(engine or {})},
+            model=str(model), device="cpu", num_kv_blocks=blocks, max_model_len=length,
+            max_num_batched_tokens=step, num_threads=1, **{"block_size": BLOCK, "swap_space": 0, **(engine or {})},
         )  # fmt: skip
         runner = GatedModel(config) if reply is None else _scripted(tokenizer, reply, blocks, length)
         runner.gate = gate

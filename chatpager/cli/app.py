@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from chatpager import __version__
-from chatpager.cli import remote
+from chatpager.cli import prefixes, remote
 from chatpager.cli.benches import bench_app
 from chatpager.cli.flags import with_settings
 from chatpager.errors import ConfigError
@@ -28,7 +28,7 @@ settings_app = typer.Typer(help="The settings.", no_args_is_help=True)
 app.add_typer(db, name="db")
 app.add_typer(settings_app, name="config")
 app.add_typer(remote.sessions, name="sessions")
-app.add_typer(remote.cache, name="cache")
+app.add_typer(prefixes.cache, name="cache")
 app.add_typer(bench_app, name="bench")
 
 ConfigFile = Annotated[str | None, typer.Option("--config", help="settings file; default: ./chatpager.toml, then XDG")]

@@ -46,7 +46,7 @@ def list_sessions(
     """The conversations, the latest activity first."""
     found = call(url, api_key, config, lambda client: client.sessions(limit))
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     table = Table(box=None)
     table.add_column("conversation", no_wrap=True, min_width=max((len(one["id"]) for one in found), default=0))
@@ -68,9 +68,9 @@ def show(
     session_id: Id, url: Url = None, api_key: Key = None, config: ConfigFile = None, as_json: AsJson = False
 ) -> None:
     """Where a conversation's prefix is, and what keeps it there."""
-    found = _request("GET", f"{_path(session_id)}/cache", None, url, api_key, config)
+    found = request("GET", f"{_path(session_id)}/cache", None, url, api_key, config)
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     where = ", ".join(f"{found[f'{tier}_tokens']:,} {tier}" for tier in ("device", "host", "disk"))
     typer.echo(f"{found['tokens']:,} tokens: {where}; {found['shared_tokens']:,} shared with others")
@@ -91,14 +91,14 @@ def pin(
         raise typer.BadParameter("a number of seconds above 0", param_hint="--ttl")
     wishes = {"ttl": ttl, "tokens": tokens}
     body = {"strength": "soft" if soft else "hard", **{k: v for k, v in wishes.items() if v is not None}}
-    found = _request("PUT", f"{_path(session_id)}/pin", body, url, api_key, config)
+    found = request("PUT", f"{_path(session_id)}/pin", body, url, api_key, config)
     typer.echo(f"{found['status']}: {found['strength']}, {found['tokens']:,} tokens for {found['expires_in']:.0f} s")
 
 
 @sessions.command()
 def unpin(session_id: Id, url: Url = None, api_key: Key = None, config: ConfigFile = None) -> None:
     """End a conversation's leases."""
-    _request("DELETE", f"{_path(session_id)}/pin", None, url, api_key, config)
+    request("DELETE", f"{_path(session_id)}/pin", None, url, api_key, config)
     typer.echo("released")
 
 
@@ -109,7 +109,7 @@ def fork(
     url: Url = None, api_key: Key = None, config: ConfigFile = None,
 ) -> None:  # fmt: skip
     """A new conversation that begins with this one's messages; nothing is copied."""
-    child = _request("POST", f"{_path(session_id)}/fork", {"at": at} if at else {}, url, api_key, config)
+    child = request("POST", f"{_path(session_id)}/fork", {"at": at} if at else {}, url, api_key, config)
     typer.echo(child["id"])
     typer.echo(f"go on with it: {program()} chat --session {child['id']}{f' --url {url}' if url else ''}", err=True)
 
@@ -117,16 +117,16 @@ def fork(
 @sessions.command()
 def delete(session_id: Id, url: Url = None, api_key: Key = None, config: ConfigFile = None) -> None:
     """Delete a conversation: its messages, its answers, its blocks on the disk."""
-    _request("DELETE", _path(session_id), None, url, api_key, config)
+    request("DELETE", _path(session_id), None, url, api_key, config)
     typer.echo("deleted")
 
 
 @cache.command()
 def stats(url: Url = None, api_key: Key = None, config: ConfigFile = None, as_json: AsJson = False) -> None:
     """What the KV cache holds on each tier, and what it saved since the server's start."""
-    health = _request("GET", "/health", None, url, api_key, config)
+    health = request("GET", "/health", None, url, api_key, config)
     if as_json:
-        _print_json({name: health.get(name) for name in ("kv", "tiers", "cache")})
+        print_json({name: health.get(name) for name in ("kv", "tiers", "cache")})
         return
     if "kv" not in health:
         raise ChatpagerError(f"the server's engine tells nothing: it is {health['status']}")
@@ -151,9 +151,9 @@ def top(
     url: Url = None, api_key: Key = None, config: ConfigFile = None, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Who has most of the device's cache, in tokens."""
-    found = _request("GET", f"/v1/cache/top?limit={limit}", None, url, api_key, config)["data"]
+    found = request("GET", f"/v1/cache/top?limit={limit}", None, url, api_key, config)["data"]
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     table = Table("conversation", *TIERS, "shared", "leases", box=None)
     for one in found:
@@ -170,9 +170,9 @@ def explain(
 ) -> None:  # fmt: skip
     """Where the prompts of two responses part, and how much of them can be shared."""
     path = f"/v1/cache/explain?first={quote(first, safe='')}&second={quote(second, safe='')}"
-    found = _request("GET", path, None, url, api_key, config)
+    found = request("GET", path, None, url, api_key, config)
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     common = found["common_tokens"]
     typer.echo(
@@ -206,11 +206,11 @@ def _mib(size: int) -> str:
     return f"{size / (1 << 20):,.0f} MiB"
 
 
-def _print_json(found: object) -> None:
+def print_json(found: object) -> None:
     typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
 
 
-def _request(
+def request(
     method: str, path: str, body: object, url: str | None, api_key: str | None, config: str | None
 ) -> dict[str, Any]:
     return call(url, api_key, config, lambda client: client.request(method, path, body))

@@ -41,6 +41,10 @@ class Drafts:
     def wait(self) -> bool:
         return bool(self._waiting)
 
+    def __contains__(self, owner: str) -> bool:
+        """Whether this head is a draft's."""
+        return owner in self._kept
+
     def put(self, owner: str, whole: Sequence) -> None:
         """This is the owner's draft now."""
         self._waiting.pop(owner, None)
@@ -75,7 +79,14 @@ class Drafts:
         """One token more than full blocks: the last one's logits are thrown away, and its block with it."""
         tokens = whole.token_ids[: blocks * self._size + 1]
         part = Sequence(
-            DRAFT, tokens, ONE_TOKEN, whole.hasher, max_length=len(tokens) + 1, arrival=whole.arrival, speculative=True
+            DRAFT,
+            tokens,
+            ONE_TOKEN,
+            whole.hasher,
+            max_length=len(tokens) + 1,
+            arrival=whole.arrival,
+            prefix=whole.prefix,
+            speculative=True,
         )
         part.hashes = list(whole.full_hashes(blocks))
         self._running = owner, part
@@ -93,7 +104,8 @@ class Drafts:
         if len(match.blocks) * self._size < len(asked) - 1:
             self._waiting.pop(owner, None)  # it failed, or another block has its name; and would again
             return
-        for name in part.hashes[part.cached_tokens // self._size :]:
+        everybodys = part.prefix.blocks if part.prefix else 0  # what was published is nobody's draft
+        for name in part.hashes[max(everybodys, part.cached_tokens // self._size) :]:
             self._computed[name] = True
         while len(self._computed) > self._cache.pool.usable:
             self._computed.popitem(last=False)
@@ -103,7 +115,7 @@ class Drafts:
     def _keep(self, owner: str, seq: Sequence) -> None:
         match = self._cache.match(seq)
         try:
-            self._cache.leases.move(owner, seq.hasher.root, match.blocks)
+            self._cache.leases.move(owner, seq.hasher.tenant, match.blocks)
         finally:
             match.rollback()
         self._kept[owner] = None

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 from chatpager.config import EngineConfig
-from chatpager.engine.block_pool import BlockPool
+from chatpager.engine.block_pool import Block, BlockPool
 from chatpager.engine.cache_events import CacheEvent
 from chatpager.engine.drafts import DRAFT, ONE_TOKEN, Drafts
 from chatpager.engine.heads import Head, LeaseEvent
@@ -16,19 +16,30 @@ from chatpager.engine.messages import (
     DraftRequest,
     FinishReason,
     LeaseRequest,
+    PublishPrefix,
     SampledLogprobs,
     StepOutput,
     Usage,
 )
 from chatpager.engine.plan import Limits, Plan, Row
 from chatpager.engine.prefix_cache import PrefixCache
+from chatpager.engine.published import PublishedPrefix
 from chatpager.engine.reading import Source
 from chatpager.engine.request import Request
 from chatpager.engine.runner import Runner
 from chatpager.engine.sampler import Sampled
 from chatpager.engine.scheduler import Scheduler
 from chatpager.engine.sequence import Sequence, SequenceStatus, set_apart
-from chatpager.engine.stats import EngineStats, SessionCache, memory_stats, session_cache, tier_stats, top_sessions
+from chatpager.engine.stats import (
+    EngineStats,
+    PublishedCache,
+    SessionCache,
+    memory_stats,
+    published_cache,
+    session_cache,
+    tier_stats,
+    top_sessions,
+)
 from chatpager.engine.tiers import Tiers, open_tiers
 from chatpager.errors import (
     EngineError,
@@ -81,6 +92,7 @@ class Engine:
         self.leases = self.cache.leases
         self.scheduler = Scheduler(self.cache, limits)
         self.drafts = Drafts(self.cache, limits.max_num_batched_tokens)
+        self.published = self._intake.published
         self._requests: dict[str, Request] = {}
         self._failed_steps = 0
         self._early: list[StepOutput] = []
@@ -150,7 +162,7 @@ class Engine:
             match.rollback()
         head = self.leases.heads.get(seq.owner)
         if match.restored and (head is None or len(match.blocks) >= len(head.proofs)):
-            self.leases.move(seq.owner, seq.hasher.root, match.blocks)
+            self.leases.move(seq.owner, seq.hasher.tenant, match.blocks)
         return match.restored.total() * self.config.block_size
 
     def draft(self, request: DraftRequest, now: float) -> None:
@@ -166,6 +178,25 @@ class Engine:
             request_id=DRAFT, prompt_token_ids=request.prompt_token_ids, params=ONE_TOKEN, salt=request.salt
         )
         self.drafts.put(request.owner, self._intake.sequence(whole, speculative=True))
+
+    def publish(self, command: PublishPrefix) -> PublishedPrefix:
+        """Prompts that come from now on and begin with these tokens share their blocks, whosever they are; what runs
+        keeps the names it has. Raises what ``PublishedPrefixes.publish`` does."""
+        return self.published.publish(command.label, command.token_ids)
+
+    def withdraw(self, label: str) -> bool:
+        """A published prefix is shared no more, and its blocks are worth what sessions make of them. False: there is
+        none."""
+        prefix = self.published.withdraw(label)
+        if prefix is not None:
+            self.close_session(prefix.owner)
+        return prefix is not None
+
+    def published_cache(self, now: float) -> list[PublishedCache]:
+        """Of every published prefix, where its blocks are and how many conversations begin with it."""
+        self.leases.tick(now)
+        heads = {owner: head for owner, head in self.leases.heads.items() if owner not in self.drafts}
+        return [published_cache(prefix, self.pool, heads, now, self.tiers) for prefix in self.published]
 
     def fork_session(self, owner: str, new_owner: str, tokens: int | None = None) -> None:
         """A session begins with the first ``tokens`` of another (None: with all), whose blocks are now its own too."""
@@ -326,14 +357,26 @@ class Engine:
 
     def _end_turn(self, seq: Sequence) -> None:
         """Take a sequence out whose turn ended as it should, or was ended: the session's head moves with it."""
-        if seq.status is SequenceStatus.RUNNING and not seq.speculative:
+        if seq.status is SequenceStatus.RUNNING:
             chain = self.cache.chain(seq)
-            tail = self.cache.keep_tail(seq, chain)
+            if seq.prefix:
+                self._keep_published(chain)
+            tail = None if seq.speculative else self.cache.keep_tail(seq, chain)
             whole = seq.committed >= seq.num_prompt_tokens
             if seq.owner and (whole or len(chain) >= self._known_blocks(seq.owner)):
-                self.leases.move(seq.owner, seq.hasher.root, [*chain, tail] if tail else chain)
+                self.leases.move(seq.owner, seq.hasher.tenant, [*chain, tail] if tail else chain)
                 self.cache.save(seq.owner, chain)
         self.scheduler.finish(seq)
+
+    def _keep_published(self, chain: list[Block]) -> None:
+        """A prompt brought these blocks: what of them is published has a head of its own, until it is withdrawn."""
+        for prefix in self.published:
+            blocks = chain[: prefix.blocks]
+            head = self.leases.heads.get(prefix.owner)
+            is_whole = len(blocks) == prefix.blocks and blocks[-1].proof == prefix.proofs[-1]
+            if is_whole and (head is None or head.resident() < prefix.blocks):
+                self.leases.move(prefix.owner, self.published.hasher.tenant, blocks)
+                self.cache.save(prefix.owner, blocks)
 
     def _known_blocks(self, owner: str) -> int:
         """Length of a session's head: a turn that ended on its way through the prompt does not take it back."""

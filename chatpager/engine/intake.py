@@ -10,6 +10,7 @@ import xxhash
 from chatpager.config import EngineConfig
 from chatpager.engine.block_hash import BlockHasher
 from chatpager.engine.messages import AddRequest
+from chatpager.engine.published import PublishedPrefixes
 from chatpager.engine.runner import Runner
 from chatpager.engine.sequence import Sequence
 from chatpager.errors import CapacityExceeded, ContextLengthExceeded, InvalidRequest
@@ -28,6 +29,8 @@ class Intake:
         self._hash_bits = hash_bits
         self._seed = config.seed if config.seed is not None else secrets.randbits(63)
         self._arrivals = self._seeded = 0
+        public = BlockHasher([*runner.hash_domain(), ("public", "")], config.block_size, bits=hash_bits)
+        self.published = PublishedPrefixes(public, runner.vocab_size)
 
     def sequence(self, request: AddRequest, *, speculative: bool = False) -> Sequence:
         """The request's first sequence, with its siblings as ``forks``. One that is ``speculative`` is not sampled, and
@@ -42,17 +45,21 @@ class Intake:
         self._arrivals += 1
         self._seeded += params.seed is None and not speculative
         seed = params.seed if params.seed is not None else self._next_seed()
+        hasher, prefix = self.hasher(request.salt), self.published.longest(prompt)
+        if prefix is not None:
+            hasher = hasher.behind(self.published.hasher, prefix.names[-1], prefix.proofs[-1])
         first = Sequence(
             request.request_id,
             list(prompt),
             params,
-            self.hasher(request.salt),
+            hasher,
             max_length=min(self._longest, len(prompt) + wanted),
             eos_token_ids=self._runner.eos_token_ids,
             priority=request.priority,
             arrival=self._arrivals,
             seed=seed,
             owner=request.owner,
+            prefix=prefix,
         )
         first.forks = [first.fork(i, seed + i) for i in range(1, params.n)]
         for twin, owner in zip(first.forks, request.more_owners, strict=False):

@@ -76,7 +76,30 @@ class CloseSession(msgspec.Struct, frozen=True, tag="close_session"):
     owner: str
 
 
-Command = AddRequest | CancelRequest | DraftRequest | LeaseRequest | ReleaseLease | ForkSession | CloseSession
+class PublishPrefix(msgspec.Struct, frozen=True, kw_only=True, tag="publish_prefix"):
+    """Prompts that begin with these tokens, a whole number of blocks, share the blocks of them, whosever they are."""
+
+    label: str
+    token_ids: list[int]
+
+
+class WithdrawPrefix(msgspec.Struct, frozen=True, tag="withdraw_prefix"):
+    """Prompts that come from now on share nothing of it with other tenants' any more. Unknown labels are left alone."""
+
+    label: str
+
+
+Command = (
+    AddRequest
+    | CancelRequest
+    | DraftRequest
+    | LeaseRequest
+    | ReleaseLease
+    | ForkSession
+    | CloseSession
+    | PublishPrefix
+    | WithdrawPrefix
+)
 
 
 class Lost(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,7 +127,8 @@ class SampledLogprobs(msgspec.Struct, frozen=True):
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """Where the prompt's tokens came from; counted once, at the first admission. Of the cached ones ``host_tokens`` and
-    ``disk_tokens`` were not on the device, ``draft_tokens`` were computed while somebody was still writing.
+    ``disk_tokens`` were not on the device, ``draft_tokens`` were computed while somebody was still writing. The first
+    ``published_tokens`` of the prompt are the prefix that is ``published`` under this label.
     cached + computed = prompt, once the prompt is computed; less while it is, or if the request ended meanwhile. One
     that was never ``admitted`` computed nothing. ``committed_tokens``, of prompt and answer, had their keys and values
     written or found in the cache; a preemption does not take them back."""
@@ -115,6 +139,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     host_tokens: int = 0
     disk_tokens: int = 0
     draft_tokens: int = 0
+    published_tokens: int = 0
+    published: str | None = None
     committed_tokens: int
     output_tokens: int
     preemptions: int

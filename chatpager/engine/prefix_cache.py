@@ -97,7 +97,7 @@ class PrefixCache:
         if not self.enabled or not wanted:
             return
         parent = match.blocks[-1] if match.blocks else None
-        if found := self.pool.branches.closest(seq.hasher.root, parent, wanted):
+        if found := self.pool.branches.closest(seq.domain(len(match.blocks)), parent, wanted):
             match.tail, match.tail_tokens = found
             self.pool.share(match.tail)
             seq.tail = match.tail, match.tail.born
@@ -181,7 +181,7 @@ class PrefixCache:
         for block_id, (proof, _, source) in zip(ids, found, strict=True):
             block, i = self.pool.blocks[block_id], len(match.blocks)
             parent = match.blocks[-1] if match.blocks else None
-            self.pool.name(block, seq.hashes[i], parent, seq.block_tokens(i), domain=seq.hasher.root)
+            self.pool.name(block, seq.hashes[i], parent, seq.block_tokens(i), domain=seq.domain(i))
             block.proof, block.hits, block.last_use = proof, 1, self.pool.clock
             self.ghosts.forget(seq.hashes[i])
             match.blocks.append(block)
@@ -244,7 +244,7 @@ class PrefixCache:
             found = self.pool.index.get(hashes[i])
             if found is None:
                 found = self.pool.blocks[seq.block_table[i]]
-                self.pool.name(found, hashes[i], parent, tokens, domain=seq.hasher.root)
+                self.pool.name(found, hashes[i], parent, tokens, domain=seq.domain(i))
                 found.proof = seq.hasher.prove(parent.proof if parent else seq.hasher.proof, tokens)
                 self.ghosts.forget(hashes[i])
                 if self.tiers is not None:
@@ -269,7 +269,7 @@ class PrefixCache:
             block = self.pool.blocks[seq.block_table[full]]
             if block.state is not BlockState.OWNED or block.ref > 1:
                 return None
-            self.pool.name(block, name, parent, tokens, domain=seq.hasher.root, is_tail=True)
+            self.pool.name(block, name, parent, tokens, domain=seq.domain(full), is_tail=True)
             return block
         if found.parent is not parent or found.tokens != tokens:
             self.stats.collisions += 1

@@ -37,6 +37,8 @@ class Request:
             host_tokens=asked.restored_tokens[Source.HOST],
             disk_tokens=asked.restored_tokens[Source.DISK],
             draft_tokens=self.draft_tokens,
+            published_tokens=len(seq.prefix.token_ids) if seq.prefix else 0,
+            published=seq.prefix.label if seq.prefix else None,
             committed_tokens=asked.reached,
             output_tokens=seq.num_output_tokens,
             preemptions=seq.preemptions,

@@ -13,6 +13,7 @@ from chatpager.engine.sampling_params import SamplingParams
 if TYPE_CHECKING:
     from chatpager.engine.block_pool import Block
     from chatpager.engine.ghost_index import Eviction
+    from chatpager.engine.published import PublishedPrefix
     from chatpager.engine.reading import Reading, Source
     from chatpager.engine.token_history import TokenHistory
 
@@ -53,6 +54,7 @@ class Sequence:
         "owner",
         "params",
         "preemptions",
+        "prefix",
         "priority",
         "published",
         "reach",
@@ -82,6 +84,7 @@ class Sequence:
         seed: int = 0,
         index: int = 0,
         owner: str = "",
+        prefix: PublishedPrefix | None = None,
         speculative: bool = False,
     ) -> None:
         self.request_id = request_id
@@ -89,6 +92,8 @@ class Sequence:
         """Nobody has asked yet: it counts in no figure."""
         self.owner = owner
         """The session whose turn this is."""
+        self.prefix = prefix
+        """The published prefix that it begins with, whose blocks ``hasher`` names for everybody."""
         self.index = index
         self.token_ids = token_ids
         self.num_prompt_tokens = len(token_ids)
@@ -153,6 +158,10 @@ class Sequence:
             self.hashes.append(self.hasher.chain(parent, self.token_ids[i * size : (i + 1) * size]))
         return self.hashes[:count]
 
+    def domain(self, i: int) -> BlockHash:
+        """Whose block ``i`` is: everybody's, of what was published, or its tenant's."""
+        return self.hasher.root if self.prefix and i < self.prefix.blocks else self.hasher.tenant
+
     def block_tokens(self, i: int) -> tuple[int, ...]:
         size = self.hasher.block_size
         return tuple(self.token_ids[i * size : (i + 1) * size])
@@ -180,6 +189,7 @@ class Sequence:
             arrival=self.arrival,
             seed=seed,
             index=index,
+            prefix=self.prefix,
         )
         twin.num_prompt_tokens = self.num_prompt_tokens
         twin.hashes = list(self.hashes)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Mapping
+from itertools import takewhile
 from typing import Any
 
 import msgspec
 
 from chatpager.engine.block_pool import BlockPool
 from chatpager.engine.heads import Head, Strength
+from chatpager.engine.published import OWNER, PublishedPrefix
 from chatpager.engine.reading import Source
 from chatpager.engine.sequence import Sequence
 from chatpager.engine.tiers import Tiers
@@ -53,6 +55,20 @@ class SessionCache(msgspec.Struct, frozen=True, kw_only=True):
     host_tokens: int
     disk_tokens: int
     shared_tokens: int
+    leases: list[LeaseState]
+
+
+class PublishedCache(msgspec.Struct, frozen=True, kw_only=True):
+    """A published prefix: its tokens, those in the device's cache, what the lower tiers have behind them without a gap,
+    and how many conversations that the engine knows begin with it."""
+
+    label: str
+    tokens: int
+    blocks: int
+    device_tokens: int
+    host_tokens: int
+    disk_tokens: int
+    sessions: int
     leases: list[LeaseState]
 
 
@@ -120,7 +136,19 @@ def tier_stats(tiers: Tiers | None, block_bytes: int) -> dict[str, Any]:
 def session_cache(head: Head, block_size: int, now: float, tiers: Tiers | None) -> SessionCache:
     resident = head.resident()
     kept = tiers.holdings(head.proofs[resident:]) if tiers else Counter()
-    leases = [
+    return SessionCache(
+        tokens=len(head.proofs) * block_size + head.tail_tokens,
+        device_tokens=head.tokens(resident, block_size),
+        host_tokens=kept[Source.HOST] * block_size,
+        disk_tokens=kept[Source.DISK] * block_size,
+        shared_tokens=sum(len(block.tokens) for block, _ in head.chain[:resident] if block.heads > 1),
+        leases=_leases(head, block_size, now),
+    )
+
+
+def _leases(head: Head, block_size: int, now: float) -> list[LeaseState]:
+    resident = head.resident()
+    return [
         LeaseState(
             strength=lease.strength,
             tokens=head.tokens(min(lease.covered, resident), block_size),
@@ -128,13 +156,29 @@ def session_cache(head: Head, block_size: int, now: float, tiers: Tiers | None) 
         )
         for lease in head.leases.values()
     ]
-    return SessionCache(
-        tokens=len(head.proofs) * block_size + head.tail_tokens,
-        device_tokens=head.tokens(resident, block_size),
-        host_tokens=kept[Source.HOST] * block_size,
-        disk_tokens=kept[Source.DISK] * block_size,
-        shared_tokens=sum(len(block.tokens) for block, _ in head.chain[:resident] if block.heads > 1),
-        leases=leases,
+
+
+def published_cache(
+    prefix: PublishedPrefix, pool: BlockPool, heads: Mapping[str, Head], now: float, tiers: Tiers | None
+) -> PublishedCache:
+    """``heads``: those of conversations, and the prefix's own."""
+    size = len(prefix.token_ids) // prefix.blocks
+    resident = sum(1 for _ in takewhile(pool.index.__contains__, prefix.names))
+    kept = tiers.holdings(prefix.proofs[resident:]) if tiers else Counter()
+    last, blocks = prefix.proofs[-1], prefix.blocks
+    mine = heads.get(prefix.owner)
+    return PublishedCache(
+        label=prefix.label,
+        tokens=len(prefix.token_ids),
+        blocks=blocks,
+        device_tokens=resident * size,
+        host_tokens=kept[Source.HOST] * size,
+        disk_tokens=kept[Source.DISK] * size,
+        sessions=sum(
+            not owner.startswith(OWNER) and len(head.proofs) >= blocks and head.proofs[blocks - 1] == last
+            for owner, head in heads.items()
+        ),
+        leases=_leases(mine, size, now) if mine else [],
     )
 
 

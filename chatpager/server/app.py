@@ -11,7 +11,14 @@ from aiohttp.log import server_logger
 
 from chatpager.config import ServerConfig
 from chatpager.errors import UpgradeRequired
-from chatpager.server import routes_cache, routes_chat, routes_conversations, routes_ops, routes_responses
+from chatpager.server import (
+    routes_cache,
+    routes_chat,
+    routes_conversations,
+    routes_ops,
+    routes_prefixes,
+    routes_responses,
+)
 from chatpager.server.access import PUBLIC, add_headers, errors, gate, not_a_clients_mistake
 from chatpager.server.patience import whole_body
 from chatpager.server.service import SERVICE, Service
@@ -68,6 +75,10 @@ def _routes() -> list[web.RouteDef]:
         web.get("/v1/cache/top", routes_cache.top),
         web.get("/v1/cache/events", routes_cache.events),
         web.get("/v1/cache/explain", routes_cache.explain),
+        web.post("/v1/prefixes", routes_prefixes.create),
+        web.get("/v1/prefixes", routes_prefixes.index),
+        web.get("/v1/prefixes/{label}", routes_prefixes.retrieve),
+        web.delete("/v1/prefixes/{label}", routes_prefixes.delete),
         web.get("/v1/models", o.models),
         web.get("/v1/models/{id}", o.model),
         web.get("/health", o.health, name="health"),

@@ -165,6 +165,12 @@ def pin_object(session_id: str, event: LeaseEvent) -> dict[str, Any]:
     return {
         "object": "conversation.pin",
         "id": session_id,
+        **lease_granted(event),
+    }
+
+
+def lease_granted(event: LeaseEvent) -> dict[str, Any]:
+    return {
         "status": event.change,
         "strength": event.strength,
         "tokens": event.tokens,

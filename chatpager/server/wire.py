@@ -208,6 +208,27 @@ class ConversationCache(msgspec.Struct, frozen=True, kw_only=True):
     leases: list[dict[str, Any]] = []
 
 
+class Prefix(msgspec.Struct, frozen=True, kw_only=True):
+    """A published prefix. ``status`` "not_served": it is of another vocabulary than the served model's, or has no whole
+    block any more, and nothing shares it. Tokens as in ``ConversationCache``; ``sessions`` are the conversations that
+    begin with it, of those spoken in since the start. ``pin`` is what was granted, where one was asked for."""
+
+    object: str = "prefix"
+    label: str
+    status: Literal["published", "not_served"]
+    model: str
+    created_at: int
+    tokens: int = 0
+    blocks: int = 0
+    device_tokens: int = 0
+    host_tokens: int = 0
+    disk_tokens: int = 0
+    sessions: int = 0
+    leases: list[dict[str, Any]] = []
+    instructions: str | None = None
+    pin: dict[str, Any] | None = None
+
+
 class CacheEvent(msgspec.Struct, frozen=True):
     """A KV block came into the device's cache or left it; ``block`` and ``parent`` are its name and that of the block
     before it, in hexadecimal."""

@@ -25,8 +25,10 @@ from chatpager.engine.messages import (
     FinishReason,
     ForkSession,
     LeaseRequest,
+    PublishPrefix,
     ReleaseLease,
     StepOutput,
+    WithdrawPrefix,
 )
 from chatpager.engine.stats import EngineStats
 from chatpager.errors import ChatpagerError, EngineStopped, RequestError
@@ -213,6 +215,11 @@ class EngineThread:
                 engine.fork_session(command.owner, command.new_owner, command.tokens)
             case CloseSession():
                 engine.close_session(command.owner)
+            case PublishPrefix():
+                with suppress(RequestError):  # who wants to know of it asks
+                    engine.publish(command)
+            case WithdrawPrefix():
+                engine.withdraw(command.label)
 
     def _add(self, engine: Engine, command: AddRequest) -> None:
         try:

@@ -33,6 +33,7 @@ from chatpager.sessions.heads import Heads, owner_of
 from chatpager.sessions.keeping import Keeper
 from chatpager.sessions.orphans import Orphans, log_interrupted
 from chatpager.sessions.prompting import Prompting
+from chatpager.sessions.publishing import Publisher, Room
 from chatpager.sessions.remembered import Remembered
 from chatpager.sessions.salts import Salts
 from chatpager.sessions.stream import Ended, Started
@@ -81,6 +82,9 @@ class SessionHub:
         self.comparing = self._beginner.comparing
         self.engine = EngineThread(build_engine, self._receive, self._leases_changed)
         self.keeper = Keeper(self.engine, clock)
+        self.publisher = Publisher(
+            store, self._prompting, self.engine, self.keeper, vocab=tokenizer.fingerprint, clock=clock, wall=wall
+        )
         self._delivery = Delivery(
             self.turns,
             store,
@@ -107,6 +111,7 @@ class SessionHub:
         try:
             await self.store.claim()
             log_interrupted(await self.store.recover(self.wall()))
+            published = await self.store.prefixes()
             engine = await self.engine.start()
         except BaseException:
             await self.close()
@@ -122,6 +127,8 @@ class SessionHub:
             engine.runner.vocab_size,
             engine.runner.eos_token_ids,
         )
+        longest = min(self.max_model_len, (self.num_blocks - 1) * self.block_size)
+        self.publisher.open(Room(self.block_size, self.max_model_len, longest, self.caching), published)
         self._delivering = asyncio.get_running_loop().create_task(self._delivery.run())
         self._keeping = asyncio.get_running_loop().create_task(self.keeper.run())
 
@@ -146,7 +153,10 @@ class SessionHub:
         self._prompting.close()
 
     def _receive(self, outputs: list[StepOutput]) -> None:
+        self.publisher.receive(outputs)
         self._delivery.receive(outputs)
+        if not self.engine.alive:
+            self.publisher.stopped()
         if not self.engine.alive and not self._closing:
             for turn in list(self.turns.values()):
                 self._delivery.end(turn, failed=(EngineStopped.code, STOPPED))

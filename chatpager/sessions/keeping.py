@@ -12,12 +12,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 
 from chatpager.engine.heads import LeaseEvent, Strength
 from chatpager.engine.messages import CloseSession, ForkSession, LeaseRequest, ReleaseLease
-from chatpager.engine.stats import SessionCache
+from chatpager.engine.stats import PublishedCache, SessionCache
 from chatpager.errors import EngineStopped
 from chatpager.sessions.engine_thread import EngineThread
 from chatpager.sessions.heads import owner_of
@@ -31,6 +32,7 @@ KEPT_AT_MOST = 24 * 3600.0
 MAX_PINS = 1 << 12
 
 Watcher = Callable[[LeaseEvent], None]
+Leased = TypeVar("Leased", SessionCache, PublishedCache)
 
 
 @dataclass
@@ -143,9 +145,9 @@ class Keeper:
     async def cache_of(self, owner: str) -> SessionCache | None:
         """What of a conversation is in the cache now; None: nothing is known of it. Raises EngineStopped."""
         found = await self._engine.ask(lambda engine: engine.session_cache(owner, self._clock()))
-        return found and self._with_pin(owner, found)
+        return found and self.with_pin(owner, found)
 
-    def _with_pin(self, owner: str, found: SessionCache) -> SessionCache:
+    def with_pin(self, owner: str, found: Leased) -> Leased:
         """A pin's lease ends with the pin, however short it is until its next renewal."""
         pin = self._pins.get(owner)
         if pin is None:
@@ -163,7 +165,7 @@ class Keeper:
         """The conversations, or responses without one, that have most on the device. Raises EngineStopped."""
         prefix = owner_of(tenant, "")
         found = await self._engine.ask(lambda engine: engine.top_sessions(prefix, limit, self._clock()))
-        return [(owner.removeprefix(prefix), self._with_pin(owner, cache)) for owner, cache in found]
+        return [(owner.removeprefix(prefix), self.with_pin(owner, cache)) for owner, cache in found]
 
     # -- who wants to know --------------------------------------------------------------------------------------------
 

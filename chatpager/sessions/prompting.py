@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
 from typing import NamedTuple
 
 from chatpager.engine.chat_template import ChatMessage, ChatTemplate, Prompt
@@ -12,6 +13,9 @@ from chatpager.engine.tokenizer import Tokenizer
 from chatpager.sessions.oversize import check_bytes, check_tokens
 from chatpager.sessions.receipt import common_prefix
 from chatpager.store import Message, NewMessage, text_content, text_of
+
+BEGINNINGS = ("a", "Z", "1", " b", "\n\nc", "\N{SNOWMAN}", "\N{CJK UNIFIED IDEOGRAPH-4F60}", "(")
+"""Of what people say: whatever token the end of the instructions makes with one, it does not make with all."""
 
 
 class Question(NamedTuple):
@@ -59,6 +63,15 @@ class Prompting:
         now = (await self.question(conversation, instructions)).prompt.token_ids
         then = (await self.question([*before, longer], instructions)).prompt.token_ids
         return now[: common_prefix(now, then)]
+
+    async def shared(self, instructions: str) -> Sequence[int]:
+        """What asks for an answer with these instructions begins with this, whatever is said first.
+
+        Raises what ``question`` does.
+        """
+        said = [NewMessage(role="user", content=text_content(text)) for text in BEGINNINGS]
+        asked = [(await self.question([first], instructions)).prompt.token_ids for first in said]
+        return reduce(lambda common, ids: common[: common_prefix(common, ids)], asked)
 
     def close(self) -> None:
         self._thread.shutdown()

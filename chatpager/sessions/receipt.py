@@ -26,6 +26,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens by source; device + host + disk + computed = prompt, of a turn whose prompt was computed to its end. Of
     one that ended before (cancelled, failed, interrupted) ``computed_tokens`` is what was computed until then, and the
     sum is less. ``draft_tokens`` of the device's had been computed while the turn was still being written.
+    The first ``published_tokens`` of the prompt are the prefix that is ``published`` under this label.
     ``attainable_tokens`` is what the cache could have given had nothing been evicted; ``diverged_at`` the
     first token that differs from the conversation's last turn. Below the device only full blocks are kept: what a
     prompt that comes back from there lacks of the last one is ``sub_block``."""
@@ -35,6 +36,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     host_tokens: int = 0
     disk_tokens: int = 0
     draft_tokens: int = 0
+    published_tokens: int = 0
+    published: str | None = None
     computed_tokens: int
     block_size: int
     attainable_tokens: int
@@ -62,6 +65,8 @@ def receipt(
     host_tokens: int = 0,
     disk_tokens: int = 0,
     draft_tokens: int = 0,
+    published_tokens: int = 0,
+    published: str | None = None,
     computed_here: bool = True,
 ) -> Receipt:
     """The account of one prompt, of which ``committed_tokens`` (and perhaps an answer's) were written, cached ones
@@ -93,6 +98,8 @@ def receipt(
         host_tokens=host_tokens,
         disk_tokens=disk_tokens,
         draft_tokens=draft_tokens,
+        published_tokens=published_tokens if caching else 0,
+        published=published if caching else None,
         computed_tokens=min(committed_tokens, len(prompt)) - cached_tokens,
         block_size=block_size,
         attainable_tokens=attainable,

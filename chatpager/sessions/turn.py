@@ -244,6 +244,8 @@ class LiveTurn:
             host_tokens=self.usage.host_tokens,
             disk_tokens=self.usage.disk_tokens,
             draft_tokens=self.usage.draft_tokens,
+            published_tokens=self.usage.published_tokens,
+            published=self.usage.published,
             computed_here=self.previous_is_ours,
         )
 

@@ -6,7 +6,7 @@ moves: so a fork is one row and the history of a session is the walk from its ti
 provenance, because message rows are shared: which request led from which input to which answer, how it ended, what it
 used, what it found in the cache. A turn's row changes once, at its end; while it is live it is the only live one of its
 session. A **response** is the wire's object at a turn's end. The **journal** holds the tokens of turns that run; at the
-end of a turn they become a message.
+end of a turn they become a message. **Prefixes** are the operator's: beginnings whose KV blocks all tenants share.
 
 Every message is needed by a session or a turn; deleting the last of these deletes the message.
 
@@ -27,6 +27,7 @@ from chatpager.store.records import (
     Message,
     NewMessage,
     NewTurn,
+    Prefix,
     Recovered,
     Session,
     TipMove,
@@ -51,6 +52,7 @@ __all__ = [
     "MessageHash",
     "NewMessage",
     "NewTurn",
+    "Prefix",
     "Recovered",
     "Session",
     "Store",

@@ -139,6 +139,18 @@ class Turn(Struct, frozen=True, kw_only=True):
         return self.tip_hash or (self.input_tip if self.status == "completed" else None)
 
 
+class Prefix(Struct, frozen=True, kw_only=True):
+    """What an operator publishes for every tenant: instructions, and the ids of the ``vocab`` that every conversation
+    which begins with them begins with."""
+
+    label: str
+    instructions: str
+    model: str
+    vocab: str
+    token_ids: Sequence[int]
+    created_at: int
+
+
 class BegunTurn(Struct, frozen=True, kw_only=True):
     """``duplicate``: the client had sent this turn before; nothing was changed and ``turn`` is the earlier one."""
 

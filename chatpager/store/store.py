@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import UNSET, UnsetType
 
-from chatpager.store import journal, messages, schema, sessions, turns
+from chatpager.store import journal, messages, prefixes, schema, sessions, turns
 from chatpager.store.chain import MessageHash
 from chatpager.store.database import BUSY_TIMEOUT_MS, Database
 from chatpager.store.records import (
@@ -20,6 +20,7 @@ from chatpager.store.records import (
     Message,
     NewMessage,
     NewTurn,
+    Prefix,
     Recovered,
     Session,
     Turn,
@@ -269,3 +270,29 @@ class Store:
         """
         async with self._database.write("delete_turn", tenant, deletes=True) as c:
             return await turns.remove(c, tenant, id)
+
+    # -- prefixes
+
+    async def publish_prefix(self, new: Prefix) -> Prefix:
+        """Store a prefix; the one that is stored, which is as it was where the same was published before.
+
+        Raises:
+            PrefixExists: its label has other instructions, or those of another vocabulary.
+        """
+        async with self._database.write("publish_prefix") as c:
+            return await prefixes.add(c, new)
+
+    async def prefix(self, label: str) -> Prefix:
+        """Raises PrefixNotFound."""
+        async with self._database.read() as c:
+            return await prefixes.get(c, label)
+
+    async def prefixes(self) -> list[Prefix]:
+        """All of them, of whatever model, the oldest first."""
+        async with self._database.read() as c:
+            return await prefixes.every(c)
+
+    async def withdraw_prefix(self, label: str) -> None:
+        """Raises PrefixNotFound."""
+        async with self._database.write("withdraw_prefix") as c:
+            await prefixes.remove(c, label)

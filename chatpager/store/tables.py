@@ -126,3 +126,14 @@ turn_journal = Table(
     Column("text", LargeBinary, nullable=False),
     sqlite_with_rowid=False,
 )
+
+prefixes = Table(
+    "prefixes",
+    metadata,
+    Column("label", Text, primary_key=True),
+    Column("instructions", Json, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("vocab", Text, nullable=False),
+    Column("token_ids", LargeBinary, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)

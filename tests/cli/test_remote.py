@@ -164,6 +164,43 @@ def test_it_is_explained_where_two_prompts_part(ask, chatpager, server):
     assert "no response" in ask("cache", "explain", one, "resp_none", code=1)
 
 
+def test_what_all_conversations_share_is_published_and_withdrawn(ask, chatpager, server, tmp_path):
+    file = tmp_path / "rules.txt"
+    file.write_text("Be kind, be short, and say what you do not know. " * 4)
+    publish = ("cache", "publish", "rules", "--instructions-file", file)
+    assert re.match(r"published: \d+ tokens in \d+ blocks\n$", ask(*publish))
+    told = ask(*publish, "--ttl", 90)
+    assert re.match(r"published: (\d+) tokens in \d+ blocks\ngranted: \1 tokens on the device for [89]\d s\n$", told)
+    assert json.loads(ask(*publish, "--json"))["label"] == "rules"
+    head, row = ask("cache", "prefixes").splitlines()
+    assert head.split() == ["label", "status", "tokens", "device", "host", "disk", "conversations", "leases"]
+    assert re.match(r" *rules +published +(\d+) +\1 +0 +0 +0 +hard [89]\d s", row)
+    assert [one["label"] for one in json.loads(ask("cache", "prefixes", "--json"))] == ["rules"]
+    file.write_text("Be rude.")
+    assert "a block has 16" in ask(*publish, code=1)
+    assert ask("cache", "withdraw", "rules") == "withdrawn\n"
+    assert "no prefix" in ask("cache", "withdraw", "rules", code=1)
+    assert ask("cache", "prefixes").splitlines()[1:] == []
+    piped = chatpager(*publish[:-1], "-", "--url", server.url, typed="Be kind and short. " * 9)
+    assert piped.out.startswith("published: ")
+    ask("cache", "withdraw", "rules")
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
+def test_instructions_that_cannot_be_read_are_named(ask, tmp_path, content):
+    file = tmp_path / "rules.txt"
+    if content:
+        file.write_bytes(content)
+    assert "rules.txt" in ask("cache", "publish", "rules", "--instructions-file", file, code=2)
+
+
+@pytest.mark.parametrize(
+    "wrong", [("publish", "a", "--instructions-file", "-", "--ttl", 0), ("publish", "a"), ("withdraw", " ")]
+)
+def test_what_is_no_command_for_prefixes(ask, wrong):
+    ask("cache", *wrong, code=2)
+
+
 def test_who_has_most_of_the_cache(ask, session):
     head, *rows = ask("cache", "top").splitlines()
     assert head.split() == ["conversation", "device", "host", "disk", "shared", "leases"]

@@ -51,6 +51,33 @@ def test_any_changed_token_changes_the_name_of_its_block_and_of_those_behind(tok
     assert [a == b for a, b in zip(before, after, strict=True)] == ([False, False] if place < 4 else [True, False])
 
 
+def test_a_chain_that_goes_on_behind_a_public_block_has_names_that_no_other_domain_gives():
+    public = BlockHasher([("public", "")], 4)
+    ann, bob = (BlockHasher([("salt", salt)], 4) for salt in (b"ann", b"bob"))
+    name, proof = public.chain(public.root, [1, 2, 3, 4]), public.prove(public.proof, [1, 2, 3, 4])
+    behind = [hasher.behind(public, name, proof) for hasher in (ann, bob)]
+    for hasher in behind:
+        assert (hasher.root, hasher.proof) == (public.root, public.proof)
+        assert hasher.chain(hasher.root, [1, 2, 3, 4]) == name
+        assert hasher.prove(hasher.proof, [1, 2, 3, 4]) == proof
+    assert (behind[0].tenant, behind[1].tenant) == (ann.root, bob.root)
+    every = [*behind, public, ann, bob]
+    assert len({hasher.chain(name, [5, 6, 7, 8]) for hasher in behind} | {public.chain(name, [5, 6, 7, 8])}) == 3
+    assert len({hasher.prove(proof, [5, 6, 7, 8]) for hasher in behind} | {public.prove(proof, [5, 6, 7, 8])}) == 3
+    assert len({hasher.chain(hasher.root, [5, 6, 7, 8]) for hasher in every}) == 3
+    again = ann.behind(public, name, proof)
+    assert again.chain(name, [5, 6, 7, 8]) == behind[0].chain(name, [5, 6, 7, 8])
+    assert again.prove(proof, [5, 6, 7, 8]) == behind[0].prove(proof, [5, 6, 7, 8])
+
+
+def test_the_first_name_behind_a_public_block_is_the_same_after_a_restart():
+    public, own = BlockHasher([("public", "")], 4), BlockHasher([("salt", b"s")], 4)
+    name, proof = public.chain(public.root, [1, 2, 3, 4]), public.prove(public.proof, [1, 2, 3, 4])
+    behind = own.behind(public, name, proof)
+    assert behind.chain(name, [5, 6, 7, 8]).hex() == "954168909d47b73fcd75f5a65bb53745"
+    assert behind.prove(proof, [5, 6, 7, 8]).hex() == "a3b79de4462cfbe992eee828e2db2b5ac1c94ae0ccbeb6d92233909a69508635"
+
+
 def test_fewer_bits_make_collisions():
     hasher = BlockHasher([], 1, bits=8)
     names = {hasher.chain(hasher.root, [i]) for i in range(2000)}

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from chatpager.engine.heads import Strength
-from chatpager.engine.messages import DraftRequest, LeaseRequest
+from chatpager.engine.messages import DraftRequest, LeaseRequest, PublishPrefix
+from chatpager.engine.published import OWNER
+from chatpager.errors import InvalidRequest
 from tests.engine.fakes import collect, continuation, make_engine, request
 from tests.engine.test_cache_events import follow, full
 
@@ -24,6 +26,8 @@ shared = (5,) * 12
 heads = st.sampled_from(
     [(), (1, 2, 3), (1, 2, 3, 4), tuple(range(20)), shared, (1, 2, 3, 4, *shared), (4, 3, 2, 1, *shared)]
 )
+published = st.sampled_from([(1, 2, 3, 4), shared[:4], shared, (1, 2, 3, 4, *shared), tuple(range(8))])
+labels = st.sampled_from("pq")
 owners = st.sampled_from(["", "s", "t", "u"])
 tails = st.lists(st.integers(0, 6), min_size=1, max_size=12)
 
@@ -96,6 +100,25 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(owner=owners)
     def close(self, owner):
         self.engine.leases.close(owner)
+
+    @rule(label=labels, tokens=published)
+    def publish(self, label, tokens):
+        before = self.engine.published.get(label)
+        try:
+            prefix = self.engine.publish(PublishPrefix(label=label, token_ids=list(tokens)))
+        except InvalidRequest:
+            assert before is not None and before.token_ids != tokens
+        else:
+            assert self.engine.published.longest([*tokens, 1]).blocks >= prefix.blocks
+
+    @rule(label=labels, strength=st.sampled_from(list(Strength)))
+    def lease_what_is_published(self, label, strength):
+        if prefix := self.engine.published.get(label):
+            self.engine.lease(LeaseRequest(owner=prefix.owner, strength=strength, ttl=30.0), self.now)
+
+    @rule(label=labels)
+    def withdraw(self, label):
+        self.engine.withdraw(label)
 
     @rule(data=st.data(), head=heads, tail=tails, owner=st.sampled_from(["", "v", "w"]), past=st.booleans())
     def draft(self, data, head, tail, owner, past):
@@ -170,6 +193,13 @@ class EngineMachine(RuleBasedStateMachine):
             self.engine.leases.tick(self.now)
             for head in self.engine.leases.heads.values():
                 assert all(lease.deadline > self.now for lease in head.leases.values())
+
+    @invariant()
+    def only_what_is_published_has_a_public_head(self):
+        if hasattr(self, "engine"):
+            public = {prefix.owner: prefix for prefix in self.engine.published}
+            for owner, head in self.engine.leases.heads.items():
+                assert not owner.startswith(OWNER) or len(head.chain) <= public[owner].blocks
 
     @invariant()
     def everything_adds_up(self):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from chatpager.engine.disk_tier import DiskTier
+from chatpager.engine.messages import PublishPrefix
 from tests.engine.fakes import answer, continuation, make_engine, request, step
 
 STEPS = int(os.environ.get("CHATPAGER_MACHINE_STEPS", "30"))
@@ -37,11 +38,14 @@ class TiersMachine(RuleBasedStateMachine):
         self.capacity = kept * 110
         self.histories = {}
         self.count = 0
+        self.published = False
         self.open()
 
     def open(self):
         self.disk = DiskTier(self.folder / "kv", self.capacity)
         self.engine = make_engine(disk=self.disk, **self.sizes)
+        if self.published:
+            self.publish()
 
     @rule(owner=owners, tail=st.lists(st.integers(0, 5), min_size=1, max_size=9), salt=st.sampled_from([b"", b"t"]))
     def turn(self, owner, tail, salt):
@@ -73,6 +77,17 @@ class TiersMachine(RuleBasedStateMachine):
         self.count += 1
         prompt = [*self.histories.get(owner, range(10)), *tail][:50]
         self.engine.prefetch(request(f"r{self.count}", prompt, 1, owner=owner), 0.0)
+
+    @rule()
+    def publish(self):
+        """What every conversation begins with."""
+        self.published = True
+        self.engine.publish(PublishPrefix(label="all", token_ids=list(range(8))))
+
+    @rule()
+    def withdraw(self):
+        self.published = False
+        self.engine.withdraw("all")
 
     @rule(owner=owners)
     def delete(self, owner):
@@ -117,6 +132,7 @@ class TiersMachine(RuleBasedStateMachine):
             return
         for owner in "stuv":
             self.engine.close_session(owner)
+        self.engine.withdraw("all")
         self.engine.cache.reset()
         self.engine.close()
         assert self.engine.pool.counts()["free"] == self.engine.pool.usable

@@ -94,7 +94,7 @@ async def test_a_missing_file_is_not_made_but_explained(tmp_path):
 
 async def test_an_older_schema_is_not_opened_but_explained(url, monkeypatch):
     monkeypatch.setattr(schema, "head", lambda: "9999")
-    with pytest.raises(StoreError, match=r"older chatpager \(0001\); run `chatpager db upgrade`"):
+    with pytest.raises(StoreError, match=r"older chatpager \(0003\); run `chatpager db upgrade`"):
         await Store.open(url, migrate=False)
 
 
@@ -145,7 +145,7 @@ def alembic(*arguments, url=None):
 def test_alembic_runs_from_a_checkout_with_the_url_of_our_settings(sqlite_url, tmp_path):
     fresh = f"sqlite:///{tmp_path / 'fresh.db'}"
     alembic("upgrade", "head", url=fresh)
-    assert alembic("current", url=fresh) == alembic("-x", f"url={sqlite_url}", "current") == "0001 (head)\n"
+    assert alembic("current", url=fresh) == alembic("-x", f"url={sqlite_url}", "current") == "0003 (head)\n"
     assert "No new upgrade operations" in alembic("check", url=fresh)
 
 
@@ -159,10 +159,10 @@ def test_every_new_revision_begins_with_the_rules(tmp_path, sqlite_url):
     copy = shutil.copytree(schema.folder(), tmp_path / "migrations")
     made = schema.config(sqlite_url)
     made.set_main_option("script_location", str(copy))
-    script = command.revision(made, "add a thing", autogenerate=True, rev_id="0002")
+    script = command.revision(made, "add a thing", autogenerate=True, rev_id="0004")
     written = Path(script.path).read_text()
     assert "before this one must still work with the schema after it" in written
-    assert "down_revision = '0001'" in written
+    assert "down_revision = '0003'" in written
     compile(written, script.path, "exec")
 
 

@@ -1,0 +1,77 @@
+"""Publishing what conversations of every tenant begin with: an operator's act."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from chatpager.errors import InvalidRequest
+from chatpager.server import wire
+from chatpager.server.input_items import Json, check_text
+from chatpager.server.requests import decode
+from chatpager.server.routes_cache import lease_granted
+from chatpager.server.routes_responses import json_response
+from chatpager.server.service import SERVICE, Service
+from chatpager.sessions.publishing import Known
+
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+FIELDS = {"label", "instructions", "ttl"}
+
+
+def require_operator(request: web.Request) -> Service:
+    """Prefixes are shared by all tenants: here a key's role will be checked. Until keys have roles, everybody's is."""
+    return request.app[SERVICE]
+
+
+async def create(request: web.Request) -> web.Response:
+    """Publish instructions, compute them, and with a ``ttl`` keep them on the device for so many seconds."""
+    service = require_operator(request)
+    label, instructions, ttl = _wish(decode(await request.read()))
+    known, pinned = await service.hub.publisher.publish(label, instructions, service.served.name, ttl)
+    pin = None
+    if ttl is not None:
+        pin = lease_granted(pinned) if pinned else {"status": "refused", "tokens": 0, "expires_in": 0.0}
+    return json_response(_prefix(known, pin=pin))
+
+
+async def index(request: web.Request) -> web.Response:
+    service = require_operator(request)
+    return json_response({"object": "list", "data": [_prefix(known) for known in await service.hub.publisher.every()]})
+
+
+async def retrieve(request: web.Request) -> web.Response:
+    known = await require_operator(request).hub.publisher.known(request.match_info["label"])
+    return json_response(_prefix(known, instructions=known.prefix.instructions))
+
+
+async def delete(request: web.Request) -> web.Response:
+    service, label = require_operator(request), request.match_info["label"]
+    await service.hub.publisher.withdraw(label)
+    return json_response(wire.Deleted(id=label, object="prefix.deleted"))
+
+
+def _wish(body: Json) -> tuple[str, str, float | None]:
+    if unknown := body.keys() - FIELDS:
+        raise InvalidRequest(f"{min(unknown)}: unknown field", param=min(unknown))
+    label, instructions, ttl = body.get("label"), body.get("instructions"), body.get("ttl")
+    if not isinstance(label, str) or not LABEL.fullmatch(label):
+        raise InvalidRequest("label is 1 to 64 of A-Z a-z 0-9 . _ -, a letter or digit first", param="label")
+    if not isinstance(instructions, str):
+        raise InvalidRequest("instructions is a text", param="instructions")
+    if ttl is not None and (type(ttl) not in (int, float) or not ttl > 0):
+        raise InvalidRequest("ttl is a number of seconds above 0", param="ttl")
+    return label, check_text(instructions, "instructions"), ttl
+
+
+def _prefix(known: Known, **more: Any) -> wire.Prefix:
+    cache = msgspec.to_builtins(known.cache) if known.cache else {"label": known.prefix.label}
+    return wire.Prefix(
+        status="published" if known.cache else "not_served",
+        model=known.prefix.model,
+        created_at=known.prefix.created_at // 1000,
+        **cache,
+        **more,
+    )
