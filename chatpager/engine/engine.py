@@ -39,6 +39,7 @@ from chatpager.errors import (
 
 log = logging.getLogger(__name__)
 
+FINGERPRINT_DIGITS = 12
 MEASURED_BLOCKS = 4
 """Blocks that a step must compute for its time to say something about one."""
 
@@ -419,6 +420,12 @@ class Engine:
     def warm_fraction(self) -> float | None:
         """Of what conversations consisted of at the start, the share that the disk had; None where nothing is known."""
         return self.tiers.disk.warm_fraction if self.tiers and self.tiers.disk is not None else None
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that makes the keys and values what they are, the salt apart: tells whether another server's blocks
+        could be found here."""
+        return self._intake.hasher(b"").proof.hex()[:FINGERPRINT_DIGITS]
 
     def close(self) -> None:
         """Write what is still to be written. Nothing is computed after it."""

@@ -33,6 +33,7 @@ from chatpager.sessions.heads import Heads, owner_of
 from chatpager.sessions.keeping import Keeper
 from chatpager.sessions.orphans import Orphans, log_interrupted
 from chatpager.sessions.prompting import Prompting
+from chatpager.sessions.receipt import KeyDomain
 from chatpager.sessions.remembered import Remembered
 from chatpager.sessions.salts import Salts
 from chatpager.sessions.stream import Ended, Started
@@ -86,7 +87,7 @@ class SessionHub:
             store,
             tokenizer,
             cancel=self._cancel,
-            account=lambda turn: turn.account(self.block_size, self.caching),
+            account=lambda turn: turn.account(self.block_size, self.caching, self._domain(turn.request.tenant)),
             ended=self._turn_ended,
             pauses=pauses,
             clock=clock,
@@ -116,6 +117,7 @@ class SessionHub:
         self.num_blocks = engine.pool.usable
         self.warm_fraction = engine.warm_fraction
         self.caching = engine.config.enable_prefix_caching
+        self._fingerprint = engine.fingerprint
         self._beginner.served = Served(
             self.max_model_len,
             engine.scheduler.limits.max_num_seqs,
@@ -238,6 +240,9 @@ class SessionHub:
         except EngineStopped as error:
             for turn in turns:
                 self._delivery.end(turn, failed=(error.code, str(error)))
+
+    def _domain(self, tenant: str) -> KeyDomain:
+        return KeyDomain(self._fingerprint, self._salts.shown(tenant))
 
     def _cancel(self, turn: LiveTurn) -> None:
         self.engine.send(CancelRequest(turn.request.id, turn.index))

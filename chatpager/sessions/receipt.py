@@ -8,7 +8,15 @@ from typing import Literal
 
 import msgspec
 
-MissReason = Literal["cold", "diverged", "evicted", "lease_expired", "sub_block", "disabled"]
+MissReason = Literal["cold", "diverged", "evicted", "lease_expired", "sub_block", "disabled", "fingerprint", "salt"]
+
+
+class KeyDomain(msgspec.Struct, frozen=True):
+    """Among which blocks a turn's are found, in two short digests: ``model`` of all that makes keys and values what
+    they are (weights, KV dtype and layout, block size, rotary and window configuration), ``salt`` of the tenant's."""
+
+    model: str
+    salt: str
 
 
 class Eviction(msgspec.Struct, frozen=True):
@@ -27,7 +35,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     one that ended before (cancelled, failed, interrupted) ``computed_tokens`` is what was computed until then, and the
     sum is less. ``draft_tokens`` of the device's had been computed while the turn was still being written.
     ``attainable_tokens`` is what the cache could have given had nothing been evicted; ``diverged_at`` the
-    first token that differs from the conversation's last turn."""
+    first token that differs from the conversation's last turn. ``domain`` None: of a version that did not say."""
 
     prompt_tokens: int
     device_tokens: int
@@ -41,6 +49,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     diverged_at: int | None = None
     evicted: Eviction | None = None
     template: str
+    domain: KeyDomain | None = None
 
     @property
     def cached_tokens(self) -> int:
@@ -62,11 +71,14 @@ def receipt(
     disk_tokens: int = 0,
     draft_tokens: int = 0,
     computed_here: bool = True,
+    domain: KeyDomain | None = None,
+    earlier: KeyDomain | None = None,
 ) -> Receipt:
     """The account of one prompt, of which ``committed_tokens`` (and perhaps an answer's) were written, cached ones
     included; ``host_tokens`` and ``disk_tokens`` of the cached ones were not on the device. ``previous`` is the last
     turn of the conversation as far as its keys and values were computed; None when this server knows of none. Not
-    ``computed_here``: an earlier server computed it, and what the disk did not keep of it is cold.
+    ``computed_here``: an earlier server computed it, and what the disk did not keep of it is cold; or it was in the
+    domain ``earlier``, of which nothing can be found in this ``domain``.
     ``lost``: the first block that was missed had been in the cache."""
     common = 0 if previous is None else common_prefix(prompt, previous)
     most = (len(prompt) - 1) // block_size * block_size
@@ -79,11 +91,11 @@ def receipt(
     elif lost is not None:
         reason = "lease_expired" if lost.lease_expired else "evicted"
     elif cached_tokens < attainable:
-        reason = "evicted" if computed_here else "cold"
+        reason = "evicted" if computed_here else _never_here(domain, earlier)
     elif previous is not None and common < len(previous):
         reason = "diverged"
     elif cached_tokens == 0:
-        reason = "cold" if previous is None else "sub_block"
+        reason = _never_here(domain, earlier) if previous is None else "sub_block"
     return Receipt(
         prompt_tokens=len(prompt),
         device_tokens=cached_tokens - host_tokens - disk_tokens,
@@ -97,7 +109,15 @@ def receipt(
         diverged_at=common if reason == "diverged" else None,
         evicted=lost if caching else None,
         template=template,
+        domain=domain,
     )
+
+
+def _never_here(domain: KeyDomain | None, earlier: KeyDomain | None) -> MissReason:
+    """Why this server never had in its cache what the last turn left there."""
+    if domain is None or earlier is None or domain == earlier:
+        return "cold"
+    return "fingerprint" if domain.model != earlier.model else "salt"
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
