@@ -43,6 +43,8 @@ class LeaseBook:
         self.now = 0.0
         self.events: list[LeaseEvent] = []
         """What happened since somebody took them."""
+        self.counts: Counter[LeaseChange] = Counter()
+        """All that ever happened, what is not told to anybody included."""
         self.heads: OrderedDict[str, Head] = OrderedDict()
         """The session whose turn ended last is the last."""
         self._pool = pool
@@ -167,7 +169,7 @@ class LeaseBook:
 
     def tick(self, now: float) -> None:
         """It is ``now``: end the leases whose deadline has come."""
-        self.now = now
+        self.now = self._pool.now = now
         while self._deadlines and self._deadlines[0][0] <= now:
             deadline, owner, strength = heapq.heappop(self._deadlines)
             head = self.heads.get(owner)
@@ -233,12 +235,10 @@ class LeaseBook:
         for block, born in head.chain[lease.covered : self._wanted(head, lease)]:
             if block.born != born:
                 return
-            if lease.strength is Strength.HARD:
-                if not block.hard and self._pool.leased >= self.budget:
-                    return
-                self._pool.lease(block, 1)
-            else:
-                block.soft += 1
+            hard = lease.strength is Strength.HARD
+            if hard and not block.hard and self._pool.leased >= self.budget:
+                return
+            self._pool.lease(block, 1, hard=hard)
             lease.covered += 1
             self._reconsider(block)
 
@@ -247,10 +247,7 @@ class LeaseBook:
         for block, born in head.chain[keep : lease.covered]:
             if block.born != born:
                 continue
-            if lease.strength is Strength.HARD:
-                self._pool.lease(block, -1)
-            else:
-                block.soft -= 1
+            self._pool.lease(block, -1, hard=lease.strength is Strength.HARD)
             self._reconsider(block)
         lease.covered = min(lease.covered, keep)
 
@@ -270,6 +267,7 @@ class LeaseBook:
         self.events.append(self._event(owner, head, lease, change, reason))
 
     def _event(self, owner: str, head: Head, lease: Lease, change: LeaseChange, reason: str = "") -> LeaseEvent:
+        self.counts[change] += 1
         return LeaseEvent(
             owner=owner,
             change=change,

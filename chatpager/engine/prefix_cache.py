@@ -10,6 +10,7 @@ tiers, if there are any, and come back from there when a prompt continues a hit 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -135,7 +136,7 @@ class PrefixCache:
             whole = self._find_below(seq, len(match.blocks), found, at_once)
             if found:
                 ids = self.allocate(len(found), by=seq.owner)
-                self.tiers.restore(ids, [content for _, content, _ in found])
+                self.tiers.restore(ids, found)
         except BaseException as error:
             self.free(ids)
             self.tiers.take_back(found)
@@ -189,8 +190,12 @@ class PrefixCache:
         for source, count in match.restored.items():
             self.stats.restored_tokens[source] += count * self.block_size
         hashes = seq.full_hashes(self.matchable_blocks(seq)) if self.enabled else []
-        for name in hashes[:blocks]:
-            self.pool.index[name].hits += 1
+        found = [self.pool.index[name] for name in hashes[:blocks]]
+        for block in found:
+            block.hits += 1
+        on_device = found[: blocks - match.restored.total()]
+        for used_at, count in Counter(block.used_at for block in on_device).items():
+            self.stats.reuse_gap.add(self.leases.now - used_at, count)
         lost = [self.ghosts.get(name) for name in hashes[blocks:]]
         for eviction in lost:
             if eviction is None:
@@ -250,11 +255,13 @@ class PrefixCache:
             found.append(block)
         return found
 
-    def expect(self, seq: Sequence) -> None:
-        """``seq`` gives its blocks back and will ask for them again: evicted, they go to host memory."""
+    def expect(self, seq: Sequence) -> bool:
+        """``seq`` gives its blocks back and will ask for them again: evicted, they go to host memory, if there is any.
+        Whether they do."""
         for block in self.chain(seq):
             block.hits += 1
             self._order.offer(block)  # an equal block that nobody holds may have been taken for dead until now
+        return self.tiers is not None and self.tiers.host is not None
 
     def _named_block(self, seq: Sequence, i: int) -> Block | None:
         """The CACHED block with the content of block ``i`` of ``seq``: ours, or one whose whole ancestry is equal."""
@@ -337,6 +344,7 @@ class PrefixCache:
     def _evict(self, block: Block, by: str = "") -> None:
         assert block.hash is not None
         self.stats.evicted_blocks[block.eviction_class] += 1
+        self.stats.evict_age.add(self.leases.now - block.used_at)
         self.ghosts.put(block.hash, self.leases.now, block.eviction_class, by)
         parent = self.pool.evict(block)
         if parent:

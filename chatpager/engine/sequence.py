@@ -47,6 +47,7 @@ class Sequence:
         "hashes",
         "history",
         "index",
+        "is_long",
         "max_length",
         "num_prompt_tokens",
         "owner",
@@ -59,6 +60,7 @@ class Sequence:
         "reading",
         "request_id",
         "restored_tokens",
+        "sampled_at",
         "seed",
         "speculative",
         "status",
@@ -123,6 +125,10 @@ class Sequence:
         """What it has had of the lower tiers since it began to wait."""
         self.evicted: Eviction | None = None
         """How the first block that was not found then had been lost."""
+        self.is_long = False
+        """The lane by which it was admitted first."""
+        self.sampled_at: float | None = None
+        """When its last token came."""
         self.first_admitted = False
         self.forks: list[Sequence] = []
         """Siblings of the same request that start from this one's prompt once it is computed (n > 1)."""

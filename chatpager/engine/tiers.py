@@ -13,7 +13,7 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -21,6 +21,7 @@ from chatpager.config import EngineConfig
 from chatpager.engine.block_hash import BlockProof
 from chatpager.engine.block_pool import Block
 from chatpager.engine.disk_tier import DiskTier
+from chatpager.engine.histogram import Histogram
 from chatpager.engine.host_tier import HostTier
 from chatpager.engine.reading import SLICE_SECONDS, Reading, Source
 from chatpager.errors import ConfigError
@@ -39,6 +40,8 @@ MOST_DEMOTED = 256 << 20
 """Bytes that one allocation may copy to host memory; the step waits for it."""
 SMOOTHING = 0.2
 """Weight of the latest measurement in a moving average."""
+LOAD_SECONDS = -17, 3
+"""Eight microseconds to eight seconds, as powers of two."""
 FORGIVENESS = 0.98
 """What a tier that was too slow seems to take, each time it is passed over: a moment's stall is not held against it
 for ever."""
@@ -73,6 +76,10 @@ class TierStats:
     """Searches of the disk that ended because computing is faster."""
     late_loads: int = 0
     """Prompts for which the disk was given up while it was read."""
+    load_seconds: dict[Source, Histogram] = field(
+        default_factory=lambda: {source: Histogram(*LOAD_SECONDS) for source in Source}
+    )
+    """Of a block: from host memory what the copy takes, from disk what reading the file does."""
 
 
 class Tiers:
@@ -199,6 +206,7 @@ class Tiers:
         seconds = self._clock() - began
         self._read_this_step += seconds
         self.read_seconds.add(seconds)
+        self.stats.load_seconds[Source.DISK].add(seconds)
         self.stats.late_loads += reading.read(seconds, self.compute_seconds.seconds)
         if read is None or len(read) != self._pages.block_bytes:
             return None
@@ -209,10 +217,14 @@ class Tiers:
         if self.host is not None:
             self.host.take(proof)
 
-    def restore(self, ids: Sequence[int], contents: Sequence[bytes]) -> None:
+    def restore(self, ids: Sequence[int], found: Sequence[tuple[BlockProof, bytes, Source]]) -> None:
         """Write contents that ``find`` gave into blocks of the device."""
-        for group in _groups(list(zip(ids, contents, strict=True))):
-            self._pages.write_blocks([block_id for block_id, _ in group], [content for _, content in group])
+        for group in _groups(list(zip(ids, found, strict=True))):
+            began = self._clock()
+            self._pages.write_blocks([block_id for block_id, _ in group], [content for _, (_, content, _) in group])
+            seconds = (self._clock() - began) / len(group)
+            from_host = sum(source is Source.HOST for _, (_, _, source) in group)
+            self.stats.load_seconds[Source.HOST].add(seconds, from_host)
 
     def take_back(self, found: Iterable[tuple[BlockProof, bytes, Source]]) -> None:
         """What ``find`` gave is not used after all."""
