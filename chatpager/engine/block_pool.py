@@ -50,6 +50,7 @@ class Block:
     __slots__ = (
         "born",
         "children",
+        "computed_again",
         "depth",
         "hard",
         "hash",
@@ -57,6 +58,7 @@ class Block:
         "hits",
         "id",
         "last_use",
+        "left",
         "parent",
         "pins",
         "proof",
@@ -91,6 +93,10 @@ class Block:
         """Which naming this is: tells a block from what it was before it was evicted and used again."""
         self.heads = 0
         """Sessions whose conversation contains this block."""
+        self.left = False
+        """Conversations contained it, and none does any more, wherever its blocks are."""
+        self.computed_again = False
+        """Who expects it back computes it sooner than it is copied."""
         self.soft = 0
         self.hard = 0
         """Leases of that strength that cover it."""

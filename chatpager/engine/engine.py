@@ -38,7 +38,7 @@ from chatpager.engine.stats import (
     tier_stats,
     top_sessions,
 )
-from chatpager.engine.tiers import Tiers, open_tiers
+from chatpager.engine.tiers import TRIED_BLOCKS, Tiers, open_tiers
 from chatpager.errors import (
     EngineError,
     InvalidRequest,
@@ -90,6 +90,8 @@ class Engine:
             lease_budget=self._lease_budget(longest, limits.watermark),
             tiers=self.tiers,
         )
+        if self.tiers is not None:
+            self.tiers.measure(list(self.pool.free)[:TRIED_BLOCKS])
         self.leases = self.cache.leases
         self.scheduler = Scheduler(self.cache, limits)
         self.drafts = Drafts(self.cache, limits.max_num_batched_tokens)
@@ -279,7 +281,7 @@ class Engine:
         """What a block costs to compute, where a step computed enough of them to tell."""
         blocks = sum(row.count for row in plan.rows) / self.config.block_size
         if self.tiers is not None and blocks >= MEASURED_BLOCKS:
-            self.tiers.compute_seconds.add(seconds / blocks)
+            self.tiers.times.compute.add(seconds / blocks)
 
     def _compute(self, plan: Plan) -> list[tuple[Row, list[Sampled] | EngineError]]:
         """Run the plan; if it raises, run its rows one by one, so that only those at fault fail.

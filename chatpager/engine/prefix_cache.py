@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 from chatpager.engine.block_hash import BlockHash, BlockProof
@@ -22,7 +22,7 @@ from chatpager.engine.leases import LeaseBook
 from chatpager.engine.match import CacheStats, Match
 from chatpager.engine.reading import Reading, Source
 from chatpager.engine.sequence import Sequence
-from chatpager.engine.tiers import Tiers
+from chatpager.engine.tiers import Demoted, Tiers
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,9 @@ class PrefixCache:
         """The lowest class that is demoted when it is evicted, and not dropped."""
         self.stats = CacheStats()
         self._order = EvictionOrder(pool)
-        self.leases = LeaseBook(pool, block_size, budget=lease_budget, reconsider=self._order.offer)
+        self.leases = LeaseBook(
+            pool, block_size, budget=lease_budget, reconsider=self._order.offer, bury=self._bury_below
+        )
         self.ghosts = GhostIndex(GHOSTS * pool.usable)
 
     # -- finding ------------------------------------------------------------------------------------------------------
@@ -256,12 +258,14 @@ class PrefixCache:
         return found
 
     def expect(self, seq: Sequence) -> bool:
-        """``seq`` gives its blocks back and will ask for them again: evicted, they go to host memory, if there is any.
-        Whether they do."""
+        """``seq`` gives its blocks back and will ask for them again: evicted, they go to host memory, if there is any
+        and it is worth that. Whether it is."""
+        swapped = self.tiers is not None and self.tiers.swaps()
         for block in self.chain(seq):
             block.hits += 1
+            block.left, block.computed_again = False, not swapped
             self._order.offer(block)  # an equal block that nobody holds may have been taken for dead until now
-        return self.tiers is not None and self.tiers.host is not None
+        return swapped
 
     def _named_block(self, seq: Sequence, i: int) -> Block | None:
         """The CACHED block with the content of block ``i`` of ``seq``: ours, or one whose whole ancestry is equal."""
@@ -303,11 +307,11 @@ class PrefixCache:
         """``count`` blocks, OWNED by the caller: free ones first, then evicted ones. ``available`` says how many;
         ``by`` is the session they are for."""
         assert count <= self.pool.available, (count, self.pool.available)
-        demoted: list[tuple[BlockProof, int]] = []
+        demoted: list[Demoted] = []
         while len(self.pool.free) < count:
             block = self._next_victim()
-            if block.eviction_class >= self.worth_keeping:
-                demoted.append((block.proof, block.id))
+            if self._is_kept_below(block):
+                demoted.append(Demoted(block.proof, block.id, block.left))
             self._evict(block, by)
         if self.tiers is not None:
             self.tiers.demote(demoted)
@@ -332,6 +336,14 @@ class PrefixCache:
         for _ in range(count):
             self._evict(self._order.take())
         return count
+
+    def _is_kept_below(self, block: Block) -> bool:
+        worth = block.eviction_class
+        return worth >= self.worth_keeping and not (block.computed_again and worth <= EvictionClass.COLD)
+
+    def _bury_below(self, proofs: Iterable[BlockProof]) -> None:
+        if self.tiers is not None:
+            self.tiers.bury(proofs)
 
     def _next_victim(self) -> Block:
         block = self._order.take()

@@ -81,6 +81,10 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     """Prompts for which the disk was given up, because it was slower than computing."""
     tier_load_seconds: dict[str, Distribution]
     """Of a block, by tier."""
+    passed_over: dict[str, int]
+    """Searches of a tier that ended because computing is faster, and preemptions that did without host memory."""
+    block_seconds: dict[str, float]
+    """Moving averages of what a block takes, by the way: compute, copy_out, copy_back, read; as far as known."""
     evicted_blocks: dict[str, int]
     """By class."""
     lost_tokens: int
@@ -149,14 +153,22 @@ def tier_stats(tiers: Tiers | None, block_bytes: int) -> dict[str, Any]:
         "bad_disk_files": disk.bad_files if disk is not None else 0,
         "failed_disk_writes": disk.failed_writes if disk is not None else 0,
         "late_disk_loads": tiers.stats.late_loads if tiers is not None else 0,
-        "tier_load_seconds": _load_seconds(tiers),
+        **_times(tiers),
     }
 
 
-def _load_seconds(tiers: Tiers | None) -> dict[str, Distribution]:
+def _times(tiers: Tiers | None) -> dict[str, Any]:
     if tiers is None:
-        return {}
-    return {source.value: seconds.distribution() for source, seconds in tiers.stats.load_seconds.items()}
+        return {"tier_load_seconds": {}, "passed_over": {}, "block_seconds": {}}
+    times = tiers.times
+    ways = {"compute": times.compute, "copy_out": times.copy_out, "copy_back": times.copy_back, "read": times.read}
+    return {
+        "tier_load_seconds": {
+            source.value: seconds.distribution() for source, seconds in tiers.stats.load_seconds.items()
+        },
+        "passed_over": {source.value: times.passed_over[source] for source in Source},
+        "block_seconds": {name: way.seconds for name, way in ways.items() if way.seconds is not None},
+    }
 
 
 def session_cache(head: Head, block_size: int, now: float, tiers: Tiers | None) -> SessionCache:

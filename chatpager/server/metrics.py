@@ -120,6 +120,7 @@ def _gauges(stats: EngineStats) -> Iterator[Metric]:
         ("kv_blocks", "KV blocks, each in one state; who is active holds them, whatever leases say", "state", blocks),
         ("leased_blocks", "KV blocks under leases, active ones included", "strength", stats.leased_blocks),
         ("tier_bytes", "KV bytes below the device", "tier", tiers),
+        ("block_seconds", "What a block takes, on a moving average", "way", stats.block_seconds),
     ):
         yield _labelled(GaugeMetricFamily(f"chatpager_{name}", text, labels=[label]), values)
     yield GaugeMetricFamily("chatpager_kv_utilisation", "Used share of the KV slots", value=memory.utilisation)
@@ -144,6 +145,7 @@ def _counters(stats: EngineStats) -> Iterator[Metric]:
     computed_again = {"preemption": stats.recomputed_tokens, "failed_step": stats.repeated_tokens}
     for name, text, label, values in (
         ("evicted_blocks", "Cached blocks evicted, by what they were worth", "class", stats.evicted_blocks),
+        ("tier_passed_over", "Searches that ended because computing is faster", "tier", stats.passed_over),
         ("lease_events", "What became of leases", "kind", stats.lease_events),
         ("preemptions", "Sequences preempted, by what becomes of their blocks", "mode", preemptions),
         ("recomputed_tokens", "Tokens computed once more than needed", "cause", computed_again),

@@ -172,6 +172,19 @@ def test_a_step_that_raised_is_computed_again():
     assert 'recomputed_tokens_total{cause="preemption"}' not in found
 
 
+def test_what_a_block_takes_and_the_tier_that_was_passed_over_for_it():
+    engine = make_engine(num_blocks=20, host_blocks=64)
+    answer(engine, "first", LONG, owner="s")
+    flood(engine)
+    engine.tiers.times.copy_back.add(10.0)  # 2 s on average: nothing was measured but the start
+    before = figures(engine)
+    assert before['block_seconds{way="copy_back"}'] == 2.0
+    answer(engine, "again", LONG, owner="s")
+    found = moved(engine, before)
+    assert found['tier_passed_over_total{tier="host"}'] == 1
+    assert found['block_seconds{way="copy_back"}'] == pytest.approx(-0.02 * 2.0)
+
+
 def test_what_more_memory_would_have_found():
     engine = make_engine(num_blocks=17, max_model_len=32)
     turn(engine, "first", LONG[:16], owner="s")
