@@ -46,8 +46,8 @@ def save_tokenizer(folder: Path, template: str | None = CHATML, vocab: int = 400
     return folder
 
 
-def save_model(folder: Path, vocab: int = 400, max_positions: int = 1024) -> Path:
-    torch.manual_seed(3)
+def save_model(folder: Path, vocab: int = 400, max_positions: int = 1024, seed: int = 3) -> Path:
+    torch.manual_seed(seed)
     config = LlamaConfig(
         hidden_size=64,
         intermediate_size=96,

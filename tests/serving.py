@@ -51,6 +51,7 @@ async def open_serving(
     step=256,
     blocks=200,
     length=512,
+    block=BLOCK,
     hub=None,
     engine=None,
     idle_seconds=IDLE_SECONDS,
@@ -63,7 +64,7 @@ async def open_serving(
     def build():
         config = EngineConfig(
             model=str(model), device="cpu", num_kv_blocks=blocks, max_model_len=length,
-            max_num_batched_tokens=step, num_threads=1, **{"block_size": BLOCK, "swap_space": 0, **(engine or {})},
+            max_num_batched_tokens=step, num_threads=1, **{"block_size": block, "swap_space": 0, **(engine or {})},
         )  # fmt: skip
         runner = GatedModel(config) if reply is None else _scripted(tokenizer, reply, blocks, length)
         runner.gate = gate
@@ -123,8 +124,8 @@ def serve(chat_model, empty_database, tmp_path):
     path = tmp_path / "chat.db"
     shutil.copy(empty_database, path)
 
-    def make(reply=None, **more):
-        return open_serving(chat_model, f"sqlite+aiosqlite:///{path}", reply, **more)
+    def make(reply=None, *, model=chat_model, **more):
+        return open_serving(model, f"sqlite+aiosqlite:///{path}", reply, **more)
 
     return make
 

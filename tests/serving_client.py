@@ -105,8 +105,8 @@ class Serving:
             yield sse_events(response.content)
 
     @asynccontextmanager
-    async def socket(self, *, extended=False, **more):
-        address = self.url.replace("http", "ws", 1) + "/v1/responses"
+    async def socket(self, *, extended=False, query="", **more):
+        address = self.url.replace("http", "ws", 1) + "/v1/responses" + query
         protocols = ["chatpager.v1"] if extended else None
         async with asyncio.timeout(DEADLINE), connect(address, subprotocols=protocols, compression=None, **more) as ws:
             yield Socket(ws)

@@ -56,6 +56,7 @@ class Block:
     __slots__ = (
         "born",
         "children",
+        "computed_again",
         "depth",
         "domain",
         "hard",
@@ -65,6 +66,7 @@ class Block:
         "id",
         "is_tail",
         "last_use",
+        "left",
         "parent",
         "pins",
         "proof",
@@ -72,6 +74,7 @@ class Block:
         "soft",
         "state",
         "tokens",
+        "used_at",
     )
 
     def __init__(self, block_id: int) -> None:
@@ -80,6 +83,8 @@ class Block:
         self.ref = 0
         """Block tables (and matches under way) that contain this block."""
         self.last_use = 0
+        self.used_at = 0.0
+        """Seconds; named or let go for the last time."""
         self.clear_name()
 
     def clear_name(self) -> None:
@@ -100,6 +105,10 @@ class Block:
         """Which naming this is: tells a block from what it was before it was evicted and used again."""
         self.heads = 0
         """Sessions whose conversation contains this block."""
+        self.left = False
+        """Conversations contained it, and none does any more, wherever its blocks are."""
+        self.computed_again = False
+        """Who expects it back computes it sooner than it is copied."""
         self.soft = 0
         self.hard = 0
         """Leases of that strength that cover it."""
@@ -140,11 +149,17 @@ class BlockPool:
         """CACHED blocks under a hard lease, each counted once."""
         self.locked = 0
         """Those of them that nobody holds: evictable but for the lease."""
+        self.softly_leased = 0
+        """CACHED blocks under a soft lease, each counted once."""
+        self.spared = 0
+        """Those of them that nobody holds and no hard lease covers: evicted after what has none."""
         self.events = CacheEvents()
         """Of names given and taken."""
         self._names = 0
         self.clock = 0
         """Grows with every release, so that last_use orders blocks by when they were let go."""
+        self.now = 0.0
+        """Seconds, as the engine's caller tells them."""
 
     @property
     def usable(self) -> int:
@@ -177,7 +192,7 @@ class BlockPool:
         assert block.ref > 0, f"{block} released more often than held"
         block.ref -= 1
         if touch:
-            block.last_use = self.clock
+            block.last_use, block.used_at = self.clock, self.now
         if block.ref:
             return False
         if block.state is BlockState.OWNED:
@@ -204,7 +219,7 @@ class BlockPool:
         block.hash, block.parent, block.tokens = name, parent, tokens
         block.domain, block.is_tail = domain, is_tail
         self._names += 1
-        block.born = self._names
+        block.born, block.used_at = self._names, self.now
         block.depth = parent.depth + 1 if parent else 0
         self.index[name] = block
         self.branches.add(block)
@@ -248,6 +263,7 @@ class BlockPool:
         parent, name = block.parent, block.hash
         assert name is not None and self.index[name] is block
         self.leased -= block.hard > 0
+        self.softly_leased -= block.soft > 0
         del self.index[name]
         self.branches.remove(block)
         if not block.is_tail:
@@ -257,18 +273,31 @@ class BlockPool:
         block.clear_name()
         return parent
 
-    def lease(self, block: Block, change: int) -> None:
-        """One hard lease more (+1) or less (-1) on a CACHED block."""
-        assert block.state is BlockState.CACHED and block.hard + change >= 0, block
-        was = block.hard > 0
-        block.hard += change
-        gained = (block.hard > 0) - was
-        self.leased += gained
-        self.locked += gained if not block.held else 0
+    def lease(self, block: Block, change: int, *, hard: bool) -> None:
+        """One lease more (+1) or less (-1) on a CACHED block."""
+        assert block.state is BlockState.CACHED and (block.hard if hard else block.soft) + change >= 0, block
+        self._count_leases(block, -1)
+        if hard:
+            block.hard += change
+        else:
+            block.soft += change
+        self._count_leases(block, 1)
+
+    def _count_leases(self, block: Block, change: int) -> None:
+        self.leased += change if block.hard else 0
+        self.softly_leased += change if block.soft else 0
+        if not block.held:
+            self._count_idle(block, change)
+
+    def _count_idle(self, block: Block, change: int) -> None:
+        if block.hard:
+            self.locked += change
+        elif block.soft:
+            self.spared += change
 
     def _evictable(self, block: Block, change: int) -> None:
         self.evictable += change
-        self.locked += change if block.hard else 0
+        self._count_idle(block, change)
 
     # A held block pins its parent, and a pinned block is held; so only the edge of what is held ever moves.
 
@@ -332,6 +361,9 @@ class BlockPool:
         assert len(leased) == self.leased, (len(leased), self.leased)
         locked = sum(not b.held for b in leased)
         assert locked == self.locked, (locked, self.locked)
+        soft = [b for b in self.blocks if b.soft]
+        spared = sum(not b.held and not b.hard for b in soft)
+        assert (len(soft), spared) == (self.softly_leased, self.spared), (self.softly_leased, self.spared)
         free = sum(b.state is BlockState.FREE for b in self.blocks)
         assert free == len(self.free), (free, len(self.free))
         named = sum(b.state is BlockState.CACHED for b in self.blocks)

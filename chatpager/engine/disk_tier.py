@@ -40,8 +40,9 @@ MAX_WAITING = 64 << 20
 
 
 class DiskTier:
-    """At most ``capacity`` bytes of blocks under ``folder``; the one used longest ago goes first. ``domain`` is that of
-    the model that is served, the salt apart.
+    """At most ``capacity`` bytes of blocks under ``folder``. Of those that no conversation is recorded as having, and
+    while there are none of all, the one used longest ago goes first. ``domain`` is that of the model that is served,
+    the salt apart.
 
     ``save`` hands a block to a thread that writes it; ``find`` and the rest are for the engine's thread.
     """
@@ -57,10 +58,12 @@ class DiskTier:
         self._files: OrderedDict[BlockProof, int] = OrderedDict(self._scan())
         """Size by proof, the least recently used first."""
         self._bytes = sum(self._files.values())
+        self._heads = HeadRecords(folder / "heads", domain)
+        self._strays = OrderedDict.fromkeys(proof for proof in self._files if proof not in self._heads)
+        """Those of the files that no conversation is recorded as having, in the same order."""
         for gone in self._surplus():
             unlink(self._path(gone))
-        self._heads = HeadRecords(folder / "heads", domain, self._files)
-        self.warm_fraction = self._heads.warm_fraction
+        self.warm_fraction = self._heads.warm_fraction(self._files)
         """Of what conversations consisted of when the folder was opened, the share that was there."""
         self._waiting: dict[BlockProof, bytes] = {}
         self._waiting_bytes = 0
@@ -91,6 +94,7 @@ class DiskTier:
             return
         with self._lock:
             self._files.clear()
+            self._strays.clear()
             self._bytes = 0
         try:
             found = claim(self.folder)
@@ -114,6 +118,8 @@ class DiskTier:
         the record is written."""
         with self._lock:
             self._heads.hold(proofs)
+            for proof in proofs:
+                self._strays.pop(proof, None)
             self._put(partial(self._write_head, owner, list(proofs)))
 
     def head(self, owner: str) -> tuple[BlockProof, ...]:
@@ -161,6 +167,8 @@ class DiskTier:
                     log.warning("a KV block on disk is computed again (%d so far): %s", self.bad_files, problem)
             elif proof in self._files:
                 self._files.move_to_end(proof)
+                if proof in self._strays:
+                    self._strays.move_to_end(proof)
         if content is None:
             unlink(path)
         else:
@@ -265,10 +273,10 @@ class DiskTier:
                 self._waiting_bytes -= len(content)
 
     def _surplus(self) -> list[BlockProof]:
-        """Take the least recently used off the list until the rest fits; their files must go."""
+        """Take the oldest off the list until the rest fits; their files must go."""
         unwanted: list[BlockProof] = []
         while self._bytes > self.capacity:
-            oldest = next(iter(self._files))
+            oldest = next(iter(self._strays or self._files))
             self._forget(oldest)
             unwanted.append(oldest)
         return unwanted
@@ -282,6 +290,7 @@ class DiskTier:
 
     def _forget(self, proof: BlockProof) -> None:
         self._bytes -= self._files.pop(proof, 0)
+        self._strays.pop(proof, None)
 
     def _path(self, proof: BlockProof) -> Path:
         name = proof.hex()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import get_args
 
 from chatpager.config import EngineConfig
 from chatpager.engine.block_pool import Block, BlockPool
 from chatpager.engine.cache_events import CacheEvent
 from chatpager.engine.drafts import DRAFT, ONE_TOKEN, Drafts
-from chatpager.engine.heads import Head, LeaseEvent
+from chatpager.engine.heads import Head, LeaseChange, LeaseEvent
+from chatpager.engine.histogram import Histogram
 from chatpager.engine.intake import Intake
 from chatpager.engine.messages import (
     AddRequest,
@@ -24,7 +26,6 @@ from chatpager.engine.messages import (
 from chatpager.engine.plan import Limits, Plan, Row
 from chatpager.engine.prefix_cache import PrefixCache
 from chatpager.engine.published import PublishedPrefix
-from chatpager.engine.reading import Source
 from chatpager.engine.request import Request
 from chatpager.engine.runner import Runner
 from chatpager.engine.sampler import Sampled
@@ -34,13 +35,14 @@ from chatpager.engine.stats import (
     EngineStats,
     PublishedCache,
     SessionCache,
+    cache_stats,
     memory_stats,
     published_cache,
     session_cache,
     tier_stats,
     top_sessions,
 )
-from chatpager.engine.tiers import Tiers, open_tiers
+from chatpager.engine.tiers import TRIED_BLOCKS, Tiers, open_tiers
 from chatpager.errors import (
     EngineError,
     InvalidRequest,
@@ -50,6 +52,9 @@ from chatpager.errors import (
 
 log = logging.getLogger(__name__)
 
+FINGERPRINT_DIGITS = 12
+TOKEN_SECONDS = -10, 6
+"""A millisecond to a minute, as powers of two."""
 MEASURED_BLOCKS = 4
 """Blocks that a step must compute for its time to say something about one."""
 
@@ -89,12 +94,15 @@ class Engine:
             lease_budget=self._lease_budget(longest, limits.watermark),
             tiers=self.tiers,
         )
+        if self.tiers is not None:
+            self.tiers.measure(list(self.pool.free)[:TRIED_BLOCKS])
         self.leases = self.cache.leases
         self.scheduler = Scheduler(self.cache, limits)
         self.drafts = Drafts(self.cache, limits.max_num_batched_tokens)
         self.published = self._intake.published
         self._requests: dict[str, Request] = {}
-        self._failed_steps = 0
+        self._failed_steps = self._repeated_tokens = 0
+        self._between_tokens = Histogram(*TOKEN_SECONDS)
         self._early: list[StepOutput] = []
         """Outputs that a cancel made between two steps, or a step that was interrupted."""
 
@@ -296,7 +304,7 @@ class Engine:
         """What a block costs to compute, where a step computed enough of them to tell."""
         blocks = sum(row.count for row in plan.rows) / self.config.block_size
         if self.tiers is not None and blocks >= MEASURED_BLOCKS:
-            self.tiers.compute_seconds.add(seconds / blocks)
+            self.tiers.times.compute.add(seconds / blocks)
 
     def _compute(self, plan: Plan) -> list[tuple[Row, list[Sampled] | EngineError]]:
         """Run the plan; if it raises, run its rows one by one, so that only those at fault fail.
@@ -313,6 +321,7 @@ class Engine:
                 failure = StepFailed(f"a step of request {plan.rows[0].seq.request_id} raised {type(error).__name__}")
                 failure.__cause__ = error
                 return [(plan.rows[0], failure)]
+        self._repeated_tokens += sum(row.count for row in plan.rows)
         return [pair for row in plan.rows for pair in self._compute(Plan([row]))]
 
     def _advance(self, row: Row, sampled: list[Sampled], now: float, outputs: list[StepOutput]) -> None:
@@ -333,6 +342,9 @@ class Engine:
         for sample, s in zip(row.samples, sampled, strict=True):
             assert s.token_id is not None
             sample.token_ids.append(s.token_id)
+            if sample.sampled_at is not None:
+                self._between_tokens.add(now - sample.sampled_at)
+            sample.sampled_at = now
             outputs.append(self._output(sample, s.token_id, s.logprobs, now))
 
     def _output(self, seq: Sequence, token_id: int, logprobs: SampledLogprobs | None, now: float) -> StepOutput:
@@ -440,18 +452,17 @@ class Engine:
             running=len(running),
             waiting=len(self.scheduler.waiting),
             memory=memory_stats(self.pool, running, self.config.block_size),
-            queried_tokens=self.cache.stats.queried_tokens,
-            hit_tokens=self.cache.stats.hit_tokens,
-            host_hit_tokens=self.cache.stats.restored_tokens[Source.HOST],
-            disk_hit_tokens=self.cache.stats.restored_tokens[Source.DISK],
+            **cache_stats(self.cache.stats),
             **tier_stats(self.tiers, self.runner.block_bytes),
-            evicted_blocks=self.cache.stats.evicted_blocks.total(),
-            lost_tokens=self.cache.stats.lost_tokens,
-            leased_blocks=self.pool.leased,
+            leased_blocks={"soft": self.pool.softly_leased, "hard": self.pool.leased},
+            lease_events={change: self.leases.counts[change] for change in get_args(LeaseChange)},
             preemptions=self.scheduler.stats.preemptions,
+            swaps=self.scheduler.stats.swaps,
             recomputed_tokens=self.scheduler.stats.recomputed_tokens,
+            repeated_tokens=self._repeated_tokens,
             deferred=self.scheduler.stats.deferred,
             failed_steps=self._failed_steps,
+            between_tokens=self._between_tokens.distribution(),
         )
 
     def cache_events(self, after: int | None, limit: int) -> tuple[list[CacheEvent], int]:
@@ -463,6 +474,12 @@ class Engine:
     def warm_fraction(self) -> float | None:
         """Of what conversations consisted of at the start, the share that the disk had; None where nothing is known."""
         return self.tiers.disk.warm_fraction if self.tiers and self.tiers.disk is not None else None
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that makes the keys and values what they are, the salt apart: tells whether another server's blocks
+        could be found here."""
+        return self._intake.hasher(b"").proof.hex()[:FINGERPRINT_DIGITS]
 
     def close(self) -> None:
         """Write what is still to be written. Nothing is computed after it."""

@@ -33,27 +33,30 @@ class Record:
 
 
 class HeadRecords:
-    """``domain``: that of the model that is served, the salt apart. ``kept``: the blocks on the disk at the start."""
+    """``domain``: that of the model that is served, the salt apart."""
 
-    def __init__(self, folder: Path, domain: BlockProof, kept: Collection[BlockProof]) -> None:
+    def __init__(self, folder: Path, domain: BlockProof) -> None:
         self.folder = folder
         self.domain = domain
         self._holders: Counter[BlockProof] = Counter()
         """Conversations that have a block."""
-        self.warm_fraction = self._open(kept)
-        """Of the blocks of all conversations with this model, the share that can be brought back: those in ``kept``
-        with nothing missing before them. None where there are none."""
-
-    def _open(self, kept: Collection[BlockProof]) -> float | None:
-        found = total = 0
+        self._found: list[tuple[BlockProof, ...]] = []
+        """What conversations with this model had at the start, until ``warm_fraction`` was asked for."""
         for path in self._latest():
-            if (record := _read(path)) is None:
-                continue
-            self._holders.update(record.proofs)
-            if record.domain == self.domain:
-                total += len(record.proofs)
-                found += sum(1 for _ in takewhile(kept.__contains__, record.proofs))
-        return found / total if total else None
+            if record := _read(path):
+                self._holders.update(record.proofs)
+                self._found += [record.proofs] if record.domain == domain else []
+
+    def __contains__(self, proof: BlockProof) -> bool:
+        """Whether a conversation, with this model or another, is recorded as having this block."""
+        return proof in self._holders
+
+    def warm_fraction(self, kept: Collection[BlockProof]) -> float | None:
+        """Of the blocks that all conversations with this model had at the start, the share that can be brought back:
+        those in ``kept`` with nothing missing before them. None where there are none."""
+        chains, self._found = self._found, []
+        total = sum(map(len, chains))
+        return sum(1 for chain in chains for _ in takewhile(kept.__contains__, chain)) / total if total else None
 
     def _latest(self) -> list[Path]:
         """The latest records; the others are deleted."""

@@ -8,27 +8,35 @@ from chatpager.engine.block_hash import BlockProof
 
 
 class HostTier:
-    """At most ``capacity`` blocks; the one put in longest ago goes first."""
+    """At most ``capacity`` blocks. The one that has been dead for longest goes first, and while none is dead the one
+    put in longest ago: dead is what conversations contained and none does any more."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self._blocks: OrderedDict[BlockProof, bytes] = OrderedDict()
+        self._alive: OrderedDict[BlockProof, bytes] = OrderedDict()
+        self._dead: OrderedDict[BlockProof, bytes] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._blocks)
+        return len(self._alive) + len(self._dead)
 
     def __contains__(self, proof: BlockProof) -> bool:
-        return proof in self._blocks
+        return proof in self._alive or proof in self._dead
 
-    def put(self, proof: BlockProof, content: bytes) -> None:
-        self._blocks.pop(proof, None)
-        self._blocks[proof] = content
-        while len(self._blocks) > self.capacity:
-            self._blocks.popitem(last=False)
+    def put(self, proof: BlockProof, content: bytes, *, dead: bool = False) -> None:
+        self.take(proof)
+        (self._dead if dead else self._alive)[proof] = content
+        while len(self) > self.capacity:
+            (self._dead or self._alive).popitem(last=False)
 
     def take(self, proof: BlockProof) -> bytes | None:
         """Its content, which from now on is the caller's: a block that is back on the device is not kept twice."""
-        return self._blocks.pop(proof, None)
+        return self._alive.pop(proof, None) or self._dead.pop(proof, None)
+
+    def bury(self, proof: BlockProof) -> None:
+        """No conversation contains it any more."""
+        if (content := self._alive.pop(proof, None)) is not None:
+            self._dead[proof] = content
 
     def clear(self) -> None:
-        self._blocks.clear()
+        self._alive.clear()
+        self._dead.clear()

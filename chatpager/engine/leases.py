@@ -27,7 +27,8 @@ class LeaseBook:
     """All heads and leases over one pool.
 
     ``budget`` is the most unique blocks under hard leases; tenants that hold some share it equally. ``reconsider`` is
-    told of every block whose eviction class may have changed. At most ``max_heads`` sessions without a lease are kept.
+    told of every block whose eviction class may have changed, ``bury`` of those that no conversation contains any more,
+    wherever they are. At most ``max_heads`` sessions without a lease are kept.
     """
 
     def __init__(
@@ -37,20 +38,26 @@ class LeaseBook:
         *,
         budget: int,
         reconsider: Callable[[Block], None],
+        bury: Callable[[Sequence[BlockProof]], None] = lambda proofs: None,
         max_heads: int = 1 << 16,
     ) -> None:
         self.budget = budget
         self.now = 0.0
         self.events: list[LeaseEvent] = []
         """What happened since somebody took them."""
+        self.counts: Counter[LeaseChange] = Counter()
+        """All that ever happened, what is not told to anybody included."""
         self.heads: OrderedDict[str, Head] = OrderedDict()
         """The session whose turn ended last is the last."""
         self._pool = pool
         self._block_size = block_size
         self._reconsider = reconsider
+        self._bury = bury
         self._max_heads = max_heads
         self._holders: Counter[bytes] = Counter()
         """Hard leases by tenant."""
+        self._containing: Counter[BlockProof] = Counter()
+        """Conversations that contain a block, on the device or not."""
         self._deadlines: list[tuple[float, str, Strength]] = []
         """Heap; an entry whose lease has another deadline by now means nothing."""
 
@@ -77,22 +84,38 @@ class LeaseBook:
             same += 1
         for lease in head.leases.values():
             self._uncover(head, lease, same)
+        gone = self._let_go(head.proofs[same:])
+        dead = set(gone)
         for block, born in head.chain[same:]:
             if block.born == born:
                 block.heads -= 1
                 block.hits = block.hits if block.heads else 0
+                block.left = block.proof in dead
                 self._reconsider(block)
         del head.chain[same:], head.proofs[same:]
         for block in chain[same:]:
             block.heads += 1
+            block.left = False
             head.chain.append((block, block.born))
             if not block.is_tail:
+                self._containing[block.proof] += 1
                 head.proofs.append(block.proof)
             self._reconsider(block)
         head.tail_tokens = len(chain[-1].tokens) if chain and chain[-1].is_tail else 0
         for lease in head.leases.values():
             self._cover(head, lease)
+        self._bury([proof for proof in reversed(gone) if proof not in self._containing])
         self._limit_heads()
+
+    def _let_go(self, proofs: Sequence[BlockProof]) -> list[BlockProof]:
+        """A conversation no longer contains these. Those that none does."""
+        gone: list[BlockProof] = []
+        for proof in proofs:
+            self._containing[proof] -= 1
+            if self._containing[proof] <= 0:
+                del self._containing[proof]
+                gone.append(proof)
+        return gone
 
     def fork(self, owner: str, new_owner: str, tokens: int) -> tuple[BlockProof, ...]:
         """A session that begins with the first ``tokens`` of another's head, as far as that goes, has a head of its own
@@ -107,26 +130,36 @@ class LeaseBook:
         if blocks < resident and head.chain[blocks][0].is_tail and head.tokens(blocks + 1, self._block_size) <= tokens:
             blocks += 1
         self.move(new_owner, head.tenant, [block for block, _ in head.chain[:blocks]])
-        self.heads[new_owner].proofs = proofs
+        child = self.heads[new_owner]
+        self._containing.update(proofs[len(child.proofs) :])
+        child.proofs = proofs
         return tuple(proofs)
 
     def close(self, owner: str) -> None:
-        """The session is gone: its blocks are worth what others make of them."""
-        head = self.heads.pop(owner, None)
-        if head is None:
-            return
+        """The session is gone: its blocks are worth what others make of them, below the device nothing where none
+        does."""
+        if head := self.heads.pop(owner, None):
+            gone = self._drop_head(head)
+            dead = set(gone)
+            for block, born in head.chain:
+                block.left = block.left or (block.born == born and block.proof in dead)
+            self._bury(gone[::-1])  # a chain without its end can still be hit
+
+    def _drop_head(self, head: Head) -> list[BlockProof]:
+        """Blocks that no conversation contains without it."""
         for lease in list(head.leases.values()):
             self._drop(head, lease)
         for block, born in head.chain:
             if block.born == born:
                 block.heads -= 1
                 self._reconsider(block)
+        return self._let_go(head.proofs)
 
     def _limit_heads(self) -> None:
         if len(self.heads) > self._max_heads:
             oldest = next((owner for owner, head in self.heads.items() if not head.leases), None)
             if oldest is not None:
-                self.close(oldest)
+                self._drop_head(self.heads.pop(oldest))  # forgotten: somebody may still go on with it
 
     # -- leases -------------------------------------------------------------------------------------------------------
 
@@ -174,7 +207,7 @@ class LeaseBook:
 
     def tick(self, now: float) -> None:
         """It is ``now``: end the leases whose deadline has come."""
-        self.now = now
+        self.now = self._pool.now = now
         while self._deadlines and self._deadlines[0][0] <= now:
             deadline, owner, strength = heapq.heappop(self._deadlines)
             head = self.heads.get(owner)
@@ -240,12 +273,10 @@ class LeaseBook:
         for block, born in head.chain[lease.covered : self._wanted(head, lease)]:
             if block.born != born:
                 return
-            if lease.strength is Strength.HARD:
-                if not block.hard and self._pool.leased >= self.budget:
-                    return
-                self._pool.lease(block, 1)
-            else:
-                block.soft += 1
+            hard = lease.strength is Strength.HARD
+            if hard and not block.hard and self._pool.leased >= self.budget:
+                return
+            self._pool.lease(block, 1, hard=hard)
             lease.covered += 1
             self._reconsider(block)
 
@@ -254,10 +285,7 @@ class LeaseBook:
         for block, born in head.chain[keep : lease.covered]:
             if block.born != born:
                 continue
-            if lease.strength is Strength.HARD:
-                self._pool.lease(block, -1)
-            else:
-                block.soft -= 1
+            self._pool.lease(block, -1, hard=lease.strength is Strength.HARD)
             self._reconsider(block)
         lease.covered = min(lease.covered, keep)
 
@@ -277,6 +305,7 @@ class LeaseBook:
         self.events.append(self._event(owner, head, lease, change, reason))
 
     def _event(self, owner: str, head: Head, lease: Lease, change: LeaseChange, reason: str = "") -> LeaseEvent:
+        self.counts[change] += 1
         return LeaseEvent(
             owner=owner,
             change=change,
@@ -302,6 +331,8 @@ class LeaseBook:
                 for lease in head.leases.values():
                     counts = hard if lease.strength is Strength.HARD else soft
                     counts[block.id] = counts.get(block.id, 0) + (i < lease.covered)
+        containing = Counter(proof for head in self.heads.values() for proof in head.proofs)
+        assert self._containing == containing, (len(self._containing), len(containing))
         holders = Counter(head.tenant for head in self.heads.values() if Strength.HARD in head.leases)
         assert +self._holders == holders, (self._holders, holders)
         for block in self._pool.blocks:

@@ -7,10 +7,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from chatpager.engine.block_pool import Block, EvictionClass
+from chatpager.engine.histogram import Histogram
 from chatpager.engine.reading import Source
 
 if TYPE_CHECKING:
     from chatpager.engine.prefix_cache import PrefixCache
+
+
+AGES = -4, 17
+"""A sixteenth of a second to a day and a half."""
 
 
 class Match:
@@ -66,5 +71,9 @@ class CacheStats:
     """Of the prompts, in blocks that had been evicted."""
     lost_within_double: int = 0
     """Those of them that twice the pool would have kept."""
+    evict_age: Histogram = field(default_factory=lambda: Histogram(*AGES))
+    """Of evicted blocks, since they were used."""
+    reuse_gap: Histogram = field(default_factory=lambda: Histogram(*AGES))
+    """Of blocks that were found on the device, since they were used before."""
     collisions: int = 0
     """Names that were taken by other content (or hits refused because the tokens differed)."""

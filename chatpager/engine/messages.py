@@ -144,6 +144,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     committed_tokens: int
     output_tokens: int
     preemptions: int
+    is_long: bool = False
+    """It waited in the lane of those that have much to compute."""
     lost: Lost | None = None
     queue_seconds: float
     prefill_seconds: float

@@ -45,5 +45,7 @@ class Plan:
 @dataclass
 class SchedulerStats:
     preemptions: int = 0
+    swaps: int = 0
+    """Preemptions whose blocks go to host memory where they are evicted; the others' are computed again."""
     recomputed_tokens: int = 0
     deferred: int = 0

@@ -11,7 +11,8 @@ prompt continues a hit with them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 from chatpager.engine.block_hash import BlockHash, BlockProof
@@ -22,7 +23,7 @@ from chatpager.engine.leases import LeaseBook
 from chatpager.engine.match import CacheStats, Match
 from chatpager.engine.reading import Reading, Source
 from chatpager.engine.sequence import Sequence
-from chatpager.engine.tiers import Tiers
+from chatpager.engine.tiers import Demoted, Tiers
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,9 @@ class PrefixCache:
         """The lowest class that is demoted when it is evicted, and not dropped."""
         self.stats = CacheStats()
         self._order = EvictionOrder(pool)
-        self.leases = LeaseBook(pool, block_size, budget=lease_budget, reconsider=self._order.offer)
+        self.leases = LeaseBook(
+            pool, block_size, budget=lease_budget, reconsider=self._order.offer, bury=self._bury_below
+        )
         self.ghosts = GhostIndex(GHOSTS * pool.usable)
 
     # -- finding ------------------------------------------------------------------------------------------------------
@@ -148,7 +151,7 @@ class PrefixCache:
             whole = self._find_below(seq, len(match.blocks), found, at_once)
             if found:
                 ids = self.allocate(len(found), by=seq.owner)
-                self.tiers.restore(ids, [content for _, content, _ in found])
+                self.tiers.restore(ids, found)
         except BaseException as error:
             self.free(ids)
             self.tiers.take_back(found)
@@ -202,8 +205,12 @@ class PrefixCache:
         for source, count in match.restored.items():
             self.stats.restored_tokens[source] += count * self.block_size
         hashes = seq.full_hashes(self.matchable_blocks(seq)) if self.enabled else []
-        for name in hashes[:blocks]:
-            self.pool.index[name].hits += 1
+        found = [self.pool.index[name] for name in hashes[:blocks]]
+        for block in found:
+            block.hits += 1
+        on_device = found[: blocks - match.restored.total()]
+        for used_at, count in Counter(block.used_at for block in on_device).items():
+            self.stats.reuse_gap.add(self.leases.now - used_at, count)
         if match.tail:
             match.tail.hits += 1
         lost = [self.ghosts.get(name) for name in hashes[blocks:]]
@@ -286,11 +293,15 @@ class PrefixCache:
             found.append(block)
         return found
 
-    def expect(self, seq: Sequence) -> None:
-        """``seq`` gives its blocks back and will ask for them again: evicted, they go to host memory."""
+    def expect(self, seq: Sequence) -> bool:
+        """``seq`` gives its blocks back and will ask for them again: evicted, they go to host memory, if there is any
+        and it is worth that. Whether it is."""
+        swapped = self.tiers is not None and self.tiers.swaps()
         for block in self.chain(seq):
             block.hits += 1
+            block.left, block.computed_again = False, not swapped
             self._order.offer(block)  # an equal block that nobody holds may have been taken for dead until now
+        return swapped
 
     def _named_block(self, seq: Sequence, i: int) -> Block | None:
         """The CACHED block with the content of block ``i`` of ``seq``: ours, or one whose whole ancestry is equal."""
@@ -334,11 +345,11 @@ class PrefixCache:
         """``count`` blocks, OWNED by the caller: free ones first, then evicted ones. ``available`` says how many;
         ``by`` is the session they are for."""
         assert count <= self.pool.available, (count, self.pool.available)
-        demoted: list[tuple[BlockProof, int]] = []
+        demoted: list[Demoted] = []
         while len(self.pool.free) < count:
             block = self._next_victim()
-            if block.eviction_class >= self.worth_keeping and not block.is_tail:
-                demoted.append((block.proof, block.id))
+            if self._is_kept_below(block):
+                demoted.append(Demoted(block.proof, block.id, block.left))
             self._evict(block, by)
         if self.tiers is not None:
             self.tiers.demote(demoted)
@@ -364,6 +375,16 @@ class PrefixCache:
             self._evict(self._order.take())
         return count
 
+    def _is_kept_below(self, block: Block) -> bool:
+        worth = block.eviction_class
+        if block.is_tail or worth < self.worth_keeping:
+            return False
+        return not (block.computed_again and worth <= EvictionClass.COLD)
+
+    def _bury_below(self, proofs: Iterable[BlockProof]) -> None:
+        if self.tiers is not None:
+            self.tiers.bury(proofs)
+
     def _next_victim(self) -> Block:
         block = self._order.take()
         while block.soft:
@@ -376,6 +397,7 @@ class PrefixCache:
         assert block.hash is not None
         self.stats.evicted_blocks[block.eviction_class] += 1
         if not block.is_tail:
+            self.stats.evict_age.add(self.leases.now - block.used_at)
             self.ghosts.put(block.hash, self.leases.now, block.eviction_class, by)
         parent = self.pool.evict(block)
         if parent:

@@ -31,7 +31,7 @@ class Source(StrEnum):
 class Reading:
     """What one prompt, of which ``missing`` blocks were not on the device, has had of the lower tiers."""
 
-    __slots__ = ("_brought", "_missing", "blocks", "given_up", "seconds")
+    __slots__ = ("_brought", "_missing", "blocks", "given_up", "seconds", "tried")
 
     def __init__(self, missing: int) -> None:
         self._missing = missing
@@ -40,6 +40,8 @@ class Reading:
         self.blocks = 0
         """Read from disk, in ``seconds``."""
         self.seconds = 0.0
+        self.tried = 0
+        """Blocks that host memory was asked for."""
         self.given_up = False
         """Nothing more is read from disk."""
 

@@ -42,6 +42,7 @@ class Request:
             committed_tokens=asked.reached,
             output_tokens=seq.num_output_tokens,
             preemptions=seq.preemptions,
+            is_long=asked.is_long,
             lost=self._lost(seq, head),
             queue_seconds=started - self.added,
             prefill_seconds=first_token - started,

@@ -97,7 +97,7 @@ class Scheduler:
         twin.block_table = list(seq.block_table)
         twin.committed, twin.published, twin.written = seq.committed, seq.published, seq.written
         twin.hashes = list(seq.hashes)
-        twin.first_admitted = True
+        twin.first_admitted, twin.is_long = True, seq.is_long
         twin.cached_tokens, twin.reached = seq.cached_tokens, seq.reached
         twin.restored_tokens = Counter(seq.restored_tokens)
         twin.status = SequenceStatus.RUNNING
@@ -207,7 +207,7 @@ class Scheduler:
                 self.cache.let_go(self.cache.pool.blocks[row.copy[0]])
         self.stats.preemptions += 1
         self.running.remove(seq)
-        self.cache.expect(seq)
+        self.stats.swaps += self.cache.expect(seq)
         self._vacate(seq)
         seq.reading = None
         seq.preemptions += 1
@@ -274,13 +274,13 @@ class Scheduler:
         if self._allocatable(seq) > need - len(match.blocks) + others:  # what is copied is held for a step
             self.cache.extend(seq, match)
         if count := lanes.chunk(len(seq) - match.tokens):
-            self._start(seq, match)
+            self._start(seq, match, lanes)
             lanes.take(seq.remaining, self._grow(plan, seq, count))
         else:
             match.rollback()  # less was restored than was in reach
         return True
 
-    def _start(self, seq: Sequence, match: Match) -> None:
+    def _start(self, seq: Sequence, match: Match, lanes: Lanes) -> None:
         self._stop_waiting(seq)
         self.running.append(seq)
         if self._immune(seq):
@@ -288,6 +288,7 @@ class Scheduler:
         seq.status = SequenceStatus.RUNNING
         seq.block_table = match.commit()
         seq.committed = match.tokens
+        seq.is_long = seq.is_long if seq.first_admitted else lanes.is_long(seq.remaining)
         seq.published = seq.written = len(match.blocks)
         self._count_admission(seq, match)
         if self.cache.enabled:

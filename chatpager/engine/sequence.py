@@ -49,6 +49,7 @@ class Sequence:
         "hashes",
         "history",
         "index",
+        "is_long",
         "max_length",
         "num_prompt_tokens",
         "owner",
@@ -62,6 +63,7 @@ class Sequence:
         "reading",
         "request_id",
         "restored_tokens",
+        "sampled_at",
         "seed",
         "speculative",
         "status",
@@ -132,6 +134,10 @@ class Sequence:
         """How the first block that was not found then had been lost."""
         self.tail: tuple[Block, int] | None = None
         """The block, and its ``born``, of which it copied the beginning."""
+        self.is_long = False
+        """The lane by which it was admitted first."""
+        self.sampled_at: float | None = None
+        """When its last token came."""
         self.first_admitted = False
         self.forks: list[Sequence] = []
         """Siblings of the same request that start from this one's prompt once it is computed (n > 1)."""

@@ -10,8 +10,10 @@ from typing import Any
 
 import msgspec
 
-from chatpager.engine.block_pool import BlockPool
+from chatpager.engine.block_pool import BlockPool, EvictionClass
 from chatpager.engine.heads import Head, Strength
+from chatpager.engine.histogram import Distribution
+from chatpager.engine.match import CacheStats
 from chatpager.engine.published import OWNER, PublishedPrefix
 from chatpager.engine.reading import Source
 from chatpager.engine.sequence import Sequence
@@ -26,6 +28,9 @@ class MemoryStats(msgspec.Struct, frozen=True, kw_only=True):
     free: int
     cached: int
     active: int
+    leased: int
+    pinned: int
+    """Of the ``cached`` ones those that leases keep: soft ones alone, and hard ones."""
     block_size: int
     allocated_slots: int
     used_slots: int
@@ -91,16 +96,34 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     failed_disk_writes: int
     late_disk_loads: int
     """Prompts for which the disk was given up, because it was slower than computing."""
-    evicted_blocks: int
+    tier_load_seconds: dict[str, Distribution]
+    """Of a block, by tier."""
+    passed_over: dict[str, int]
+    """Searches of a tier that ended because computing is faster, and preemptions that did without host memory."""
+    block_seconds: dict[str, float]
+    """Moving averages of what a block takes, by the way: compute, copy_out, copy_back, read; as far as known."""
+    evicted_blocks: dict[str, int]
+    """By class."""
     lost_tokens: int
-    """Of prompts, in blocks that had been evicted not long before."""
-    leased_blocks: int
-    """Under hard leases, each counted once."""
+    """Of prompts, in blocks that had been evicted not long before; ``lost_within_double`` of them twice the pool would
+    have kept."""
+    lost_within_double: int
+    evict_age: Distribution
+    reuse_gap: Distribution
+    leased_blocks: dict[str, int]
+    """By strength, each counted once."""
+    lease_events: dict[str, int]
+    """What became of leases, by kind; renewals included."""
     preemptions: int
+    swaps: int
     recomputed_tokens: int
+    """After preemptions; ``repeated_tokens`` because a step raised."""
+    repeated_tokens: int
     deferred: int
     failed_steps: int
     """Steps that raised, repeats of their rows one by one included."""
+    between_tokens: Distribution
+    """Seconds from one token of a sequence to its next."""
 
 
 def memory_stats(pool: BlockPool, running: list[Sequence], block_size: int) -> MemoryStats:
@@ -114,8 +137,25 @@ def memory_stats(pool: BlockPool, running: list[Sequence], block_size: int) -> M
         block_size=block_size,
         allocated_slots=len(filled) * block_size,
         used_slots=sum(filled.values()),
+        leased=pool.spared,
+        pinned=pool.locked,
         **pool.counts(),
     )
+
+
+def cache_stats(stats: CacheStats) -> dict[str, Any]:
+    """What EngineStats tells of the prefix cache."""
+    return {
+        "queried_tokens": stats.queried_tokens,
+        "hit_tokens": stats.hit_tokens,
+        "host_hit_tokens": stats.restored_tokens[Source.HOST],
+        "disk_hit_tokens": stats.restored_tokens[Source.DISK],
+        "evicted_blocks": {kind.name.lower(): stats.evicted_blocks[kind] for kind in EvictionClass},
+        "lost_tokens": stats.lost_tokens,
+        "lost_within_double": stats.lost_within_double,
+        "evict_age": stats.evict_age.distribution(),
+        "reuse_gap": stats.reuse_gap.distribution(),
+    }
 
 
 def tier_stats(tiers: Tiers | None, block_bytes: int) -> dict[str, Any]:
@@ -130,6 +170,21 @@ def tier_stats(tiers: Tiers | None, block_bytes: int) -> dict[str, Any]:
         "bad_disk_files": disk.bad_files if disk is not None else 0,
         "failed_disk_writes": disk.failed_writes if disk is not None else 0,
         "late_disk_loads": tiers.stats.late_loads if tiers is not None else 0,
+        **_times(tiers),
+    }
+
+
+def _times(tiers: Tiers | None) -> dict[str, Any]:
+    if tiers is None:
+        return {"tier_load_seconds": {}, "passed_over": {}, "block_seconds": {}}
+    times = tiers.times
+    ways = {"compute": times.compute, "copy_out": times.copy_out, "copy_back": times.copy_back, "read": times.read}
+    return {
+        "tier_load_seconds": {
+            source.value: seconds.distribution() for source, seconds in tiers.stats.load_seconds.items()
+        },
+        "passed_over": {source.value: times.passed_over[source] for source in Source},
+        "block_seconds": {name: way.seconds for name, way in ways.items() if way.seconds is not None},
     }
 
 

@@ -13,14 +13,16 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from chatpager.config import EngineConfig
 from chatpager.engine.block_hash import BlockProof
 from chatpager.engine.block_pool import Block
+from chatpager.engine.block_times import Average, BlockTimes
 from chatpager.engine.disk_tier import DiskTier
+from chatpager.engine.histogram import Histogram
 from chatpager.engine.host_tier import HostTier
 from chatpager.engine.reading import SLICE_SECONDS, Reading, Source
 from chatpager.errors import ConfigError
@@ -37,11 +39,10 @@ COPIED_TOGETHER = 64
 """Blocks of one copy: it needs as much memory again on the device."""
 MOST_DEMOTED = 256 << 20
 """Bytes that one allocation may copy to host memory; the step waits for it."""
-SMOOTHING = 0.2
-"""Weight of the latest measurement in a moving average."""
-FORGIVENESS = 0.98
-"""What a tier that was too slow seems to take, each time it is passed over: a moment's stall is not held against it
-for ever."""
+TRIED_BLOCKS = 4
+"""Copied at the start to learn what that takes, and of a prompt while that is not known any more."""
+LOAD_SECONDS = -17, 3
+"""Eight microseconds to eight seconds, as powers of two."""
 
 
 class Pages(Protocol):
@@ -55,29 +56,28 @@ class Pages(Protocol):
     def write_blocks(self, ids: Iterable[int], contents: Iterable[bytes]) -> None: ...
 
 
-@dataclass
-class Average:
-    """A moving average of seconds; None until something was measured."""
+class Demoted(NamedTuple):
+    """A block that the device gives up; ``dead``: no conversation contains it any more."""
 
-    seconds: float | None = None
-
-    def add(self, seconds: float) -> None:
-        self.seconds = seconds if self.seconds is None else self.seconds + SMOOTHING * (seconds - self.seconds)
+    proof: BlockProof
+    id: int
+    dead: bool
 
 
 @dataclass
 class TierStats:
     demoted_blocks: int = 0
     failed_copies: int = 0
-    passed_over: int = 0
-    """Searches of the disk that ended because computing is faster."""
     late_loads: int = 0
     """Prompts for which the disk was given up while it was read."""
+    load_seconds: dict[Source, Histogram] = field(
+        default_factory=lambda: {source: Histogram(*LOAD_SECONDS) for source in Source}
+    )
+    """Of a block: from host memory what the copy takes, from disk what reading the file does."""
 
 
 class Tiers:
-    """Both lower tiers of one engine; either may be missing. ``compute_seconds`` is what the engine takes to compute
-    a block, as far as it knows."""
+    """Both lower tiers of one engine; either may be missing. ``times.compute`` is told by the engine."""
 
     def __init__(
         self,
@@ -89,8 +89,7 @@ class Tiers:
     ) -> None:
         self.host, self.disk = host, disk
         self.stats = TierStats()
-        self.compute_seconds = Average()
-        self.read_seconds = Average()
+        self.times = BlockTimes()
         self._unsaved: deque[tuple[Block, int]] = deque()
         """Blocks on their way to the disk, with their ``born``."""
         self._pages = pages
@@ -98,26 +97,42 @@ class Tiers:
         self._read_this_step = 0.0
         """Seconds."""
 
+    def measure(self, ids: Sequence[int]) -> None:
+        """Copy the contents of a few blocks out and back: what that takes is not to be learned at a request's cost."""
+        for _ in range(2 if self.host is not None else 0):  # the first time is slower than any later one
+            self.times.copy_out, self.times.copy_back = Average(), Average()
+            self._write(ids, self._read(ids))
+
     # -- downwards ----------------------------------------------------------------------------------------------------
 
-    def demote(self, blocks: Sequence[tuple[BlockProof, int]]) -> None:
-        """Keep evicted blocks, named by proof and id, in host memory. Called before anything is written over them."""
+    def demote(self, blocks: Sequence[Demoted]) -> None:
+        """Keep evicted blocks in host memory. Called before anything is written over them."""
         if self.host is None:
             return
         most = min(self.host.capacity, max(1, MOST_DEMOTED // self._pages.block_bytes))
         for group in _groups(blocks[-most:]):  # of a chain, what was evicted last is needed first
-            for (proof, _), content in zip(group, self._read([block_id for _, block_id in group]), strict=False):
-                self.host.put(proof, content)
+            for block, content in zip(group, self._read([block.id for block in group]), strict=False):
+                self.host.put(block.proof, content, dead=block.dead)
                 self.stats.demoted_blocks += 1
 
     def _read(self, ids: Sequence[int]) -> list[bytes]:
         """Their contents; none where the copy failed, which costs warmth and not the step."""
+        began = self._clock()
         try:
-            return self._pages.read_blocks(ids)
+            contents = self._pages.read_blocks(ids)
+            self.times.copy_out.add((self._clock() - began) / len(ids))
+            return contents
         except Exception as error:
             self.stats.failed_copies += 1
             log.error("%d KV blocks were not copied", len(ids), exc_info=error)
             return []
+
+    def bury(self, proofs: Iterable[BlockProof]) -> None:
+        """No conversation contains these any more: host memory gives them up before anything else. (The disk does when
+        it writes what the conversation consists of now.)"""
+        if self.host is not None:
+            for proof in proofs:
+                self.host.bury(proof)
 
     def save(self, owner: str, chain: Sequence[Block]) -> None:
         """Write to disk what a conversation consists of now; its blocks follow in ``work``."""
@@ -190,16 +205,19 @@ class Tiers:
     def find(self, proof: BlockProof, reading: Reading) -> tuple[bytes, Source] | None:
         """A block's content and where it was. Host memory gives it away: a block that is not brought back after all
         must be put there again."""
-        if self.host is not None and (content := self.host.take(proof)) is not None:
+        if self.host is not None and proof in self.host and self._is_host_worth_it(reading):
+            content = self.host.take(proof)
+            assert content is not None
             return content, Source.HOST
-        if self.disk is None or reading.given_up or proof not in self.disk or self._is_slower_than_computing():
+        if self.disk is None or reading.given_up or proof not in self.disk or self.times.is_slower(Source.DISK):
             return None
         began = self._clock()
         read = self.disk.find(proof)
         seconds = self._clock() - began
         self._read_this_step += seconds
-        self.read_seconds.add(seconds)
-        self.stats.late_loads += reading.read(seconds, self.compute_seconds.seconds)
+        self.times.read.add(seconds)
+        self.stats.load_seconds[Source.DISK].add(seconds)
+        self.stats.late_loads += reading.read(seconds, self.times.compute.seconds)
         if read is None or len(read) != self._pages.block_bytes:
             return None
         return read, Source.DISK
@@ -209,10 +227,20 @@ class Tiers:
         if self.host is not None:
             self.host.take(proof)
 
-    def restore(self, ids: Sequence[int], contents: Sequence[bytes]) -> None:
+    def restore(self, ids: Sequence[int], found: Sequence[tuple[BlockProof, bytes, Source]]) -> None:
         """Write contents that ``find`` gave into blocks of the device."""
-        for group in _groups(list(zip(ids, contents, strict=True))):
-            self._pages.write_blocks([block_id for block_id, _ in group], [content for _, content in group])
+        for group in _groups(list(zip(ids, found, strict=True))):
+            seconds = self._write([block_id for block_id, _ in group], [content for _, (_, content, _) in group])
+            from_host = sum(source is Source.HOST for _, (_, _, source) in group)
+            self.stats.load_seconds[Source.HOST].add(seconds, from_host)
+
+    def _write(self, ids: Sequence[int], contents: Sequence[bytes]) -> float:
+        """Seconds it took a block."""
+        began = self._clock()
+        self._pages.write_blocks(ids, contents)
+        seconds = (self._clock() - began) / len(ids)
+        self.times.copy_back.add(seconds)
+        return seconds
 
     def take_back(self, found: Iterable[tuple[BlockProof, bytes, Source]]) -> None:
         """What ``find`` gave is not used after all."""
@@ -220,13 +248,16 @@ class Tiers:
             if source is Source.HOST and self.host is not None:
                 self.host.put(proof, content)
 
-    def _is_slower_than_computing(self) -> bool:
-        reading, computing = self.read_seconds.seconds, self.compute_seconds.seconds
-        if reading is None or computing is None or reading <= computing:
+    def _is_host_worth_it(self, reading: Reading) -> bool:
+        """Nothing is copied that could be computed in less time; where that may have changed a few blocks will tell."""
+        if self.times.copy_back.forgiven and reading.tried >= TRIED_BLOCKS:
             return False
-        self.read_seconds.seconds = reading * FORGIVENESS
-        self.stats.passed_over += 1
-        return True
+        reading.tried += 1
+        return not self.times.is_slower(Source.HOST)
+
+    def swaps(self) -> bool:
+        """Whether blocks that are soon asked for again are worth copying to host memory and back."""
+        return self.host is not None and not self.times.swap_is_slower()
 
     # -- the end ------------------------------------------------------------------------------------------------------
 

@@ -93,7 +93,9 @@ def _routes() -> list[web.RouteDef]:
 def _service(open_service: Callable[[], Awaitable[Service]]) -> Callable[[web.Application], AsyncIterator[None]]:
     async def context(app: web.Application) -> AsyncIterator[None]:
         app[SERVICE] = service = await open_service()
+        watching = asyncio.ensure_future(service.metrics.watch_loop())
         yield
+        watching.cancel()
         await service.store.close()
 
     return context

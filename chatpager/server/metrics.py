@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping
+from math import inf
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from chatpager.engine.histogram import Distribution
 from chatpager.engine.stats import EngineStats
 from chatpager.sessions.stream import Ended
 from chatpager.sessions.turn import LiveTurn
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+BEAT_SECONDS = 0.25
+"""Between two looks at the event loop's lag."""
 
 
 class Metrics:
@@ -27,20 +33,35 @@ class Metrics:
         self._generated = Counter("chatpager_generated_tokens", "Tokens generated", registry=r)
         self._misses = Counter("chatpager_miss_turns", "Turns by why the cache gave no more", ["reason"], registry=r)
         self._ttft = Histogram("chatpager_ttft_seconds", "Time to first token", ["cache"], registry=r, buckets=SECONDS)
-        self._queue = Histogram("chatpager_queue_seconds", "Time until admission", registry=r, buckets=SECONDS)
+        self._queue = Histogram(
+            "chatpager_queue_seconds",
+            "Time until admission, by whether there was much to compute",
+            ["lane"],
+            registry=r,
+            buckets=SECONDS,
+        )
+        self._resumes = Counter(
+            "chatpager_resumes",
+            "Readers that came back to a response, by whether its events were still there",
+            ["recovered"],
+            registry=r,
+        )
+        self._lag = Histogram(
+            "chatpager_event_loop_lag_seconds",
+            "How late the event loop comes to what is due",
+            registry=r,
+            buckets=LAG_SECONDS,
+        )
         self.sockets = Gauge("chatpager_ws_connections", "Open WebSockets", registry=r)
-        self._requests = Gauge("chatpager_requests", "Sequences in the engine", ["state"], registry=r)
-        self._blocks = Gauge("chatpager_kv_blocks", "KV blocks", ["state"], registry=r)
-        self._usage = Gauge("chatpager_kv_utilisation", "Used share of the KV slots", registry=r)
-        self._waste = Gauge("chatpager_kv_waste", "Share of allocated KV slots that hold no token", registry=r)
-        self._tiers = Gauge("chatpager_tier_bytes", "KV bytes below the device", ["tier"], registry=r)
-        self._engine = EngineCounters()
+        self._engine = EngineFigures()
         r.register(self._engine)
 
     def turn_ended(self, turn: LiveTurn, ended: Ended) -> None:
         self._turns.labels(turn.request.kind, ended.status).inc()
         self._generated.inc(ended.output_tokens)
-        self._queue.observe(ended.timings.queue_ms / 1000)
+        if turn.usage is not None and turn.usage.admitted:
+            lane = "long" if turn.usage.is_long else "short"
+            self._queue.labels(lane).observe(turn.usage.queue_seconds)
         if ended.receipt is None or turn.index:  # the first of several answers computed the prompt for all
             return
         self._prompt.labels("device").inc(ended.receipt.device_tokens)
@@ -53,23 +74,24 @@ class Metrics:
             warm = "warm" if ended.receipt.cached_tokens >= ended.receipt.block_size else "cold"
             self._ttft.labels(warm).observe(ended.timings.ttft_ms / 1000)
 
+    def resumed(self, *, recovered: bool) -> None:
+        self._resumes.labels(str(recovered).lower()).inc()
+
+    async def watch_loop(self) -> None:
+        """Measure the event loop's lag for as long as it runs."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + BEAT_SECONDS
+            await asyncio.sleep(BEAT_SECONDS)
+            self._lag.observe(max(0.0, loop.time() - due))
+
     def render(self, stats: EngineStats | None) -> bytes:
         """The exposition text; ``stats`` None when the engine has stopped."""
-        if stats is not None:
-            memory = stats.memory
-            self._requests.labels("running").set(stats.running)
-            self._requests.labels("waiting").set(stats.waiting)
-            for state, count in (("free", memory.free), ("cached", memory.cached), ("active", memory.active)):
-                self._blocks.labels(state).set(count)
-            self._usage.set(memory.utilisation)
-            self._waste.set(memory.waste)
-            self._tiers.labels("host").set(stats.host_bytes)
-            self._tiers.labels("disk").set(stats.disk_bytes)
-            self._engine.stats = stats
+        self._engine.stats = stats or self._engine.stats
         return generate_latest(self.registry)
 
 
-class EngineCounters(Collector):
+class EngineFigures(Collector):
     """What the engine counts itself, as of ``stats``."""
 
     stats: EngineStats | None = None
@@ -77,15 +99,80 @@ class EngineCounters(Collector):
     def collect(self) -> Iterable[Metric]:
         if self.stats is None:
             return
-        for name, text, value in (
-            ("prefix_cache_queried_tokens", "Prompt tokens looked up in the prefix cache", self.stats.queried_tokens),
-            ("prefix_cache_hit_tokens", "Prompt tokens found there", self.stats.hit_tokens),
-            ("evicted_blocks", "Cached blocks evicted", self.stats.evicted_blocks),
-            ("bad_disk_files", "KV files that were not what their names say", self.stats.bad_disk_files),
-            ("failed_disk_writes", "KV blocks that the disk did not take", self.stats.failed_disk_writes),
-            ("late_disk_loads", "Prompts for which the disk was given up", self.stats.late_disk_loads),
-            ("preemptions", "Sequences preempted", self.stats.preemptions),
-            ("recomputed_tokens", "Tokens computed again after preemption", self.stats.recomputed_tokens),
-            ("failed_steps", "Steps that raised, repeats row by row included", self.stats.failed_steps),
-        ):
-            yield CounterMetricFamily(f"chatpager_{name}", text, value=value)
+        yield from _gauges(self.stats)
+        yield from _counters(self.stats)
+        yield from _histograms(self.stats)
+
+
+def _gauges(stats: EngineStats) -> Iterator[Metric]:
+    memory = stats.memory
+    requests = {"running": stats.running, "waiting": stats.waiting}
+    blocks = {
+        "free": memory.free,
+        "cached": memory.cached - memory.leased - memory.pinned,
+        "leased": memory.leased,
+        "pinned": memory.pinned,
+        "active": memory.active,
+    }
+    tiers = {"host": stats.host_bytes, "disk": stats.disk_bytes}
+    for name, text, label, values in (
+        ("requests", "Sequences in the engine", "state", requests),
+        ("kv_blocks", "KV blocks, each in one state; who is active holds them, whatever leases say", "state", blocks),
+        ("leased_blocks", "KV blocks under leases, active ones included", "strength", stats.leased_blocks),
+        ("tier_bytes", "KV bytes below the device", "tier", tiers),
+        ("block_seconds", "What a block takes, on a moving average", "way", stats.block_seconds),
+    ):
+        yield _labelled(GaugeMetricFamily(f"chatpager_{name}", text, labels=[label]), values)
+    yield GaugeMetricFamily("chatpager_kv_utilisation", "Used share of the KV slots", value=memory.utilisation)
+    waste = "Share of allocated KV slots that hold no token"
+    yield GaugeMetricFamily("chatpager_kv_waste", waste, value=memory.waste)
+
+
+def _counters(stats: EngineStats) -> Iterator[Metric]:
+    double = stats.hit_tokens + stats.lost_within_double
+    for name, text, value in (
+        ("prefix_cache_queried_tokens", "Prompt tokens looked up in the prefix cache", stats.queried_tokens),
+        ("prefix_cache_hit_tokens", "Prompt tokens found there", stats.hit_tokens),
+        ("prefix_cache_double_hit_tokens", "Those that a pool of twice the size would have had", double),
+        ("lost_hit_tokens", "Prompt tokens that had been evicted not long before", stats.lost_tokens),
+        ("bad_disk_files", "KV files that were not what their names say", stats.bad_disk_files),
+        ("failed_disk_writes", "KV blocks that the disk did not take", stats.failed_disk_writes),
+        ("late_disk_loads", "Prompts for which the disk was given up", stats.late_disk_loads),
+        ("failed_steps", "Steps that raised, repeats row by row included", stats.failed_steps),
+    ):
+        yield CounterMetricFamily(f"chatpager_{name}", text, value=value)
+    preemptions = {"swap": stats.swaps, "recompute": stats.preemptions - stats.swaps}
+    computed_again = {"preemption": stats.recomputed_tokens, "failed_step": stats.repeated_tokens}
+    for name, text, label, values in (
+        ("evicted_blocks", "Cached blocks evicted, by what they were worth", "class", stats.evicted_blocks),
+        ("tier_passed_over", "Searches that ended because computing is faster", "tier", stats.passed_over),
+        ("lease_events", "What became of leases", "kind", stats.lease_events),
+        ("preemptions", "Sequences preempted, by what becomes of their blocks", "mode", preemptions),
+        ("recomputed_tokens", "Tokens computed once more than needed", "cause", computed_again),
+    ):
+        yield _labelled(CounterMetricFamily(f"chatpager_{name}", text, labels=[label]), values)
+
+
+def _histograms(stats: EngineStats) -> Iterator[Metric]:
+    for name, text, label, values in (
+        ("evict_age", "Since an evicted block was used", None, {"": stats.evict_age}),
+        ("reuse_gap", "Between two uses of a block on the device", None, {"": stats.reuse_gap}),
+        ("itl", "From one token of a sequence to its next", None, {"": stats.between_tokens}),
+        ("tier_load", "To bring a block back", "tier", stats.tier_load_seconds),
+    ):
+        family = HistogramMetricFamily(f"chatpager_{name}_seconds", text, labels=[label] if label else [])
+        for key, found in values.items():
+            family.add_metric([key] if label else [], _buckets(found), found.seconds)
+        yield family
+
+
+def _buckets(found: Distribution) -> list[tuple[str, float]]:
+    return [("+Inf" if bound == inf else str(bound), count) for bound, count in found.buckets]
+
+
+def _labelled(
+    family: CounterMetricFamily | GaugeMetricFamily, values: Mapping[str, float]
+) -> CounterMetricFamily | GaugeMetricFamily:
+    for value, count in values.items():
+        family.add_metric([value], count)
+    return family

@@ -82,7 +82,14 @@ class Draft:
     body: Json | None
 
 
-ClientEvent = Create | Cancel | Draft
+@dataclass(frozen=True)
+class Prefetch:
+    """Somebody is about to go on with this conversation. It gets no answer."""
+
+    conversation: str
+
+
+ClientEvent = Create | Cancel | Draft | Prefetch
 
 
 class ResponsesProtocol:
@@ -124,6 +131,11 @@ class ResponsesProtocol:
             case "chatpager.draft" if self._extended:
                 body = {k: v for k, v in frame.items() if k not in NOT_OF_THE_BODY}
                 self._events.append(Draft(body if body.get("input") else None))
+            case "chatpager.prefetch" if self._extended:
+                conversation = frame.get("conversation")
+                if not isinstance(conversation, str):
+                    raise InvalidRequest("conversation is missing", param="conversation")
+                self._events.append(Prefetch(conversation))
             case str(kind):
                 raise UnsupportedEvent(f"there is no event of type {shown(kind)}", param="type")
             case _:

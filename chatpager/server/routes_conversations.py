@@ -80,6 +80,7 @@ async def add_items(request: web.Request) -> web.Response:
         raise InvalidRequest("there are no items", param="items")
     session_id = request.match_info["id"]
     hashes = await service.hub.append_messages(TENANT, session_id, messages)
+    service.hub.prefetch_soon(TENANT, session_id)  # a tool's result, most likely: its answer is asked for next
     items = await _all_items(service, session_id)
     return json_response(_page([i for i in items if i.id in {_message_id(h) for h in hashes}], False))
 

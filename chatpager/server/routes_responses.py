@@ -77,10 +77,12 @@ async def _resume(request: web.Request, turn: LiveTurn | None) -> web.StreamResp
     after = request.query.get("starting_after", "-1")
     if not after.removeprefix("-").isdecimal() or len(after) > MAX_DIGITS:
         raise InvalidRequest("starting_after is an event's number", param="starting_after")
+    service = request.app[SERVICE]
     if turn is None:
-        response_id = request.match_info["id"]
-        await stored_response(request.app[SERVICE], TENANT, response_id)
+        await stored_response(service, TENANT, request.match_info["id"])
+        service.metrics.resumed(recovered=False)
         raise ResponseEventsExpired("the response has ended; read it without stream=true", param="stream")
+    service.metrics.resumed(recovered=True)
     encoder = ResponseEncoder(facts_of(turn))
     frames = _frames(turn, encoder, int(after))
     return await send_events(request, frames, lambda error: _frame(encoder.broken(error)))

@@ -19,7 +19,7 @@ from chatpager.errors import ChatpagerError, RequestTooLarge, StoreError
 from chatpager.server import wire
 from chatpager.server.access import REQUEST_ID
 from chatpager.server.input_items import Json
-from chatpager.server.protocol import SUBPROTOCOL, Cancel, Create, Draft, ResponsesProtocol, error_frame
+from chatpager.server.protocol import SUBPROTOCOL, Cancel, Create, Draft, Prefetch, ResponsesProtocol, error_frame
 from chatpager.server.requests import response_request
 from chatpager.server.service import SERVICE, TENANT, Service, begin, facts_of, final_response, reader_gone
 from chatpager.sessions.mistakes import log_mistake
@@ -59,6 +59,8 @@ async def responses_socket(request: web.Request) -> web.WebSocketResponse:
     connection = Connection(ws, request, service)
     request.app[CONNECTIONS].add(connection)
     service.metrics.sockets.inc()
+    if conversation := request.query.get("conversation"):
+        service.hub.prefetch_soon(TENANT, conversation)
     try:
         await connection.run()
     finally:
@@ -133,6 +135,8 @@ class Connection:
                     self._spawn(self._respond(body))
                 case Cancel(response_id):
                     self._cancel(response_id)
+                case Prefetch(conversation):
+                    self._service.hub.prefetch_soon(TENANT, conversation)
                 case Draft(body):
                     self._drafts.append(body)
                     if len(self._drafts) == 1:

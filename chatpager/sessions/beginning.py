@@ -13,10 +13,11 @@ from chatpager.sessions.comparing import Comparing
 from chatpager.sessions.history import history_of
 from chatpager.sessions.orphans import Orphans
 from chatpager.sessions.prompting import Prompting
+from chatpager.sessions.receipt import KeyDomain
 from chatpager.sessions.remembered import Remembered
 from chatpager.sessions.title import first_words
 from chatpager.sessions.turn import LiveTurn, TurnRequest
-from chatpager.store import Message, NewMessage, NewTurn, Store
+from chatpager.store import Message, NewMessage, NewTurn, Store, Turn
 
 
 class Begun(NamedTuple):
@@ -24,6 +25,14 @@ class Begun(NamedTuple):
 
     turn: LiveTurn
     row: NewTurn
+
+
+class Before(NamedTuple):
+    """What was computed for a conversation's last turn (None: not known, or with another vocabulary), and where its
+    blocks were, if the turn's receipt tells."""
+
+    token_ids: Sequence[int] | None
+    domain: KeyDomain | None
 
 
 class Served(NamedTuple):
@@ -73,28 +82,31 @@ class Beginner:
         conversation: list[Message | NewMessage] = [*history, *fresh]
         return await self._prompting.settled(conversation, request.instructions) if fresh else []
 
-    async def _asked_before(self, history: Sequence[Message], request: TurnRequest) -> Sequence[int] | None:
+    async def _asked_before(self, history: Sequence[Message], request: TurnRequest) -> Before:
         """What was computed for the last answer in ``history``, by an earlier server or so long ago that it is not
-        remembered: its prompt, and its tokens but for the last one. None where no answer is a model's own."""
-        ours = self._tokenizer.fingerprint
-        answers = [i for i, m in enumerate(history) if m.token_ids is not None and m.vocab == ours]
+        remembered: its prompt, and its tokens but for the last one."""
+        answers = [i for i, m in enumerate(history) if m.token_ids is not None]
         if not answers:
-            return None
+            return Before(None, None)
         last = history[answers[-1]]
-        instructions = await self._instructions_of(last, request)
+        turn = await self._turn_of(last, request)
+        domain = _domain_of(turn)
+        if last.vocab != self._tokenizer.fingerprint:
+            return Before(None, domain)
+        # Those of that turn: they are no part of the conversation, and may have changed.
+        instructions = turn.request.get("instructions") if turn else None
         asked = (await self._prompting.question(history[: answers[-1]], instructions)).prompt.token_ids
         # Of a completed answer the token that ended it is not stored.
-        return [*asked, *(last.token_ids or ())[: None if last.status == "completed" else -1]]
+        return Before([*asked, *(last.token_ids or ())[: None if last.status == "completed" else -1]], domain)
 
-    async def _instructions_of(self, answer: Message, request: TurnRequest) -> str | None:
-        """Those of the turn that gave the answer: they are no part of the conversation, and may have changed."""
-        found = None
+    async def _turn_of(self, answer: Message, request: TurnRequest) -> Turn | None:
+        """The turn that gave the answer."""
         if request.previous_turn_id is not None:
-            found = (await self._store.turn(request.tenant, request.previous_turn_id)).request
-        elif request.session_id is not None:
+            return await self._store.turn(request.tenant, request.previous_turn_id)
+        if request.session_id is not None:
             turns = await self._store.turns_of(request.tenant, request.session_id)
-            found = next((turn.request for turn in turns if turn.tip_hash == answer.hash), None)
-        return found.get("instructions") if found else None
+            return next((turn for turn in turns if turn.tip_hash == answer.hash), None)
+        return await self._store.turn_of_answer(request.tenant, answer.hash)
 
     async def begin(self, request: TurnRequest, submitted: float) -> list[Begun]:
         """The turns that ``request.params.n`` asks for, which differ in their names only: the engine is asked once.
@@ -125,10 +137,8 @@ class Beginner:
             request=request.parameters,
             title="" if history else first_words(fresh),
         )
-        previous = self._remembered.get(parent)
-        ours = previous is not None
-        if previous is None and history:
-            previous = await self._asked_before(history, request)
+        remembered = self._remembered.get(parent)
+        before = Before(remembered, None) if remembered is not None else await self._asked_before(history, request)
         begun = []
         for index in range(request.params.n):
             text = self._tokenizer.text_stream(request.params)
@@ -136,10 +146,17 @@ class Beginner:
                 request, ids, text, index=index, template=prompt.form, eos=self.served.eos, created_at=now,
                 submitted=submitted,
             )  # fmt: skip
-            turn.previous, turn.previous_is_ours = previous, ours
+            turn.previous, turn.previous_is_ours = before.token_ids, remembered is not None
+            turn.previous_domain = before.domain
             begun.append(Begun(turn, msgspec.structs.replace(row, id=turn.id)))
         if request.compare_with:
             begun[0].turn.compared = await self.comparing.compare(
                 request.tenant, request.compare_with, request.model, ids
             )
         return begun
+
+
+def _domain_of(turn: Turn | None) -> KeyDomain | None:
+    """As its receipt tells; earlier versions' receipts do not."""
+    found = (turn.receipt or {}).get("domain") if turn else None
+    return KeyDomain(found["model"], found["salt"]) if found else None

@@ -24,6 +24,7 @@ from chatpager.errors import (
     RequestError,
     ResponseNotFound,
     SessionBusy,
+    StoreError,
 )
 from chatpager.sessions.admission import Admission
 from chatpager.sessions.beginning import Beginner, Begun, Served
@@ -31,9 +32,11 @@ from chatpager.sessions.delivery import Delivery
 from chatpager.sessions.engine_thread import STOPPED, EngineThread
 from chatpager.sessions.heads import Heads, owner_of
 from chatpager.sessions.keeping import Keeper
+from chatpager.sessions.mistakes import log_mistake
 from chatpager.sessions.orphans import Orphans, log_interrupted
 from chatpager.sessions.prompting import Prompting
 from chatpager.sessions.publishing import Publisher, Room
+from chatpager.sessions.receipt import KeyDomain
 from chatpager.sessions.remembered import Remembered
 from chatpager.sessions.salts import Salts
 from chatpager.sessions.stream import Ended, Started
@@ -75,6 +78,7 @@ class SessionHub:
         self._admission = Admission(max_turns)
         self._beginning: dict[str, asyncio.Task[None]] = {}
         """Turns whose rows are being stored, by id."""
+        self._prefetching: dict[tuple[str, str], asyncio.Task[None]] = {}
         self.orphans = Orphans(store, lambda id: id in self.turns or id in self._beginning, wall)
         self._remembered = Remembered(REMEMBERED_TOKENS)
         self._heads = Heads()
@@ -90,7 +94,7 @@ class SessionHub:
             store,
             tokenizer,
             cancel=self._cancel,
-            account=lambda turn: turn.account(self.block_size, self.caching),
+            account=lambda turn: turn.account(self.block_size, self.caching, self._domain(turn.request.tenant)),
             ended=self._turn_ended,
             pauses=pauses,
             clock=clock,
@@ -121,6 +125,7 @@ class SessionHub:
         self.num_blocks = engine.pool.usable
         self.warm_fraction = engine.warm_fraction
         self.caching = engine.config.enable_prefix_caching
+        self._fingerprint = engine.fingerprint
         self._beginner.served = Served(
             self.max_model_len,
             engine.scheduler.limits.max_num_seqs,
@@ -144,8 +149,10 @@ class SessionHub:
         self._closing = True
         if self._keeping:
             self._keeping.cancel()
-        if self._beginning:
-            await asyncio.wait(list(self._beginning.values()))
+        for prefetching in self._prefetching.values():
+            prefetching.cancel()
+        if self._beginning or self._prefetching:
+            await asyncio.wait([*self._beginning.values(), *self._prefetching.values()])
         await self.engine.stop()
         self._delivery.close()
         if self._delivering:
@@ -249,6 +256,9 @@ class SessionHub:
             for turn in turns:
                 self._delivery.end(turn, failed=(error.code, str(error)))
 
+    def _domain(self, tenant: str) -> KeyDomain:
+        return KeyDomain(self._fingerprint, self._salts.shown(tenant))
+
     def _cancel(self, turn: LiveTurn) -> None:
         self.engine.send(CancelRequest(turn.request.id, turn.index))
 
@@ -321,6 +331,22 @@ class SessionHub:
             return await self._prefetch(tenant, owner, chain)
         except RequestError:
             return 0
+
+    def prefetch_soon(self, tenant: str, session_id: str) -> None:
+        """The same, for whoever does not wait for it nor hears what came of it; once at a time for a conversation."""
+        name = (tenant, session_id)
+        if name not in self._prefetching:
+            task = asyncio.get_running_loop().create_task(self._prefetch_quietly(tenant, session_id))
+            self._prefetching[name] = task
+            task.add_done_callback(lambda done: self._prefetching.pop(name))
+
+    async def _prefetch_quietly(self, tenant: str, session_id: str) -> None:
+        try:
+            await self.prefetch(tenant, session_id)
+        except (RequestError, EngineStopped, StoreError) as error:
+            log.debug("prefetch", session=session_id, reason=str(error))
+        except Exception as error:
+            log_mistake("prefetch.failed", error, session=session_id)
 
     async def _prefetch(self, tenant: str, owner: str, chain: Sequence[Message]) -> int:
         prompt = (await self._prompting.question(chain, None)).prompt.token_ids

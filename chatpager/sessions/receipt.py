@@ -8,7 +8,15 @@ from typing import Literal
 
 import msgspec
 
-MissReason = Literal["cold", "diverged", "evicted", "lease_expired", "sub_block", "disabled"]
+MissReason = Literal["cold", "diverged", "evicted", "lease_expired", "sub_block", "disabled", "fingerprint", "salt"]
+
+
+class KeyDomain(msgspec.Struct, frozen=True):
+    """Among which blocks a turn's are found, in two short digests: ``model`` of all that makes keys and values what
+    they are (weights, KV dtype and layout, block size, rotary and window configuration), ``salt`` of the tenant's."""
+
+    model: str
+    salt: str
 
 
 class Eviction(msgspec.Struct, frozen=True):
@@ -29,7 +37,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     The first ``published_tokens`` of the prompt are the prefix that is ``published`` under this label.
     ``attainable_tokens`` is what the cache could have given had nothing been evicted; ``diverged_at`` the
     first token that differs from the conversation's last turn. Below the device only full blocks are kept: what a
-    prompt that comes back from there lacks of the last one is ``sub_block``."""
+    prompt that comes back from there lacks of the last one is ``sub_block``. ``domain`` None: of a version that did not
+    say."""
 
     prompt_tokens: int
     device_tokens: int
@@ -45,6 +54,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     diverged_at: int | None = None
     evicted: Eviction | None = None
     template: str
+    domain: KeyDomain | None = None
 
     @property
     def cached_tokens(self) -> int:
@@ -68,11 +78,14 @@ def receipt(
     published_tokens: int = 0,
     published: str | None = None,
     computed_here: bool = True,
+    domain: KeyDomain | None = None,
+    earlier: KeyDomain | None = None,
 ) -> Receipt:
     """The account of one prompt, of which ``committed_tokens`` (and perhaps an answer's) were written, cached ones
     included; ``host_tokens`` and ``disk_tokens`` of the cached ones were not on the device. ``previous`` is the last
     turn of the conversation as far as its keys and values were computed; None when this server knows of none. Not
-    ``computed_here``: an earlier server computed it, and what the disk did not keep of it is cold.
+    ``computed_here``: an earlier server computed it, and what the disk did not keep of it is cold; or it was in the
+    domain ``earlier``, of which nothing can be found in this ``domain``.
     ``lost``: the first block that was missed had been in the cache."""
     common = 0 if previous is None else common_prefix(prompt, previous)
     most = len(prompt) - 1
@@ -85,13 +98,13 @@ def receipt(
     elif lost is not None:
         reason = "lease_expired" if lost.lease_expired else "evicted"
     elif cached_tokens < attainable // block_size * block_size:
-        reason = "evicted" if computed_here else "cold"
+        reason = "evicted" if computed_here else _never_here(domain, earlier)
     elif previous is not None and common < min(len(previous), most):
         reason = "diverged"
     elif cached_tokens < attainable:
         reason = "sub_block"
     elif previous is None and cached_tokens < block_size:
-        reason = "cold"
+        reason = _never_here(domain, earlier)
     return Receipt(
         prompt_tokens=len(prompt),
         device_tokens=cached_tokens - host_tokens - disk_tokens,
@@ -107,7 +120,15 @@ def receipt(
         diverged_at=common if reason == "diverged" else None,
         evicted=lost if caching else None,
         template=template,
+        domain=domain,
     )
+
+
+def _never_here(domain: KeyDomain | None, earlier: KeyDomain | None) -> MissReason:
+    """Why this server never had in its cache what the last turn left there."""
+    if domain is None or earlier is None or domain == earlier:
+        return "cold"
+    return "fingerprint" if domain.model != earlier.model else "salt"
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

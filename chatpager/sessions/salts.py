@@ -6,6 +6,7 @@ tell the names of its blocks, nor offer blocks under them.
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import os
 import secrets
@@ -20,6 +21,7 @@ from chatpager.errors import ConfigError
 log = structlog.get_logger(__name__)
 
 SECRET_BYTES = 32
+SHOWN_DIGITS = 12
 
 
 class Salts:
@@ -28,6 +30,10 @@ class Salts:
 
     def of(self, tenant: str) -> bytes:
         return hmac.digest(self._secret, tenant.encode(), "sha256")
+
+    def shown(self, tenant: str) -> str:
+        """What tells one salt from another, without telling it."""
+        return hashlib.sha256(self.of(tenant)).hexdigest()[:SHOWN_DIGITS]
 
 
 def server_secret(folder: Path) -> bytes:

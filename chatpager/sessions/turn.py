@@ -13,7 +13,7 @@ from chatpager.engine.messages import FinishReason, StepOutput, Usage
 from chatpager.engine.sampling_params import SamplingParams
 from chatpager.sessions.comparing import Compared
 from chatpager.sessions.heads import shown_to
-from chatpager.sessions.receipt import Eviction, Receipt, receipt
+from chatpager.sessions.receipt import Eviction, KeyDomain, Receipt, receipt
 from chatpager.sessions.stream import Ended, Timings, TurnStream
 from chatpager.store import EndStatus, JournalEntry, MessageHash, NewMessage, TurnKind
 
@@ -120,6 +120,8 @@ class LiveTurn:
         self.previous: Sequence[int] | None = None
         self.previous_is_ours = True
         """Whether this server computed it."""
+        self.previous_domain: KeyDomain | None = None
+        """Else, where its blocks were, if that is known."""
         self.compared: Compared | None = None
         self.owner = ""
         """The head in the engine that this turn moves."""
@@ -228,7 +230,7 @@ class LiveTurn:
         ids.extend(self.token_ids)
         return ids[: self.committed]
 
-    def account(self, block_size: int, caching: bool) -> Receipt | None:
+    def account(self, block_size: int, caching: bool, domain: KeyDomain) -> Receipt | None:
         """None of a turn that the engine never admitted."""
         if self.usage is None or not self.usage.admitted:
             return None
@@ -247,6 +249,8 @@ class LiveTurn:
             published_tokens=self.usage.published_tokens,
             published=self.usage.published,
             computed_here=self.previous_is_ours,
+            domain=domain,
+            earlier=self.previous_domain,
         )
 
     def _lost(self, usage: Usage) -> Eviction | None:

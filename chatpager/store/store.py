@@ -245,6 +245,11 @@ class Store:
         async with self._database.read() as c:
             return await turns.get(c, tenant, id)
 
+    async def turn_of_answer(self, tenant: str, answer: MessageHash) -> Turn | None:
+        """The turn that gave this answer; of several, which gave the very same, the latest. None: it was deleted."""
+        async with self._database.read() as c:
+            return await turns.of_answer(c, tenant, answer)
+
     async def turns_of(self, tenant: str, session_id: str) -> list[Turn]:
         """A session's turns, oldest first, with those that it inherited when it was forked: at most one of these
         for each message, its ``tip_hash``. Raises ConversationNotFound.

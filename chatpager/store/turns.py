@@ -217,6 +217,11 @@ async def live(c: AsyncConnection, tenant: str) -> list[Turn]:
     return await _ordered(c, turns.c.tenant == tenant, LIVE)
 
 
+async def of_answer(c: AsyncConnection, tenant: str, answer: MessageHash) -> Turn | None:
+    found = await _ordered(c, turns.c.tip_hash == answer, turns.c.tenant == tenant)
+    return found[-1] if found else None
+
+
 async def of_session(c: AsyncConnection, tenant: str, session_id: str) -> list[Turn]:
     """The session's turns, and those that led to a message of its chain before it was forked; oldest first."""
     await sessions.get(c, tenant, session_id)

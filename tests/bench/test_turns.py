@@ -15,7 +15,7 @@ def test_the_second_turn_is_warm_and_the_other_is_cold(tmp_path, capsys):
     assert abs(warm - cold) < 0.1 * warm
     ((warm_cached, cold_cached),) = result["cached_tokens"]
     assert warm_cached > 0.8 * warm
-    assert cold_cached == 0
+    assert cold_cached < 16, "the beginning that every prompt has"
     assert result["ratio"] == pytest.approx(result["warm_ttft_ms"][0] / result["cold_ttft_ms"][0], rel=0.02)
     assert "ratio" in capsys.readouterr().out
 

@@ -8,6 +8,7 @@ import pytest
 
 from chatpager.engine import disk_tier
 from chatpager.engine.disk_tier import HEADER, DiskTier, claim
+from chatpager.engine.reading import Source
 from chatpager.engine.tiers import Tiers
 from tests.engine.fakes import FakeRunner, answer, continuation, make_engine, request, run, step
 from tests.engine.tiering import LONG, sources
@@ -166,13 +167,13 @@ class TestDisk:
         engine = make_engine(disk=disk())
         answer(engine, "first", LONG, owner="s")
         later = make_engine(disk=disk())
-        later.tiers.read_seconds.add(1.0)
-        later.tiers.compute_seconds.add(0.5)
+        later.tiers.times.read.add(1.0)
+        later.tiers.times.compute.add(0.5)
         assert answer(later, "again", LONG, owner="t").usage.disk_tokens == 0
-        assert later.tiers.stats.passed_over == 1
-        while later.tiers._is_slower_than_computing():
+        assert later.tiers.times.passed_over[Source.DISK] == 1
+        while later.tiers.times.is_slower(Source.DISK):
             pass
-        assert later.tiers.read_seconds.seconds <= 0.5
+        assert later.tiers.times.read.seconds <= 0.5
 
     def test_a_few_blocks_are_saved_a_step_while_others_wait_for_theirs(self, disk, monkeypatch):
         monkeypatch.setattr("chatpager.engine.tiers.SAVED_IDLE", 3 * 32)
@@ -254,6 +255,27 @@ class TestFolder:
         answer(make_engine(disk=disk()), "first", LONG, owner="s")
         tier = disk(capacity=4 * (HEADER.size + 32))
         assert len(tier) == len(list(tier.folder.glob("*/*.kv"))) == 4
+
+    @pytest.mark.parametrize("when", ["at the start", "later"])
+    def test_what_no_record_holds_goes_before_what_is_older(self, disk, when):
+        size = HEADER.size + FakeRunner(block_size=4).block_bytes
+        engine = make_engine(disk=disk())
+        answer(engine, "first", LONG, owner="old")
+        engine.close()
+        records = set((disk().folder / "heads").iterdir())
+        answer(make_engine(disk=(tier := disk())), "second", LONG[::-1], owner="new")
+        tier.flush()
+        for record in set((tier.folder / "heads").iterdir()) - records:
+            record.unlink()
+        kept = 13 if when == "at the start" else 20
+        tier = disk(capacity=kept * size)
+        engine = make_engine(disk=tier)
+        if when == "later":
+            answer(engine, "third", range(300, 328), owner="another")
+            tier.flush()
+        assert tier.used == kept * size
+        assert sources(answer(engine, "old-again", LONG, owner="old")) == (0, 0, 36)
+        assert sources(answer(engine, "new-again", LONG[::-1], owner="new")) == (0, 0, 0)
 
     def test_a_file_that_goes_while_one_looks_is_passed_over(self, disk):
         answer(make_engine(disk=disk()), "first", LONG, owner="s")

@@ -38,6 +38,52 @@ class TestHost:
         assert len(engine.tiers.host) == 2
         assert sources(answer(engine, "again", LONG, owner="s")) == (24, 8, 0)
 
+    @pytest.mark.parametrize(("end", "room"), [("edited", 44), ("closed", 35), (None, 35)])
+    def test_what_no_conversation_contains_any_more_goes_before_what_is_older(self, end, room):
+        engine = make_engine(num_blocks=20, host_blocks=room)
+        old, new = LONG, [7, *LONG[1:]]
+        answer(engine, "old", old, owner="old")
+        answer(engine, "new", new, owner="new")
+        flood(engine, 3)
+        host = engine.tiers.host
+        older, newer = list(engine.leases.heads["old"].proofs), list(engine.leases.heads["new"].proofs)
+        assert all(proof in host for proof in older + newer)
+        if end == "edited":
+            answer(engine, "edit", [*new[:4], *range(900, 936)], owner="new")
+        elif end == "closed":
+            engine.close_session("new")
+        answer(engine, "more", range(700, 740), owner="more")
+        left = [sum(proof in host for proof in proofs) for proofs in (older, newer[1:])]
+        assert len(host) == host.capacity
+        if end is None:
+            assert left[0] < 10 and left[1] == 9, "the older goes first"
+        else:
+            assert left[0] == 10 and left[1] < 9
+            assert all(proof in host for proof in newer[1 : 1 + left[1]]), "a chain loses its end first"
+        engine.audit()
+
+    def test_what_another_conversation_contains_lives_on(self):
+        engine = make_engine(num_blocks=20, host_blocks=64)
+        answer(engine, "first", LONG, owner="s")
+        engine.fork_session("s", "child")
+        flood(engine)
+        engine.close_session("s")
+        assert not engine.tiers.host._dead
+        engine.close_session("child")
+        assert len(engine.tiers.host._dead) == 10
+
+    @pytest.mark.parametrize("closed", [True, False])
+    def test_what_dies_on_the_device_is_dead_in_host_memory(self, closed):
+        engine = make_engine(num_blocks=20, host_blocks=64)
+        answer(engine, "first", LONG, owner="s")
+        answer(engine, "hit", LONG, owner="s")
+        proofs = set(engine.leases.heads["s"].proofs)
+        if closed:
+            engine.close_session("s")
+        flood(engine, 2)
+        assert proofs & set(engine.tiers.host._dead if closed else engine.tiers.host._alive)
+        assert not proofs & set(engine.tiers.host._alive if closed else engine.tiers.host._dead)
+
     def test_a_block_is_on_one_tier_at_a_time(self):
         engine = make_engine(num_blocks=20, host_blocks=64)
         answer(engine, "first", LONG, owner="s")

@@ -205,7 +205,7 @@ class TestSharing:
         publish(engine)
         answer(engine, "ann", [*HEAD, *REST], owner="a", salt=ANN)
         flood(engine)
-        engine.cache.tiers.compute_seconds.add(1.0)
+        engine.cache.tiers.times.compute.add(1.0)
         for owner in [owner for owner in engine.leases.heads if owner.startswith("flood")]:
             engine.close_session(owner)
         assert engine.prefetch(request("soon", [*HEAD, *REST], owner="a", salt=ANN), 0.0) == 28

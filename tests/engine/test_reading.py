@@ -43,7 +43,7 @@ def warm(disk, slow):
 
     def open_engine(**sizes):
         engine = make_engine(**{"num_blocks": 60, "max_tokens": 64, **sizes}, disk=disk())
-        engine.tiers.compute_seconds.add(COMPUTE)
+        engine.tiers.times.compute.add(COMPUTE)
         engine.tiers._clock = lambda: slow.now
         return engine
 
@@ -93,7 +93,7 @@ def test_two_share_a_slice_and_both_get_what_is_theirs(warm, slow):
 @pytest.mark.parametrize(("seconds", "read"), [(COMPUTE, 9), (1.5 * COMPUTE, 2), (3 * COMPUTE, 1)])
 def test_a_disk_that_is_slower_than_computing_is_left_and_what_it_gave_is_used(warm, slow, seconds, read):
     engine = warm()
-    engine.tiers.read_seconds.add(0.0)
+    engine.tiers.times.read.add(0.0)
     engine.tiers._is_slower_than_computing = lambda: False
     slow.seconds = seconds
     final = answer(engine, "again", LONG)

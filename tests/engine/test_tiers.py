@@ -7,7 +7,7 @@ from chatpager.engine.heads import Strength
 from chatpager.engine.messages import LeaseRequest
 from chatpager.engine.model_runner import ModelRunner
 from chatpager.engine.reading import Reading, Source
-from chatpager.engine.tiers import Tiers, open_tiers
+from chatpager.engine.tiers import Demoted, Tiers, open_tiers
 from chatpager.errors import ConfigError
 from tests.engine.fakes import FakeRunner, answer, continuation, make_engine, request, run
 from tests.engine.tiering import LONG, flood, sources
@@ -119,7 +119,7 @@ def test_tiers_say_what_they_hold():
     assert tiers.find(b"x" * 32, Reading(1)) is None
     tiers.save("s", [])
     tiers.drop("s")
-    tiers.demote([(b"x" * 32, 1)])
+    tiers.demote([Demoted(b"x" * 32, 1, dead=False)])
     tiers.is_back(b"x" * 32)
     tiers.forget([b"x" * 32])
     tiers.clear()

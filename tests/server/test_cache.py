@@ -141,6 +141,16 @@ async def test_a_fork_has_the_same_past_and_a_future_of_its_own(server):
     assert cache["shared_tokens"] >= past // BLOCK * BLOCK
 
 
+async def test_a_cache_key_changes_nothing(server):
+    """Neither does the same one bring together what differs, nor do two keep apart what is the same."""
+    first = await server.respond(LONG, prompt_cache_key="a")
+    same = await server.respond(LONG, prompt_cache_key="b")
+    other = await server.respond(LONG[::-1], prompt_cache_key="a")
+    cached = [r["usage"]["input_tokens_details"]["cached_tokens"] for r in (first, same, other)]
+    assert cached[0] == 0 < (first["usage"]["input_tokens"] - 1) // BLOCK * BLOCK == cached[1]
+    assert cached[2] < BLOCK * 2
+
+
 async def test_a_fork_of_all_of_it(server):
     conversation, _ = await talked(server, "Hello")
     fork = (await server.post(f"{PATH}/{conversation}/fork")).json

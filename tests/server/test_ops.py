@@ -74,9 +74,9 @@ async def test_metrics_count_turns_and_tokens(server):
     assert got["chatpager_generated_tokens_total"] == 17
     assert got['chatpager_miss_turns_total{reason="cold"}'] == 2
     assert got['chatpager_ttft_seconds_count{cache="warm"}'] == 1
-    assert got["chatpager_queue_seconds_count"] == 3
+    assert got['chatpager_queue_seconds_count{lane="short"}'] == 3
     assert got['chatpager_requests{state="running"}'] == 0
-    assert got['chatpager_kv_blocks{state="cached"}'] > 0
+    assert got['chatpager_kv_blocks{state="leased"}'] > 0
 
 
 async def test_what_is_called_total_is_a_counter(server):

@@ -1,5 +1,6 @@
 """A conversation's prefix below the device: what a client sees of it in receipts, faces and figures."""
 
+import asyncio
 import re
 import shutil
 
@@ -160,6 +161,61 @@ async def test_a_conversation_is_brought_back_before_its_next_turn(serve, expect
         assert (face["device_tokens"], [lease["strength"] for lease in face["leases"]]) == (disk, ["soft"])
         cache, text = await warm_and_cold(server, conversation)
         assert (cache["device_tokens"], cache["disk_tokens"], text) == (disk, 0, expected)
+
+
+async def add_items(server, conversation):
+    item = {"role": "user", "content": "It is 21 degrees."}
+    answer = await server.post(f"/v1/conversations/{conversation}/items", {"items": [item]})
+    assert [i["content"][0]["text"] for i in answer.json["data"]] == ["It is 21 degrees."]
+
+
+async def connect(server, conversation):
+    async with server.socket(query=f"?conversation={conversation}"):
+        pass
+
+
+async def send_a_frame(server, conversation):
+    async with server.socket(extended=True) as socket:
+        await socket.send(type="chatpager.prefetch", conversation=conversation)
+        await socket.send(type="chatpager.prefetch")
+        error = await socket.receive()
+        assert (error["error"]["code"], error["error"]["param"]) == ("invalid_request", "conversation")
+
+
+SIGNS = [add_items, connect, send_a_frame]
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+async def test_a_sign_that_somebody_goes_on_brings_it_back(serve, kv, sign):
+    async with serve(**SMALL, engine=kv) as server:
+        conversation = await one_turn(server)
+    async with serve(**SMALL, engine=kv) as server:
+        path = f"/v1/conversations/{conversation}/cache"
+        disk = (await server.get(path)).json["disk_tokens"]
+        await sign(server, conversation)
+        await eventually(lambda: not server.hub._prefetching)
+        assert (await server.get(path)).json["device_tokens"] == disk > 0
+
+
+@pytest.mark.parametrize("sign", SIGNS[1:])
+async def test_a_sign_for_what_is_not_there_is_no_mistake(server, sign, caplog):
+    await sign(server, "conv_none")
+    await eventually(lambda: not server.hub._prefetching)
+    assert not caplog.records
+
+
+async def test_who_adds_items_does_not_wait_for_the_engine(serve):
+    async with serve(**SMALL) as server:
+        conversation = await one_turn(server)
+        server.gate.hold()
+        running = asyncio.ensure_future(server.respond("Hold"))
+        await server.held()
+        await add_items(server, conversation)
+        assert len(server.hub._prefetching) == 1
+        await add_items(server, conversation)
+        assert len(server.hub._prefetching) == 1
+        server.gate.open()
+        await running
 
 
 async def test_a_pin_brings_back_what_it_pins(serve, kv):

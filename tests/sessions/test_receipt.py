@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatpager.sessions.receipt import common_prefix, receipt
+from chatpager.sessions.receipt import KeyDomain, common_prefix, receipt
 
 LONG = list(range(40))
 
@@ -39,6 +39,30 @@ def account(prompt, cached, previous, *, committed=None, caching=True, block_siz
 def test_the_reason_says_why_not_more(prompt, cached, previous, reason, at, attainable):
     r = account(prompt, cached, previous)
     assert (r.miss_reason, r.diverged_at, r.attainable_tokens) == (reason, at, attainable)
+
+
+HERE = KeyDomain("model", "salt")
+
+
+@pytest.mark.parametrize(
+    ("earlier", "previous", "ours", "reason"),
+    [
+        (None, LONG[:35], False, "cold"),  # a receipt of a version that did not say
+        (HERE, LONG[:35], False, "cold"),
+        (KeyDomain("model", "other"), LONG[:35], False, "salt"),
+        (KeyDomain("other", "salt"), LONG[:35], False, "fingerprint"),
+        (KeyDomain("other", "other"), LONG[:35], False, "fingerprint"),
+        (KeyDomain("other", "other"), None, False, "fingerprint"),  # another vocabulary too
+        (KeyDomain("other", "salt"), [99], False, "diverged"),  # and would have without it
+        (None, LONG[:35], True, "evicted"),
+    ],
+)
+def test_what_was_kept_in_another_domain_is_told(earlier, previous, ours, reason):
+    more = {"block_size": 16, "caching": True, "template": "exact"}
+    r = receipt(LONG, 0, 40, previous, computed_here=ours, domain=HERE, earlier=earlier, **more)
+    assert (r.miss_reason, r.domain) == (reason, HERE)
+    whole = receipt(LONG, 39, 40, previous, computed_here=ours, domain=HERE, earlier=earlier, **more)
+    assert whole.miss_reason is None, "somebody else's blocks had all of it"
 
 
 def test_without_a_cache_the_reason_is_that():

@@ -15,6 +15,8 @@ def test_a_salt_is_the_tenant_s_and_the_secret_s():
     assert salts.of("a") == Salts(b"s" * 32).of("a")
     assert len({salts.of("a"), salts.of("b"), salts.of(""), Salts(b"t" * 32).of("a")}) == 4
     assert salts.of("a") != b"a" and len(salts.of("a")) == 32
+    assert salts.shown("a") == Salts(b"s" * 32).shown("a") not in salts.of("a").hex()
+    assert len({salts.shown("a"), salts.shown("b"), Salts(b"t" * 32).shown("a")}) == 3
 
 
 def test_the_secret_is_made_once_and_is_the_owner_s(tmp_path):

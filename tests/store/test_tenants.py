@@ -33,7 +33,15 @@ OPERATIONS = {
     "response": lambda s, x: s.response("ann", x["turn"]),
     "delete_turn": lambda s, x: s.delete_turn("ann", x["turn"]),
 }
-ELSEWHERE = {"create_session", "list_sessions", "match_content", "has_message", "active_turns", "finish_turn"}
+ELSEWHERE = {
+    "create_session",
+    "list_sessions",
+    "match_content",
+    "has_message",
+    "turn_of_answer",
+    "active_turns",
+    "finish_turn",
+}
 """Operations of a tenant that fail for no id; the tests below and beside this file show what they do."""
 OF_THE_SERVER = {"open", "claim", "close", "journal", "recover"}
 OF_THE_OPERATOR = {"publish_prefix", "prefix", "prefixes", "withdraw_prefix"}
@@ -91,6 +99,10 @@ async def test_what_a_tenant_finds_is_its_own(store):
     tip = (await store.session("bob", "conv_b")).tip_hash
     assert await store.has_message("bob", tip) and not await store.has_message("ann", tip)
     assert not await store.has_message("bob", None)
+    assert (await store.turn_of_answer("bob", tip)) is None, "the tip is a question"
+    answer = (await store.load_chain("bob", tip))[-2].hash
+    assert (await store.turn_of_answer("bob", answer)).id == "resp_conv_b_0"
+    assert await store.turn_of_answer("ann", answer) is None
     assert await store.active_turns("ann") == []
 
 
