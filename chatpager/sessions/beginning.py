@@ -125,8 +125,8 @@ class Beginner:
             request=request.parameters,
             title="" if history else first_words(fresh),
         )
-        previous = self._remembered.get(parent)
-        ours = previous is not None
+        past = self._remembered.get(parent)
+        previous = past.ids if past else None
         if previous is None and history:
             previous = await self._asked_before(history, request)
         begun = []
@@ -136,7 +136,7 @@ class Beginner:
                 request, ids, text, index=index, template=prompt.form, eos=self.served.eos, created_at=now,
                 submitted=submitted,
             )  # fmt: skip
-            turn.previous, turn.previous_is_ours = previous, ours
+            turn.previous, turn.past = previous, past
             begun.append(Begun(turn, msgspec.structs.replace(row, id=turn.id)))
         if request.compare_with:
             begun[0].turn.compared = await self.comparing.compare(
