@@ -137,8 +137,8 @@ class Beginner:
             request=request.parameters,
             title="" if history else first_words(fresh),
         )
-        remembered = self._remembered.get(parent)
-        before = Before(remembered, None) if remembered is not None else await self._asked_before(history, request)
+        past = self._remembered.get(parent)
+        before = Before(past.ids, None) if past else await self._asked_before(history, request)
         begun = []
         for index in range(request.params.n):
             text = self._tokenizer.text_stream(request.params)
@@ -146,8 +146,7 @@ class Beginner:
                 request, ids, text, index=index, template=prompt.form, eos=self.served.eos, created_at=now,
                 submitted=submitted,
             )  # fmt: skip
-            turn.previous, turn.previous_is_ours = before.token_ids, remembered is not None
-            turn.previous_domain = before.domain
+            turn.previous, turn.past, turn.previous_domain = before.token_ids, past, before.domain
             begun.append(Begun(turn, msgspec.structs.replace(row, id=turn.id)))
         if request.compare_with:
             begun[0].turn.compared = await self.comparing.compare(

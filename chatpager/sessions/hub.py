@@ -403,7 +403,7 @@ class SessionHub:
         if ended.status == "completed" and not turn.request.generate:
             tip = turn.input_tip
         if tip and turn.receipt:
-            self._remembered.put(tip, turn.computed_ids())
+            self._remembered.put(tip, turn.computed_ids(), turn.receipt.published)
             if displaced := self._heads.moved(turn.request, turn.owner, tip):
                 self.keeper.closed(displaced)
             self.keeper.alive([turn.owner])

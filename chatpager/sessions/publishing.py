@@ -102,16 +102,16 @@ class Publisher:
 
         Raises:
             PrefixTooShort, ContextLengthExceeded, InputTooLong, InvalidRequest, NothingCached, CapacityExceeded,
-            PrefixExists, StoreError, EngineStopped: nothing was published.
+            PrefixExists, StoreError: nothing was published.
             StepFailed: it is published, and could not be computed; whoever asks for it first will.
+            EngineStopped: the next start may find it published.
         """
         if not self.room.caching:
             raise NothingCached("prefix caching is off on this server (enable_prefix_caching)")
         if not instructions.strip():
             raise InvalidRequest("there are no instructions", param="instructions")
         ids = await self._prompting.shared(instructions)
-        tokens = self._in_blocks(ids)
-        self._check(ids, tokens)
+        self._check(ids, self._in_blocks(ids))
         new = Prefix(
             label=label,
             instructions=instructions,
@@ -121,7 +121,8 @@ class Publisher:
             created_at=self._wall(),
         )
         async with self._changing:
-            await self._store.publish_prefix(new)
+            stored = await self._store.publish_prefix(new)
+            tokens = self._in_blocks(stored.token_ids)
             command = PublishPrefix(label=label, token_ids=tokens)
             await self._engine.ask(lambda engine: engine.publish(command))
         await self._compute(tokens)

@@ -5,8 +5,17 @@ from __future__ import annotations
 from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from chatpager.store import MessageHash
+
+
+class Past(NamedTuple):
+    """What was computed, and the label of the prefix that it began with: under another one its blocks have other
+    names."""
+
+    ids: Sequence[int]
+    published: str | None
 
 
 class Remembered:
@@ -16,17 +25,18 @@ class Remembered:
         self._budget = budget
         self._entries = entries
         self._held = 0
-        self._ids: OrderedDict[MessageHash, array[int]] = OrderedDict()
+        self._past: OrderedDict[MessageHash, Past] = OrderedDict()
 
-    def get(self, tip: MessageHash | None) -> Sequence[int] | None:
-        if tip is None or tip not in self._ids:
+    def get(self, tip: MessageHash | None) -> Past | None:
+        if tip is None or tip not in self._past:
             return None
-        self._ids.move_to_end(tip)
-        return self._ids[tip]
+        self._past.move_to_end(tip)
+        return self._past[tip]
 
-    def put(self, tip: MessageHash, ids: Sequence[int]) -> None:
-        self._held += len(ids) - len(self._ids.get(tip, ()))
-        self._ids[tip] = array("I", ids)
-        self._ids.move_to_end(tip)
-        while self._held > self._budget or len(self._ids) > self._entries:
-            self._held -= len(self._ids.popitem(last=False)[1])
+    def put(self, tip: MessageHash, ids: Sequence[int], published: str | None = None) -> None:
+        if before := self._past.pop(tip, None):
+            self._held -= len(before.ids)
+        self._held += len(ids)
+        self._past[tip] = Past(array("I", ids), published)
+        while self._held > self._budget or len(self._past) > self._entries:
+            self._held -= len(self._past.popitem(last=False)[1].ids)

@@ -14,6 +14,7 @@ from chatpager.engine.sampling_params import SamplingParams
 from chatpager.sessions.comparing import Compared
 from chatpager.sessions.heads import shown_to
 from chatpager.sessions.receipt import Eviction, KeyDomain, Receipt, receipt
+from chatpager.sessions.remembered import Past
 from chatpager.sessions.stream import Ended, Timings, TurnStream
 from chatpager.store import EndStatus, JournalEntry, MessageHash, NewMessage, TurnKind
 
@@ -118,8 +119,8 @@ class LiveTurn:
         self.token_ids: list[int] = []
         self.input_tip: MessageHash | None = None
         self.previous: Sequence[int] | None = None
-        self.previous_is_ours = True
-        """Whether this server computed it."""
+        self.past: Past | None = None
+        """The same, where this server computed it and remembers it."""
         self.previous_domain: KeyDomain | None = None
         """Else, where its blocks were, if that is known."""
         self.compared: Compared | None = None
@@ -234,11 +235,13 @@ class LiveTurn:
         """None of a turn that the engine never admitted."""
         if self.usage is None or not self.usage.admitted:
             return None
+        # What was published or withdrawn since then gives its blocks other names: nothing of it could be found.
+        was_renamed = self.past is not None and self.past.published != self.usage.published
         return receipt(
             self.prompt,
             self.usage.cached_tokens,
             self.committed,
-            self.previous,
+            None if was_renamed else self.previous,
             block_size=block_size,
             caching=caching,
             template=self.template,
@@ -248,7 +251,7 @@ class LiveTurn:
             draft_tokens=self.usage.draft_tokens,
             published_tokens=self.usage.published_tokens,
             published=self.usage.published,
-            computed_here=self.previous_is_ours,
+            computed_here=self.past is not None or self.previous is None,
             domain=domain,
             earlier=self.previous_domain,
         )

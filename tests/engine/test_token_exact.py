@@ -12,7 +12,7 @@ import torch
 
 from chatpager.config import EngineConfig
 from chatpager.engine.engine import Engine
-from chatpager.engine.messages import AddRequest
+from chatpager.engine.messages import AddRequest, PublishPrefix
 from chatpager.engine.model_runner import ModelRunner
 from chatpager.engine.plan import Limits
 from chatpager.engine.sequence import SamplingParams
@@ -76,6 +76,8 @@ class Schedule:
                     live[s] = self.add(f"s{s}t{turn}", case)
             if self.rng.random() < 0.1:
                 self.add_and_cancel(f"junk{tick}")
+            if self.rng.random() < 0.1:
+                self.publish_or_withdraw(f"label{self.rng.randrange(3)}")
             self.step()
             live = {s: name for s, name in live.items() if len(self.answers[name]) < len(self.expected[name])}
             if not live and not any(waiting) and not self.engine.has_work:
@@ -87,7 +89,8 @@ class Schedule:
     def add(self, name, case):
         n = 2 if self.rng.random() < 0.15 and self.engine.config.max_num_seqs > 1 else 1
         params = SamplingParams(temperature=0.0, max_tokens=len(case.answer), n=n, ignore_eos=True)
-        self.engine.add(AddRequest(request_id=name, prompt_token_ids=list(case.prompt), params=params), 0.0)
+        salt = self.rng.choice([b"ann", b"bob"])
+        self.engine.add(AddRequest(request_id=name, prompt_token_ids=list(case.prompt), params=params, salt=salt), 0.0)
         for i in range(n):
             self.expected[f"{name}/{i}"], self.answers[f"{name}/{i}"] = list(case.answer), []
         return f"{name}/{n - 1}"
@@ -102,6 +105,13 @@ class Schedule:
         for _ in range(self.rng.randrange(4)):
             self.step()
         self.engine.cancel(name)
+
+    def publish_or_withdraw(self, label):
+        """The beginning of a session is everybody's, or is no more."""
+        prompt, size = self.rng.choice(self.sessions)[0].prompt, self.engine.config.block_size
+        if not self.engine.withdraw(label) and len(prompt) >= size:
+            tokens = prompt[: self.rng.randrange(1, len(prompt) // size + 1) * size]
+            self.engine.publish(PublishPrefix(label=label, token_ids=list(tokens)))
 
     def step(self):
         for output in self.engine.step(float):

@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from chatpager.engine.messages import AddRequest, CancelRequest
+from chatpager.engine.messages import AddRequest, CancelRequest, PublishPrefix, WithdrawPrefix
 from chatpager.engine.sequence import SamplingParams
 from chatpager.errors import EngineStopped, InvalidRequest
 from chatpager.sessions.engine_thread import EngineThread
@@ -53,6 +53,17 @@ async def test_commands_go_in_and_one_call_a_step_comes_out_on_the_loop(rig):
     assert listener.tokens == {"a": continuation((1, 2, 3), 5), "b": continuation((4, 5, 6), 5)}
     assert len(listener.calls) <= len(engine.runner.steps), "never more calls than steps"
     assert listener.threads == {threading.main_thread()}
+
+
+async def test_prefixes_are_published_and_withdrawn_and_what_is_none_stops_nothing(rig):
+    thread, *_ = rig
+    thread.send(PublishPrefix(label="head", token_ids=[1, 2, 3, 4]))
+    thread.send(PublishPrefix(label="part of a block", token_ids=[1, 2, 3]))
+    assert await thread.ask(lambda engine: [p.label for p in engine.published]) == ["head"]
+    thread.send(WithdrawPrefix("part of a block"))
+    thread.send(WithdrawPrefix("head"))
+    assert await thread.ask(lambda engine: list(engine.published)) == []
+    assert thread.alive
 
 
 async def test_an_idle_engine_waits_without_stepping(rig):

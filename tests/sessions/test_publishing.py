@@ -127,6 +127,34 @@ async def test_withdrawn_it_is_shared_no_more(rig):
         assert (await ask(r, "bob")).cached_tokens == 0
 
 
+async def turn_in(r, session):
+    _, ended = await r.ask("And then?", session=session, instructions=RULES)
+    return ended.receipt
+
+
+async def test_a_conversation_that_began_before_computes_itself_once_more_and_nothing_was_evicted(rig):
+    async with rig() as r:
+        session = await r.session()
+        await turn_in(r, session)
+        assert (await turn_in(r, session)).miss_reason is None
+        known = await publish(r)
+        first, second = await turn_in(r, session), await turn_in(r, session)
+        assert first.cached_tokens == first.attainable_tokens == known.cache.tokens
+        assert (first.published, first.miss_reason) == ("support", None)
+        assert second.cached_tokens == second.attainable_tokens > first.cached_tokens
+
+
+async def test_a_conversation_that_goes_on_after_it_was_withdrawn_is_cold_once(rig):
+    async with rig() as r:
+        await publish(r)
+        session = await r.session()
+        assert (await turn_in(r, session)).published == "support"
+        await r.hub.publisher.withdraw("support")
+        first, second = await turn_in(r, session), await turn_in(r, session)
+        assert (first.cached_tokens, first.attainable_tokens, first.miss_reason) == (0, 0, "cold")
+        assert second.cached_tokens == second.attainable_tokens > 0
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         ("instructions", "error", "says"),

@@ -5,11 +5,11 @@ def test_the_ids_unused_for_longest_are_forgotten_first():
     memory = Remembered(10)
     memory.put("a", [1, 2, 3, 4])
     memory.put("b", [5, 6, 7, 8])
-    assert list(memory.get("a")) == [1, 2, 3, 4]
+    assert list(memory.get("a").ids) == [1, 2, 3, 4]
     memory.put("c", [9, 9, 9])
     assert memory.get("b") is None
-    assert list(memory.get("a")) == [1, 2, 3, 4]
-    assert list(memory.get("c")) == [9, 9, 9]
+    assert list(memory.get("a").ids) == [1, 2, 3, 4]
+    assert list(memory.get("c").ids) == [9, 9, 9]
 
 
 def test_the_same_message_again_counts_once():
@@ -18,6 +18,14 @@ def test_the_same_message_again_counts_once():
         memory.put("a", [1, 2, 3, 4])
     memory.put("b", [5, 6, 7, 8, 9, 10])
     assert memory.get("a") is not None
+
+
+def test_the_prefix_that_it_began_with_is_remembered_too():
+    memory = Remembered(10)
+    memory.put("a", [1], "support")
+    assert memory.get("a").published == "support"
+    memory.put("a", [1])
+    assert memory.get("a").published is None
 
 
 def test_what_does_not_fit_is_not_kept():
@@ -37,4 +45,4 @@ def test_messages_without_ids_are_counted_too():
         memory.put(tip, [])
     assert memory.get("a") is None
     assert memory.get("b") is not None
-    assert len(memory._ids) == 3
+    assert len(memory._past) == 3
