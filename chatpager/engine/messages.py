@@ -70,13 +70,22 @@ class ForkSession(msgspec.Struct, frozen=True, kw_only=True, tag="fork_session")
     tokens: int | None = None
 
 
+class RewindSession(msgspec.Struct, frozen=True, kw_only=True, tag="rewind_session"):
+    """This session has only its first ``tokens`` any more."""
+
+    owner: str
+    tokens: int
+
+
 class CloseSession(msgspec.Struct, frozen=True, tag="close_session"):
     """Nobody will go on with this session: its blocks are nobody's."""
 
     owner: str
 
 
-Command = AddRequest | CancelRequest | DraftRequest | LeaseRequest | ReleaseLease | ForkSession | CloseSession
+Command = (
+    AddRequest | CancelRequest | DraftRequest | LeaseRequest | ReleaseLease | ForkSession | RewindSession | CloseSession
+)
 
 
 class Lost(msgspec.Struct, frozen=True, kw_only=True):

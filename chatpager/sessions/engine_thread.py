@@ -26,6 +26,7 @@ from chatpager.engine.messages import (
     ForkSession,
     LeaseRequest,
     ReleaseLease,
+    RewindSession,
     StepOutput,
 )
 from chatpager.engine.stats import EngineStats
@@ -211,6 +212,8 @@ class EngineThread:
                 engine.leases.release(command.owner)
             case ForkSession():
                 engine.fork_session(command.owner, command.new_owner, command.tokens)
+            case RewindSession():
+                engine.rewind_session(command.owner, command.tokens)
             case CloseSession():
                 engine.close_session(command.owner)
 

@@ -37,6 +37,7 @@ from chatpager.sessions.orphans import Orphans, log_interrupted
 from chatpager.sessions.prompting import Prompting
 from chatpager.sessions.receipt import KeyDomain
 from chatpager.sessions.remembered import Remembered
+from chatpager.sessions.revising import Revising
 from chatpager.sessions.salts import Salts
 from chatpager.sessions.stream import Ended, Started
 from chatpager.sessions.turn import LiveTurn, TurnRequest
@@ -85,6 +86,7 @@ class SessionHub:
         self.comparing = self._beginner.comparing
         self.engine = EngineThread(build_engine, self._receive, self._leases_changed)
         self.keeper = Keeper(self.engine, clock)
+        self.revising = Revising(store, self._prompting, self.orphans, self._remembered, self.keeper, wall)
         self._delivery = Delivery(
             self.turns,
             store,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import msgspec
 
 from chatpager.engine.heads import LeaseEvent, Strength
-from chatpager.engine.messages import CloseSession, ForkSession, LeaseRequest, ReleaseLease
+from chatpager.engine.messages import CloseSession, ForkSession, LeaseRequest, ReleaseLease, RewindSession
 from chatpager.engine.stats import SessionCache
 from chatpager.errors import EngineStopped
 from chatpager.sessions.engine_thread import EngineThread
@@ -121,6 +121,11 @@ class Keeper:
         """A conversation begins with the first ``tokens`` of another one (None: with all of it)."""
         with suppress(EngineStopped):
             self._engine.send(ForkSession(owner=owner, new_owner=new_owner, tokens=tokens))
+
+    def rewound(self, owner: str, tokens: int) -> None:
+        """The conversation has only its first ``tokens`` any more."""
+        with suppress(EngineStopped):
+            self._engine.send(RewindSession(owner=owner, tokens=tokens))
 
     def closed(self, owner: str) -> None:
         """The conversation was deleted."""
