@@ -115,6 +115,17 @@ def fork(
 
 
 @sessions.command()
+def rewind(
+    session_id: Id,
+    to: Annotated[str, typer.Argument(metavar="RESPONSE", help="the answer (resp_...) to end with again")],
+    url: Url = None, api_key: Key = None, config: ConfigFile = None,
+) -> None:  # fmt: skip
+    """Go back to an earlier answer of a conversation; what came after it is left, not deleted."""
+    _request("POST", f"{_path(session_id)}/rewind", {"to": to}, url, api_key, config)
+    typer.echo("rewound")
+
+
+@sessions.command()
 def delete(session_id: Id, url: Url = None, api_key: Key = None, config: ConfigFile = None) -> None:
     """Delete a conversation: its messages, its answers, its blocks on the disk."""
     request("DELETE", _path(session_id), None, url, api_key, config)

@@ -154,6 +154,16 @@ class Session:
         found = await self._client.request("POST", f"/v1/conversations/{self.id}/prefetch", {})
         return int(found["tokens"])
 
+    async def rewind(self, to: str) -> None:
+        """End with the answer ``to`` (a response's id) again; what came after it is left. Raises ClientError."""
+        await self._client.request("POST", f"/v1/conversations/{self.id}/rewind", {"to": to})
+
+    async def compact(self, summary: str, *, keep: int = 1, role: str = "user") -> None:
+        """Put ``summary``, said by ``role``, in place of all but the last ``keep`` answers and what asked for them.
+        Raises ClientError."""
+        body = {"summary": summary, "keep": keep, "role": role}
+        await self._client.request("POST", f"/v1/conversations/{self.id}/compact", body)
+
     async def history(self) -> list[tuple[str, str]]:
         """(role, text) of every message."""
         return [(i["role"], "".join(part["text"] for part in i["content"])) for i in await self.items()]

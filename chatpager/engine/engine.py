@@ -213,6 +213,14 @@ class Engine:
         if self.tiers is not None:
             self.tiers.fork(new_owner, proofs or self.tiers.recorded(owner)[: most // self.config.block_size])
 
+    def rewind_session(self, owner: str, tokens: int) -> None:
+        """A session's conversation has only its first ``tokens`` any more: the blocks behind them are dead at once,
+        unless others have them."""
+        blocks = max(0, tokens) // self.config.block_size
+        left = self.leases.rewind(owner, blocks)
+        if self.tiers is not None:
+            self.tiers.rewind(owner, left if left is not None else self.tiers.recorded(owner)[:blocks])
+
     def close_session(self, owner: str) -> None:
         """The conversation was deleted: its blocks are nobody's, and go from the disk unless others have them."""
         self.leases.close(owner)

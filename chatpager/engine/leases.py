@@ -82,17 +82,7 @@ class LeaseBook:
             if block is not new or block.born != born:
                 break
             same += 1
-        for lease in head.leases.values():
-            self._uncover(head, lease, same)
-        gone = self._let_go(head.proofs[same:])
-        dead = set(gone)
-        for block, born in head.chain[same:]:
-            if block.born == born:
-                block.heads -= 1
-                block.hits = block.hits if block.heads else 0
-                block.left = block.proof in dead
-                self._reconsider(block)
-        del head.chain[same:], head.proofs[same:]
+        gone = self._shorten(head, same)
         for block in chain[same:]:
             block.heads += 1
             block.left = False
@@ -106,6 +96,30 @@ class LeaseBook:
             self._cover(head, lease)
         self._bury([proof for proof in reversed(gone) if proof not in self._containing])
         self._limit_heads()
+
+    def _shorten(self, head: Head, keep: int) -> list[BlockProof]:
+        """The conversation contains no more than its first ``keep`` blocks. Those that none does any more."""
+        for lease in head.leases.values():
+            self._uncover(head, lease, keep)
+        gone = self._let_go(head.proofs[keep:])
+        dead = set(gone)
+        for block, born in head.chain[keep:]:
+            if block.born == born:
+                block.heads -= 1
+                block.hits = block.hits if block.heads else 0
+                block.left = block.proof in dead
+                self._reconsider(block)
+        del head.chain[keep:], head.proofs[keep:]
+        return gone
+
+    def rewind(self, owner: str, blocks: int) -> tuple[BlockProof, ...] | None:
+        """The session ends earlier now, with its first ``blocks``; its leases cover no more. What it still has; None of
+        one that is not known."""
+        head = self.heads.get(owner)
+        if head is None:
+            return None
+        self._bury(self._shorten(head, blocks)[::-1])
+        return tuple(head.proofs)
 
     def _let_go(self, proofs: Sequence[BlockProof]) -> list[BlockProof]:
         """A conversation no longer contains these. Those that none does."""

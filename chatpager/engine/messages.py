@@ -70,6 +70,13 @@ class ForkSession(msgspec.Struct, frozen=True, kw_only=True, tag="fork_session")
     tokens: int | None = None
 
 
+class RewindSession(msgspec.Struct, frozen=True, kw_only=True, tag="rewind_session"):
+    """This session has only its first ``tokens`` any more."""
+
+    owner: str
+    tokens: int
+
+
 class CloseSession(msgspec.Struct, frozen=True, tag="close_session"):
     """Nobody will go on with this session: its blocks are nobody's."""
 
@@ -96,6 +103,7 @@ Command = (
     | LeaseRequest
     | ReleaseLease
     | ForkSession
+    | RewindSession
     | CloseSession
     | PublishPrefix
     | WithdrawPrefix

@@ -147,6 +147,11 @@ class Tiers:
         if self.disk is not None and proofs:
             self.disk.keep_head(owner, proofs)
 
+    def rewind(self, owner: str, proofs: Sequence[BlockProof]) -> None:
+        """A conversation consists of no more than these of the blocks that it had."""
+        if self.disk is not None and len(proofs) < len(self.disk.head(owner)):
+            self.disk.keep_head(owner, proofs)
+
     @property
     def has_work(self) -> bool:
         return bool(self._unsaved)

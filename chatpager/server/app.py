@@ -71,6 +71,8 @@ def _routes() -> list[web.RouteDef]:
         web.put("/v1/conversations/{id}/pin", routes_cache.pin),
         web.delete("/v1/conversations/{id}/pin", routes_cache.unpin),
         web.post("/v1/conversations/{id}/fork", routes_cache.fork),
+        web.post("/v1/conversations/{id}/rewind", routes_cache.rewind),
+        web.post("/v1/conversations/{id}/compact", routes_cache.compact),
         web.post("/v1/conversations/{id}/prefetch", routes_cache.prefetch),
         web.get("/v1/cache/top", routes_cache.top),
         web.get("/v1/cache/events", routes_cache.events),

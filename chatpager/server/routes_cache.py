@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 from aiohttp import web
@@ -17,6 +17,7 @@ from chatpager.server.routes_conversations import conversation_object, page_limi
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE, TENANT, Service
 from chatpager.sessions.heads import owner_of
+from chatpager.sessions.revising import Role
 from chatpager.store import Turn
 
 MAX_EVENTS = 10_000
@@ -128,6 +129,31 @@ async def fork(request: web.Request) -> web.Response:
     return json_response(conversation_object(service, child))
 
 
+async def rewind(request: web.Request) -> web.Response:
+    """The conversation ends with the answer ``to`` again."""
+    service, session_id = await _known(request)
+    to = decode(await request.read() or b"{}").get("to")
+    if not isinstance(to, str):
+        raise InvalidRequest("to is the id of a response", param="to")
+    turn = await _turn_at(service, session_id, to)
+    return json_response(conversation_object(service, await service.hub.revising.rewind(TENANT, session_id, turn)))
+
+
+async def compact(request: web.Request) -> web.Response:
+    """A summary stands in place of all but the last ``keep`` answers and what asked for them."""
+    service, session_id = await _known(request)
+    body = decode(await request.read() or b"{}")
+    summary, role, keep = body.get("summary"), body.get("role", "user"), body.get("keep", 1)
+    if not isinstance(summary, str) or not check_text(summary, "summary").strip():
+        raise InvalidRequest("summary is a text", param="summary")
+    if role not in get_args(Role):
+        raise InvalidRequest(f"role is one of {', '.join(get_args(Role))}", param="role")
+    if type(keep) is not int or keep < 0:
+        raise InvalidRequest("keep is a whole number of answers", param="keep")
+    session = await service.hub.revising.compact(TENANT, session_id, summary, role, keep)
+    return json_response(conversation_object(service, session))
+
+
 async def _known(request: web.Request) -> tuple[Service, str]:
     """The conversation that the path names. Raises ConversationNotFound."""
     service = request.app[SERVICE]
@@ -143,7 +169,7 @@ async def _turn_at(service: Service, session_id: str, response_id: str) -> Turn:
         if (turn.tip_hash or turn.input_tip) not in {message.hash for message in chain}:
             raise ResponseNotFound(f"the conversation has no response {shown(response_id)}")
     if turn.status == "in_progress":
-        raise SessionBusy(f"response {response_id!r} is still running; fork when it has ended")
+        raise SessionBusy(f"response {response_id!r} is still running; wait for its end")
     return turn
 
 

@@ -27,6 +27,7 @@ from chatpager.engine.messages import (
     LeaseRequest,
     PublishPrefix,
     ReleaseLease,
+    RewindSession,
     StepOutput,
     WithdrawPrefix,
 )
@@ -213,6 +214,8 @@ class EngineThread:
                 engine.leases.release(command.owner)
             case ForkSession():
                 engine.fork_session(command.owner, command.new_owner, command.tokens)
+            case RewindSession():
+                engine.rewind_session(command.owner, command.tokens)
             case CloseSession():
                 engine.close_session(command.owner)
             case PublishPrefix():

@@ -38,6 +38,7 @@ from chatpager.sessions.prompting import Prompting
 from chatpager.sessions.publishing import Publisher, Room
 from chatpager.sessions.receipt import KeyDomain
 from chatpager.sessions.remembered import Remembered
+from chatpager.sessions.revising import Revising
 from chatpager.sessions.salts import Salts
 from chatpager.sessions.stream import Ended, Started
 from chatpager.sessions.turn import LiveTurn, TurnRequest
@@ -89,6 +90,7 @@ class SessionHub:
         self.publisher = Publisher(
             store, self._prompting, self.engine, self.keeper, vocab=tokenizer.fingerprint, clock=clock, wall=wall
         )
+        self.revising = Revising(store, self._prompting, self.orphans, self._remembered, self.keeper, wall)
         self._delivery = Delivery(
             self.turns,
             store,

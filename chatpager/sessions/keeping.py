@@ -17,7 +17,7 @@ from typing import TypeVar
 import msgspec
 
 from chatpager.engine.heads import LeaseEvent, Strength
-from chatpager.engine.messages import CloseSession, ForkSession, LeaseRequest, ReleaseLease
+from chatpager.engine.messages import CloseSession, ForkSession, LeaseRequest, ReleaseLease, RewindSession
 from chatpager.engine.stats import PublishedCache, SessionCache
 from chatpager.errors import EngineStopped
 from chatpager.sessions.engine_thread import EngineThread
@@ -123,6 +123,11 @@ class Keeper:
         """A conversation begins with the first ``tokens`` of another one (None: with all of it)."""
         with suppress(EngineStopped):
             self._engine.send(ForkSession(owner=owner, new_owner=new_owner, tokens=tokens))
+
+    def rewound(self, owner: str, tokens: int) -> None:
+        """The conversation has only its first ``tokens`` any more."""
+        with suppress(EngineStopped):
+            self._engine.send(RewindSession(owner=owner, tokens=tokens))
 
     def closed(self, owner: str) -> None:
         """The conversation was deleted."""

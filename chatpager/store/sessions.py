@@ -108,6 +108,33 @@ async def append(
     return hashes
 
 
+async def rewind(c: AsyncConnection, tenant: str, id: str, to: MessageHash) -> Session:
+    """Move the tip to a message that the session holds. The transaction must keep the tenant's other writers out."""
+    session = await get(c, tenant, id, to_change=True)
+    if not await _holds(c, session, to):
+        raise InvalidRequest(f"the conversation has no message {to}", param="to")
+    return await _stand_at(c, session, to)
+
+
+async def compact(
+    c: AsyncConnection, tenant: str, id: str, expected: MessageHash | None, new: Sequence[NewMessage], now: int
+) -> Session:
+    """Move the tip to the end of a chain of its own. The transaction must keep the tenant's other writers out."""
+    session = await get(c, tenant, id, to_change=True)
+    if session.tip_hash != expected:
+        raise SessionBusy("the conversation has gone on meanwhile")
+    return await _stand_at(c, session, (await messages.insert(c, tenant, None, new, now))[-1])
+
+
+async def _stand_at(c: AsyncConnection, session: Session, tip: MessageHash) -> Session:
+    """No message came in, so it counts as no activity; what nothing needs any more goes."""
+    if (await c.execute(select(exists().where(turns.c.session_id == session.id, LIVE)))).scalar():
+        raise SessionBusy("a turn of the conversation is running; change its past when it has ended")
+    await c.execute(update(sessions).where(sessions.c.id == session.id).values(tip_hash=tip))
+    await messages.sweep(c, [session.tip_hash])
+    return await get(c, session.tenant, session.id)
+
+
 async def move_tip(
     c: AsyncConnection, tenant: str, id: str, expected: MessageHash | None, tip: MessageHash, now: int, title: str = ""
 ) -> bool:

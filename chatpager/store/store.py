@@ -154,6 +154,29 @@ class Store:
         async with self._database.write("fork_session", tenant) as c:
             return await sessions.fork(c, tenant, id, new_id, at, now)
 
+    async def rewind_session(self, tenant: str, id: str, *, to: MessageHash) -> Session:
+        """The session ends with message ``to`` again; what turns said and were asked stays stored.
+
+        Raises:
+            ConversationNotFound: there is no session ``id``.
+            InvalidRequest: ``to`` is no message of it.
+            SessionBusy: a turn of it runs.
+        """
+        async with self._database.write("rewind_session", tenant, deletes=True) as c:
+            return await sessions.rewind(c, tenant, id, to)
+
+    async def compact_session(
+        self, tenant: str, id: str, *, expected: MessageHash | None, new: Sequence[NewMessage], now: int
+    ) -> Session:
+        """The session consists of ``new`` messages instead of those up to ``expected``.
+
+        Raises:
+            ConversationNotFound: there is no session ``id``.
+            SessionBusy: it does not stand at ``expected``, or a turn of it runs.
+        """
+        async with self._database.write("compact_session", tenant, deletes=True) as c:
+            return await sessions.compact(c, tenant, id, expected, new, now)
+
     # -- messages
 
     async def append_messages(

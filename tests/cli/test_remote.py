@@ -66,6 +66,18 @@ def test_a_session_is_forked_and_deleted(ask, session, chatpager, server):
     assert "no conversation" in ask("sessions", "show", child, code=1)
 
 
+def test_a_session_goes_back_to_an_earlier_answer(ask, session, chatpager, server):
+    chatpager("chat", "--session", session, "--url", server.url, typed="What is my name?\n")
+    with urllib.request.urlopen(f"{server.url}/v1/conversations/{session}/items?order=asc") as found:
+        items = json.loads(found.read())["data"]
+    assert len(items) == 4
+    first = items[1]["chatpager"]["response_id"]
+    assert ask("sessions", "rewind", session, first) == "rewound\n"
+    with urllib.request.urlopen(f"{server.url}/v1/conversations/{session}/items?order=asc") as found:
+        assert json.loads(found.read())["data"] == items[:2]
+    assert "no response" in ask("sessions", "rewind", session, "resp_none", code=1)
+
+
 def test_what_the_cache_holds_and_saved(ask, session):
     told = ask("cache", "stats")
     assert re.search(r"^device  16,383 blocks of 16 tokens: 0 active, [\d,]+ cached, [\d,]+ free$", told, re.M)

@@ -59,6 +59,21 @@ async def all_items(server, conversation):
     return pages
 
 
+async def test_a_session_goes_back_and_is_made_short(client):
+    session = await client.session()
+    first, second = await session.ask("One.", **GREEDY), await session.ask("Two.", **GREEDY)
+    await session.rewind(first.id)
+    assert await session.history() == [("user", "One."), ("assistant", first.text)]
+    await session.rewind(second.id)
+    await session.compact("One was said.")
+    kept = [("user", "Two."), ("assistant", second.text)]
+    assert await session.history() == [("user", "One was said."), *kept]
+    await session.compact("One was said, then two.", keep=0, role="assistant")
+    assert await session.history() == [("assistant", "One was said, then two.")]
+    with pytest.raises(ClientError, match="nothing is older"):
+        await session.compact("Again.", keep=9)
+
+
 async def test_sessions_the_latest_first(client):
     made = [(await client.session(title=str(n))).id for n in range(3)]
     last = await client.session(made[0])

@@ -480,3 +480,36 @@ def test_thousands_of_pins_beyond_the_budget_cost_next_to_nothing():
     for i in range(6):
         lease(engine, f"s{i}")
     assert not counted, "alone there is nobody to share with"
+
+
+def test_what_a_session_goes_back_behind_is_dead_at_once_and_its_leases_end_there():
+    engine = make_engine(num_blocks=33)
+    turn(engine, "a", range(24))
+    turn(engine, "b", [*range(16), *range(50, 58)])
+    lease(engine, "a")
+    assert engine.pool.leased == 6
+    engine.rewind_session("a", 11)
+    engine.audit()
+    head = engine.leases.heads["a"]
+    assert (len(head.chain), len(head.proofs), head.leases[HARD].covered, engine.pool.leased) == (2, 2, 2, 2)
+    classes = sorted(block.eviction_class for block in engine.pool.index.values())
+    assert classes == [*[EvictionClass.DEAD] * 2, *[EvictionClass.IDLE] * 4, *[EvictionClass.HARD] * 2]
+    engine.rewind_session("a", 100)
+    engine.rewind_session("nobody", 4)
+    assert len(head.chain) == 2
+    turn(engine, "a", [*range(11), *range(70, 79)])
+    assert engine.pool.leased == 5, "the lease follows"
+    engine.audit()
+
+
+def test_going_back_leaves_what_is_below_the_device_where_it_belongs():
+    engine = make_engine(num_blocks=20, host_blocks=64)
+    turn(engine, "a", range(40))
+    for i in range(3):
+        turn(engine, f"f{i}", range(300 + 50 * i, 340 + 50 * i))
+    proofs = list(engine.leases.heads["a"].proofs)
+    engine.rewind_session("a", 17)
+    host = engine.tiers.host
+    assert [proof in host._alive for proof in proofs] == [True] * 4 + [False] * 6
+    assert list(host._dead) == proofs[:3:-1]
+    engine.audit()

@@ -65,6 +65,12 @@ class TiersMachine(RuleBasedStateMachine):
             self.engine.fork_session(owner, new, tokens)
             self.histories[new] = self.histories[owner][: None if tokens is None else max(0, tokens)] or list(range(10))
 
+    @rule(owner=owners, tokens=st.integers(-1, 50))
+    def rewind(self, owner, tokens):
+        self.engine.rewind_session(owner, tokens)
+        if owner in self.histories:
+            self.histories[owner] = self.histories[owner][: max(0, tokens)] or list(range(10))
+
     @rule(owner=owners, tail=st.lists(st.integers(0, 5), min_size=8, max_size=20))
     def turn_that_a_crash_cuts_off(self, owner, tail):
         self.count += 1

@@ -93,6 +93,58 @@ async def test_what_is_no_cursor_is_refused(store, after):
     assert caught.value.param == "after"
 
 
+# -- another past
+
+
+async def test_a_session_goes_back_and_forth_between_its_answers(store):
+    hashes = await conversation(store, "conv_1", "hi", "hello", "how?", "fine")
+    before = await count(store)
+    session = await store.rewind_session("ann", "conv_1", to=hashes[1])
+    assert (session.tip_hash, session.updated_at) == (hashes[1], 1)
+    assert await texts(store, "conv_1") == ["hi", "hello"]
+    assert await count(store) == before, "what turns said stays"
+    await store.rewind_session("ann", "conv_1", to=hashes[3])
+    assert await texts(store, "conv_1") == ["hi", "hello", "how?", "fine"]
+
+
+async def test_what_no_turn_said_goes_when_it_is_left_behind(store):
+    hashes = await conversation(store, "conv_1", "hi", "hello")
+    before = await count(store)
+    await store.append_messages("ann", "conv_1", [user("one"), user("two")], now=5)
+    await store.rewind_session("ann", "conv_1", to=hashes[1])
+    assert await count(store) == before
+
+
+async def test_a_session_does_not_go_where_it_never_was_or_while_a_turn_runs(store):
+    hashes = await conversation(store, "conv_1", "hi", "hello")
+    other = await conversation(store, "conv_2", "you", "too")
+    with pytest.raises(InvalidRequest):
+        await store.rewind_session("ann", "conv_1", to=other[1])
+    await store.begin_turn(begin("resp_1", user("and?"), session_id="conv_1", parent_hash=hashes[1]))
+    before = await count(store), await tip(store, "conv_1")
+    with pytest.raises(SessionBusy):
+        await store.rewind_session("ann", "conv_1", to=hashes[1])
+    with pytest.raises(SessionBusy):
+        await store.compact_session("ann", "conv_1", expected=before[1], new=[user("short")], now=9)
+    assert (await count(store), await tip(store, "conv_1")) == before
+
+
+async def test_a_session_is_compacted_where_it_was_found(store):
+    hashes = await conversation(store, "conv_1", "hi", "hello", "how?", "fine")
+    before = await count(store)
+    with pytest.raises(SessionBusy):
+        await store.compact_session("ann", "conv_1", expected=hashes[1], new=[user("short")], now=9)
+    assert await count(store) == before
+    new = [user("they greeted"), user("how?"), answer("fine")]
+    session = await store.compact_session("ann", "conv_1", expected=hashes[3], new=new, now=9)
+    chain = await store.load_chain("ann", session.tip_hash)
+    assert [m.token_ids for m in chain] == [m.token_ids and tuple(m.token_ids) for m in new]
+    assert await count(store) == {**before, "messages": before["messages"] + 3}
+    assert await store.verify("ann", session.tip_hash) == []
+    await store.delete_session("ann", "conv_1")
+    assert not any((await count(store)).values())
+
+
 # -- messages without a turn
 
 

@@ -27,6 +27,8 @@ OPERATIONS = {
             begin("resp_n", user("!"), session_id=x["session"], parent_hash=x["tip"]),
         ]
     ),
+    "rewind_session": lambda s, x: s.rewind_session("ann", x["session"], to=x["tip"]),
+    "compact_session": lambda s, x: s.compact_session("ann", x["session"], expected=None, new=[user("mine")], now=9),
     "journaled": lambda s, x: s.journaled("ann", x["turn"]),
     "turn": lambda s, x: s.turn("ann", x["turn"]),
     "turns_of": lambda s, x: s.turns_of("ann", x["session"]),

@@ -1,0 +1,132 @@
+"""What changes a conversation's past: going back to an earlier answer, and a summary in place of what is long ago.
+
+Nothing that a turn said or was asked is deleted: the conversation only goes on from elsewhere. Its blocks behind what
+is left of it are nobody's at once, unless other conversations have them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Literal
+
+from chatpager.errors import InvalidRequest, RequestError, SessionBusy
+from chatpager.sessions.heads import owner_of
+from chatpager.sessions.keeping import Keeper
+from chatpager.sessions.orphans import Orphans
+from chatpager.sessions.prompting import Prompting
+from chatpager.sessions.receipt import common_prefix
+from chatpager.sessions.remembered import Remembered
+from chatpager.store import Message, NewMessage, Session, Store, Turn, text_content
+
+Role = Literal["system", "user", "assistant"]
+INSTRUCTING = ("system", "developer")
+
+
+class Revising:
+    """``wall`` is in milliseconds."""
+
+    def __init__(
+        self,
+        store: Store,
+        prompting: Prompting,
+        orphans: Orphans,
+        remembered: Remembered,
+        keeper: Keeper,
+        wall: Callable[[], int],
+    ) -> None:
+        self._store = store
+        self._prompting = prompting
+        self._orphans = orphans
+        self._remembered = remembered
+        self._keeper = keeper
+        self._wall = wall
+
+    async def rewind(self, tenant: str, session_id: str, turn: Turn) -> Session:
+        """The conversation ends with this turn's answer again, which may also be one that it had left.
+
+        Raises:
+            ConversationNotFound, StoreError.
+            InvalidRequest: it does not hold that answer.
+            SessionBusy: a turn of it runs.
+        """
+        to = turn.tip_hash or turn.input_tip
+        session = await self._store.session(tenant, session_id)
+        left = await self._store.load_chain(tenant, session.tip_hash)
+        asked = await self._asked_last(tenant, session_id)
+        changed = await self._unless_busy(tenant, lambda: self._store.rewind_session(tenant, session_id, to=to))
+        chain = await self._store.load_chain(tenant, to)
+        common = common_prefix(await self._ids(left, asked), await self._ids(chain, asked))
+        self._keeper.rewound(owner_of(tenant, session_id), common)
+        return changed
+
+    async def compact(self, tenant: str, session_id: str, summary: str, role: Role, keep: int) -> Session:
+        """``summary``, said by ``role``, stands in place of everything before the last ``keep`` answers and what asked
+        for them, but for what instructs the model at the very beginning. What is kept is kept token for token.
+
+        Raises:
+            ConversationNotFound, StoreError.
+            InvalidRequest: nothing is older than that, or the model's template does not take the summary there.
+            SessionBusy: a turn of it runs, or it has gone on meanwhile.
+        """
+        session = await self._store.session(tenant, session_id)
+        chain = await self._store.load_chain(tenant, session.tip_hash)
+        first, last = _older(chain, keep)
+        said = NewMessage(role=role, content=text_content(summary))
+        new = [*map(_again, chain[:first]), said, *map(_again, chain[last:])]
+        asked = await self._asked_last(tenant, session_id)
+        after = (await self._prompting.question(new, asked, asks=False)).prompt.token_ids
+        before = await self._ids(chain, asked)
+
+        async def change() -> Session:
+            now = self._wall()
+            return await self._store.compact_session(tenant, session_id, expected=session.tip_hash, new=new, now=now)
+
+        changed = await self._unless_busy(tenant, change)
+        assert changed.tip_hash is not None
+        self._remembered.put(changed.tip_hash, self._remembered.get(session.tip_hash) or before)
+        self._keeper.rewound(owner_of(tenant, session_id), common_prefix(before, after))
+        return changed
+
+    async def _asked_last(self, tenant: str, session_id: str) -> str | None:
+        """The instructions of the last turn: with these its blocks begin."""
+        turns = await self._store.turns_of(tenant, session_id)
+        return turns[-1].request.get("instructions") if turns else None
+
+    async def _ids(self, chain: Sequence[Message], instructions: str | None) -> Sequence[int]:
+        """With what a question about the conversation begins; nothing of one that cannot be asked as it stands."""
+        try:
+            return (await self._prompting.question(chain, instructions, asks=False)).prompt.token_ids
+        except RequestError:
+            return ()
+
+    async def _unless_busy(self, tenant: str, change: Callable[[], Awaitable[Session]]) -> Session:
+        """What is busy with a turn that nobody runs any more is not."""
+        try:
+            return await change()
+        except SessionBusy:
+            await self._orphans.end(tenant)
+            return await change()
+
+
+def _older(chain: Sequence[Message], keep: int) -> tuple[int, int]:
+    """The part of a conversation that stands before its last ``keep`` answers: from the first message to the end.
+
+    Raises:
+        InvalidRequest: there is none.
+    """
+    answers = [i for i, message in enumerate(chain) if message.role == "assistant"]
+    last = answers[-keep - 1] + 1 if keep < len(answers) else 0
+    first = next((i for i, message in enumerate(chain) if message.role not in INSTRUCTING), len(chain))
+    if first >= last:
+        raise InvalidRequest(f"the conversation has {len(answers)} answers: nothing is older than these", param="keep")
+    return first, last
+
+
+def _again(message: Message) -> NewMessage:
+    return NewMessage(
+        role=message.role,
+        content=message.content,
+        status=message.status,
+        vocab=message.vocab,
+        token_ids=message.token_ids,
+    )
