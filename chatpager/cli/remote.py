@@ -155,10 +155,11 @@ def top(
     if as_json:
         _print_json(found)
         return
-    table = Table("conversation", *TIERS, "shared", "leases", box=None)
+    table = Table("conversation", *TIERS, "shared", "leases", "tenant", box=None)
     for one in found:
         leases = ", ".join(f"{lease['strength']} {lease['seconds_left']:.0f} s" for lease in one["leases"])
-        table.add_row(one["id"], *(f"{one[f'{name}_tokens']:,}" for name in (*TIERS, "shared")), leases or "-")
+        tokens = (f"{one[f'{name}_tokens']:,}" for name in (*TIERS, "shared"))
+        table.add_row(one["id"], *tokens, leases or "-", one["tenant"])
     Console(width=WIDE).print(table)
 
 

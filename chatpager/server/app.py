@@ -12,7 +12,16 @@ from aiohttp.log import server_logger
 from chatpager.config import ServerConfig
 from chatpager.errors import UpgradeRequired
 from chatpager.server import routes_cache, routes_chat, routes_conversations, routes_ops, routes_responses
-from chatpager.server.access import PUBLIC, add_headers, errors, gate, not_a_clients_mistake
+from chatpager.server.access import (
+    FOR_ADMINS,
+    PUBLIC,
+    add_headers,
+    errors,
+    gate,
+    is_exposed,
+    not_a_clients_mistake,
+)
+from chatpager.server.keyring import KEYRING, Keyring
 from chatpager.server.patience import whole_body
 from chatpager.server.service import SERVICE, Service
 from chatpager.server.websocket import CONNECTIONS, responses_socket
@@ -34,9 +43,10 @@ def make_app(config: ServerConfig, open_service: Callable[[], Awaitable[Service]
     app[CONNECTIONS] = set()
     app[routes_ops.ASSETS] = routes_ops.read_assets()
     app[PUBLIC] = {"page", "health", "live", "ready"}
+    app[FOR_ADMINS] = {"metrics", "cache_events"}
     app.add_routes(_routes())
     app.on_response_prepare.append(add_headers)
-    app.cleanup_ctx.append(_service(open_service))
+    app.cleanup_ctx.append(_service(config, open_service))
     app.on_shutdown.append(drain)
     return app
 
@@ -66,7 +76,7 @@ def _routes() -> list[web.RouteDef]:
         web.post("/v1/conversations/{id}/fork", routes_cache.fork),
         web.post("/v1/conversations/{id}/prefetch", routes_cache.prefetch),
         web.get("/v1/cache/top", routes_cache.top),
-        web.get("/v1/cache/events", routes_cache.events),
+        web.get("/v1/cache/events", routes_cache.events, name="cache_events"),
         web.get("/v1/cache/explain", routes_cache.explain),
         web.get("/v1/models", o.models),
         web.get("/v1/models/{id}", o.model),
@@ -74,14 +84,17 @@ def _routes() -> list[web.RouteDef]:
         web.get("/health/live", o.live, name="live"),
         web.get("/health/ready", o.health, name="ready"),
         web.get("/version", o.version),
-        web.get("/metrics", o.metrics),
+        web.get("/metrics", o.metrics, name="metrics"),
         web.get("/{path:(?!v1/).*}", o.page, name="page"),
     ]
 
 
-def _service(open_service: Callable[[], Awaitable[Service]]) -> Callable[[web.Application], AsyncIterator[None]]:
+def _service(
+    config: ServerConfig, open_service: Callable[[], Awaitable[Service]]
+) -> Callable[[web.Application], AsyncIterator[None]]:
     async def context(app: web.Application) -> AsyncIterator[None]:
         app[SERVICE] = service = await open_service()
+        app[KEYRING] = Keyring(config.api_key, service.store, keyless=not is_exposed(config))
         yield
         await service.store.close()
 

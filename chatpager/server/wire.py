@@ -208,6 +208,12 @@ class ConversationCache(msgspec.Struct, frozen=True, kw_only=True):
     leases: list[dict[str, Any]] = []
 
 
+class CacheHolder(ConversationCache, frozen=True, kw_only=True):
+    """One of several, who may be several tenants'."""
+
+    tenant: str
+
+
 class CacheEvent(msgspec.Struct, frozen=True):
     """A KV block came into the device's cache or left it; ``block`` and ``parent`` are its name and that of the block
     before it, in hexadecimal."""

@@ -166,7 +166,7 @@ def test_it_is_explained_where_two_prompts_part(ask, chatpager, server):
 
 def test_who_has_most_of_the_cache(ask, session):
     head, *rows = ask("cache", "top").splitlines()
-    assert head.split() == ["conversation", "device", "host", "disk", "shared", "leases"]
+    assert head.split() == ["conversation", "device", "host", "disk", "shared", "leases", "tenant"]
     [mine] = [row.split() for row in rows if session in row]
     assert int(mine[1]) >= 16
     assert mine[5] == "soft"

@@ -35,7 +35,9 @@ OPERATIONS = {
 }
 ELSEWHERE = {"create_session", "list_sessions", "match_content", "has_message", "active_turns", "finish_turn"}
 """Operations of a tenant that fail for no id; the tests below and beside this file show what they do."""
-OF_THE_SERVER = {"open", "claim", "close", "journal", "recover"}
+OF_THE_SERVER = {
+    "open", "claim", "close", "journal", "recover", "create_key", "keys", "has_keys", "key", "revoke_key"
+}  # fmt: skip
 
 
 def test_no_operation_is_left_out():
