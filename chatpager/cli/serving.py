@@ -224,6 +224,7 @@ def log_turn(turn: LiveTurn, ended: Ended) -> None:
     log.info(
         "turn",
         id=turn.id,
+        tenant=turn.request.tenant,
         session=turn.request.session_id,
         status=ended.status,
         prompt=len(turn.prompt),
