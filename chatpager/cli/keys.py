@@ -40,7 +40,8 @@ def create(
     made, key = new_key(tenant, name, role, _now())
     _with_store(settings, config, lambda store: store.create_key(made), migrate=True)
     typer.echo(key)
-    typer.echo(f"{made.id}, {made.role} of tenant {made.tenant}: it is shown only now", err=True)
+    typer.echo(f"{made.id}, {made.role} of tenant {made.tenant}: the key is shown only now", err=True)
+    typer.echo("servers of this database ask for a key from now on; the page cannot send one yet", err=True)
 
 
 @keys.command("list")

@@ -37,6 +37,9 @@ class Drafts:
         """Blocks that drafts computed and no turn has counted yet."""
         self._running: tuple[str, Sequence] | None = None
 
+    def __contains__(self, owner: str) -> bool:
+        return owner in self._kept
+
     @property
     def wait(self) -> bool:
         return bool(self._waiting)

@@ -192,7 +192,9 @@ class Engine:
     def top_sessions(self, prefix: str, limit: int, now: float) -> list[tuple[str, SessionCache]]:
         """The sessions whose names begin with ``prefix`` and that have most blocks on the device, most first."""
         self.leases.tick(now)
-        return top_sessions(self.leases.heads, prefix, limit, self.config.block_size, now, self.tiers)
+        heads = self.leases.heads.items()
+        sessions = {name: head for name, head in heads if name.startswith(prefix) and name not in self.drafts}
+        return top_sessions(sessions, limit, self.config.block_size, now, self.tiers)
 
     # -- steps --------------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import pytest
 from chatpager.server.access import FOR_ADMINS, PUBLIC
 from chatpager.server.keyring import CACHE_SECONDS, KEYRING
 from chatpager.store import new_key
+from tests.server.test_drafts import drafted
 from tests.serving import GREEDY, eventually
 
 CHAT = {"temperature": 0, "max_tokens": 8, "ignore_eos": True}
@@ -260,6 +261,22 @@ async def test_what_is_on_disk_is_read_after_a_restart_for_its_tenant_alone(serv
         device, host, disk = cached(await ann.respond(LONG))
         assert (device, host, disk > 0) == (0, 0, True)
         assert cached(await bob.respond(LONG + "!"))[1:] == [0, 0]
+
+
+async def test_a_draft_is_computed_for_its_tenant_alone(two, server):
+    ann, bob, hers, _ = two
+    text = LONG[::-1]
+    async with ann.socket(extended=True) as one, bob.socket(extended=True) as other:
+        await drafted(server, other, text, conversation=hers["conversation"])
+        await drafted(server, other, text)
+        for role in ("user", "admin"):
+            rows = (await (await bearer(server, "draft", role)).ok("GET", "/v1/cache/top"))["data"]
+            assert {row["tenant"] for row in rows} == ({"ann"} if role == "admin" else set())
+        await one.create(text + "!")
+        assert cached((await one.rest())[-1]["response"]) == [0, 0, 0]
+        await other.create(text + "!")
+        assert cached((await other.rest())[-1]["response"])[0] > 0
+    assert (await ann.ok("GET", f"/v1/conversations/{hers['conversation']}/cache"))["shared_tokens"] == 0
 
 
 async def test_who_has_most_of_the_cache_is_told_of_ones_own_and_admins_of_all(two, server):
