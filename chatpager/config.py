@@ -97,7 +97,7 @@ class ServerConfig:
     host: str = setting("127.0.0.1", "address to listen on")
     port: int = setting(8000, "port to listen on", check=_port)
     api_key: str | None = setting(
-        None, "key that clients must send; needed for any address but loopback", check=_header_text
+        None, "an admin's key; any address but loopback needs one, or one of `chatpager keys`", check=_header_text
     )
     insecure: bool = setting(False, "allow an address other than loopback without an API key")
     allowed_origins: str = setting("", "more origins and hosts that browsers may use, comma separated")

@@ -13,7 +13,7 @@
     │   ├── ContextLengthExceeded   400  prompt and answer do not fit the model's window
     │   ├── InputTooLong            400  so far beyond the window that it was not tokenised whole
     │   ├── InvalidAPIKey           401
-    │   ├── Forbidden               403  Origin or Host is not on the list
+    │   ├── Forbidden               403  Origin or Host is not on the list, or the key's role does not allow it
     │   ├── NotFound                404  and its kinds: the id is unknown, expired, or somebody else's
     │   ├── MethodNotAllowed        405
     │   ├── NothingCached           409  there is nothing to pin
@@ -152,6 +152,10 @@ class ModelNotFound(NotFound):
 
 class PrefixNotFound(NotFound):
     code = "prefix_not_found"
+
+
+class KeyNotFound(NotFound):
+    code = "key_not_found"
 
 
 class MethodNotAllowed(RequestError):

@@ -13,6 +13,7 @@ from chatpager import __version__
 from chatpager.cli import prefixes, remote
 from chatpager.cli.benches import bench_app
 from chatpager.cli.flags import with_settings
+from chatpager.cli.keys import has_live_key, keys
 from chatpager.errors import ConfigError
 from chatpager.program import program
 
@@ -29,6 +30,7 @@ app.add_typer(db, name="db")
 app.add_typer(settings_app, name="config")
 app.add_typer(remote.sessions, name="sessions")
 app.add_typer(prefixes.cache, name="cache")
+app.add_typer(keys, name="keys")
 app.add_typer(bench_app, name="bench")
 
 ConfigFile = Annotated[str | None, typer.Option("--config", help="settings file; default: ./chatpager.toml, then XDG")]
@@ -86,10 +88,11 @@ def serve(
 def _serve(given: dict[str, Any], file: str | None, defaults: dict[str, Any], *, browser: bool) -> None:
     """What the settings alone tell to be wrong is told at once: importing torch takes seconds."""
     from chatpager.config import load
-    from chatpager.server.access import check_exposure
+    from chatpager.server.access import exposure, is_exposed
 
     config = load(given, file=file, defaults=defaults)
-    check_exposure(config.server)
+    if is_exposed(config.server) and not asyncio.run(has_live_key(config.store.resolved_database_url())):
+        raise exposure(config.server)
     if not config.engine.model:
         raise ConfigError(
             "model", f"name a model folder ({program()} serve FOLDER), or use the built-in one: {program()} demo"

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from chatpager.config import Config, load
-from chatpager.errors import ChatpagerError, ConfigError
+from chatpager.errors import ChatpagerError
 
 
 class Finding(NamedTuple):
@@ -31,7 +31,7 @@ COLOURS = {"ok": "green", "note": "yellow", "wrong": "red"}
 async def examine(given: dict[str, Any], file: str | None, defaults: dict[str, Any], *, as_json: bool) -> int:
     """Print every finding; 1 if something is wrong. ``defaults`` are those of the command that serves."""
     config = load(given, file=file, defaults=defaults)
-    findings = [*_software(), _gpu(), _page(), _port(config), _exposure(config), *_model(config)]
+    findings = [*_software(), _gpu(), _page(), _port(config), await _access(config), *_model(config)]
     findings.append(await _database(config))
     if as_json:
         print(json.dumps([f._asdict() for f in findings], indent=2))
@@ -84,14 +84,19 @@ def _port(config: Config) -> Finding:
     return Finding("port", "ok", f"{host}:{port} is free")
 
 
-def _exposure(config: Config) -> Finding:
-    from chatpager.server.access import check_exposure
+async def _access(config: Config) -> Finding:
+    from chatpager.cli.keys import has_live_key
+    from chatpager.server.access import exposure, is_exposed
 
     try:
-        check_exposure(config.server)
-    except ConfigError as error:
-        return Finding("access", "wrong", str(error))
-    return Finding("access", "ok", "with the key" if config.server.api_key else "whoever reaches the address")
+        stored = await has_live_key(config.store.resolved_database_url())
+    except (ChatpagerError, OSError):  # the database's own finding tells it
+        stored = False
+    if config.server.api_key or stored:
+        return Finding("access", "ok", "with a key")
+    if is_exposed(config.server):
+        return Finding("access", "wrong", str(exposure(config.server)))
+    return Finding("access", "ok", "whoever reaches the address")
 
 
 def _length(config: Config, longest: int) -> Finding | None:
@@ -142,11 +147,11 @@ def _model(config: Config) -> Iterator[Finding]:
 
 
 async def _database(config: Config) -> Finding:
-    from chatpager.store import Store, schema
+    from chatpager.store import Store, address, schema
 
     url = config.store.resolved_database_url()
     try:
-        missing = _missing_file(url)
+        missing = address.missing_file(url)
         if missing:
             return _can_be_made(missing)
         store = await Store.open(url, migrate=False)
@@ -154,15 +159,6 @@ async def _database(config: Config) -> Finding:
         return Finding("database", "wrong", str(error))
     await store.close()
     return Finding("database", "ok", f"{store.shown}, revision {schema.head()}")
-
-
-def _missing_file(url: str) -> Path | None:
-    """The file of a SQLite database that is not there yet."""
-    from chatpager.store import address
-
-    parsed = address.parse(url)
-    file = address.file_of(parsed) if address.is_sqlite(parsed) else None
-    return file if file and not file.exists() else None
 
 
 def _can_be_made(file: Path) -> Finding:

@@ -9,7 +9,10 @@ from chatpager.errors import ChatpagerError
 if TYPE_CHECKING:
     from chatpager.client import ClientError
 
-KEY_HINT = {False: "give it with --api-key or CHATPAGER_API_KEY", True: "the one that was given is not this server's"}
+KEY_HINT = {
+    False: "give it with --api-key or CHATPAGER_API_KEY",
+    True: "the one that was given is not this server's, or was revoked",
+}
 
 
 def refusal(error: ClientError, *, has_key: bool) -> ChatpagerError:

@@ -121,7 +121,7 @@ def rewind(
     url: Url = None, api_key: Key = None, config: ConfigFile = None,
 ) -> None:  # fmt: skip
     """Go back to an earlier answer of a conversation; what came after it is left, not deleted."""
-    _request("POST", f"{_path(session_id)}/rewind", {"to": to}, url, api_key, config)
+    request("POST", f"{_path(session_id)}/rewind", {"to": to}, url, api_key, config)
     typer.echo("rewound")
 
 
@@ -166,10 +166,11 @@ def top(
     if as_json:
         print_json(found)
         return
-    table = Table("conversation", *TIERS, "shared", "leases", box=None)
+    table = Table("conversation", *TIERS, "shared", "leases", "tenant", box=None)
     for one in found:
         leases = ", ".join(f"{lease['strength']} {lease['seconds_left']:.0f} s" for lease in one["leases"])
-        table.add_row(one["id"], *(f"{one[f'{name}_tokens']:,}" for name in (*TIERS, "shared")), leases or "-")
+        tokens = (f"{one[f'{name}_tokens']:,}" for name in (*TIERS, "shared"))
+        table.add_row(one["id"], *tokens, leases or "-", one["tenant"])
     Console(width=WIDE).print(table)
 
 

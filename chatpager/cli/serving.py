@@ -28,6 +28,7 @@ from chatpager.engine.tokenizer import Tokenizer
 from chatpager.errors import ConfigError, ModelLoadError
 from chatpager.program import program
 from chatpager.server.app import drain, make_app
+from chatpager.server.keyring import KEYRING
 from chatpager.server.metrics import Metrics
 from chatpager.server.patience import TooManyConnections, make_runner
 from chatpager.server.requests import Served
@@ -66,7 +67,8 @@ async def serve(config: Config, *, browser: bool = False, console: Console | Non
         except (OSError, UnicodeError) as error:
             raise _cannot_listen(error, config.server) from error
         url = _url(site, config.server.host)
-        console.print(banner(runner.app, url), soft_wrap=True)
+        locked = not await runner.app[KEYRING].open()
+        console.print(banner(runner.app, url, locked=locked), soft_wrap=True)
         if browser:
             threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
         _on_signals(lambda number: _end(stop))
@@ -195,13 +197,12 @@ def model_name(asked: str, path: Path) -> str:
     return path.name if path == Path(asked).expanduser() else asked
 
 
-def banner(app: web.Application, url: str) -> Text:
+def banner(app: web.Application, url: str, *, locked: bool) -> Text:
     from chatpager.server.service import SERVICE
 
     service = app[SERVICE]
     hub, name = service.hub, service.served.name
     usable = f"{hub.num_blocks:,} usable blocks of {hub.block_size} tokens: {hub.num_blocks * hub.block_size:,} tokens"
-    locked = bool(service.config.api_key)
     header = ' -H "authorization: Bearer $CHATPAGER_API_KEY"' if locked else ""
     key = "YOUR KEY" if locked else "-"
     warm = "" if hub.warm_fraction is None else f"; {hub.warm_fraction:.0%} of what was told before is on disk"
@@ -223,6 +224,7 @@ def log_turn(turn: LiveTurn, ended: Ended) -> None:
     log.info(
         "turn",
         id=turn.id,
+        tenant=turn.request.tenant,
         session=turn.request.session_id,
         status=ended.status,
         prompt=len(turn.prompt),

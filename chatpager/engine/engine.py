@@ -216,9 +216,9 @@ class Engine:
     def rewind_session(self, owner: str, tokens: int) -> None:
         """A session's conversation has only its first ``tokens`` any more: the blocks behind them are dead at once,
         unless others have them."""
-        blocks = max(0, tokens) // self.config.block_size
-        left = self.leases.rewind(owner, blocks)
+        left = self.leases.rewind(owner, max(0, tokens))
         if self.tiers is not None:
+            blocks = max(0, tokens) // self.config.block_size
             self.tiers.rewind(owner, left if left is not None else self.tiers.recorded(owner)[:blocks])
 
     def close_session(self, owner: str) -> None:
@@ -238,7 +238,9 @@ class Engine:
     def top_sessions(self, prefix: str, limit: int, now: float) -> list[tuple[str, SessionCache]]:
         """The sessions whose names begin with ``prefix`` and that have most blocks on the device, most first."""
         self.leases.tick(now)
-        return top_sessions(self.leases.heads, prefix, limit, self.config.block_size, now, self.tiers)
+        heads = self.leases.heads.items()
+        sessions = {name: head for name, head in heads if name.startswith(prefix) and name not in self.drafts}
+        return top_sessions(sessions, limit, self.config.block_size, now, self.tiers)
 
     # -- steps --------------------------------------------------------------------------------------------------------
 

@@ -109,16 +109,18 @@ class LeaseBook:
                 block.hits = block.hits if block.heads else 0
                 block.left = block.proof in dead
                 self._reconsider(block)
+        if keep < len(head.chain):
+            head.tail_tokens = 0
         del head.chain[keep:], head.proofs[keep:]
         return gone
 
-    def rewind(self, owner: str, blocks: int) -> tuple[BlockProof, ...] | None:
-        """The session ends earlier now, with its first ``blocks``; its leases cover no more. What it still has; None of
+    def rewind(self, owner: str, tokens: int) -> tuple[BlockProof, ...] | None:
+        """The session ends earlier now, with its first ``tokens``; its leases cover no more. What it still has; None of
         one that is not known."""
         head = self.heads.get(owner)
         if head is None:
             return None
-        self._bury(self._shorten(head, blocks)[::-1])
+        self._bury(self._shorten(head, self._blocks(head, tokens))[::-1])
         return tuple(head.proofs)
 
     def _let_go(self, proofs: Sequence[BlockProof]) -> list[BlockProof]:
@@ -138,16 +140,19 @@ class LeaseBook:
         head = self.heads.get(owner)
         if head is None:
             return ()
-        blocks = tokens // self._block_size
-        proofs, resident = head.proofs[:blocks], head.resident()
-        blocks = min(blocks, resident)
-        if blocks < resident and head.chain[blocks][0].is_tail and head.tokens(blocks + 1, self._block_size) <= tokens:
-            blocks += 1
-        self.move(new_owner, head.tenant, [block for block, _ in head.chain[:blocks]])
+        blocks = self._blocks(head, tokens)
+        proofs = head.proofs[:blocks]
+        self.move(new_owner, head.tenant, [block for block, _ in head.chain[: min(blocks, head.resident())]])
         child = self.heads[new_owner]
         self._containing.update(proofs[len(child.proofs) :])
         child.proofs = proofs
         return tuple(proofs)
+
+    def _blocks(self, head: Head, tokens: int) -> int:
+        """Blocks of a head that hold nothing behind its first ``tokens``: full ones, and its tail if it ends there."""
+        blocks = tokens // self._block_size
+        ends_there = blocks < head.resident() and head.chain[blocks][0].is_tail
+        return blocks + (ends_there and head.tokens(blocks + 1, self._block_size) <= tokens)
 
     def close(self, owner: str) -> None:
         """The session is gone: its blocks are worth what others make of them, below the device nothing where none

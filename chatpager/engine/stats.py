@@ -238,9 +238,9 @@ def published_cache(
 
 
 def top_sessions(
-    heads: Mapping[str, Head], prefix: str, limit: int, block_size: int, now: float, tiers: Tiers | None
+    heads: Mapping[str, Head], limit: int, block_size: int, now: float, tiers: Tiers | None
 ) -> list[tuple[str, SessionCache]]:
-    """The sessions whose names begin with ``prefix`` and that have most blocks on the device, most first."""
-    sizes = ((head.resident(), owner) for owner, head in heads.items() if owner.startswith(prefix))
+    """The sessions that have most blocks on the device, most first."""
+    sizes = ((head.resident(), owner) for owner, head in heads.items())
     largest = heapq.nlargest(limit, sizes)
     return [(owner, session_cache(heads[owner], block_size, now, tiers)) for size, owner in largest if size]

@@ -1,9 +1,8 @@
-"""Who may come in: the key, the Host and the Origin, checked before any route runs; and errors in OpenAI's shape."""
+"""Who may come in: the Host, the Origin, the key and its role, checked before any route runs; and errors in OpenAI's
+shape."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import ipaddress
 import logging
 import secrets
@@ -20,7 +19,6 @@ from chatpager.errors import (
     ChatpagerError,
     ConfigError,
     Forbidden,
-    InvalidAPIKey,
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
@@ -29,7 +27,9 @@ from chatpager.errors import (
     StoreError,
     UpgradeRequired,
 )
+from chatpager.program import program
 from chatpager.server import wire
+from chatpager.server.keyring import CALLER, KEYRING, Caller, digest_sent
 from chatpager.server.protocol import error_body
 from chatpager.sessions.mistakes import log_mistake
 
@@ -38,6 +38,8 @@ log = structlog.get_logger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PUBLIC = web.AppKey("public", set[str])
 """Names of the routes that need no key: pages and health."""
+FOR_ADMINS = web.AppKey("for_admins", set[str])
+"""Names of the routes that show what is the whole server's."""
 RETRY_SECONDS = 1.0
 """When to try again what the database did not take."""
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
@@ -55,14 +57,17 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def check_exposure(config: ServerConfig) -> None:
-    """Raises ConfigError where anybody on the network could use the server."""
-    if is_loopback(config.host) or config.api_key or config.insecure:
-        return
-    raise ConfigError(
+def is_exposed(config: ServerConfig) -> bool:
+    """Whether other machines reach the server, and it has no key of its own, nor the word that it needs none."""
+    return not (is_loopback(config.host) or config.api_key or config.insecure)
+
+
+def exposure(config: ServerConfig) -> ConfigError:
+    """Why a server ``is_exposed`` where no key is stored either."""
+    return ConfigError(
         "host",
         "other machines could reach this address, so set --api-key (or CHATPAGER_API_KEY), "
-        "or say --insecure if that is meant",
+        f"make a key with {program()} keys create, or say --insecure if that is meant",
         value=config.host,
     )
 
@@ -141,9 +146,8 @@ def _route(request: web.Request) -> str:
 
 
 def gate(config: ServerConfig) -> Middleware:
-    """Host, Origin, then the key. One list serves browsers' CORS and WebSockets alike."""
+    """Host, Origin, then the key and its role. One list serves browsers' CORS and WebSockets alike."""
     extra = {origin.strip().rstrip("/") for origin in config.allowed_origins.split(",") if origin.strip()}
-    digest = hashlib.sha256(config.api_key.encode()).digest() if config.api_key else None
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -153,8 +157,11 @@ def gate(config: ServerConfig) -> Middleware:
             request[FOREIGN_ORIGIN] = origin
             if request.method == "OPTIONS":
                 return _preflight(request)
-        if digest and request.match_info.route.name not in request.app[PUBLIC]:
-            _check_key(request, digest)
+        route = request.match_info.route.name
+        if route not in request.app[PUBLIC]:
+            request[CALLER] = caller = await request.app[KEYRING].caller(digest_sent(request))
+            if route in request.app[FOR_ADMINS]:
+                _check_role(caller)
         return await handler(request)
 
     return middleware
@@ -195,8 +202,9 @@ def _preflight(request: web.Request) -> web.Response:
     )
 
 
-def _check_key(request: web.Request, digest: bytes) -> None:
-    kind, _, key = request.headers.get("Authorization", "").partition(" ")
-    given = hashlib.sha256(key.encode(errors="surrogateescape")).digest() if kind.lower() == "bearer" else b""
-    if not hmac.compare_digest(given, digest):
-        raise InvalidAPIKey("send the server's key: Authorization: Bearer KEY")
+def _check_role(caller: Caller) -> None:
+    if caller.role != "admin":
+        raise Forbidden(
+            "this shows what is the whole server's: it is for the server's own key, or one that "
+            "`chatpager keys create --role admin` made"
+        )

@@ -19,7 +19,16 @@ from chatpager.server import (
     routes_prefixes,
     routes_responses,
 )
-from chatpager.server.access import PUBLIC, add_headers, errors, gate, not_a_clients_mistake
+from chatpager.server.access import (
+    FOR_ADMINS,
+    PUBLIC,
+    add_headers,
+    errors,
+    gate,
+    is_exposed,
+    not_a_clients_mistake,
+)
+from chatpager.server.keyring import KEYRING, Keyring
 from chatpager.server.patience import whole_body
 from chatpager.server.service import SERVICE, Service
 from chatpager.server.websocket import CONNECTIONS, responses_socket
@@ -41,9 +50,10 @@ def make_app(config: ServerConfig, open_service: Callable[[], Awaitable[Service]
     app[CONNECTIONS] = set()
     app[routes_ops.ASSETS] = routes_ops.read_assets()
     app[PUBLIC] = {"page", "health", "live", "ready"}
+    app[FOR_ADMINS] = {"metrics", "cache_events", "publish", "prefixes", "prefix", "withdraw"}
     app.add_routes(_routes())
     app.on_response_prepare.append(add_headers)
-    app.cleanup_ctx.append(_service(open_service))
+    app.cleanup_ctx.append(_service(config, open_service))
     app.on_shutdown.append(drain)
     return app
 
@@ -75,26 +85,29 @@ def _routes() -> list[web.RouteDef]:
         web.post("/v1/conversations/{id}/compact", routes_cache.compact),
         web.post("/v1/conversations/{id}/prefetch", routes_cache.prefetch),
         web.get("/v1/cache/top", routes_cache.top),
-        web.get("/v1/cache/events", routes_cache.events),
+        web.get("/v1/cache/events", routes_cache.events, name="cache_events"),
         web.get("/v1/cache/explain", routes_cache.explain),
-        web.post("/v1/prefixes", routes_prefixes.create),
-        web.get("/v1/prefixes", routes_prefixes.index),
-        web.get("/v1/prefixes/{label}", routes_prefixes.retrieve),
-        web.delete("/v1/prefixes/{label}", routes_prefixes.delete),
+        web.post("/v1/prefixes", routes_prefixes.create, name="publish"),
+        web.get("/v1/prefixes", routes_prefixes.index, name="prefixes"),
+        web.get("/v1/prefixes/{label}", routes_prefixes.retrieve, name="prefix"),
+        web.delete("/v1/prefixes/{label}", routes_prefixes.delete, name="withdraw"),
         web.get("/v1/models", o.models),
         web.get("/v1/models/{id}", o.model),
         web.get("/health", o.health, name="health"),
         web.get("/health/live", o.live, name="live"),
         web.get("/health/ready", o.health, name="ready"),
         web.get("/version", o.version),
-        web.get("/metrics", o.metrics),
+        web.get("/metrics", o.metrics, name="metrics"),
         web.get("/{path:(?!v1/).*}", o.page, name="page"),
     ]
 
 
-def _service(open_service: Callable[[], Awaitable[Service]]) -> Callable[[web.Application], AsyncIterator[None]]:
+def _service(
+    config: ServerConfig, open_service: Callable[[], Awaitable[Service]]
+) -> Callable[[web.Application], AsyncIterator[None]]:
     async def context(app: web.Application) -> AsyncIterator[None]:
         app[SERVICE] = service = await open_service()
+        app[KEYRING] = Keyring(config.api_key, service.store, keyless=not is_exposed(config))
         watching = asyncio.ensure_future(service.metrics.watch_loop())
         yield
         watching.cancel()

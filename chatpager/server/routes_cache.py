@@ -12,29 +12,34 @@ from chatpager.engine.heads import TTL_CAPS, LeaseEvent, Strength
 from chatpager.errors import InvalidRequest, NothingCached, ResponseNotFound, SessionBusy
 from chatpager.server import wire
 from chatpager.server.input_items import Json, check_text, shown
+from chatpager.server.keyring import CALLER, tenant_of
 from chatpager.server.requests import decode
 from chatpager.server.routes_conversations import conversation_object, page_limit
 from chatpager.server.routes_responses import json_response
-from chatpager.server.service import SERVICE, TENANT, Service
-from chatpager.sessions.heads import owner_of
+from chatpager.server.service import SERVICE, Service
+from chatpager.sessions.heads import names_of, owner_of
 from chatpager.sessions.revising import Role
-from chatpager.store import Turn
+from chatpager.store import Session, Turn
 
 MAX_EVENTS = 10_000
 
 
 async def cache(request: web.Request) -> web.Response:
-    service, session_id = await _known(request)
-    found = await service.hub.keeper.cache_of(owner_of(TENANT, session_id))
+    service, session = await _known(request)
+    found = await service.hub.keeper.cache_of(_owner(session))
     facts = msgspec.to_builtins(found) if found else {}
-    return json_response(wire.ConversationCache(id=session_id, **facts))
+    return json_response(wire.ConversationCache(id=session.id, **facts))
 
 
 async def top(request: web.Request) -> web.Response:
-    """Who has most of the device's cache: conversations, and responses that belong to none."""
-    service = request.app[SERVICE]
-    found = await service.hub.keeper.largest(TENANT, page_limit(request, 20))
-    rows = [wire.ConversationCache(id=name, **msgspec.to_builtins(cache)) for name, cache in found]
+    """Who has most of the device's cache: conversations, and responses that belong to none; the caller's own, or for an
+    admin every tenant's."""
+    service, caller = request.app[SERVICE], request[CALLER]
+    whose = None if caller.role == "admin" else caller.tenant
+    rows = []
+    for owner, found in await service.hub.keeper.largest(whose, page_limit(request, 20)):
+        tenant, name = names_of(owner)
+        rows.append(wire.CacheHolder(id=name, tenant=tenant, **msgspec.to_builtins(found)))
     return json_response({"object": "list", "data": rows})
 
 
@@ -44,7 +49,7 @@ async def explain(request: web.Request) -> web.Response:
     names = [check_text(request.query.get(name, ""), name) for name in ("first", "second")]
     if not all(names):
         raise InvalidRequest("name two responses or conversations: ?first=resp_...&second=resp_...", param="first")
-    found = await service.hub.comparing.explain(TENANT, names[0], names[1], service.hub.block_size)
+    found = await service.hub.comparing.explain(tenant_of(request), names[0], names[1], service.hub.block_size)
     return json_response({"object": "cache.explanation", **msgspec.to_builtins(found)})
 
 
@@ -73,20 +78,20 @@ def _number(request: web.Request, name: str, default: int | None) -> int | None:
 
 async def pin(request: web.Request) -> web.Response:
     """Keep the conversation's prefix, until ``ttl`` seconds from now or for as long as somebody is connected to it."""
-    service, session_id = await _known(request)
+    service, session = await _known(request)
     strength, ttl, tokens = _wish(decode(await request.read() or b"{}"))
-    await service.hub.prefetch(TENANT, session_id)
-    event = await service.hub.keeper.pin(owner_of(TENANT, session_id), strength, ttl, tokens)
+    await service.hub.prefetch(session.tenant, session.id)
+    event = await service.hub.keeper.pin(_owner(session), strength, ttl, tokens)
     if event is None or not event.tokens:
-        raise NothingCached(await _why_not(service, session_id))
-    return json_response(pin_object(session_id, event))
+        raise NothingCached(await _why_not(service, session))
+    return json_response(pin_object(session.id, event))
 
 
-async def _why_not(service: Service, session_id: str) -> str:
+async def _why_not(service: Service, session: Session) -> str:
     """Why a conversation cannot be pinned, and what helps."""
     if not service.hub.caching:
         return "prefix caching is off on this server (enable_prefix_caching)"
-    found = await service.hub.keeper.cache_of(owner_of(TENANT, session_id))
+    found = await service.hub.keeper.cache_of(_owner(session))
     if found is None or not found.tokens:
         return "this conversation has no turn yet; pin it after its next one"
     if not found.device_tokens and found.host_tokens + found.disk_tokens:
@@ -101,47 +106,48 @@ async def _why_not(service: Service, session_id: str) -> str:
 
 async def prefetch(request: web.Request) -> web.Response:
     """Somebody is about to go on with the conversation: what is kept of it below the device comes back now."""
-    service, session_id = await _known(request)
-    tokens = await service.hub.prefetch(TENANT, session_id)
-    return json_response({"object": "conversation.prefetch", "id": session_id, "tokens": tokens})
+    service, session = await _known(request)
+    tokens = await service.hub.prefetch(session.tenant, session.id)
+    return json_response({"object": "conversation.prefetch", "id": session.id, "tokens": tokens})
 
 
 async def unpin(request: web.Request) -> web.Response:
-    service, session_id = await _known(request)
-    service.hub.keeper.unpin(owner_of(TENANT, session_id))
-    return json_response(wire.Deleted(id=session_id, object="conversation.pin.deleted"))
+    service, session = await _known(request)
+    service.hub.keeper.unpin(_owner(session))
+    return json_response(wire.Deleted(id=session.id, object="conversation.pin.deleted"))
 
 
 async def fork(request: web.Request) -> web.Response:
     """A new conversation that begins with this one's messages, up to the answer of ``at`` or all of them. Nothing is
     copied: messages and KV blocks are shared until the two go different ways."""
-    service, session_id = await _known(request)
+    service, session = await _known(request)
     at = decode(await request.read() or b"{}").get("at")
     if at is not None and not isinstance(at, str):
         raise InvalidRequest("at is the id of a response", param="at")
-    turn = await _turn_at(service, session_id, at) if at else None
+    turn = await _turn_at(service, session, at) if at else None
     tip = (turn.tip_hash or turn.input_tip) if turn else None
-    new_id = "conv_" + secrets.token_hex(16)
-    child = await service.store.fork_session(TENANT, session_id, new_id=new_id, at=tip, now=service.hub.wall())
+    new_id, now = "conv_" + secrets.token_hex(16), service.hub.wall()
+    child = await service.store.fork_session(session.tenant, session.id, new_id=new_id, at=tip, now=now)
     usage = (turn.usage or {}) if turn else None
     tokens = usage.get("input_tokens", 0) + usage.get("output_tokens", 0) - 1 if usage is not None else None
-    service.hub.keeper.forked(owner_of(TENANT, session_id), owner_of(TENANT, new_id), tokens)
+    service.hub.keeper.forked(_owner(session), _owner(child), tokens)
     return json_response(conversation_object(service, child))
 
 
 async def rewind(request: web.Request) -> web.Response:
     """The conversation ends with the answer ``to`` again."""
-    service, session_id = await _known(request)
+    service, session = await _known(request)
     to = decode(await request.read() or b"{}").get("to")
     if not isinstance(to, str):
         raise InvalidRequest("to is the id of a response", param="to")
-    turn = await _turn_at(service, session_id, to)
-    return json_response(conversation_object(service, await service.hub.revising.rewind(TENANT, session_id, turn)))
+    turn = await _turn_at(service, session, to)
+    changed = await service.hub.revising.rewind(session.tenant, session.id, turn)
+    return json_response(conversation_object(service, changed))
 
 
 async def compact(request: web.Request) -> web.Response:
     """A summary stands in place of all but the last ``keep`` answers and what asked for them."""
-    service, session_id = await _known(request)
+    service, session = await _known(request)
     body = decode(await request.read() or b"{}")
     summary, role, keep = body.get("summary"), body.get("role", "user"), body.get("keep", 1)
     if not isinstance(summary, str) or not check_text(summary, "summary").strip():
@@ -150,22 +156,25 @@ async def compact(request: web.Request) -> web.Response:
         raise InvalidRequest(f"role is one of {', '.join(get_args(Role))}", param="role")
     if type(keep) is not int or keep < 0:
         raise InvalidRequest("keep is a whole number of answers", param="keep")
-    session = await service.hub.revising.compact(TENANT, session_id, summary, role, keep)
-    return json_response(conversation_object(service, session))
+    changed = await service.hub.revising.compact(session.tenant, session.id, summary, role, keep)
+    return json_response(conversation_object(service, changed))
 
 
-async def _known(request: web.Request) -> tuple[Service, str]:
+async def _known(request: web.Request) -> tuple[Service, Session]:
     """The conversation that the path names. Raises ConversationNotFound."""
     service = request.app[SERVICE]
-    return service, (await service.store.session(TENANT, request.match_info["id"])).id
+    return service, await service.store.session(tenant_of(request), request.match_info["id"])
 
 
-async def _turn_at(service: Service, session_id: str, response_id: str) -> Turn:
+def _owner(session: Session) -> str:
+    return owner_of(session.tenant, session.id)
+
+
+async def _turn_at(service: Service, session: Session, response_id: str) -> Turn:
     """A turn that the conversation holds: its own, or one it has of the conversation that it was forked from."""
-    turn = await service.store.turn(TENANT, response_id)
-    if turn.session_id != session_id:
-        session = await service.store.session(TENANT, session_id)
-        chain = await service.store.load_chain(TENANT, session.tip_hash)
+    turn = await service.store.turn(session.tenant, response_id)
+    if turn.session_id != session.id:
+        chain = await service.store.load_chain(session.tenant, session.tip_hash)
         if (turn.tip_hash or turn.input_tip) not in {message.hash for message in chain}:
             raise ResponseNotFound(f"the conversation has no response {shown(response_id)}")
     if turn.status == "in_progress":

@@ -18,9 +18,10 @@ from chatpager.errors import (
 from chatpager.server import wire
 from chatpager.server.encode_chat import FINISH, ChunkEncoder, completion, usage_of_all
 from chatpager.server.encode_response import INTERRUPTED
+from chatpager.server.keyring import tenant_of
 from chatpager.server.requests import ChatCreate, chat_request, decode
 from chatpager.server.routes_responses import json_response
-from chatpager.server.service import SERVICE, TENANT, begin, delete_turn, reader_gone
+from chatpager.server.service import SERVICE, begin, delete_turn, reader_gone
 from chatpager.server.sse import Frames, send_events
 from chatpager.sessions.stream import Ended, follow_all
 from chatpager.sessions.turn import LiveTurn
@@ -31,7 +32,7 @@ FAULTS = {e.code: e for e in (InvalidRequest, ContextLengthExceeded, CapacityExc
 
 async def create(request: web.Request) -> web.StreamResponse:
     service = request.app[SERVICE]
-    wanted, body = chat_request(decode(await request.read()), service.served, TENANT)
+    wanted, body = chat_request(decode(await request.read()), service.served, tenant_of(request))
     turns = await begin(service, wanted)
     try:
         if body.stream:
@@ -45,7 +46,7 @@ async def create(request: web.Request) -> web.StreamResponse:
 async def delete(request: web.Request) -> web.Response:
     """Forget a completion: no later conversation finds its words."""
     completion_id = request.match_info["id"]
-    await delete_turn(request.app[SERVICE], completion_id, "chat")
+    await delete_turn(request.app[SERVICE], tenant_of(request), completion_id, "chat")
     return json_response(wire.Deleted(id=completion_id, object="chat.completion.deleted"))
 
 

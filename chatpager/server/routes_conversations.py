@@ -14,9 +14,10 @@ from chatpager.errors import InvalidRequest, ItemNotFound, ResponseNotFound, Sto
 from chatpager.server import wire
 from chatpager.server.encode_response import SHOWN_AS, answer_item, error_details, item_id, item_status, usage_object
 from chatpager.server.input_items import Json, input_messages, shown
+from chatpager.server.keyring import tenant_of
 from chatpager.server.requests import check_metadata, decode
 from chatpager.server.routes_responses import json_response
-from chatpager.server.service import SERVICE, TENANT, Service
+from chatpager.server.service import SERVICE, Service
 from chatpager.sessions.turn import LiveTurn
 from chatpager.store import Message, Session, Turn, text_of
 
@@ -25,30 +26,31 @@ MAX_TITLE = 200
 
 
 async def create(request: web.Request) -> web.Response:
-    service = request.app[SERVICE]
+    service, tenant = request.app[SERVICE], tenant_of(request)
     body = decode(await request.read() or b"{}")
     metadata, title = _metadata(body)
     messages = input_messages(_items(body), "items")
     now = service.hub.wall()
     session = await service.store.create_session(
-        TENANT, id="conv_" + secrets.token_hex(16), title=title or "", metadata=metadata, now=now
+        tenant, id="conv_" + secrets.token_hex(16), title=title or "", metadata=metadata, now=now
     )
     if messages:
-        await service.store.append_messages(TENANT, session.id, messages, now=now)
+        await service.store.append_messages(tenant, session.id, messages, now=now)
     return json_response(conversation_object(service, session))
 
 
 async def index(request: web.Request) -> web.Response:
-    service = request.app[SERVICE]
+    service, tenant = request.app[SERVICE], tenant_of(request)
     after = request.query.get("after")
-    cursor = (await service.store.session(TENANT, after)).cursor if after else None
-    rows, more = await service.store.list_sessions(TENANT, limit=page_limit(request, 50), after=cursor)
+    cursor = (await service.store.session(tenant, after)).cursor if after else None
+    rows, more = await service.store.list_sessions(tenant, limit=page_limit(request, 50), after=cursor)
     return json_response(_page([conversation_object(service, row) for row in rows], more))
 
 
 async def retrieve(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
-    return json_response(conversation_object(service, await service.store.session(TENANT, request.match_info["id"])))
+    session = await service.store.session(tenant_of(request), request.match_info["id"])
+    return json_response(conversation_object(service, session))
 
 
 async def update(request: web.Request) -> web.Response:
@@ -58,7 +60,7 @@ async def update(request: web.Request) -> web.Response:
     change: dict[str, Any] = {"metadata": metadata} if body.get("metadata") is not None else {}
     if title is not None:
         change["title"] = title
-    session = await service.store.update_session(TENANT, request.match_info["id"], **change)
+    session = await service.store.update_session(tenant_of(request), request.match_info["id"], **change)
     return json_response(conversation_object(service, session))
 
 
@@ -66,7 +68,7 @@ async def delete(request: web.Request) -> web.Response:
     """A turn of it that runs or begins meanwhile is ended and deleted with it: once this is answered nothing is left,
     and nothing is written afterwards. A client that leaves does not stop it halfway."""
     service, session_id = request.app[SERVICE], request.match_info["id"]
-    await asyncio.shield(service.hub.delete_session(TENANT, session_id))
+    await asyncio.shield(service.hub.delete_session(tenant_of(request), session_id))
     return json_response(wire.Deleted(id=session_id, object="conversation.deleted"))
 
 
@@ -78,25 +80,26 @@ async def add_items(request: web.Request) -> web.Response:
     messages = input_messages(_items(decode(await request.read())), "items")
     if not messages:
         raise InvalidRequest("there are no items", param="items")
-    session_id = request.match_info["id"]
-    hashes = await service.hub.append_messages(TENANT, session_id, messages)
-    service.hub.prefetch_soon(TENANT, session_id)  # a tool's result, most likely: its answer is asked for next
-    items = await _all_items(service, session_id)
+    tenant, session_id = tenant_of(request), request.match_info["id"]
+    hashes = await service.hub.append_messages(tenant, session_id, messages)
+    service.hub.prefetch_soon(tenant, session_id)  # a tool's result, most likely: its answer is asked for next
+    items = await _all_items(service, tenant, session_id)
     return json_response(_page([i for i in items if i.id in {_message_id(h) for h in hashes}], False))
 
 
 async def items(request: web.Request) -> web.Response:
-    return json_response(_paged(request, await _all_items(request.app[SERVICE], request.match_info["id"])))
+    found = await _all_items(request.app[SERVICE], tenant_of(request), request.match_info["id"])
+    return json_response(_paged(request, found))
 
 
 async def input_items(request: web.Request) -> web.Response:
     """What a response was asked: its own input, without what came before it."""
-    store = request.app[SERVICE].store
-    turn = await store.turn(TENANT, request.match_info["id"])
+    store, tenant = request.app[SERVICE].store, tenant_of(request)
+    turn = await store.turn(tenant, request.match_info["id"])
     if turn.kind != "response":
         raise ResponseNotFound(f"no response {shown(turn.id)}")
     found: list[wire.Item] = []
-    for message in await store.load_chain(TENANT, turn.input_tip):
+    for message in await store.load_chain(tenant, turn.input_tip):
         found.append(_item(message, None))
         if message.hash == turn.parent_hash:
             found.clear()
@@ -120,22 +123,23 @@ def _paged(request: web.Request, found: list[wire.Item]) -> wire.Page:
 
 async def item(request: web.Request) -> web.Response:
     service, wanted = request.app[SERVICE], request.match_info["item"]
-    found = next((i for i in await _all_items(service, request.match_info["id"]) if i.id == wanted), None)
+    items = await _all_items(service, tenant_of(request), request.match_info["id"])
+    found = next((i for i in items if i.id == wanted), None)
     if found is None:
         raise ItemNotFound(f"the conversation has no item {shown(wanted)}")
     return json_response(found)
 
 
-async def _all_items(service: Service, session_id: str) -> list[wire.Item]:
+async def _all_items(service: Service, tenant: str, session_id: str) -> list[wire.Item]:
     """Every message as an item, oldest first; an answer with its turn's account, a running one as far as it is."""
     store = service.store
     # First: a turn that ends while the store is read is in what was read last, or here.
-    live = service.hub.live_of_session(TENANT, session_id)
-    session, turns = await store.session(TENANT, session_id), await store.turns_of(TENANT, session_id)
+    live = service.hub.live_of_session(tenant, session_id)
+    session, turns = await store.session(tenant, session_id), await store.turns_of(tenant, session_id)
     with suppress(StoreError):  # what is stored can be read, even if nothing can be written
         if await service.hub.orphans.end_if_any(turns):
-            session, turns = await store.session(TENANT, session_id), await store.turns_of(TENANT, session_id)
-    chain = await store.load_chain(TENANT, session.tip_hash)
+            session, turns = await store.session(tenant, session_id), await store.turns_of(tenant, session_id)
+    chain = await store.load_chain(tenant, session.tip_hash)
     answered = {turn.tip_hash: turn for turn in turns if turn.tip_hash}
     found = [_item(message, answered.get(message.hash)) for message in chain]
     if live is not None and live.request.generate and (not chain or chain[-1].hash == live.input_tip):
@@ -182,7 +186,7 @@ def _message_id(message_hash: str) -> str:
 
 
 def conversation_object(service: Service, session: Session) -> wire.Conversation:
-    live = service.hub.live_of_session(TENANT, session.id)
+    live = service.hub.live_of_session(session.tenant, session.id)
     return wire.Conversation(
         id=session.id,
         created_at=session.created_at // 1000,

@@ -1,4 +1,4 @@
-"""Publishing what conversations of every tenant begin with: an operator's act."""
+"""Publishing what conversations of every tenant begin with: for admins, because all tenants share it."""
 
 from __future__ import annotations
 
@@ -14,21 +14,16 @@ from chatpager.server.input_items import Json, check_text
 from chatpager.server.requests import decode
 from chatpager.server.routes_cache import lease_granted
 from chatpager.server.routes_responses import json_response
-from chatpager.server.service import SERVICE, Service
+from chatpager.server.service import SERVICE
 from chatpager.sessions.publishing import Known
 
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 FIELDS = {"label", "instructions", "ttl"}
 
 
-def require_operator(request: web.Request) -> Service:
-    """Prefixes are shared by all tenants: here a key's role will be checked. Until keys have roles, everybody's is."""
-    return request.app[SERVICE]
-
-
 async def create(request: web.Request) -> web.Response:
     """Publish instructions, compute them, and with a ``ttl`` keep them on the device for so many seconds."""
-    service = require_operator(request)
+    service = request.app[SERVICE]
     label, instructions, ttl = _wish(decode(await request.read()))
     known, pinned = await service.hub.publisher.publish(label, instructions, service.served.name, ttl)
     pin = None
@@ -38,17 +33,17 @@ async def create(request: web.Request) -> web.Response:
 
 
 async def index(request: web.Request) -> web.Response:
-    service = require_operator(request)
+    service = request.app[SERVICE]
     return json_response({"object": "list", "data": [_prefix(known) for known in await service.hub.publisher.every()]})
 
 
 async def retrieve(request: web.Request) -> web.Response:
-    known = await require_operator(request).hub.publisher.known(request.match_info["label"])
+    known = await request.app[SERVICE].hub.publisher.known(request.match_info["label"])
     return json_response(_prefix(known, instructions=known.prefix.instructions))
 
 
 async def delete(request: web.Request) -> web.Response:
-    service, label = require_operator(request), request.match_info["label"]
+    service, label = request.app[SERVICE], request.match_info["label"]
     await service.hub.publisher.withdraw(label)
     return json_response(wire.Deleted(id=label, object="prefix.deleted"))
 

@@ -7,11 +7,10 @@ from aiohttp import web
 from chatpager.errors import InvalidRequest, ResponseEventsExpired
 from chatpager.server import wire
 from chatpager.server.encode_response import ResponseEncoder
+from chatpager.server.keyring import tenant_of
 from chatpager.server.requests import decode, response_request
 from chatpager.server.service import (
     SERVICE,
-    TENANT,
-    Service,
     begin,
     delete_turn,
     facts_of,
@@ -35,7 +34,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     service = request.app[SERVICE]
     raw = decode(await request.read())
     stream = raw.get("stream") is True
-    (turn,) = await begin(service, response_request(raw, service.served, TENANT))
+    (turn,) = await begin(service, response_request(raw, service.served, tenant_of(request)))
     try:
         if not stream:
             return json_response(final_response(turn, await turn.stream.end()))
@@ -59,12 +58,12 @@ def _frame(event: wire.Event | wire.ErrorEvent) -> str:
 
 async def retrieve(request: web.Request) -> web.StreamResponse:
     service, response_id = request.app[SERVICE], request.match_info["id"]
-    turn = _live(service, response_id)
+    turn = _live(request)
     if request.query.get("stream") == "true":
         return await _resume(request, turn)
     if turn is not None:
         return json_response(live_response(turn))
-    return json_response(await stored_response(service, TENANT, response_id))
+    return json_response(await stored_response(service, tenant_of(request), response_id))
 
 
 async def _resume(request: web.Request, turn: LiveTurn | None) -> web.StreamResponse:
@@ -79,7 +78,8 @@ async def _resume(request: web.Request, turn: LiveTurn | None) -> web.StreamResp
         raise InvalidRequest("starting_after is an event's number", param="starting_after")
     service = request.app[SERVICE]
     if turn is None:
-        await stored_response(service, TENANT, request.match_info["id"])
+        response_id = request.match_info["id"]
+        await stored_response(service, tenant_of(request), response_id)
         service.metrics.resumed(recovered=False)
         raise ResponseEventsExpired("the response has ended; read it without stream=true", param="stream")
     service.metrics.resumed(recovered=True)
@@ -91,19 +91,19 @@ async def _resume(request: web.Request, turn: LiveTurn | None) -> web.StreamResp
 async def cancel(request: web.Request) -> web.Response:
     """End a running response; of one that has ended, its object."""
     service, response_id = request.app[SERVICE], request.match_info["id"]
-    turn = _live(service, response_id)
+    turn = _live(request)
     if turn is None:
-        return json_response(await stored_response(service, TENANT, response_id))
-    service.hub.cancel(TENANT, response_id)
+        return json_response(await stored_response(service, tenant_of(request), response_id))
+    service.hub.cancel(turn.request.tenant, response_id)
     return json_response(final_response(turn, await turn.stream.end()))
 
 
 async def delete(request: web.Request) -> web.Response:
     response_id = request.match_info["id"]
-    await delete_turn(request.app[SERVICE], response_id, "response")
+    await delete_turn(request.app[SERVICE], tenant_of(request), response_id, "response")
     return json_response(wire.Deleted(id=response_id, object="response"))
 
 
-def _live(service: Service, response_id: str) -> LiveTurn | None:
-    turn = service.hub.live(TENANT, response_id)
+def _live(request: web.Request) -> LiveTurn | None:
+    turn = request.app[SERVICE].hub.live(tenant_of(request), request.match_info["id"])
     return turn if turn and turn.request.kind == "response" else None

@@ -23,8 +23,6 @@ from chatpager.sessions.stream import Ended
 from chatpager.sessions.turn import LiveTurn, TurnRequest, choice_id
 from chatpager.store import Store, Turn, TurnKind, text_of
 
-TENANT = "default"
-"""The one tenant, until keys name more."""
 CALLED: dict[TurnKind, str] = {"response": "response", "chat": "chat completion"}
 
 
@@ -162,26 +160,26 @@ async def rebuilt_response(service: Service, turn: Turn) -> wire.Response:
     )
 
 
-async def delete_turn(service: Service, turn_id: str, kind: TurnKind) -> None:
-    """Delete what is stored of a turn and of its request's other choices; those that run are ended first.
+async def delete_turn(service: Service, tenant: str, turn_id: str, kind: TurnKind) -> None:
+    """Delete what is stored of a tenant's turn and of its request's other choices; those that run are ended first.
 
     Raises:
         ResponseNotFound: there is none of this kind.
     """
-    live = service.hub.live(TENANT, turn_id)
+    live = service.hub.live(tenant, turn_id)
     if live is not None and live.request.kind == kind:
         choices = live.request.params.n
     else:
-        turn = await service.store.turn(TENANT, turn_id)
+        turn = await service.store.turn(tenant, turn_id)
         if turn.kind != kind:
             raise ResponseNotFound(f"no {CALLED[kind]} {turn_id!r}")
         choices = turn.request.get("n", 1)
     names = [choice_id(turn_id, index) for index in range(choices)]
     for name in names:
-        await service.hub.end(TENANT, name)
+        await service.hub.end(tenant, name)
     if live is not None and not live.request.stored:
         return
     for name in names[:0:-1]:  # the one that is named last: what is cut short here can be asked for again
         with suppress(ResponseNotFound):  # deleted before, by its own name
-            await service.hub.delete_turn(TENANT, name)
-    await service.hub.delete_turn(TENANT, turn_id)
+            await service.hub.delete_turn(tenant, name)
+    await service.hub.delete_turn(tenant, turn_id)

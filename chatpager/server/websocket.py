@@ -15,13 +15,14 @@ import structlog
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from chatpager.engine.heads import LeaseEvent
-from chatpager.errors import ChatpagerError, RequestTooLarge, StoreError
+from chatpager.errors import ChatpagerError, InvalidAPIKey, RequestTooLarge, StoreError
 from chatpager.server import wire
 from chatpager.server.access import REQUEST_ID
 from chatpager.server.input_items import Json
+from chatpager.server.keyring import KEYRING, digest_sent, tenant_of
 from chatpager.server.protocol import SUBPROTOCOL, Cancel, Create, Draft, Prefetch, ResponsesProtocol, error_frame
 from chatpager.server.requests import response_request
-from chatpager.server.service import SERVICE, TENANT, Service, begin, facts_of, final_response, reader_gone
+from chatpager.server.service import SERVICE, Service, begin, facts_of, final_response, reader_gone
 from chatpager.sessions.mistakes import log_mistake
 from chatpager.sessions.stream import Ended, Prefilled
 from chatpager.sessions.turn import LiveTurn, TurnRequest
@@ -40,10 +41,13 @@ class ResponsesSocket(web.WebSocketResponse):
     async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
         if code == WSCloseCode.MESSAGE_TOO_BIG and not message:
             error = RequestTooLarge(f"a frame is larger than {self._max_msg_size} bytes")
-            message = str(error).encode()
-            with suppress(ConnectionResetError):
-                await self.send_str(error_frame(error))
+            return await self.refuse(code, error)
         return await super().close(code=code, message=message, drain=drain)
+
+    async def refuse(self, code: int, error: ChatpagerError) -> bool:
+        with suppress(ConnectionResetError):
+            await self.send_str(error_frame(error))
+        return await self.close(code=code, message=str(error).encode())
 
 
 async def responses_socket(request: web.Request) -> web.WebSocketResponse:
@@ -60,7 +64,7 @@ async def responses_socket(request: web.Request) -> web.WebSocketResponse:
     request.app[CONNECTIONS].add(connection)
     service.metrics.sockets.inc()
     if conversation := request.query.get("conversation"):
-        service.hub.prefetch_soon(TENANT, conversation)
+        service.hub.prefetch_soon(tenant_of(request), conversation)
     try:
         await connection.run()
     finally:
@@ -72,8 +76,10 @@ async def responses_socket(request: web.Request) -> web.WebSocketResponse:
 class Connection:
     """One socket: a loop that reads, and a task for each response that streams."""
 
-    def __init__(self, ws: web.WebSocketResponse, request: web.Request, service: Service) -> None:
+    def __init__(self, ws: ResponsesSocket, request: web.Request, service: Service) -> None:
         self._ws = ws
+        self._tenant = tenant_of(request)
+        self._keyring, self._key = request.app[KEYRING], digest_sent(request)
         self._transport = request.transport
         self._request_id = request[REQUEST_ID]
         self._service = service
@@ -91,6 +97,8 @@ class Connection:
         beating = asyncio.get_running_loop().create_task(self._beat())
         try:
             async for message in self._ws:
+                if not await self._is_welcome():
+                    break
                 if message.type is WSMsgType.TEXT:
                     self._protocol.receive_text(message.data)
                 elif message.type is WSMsgType.BINARY:
@@ -104,11 +112,24 @@ class Connection:
             self._end_draft()
             await asyncio.gather(beating, *self._tasks, return_exceptions=True)
 
+    async def _is_welcome(self) -> bool:
+        """Whether the key that opened the socket still opens it; if not, it is closed. What it began goes on, as when
+        its reader leaves."""
+        try:
+            await self._keyring.caller(self._key)
+        except InvalidAPIKey as error:
+            await self._ws.refuse(WSCloseCode.POLICY_VIOLATION, error)
+            return False
+        except StoreError:
+            pass  # what is asked of the store will say so; a cancel asks nothing of it
+        return True
+
     async def _beat(self) -> None:
         """An open connection is a sign of life of its conversations."""
         while True:
             await asyncio.sleep(self._service.beat_seconds)
-            self._service.hub.keeper.alive(self._owners, connected=True)
+            if await self._is_welcome():
+                self._service.hub.keeper.alive(self._owners, connected=True)
 
     def _lease_changed(self, event: LeaseEvent) -> None:
         if event.change in ("clipped", "expired", "revoked"):
@@ -136,7 +157,7 @@ class Connection:
                 case Cancel(response_id):
                     self._cancel(response_id)
                 case Prefetch(conversation):
-                    self._service.hub.prefetch_soon(TENANT, conversation)
+                    self._service.hub.prefetch_soon(self._tenant, conversation)
                 case Draft(body):
                     self._drafts.append(body)
                     if len(self._drafts) == 1:
@@ -157,7 +178,7 @@ class Connection:
 
     def _cancel(self, response_id: str) -> None:
         try:
-            self._service.hub.cancel(TENANT, response_id)
+            self._service.hub.cancel(self._tenant, response_id)
         except ChatpagerError as error:
             self._protocol.not_cancelled(response_id, error)
 
@@ -170,7 +191,7 @@ class Connection:
                 self._end_draft()
             else:
                 with suppress(ChatpagerError):
-                    await self._draft(response_request(body, self._service.served, TENANT))
+                    await self._draft(response_request(body, self._service.served, self._tenant))
             if self._drafts[-1] is body:
                 self._drafts.clear()
 
@@ -217,7 +238,7 @@ class Connection:
     async def _begin(self, body: Json) -> LiveTurn | None:
         """None when it was refused; a mistake of ours refuses it too, and the connection goes on."""
         try:
-            (turn,) = await begin(self._service, response_request(body, self._service.served, TENANT))
+            (turn,) = await begin(self._service, response_request(body, self._service.served, self._tenant))
             return turn
         except ChatpagerError as error:
             if isinstance(error, StoreError):

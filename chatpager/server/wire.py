@@ -229,6 +229,12 @@ class Prefix(msgspec.Struct, frozen=True, kw_only=True):
     pin: dict[str, Any] | None = None
 
 
+class CacheHolder(ConversationCache, frozen=True, kw_only=True):
+    """One of several, who may be several tenants'."""
+
+    tenant: str
+
+
 class CacheEvent(msgspec.Struct, frozen=True):
     """A KV block came into the device's cache or left it; ``block`` and ``parent`` are its name and that of the block
     before it, in hexadecimal."""

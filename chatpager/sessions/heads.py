@@ -16,9 +16,15 @@ def owner_of(tenant: str, session_id: str) -> str:
     return f"{tenant}\0{session_id}"
 
 
+def names_of(owner: str) -> tuple[str, str]:
+    """The tenant, and the conversation or response, that an owner is."""
+    tenant, _, name = owner.partition("\0")
+    return tenant, name
+
+
 def shown_to(tenant: str, owner: str) -> str | None:
     """The conversation or response that an owner is to people of ``tenant``; of others' nothing is told."""
-    theirs, _, name = owner.partition("\0")
+    theirs, name = names_of(owner)
     return name if name and theirs == tenant else None
 
 

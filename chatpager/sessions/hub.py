@@ -366,7 +366,8 @@ class SessionHub:
 
     async def draft(self, request: TurnRequest, writer: str, goes_on: Callable[[], bool]) -> None:
         """``writer`` is still writing this turn: compute its prompt as far as it has settled, while there is nothing
-        else to compute. ``goes_on``: whether that is still so once the prompt is there.
+        else to compute. ``goes_on``: whether that is still so once the prompt is there. A draft's owner has no tenant:
+        nobody is told of it.
 
         Raises:
             what ``submit`` does: so would the turn be refused now.
@@ -376,12 +377,12 @@ class SessionHub:
         ids = list((await self._beginner.settled(request))[: self.max_model_len - 1])
         salt = self._salts.of(request.tenant)
         if goes_on():
-            self.engine.send(DraftRequest(owner=f"draft\0{writer}", prompt_token_ids=ids, salt=salt))
+            self.engine.send(DraftRequest(owner=f"\0{writer}", prompt_token_ids=ids, salt=salt))
 
     def end_draft(self, writer: str) -> None:
         """``writer`` has sent it, or will not."""
         with suppress(EngineStopped):
-            self.engine.send(DraftRequest(owner=f"draft\0{writer}"))
+            self.engine.send(DraftRequest(owner=f"\0{writer}"))
 
     async def append_messages(self, tenant: str, session_id: str, new: Sequence[NewMessage]) -> tuple[MessageHash, ...]:
         """Add messages to a session without a turn; raises what ``Store.append_messages`` does."""

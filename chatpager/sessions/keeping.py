@@ -166,11 +166,11 @@ class Keeper:
         ]
         return msgspec.structs.replace(found, leases=leases)
 
-    async def largest(self, tenant: str, limit: int) -> list[tuple[str, SessionCache]]:
-        """The conversations, or responses without one, that have most on the device. Raises EngineStopped."""
-        prefix = owner_of(tenant, "")
+    async def largest(self, tenant: str | None, limit: int) -> list[tuple[str, SessionCache]]:
+        """The owners, of this tenant or of all, that have most on the device. Raises EngineStopped."""
+        prefix = "" if tenant is None else owner_of(tenant, "")
         found = await self._engine.ask(lambda engine: engine.top_sessions(prefix, limit, self._clock()))
-        return [(owner.removeprefix(prefix), self.with_pin(owner, cache)) for owner, cache in found]
+        return [(owner, self.with_pin(owner, cache)) for owner, cache in found]
 
     # -- who wants to know --------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from chatpager.sessions.keeping import Keeper
 from chatpager.sessions.orphans import Orphans
 from chatpager.sessions.prompting import Prompting
 from chatpager.sessions.receipt import common_prefix
-from chatpager.sessions.remembered import Remembered
+from chatpager.sessions.remembered import Past, Remembered
 from chatpager.store import Message, NewMessage, Session, Store, Turn, text_content
 
 Role = Literal["system", "user", "assistant"]
@@ -83,7 +83,8 @@ class Revising:
 
         changed = await self._unless_busy(tenant, change)
         assert changed.tip_hash is not None
-        self._remembered.put(changed.tip_hash, self._remembered.get(session.tip_hash) or before)
+        past = self._remembered.get(session.tip_hash) or Past(before, None)
+        self._remembered.put(changed.tip_hash, past.ids, past.published)
         self._keeper.rewound(owner_of(tenant, session_id), common_prefix(before, after))
         return changed
 

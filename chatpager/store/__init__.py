@@ -7,6 +7,7 @@ provenance, because message rows are shared: which request led from which input 
 used, what it found in the cache. A turn's row changes once, at its end; while it is live it is the only live one of its
 session. A **response** is the wire's object at a turn's end. The **journal** holds the tokens of turns that run; at the
 end of a turn they become a message. **Prefixes** are the operator's: beginnings whose KV blocks all tenants share.
+**API keys** say which tenant somebody is; of the keys themselves only digests are here.
 
 Every message is needed by a session or a turn; deleting the last of these deletes the message.
 
@@ -15,7 +16,9 @@ the death of the process. The clock is the caller's: times come in as ``now``.
 """
 
 from chatpager.store.chain import MessageHash
+from chatpager.store.keys import digest_of, new_key
 from chatpager.store.records import (
+    ApiKey,
     BegunTurn,
     Content,
     DeletedSession,
@@ -29,6 +32,7 @@ from chatpager.store.records import (
     NewTurn,
     Prefix,
     Recovered,
+    Role,
     Session,
     TipMove,
     Turn,
@@ -40,6 +44,7 @@ from chatpager.store.records import (
 from chatpager.store.store import Store
 
 __all__ = [
+    "ApiKey",
     "BegunTurn",
     "Content",
     "DeletedSession",
@@ -54,12 +59,15 @@ __all__ = [
     "NewTurn",
     "Prefix",
     "Recovered",
+    "Role",
     "Session",
     "Store",
     "TipMove",
     "Turn",
     "TurnKind",
     "TurnStatus",
+    "digest_of",
+    "new_key",
     "text_content",
     "text_of",
 ]

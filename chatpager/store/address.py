@@ -67,3 +67,10 @@ def file_of(url: URL) -> Path | None:
     """The file of a SQLite URL, or None where it names no plain file: in memory, or SQLite's own ``file:`` form."""
     name = url.database or ":memory:"
     return None if name.startswith((":memory:", "file:")) else Path(name)
+
+
+def missing_file(url: str) -> Path | None:
+    """The file of a SQLite database that is not there yet. Raises ConfigError, as ``parse``."""
+    parsed = parse(url)
+    file = file_of(parsed) if is_sqlite(parsed) else None
+    return file if file and not file.exists() else None

@@ -44,8 +44,12 @@ class Database:
         self._engine = _sqlite_engine(self.url, busy_timeout_ms) if self.file else _postgres_engine(self.url)
 
     def make_file(self) -> None:
-        """Make SQLite's file and its folder, for this user only; whatever exists is left as it is."""
-        if self.file is None:
+        """Make SQLite's file and its folder, for this user only; whatever exists is left as it is.
+
+        It is not even opened: to close a file ends every lock of the process on it (POSIX), and with its connections'
+        locks gone, another process that closes the database deletes the log that these still write to.
+        """
+        if self.file is None or self.file.is_file():
             return
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

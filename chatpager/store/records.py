@@ -17,6 +17,9 @@ EndStatus = Literal["completed", "incomplete", "interrupted", "cancelled", "fail
 TurnStatus = Literal["in_progress"] | EndStatus
 TurnKind = Literal["response", "chat"]
 
+Role = Literal["user", "admin"]
+"""A user has what is its tenant's; an admin also sees what is the whole server's."""
+
 TipMove = Literal["moved", "session_moved", "no_session", "already_finished", "turn_gone"]
 """What the end of a turn did to its session's tip.
 
@@ -215,3 +218,16 @@ class DeletedSession(Struct, frozen=True, kw_only=True):
     messages: int
     turns: int
     live_turns: tuple[str, ...]
+
+
+class ApiKey(Struct, frozen=True, kw_only=True):
+    """What is stored of a key: ``digest`` is its SHA-256, ``prefix`` its first characters, for people."""
+
+    id: str
+    tenant: str
+    name: str
+    role: Role
+    digest: bytes
+    prefix: str
+    created_at: int
+    revoked_at: int | None

@@ -7,10 +7,11 @@ from typing import Any
 
 from msgspec import UNSET, UnsetType
 
-from chatpager.store import journal, messages, prefixes, schema, sessions, turns
+from chatpager.store import journal, keys, messages, prefixes, schema, sessions, turns
 from chatpager.store.chain import MessageHash
 from chatpager.store.database import BUSY_TIMEOUT_MS, Database
 from chatpager.store.records import (
+    ApiKey,
     BegunTurn,
     DeletedSession,
     Finished,
@@ -324,3 +325,29 @@ class Store:
         """Raises PrefixNotFound."""
         async with self._database.write("withdraw_prefix") as c:
             await prefixes.remove(c, label)
+
+    # -- api keys
+
+    async def create_key(self, key: ApiKey) -> None:
+        async with self._database.write("create_key") as c:
+            await keys.create(c, key)
+
+    async def keys(self) -> list[ApiKey]:
+        """Every tenant's, revoked ones too, the oldest first."""
+        async with self._database.read() as c:
+            return await keys.every(c)
+
+    async def has_keys(self) -> bool:
+        """Whether one was ever stored."""
+        async with self._database.read() as c:
+            return await keys.any_stored(c)
+
+    async def key(self, digest: bytes) -> ApiKey | None:
+        """The key with this SHA-256, which may be revoked."""
+        async with self._database.read() as c:
+            return await keys.find(c, digest)
+
+    async def revoke_key(self, id: str, *, now: int) -> ApiKey:
+        """Raises KeyNotFound."""
+        async with self._database.write("revoke_key") as c:
+            return await keys.revoke(c, id, now)

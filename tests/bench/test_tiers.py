@@ -20,8 +20,12 @@ def test_each_turn_finds_its_history_where_it_is_said_to_be(tmp_path, capsys):
         for source, facts in result["turns"].items()
     }
     assert found == {
-        "device": (TOKENS, 0, 0), "host": (0, full, 0), "disk": (0, 0, full), "restart": (0, 0, full), "cold": (0, 0, 0),
-    }  # fmt: skip
+        "device": (TOKENS, 0, 0),
+        "host": (0, full, 0),
+        "disk": (0, 0, full),
+        "restart": (0, 0, full),
+        "cold": (0, 0, 0),
+    }
     assert result["turns"]["cold"]["of_cold"] == 1
     assert all(facts["ttft_ms"][0] > 0 for facts in result["turns"].values())
     assert "200 tokens of history" in capsys.readouterr().out

@@ -215,7 +215,7 @@ def test_what_is_no_command_for_prefixes(ask, wrong):
 
 def test_who_has_most_of_the_cache(ask, session):
     head, *rows = ask("cache", "top").splitlines()
-    assert head.split() == ["conversation", "device", "host", "disk", "shared", "leases"]
+    assert head.split() == ["conversation", "device", "host", "disk", "shared", "leases", "tenant"]
     [mine] = [row.split() for row in rows if session in row]
     assert int(mine[1]) >= 16
     assert mine[5] == "soft"

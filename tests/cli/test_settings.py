@@ -155,7 +155,7 @@ def test_help_names_every_command(chatpager):
         result = chatpager(*argv)
         assert result.code == code
         said = result.out + result.err
-        for command in ("demo", "serve", "chat", "doctor", "db", "config", "bench"):
+        for command in ("demo", "serve", "chat", "doctor", "keys", "db", "config", "bench"):
             assert f" {command} " in said
 
 

@@ -7,6 +7,7 @@ from aiohttp import web
 
 from chatpager import AsyncClient
 from chatpager.client import ClientError
+from chatpager.store import new_key
 from tests.serving import DEADLINE, GREEDY
 
 
@@ -122,6 +123,21 @@ async def test_a_wrong_key(serve):
                 assert (error.value.code, error.value.status) == ("invalid_api_key", 401)
         async with AsyncClient(server.url, api_key="secret") as client:
             assert (await (await client.session()).ask("Hello", **GREEDY)).status == "incomplete"
+
+
+async def test_a_stored_key_opens_what_is_its_tenants(server):
+    keys = [new_key(tenant, "", "user", 1) for tenant in ("ann", "bob")]
+    for row, _ in keys:
+        await server.service.store.create_key(row)
+    ann, bob = (AsyncClient(server.url, api_key=key) for _, key in keys)
+    async with ann, bob:
+        session = await ann.session()
+        assert (await session.ask("Hello", **GREEDY)).status == "incomplete"
+        assert [one["id"] for one in await ann.sessions()] == [session.id]
+        assert await bob.sessions() == []
+        with pytest.raises(ClientError) as error:
+            await bob.session(session.id)
+        assert error.value.code == "conversation_not_found"
 
 
 async def test_a_failed_answer_tells_why(serve):

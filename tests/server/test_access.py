@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
+import math
 
 import pytest
 
 from chatpager.config import ServerConfig
-from chatpager.errors import ConfigError
-from chatpager.server.access import check_exposure, is_loopback
+from chatpager.server.access import exposure, is_exposed, is_loopback
+from chatpager.server.keyring import KEYRING
 from tests.serving import GREEDY
 
 BEARER = {"Authorization": "Bearer secret"}
@@ -17,16 +18,17 @@ FRIEND = "https://friend.example:8443"
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.9.9.9", "::1"])
 def test_loopback(host):
     assert is_loopback(host)
-    check_exposure(ServerConfig(host=host))
+    assert not is_exposed(ServerConfig(host=host))
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.com", "localhost.example.com", ""])
 def test_any_other_address_needs_a_key_or_a_word(host):
     assert not is_loopback(host)
-    with pytest.raises(ConfigError, match="api-key"):
-        check_exposure(ServerConfig(host=host))
-    check_exposure(ServerConfig(host=host, api_key="secret"))
-    check_exposure(ServerConfig(host=host, insecure=True))
+    assert is_exposed(ServerConfig(host=host))
+    for way_out in ("--api-key", "keys create", "--insecure"):
+        assert way_out in str(exposure(ServerConfig(host=host)))
+    assert not is_exposed(ServerConfig(host=host, api_key="secret"))
+    assert not is_exposed(ServerConfig(host=host, insecure=True))
 
 
 # -- the key ----------------------------------------------------------------------------------------------------------
@@ -246,12 +248,18 @@ async def test_every_answer_has_an_id_of_its_own(server):
     assert len({answer.headers["x-request-id"] for answer in answers}) == 4
 
 
-async def test_a_database_that_is_away_is_an_error_without_its_address(server):
-    await server.service.store.close()
-    for answer in (await server.post("/v1/responses", {"input": "a"}), await server.get("/v1/conversations")):
-        assert answer.refusal == (503, "storage_unavailable", None)
-        assert answer.headers["retry-after"] == "1"
-        assert b".db" not in answer.body
-    async with server.socket() as socket:
+@pytest.mark.parametrize("own", [True, False])
+async def test_a_database_that_is_away_is_an_error_without_its_address(serve, own):
+    """Of keys only the server's own is known then."""
+    headers = BEARER if own else {}
+    async with serve(api_key="secret" if own else None) as server, server.socket(additional_headers=headers) as socket:
+        await server.service.store.close()
+        server.app[KEYRING].clock = lambda: math.inf
+        for method, path in (("POST", "/v1/responses"), ("GET", "/v1/conversations")):
+            answer = await server.call(method, path, {"input": "a"}, headers=headers)
+            assert answer.refusal == (503, "storage_unavailable", None)
+            assert answer.headers["retry-after"] == "1"
+            assert b".db" not in answer.body
+        assert (await server.get("/v1/models", headers=headers)).status == (200 if own else 503)
         await socket.create("Hello")
         assert (await socket.receive())["error"]["code"] == "storage_unavailable"

@@ -311,7 +311,8 @@ async def test_who_has_most_of_the_cache(server):
     await server.conversation()
     found = (await server.get("/v1/cache/top")).json["data"]
     assert [row["id"] for row in found] == [large, alone["id"], small]
-    assert found[0] == (await server.get(f"{PATH}/{large}/cache")).json | {"leases": found[0]["leases"]}
+    cache = (await server.get(f"{PATH}/{large}/cache")).json
+    assert found[0] == cache | {"leases": found[0]["leases"], "tenant": "default"}
     assert [row["id"] for row in (await server.get("/v1/cache/top?limit=1")).json["data"]] == [large]
     assert (await server.get("/v1/cache/top?limit=0")).refusal == (400, "invalid_request", "limit")
     others = await server.hub.keeper.largest("someone", 10)

@@ -58,9 +58,10 @@ async def tip(store, session_id, tenant="ann"):
 
 
 async def count(store):
-    """The number of rows in each table."""
+    """The number of rows in each table of conversations."""
     async with store._database.read() as c:
         return {
             table.name: (await c.execute(select(func.count()).select_from(table))).scalar()
             for table in tables.metadata.sorted_tables
+            if table is not tables.api_keys
         }

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from chatpager.errors import StoreError
-from chatpager.store import Store
+from chatpager.store import Store, schema
 from chatpager.store.database import Database
 from tests import postgres
 from tests.store.making import begin, conversation, count, end, entry, texts, user
@@ -112,6 +112,29 @@ async def turn(store, n):
     assert (await store.journaled("ann", f"resp_{n}")).text == said
     assert (await store.finish_turn(end(f"resp_{n}", said))).tip == "moved"
     assert await texts(store, id) == [f"hi {n}", said]
+
+
+COUNT = """
+import sqlite3, sys
+database = sqlite3.connect(sys.argv[1])
+print(database.execute("SELECT count(*) FROM sessions").fetchone()[0])
+database.close()
+"""
+
+
+@pytest.mark.parametrize("migrated", ["by the first that opens it", "before", "before, and opened twice"])
+async def test_the_log_outlives_other_processes_that_open_and_close_the_database(tmp_path, open_store, migrated):
+    """Whoever closes a database last, by its locks, deletes its log: with what is written to it from then on."""
+    file = tmp_path / "sub" / "fresh.db"
+    if migrated.startswith("before"):
+        await schema.upgrade(f"sqlite:///{file}")
+    store = await open_store(f"sqlite:///{file}", migrate=True)
+    if migrated.endswith("twice"):
+        await open_store(f"sqlite:///{file}", migrate=True)
+    for n in range(3):
+        await store.create_session("ann", id=f"conv_{n}", now=n)
+        elsewhere = await asyncio.create_subprocess_exec(sys.executable, "-c", COUNT, file, stdout=PIPE)
+        assert await elsewhere.communicate() == (b"%d\n" % (n + 1), None)
 
 
 async def test_many_turns_at_once_do_not_lock_each_other_out(store):

@@ -45,7 +45,9 @@ ELSEWHERE = {
     "finish_turn",
 }
 """Operations of a tenant that fail for no id; the tests below and beside this file show what they do."""
-OF_THE_SERVER = {"open", "claim", "close", "journal", "recover"}
+OF_THE_SERVER = {
+    "open", "claim", "close", "journal", "recover", "create_key", "keys", "has_keys", "key", "revoke_key"
+}  # fmt: skip
 OF_THE_OPERATOR = {"publish_prefix", "prefix", "prefixes", "withdraw_prefix"}
 """Prefixes are published for all tenants."""
 

@@ -1,0 +1,122 @@
+"""``chatpager keys``: makes, lists and revokes API keys in the database itself, also while a server runs on it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from chatpager.cli.flags import with_settings
+from chatpager.cli.remote import WIDE, AsJson, ConfigFile
+
+if TYPE_CHECKING:
+    from chatpager.store import ApiKey, Store
+
+keys = typer.Typer(help="API keys: who may use the server, and for which tenant.", no_args_is_help=True)
+T = TypeVar("T")
+
+
+@keys.command()
+@with_settings("store")
+def create(
+    settings: dict[str, Any],
+    tenant: Annotated[str, typer.Option(help="whose conversations and cache the key opens")],
+    name: Annotated[str, typer.Option(help="what the key is for, as the list shows it")] = "",
+    role: Annotated[str, typer.Option(help="user, or admin: sees what is the whole server's too")] = "user",
+    config: ConfigFile = None,
+) -> None:
+    """Make a key and print it, this once. A server of this database asks for a key from then on."""
+    from chatpager.store import new_key
+
+    made, key = new_key(tenant, name, role, _now())
+    _with_store(settings, config, lambda store: store.create_key(made), migrate=True)
+    typer.echo(key)
+    typer.echo(f"{made.id}, {made.role} of tenant {made.tenant}: the key is shown only now", err=True)
+    typer.echo("servers of this database ask for a key from now on; the page cannot send one yet", err=True)
+
+
+@keys.command("list")
+@with_settings("store")
+def list_keys(
+    settings: dict[str, Any],
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Every key: whose it is, how it begins, and whether it was revoked."""
+    found = _with_store(settings, config, lambda store: store.keys())
+    if as_json:
+        typer.echo(json.dumps([_row(key) for key in found], indent=2))
+        return
+    table = Table("id", "tenant", "role", "key", "made", "revoked", "name", box=None)
+    for key in found:
+        made, revoked = _time(key.created_at), _time(key.revoked_at)
+        table.add_row(key.id, key.tenant, key.role, f"{key.prefix}...", made, revoked or "-", Text(key.name))
+    Console(width=None if sys.stdout.isatty() else WIDE).print(table)
+
+
+@keys.command()
+@with_settings("store")
+def revoke(
+    settings: dict[str, Any],
+    id: Annotated[str, typer.Argument(metavar="ID", help="of the key (key_...), as the list shows it")],
+    config: ConfigFile = None,
+) -> None:
+    """End a key for good. A running server refuses it within seconds."""
+    key = _with_store(settings, config, lambda store: store.revoke_key(id, now=_now()))
+    typer.echo(f"{key.id} of tenant {key.tenant} is revoked")
+
+
+async def has_live_key(url: str) -> bool:
+    """Whether a key opens a server of this database; none does where there is none yet, or one of an older chatpager.
+
+    Raises:
+        ConfigError, StoreError: the URL is wrong, or the database is away.
+    """
+    from chatpager.store import Store, address, schema
+
+    if address.missing_file(url) or await schema.current(url) != schema.head():
+        return False
+    store = await Store.open(url, migrate=False)
+    try:
+        return any(key.revoked_at is None for key in await store.keys())
+    finally:
+        await store.close()
+
+
+def _with_store(
+    settings: dict[str, Any], file: str | None, work: Callable[[Store], Awaitable[T]], *, migrate: bool = False
+) -> T:
+    """``migrate`` makes the database, or brings it up to date, where no server runs on it."""
+    from chatpager.config import load
+    from chatpager.store import Store
+
+    async def run(url: str) -> T:
+        store = await Store.open(url, migrate=migrate)
+        try:
+            return await work(store)
+        finally:
+            await store.close()
+
+    return asyncio.run(run(load(settings, file=file).store.resolved_database_url()))
+
+
+def _row(key: ApiKey) -> dict[str, Any]:
+    shown = ("id", "tenant", "role", "name", "prefix", "created_at", "revoked_at")
+    return {name: getattr(key, name) for name in shown}
+
+
+def _time(at: int | None) -> str:
+    return "" if at is None else datetime.fromtimestamp(at / 1000, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,99 @@
+"""Who calls: the key that comes with a request decides the tenant and the role, for every wire."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from chatpager.errors import InvalidAPIKey
+from chatpager.store import Role, Store, digest_of
+
+CACHE_SECONDS = 2.0
+"""A key that was looked up is believed for so long: a revoked one may be used so much longer."""
+MAX_CACHED = 4096
+NO_KEY = hashlib.sha256(b"").digest()
+
+
+@dataclass(frozen=True)
+class Caller:
+    tenant: str
+    role: Role
+
+
+OWNER = Caller("default", "admin")
+"""Who has the server's own key, or asks a server that has no keys and that only this machine can reach."""
+CALLER = web.RequestKey("caller", Caller)
+"""Of every request but those for public routes: a route that asks for it there fails."""
+
+
+class Keyring:
+    """The server's own key (``--api-key``) and those in the store. ``keyless``: without a key of its own, and for as
+    long as none was ever stored, the server is open to whoever reaches it."""
+
+    def __init__(
+        self, own: str | None, store: Store, *, keyless: bool, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._own = digest_of(own) if own else None
+        self._store = store
+        self._keyless = keyless and not own
+        self.clock = clock
+        self._open_until = 0.0
+        self._cached: OrderedDict[bytes, tuple[float, Caller]] = OrderedDict()
+
+    async def caller(self, digest: bytes) -> Caller:
+        """Who sent the key with this SHA-256 (``NO_KEY``: none).
+
+        Raises:
+            InvalidAPIKey: nobody's, or revoked.
+            StoreError: it cannot be looked up now.
+        """
+        if self._own is not None and hmac.compare_digest(digest, self._own):
+            return OWNER
+        if await self.open():
+            return OWNER
+        now = self.clock()
+        until, found = self._cached.get(digest, (now, None))
+        if found is None or until <= now:
+            found = await self._look_up(digest, now)
+        return found
+
+    async def open(self) -> bool:
+        """Whether no key is asked for. Raises StoreError."""
+        if not self._keyless:
+            return False
+        now = self.clock()
+        if self._open_until <= now:
+            self._keyless = not await self._store.has_keys()  # once one was stored, that stays so
+            self._open_until = now + CACHE_SECONDS
+        return self._keyless
+
+    async def _look_up(self, digest: bytes, now: float) -> Caller:
+        self._cached.pop(digest, None)
+        key = None if digest == NO_KEY else await self._store.key(digest)
+        if key is None or key.revoked_at is not None:
+            raise InvalidAPIKey("send a key of this server: Authorization: Bearer KEY")
+        found = Caller(key.tenant, key.role)
+        self._cached[digest] = now + CACHE_SECONDS, found
+        if len(self._cached) > MAX_CACHED:
+            self._cached.popitem(last=False)
+        return found
+
+
+KEYRING = web.AppKey("keyring", Keyring)
+
+
+def tenant_of(request: web.Request) -> str:
+    """Whose the request is, and so whose is all that it may see."""
+    return request[CALLER].tenant
+
+
+def digest_sent(request: web.Request) -> bytes:
+    """The SHA-256 of the key that came with a request."""
+    kind, _, key = request.headers.get("Authorization", "").partition(" ")
+    return digest_of(key) if kind.lower() == "bearer" else NO_KEY

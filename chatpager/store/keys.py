@@ -1,0 +1,95 @@
+"""API keys: who may come in, for which tenant, and as what. Of a key only its SHA-256 is stored.
+
+A key is 32 random bytes, which nobody can guess however fast they hash; so one round of SHA-256 hides it as well as the
+slow hashes that passwords need would, and its digest can be an index. Where a row is found, the digests are compared
+once more in constant time. Rows are never deleted: who revokes the last key closes the door and does not open it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from typing import get_args
+
+from sqlalchemy import exists, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from chatpager.errors import ConfigError, KeyNotFound
+from chatpager.store.database import NUL
+from chatpager.store.records import ApiKey, Role
+from chatpager.store.tables import api_keys
+
+MARK = "cp_"
+"""What a key begins with, so that whoever finds one in a file knows what it is."""
+SHOWN = len(MARK) + 5
+"""Characters of a key that a list shows: 30 of its 256 bits."""
+MAX_NAME = 100
+_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:+-]{0,63}")
+
+
+def digest_of(key: str) -> bytes:
+    """What is stored of a key; of any text, as it came in a header."""
+    return hashlib.sha256(key.encode(errors="surrogateescape")).digest()
+
+
+def new_key(tenant: str, name: str, role: str, now: int) -> tuple[ApiKey, str]:
+    """A row to store, and the key itself, which is nowhere else.
+
+    Raises:
+        ConfigError: a tenant, name or role that cannot be one.
+    """
+    if not _TENANT.fullmatch(tenant):
+        raise ConfigError("tenant", "is 1 to 64 letters, digits and . _ - @ : +, a letter or digit first", value=tenant)
+    if len(name) > MAX_NAME or not name.isprintable():
+        raise ConfigError("name", f"is one line of at most {MAX_NAME} characters", value=name)
+    known = get_args(Role)
+    if role not in known:
+        raise ConfigError("role", f"is {' or '.join(known)}", value=role)
+    key = MARK + secrets.token_urlsafe(32)
+    return (
+        ApiKey(
+            id="key_" + secrets.token_hex(8),
+            tenant=tenant,
+            name=name,
+            role=role,  # type: ignore[arg-type]
+            digest=digest_of(key),
+            prefix=key[:SHOWN],
+            created_at=now,
+            revoked_at=None,
+        ),
+        key,
+    )
+
+
+async def create(c: AsyncConnection, key: ApiKey) -> None:
+    await c.execute(insert(api_keys).values({column.name: getattr(key, column.name) for column in api_keys.columns}))
+
+
+async def every(c: AsyncConnection) -> list[ApiKey]:
+    """The oldest first."""
+    rows = (await c.execute(select(api_keys).order_by(api_keys.c.created_at, api_keys.c.id))).all()
+    return [ApiKey(**row._mapping) for row in rows]
+
+
+async def any_stored(c: AsyncConnection) -> bool:
+    return bool((await c.execute(select(exists().select_from(api_keys)))).scalar())
+
+
+async def find(c: AsyncConnection, digest: bytes) -> ApiKey | None:
+    row = (await c.execute(select(api_keys).where(api_keys.c.digest == digest))).one_or_none()
+    if row is None or not hmac.compare_digest(row.digest, digest):
+        return None
+    return ApiKey(**row._mapping)
+
+
+async def revoke(c: AsyncConnection, id: str, now: int) -> ApiKey:
+    """One that was revoked before stays revoked since then."""
+    k = api_keys.c
+    if NUL not in id:
+        await c.execute(update(api_keys).where(k.id == id, k.revoked_at.is_(None)).values(revoked_at=now))
+    row = None if NUL in id else (await c.execute(select(api_keys).where(k.id == id))).one_or_none()
+    if row is None:
+        raise KeyNotFound(f"no key {id!r}")
+    return ApiKey(**row._mapping)
