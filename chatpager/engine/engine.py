@@ -25,7 +25,7 @@ from chatpager.engine.messages import (
 )
 from chatpager.engine.plan import Limits, Plan, Row
 from chatpager.engine.prefix_cache import PrefixCache
-from chatpager.engine.published import PublishedPrefix
+from chatpager.engine.published import OWNER, PublishedPrefix
 from chatpager.engine.request import Request
 from chatpager.engine.runner import Runner
 from chatpager.engine.sampler import Sampled
@@ -239,8 +239,12 @@ class Engine:
         """The sessions whose names begin with ``prefix`` and that have most blocks on the device, most first."""
         self.leases.tick(now)
         heads = self.leases.heads.items()
-        sessions = {name: head for name, head in heads if name.startswith(prefix) and name not in self.drafts}
+        sessions = {name: head for name, head in heads if name.startswith(prefix) and self._is_session(name)}
         return top_sessions(sessions, limit, self.config.block_size, now, self.tiers)
+
+    def _is_session(self, owner: str) -> bool:
+        """Not a draft, and not a published prefix."""
+        return owner not in self.drafts and not owner.startswith(OWNER)
 
     # -- steps --------------------------------------------------------------------------------------------------------
 

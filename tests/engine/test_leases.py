@@ -487,18 +487,19 @@ def test_what_a_session_goes_back_behind_is_dead_at_once_and_its_leases_end_ther
     turn(engine, "a", range(24))
     turn(engine, "b", [*range(16), *range(50, 58)])
     lease(engine, "a")
-    assert engine.pool.leased == 6
+    assert engine.pool.leased == 7
     engine.rewind_session("a", 11)
     engine.audit()
     head = engine.leases.heads["a"]
     assert (len(head.chain), len(head.proofs), head.leases[HARD].covered, engine.pool.leased) == (2, 2, 2, 2)
     classes = sorted(block.eviction_class for block in engine.pool.index.values())
-    assert classes == [*[EvictionClass.DEAD] * 2, *[EvictionClass.IDLE] * 4, *[EvictionClass.HARD] * 2]
+    dead, tail, idle = [EvictionClass.DEAD] * 3, [EvictionClass.TAIL], [EvictionClass.IDLE] * 4
+    assert classes == [*dead, *tail, *idle, *[EvictionClass.HARD] * 2]
     engine.rewind_session("a", 100)
     engine.rewind_session("nobody", 4)
     assert len(head.chain) == 2
     turn(engine, "a", [*range(11), *range(70, 79)])
-    assert engine.pool.leased == 5, "the lease follows"
+    assert engine.pool.leased == 6, "the lease follows"
     engine.audit()
 
 
@@ -512,4 +513,15 @@ def test_going_back_leaves_what_is_below_the_device_where_it_belongs():
     host = engine.tiers.host
     assert [proof in host._alive for proof in proofs] == [True] * 4 + [False] * 6
     assert list(host._dead) == proofs[:3:-1]
+    engine.audit()
+
+
+def test_going_back_to_the_end_leaves_everything():
+    engine = make_engine(num_blocks=33)
+    turn(engine, "a", range(24))
+    before = engine.session_cache("a", 0.0)
+    engine.rewind_session("a", 27)
+    assert engine.session_cache("a", 0.0) == before
+    engine.rewind_session("a", 26)
+    assert engine.session_cache("a", 0.0).tokens == 24, "the tail holds more than that"
     engine.audit()

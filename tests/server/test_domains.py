@@ -49,7 +49,7 @@ async def test_a_restart_tells_what_changed(opened, other_model, tmp_path, wire)
         assert set(before) == {"model", "salt"} and all(before.values())
     async with opened() as server:
         same = await told(server, wire, first)
-        assert (same["miss_reason"], same["domain"]) == (None, before)
+        assert (same["miss_reason"], same["domain"]) == ("sub_block", before)
         assert same["disk_tokens"] > 0
     for change in ({"block": 16}, {"model": other_model}):
         async with opened(**change) as server:

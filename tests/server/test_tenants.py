@@ -8,7 +8,7 @@ from chatpager.server.access import FOR_ADMINS, PUBLIC
 from chatpager.server.keyring import CACHE_SECONDS, KEYRING
 from chatpager.store import new_key
 from tests.server.test_drafts import drafted
-from tests.serving import GREEDY, eventually
+from tests.serving import BLOCK, GREEDY, eventually
 
 CHAT = {"temperature": 0, "max_tokens": 8, "ignore_eos": True}
 LONG = "The quick brown fox jumps over the lazy dog. " * 3
@@ -88,6 +88,8 @@ NAMED = {
     ("DELETE", "/v1/conversations/{conversation}/pin"): None,
     ("POST", "/v1/conversations/{conversation}/fork"): None,
     ("POST", "/v1/conversations/{conversation}/prefetch"): None,
+    ("POST", "/v1/conversations/{conversation}/rewind"): {"to": "{response}"},
+    ("POST", "/v1/conversations/{conversation}/compact"): {"summary": "mine now", "keep": 0},
     ("GET", "/v1/cache/explain?first={conversation}&second={response}"): None,
     ("GET", "/v1/conversations?after={conversation}"): None,
 }
@@ -102,6 +104,7 @@ NAMELESS = {
     ("POST", "/v1/conversations"), ("GET", "/v1/conversations"), ("GET", "/v1/cache/top"), ("GET", "/v1/cache/events"),
     ("POST", "/v1/chat/completions"), ("GET", "/v1/models"), ("GET", "/v1/models/{}"),
     ("POST", "/v1/responses"), ("GET", "/v1/responses"),
+    ("GET", "/v1/prefixes"), ("POST", "/v1/prefixes"), ("GET", "/v1/prefixes/{}"), ("DELETE", "/v1/prefixes/{}"),
 }  # fmt: skip
 """What is told no name, or in its body, and the socket: the tests below show what they give."""
 
@@ -134,15 +137,15 @@ async def test_no_route_is_left_out(server):
 async def test_what_is_another_tenants_is_not_there_and_ones_own_is(two, method, path):
     ann, bob, hers, nobodys = two
     body, before = NAMED[method, path], await all_of(ann, hers)
-    foreign = await bob.call(method, path.format(**hers), body)
-    unknown = await bob.call(method, path.format(**nobodys), body)
+    foreign = await bob.call(method, path.format(**hers), filled(body, hers))
+    unknown = await bob.call(method, path.format(**nobodys), filled(body, nobodys))
     assert foreign.status == unknown.status == 404
     said = foreign.body.decode()
     for name, id in hers.items():
         said = said.replace(id, nobodys[name])
     assert said == unknown.body.decode()
     assert await all_of(ann, hers) == before
-    assert (await ann.call(method, path.format(**hers), body)).status == 200
+    assert (await ann.call(method, path.format(**hers), filled(body, hers))).status == 200
 
 
 @pytest.mark.parametrize("body", GO_ON.values(), ids=GO_ON)
@@ -273,7 +276,7 @@ async def test_a_draft_is_computed_for_its_tenant_alone(two, server):
             rows = (await (await bearer(server, "draft", role)).ok("GET", "/v1/cache/top"))["data"]
             assert {row["tenant"] for row in rows} == ({"ann"} if role == "admin" else set())
         await one.create(text + "!")
-        assert cached((await one.rest())[-1]["response"]) == [0, 0, 0]
+        assert cached((await one.rest())[-1]["response"])[0] < BLOCK, "the beginning that all her prompts have"
         await other.create(text + "!")
         assert cached((await other.rest())[-1]["response"])[0] > 0
     assert (await ann.ok("GET", f"/v1/conversations/{hers['conversation']}/cache"))["shared_tokens"] == 0
@@ -296,7 +299,7 @@ async def test_who_has_most_of_the_cache_is_told_of_ones_own_and_admins_of_all(t
 # -- roles and keys ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/v1/cache/events"])
+@pytest.mark.parametrize("path", ["/metrics", "/v1/cache/events", "/v1/prefixes"])
 async def test_what_is_the_whole_servers_is_for_admins(two, server, path):
     ann, _, hers, _ = two
     for method in ("GET", "HEAD"):
@@ -309,6 +312,21 @@ async def test_what_is_the_whole_servers_is_for_admins(two, server, path):
     assert (await admin.call("GET", path)).status == 200
     assert await all_of(admin, hers) == await all_of(ann, hers), "an admin is its tenant's too"
     assert (await admin.call("GET", "/v1/conversations/conv_none")).status == 404
+
+
+async def test_what_all_tenants_share_is_published_by_admins_and_found_by_all(two, server):
+    ann, bob, _, _ = two
+    admin = await bearer(server, "ops", "admin")
+    body = {"label": "support", "instructions": LONG}
+    path = "/v1/prefixes/support"
+    for method, there, sent in (("POST", "/v1/prefixes", body), ("GET", path, None), ("DELETE", path, None)):
+        assert (await ann.call(method, there, sent)).refusal == (403, "forbidden", None)
+    made = await admin.ok("POST", "/v1/prefixes", body)
+    for who in (ann, bob):
+        found = await who.respond("Hello", instructions=LONG, store=False)
+        assert cached(found) == [made["tokens"], 0, 0]
+        assert found["chatpager"]["cache"]["published"] == "support"
+    assert (await admin.call("DELETE", path)).status == 200
 
 
 async def test_an_admin_does_not_read_what_other_tenants_said(two, server):
