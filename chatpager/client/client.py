@@ -154,6 +154,12 @@ class Session:
         found = await self._client.request("POST", f"/v1/conversations/{self.id}/prefetch", {})
         return int(found["tokens"])
 
+    async def hint(self, tool: str | None = None, *, eta: float | None = None) -> dict[str, Any]:
+        """Say that the session goes on when ``tool`` is done, or in ``eta`` seconds, so that its prefix is kept until
+        then; what was granted. Raises ClientError."""
+        body = {name: value for name, value in (("tool", tool), ("eta", eta)) if value is not None}
+        return await self._client.request("POST", f"/v1/conversations/{self.id}/hint", body)
+
     async def history(self) -> list[tuple[str, str]]:
         """(role, text) of every message."""
         return [(i["role"], "".join(part["text"] for part in i["content"])) for i in await self.items()]

@@ -41,6 +41,7 @@ class LeaseState(msgspec.Struct, frozen=True, kw_only=True):
     strength: Strength
     tokens: int
     seconds_left: float
+    reason: str = ""
 
 
 class SessionCache(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,6 +125,7 @@ def session_cache(head: Head, block_size: int, now: float, tiers: Tiers | None) 
             strength=lease.strength,
             tokens=min(lease.covered, resident) * block_size,
             seconds_left=lease.deadline - now,
+            reason=lease.reason,
         )
         for lease in head.leases.values()
     ]

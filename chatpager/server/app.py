@@ -65,6 +65,7 @@ def _routes() -> list[web.RouteDef]:
         web.delete("/v1/conversations/{id}/pin", routes_cache.unpin),
         web.post("/v1/conversations/{id}/fork", routes_cache.fork),
         web.post("/v1/conversations/{id}/prefetch", routes_cache.prefetch),
+        web.post("/v1/conversations/{id}/hint", routes_cache.hint),
         web.get("/v1/cache/top", routes_cache.top),
         web.get("/v1/cache/events", routes_cache.events),
         web.get("/v1/cache/explain", routes_cache.explain),

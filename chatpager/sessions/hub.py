@@ -36,6 +36,7 @@ from chatpager.sessions.prompting import Prompting
 from chatpager.sessions.remembered import Remembered
 from chatpager.sessions.salts import Salts
 from chatpager.sessions.stream import Ended, Started
+from chatpager.sessions.tool_waits import ToolWaits
 from chatpager.sessions.turn import LiveTurn, TurnRequest
 from chatpager.store import Message, MessageHash, NewMessage, Store
 
@@ -81,6 +82,7 @@ class SessionHub:
         self.comparing = self._beginner.comparing
         self.engine = EngineThread(build_engine, self._receive, self._leases_changed)
         self.keeper = Keeper(self.engine, clock)
+        self.tool_waits = ToolWaits(self.keeper, clock)
         self._delivery = Delivery(
             self.turns,
             store,
@@ -219,6 +221,8 @@ class SessionHub:
             turn.owner = self._heads.of(turn.request, turn.id, row.parent_hash)
         for turn, _ in begun:
             turn.stream.append(Started(turn.id, turn.created_at))
+        request = begun[0].turn.request
+        self.tool_waits.returned(request.tenant, request.session_id, [])
         self._start([turn for turn, _ in begun])
 
     def _start(self, turns: Sequence[LiveTurn]) -> None:
