@@ -25,6 +25,7 @@ from chatpager.engine.detokenizer import TextStream
 from chatpager.engine.model_folder import one_line, read_json, require_folder
 from chatpager.engine.remembered_pieces import RememberedPieces
 from chatpager.engine.sampling_params import SamplingParams
+from chatpager.engine.tool_calls import reads_calls_of
 from chatpager.errors import InvalidRequest, ModelLoadError
 
 PIECES_BYTES = 64 << 20
@@ -115,8 +116,19 @@ class Tokenizer:
         template = self._hf.chat_template
         return xxhash.xxh3_128_hexdigest(f"{self.backend.to_str()}\0{template!r}".encode())
 
-    def render(self, messages: Sequence[dict[str, Any]], *, add_generation_prompt: bool) -> str:
-        """The template's text for ``messages``; their texts should be guarded.
+    @property
+    def reads_calls(self) -> bool:
+        """Whether the template asks for tool calls in a form that is known here."""
+        return reads_calls_of(str(self._hf.chat_template or ""))
+
+    def render(
+        self,
+        messages: Sequence[dict[str, Any]],
+        *,
+        add_generation_prompt: bool,
+        tools: Sequence[dict[str, Any]] | None = None,
+    ) -> str:
+        """The template's text for ``messages`` and ``tools``; their texts should be guarded.
 
         Raises:
             InvalidRequest: the template refuses the messages (an order or a role it does not know), or there is none.
@@ -125,7 +137,10 @@ class Tokenizer:
             raise InvalidRequest("this model has no chat template; it can only complete prompts", param="messages")
         try:
             text: str = self._hf.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
+                list(messages),
+                tools=list(tools) if tools else None,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
             )
         except Exception as error:  # a template is a program, and may fail in any way
             raise InvalidRequest(
@@ -143,6 +158,18 @@ class Tokenizer:
             control_tokens.mark(piece) if i % 2 else self._guard_lookalikes(piece, tokens)
             for i, piece in enumerate(pieces)
         )
+
+    def guard_all(self, value: Any, *, answer: bool = False) -> Any:
+        """``value`` with every text in it guarded."""
+        match value:
+            case str():
+                return self.guard(value, answer=answer)
+            case dict():
+                return {self.guard(k, answer=answer): self.guard_all(v, answer=answer) for k, v in value.items()}
+            case list():
+                return [self.guard_all(item, answer=answer) for item in value]
+            case _:
+                return value
 
     def _guard_lookalikes(self, text: str, tokens: ControlTokens) -> str:
         """``text`` with what becomes a control token without spelling it replaced by marks."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.errors import ContextLengthExceeded, InvalidRequest
+from chatpager.sessions.answers import tools_of
 from chatpager.sessions.comparing import Comparing
 from chatpager.sessions.history import history_of
 from chatpager.sessions.orphans import Orphans
@@ -71,7 +72,7 @@ class Beginner:
         """
         history, fresh = await history_of(request, self._store, self._orphans)
         conversation: list[Message | NewMessage] = [*history, *fresh]
-        return await self._prompting.settled(conversation, request.instructions) if fresh else []
+        return await self._prompting.settled(conversation, request.instructions, request.tools) if fresh else []
 
     async def _asked_before(self, history: Sequence[Message], request: TurnRequest) -> Sequence[int] | None:
         """What was computed for the last answer in ``history``, by an earlier server or so long ago that it is not
@@ -81,20 +82,24 @@ class Beginner:
         if not answers:
             return None
         last = history[answers[-1]]
-        instructions = await self._instructions_of(last, request)
-        asked = (await self._prompting.question(history[: answers[-1]], instructions)).prompt.token_ids
+        then = await self._parameters_of(last, request)
+        question = await self._prompting.question(
+            history[: answers[-1]], then.get("instructions"), tools=tools_of(then)
+        )
+        asked = question.prompt.token_ids
         # Of a completed answer the token that ended it is not stored.
         return [*asked, *(last.token_ids or ())[: None if last.status == "completed" else -1]]
 
-    async def _instructions_of(self, answer: Message, request: TurnRequest) -> str | None:
-        """Those of the turn that gave the answer: they are no part of the conversation, and may have changed."""
+    async def _parameters_of(self, answer: Message, request: TurnRequest) -> Mapping[str, Any]:
+        """Those of the turn that gave the answer: its instructions and tools are no part of the conversation, and may
+        have changed."""
         found = None
         if request.previous_turn_id is not None:
             found = (await self._store.turn(request.tenant, request.previous_turn_id)).request
         elif request.session_id is not None:
             turns = await self._store.turns_of(request.tenant, request.session_id)
             found = next((turn.request for turn in turns if turn.tip_hash == answer.hash), None)
-        return found.get("instructions") if found else None
+        return found or {}
 
     async def begin(self, request: TurnRequest, submitted: float) -> list[Begun]:
         """The turns that ``request.params.n`` asks for, which differ in their names only: the engine is asked once.
@@ -105,7 +110,10 @@ class Beginner:
         conversation: list[Message | NewMessage] = [*history, *fresh]
         if not conversation:
             raise InvalidRequest("the conversation is empty and there is no input", param="input")
-        prompt = (await self._prompting.question(conversation, request.instructions, asks=request.generate)).prompt
+        question = await self._prompting.question(
+            conversation, request.instructions, tools=request.tools, asks=request.generate
+        )
+        prompt = question.prompt
         ids, wanted = prompt.token_ids, max(1, request.params.min_tokens)
         if len(ids) + wanted > self.served.max_model_len:
             raise ContextLengthExceeded(len(ids), wanted, self.served.max_model_len)

@@ -26,6 +26,7 @@ from chatpager.errors import (
     SessionBusy,
 )
 from chatpager.sessions.admission import Admission
+from chatpager.sessions.answers import call_id_of
 from chatpager.sessions.beginning import Beginner, Begun, Served
 from chatpager.sessions.delivery import Delivery
 from chatpager.sessions.engine_thread import STOPPED, EngineThread
@@ -222,7 +223,8 @@ class SessionHub:
         for turn, _ in begun:
             turn.stream.append(Started(turn.id, turn.created_at))
         request = begun[0].turn.request
-        self.tool_waits.returned(request.tenant, request.session_id, [])
+        results = filter(None, (call_id_of(message.content) for message in request.messages))
+        self.tool_waits.returned(request.tenant, request.session_id, results)
         self._start([turn for turn, _ in begun])
 
     def _start(self, turns: Sequence[LiveTurn]) -> None:
@@ -374,7 +376,10 @@ class SessionHub:
             self._remembered.put(tip, turn.computed_ids())
             if displaced := self._heads.moved(turn.request, turn.owner, tip):
                 self.keeper.closed(displaced)
-            self.keeper.alive([turn.owner])
+            if ended.calls:
+                self.tool_waits.called(turn.request.tenant, turn.owner, ended.calls)
+            else:
+                self.keeper.alive([turn.owner])
             self.keeper.keep(turn.owner, turn.request.keep_seconds)
         else:
             self._heads.stayed(turn.request, turn.owner, turn.parent)

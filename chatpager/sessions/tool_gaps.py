@@ -30,13 +30,13 @@ MAX_TOOLS, MAX_WAITING = 1 << 12, 1 << 14
 class Gaps(NamedTuple):
     """The estimate of one tool's: ``mean`` and ``variance`` are of natural logarithms of seconds."""
 
-    count: int
+    seen: int
     mean: float
     variance: float
 
     def after(self, seconds: float) -> Gaps:
         low, high = OBSERVABLE
-        count = min(self.count + 1, MEMORY)
+        count = min(self.seen + 1, MEMORY)
         apart = math.log(min(max(seconds, low), high)) - self.mean
         if count == 1:
             return Gaps(1, self.mean + apart, FIRST_VARIANCE)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from chatpager.engine.heads import LeaseEvent, Strength
+from chatpager.sessions.answers import ToolCall
 from chatpager.sessions.heads import owner_of
 from chatpager.sessions.keeping import Keeper
 from chatpager.sessions.tool_gaps import ToolGaps
@@ -17,6 +18,15 @@ class ToolWaits:
         self._keeper = keeper
         self._clock = clock
         self._gaps = ToolGaps()
+
+    def called(self, tenant: str, owner: str, calls: Sequence[ToolCall]) -> None:
+        """A turn ended with these calls: its prefix is kept until their results come, which is a guess."""
+        for call in calls:
+            self._gaps.called(tenant, call.id, call.name, self._clock())
+        names = [call.name for call in calls]
+        reason = _reason(self._gaps.slowest(tenant, names))
+        if owner:
+            self._keeper.wait(owner, self._gaps.length(tenant, names), reason)
 
     def returned(self, tenant: str, session_id: str | None, call_ids: Iterable[str]) -> None:
         """A turn begins that brings these calls' results; it is also what a hint said the conversation waits for."""
