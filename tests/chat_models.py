@@ -19,7 +19,7 @@ CHATML = (
 TOOLS_CHATML = (
     "{% if tools %}<|im_start|>system\n"
     "{% if messages[0].role == 'system' %}{{ messages[0].content }}\n{% endif %}"
-    "<tools>{% for t in tools %}\n{{ t | tojson }}{% endfor %}\n</tools>\n"
+    "<tools>\n{% for t in tools %}{{ t | tojson }}\n{% endfor %}</tools>\n"
     'Call as <tool_call>\n{"name": ..., "arguments": ...}\n</tool_call><|im_end|>\n{% endif %}'
     "{% for m in messages %}{% if m.role == 'tool' %}"
     "<|im_start|>user\n<tool_response>\n{{ m.content }}\n</tool_response><|im_end|>\n"

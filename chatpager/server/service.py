@@ -115,7 +115,7 @@ def final_response(turn: LiveTurn, ended: Ended) -> wire.Response:
     return response_object(
         facts_of(turn),
         ended.status,
-        answer=Answer(ended.text, ended.calls, ended.calls_before_text) if turn.token_ids else None,
+        answer=ended.answer if turn.token_ids else None,
         usage=turn.stored_usage(ended),
         receipt=facts["cache"],
         timings=facts["timings"],

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 import structlog
 
@@ -26,7 +27,7 @@ from chatpager.errors import (
     SessionBusy,
 )
 from chatpager.sessions.admission import Admission
-from chatpager.sessions.answers import call_id_of
+from chatpager.sessions.answers import call_id_of, tools_of
 from chatpager.sessions.beginning import Beginner, Begun, Served
 from chatpager.sessions.delivery import Delivery
 from chatpager.sessions.engine_thread import STOPPED, EngineThread
@@ -313,13 +314,16 @@ class SessionHub:
         if cached is None or not cached.host_tokens + cached.disk_tokens:
             return 0
         chain = await self.store.load_chain(tenant, session.tip_hash)
+        turns = await self.store.turns_of(tenant, session_id)
         try:
-            return await self._prefetch(tenant, owner, chain)
+            return await self._prefetch(tenant, owner, chain, turns[-1].request if turns else {})
         except RequestError:
             return 0
 
-    async def _prefetch(self, tenant: str, owner: str, chain: Sequence[Message]) -> int:
-        prompt = (await self._prompting.question(chain, None)).prompt.token_ids
+    async def _prefetch(self, tenant: str, owner: str, chain: Sequence[Message], parameters: Mapping[str, Any]) -> int:
+        """``parameters``: of the last turn, whose instructions and tools the next one probably has too."""
+        instructions, tools = parameters.get("instructions"), tools_of(parameters)
+        prompt = (await self._prompting.question(chain, instructions, tools=tools)).prompt.token_ids
         request = AddRequest(
             request_id=f"prefetch-{owner}",
             prompt_token_ids=list(prompt[: self.max_model_len - 1]),

@@ -57,6 +57,10 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
     error_code: str | None = None
     error_message: str | None = None
 
+    @property
+    def answer(self) -> Answer:
+        return Answer(self.text, self.calls, self.calls_before_text)
+
     def facts(self) -> dict[str, Any]:
         """Receipt and timings as the store keeps them and the wires show them."""
         return {"cache": msgspec.to_builtins(self.receipt), "timings": msgspec.to_builtins(self.timings)}

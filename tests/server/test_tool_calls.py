@@ -162,6 +162,60 @@ async def test_the_openai_package(server):
         assert choice.finish_reason == "tool_calls" and choice.message.tool_calls[0].function.arguments == ARGUMENTS
 
 
+async def test_a_call_over_the_websocket(server):
+    async with server.socket() as socket:
+        await socket.send(type="response.create", input=ASK, tools=[SEARCH])
+        first = (await socket.rest())[-1]["response"]
+        result = output(first["output"][1])
+        await socket.send(type="response.create", input=[result], tools=[SEARCH], previous_response_id=first["id"])
+        frames = await socket.rest()
+    assert frames[-1]["response"]["output"][0]["content"][0]["text"] == "It rains."
+
+
+async def test_a_call_that_is_cut_off_is_text(server):
+    cut = await respond(server, ASK, max_output_tokens=30)
+    [message] = cut["output"]
+    assert cut["status"] == "incomplete" and message["content"][0]["text"].startswith("Let me see.\n<tool_call>")
+    chat = await complete(server, [{"role": "user", "content": ASK}], max_tokens=30)
+    assert chat["choices"][0]["finish_reason"] == "length" and "tool_calls" not in chat["choices"][0]["message"]
+
+
+async def test_every_choice_calls_by_itself(server):
+    choices = (await complete(server, [{"role": "user", "content": ASK}], n=2))["choices"]
+    assert len({choice["message"]["tool_calls"][0]["id"] for choice in choices}) == 2
+    assert {choice["finish_reason"] for choice in choices} == {"tool_calls"}
+
+
+async def test_after_a_restart_it_is_known_what_was_computed(serve):
+    sizes = {"blocks": 400, "length": 1500}
+    async with serve(agent, **sizes) as server:
+        conversation = await server.conversation()
+        first = await respond(server, ASK, conversation=conversation)
+    async with serve(agent, **sizes) as server:
+        second = await respond(server, [output(first["output"][1])], conversation=conversation)
+        cache = second["chatpager"]["cache"]
+        before = first["usage"]["input_tokens"] + first["usage"]["output_tokens"] - 1
+        assert (cache["miss_reason"], cache["attainable_tokens"]) == ("cold", before // BLOCK * BLOCK)
+        names = f"first={first['id']}&second={second['id']}"
+        explained = (await server.get(f"/v1/cache/explain?{names}")).json
+        assert explained["second_tokens"] == second["usage"]["input_tokens"]
+        assert explained["first_tokens"] == first["usage"]["input_tokens"] == explained["common_tokens"]
+
+
+async def test_what_a_client_says_was_called_is_taken_as_it_is(server):
+    call = {"type": "function_call", "call_id": "c1", "name": "search", "arguments": "{}"}
+    items = [
+        {"role": "user", "content": ASK},
+        call,
+        {"type": "function_call_output", "call_id": "c1", "output": "Rain"},
+    ]
+    conversation = await server.conversation(items=items)
+    stored = await server.items(conversation)
+    assert [item["type"] for item in stored] == ["message", "function_call", "function_call_output"]
+    assert {k: v for k, v in stored[1].items() if k not in ("id", "status")} == call
+    assert (await respond(server, [], conversation=conversation))["output"][0]["content"][0]["text"] == "It rains."
+
+
 async def test_tools_that_may_not_be_called_are_shown_and_what_is_said_is_text(server):
     free = await respond(server, ASK)
     bound = await respond(server, ASK, tool_choice="none")
