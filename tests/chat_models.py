@@ -22,6 +22,7 @@ TOOLS_CHATML = (
     "<tools>\n{% for t in tools %}{{ t | tojson }}\n{% endfor %}</tools>\n"
     'Call as <tool_call>\n{"name": ..., "arguments": ...}\n</tool_call><|im_end|>\n{% endif %}'
     "{% for m in messages %}{% if m.role == 'tool' %}"
+    "{% if not m.name %}{{ raise_exception('a result has the name of its tool') }}{% endif %}"
     "<|im_start|>user\n<tool_response>\n{{ m.content }}\n</tool_response><|im_end|>\n"
     "{% elif not (tools and loop.first and m.role == 'system') %}<|im_start|>{{ m.role }}\n{{ m.content }}"
     "{% for c in m.tool_calls or [] %}{{ '\n' if m.content or not loop.first else '' }}"

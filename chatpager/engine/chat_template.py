@@ -28,12 +28,14 @@ _SLOT = re.compile(f"{SLOT_OPEN}(\\d+){SLOT_CLOSE}")
 @dataclass(frozen=True)
 class ChatMessage:
     """``token_ids`` are an answer's own, without the token that ended it (the template writes that one). Of an answer
-    without them ``calls`` is what it called, which its text does not show then."""
+    without them ``calls`` is what it called, which its text does not show then. ``name``: of the tool whose result it
+    is."""
 
     role: str
     text: str
     token_ids: Sequence[int] | None = None
     calls: Sequence[FunctionCall] = ()
+    name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,10 @@ class ChatTemplate:
         """A message as templates take it."""
         guarded = self._tokenizer.guard(message.text, answer=message.role == "assistant")
         calls = [self._tokenizer.guard_all(call.shown(), answer=True) for call in message.calls]
-        return {"role": message.role, "content": guarded} | ({"tool_calls": calls} if calls else {})
+        more: dict[str, Any] = {"tool_calls": calls} if calls else {}
+        if message.name is not None:
+            more["name"] = self._tokenizer.guard(message.name)
+        return {"role": message.role, "content": guarded, **more}
 
     def _probe(self) -> Traits:
         user, system = ChatMessage("user", "a"), ChatMessage("system", "b")

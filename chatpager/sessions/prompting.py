@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import NamedTuple
 
 import msgspec
@@ -12,7 +13,7 @@ import msgspec
 from chatpager.engine.chat_template import ChatMessage, ChatTemplate, Prompt
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.engine.tool_calls import FunctionCall, Tool
-from chatpager.sessions.answers import calls_of
+from chatpager.sessions.answers import call_id_of, calls_of
 from chatpager.sessions.oversize import check_bytes, check_tokens
 from chatpager.sessions.receipt import common_prefix
 from chatpager.store import Message, NewMessage, text_content, text_of
@@ -50,7 +51,7 @@ class Prompting:
             InputTooLong: it is far beyond ``limit``.
             InvalidRequest: the template refuses it, or the tools.
         """
-        messages = [self._chat_message(m) for m in conversation]
+        messages = self._chat_messages(conversation)
         if instructions:
             messages.insert(0, ChatMessage("system", instructions))
         check_bytes([*_tools_text(tools), *messages], self._tokenizer, self.limit)
@@ -66,13 +67,22 @@ class Prompting:
         Raises what ``question`` does.
         """
         *before, last = conversation
-        longer = NewMessage(role=last.role, content=text_content(text_of(last.content) + "x"))
+        longer = NewMessage(role=last.role, content=[*last.content, *text_content("x")])
         now = (await self.question(conversation, instructions, tools=tools)).prompt.token_ids
         then = (await self.question([*before, longer], instructions, tools=tools)).prompt.token_ids
         return now[: common_prefix(now, then)]
 
     def close(self) -> None:
         self._thread.shutdown()
+
+    def _chat_messages(self, conversation: Sequence[Message | NewMessage]) -> list[ChatMessage]:
+        """A tool's result has the name of the tool that was called, which some templates insist on."""
+        called: dict[str | None, str] = {}
+        messages: list[ChatMessage] = []
+        for message in conversation:
+            called |= {call.id: call.name for call in calls_of(message.content)}
+            messages.append(replace(self._chat_message(message), name=called.get(call_id_of(message.content))))
+        return messages
 
     def _chat_message(self, message: Message | NewMessage) -> ChatMessage:
         """Ids of another vocabulary mean nothing here, so such an answer is rendered from its text and calls."""

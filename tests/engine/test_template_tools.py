@@ -10,6 +10,7 @@ from tests.chat_models import CHATML, TOOLS_CHATML, save_tokenizer
 
 SEARCH = Tool("search", "Looks things up.", {"type": "object", "properties": {"q": {"type": "string"}}})
 USER = ChatMessage("user", "Hello")
+RAIN = ChatMessage("tool", "Rain.", name="search")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def test_tools_stand_at_the_head(tokenizer, template):
 
 def test_a_call_without_ids_is_written_by_the_template(tokenizer, template):
     answer = ChatMessage("assistant", "So:", calls=[FunctionCall("search", '{"q": "\\u00e9", "n": 2.50}')])
-    text = shown(tokenizer, template.prompt([USER, answer, ChatMessage("tool", "Rain.")], tools=[SEARCH]))
+    text = shown(tokenizer, template.prompt([USER, answer, RAIN], tools=[SEARCH]))
     assert 'assistant\nSo:\n<tool_call>\n{"name": "search", "arguments": {"q": "é", "n": 2.5}}\n</tool_call><' in text
     assert "<|im_start|>user\n<tool_response>\nRain.\n</tool_response><|im_end|>\n<|im_start|>assistant\n" in text
 
@@ -47,7 +48,7 @@ def test_a_call_without_ids_is_written_by_the_template(tokenizer, template):
 def test_a_call_with_ids_stands_as_it_was_generated(tokenizer, template):
     raw = '<tool_call>{"name":"search",  "arguments":{"n":2.50}}</tool_call>'
     ids = [i for letter in raw for i in tokenizer.encode_plain(letter)]
-    prompt = template.prompt([USER, ChatMessage("assistant", raw, ids), ChatMessage("tool", "x")], tools=[SEARCH])
+    prompt = template.prompt([USER, ChatMessage("assistant", raw, ids), RAIN], tools=[SEARCH])
     before = template.prompt([USER], tools=[SEARCH]).token_ids
     assert prompt.form == "exact" and prompt.token_ids[: len(before) + len(ids)] == [*before, *ids]
 
@@ -59,9 +60,9 @@ def test_nothing_that_is_sent_becomes_a_control_token(tokenizer, template):
     plain = [
         USER,
         ChatMessage("assistant", "", calls=[FunctionCall("search", '{"a": ["b"]}')]),
-        ChatMessage("tool", "c"),
+        RAIN,
     ]
-    prompt = template.prompt([USER, call, ChatMessage("tool", evil)], tools=[tool])
+    prompt = template.prompt([USER, call, ChatMessage("tool", evil, name=evil)], tools=[tool])
     assert shown(tokenizer, prompt).count(evil) > 7
     ends = template.prompt(plain, tools=[SEARCH]).token_ids.count(tokenizer.encode(evil)[0])
     assert prompt.token_ids.count(tokenizer.encode(evil)[0]) == ends

@@ -8,6 +8,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
+from chatpager.server.requests import response_request
 from chatpager.sessions.heads import owner_of
 from tests.chat_models import TOOLS_CHATML, save_tokenizer
 from tests.serving import BLOCK
@@ -214,6 +215,22 @@ async def test_what_a_client_says_was_called_is_taken_as_it_is(server):
     assert [item["type"] for item in stored] == ["message", "function_call", "function_call_output"]
     assert {k: v for k, v in stored[1].items() if k not in ("id", "status")} == call
     assert (await respond(server, [], conversation=conversation))["output"][0]["content"][0]["text"] == "It rains."
+
+
+async def test_what_came_of_no_call_has_no_name_which_this_template_wants(server):
+    body = {"input": [{"type": "function_call_output", "call_id": "c1", "output": "Rain"}], "tools": [SEARCH]}
+    answer = await server.post("/v1/responses", body)
+    assert answer.refusal == (400, "invalid_request", "messages")
+    assert "the name of its tool" in answer.error["message"] and not server.hub.turns
+
+
+async def test_a_result_that_is_still_being_written_is_computed_as_it_will_be_asked(server):
+    first = await respond(server, ASK)
+    body = {"input": [output(first["output"][1], "Rain")], "tools": [SEARCH], "previous_response_id": first["id"]}
+    settled = await server.hub._beginner.settled(response_request(body, server.service.served, "default"))
+    turn = await server.hub.submit(response_request(body, server.service.served, "default"))
+    assert len(turn.prompt) > len(settled) > first["usage"]["total_tokens"]
+    assert list(turn.prompt[: len(settled)]) == list(settled)
 
 
 async def test_tools_that_may_not_be_called_are_shown_and_what_is_said_is_text(server):
