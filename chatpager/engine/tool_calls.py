@@ -8,14 +8,18 @@ told when all of it is there.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
+MAX_DEPTH = 64
+"""Of objects and lists in each other: templates and guards walk them by recursion."""
 OTHER_FORMS = ("<function=",)
 """Templates that have these write something else between the tags."""
+NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+"""Of a tool: OpenAI's rule."""
 _IN_BODY = re.compile(rf'\\.|"|{CLOSE}', re.DOTALL)
 
 
@@ -43,9 +47,23 @@ class FunctionCall(msgspec.Struct, frozen=True):
         """As transformers' templates take it. What a client says was called need not be JSON."""
         try:
             arguments: Any = msgspec.json.decode(self.arguments)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             arguments = self.arguments
+        arguments = self.arguments if is_too_deep(arguments) else arguments
         return {"type": "function", "function": {"name": self.name, "arguments": arguments}}
+
+
+def is_too_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [child for inner in level for child in _children(inner)]
+        if not level:
+            return False
+    return True
+
+
+def _children(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def reads_calls_of(template: str) -> bool:
@@ -65,7 +83,7 @@ def read_call(body: str) -> FunctionCall | None:
         msgspec.json.decode(read.arguments, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
-    return FunctionCall(read.name, bytes(read.arguments).decode()) if read.name else None
+    return FunctionCall(read.name, bytes(read.arguments).decode()) if NAME.fullmatch(read.name) else None
 
 
 class ToolCallParser:

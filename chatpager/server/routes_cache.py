@@ -177,8 +177,8 @@ def _expected(body: Json) -> tuple[str | None, float | None]:
     tool, eta = body.get("tool"), body.get("eta")
     if tool is None and eta is None:
         raise InvalidRequest("say what the conversation waits for: a tool, or eta in seconds", param="tool")
-    if tool is not None and not (isinstance(tool, str) and 0 < len(check_text(tool, "tool")) <= MAX_TOOL_NAME):
-        raise InvalidRequest(f"tool is a name of at most {MAX_TOOL_NAME} characters", param="tool")
+    if tool is not None and not (isinstance(tool, str) and 0 < len(tool) <= MAX_TOOL_NAME and tool.isprintable()):
+        raise InvalidRequest(f"tool is a name of at most {MAX_TOOL_NAME} characters that can be shown", param="tool")
     if eta is not None and (type(eta) not in (int, float) or not eta > 0):
         raise InvalidRequest("eta is a number of seconds above 0", param="eta")
     return tool, eta

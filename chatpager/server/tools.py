@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
-from chatpager.engine.tool_calls import Tool
+from chatpager.engine.tool_calls import NAME, Tool, is_too_deep
 from chatpager.errors import InvalidRequest
 from chatpager.server.input_items import Json, shown
 from chatpager.sessions.answers import tools_of
 
 MAX_TOOLS = 128
 """OpenAI's limit."""
-_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 CHOICES = ("auto", "none")
 
 
@@ -66,11 +64,13 @@ def _function(tool: Json, place: str, nested: bool) -> Function:
     if kind != "function":
         name = shown(kind) if isinstance(kind, str) else "another type"
         raise InvalidRequest(f"{place}: tools of type {name} are not built yet, only functions", param="tools")
+    if is_too_deep(tool):
+        raise InvalidRequest(f"{place}: its schema is nested too deeply", param="tools")
     try:
         function = msgspec.convert(tool.get("function") if nested else tool, Function)
     except msgspec.ValidationError as error:
         raise InvalidRequest(f"{place}: {error}", param="tools") from error
-    if not _NAME.fullmatch(function.name):
+    if not NAME.fullmatch(function.name):
         message = f"{place}: a name has 1 to 64 of the characters a-z, A-Z, 0-9, _ and -"
         raise InvalidRequest(message, param="tools")
     return function

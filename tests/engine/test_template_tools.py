@@ -1,5 +1,7 @@
 """Tools, calls and results in the prompt: as the model's own template has them, and nobody's text steers it."""
 
+import json
+
 import pytest
 
 from chatpager.engine.chat_template import ChatMessage, ChatTemplate
@@ -66,6 +68,12 @@ def test_nothing_that_is_sent_becomes_a_control_token(tokenizer, template):
     assert shown(tokenizer, prompt).count(evil) > 7
     ends = template.prompt(plain, tools=[SEARCH]).token_ids.count(tokenizer.encode(evil)[0])
     assert prompt.token_ids.count(tokenizer.encode(evil)[0]) == ends
+
+
+@pytest.mark.parametrize("arguments", ["", "not JSON", "[" * 9999, '{"a": ' + "[" * 900 + "]" * 900 + "}"])
+def test_arguments_that_are_none_are_shown_as_text(tokenizer, template, arguments):
+    call = ChatMessage("assistant", "", calls=[FunctionCall("search", arguments)])
+    assert json.dumps(arguments) in shown(tokenizer, template.prompt([USER, call, RAIN], tools=[SEARCH]))
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,8 @@ def test_what_is_read(text, order):
 @pytest.mark.parametrize(
     "body",
     [
-        "", "f", "[]", "{}", '{"name": ""}', '{"name": 3}', '{"arguments": {}}', '{"name": "f", "arguments": "{}"}',
+        "", "f", "[]", "{}", '{"name": ""}', '{"name": "a b"}', '{"name": "f\\n"}',
+        '{"name": 3}', '{"arguments": {}}', '{"name": "f", "arguments": "{}"}',
         '{"name": "f", "arguments": [1]}', '{"name": "f", "arguments": {"a": }}', '{"name": "f", "arguments": {}} }',
         "{'name': 'f'}", '{"name": "f"', '{"name": "f", "arguments": {"a": "\\ud800"}}', '{"name": "f\\"}', "[" * 9999,
         "<function=f>", OPEN,

@@ -65,6 +65,7 @@ async def test_of_a_conversation_that_has_not_begun_there_is_nothing_to_keep(ser
         ({"tool": ""}, "tool"),
         ({"tool": 3}, "tool"),
         ({"tool": "a\0"}, "tool"),
+        ({"tool": "\x1b[31mred"}, "tool"),
         ({"tool": "x" * 65}, "tool"),
         ({"eta": 0}, "eta"),
         ({"eta": "soon"}, "eta"),

@@ -8,6 +8,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
+from chatpager.client import AsyncClient
 from chatpager.server.requests import response_request
 from chatpager.sessions.heads import owner_of
 from tests.chat_models import TOOLS_CHATML, save_tokenizer
@@ -215,6 +216,39 @@ async def test_what_a_client_says_was_called_is_taken_as_it_is(server):
     assert [item["type"] for item in stored] == ["message", "function_call", "function_call_output"]
     assert {k: v for k, v in stored[1].items() if k not in ("id", "status")} == call
     assert (await respond(server, [], conversation=conversation))["output"][0]["content"][0]["text"] == "It rains."
+
+
+async def test_what_is_stored_of_a_call(server):
+    first = await respond(server, "Twice.")
+    second = await respond(server, [output(call) for call in first["output"]], previous_response_id=first["id"])
+    assert (await server.get(f"/v1/responses/{first['id']}")).json == first
+    asked = (await server.get(f"/v1/responses/{second['id']}/input_items?order=asc")).json["data"]
+    assert [item["call_id"] for item in asked] == [call["call_id"] for call in first["output"]]
+    assert {item["type"] for item in asked} == {"function_call_output"}
+
+
+async def test_what_is_not_stored_waits_for_nothing(server):
+    first = await respond(server, ASK, store=False)
+    assert first["output"][1]["type"] == "function_call"
+    assert await server.hub.keeper.largest("default", 10) == []
+
+
+async def test_an_answer_that_only_calls_tells_of_its_turn_with_its_first_call(server):
+    conversation = await server.conversation()
+    told = await respond(server, "Twice.", conversation=conversation)
+    _, first, second = await server.items(conversation)
+    assert first["chatpager"]["response_id"] == told["id"] and "chatpager" not in second
+    assert [first["id"], second["id"]] == [item["id"] for item in told["output"]]
+
+
+async def test_from_python(server):
+    async with AsyncClient(server.url) as client:
+        session = await client.session()
+        first = await session.ask(ASK, tools=[SEARCH])
+        assert [call["name"] for call in first.calls] == ["search"] and first.text == "Let me see."
+        second = await session.ask([output(call) for call in first.calls], tools=[SEARCH])
+        assert (second.text, second.calls) == ("It rains.", [])
+        assert await session.history() == [("user", ASK), ("assistant", "Let me see."), ("assistant", "It rains.")]
 
 
 async def test_what_came_of_no_call_has_no_name_which_this_template_wants(server):

@@ -1,5 +1,7 @@
 """The tools of a request: which are offered to the model, and how the others are refused."""
 
+import json
+
 import pytest
 
 from chatpager.engine.tool_calls import Tool
@@ -9,6 +11,10 @@ from tests.server.reading import chat, refused, respond
 
 SCHEMA = {"type": "object", "properties": {"q": {"type": "string"}}}
 FLAT = {"type": "function", "name": "f", "description": "d", "parameters": SCHEMA}
+
+
+def nested_lists(depth):
+    return {"a": json.loads("[" * depth + "]" * depth)}
 
 
 def nested(tool):
@@ -56,11 +62,17 @@ def test_a_call_cannot_be_forced(choice, tools):
         {"type": "function", "name": "f", "parameters": []},
         {"type": "function", "name": "f", "description": 3},
         {"type": "function", "name": "f", "strict": "yes"},
+        {"type": "function", "name": "f", "parameters": nested_lists(63)},
+        {"type": "function", "name": "f", "parameters": nested_lists(900)},
     ],
 )
 def test_what_is_no_function_is_refused(tool):
     assert refused(respond, input="a", tools=[FLAT, tool]) == "tools"
     assert refused(chat, tools=[nested(FLAT), nested(tool) | {"type": tool.get("type")}]) == "tools"
+
+
+def test_a_schema_that_is_deep_and_not_too_deep():
+    assert respond(input="a", tools=[{**FLAT, "parameters": nested_lists(50)}]).may_call
 
 
 def test_the_other_wires_form_is_refused():
