@@ -96,8 +96,10 @@ class ChatTemplate:
     def _check_tools(self) -> None:
         if not self.traits.tools:
             raise InvalidRequest("tools: the chat template of this model has no place for them", param="tools")
-        if not self._tokenizer.reads_calls:
-            message = "tools: this model writes calls in a form that is not known here (only <tool_call> with JSON is)"
+        if self._tokenizer.call_parser is None:
+            message = (
+                "tools: this model writes calls in a form that is not known here (Qwen's, Hermes' and Llama's are)"
+            )
             raise InvalidRequest(message, param="tools")
 
     def _is_own_rendering(

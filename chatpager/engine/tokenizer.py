@@ -10,7 +10,7 @@ that spells none gets the ids that the backend gives it.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,12 @@ import xxhash
 from tokenizers import Tokenizer as Backend
 
 from chatpager.engine import control_tokens
+from chatpager.engine.call_forms import CallParser, call_parser
 from chatpager.engine.control_tokens import ControlTokens
 from chatpager.engine.detokenizer import TextStream
 from chatpager.engine.model_folder import one_line, read_json, require_folder
 from chatpager.engine.remembered_pieces import RememberedPieces
 from chatpager.engine.sampling_params import SamplingParams
-from chatpager.engine.tool_calls import reads_calls_of
 from chatpager.errors import InvalidRequest, ModelLoadError
 
 PIECES_BYTES = 64 << 20
@@ -117,9 +117,9 @@ class Tokenizer:
         return xxhash.xxh3_128_hexdigest(f"{self.backend.to_str()}\0{template!r}".encode())
 
     @property
-    def reads_calls(self) -> bool:
-        """Whether the template asks for tool calls in a form that is known here."""
-        return reads_calls_of(str(self._hf.chat_template or ""))
+    def call_parser(self) -> Callable[[], CallParser] | None:
+        """What reads the model's tool calls; None where the template asks for a form that is not known here."""
+        return call_parser(str(self._hf.chat_template or ""))
 
     def render(
         self,

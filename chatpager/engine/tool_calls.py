@@ -16,8 +16,6 @@ import msgspec
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 MAX_DEPTH = 64
 """Of objects and lists in each other: templates and guards walk them by recursion."""
-OTHER_FORMS = ("<function=",)
-"""Templates that have these write something else between the tags."""
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 """Of a tool: OpenAI's rule."""
 _IN_BODY = re.compile(rf'\\.|"|{CLOSE}', re.DOTALL)
@@ -66,24 +64,18 @@ def _children(value: Any) -> Iterable[Any]:
     return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
-def reads_calls_of(template: str) -> bool:
-    """Whether a model with this template is asked for calls in the form that is read here."""
-    return OPEN in template and not any(form in template for form in OTHER_FORMS)
-
-
-class _Body(msgspec.Struct):
-    name: str
-    arguments: msgspec.Raw = msgspec.Raw(b"{}")
-
-
-def read_call(body: str) -> FunctionCall | None:
-    """What stands between the tags; None where it is no call."""
+def read_call(body: str, arguments_name: str = "arguments") -> FunctionCall | None:
+    """A call's JSON object; None where it is none."""
     try:
-        read = msgspec.json.decode(body, type=_Body)
-        msgspec.json.decode(read.arguments, type=dict[str, Any])
+        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        name = msgspec.json.decode(fields.get("name", b"null"))
+        arguments = fields.get(arguments_name, msgspec.Raw(b"{}"))
+        msgspec.json.decode(arguments, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
-    return FunctionCall(read.name, bytes(read.arguments).decode()) if NAME.fullmatch(read.name) else None
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        return None
+    return FunctionCall(name, bytes(arguments).decode())
 
 
 class ToolCallParser:

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from chatpager.engine.tool_calls import FunctionCall, Tool, ToolCallParser
+from chatpager.engine.call_forms import CallParser
+from chatpager.engine.tool_calls import FunctionCall, Tool
 from chatpager.store import Content, text_content
 
 
@@ -39,11 +40,11 @@ class Answer(NamedTuple):
 
 class AnswerReader:
     """Text as it was generated in, what it says out. Calls are named after the turn, so whoever reads its text again
-    finds the same ones. Without ``calls`` all is text."""
+    finds the same ones. Without a ``parser`` all is text."""
 
-    def __init__(self, turn_id: str, *, calls: bool) -> None:
+    def __init__(self, turn_id: str, parser: CallParser | None) -> None:
         self._name = turn_id.partition("_")[2]
-        self._parser = ToolCallParser() if calls else None
+        self._parser = parser
         self._calls = 0
 
     def read(self, text: str, *, last: bool = False) -> list[Delta | ToolCall]:

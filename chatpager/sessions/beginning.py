@@ -141,8 +141,8 @@ class Beginner:
         for index in range(request.params.n):
             text = self._tokenizer.text_stream(request.params)
             turn = LiveTurn(
-                request, ids, text, index=index, template=prompt.form, eos=self.served.eos, created_at=now,
-                submitted=submitted,
+                request, ids, text, index=index, parser=self._tokenizer.call_parser, template=prompt.form,
+                eos=self.served.eos, created_at=now, submitted=submitted,
             )  # fmt: skip
             turn.previous, turn.previous_is_ours = previous, ours
             begun.append(Begun(turn, msgspec.structs.replace(row, id=turn.id)))

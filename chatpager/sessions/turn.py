@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from chatpager.engine.call_forms import CallParser
 from chatpager.engine.detokenizer import TextStream
 from chatpager.engine.messages import FinishReason, StepOutput, Usage
 from chatpager.engine.sampling_params import SamplingParams
@@ -108,6 +109,7 @@ class LiveTurn:
         text: TextStream,
         *,
         index: int = 0,
+        parser: Callable[[], CallParser] | None = None,
         template: str,
         eos: frozenset[int],
         created_at: int,
@@ -135,6 +137,7 @@ class LiveTurn:
         self.finish: FinishReason | None = None
         self.error: tuple[str, str] | None = None
         self._text = text
+        self._parser = parser if request.may_call else None
         self._reader = self._new_reader()
         self._eos = eos
         self._journalled = 0
@@ -152,7 +155,7 @@ class LiveTurn:
         return self._text.text
 
     def _new_reader(self) -> AnswerReader:
-        return AnswerReader(self.id, calls=self.request.may_call)
+        return AnswerReader(self.id, self._parser() if self._parser else None)
 
     def shown(self, text: str, *, last: bool) -> list[Delta | ToolCall]:
         """What readers may see with the next text that ``take`` gave; ``last``: nothing follows."""

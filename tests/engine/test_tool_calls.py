@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatpager.engine.tool_calls import CLOSE, OPEN, FunctionCall, Tool, ToolCallParser, read_call, reads_calls_of
+from chatpager.engine.tool_calls import CLOSE, OPEN, FunctionCall, Tool, ToolCallParser, read_call
 
 
 def read(text, cuts=()):
@@ -128,9 +128,3 @@ def test_as_templates_take_them():
     assert Tool("f").shown()["function"]["parameters"] == {"type": "object", "properties": {}}
     assert FunctionCall("f", '{"a": 1.0}').shown()["function"] == {"name": "f", "arguments": {"a": 1.0}}
     assert FunctionCall("f", "not JSON").shown()["function"]["arguments"] == "not JSON"
-
-
-def test_forms_that_are_known():
-    assert reads_calls_of("... <tool_call>\n{{ call }} ...")
-    assert not reads_calls_of("[TOOL_CALLS]")
-    assert not reads_calls_of("<tool_call>\n<function={{ name }}>")

@@ -1,6 +1,7 @@
 """Tools that a client runs: offered, called, answered, on every wire, token for token."""
 
 import json
+import shutil
 
 import openai
 import pytest
@@ -9,10 +10,11 @@ from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from chatpager.client import AsyncClient
+from chatpager.engine.call_forms import ASKS_FOR_BARE_CALLS
 from chatpager.server.requests import response_request
 from chatpager.sessions.heads import owner_of
 from tests.chat_models import TOOLS_CHATML, save_tokenizer
-from tests.serving import BLOCK
+from tests.serving import BLOCK, open_serving
 
 CALL = '<tool_call>\n{"name": "search", "arguments": {"query": "weather in Oslo", "days": 2.50}}\n</tool_call>'
 ARGUMENTS = '{"query": "weather in Oslo", "days": 2.50}'
@@ -249,6 +251,30 @@ async def test_from_python(server):
         second = await session.ask([output(call) for call in first.calls], tools=[SEARCH])
         assert (second.text, second.calls) == ("It rains.", [])
         assert await session.history() == [("user", ASK), ("assistant", "Let me see."), ("assistant", "It rains.")]
+
+
+LLAMA = TOOLS_CHATML.replace(
+    'Call as <tool_call>\n{"name": ..., "arguments": ...}\n</tool_call>', f"Call as {ASKS_FOR_BARE_CALLS}...}}"
+).replace("tool_call>", "called>")
+
+
+async def test_a_model_that_calls_as_llama_does(tmp_path, empty_database):
+    model, database = save_tokenizer(tmp_path, LLAMA), shutil.copy(empty_database, tmp_path / "llama.db")
+    bare = f'{{"name": "search", "parameters": {ARGUMENTS}}}'
+    async with open_serving(
+        model,
+        f"sqlite+aiosqlite:///{database}",
+        lambda prompt: "It rains." if "Rain" in prompt else f"{bare}; {bare}",
+        blocks=400,
+        length=1500,
+    ) as server:
+        first = await respond(server, ASK)
+        assert [(item["name"], item["arguments"]) for item in first["output"]] == 2 * [("search", ARGUMENTS)]
+        results = [output(call) for call in first["output"]]
+        second = await respond(server, results, previous_response_id=first["id"])
+        assert second["output"][0]["content"][0]["text"] == "It rains."
+        before = first["usage"]["input_tokens"] + first["usage"]["output_tokens"] - 1
+        assert second["usage"]["input_tokens_details"]["cached_tokens"] == before // BLOCK * BLOCK
 
 
 async def test_what_came_of_no_call_has_no_name_which_this_template_wants(server):

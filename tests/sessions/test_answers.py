@@ -3,6 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chatpager.engine.tool_calls import ToolCallParser
 from chatpager.sessions.answers import (
     Answer,
     AnswerReader,
@@ -21,7 +22,7 @@ FIRST, SECOND = (ToolCall(f"call_ab_{n}", "f", '{"a": 1}') for n in (1, 2))
 
 
 def read(*texts, calls=True):
-    reader = AnswerReader("resp_ab", calls=calls)
+    reader = AnswerReader("resp_ab", ToolCallParser() if calls else None)
     return [event for i, text in enumerate(texts) for event in reader.read(text, last=i == len(texts) - 1)]
 
 
