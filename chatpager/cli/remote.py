@@ -75,7 +75,8 @@ def show(
     where = ", ".join(f"{found[f'{tier}_tokens']:,} {tier}" for tier in ("device", "host", "disk"))
     typer.echo(f"{found['tokens']:,} tokens: {where}; {found['shared_tokens']:,} shared with others")
     for lease in found["leases"]:
-        typer.echo(f"{lease['strength']} lease on {lease['tokens']:,} tokens for {lease['seconds_left']:.0f} s")
+        why = f": {lease['reason']}" if lease["reason"] else ""
+        typer.echo(f"{lease['strength']} lease on {lease['tokens']:,} tokens for {lease['seconds_left']:.0f} s{why}")
 
 
 @sessions.command()

@@ -125,11 +125,12 @@ class Session:
         self._client = client
         self.id = session_id
 
-    def send(self, text: str, **options: Any) -> Answer:
-        """Ask; ``options`` are fields of ``response.create``, such as ``temperature`` or ``max_output_tokens``."""
+    def send(self, text: str | list[dict[str, Any]], **options: Any) -> Answer:
+        """Ask, or send items such as a tool's results; ``options`` are fields of ``response.create``, such as
+        ``temperature`` or ``tools``."""
         return Answer(self._client, {"conversation": self.id, "input": text, **options})
 
-    async def ask(self, text: str, **options: Any) -> Reply:
+    async def ask(self, text: str | list[dict[str, Any]], **options: Any) -> Reply:
         """The whole answer at once. Raises ClientError."""
         async with self.send(text, **options) as reply:
             async for _ in reply:
@@ -164,9 +165,16 @@ class Session:
         body = {"summary": summary, "keep": keep, "role": role}
         await self._client.request("POST", f"/v1/conversations/{self.id}/compact", body)
 
+    async def hint(self, tool: str | None = None, *, eta: float | None = None) -> dict[str, Any]:
+        """Say that the session goes on when ``tool`` is done, or in ``eta`` seconds, so that its prefix is kept until
+        then; what was granted. Raises ClientError."""
+        body = {name: value for name, value in (("tool", tool), ("eta", eta)) if value is not None}
+        return await self._client.request("POST", f"/v1/conversations/{self.id}/hint", body)
+
     async def history(self) -> list[tuple[str, str]]:
-        """(role, text) of every message."""
-        return [(i["role"], "".join(part["text"] for part in i["content"])) for i in await self.items()]
+        """(role, text) of every message; calls of tools and their results are ``items``."""
+        said = [item for item in await self.items() if item["type"] == "message"]
+        return [(i["role"], "".join(part["text"] for part in i["content"])) for i in said]
 
 
 class Answer:

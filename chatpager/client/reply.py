@@ -56,6 +56,11 @@ class Reply:
         return int(usage.get("input_tokens_details", {}).get("cached_tokens", 0))
 
     @property
+    def calls(self) -> list[dict[str, Any]]:
+        """The tools that it calls: items with ``call_id``, ``name`` and ``arguments``."""
+        return [item for item in self.response.get("output", []) if item["type"] == "function_call"]
+
+    @property
     def receipt(self) -> dict[str, Any]:
         """Where the prompt's tokens came from, and why not more of them from the cache."""
         return (self.response.get("chatpager") or {}).get("cache") or {}

@@ -14,11 +14,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from chatpager.engine.control_tokens import SLOT_CLOSE, SLOT_OPEN
 from chatpager.engine.model_folder import one_line
 from chatpager.engine.tokenizer import Tokenizer
+from chatpager.engine.tool_calls import FunctionCall, Tool
 from chatpager.errors import InvalidRequest, ModelLoadError
 
 _SLOT = re.compile(f"{SLOT_OPEN}(\\d+){SLOT_CLOSE}")
@@ -26,11 +27,15 @@ _SLOT = re.compile(f"{SLOT_OPEN}(\\d+){SLOT_CLOSE}")
 
 @dataclass(frozen=True)
 class ChatMessage:
-    """``token_ids`` are an answer's own, without the token that ended it (the template writes that one)."""
+    """``token_ids`` are an answer's own, without the token that ended it (the template writes that one). Of an answer
+    without them ``calls`` is what it called, which its text does not show then. ``name``: of the tool whose result it
+    is."""
 
     role: str
     text: str
     token_ids: Sequence[int] | None = None
+    calls: Sequence[FunctionCall] = ()
+    name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,10 @@ class Traits:
     late_system: bool = True
     same_role_twice: bool = True
     keeps_answers: bool = True
+    tools: bool = False
+
+
+PROBED_TOOL = Tool("probed_tool")
 
 
 class ChatTemplate:
@@ -63,40 +72,63 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self.traits = self._probe() if tokenizer.has_template else Traits()
 
-    def prompt(self, messages: Sequence[ChatMessage], *, asks: bool = True) -> Prompt:
-        """The ids of the conversation, and of what ``asks`` for the next answer.
+    def prompt(self, messages: Sequence[ChatMessage], *, tools: Sequence[Tool] = (), asks: bool = True) -> Prompt:
+        """The ids of the conversation, which begins with ``tools``, and of what ``asks`` for the next answer.
 
         Raises:
-            InvalidRequest: the template refuses the messages even when fitted to it, or there is no template.
+            InvalidRequest: the template refuses the messages even when fitted to it, or there is no template; or it
+                has no place for tools, or asks for calls in a form that is not known here.
         """
+        if tools:
+            self._check_tools()
         fitted = _fit(messages, self.traits)
-        text = self._render(fitted, slots=True, asks=asks)
+        text = self._render(fitted, slots=True, tools=tools, asks=asks)
         pieces = _SLOT.split(text)
         if [int(n) for n in pieces[1::2]] != [i for i, m in enumerate(fitted) if m.token_ids is not None]:
-            text = self._render(fitted, slots=False, asks=asks)
+            text = self._render(fitted, slots=False, tools=tools, asks=asks)
             return Prompt(list(self._tokenizer.encode_rendered(text)), "rewritten")
         ids: list[int] = []
         for i, piece in enumerate(pieces):
             ids += (fitted[int(piece)].token_ids or ()) if i % 2 else self._tokenizer.encode_rendered(piece)
-        exact = self.traits.keeps_answers or self._is_own_rendering(fitted, text, asks=asks)
+        exact = self.traits.keeps_answers or self._is_own_rendering(fitted, text, tools=tools, asks=asks)
         return Prompt(ids, "exact" if exact else "kept")
 
-    def _is_own_rendering(self, messages: Sequence[ChatMessage], with_slots: str, *, asks: bool = True) -> bool:
+    def _check_tools(self) -> None:
+        if not self.traits.tools:
+            raise InvalidRequest("tools: the chat template of this model has no place for them", param="tools")
+        if self._tokenizer.call_parser is None:
+            message = (
+                "tools: this model writes calls in a form that is not known here (Qwen's, Hermes' and Llama's are)"
+            )
+            raise InvalidRequest(message, param="tools")
+
+    def _is_own_rendering(
+        self, messages: Sequence[ChatMessage], with_slots: str, *, tools: Sequence[Tool] = (), asks: bool = True
+    ) -> bool:
         """Whether the answers, put in their slots, give what the template makes of them itself."""
         filled = _SLOT.sub(lambda m: self._tokenizer.guard(messages[int(m[1])].text, answer=True), with_slots)
-        return filled == self._render(messages, slots=False, asks=asks)
+        return filled == self._render(messages, slots=False, tools=tools, asks=asks)
 
-    def _render(self, messages: Sequence[ChatMessage], *, slots: bool, asks: bool = True) -> str:
+    def _render(
+        self, messages: Sequence[ChatMessage], *, slots: bool, tools: Sequence[Tool] = (), asks: bool = True
+    ) -> str:
         rendered = [
-            {
-                "role": m.role,
-                "content": f"{SLOT_OPEN}{i}{SLOT_CLOSE}"
-                if slots and m.token_ids is not None
-                else self._tokenizer.guard(m.text, answer=m.role == "assistant"),
-            }
+            {"role": m.role, "content": f"{SLOT_OPEN}{i}{SLOT_CLOSE}"}
+            if slots and m.token_ids is not None
+            else self._written(m)
             for i, m in enumerate(messages)
         ]
-        return self._tokenizer.render(rendered, add_generation_prompt=asks)
+        shown = [self._tokenizer.guard_all(tool.shown()) for tool in tools]
+        return self._tokenizer.render(rendered, tools=shown, add_generation_prompt=asks)
+
+    def _written(self, message: ChatMessage) -> dict[str, Any]:
+        """A message as templates take it."""
+        guarded = self._tokenizer.guard(message.text, answer=message.role == "assistant")
+        calls = [self._tokenizer.guard_all(call.shown(), answer=True) for call in message.calls]
+        more: dict[str, Any] = {"tool_calls": calls} if calls else {}
+        if message.name is not None:
+            more["name"] = self._tokenizer.guard(message.name)
+        return {"role": message.role, "content": guarded, **more}
 
     def _probe(self) -> Traits:
         user, system = ChatMessage("user", "a"), ChatMessage("system", "b")
@@ -113,6 +145,12 @@ class ChatTemplate:
                 return False
             return all(m.text in text for m in messages if m is not answer)
 
+        def shows_tools() -> bool:
+            try:
+                return PROBED_TOOL.name in self._render([user], slots=False, tools=[PROBED_TOOL])
+            except InvalidRequest:
+                return False
+
         def keeps(*messages: ChatMessage) -> bool:
             try:
                 return self._is_own_rendering(messages, self._render(messages, slots=True))
@@ -124,6 +162,7 @@ class ChatTemplate:
             late_system=allows(user, answer, system, user),
             same_role_twice=allows(user, user),
             keeps_answers=keeps(user, answer, user),
+            tools=shows_tools(),
         )
 
 

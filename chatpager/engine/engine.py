@@ -151,7 +151,9 @@ class Engine:
     def lease(self, request: LeaseRequest, now: float) -> LeaseEvent | None:
         """Give or renew a lease; None: nothing is known of its session."""
         self.leases.tick(now)
-        return self.leases.acquire(request.owner, request.strength, request.ttl, tokens=request.tokens)
+        return self.leases.acquire(
+            request.owner, request.strength, request.ttl, tokens=request.tokens, reason=request.reason
+        )
 
     def prefetch(self, request: AddRequest, now: float) -> int:
         """Bring to the device what the lower tiers have of a prompt that its session is expected to send: only while

@@ -32,6 +32,7 @@ class LeaseEvent(msgspec.Struct, frozen=True, kw_only=True, tag="lease"):
     tokens: int
     seconds_left: float
     reason: str = ""
+    """Why it came about, or why it ended."""
 
 
 @dataclass
@@ -43,6 +44,8 @@ class Lease:
     deadline: float
     span: int | None
     covered: int = 0
+    reason: str = ""
+    """Of whoever asked for the deadline."""
 
 
 @dataclass

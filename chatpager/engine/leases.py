@@ -182,7 +182,9 @@ class LeaseBook:
 
     # -- leases -------------------------------------------------------------------------------------------------------
 
-    def acquire(self, owner: str, strength: Strength, ttl: float, *, tokens: int | None = None) -> LeaseEvent | None:
+    def acquire(
+        self, owner: str, strength: Strength, ttl: float, *, tokens: int | None = None, reason: str = ""
+    ) -> LeaseEvent | None:
         """Ask for a lease on the first ``tokens`` of a conversation (None: on all of it), or renew it.
 
         It is granted as far as the budget goes, for at most ``TTL_CAPS``; neither its deadline nor its span is ever
@@ -198,11 +200,12 @@ class LeaseBook:
         before = lease.covered if lease else 0
         change: LeaseChange = "renewed"
         if lease is None:
-            lease = head.leases[strength] = Lease(strength, deadline, span)
+            lease = head.leases[strength] = Lease(strength, deadline, span, reason=reason)
             self._holders[head.tenant] += strength is Strength.HARD
             change = "granted"
         else:
-            lease.deadline = max(lease.deadline, deadline)
+            if deadline > lease.deadline:
+                lease.deadline, lease.reason = deadline, reason
             lease.span = None if span is None or lease.span is None else max(lease.span, span)
         heapq.heappush(self._deadlines, (lease.deadline, owner, strength))
         self._make_room(head, lease)
@@ -331,7 +334,7 @@ class LeaseBook:
             strength=lease.strength,
             tokens=head.tokens(min(lease.covered, head.resident()), self._block_size),
             seconds_left=max(0.0, lease.deadline - self.now),
-            reason=reason,
+            reason=reason or lease.reason,
         )
 
     def audit(self) -> None:

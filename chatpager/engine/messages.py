@@ -56,6 +56,8 @@ class LeaseRequest(msgspec.Struct, frozen=True, kw_only=True, tag="lease_request
     strength: Strength
     ttl: float
     tokens: int | None = None
+    reason: str = ""
+    """Shown with the lease."""
 
 
 class ReleaseLease(msgspec.Struct, frozen=True, tag="release_lease"):

@@ -48,6 +48,7 @@ class LeaseState(msgspec.Struct, frozen=True, kw_only=True):
     strength: Strength
     tokens: int
     seconds_left: float
+    reason: str = ""
 
 
 class SessionCache(msgspec.Struct, frozen=True, kw_only=True):
@@ -208,6 +209,7 @@ def _leases(head: Head, block_size: int, now: float) -> list[LeaseState]:
             strength=lease.strength,
             tokens=head.tokens(min(lease.covered, resident), block_size),
             seconds_left=lease.deadline - now,
+            reason=lease.reason,
         )
         for lease in head.leases.values()
     ]

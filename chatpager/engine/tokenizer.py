@@ -10,7 +10,7 @@ that spells none gets the ids that the backend gives it.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import xxhash
 from tokenizers import Tokenizer as Backend
 
 from chatpager.engine import control_tokens
+from chatpager.engine.call_forms import CallParser, call_parser
 from chatpager.engine.control_tokens import ControlTokens
 from chatpager.engine.detokenizer import TextStream
 from chatpager.engine.model_folder import one_line, read_json, require_folder
@@ -115,8 +116,19 @@ class Tokenizer:
         template = self._hf.chat_template
         return xxhash.xxh3_128_hexdigest(f"{self.backend.to_str()}\0{template!r}".encode())
 
-    def render(self, messages: Sequence[dict[str, Any]], *, add_generation_prompt: bool) -> str:
-        """The template's text for ``messages``; their texts should be guarded.
+    @property
+    def call_parser(self) -> Callable[[], CallParser] | None:
+        """What reads the model's tool calls; None where the template asks for a form that is not known here."""
+        return call_parser(str(self._hf.chat_template or ""))
+
+    def render(
+        self,
+        messages: Sequence[dict[str, Any]],
+        *,
+        add_generation_prompt: bool,
+        tools: Sequence[dict[str, Any]] | None = None,
+    ) -> str:
+        """The template's text for ``messages`` and ``tools``; their texts should be guarded.
 
         Raises:
             InvalidRequest: the template refuses the messages (an order or a role it does not know), or there is none.
@@ -125,7 +137,10 @@ class Tokenizer:
             raise InvalidRequest("this model has no chat template; it can only complete prompts", param="messages")
         try:
             text: str = self._hf.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
+                list(messages),
+                tools=list(tools) if tools else None,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
             )
         except Exception as error:  # a template is a program, and may fail in any way
             raise InvalidRequest(
@@ -143,6 +158,18 @@ class Tokenizer:
             control_tokens.mark(piece) if i % 2 else self._guard_lookalikes(piece, tokens)
             for i, piece in enumerate(pieces)
         )
+
+    def guard_all(self, value: Any, *, answer: bool = False) -> Any:
+        """``value`` with every text in it guarded."""
+        match value:
+            case str():
+                return self.guard(value, answer=answer)
+            case dict():
+                return {self.guard(k, answer=answer): self.guard_all(v, answer=answer) for k, v in value.items()}
+            case list():
+                return [self.guard_all(item, answer=answer) for item in value]
+            case _:
+                return value
 
     def _guard_lookalikes(self, text: str, tokens: ControlTokens) -> str:
         """``text`` with what becomes a control token without spelling it replaced by marks."""

@@ -84,6 +84,7 @@ def _routes() -> list[web.RouteDef]:
         web.post("/v1/conversations/{id}/rewind", routes_cache.rewind),
         web.post("/v1/conversations/{id}/compact", routes_cache.compact),
         web.post("/v1/conversations/{id}/prefetch", routes_cache.prefetch),
+        web.post("/v1/conversations/{id}/hint", routes_cache.hint),
         web.get("/v1/cache/top", routes_cache.top),
         web.get("/v1/cache/events", routes_cache.events, name="cache_events"),
         web.get("/v1/cache/explain", routes_cache.explain),

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from chatpager.server import wire
-from chatpager.sessions.stream import Delta, Ended, Event, Prefilled, Started
+from chatpager.sessions.answers import Answer, Delta, ToolCall
+from chatpager.sessions.stream import Ended, Event, Prefilled, Started
 
 SHOWN_AS: dict[str, wire.ResponseStatus] = {
     "in_progress": "in_progress",
@@ -53,6 +54,19 @@ def answer_item(response_id: str, text: str, status: wire.ItemStatus) -> wire.It
     return wire.Item(id=item_id(response_id), status=status, role="assistant", content=[part])
 
 
+def call_item(call: ToolCall, status: wire.ItemStatus = "completed") -> wire.FunctionCallItem:
+    name = "fc_" + call.id.removeprefix("call_")
+    return wire.FunctionCallItem(id=name, status=status, call_id=call.id, name=call.name, arguments=call.arguments)
+
+
+def output_items(response_id: str, answer: Answer, status: wire.ItemStatus) -> list[wire.OutputItem]:
+    """The answer's message and calls, in the order in which they began. One that says nothing is an empty message."""
+    items: list[wire.OutputItem] = [call_item(call) for call in answer.calls]
+    if answer.text or not items:
+        items.insert(answer.calls_before_text, answer_item(response_id, answer.text, status))
+    return items
+
+
 def item_status(status: wire.ResponseStatus) -> wire.ItemStatus:
     return "completed" if status == "completed" else "in_progress" if status == "in_progress" else "incomplete"
 
@@ -75,7 +89,7 @@ def response_object(
     facts: ResponseFacts,
     state: str = "in_progress",
     *,
-    text: str | None = None,
+    answer: Answer | None = None,
     usage: Mapping[str, int] | None = None,
     receipt: Mapping[str, Any] | None = None,
     timings: Mapping[str, Any] | None = None,
@@ -94,7 +108,7 @@ def response_object(
         created_at=facts.created_at // 1000,
         status=status,
         model=facts.model,
-        output=[answer_item(facts.id, text, item_status(status))] if text is not None else [],
+        output=output_items(facts.id, answer, item_status(status)) if answer is not None else [],
         error=error_details(state, error),
         incomplete_details=wire.IncompleteDetails("max_output_tokens") if state == "incomplete" else None,
         previous_response_id=facts.previous_response_id,
@@ -114,8 +128,9 @@ class ResponseEncoder:
         self._facts = facts
         self._item = item_id(facts.id)
         self._next = 0
-        self._open = False
-        """The item was announced: done together with the first text, or at the end of an answer without any."""
+        self._items: list[str] = []
+        """Ids of the items that were announced: the message's with the first text, or at the end of an answer without
+        any."""
 
     @property
     def response_id(self) -> str:
@@ -134,7 +149,12 @@ class ResponseEncoder:
                 )
             case Delta():
                 yield from self._announce()
-                yield wire.TextDelta(sequence_number=self._number(), item_id=self._item, delta=event.text)
+                place = self._items.index(self._item)
+                yield wire.TextDelta(
+                    sequence_number=self._number(), item_id=self._item, output_index=place, delta=event.text
+                )
+            case ToolCall():
+                yield from self._tell(call_item(event))
             case _:
                 assert final is not None, "the last event needs the response's object"
                 yield from self._end(event, final)
@@ -144,25 +164,64 @@ class ResponseEncoder:
         return wire.ErrorEvent(sequence_number=self._number(), message=error.message, code=error.code)
 
     def _end(self, event: Ended, final: wire.Response) -> Iterable[wire.Event]:
-        if final.output:
-            yield from self._announce()
-            part = wire.TextPart("output_text", event.text)
-            yield wire.TextDone(sequence_number=self._number(), item_id=self._item, text=event.text)
-            yield wire.PartEvent(
-                type="response.content_part.done", sequence_number=self._number(), item_id=self._item, part=part
-            )
-            yield wire.ItemEvent(type="response.output_item.done", sequence_number=self._number(), item=final.output[0])
+        for item in final.output:
+            if isinstance(item, wire.Item):
+                yield from self._close(item, event.text)
+            elif item.id not in self._items:
+                yield from self._tell(item)
         yield wire.ResponseEvent(type=TERMINAL_EVENT[final.status], sequence_number=self._number(), response=final)
 
     def _announce(self) -> Iterable[wire.Event]:
-        if self._open:
+        if self._item in self._items:
             return
-        self._open = True
+        place = len(self._items)
+        self._items.append(self._item)
         empty = wire.TextPart("output_text", "")
         item = msgspec.structs.replace(answer_item(self._facts.id, "", "in_progress"), content=[])
-        yield wire.ItemEvent(type="response.output_item.added", sequence_number=self._number(), item=item)
+        yield wire.ItemEvent(
+            type="response.output_item.added", sequence_number=self._number(), output_index=place, item=item
+        )
         yield wire.PartEvent(
-            type="response.content_part.added", sequence_number=self._number(), item_id=self._item, part=empty
+            type="response.content_part.added",
+            sequence_number=self._number(),
+            item_id=self._item,
+            output_index=place,
+            part=empty,
+        )
+
+    def _close(self, item: wire.Item, text: str) -> Iterable[wire.Event]:
+        """The message, which is open until the answer's end: more text may come behind a call."""
+        yield from self._announce()
+        place = self._items.index(self._item)
+        part = wire.TextPart("output_text", text)
+        yield wire.TextDone(sequence_number=self._number(), item_id=self._item, output_index=place, text=text)
+        yield wire.PartEvent(
+            type="response.content_part.done",
+            sequence_number=self._number(),
+            item_id=self._item,
+            output_index=place,
+            part=part,
+        )
+        yield wire.ItemEvent(
+            type="response.output_item.done", sequence_number=self._number(), output_index=place, item=item
+        )
+
+    def _tell(self, item: wire.FunctionCallItem) -> Iterable[wire.Event]:
+        """A call, which is whole when it is told."""
+        place = len(self._items)
+        self._items.append(item.id)
+        begun = msgspec.structs.replace(item, status="in_progress", arguments="")
+        yield wire.ItemEvent(
+            type="response.output_item.added", sequence_number=self._number(), output_index=place, item=begun
+        )
+        yield wire.ArgumentsDelta(
+            sequence_number=self._number(), item_id=item.id, output_index=place, delta=item.arguments
+        )
+        yield wire.ArgumentsDone(
+            sequence_number=self._number(), item_id=item.id, output_index=place, arguments=item.arguments
+        )
+        yield wire.ItemEvent(
+            type="response.output_item.done", sequence_number=self._number(), output_index=place, item=item
         )
 
     def _number(self) -> int:

@@ -19,6 +19,7 @@ from chatpager.engine.sampling_params import SamplingParams
 from chatpager.errors import InvalidJSON, InvalidRequest, ModelNotFound
 from chatpager.server.cache_wishes import CacheWishes, keep_seconds
 from chatpager.server.input_items import Json, check_text, input_messages, shown
+from chatpager.server.tools import Offered, offered_tools
 from chatpager.sessions.turn import TurnRequest
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -58,7 +59,19 @@ class Sampling(CacheWishes, frozen=True, kw_only=True):
 SAMPLING_FIELDS = tuple(set(Sampling.__struct_fields__) - set(CacheWishes.__struct_fields__))
 
 
-class ResponseCreate(Sampling, frozen=True, kw_only=True):
+class Calling(Sampling, frozen=True, kw_only=True):
+    """Fields of tools, which both wires share but for the form of each tool."""
+
+    tools: list[Json] | None = None
+    tool_choice: str | Json | None = None
+    parallel_tool_calls: bool | None = None
+
+    def offered(self, *, nested: bool) -> Offered:
+        """Raises InvalidRequest."""
+        return offered_tools(self.tools, self.tool_choice, self.parallel_tool_calls is not False, nested=nested)
+
+
+class ResponseCreate(Calling, frozen=True, kw_only=True):
     """Body of POST /v1/responses, and of the ``response.create`` frame."""
 
     model: str | None = None
@@ -74,7 +87,7 @@ class ResponseCreate(Sampling, frozen=True, kw_only=True):
     chatpager: Extensions = Extensions()
 
 
-class ChatCreate(Sampling, frozen=True, kw_only=True):
+class ChatCreate(Calling, frozen=True, kw_only=True):
     """Body of POST /v1/chat/completions."""
 
     messages: list[Json]
@@ -91,16 +104,15 @@ class ChatCreate(Sampling, frozen=True, kw_only=True):
 
 
 HARMLESS: dict[str, tuple[type, ...]] = {
-    "max_tool_calls": (int,), "parallel_tool_calls": (bool,), "prompt_cache_key": (str,), "safety_identifier": (str,),
-    "service_tier": (str,), "stream_options": (dict,), "tool_choice": (str, dict), "type": (str,), "user": (str,),
+    "max_tool_calls": (int,), "prompt_cache_key": (str,), "safety_identifier": (str,),
+    "service_tier": (str,), "stream_options": (dict,), "type": (str,), "user": (str,),
 }  # fmt: skip
 """Name -> the types it may have besides null."""
 
-NO_TOOLS, NO_LOGPROBS = "tool calling is not built yet", "logprobs are not built yet on this wire"
+NO_LOGPROBS = "logprobs are not built yet on this wire"
 NO_STRUCTURE, NO_REASONING = "structured output is not built yet", "no reasoning models yet"
 UNBUILT: dict[str, tuple[tuple[type, ...], Callable[[Any], bool], str]] = {
-    "tools": ((list,), bool, NO_TOOLS),
-    "functions": ((list,), bool, NO_TOOLS),
+    "functions": ((list,), bool, "not built; send them as tools"),
     "background": ((bool,), bool, "not built yet; a stored response goes on without its reader anyway"),
     "stream_id": ((str,), bool, "lanes are not built yet; open another socket"),
     "n": ((int,), lambda v: v not in (None, 1), "a response is one; several choices are had on /v1/chat/completions"),
@@ -213,6 +225,7 @@ def response_request(raw: Json, served: Served, tenant: str) -> TurnRequest:
     if session_id and not stored:
         raise InvalidRequest("a conversation's turns are stored; leave store out", param="store")
     params = sampling_params(body, body.max_output_tokens, served, "max_output_tokens")
+    offered = body.offered(nested=False)
     echo = {
         "instructions": body.instructions,
         "metadata": check_metadata(body.metadata),
@@ -220,6 +233,7 @@ def response_request(raw: Json, served: Served, tenant: str) -> TurnRequest:
         "top_p": params.top_p,
         "max_output_tokens": body.max_output_tokens,
         "store": stored,
+        **offered.echo,
     }
     kept = keep_seconds(body, body.input, "input")
     generate = body.generate is not False and not body.prewarms
@@ -233,12 +247,16 @@ def response_request(raw: Json, served: Served, tenant: str) -> TurnRequest:
         session_id=session_id,
         previous_turn_id=previous,
         instructions=instructions,
+        tools=offered.tools,
+        may_call=offered.may_call,
         stored=stored,
         generate=generate,
         priority=body.chatpager.priority,
         keep_seconds=kept,
         compare_with=_compared(body),
-        parameters=_with_warnings(_without_answer(echo, generate), unknown, unkept=kept > 0 and not stored),
+        parameters=_with_warnings(
+            _without_answer(echo, generate), offered.warnings, unknown, unkept=kept > 0 and not stored
+        ),
     )
 
 
@@ -261,7 +279,8 @@ def chat_request(raw: Json, served: Served, tenant: str) -> tuple[TurnRequest, C
     params = sampling_params(body, getattr(body, limit_name), served, limit_name)
     generate = body.generate is not False and not body.prewarms
     n = (body.n or 1) if generate else 1
-    echo: Json = {"metadata": check_metadata(body.metadata), **({"n": n} if n > 1 else {})}
+    offered = body.offered(nested=True)
+    echo: Json = {"metadata": check_metadata(body.metadata), **({"n": n} if n > 1 else {}), **offered.echo}
     kept = keep_seconds(body, body.messages, "messages")
     request = TurnRequest(
         id="chatcmpl_" + secrets.token_hex(16),
@@ -271,11 +290,15 @@ def chat_request(raw: Json, served: Served, tenant: str) -> tuple[TurnRequest, C
         messages=messages,
         params=msgspec.structs.replace(params, n=n) if generate else PREPARING,
         whole=True,
+        tools=offered.tools,
+        may_call=offered.may_call,
         stored=body.store is not False,
         generate=generate,
         priority=body.chatpager.priority,
         keep_seconds=kept,
-        parameters=_with_warnings(_without_answer(echo, generate), unknown, unkept=kept > 0 and body.store is False),
+        parameters=_with_warnings(
+            _without_answer(echo, generate), offered.warnings, unknown, unkept=kept > 0 and body.store is False
+        ),
     )
     return request, body
 
@@ -284,8 +307,8 @@ def _without_answer(parameters: Json, generate: bool) -> Json:
     return parameters if generate else {**parameters, "generate": False}
 
 
-def _with_warnings(parameters: Json, unknown: Sequence[str], *, unkept: bool) -> Json:
-    warnings = [f"unknown field {shown(name)} was passed over" for name in unknown[:MAX_WARNINGS]]
+def _with_warnings(parameters: Json, warnings: Sequence[str], unknown: Sequence[str], *, unkept: bool) -> Json:
+    warnings = [*warnings, *(f"unknown field {shown(name)} was passed over" for name in unknown[:MAX_WARNINGS])]
     if unkept:
         warnings.append("nothing is kept of a turn with store: false, so its prefix is not pinned either")
     return {**parameters, "warnings": warnings} if warnings else parameters

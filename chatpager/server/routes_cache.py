@@ -22,6 +22,9 @@ from chatpager.sessions.revising import Role
 from chatpager.store import Session, Turn
 
 MAX_EVENTS = 10_000
+MAX_TOOL_NAME = 64
+"""OpenAI's limit."""
+NOTHING = LeaseEvent(owner="", change="clipped", strength=Strength.SOFT, tokens=0, seconds_left=0.0)
 
 
 async def cache(request: web.Request) -> web.Response:
@@ -111,6 +114,16 @@ async def prefetch(request: web.Request) -> web.Response:
     return json_response({"object": "conversation.prefetch", "id": session.id, "tokens": tokens})
 
 
+async def hint(request: web.Request) -> web.Response:
+    """The conversation goes on in ``eta`` seconds, or when ``tool`` is done: what is kept softly until then. A hint is
+    answered, never refused for what is not in the cache."""
+    service, session = await _known(request)
+    tool, eta = _expected(decode(await request.read() or b"{}"))
+    event = await service.hub.tool_waits.hint(session.tenant, session.id, tool, eta)
+    answer = pin_object(session.id, event or NOTHING) | {"object": "conversation.hint"}
+    return json_response(answer if event else answer | {"status": "missing"})
+
+
 async def unpin(request: web.Request) -> web.Response:
     service, session = await _known(request)
     service.hub.keeper.unpin(_owner(session))
@@ -195,6 +208,17 @@ def _wish(body: Json) -> tuple[Strength, float, int | None]:
     return strength, ttl, tokens
 
 
+def _expected(body: Json) -> tuple[str | None, float | None]:
+    tool, eta = body.get("tool"), body.get("eta")
+    if tool is None and eta is None:
+        raise InvalidRequest("say what the conversation waits for: a tool, or eta in seconds", param="tool")
+    if tool is not None and not (isinstance(tool, str) and 0 < len(tool) <= MAX_TOOL_NAME and tool.isprintable()):
+        raise InvalidRequest(f"tool is a name of at most {MAX_TOOL_NAME} characters that can be shown", param="tool")
+    if eta is not None and (type(eta) not in (int, float) or not eta > 0):
+        raise InvalidRequest("eta is a number of seconds above 0", param="eta")
+    return tool, eta
+
+
 def pin_object(session_id: str, event: LeaseEvent) -> dict[str, Any]:
     """What was granted: at most ``ttl`` and ``tokens`` as asked for, fewer where caps and budget say so."""
     return {
@@ -210,4 +234,5 @@ def lease_granted(event: LeaseEvent) -> dict[str, Any]:
         "strength": event.strength,
         "tokens": event.tokens,
         "expires_in": round(event.seconds_left, 3),
+        "reason": event.reason,
     }

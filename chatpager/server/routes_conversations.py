@@ -8,16 +8,26 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
 from chatpager.errors import InvalidRequest, ItemNotFound, ResponseNotFound, StoreError
 from chatpager.server import wire
-from chatpager.server.encode_response import SHOWN_AS, answer_item, error_details, item_id, item_status, usage_object
+from chatpager.server.encode_response import (
+    SHOWN_AS,
+    answer_item,
+    call_item,
+    error_details,
+    item_id,
+    item_status,
+    usage_object,
+)
 from chatpager.server.input_items import Json, input_messages, shown
 from chatpager.server.keyring import tenant_of
 from chatpager.server.requests import check_metadata, decode
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE, Service
+from chatpager.sessions.answers import call_id_of, calls_of
 from chatpager.sessions.turn import LiveTurn
 from chatpager.store import Message, Session, Turn, text_of
 
@@ -83,8 +93,8 @@ async def add_items(request: web.Request) -> web.Response:
     tenant, session_id = tenant_of(request), request.match_info["id"]
     hashes = await service.hub.append_messages(tenant, session_id, messages)
     service.hub.prefetch_soon(tenant, session_id)  # a tool's result, most likely: its answer is asked for next
-    items = await _all_items(service, tenant, session_id)
-    return json_response(_page([i for i in items if i.id in {_message_id(h) for h in hashes}], False))
+    added = [message for message in await _chain(service, tenant, session_id) if message.hash in hashes]
+    return json_response(_page([item for message in added for item in _items_of(message, None)], False))
 
 
 async def items(request: web.Request) -> web.Response:
@@ -98,15 +108,15 @@ async def input_items(request: web.Request) -> web.Response:
     turn = await store.turn(tenant, request.match_info["id"])
     if turn.kind != "response":
         raise ResponseNotFound(f"no response {shown(turn.id)}")
-    found: list[wire.Item] = []
+    found: list[wire.AnyItem] = []
     for message in await store.load_chain(tenant, turn.input_tip):
-        found.append(_item(message, None))
+        found += _items_of(message, None)
         if message.hash == turn.parent_hash:
             found.clear()
     return json_response(_paged(request, found))
 
 
-def _paged(request: web.Request, found: list[wire.Item]) -> wire.Page:
+def _paged(request: web.Request, found: list[wire.AnyItem]) -> wire.Page:
     """The page that the query asks for of ``found``, oldest first."""
     after, limit, order = request.query.get("after"), page_limit(request, 20), request.query.get("order", "desc")
     if order not in ("asc", "desc"):
@@ -130,8 +140,13 @@ async def item(request: web.Request) -> web.Response:
     return json_response(found)
 
 
-async def _all_items(service: Service, tenant: str, session_id: str) -> list[wire.Item]:
-    """Every message as an item, oldest first; an answer with its turn's account, a running one as far as it is."""
+async def _chain(service: Service, tenant: str, session_id: str) -> list[Message]:
+    return await service.store.load_chain(tenant, (await service.store.session(tenant, session_id)).tip_hash)
+
+
+async def _all_items(service: Service, tenant: str, session_id: str) -> list[wire.AnyItem]:
+    """Every message and call as an item, oldest first; an answer with its turn's account, a running one as far as it
+    is."""
     store = service.store
     # First: a turn that ends while the store is read is in what was read last, or here.
     live = service.hub.live_of_session(tenant, session_id)
@@ -141,14 +156,26 @@ async def _all_items(service: Service, tenant: str, session_id: str) -> list[wir
             session, turns = await store.session(tenant, session_id), await store.turns_of(tenant, session_id)
     chain = await store.load_chain(tenant, session.tip_hash)
     answered = {turn.tip_hash: turn for turn in turns if turn.tip_hash}
-    found = [_item(message, answered.get(message.hash)) for message in chain]
+    found = [item for message in chain for item in _items_of(message, answered.get(message.hash))]
     if live is not None and live.request.generate and (not chain or chain[-1].hash == live.input_tip):
-        found.append(_live_item(live))
+        found += _live_items(live)
     return found
 
 
-def _item(message: Message, turn: Turn | None) -> wire.Item:
+def _items_of(message: Message, turn: Turn | None) -> list[wire.AnyItem]:
+    """A message with its text, and its calls. What an answer that only calls has to say of its turn, its first call
+    says."""
+    said, calls = _item(message, turn), [call_item(call) for call in calls_of(message.content)]
+    if not isinstance(said, wire.Item) or not calls or text_of(message.content):
+        return [said, *calls]
+    return [msgspec.structs.replace(calls[0], chatpager=said.chatpager), *calls[1:]]
+
+
+def _item(message: Message, turn: Turn | None) -> wire.Item | wire.FunctionOutputItem:
     text = text_of(message.content)
+    if (call_id := call_id_of(message.content)) is not None:
+        name = "fco_" + message.hash.partition(":")[2]
+        return wire.FunctionOutputItem(id=name, status="completed", call_id=call_id, output=text)
     if message.role != "assistant":
         part = wire.TextPart("input_text", text)
         return wire.Item(id=_message_id(message.hash), status="completed", role=message.role, content=[part])
@@ -167,10 +194,16 @@ def _item(message: Message, turn: Turn | None) -> wire.Item:
     return _answer(turn.id, text, turn.status, ours)
 
 
-def _live_item(turn: LiveTurn) -> wire.Item:
+def _live_items(turn: LiveTurn) -> list[wire.AnyItem]:
+    answer = turn.stream.answer
+    calls = [call_item(call) for call in answer.calls]
+    return [_live_item(turn, answer.text), *calls] if answer.text or not calls else [*calls]
+
+
+def _live_item(turn: LiveTurn, text: str) -> wire.Item:
     unknown = dict.fromkeys(("usage", "cache", "timings", "error"))
     ours = {"response_id": turn.id, "state": "in_progress", **unknown}
-    return _answer(turn.id, turn.stream.text, "in_progress", ours)
+    return _answer(turn.id, text, "in_progress", ours)
 
 
 def _answer(turn_id: str, text: str, state: str, ours: Json) -> wire.Item:

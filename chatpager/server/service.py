@@ -17,6 +17,7 @@ from chatpager.server.cache_diagnostics import diagnostics
 from chatpager.server.encode_response import ResponseFacts, response_object
 from chatpager.server.metrics import Metrics
 from chatpager.server.requests import Served
+from chatpager.sessions.answers import Answer, calls_of
 from chatpager.sessions.hub import SessionHub
 from chatpager.sessions.keeping import BEAT_SECONDS
 from chatpager.sessions.stream import Ended
@@ -112,7 +113,7 @@ def final_response(turn: LiveTurn, ended: Ended) -> wire.Response:
     return response_object(
         facts_of(turn),
         ended.status,
-        text=ended.text if turn.token_ids else None,
+        answer=ended.answer if turn.token_ids else None,
         usage=turn.stored_usage(ended),
         receipt=facts["cache"],
         timings=facts["timings"],
@@ -124,7 +125,8 @@ def final_response(turn: LiveTurn, ended: Ended) -> wire.Response:
 
 def live_response(turn: LiveTurn) -> wire.Response:
     """The response as far as it was shown: what the engine gave beyond that is not in the journal yet."""
-    return response_object(facts_of(turn), text=turn.stream.text or None)
+    answer = turn.stream.answer
+    return response_object(facts_of(turn), answer=answer if answer.text or answer.calls else None)
 
 
 async def stored_response(service: Service, tenant: str, response_id: str) -> wire.Response | dict[str, object]:
@@ -144,14 +146,15 @@ async def stored_response(service: Service, tenant: str, response_id: str) -> wi
 
 
 async def rebuilt_response(service: Service, turn: Turn) -> wire.Response:
-    text = None
+    answer = None
     if turn.tip_hash is not None:
-        text = text_of((await service.store.load_chain(turn.tenant, turn.tip_hash))[-1].content)
+        content = (await service.store.load_chain(turn.tenant, turn.tip_hash))[-1].content
+        answer = Answer(text_of(content), tuple(calls_of(content)), 0)
     facts = ResponseFacts(turn.id, turn.created_at, turn.model, turn.previous_turn_id, turn.session_id, turn.request)
     return response_object(
         facts,
         turn.status,
-        text=text,
+        answer=answer,
         usage=turn.usage,
         receipt=turn.receipt,
         timings=turn.timings,

@@ -47,6 +47,32 @@ class Item(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     chatpager: dict[str, Any] | None = None
 
 
+class FunctionCallItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A tool that the model called; ``arguments`` is JSON."""
+
+    id: str
+    type: str = msgspec.field(default_factory=lambda: "function_call")
+    status: ItemStatus
+    call_id: str
+    name: str
+    arguments: str
+    chatpager: dict[str, Any] | None = None
+
+
+class FunctionOutputItem(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of a call."""
+
+    id: str
+    type: str = "function_call_output"
+    status: ItemStatus
+    call_id: str
+    output: str
+
+
+OutputItem = Item | FunctionCallItem
+AnyItem = OutputItem | FunctionOutputItem
+
+
 class ConversationRef(msgspec.Struct, frozen=True):
     id: str
 
@@ -66,7 +92,7 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     created_at: int
     status: ResponseStatus
     model: str
-    output: list[Item]
+    output: list[OutputItem]
     error: ErrorDetails | None = None
     incomplete_details: IncompleteDetails | None = None
     instructions: str | None = None
@@ -105,7 +131,7 @@ class ItemEvent(msgspec.Struct, frozen=True, kw_only=True):
     type: str
     sequence_number: int
     output_index: int = 0
-    item: Item
+    item: OutputItem
 
 
 class PartEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,6 +165,22 @@ class TextDone(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: list[Any] = []
 
 
+class ArgumentsDelta(msgspec.Struct, frozen=True, kw_only=True):
+    type: str = "response.function_call_arguments.delta"
+    sequence_number: int
+    item_id: str
+    output_index: int
+    delta: str
+
+
+class ArgumentsDone(msgspec.Struct, frozen=True, kw_only=True):
+    type: str = "response.function_call_arguments.done"
+    sequence_number: int
+    item_id: str
+    output_index: int
+    arguments: str
+
+
 class PrefillEvent(msgspec.Struct, frozen=True, kw_only=True):
     """Ours, without a sequence number: it is no part of the response. Only for clients of ``chatpager.v1``."""
 
@@ -149,7 +191,7 @@ class PrefillEvent(msgspec.Struct, frozen=True, kw_only=True):
     cached: int
 
 
-Event = ResponseEvent | ItemEvent | PartEvent | TextDelta | TextDone | PrefillEvent
+Event = ResponseEvent | ItemEvent | PartEvent | TextDelta | TextDone | ArgumentsDelta | ArgumentsDone | PrefillEvent
 
 
 class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -304,11 +346,26 @@ class CompletionUsage(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens_details: PromptTokensDetails
 
 
+class CalledFunction(msgspec.Struct, frozen=True, omit_defaults=True):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class ChatToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Of an answer, or of a chunk, which has its ``index``."""
+
+    index: int | None = None
+    id: str | None = None
+    type: str | None = None
+    function: CalledFunction | None = None
+
+
 class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     """Of an answer, or as the delta of a chunk."""
 
     role: str | None = None
     content: str | None = None
+    tool_calls: list[ChatToolCall] | None = None
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):

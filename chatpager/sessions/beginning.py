@@ -9,6 +9,7 @@ import msgspec
 
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.errors import ContextLengthExceeded, InvalidRequest
+from chatpager.sessions.answers import tools_of
 from chatpager.sessions.comparing import Comparing
 from chatpager.sessions.history import history_of
 from chatpager.sessions.orphans import Orphans
@@ -80,7 +81,7 @@ class Beginner:
         """
         history, fresh = await history_of(request, self._store, self._orphans)
         conversation: list[Message | NewMessage] = [*history, *fresh]
-        return await self._prompting.settled(conversation, request.instructions) if fresh else []
+        return await self._prompting.settled(conversation, request.instructions, request.tools) if fresh else []
 
     async def _asked_before(self, history: Sequence[Message], request: TurnRequest) -> Before:
         """What was computed for the last answer in ``history``, by an earlier server or so long ago that it is not
@@ -94,8 +95,11 @@ class Beginner:
         if last.vocab != self._tokenizer.fingerprint:
             return Before(None, domain)
         # Those of that turn: they are no part of the conversation, and may have changed.
-        instructions = turn.request.get("instructions") if turn else None
-        asked = (await self._prompting.question(history[: answers[-1]], instructions)).prompt.token_ids
+        then = turn.request if turn else {}
+        question = await self._prompting.question(
+            history[: answers[-1]], then.get("instructions"), tools=tools_of(then)
+        )
+        asked = question.prompt.token_ids
         # Of a completed answer the token that ended it is not stored.
         return Before([*asked, *(last.token_ids or ())[: None if last.status == "completed" else -1]], domain)
 
@@ -117,7 +121,10 @@ class Beginner:
         conversation: list[Message | NewMessage] = [*history, *fresh]
         if not conversation:
             raise InvalidRequest("the conversation is empty and there is no input", param="input")
-        prompt = (await self._prompting.question(conversation, request.instructions, asks=request.generate)).prompt
+        question = await self._prompting.question(
+            conversation, request.instructions, tools=request.tools, asks=request.generate
+        )
+        prompt = question.prompt
         ids, wanted = prompt.token_ids, max(1, request.params.min_tokens)
         if len(ids) + wanted > self.served.max_model_len:
             raise ContextLengthExceeded(len(ids), wanted, self.served.max_model_len)
@@ -143,8 +150,8 @@ class Beginner:
         for index in range(request.params.n):
             text = self._tokenizer.text_stream(request.params)
             turn = LiveTurn(
-                request, ids, text, index=index, template=prompt.form, eos=self.served.eos, created_at=now,
-                submitted=submitted,
+                request, ids, text, index=index, parser=self._tokenizer.call_parser, template=prompt.form,
+                eos=self.served.eos, created_at=now, submitted=submitted,
             )  # fmt: skip
             turn.previous, turn.past, turn.previous_domain = before.token_ids, past, before.domain
             begun.append(Begun(turn, msgspec.structs.replace(row, id=turn.id)))

@@ -14,9 +14,10 @@ from chatpager import failpoints
 from chatpager.engine.messages import StepOutput
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.errors import EngineStopped, StoreError
+from chatpager.sessions.answers import answer_content
 from chatpager.sessions.mistakes import INTERNAL, log_mistake
 from chatpager.sessions.receipt import Receipt
-from chatpager.sessions.stream import Delta, Ended, Prefilled
+from chatpager.sessions.stream import Ended, Prefilled
 from chatpager.sessions.turn import Happening, LiveTurn, TurnState, choice_id
 from chatpager.store import (
     EndStatus,
@@ -26,7 +27,6 @@ from chatpager.store import (
     MessageHash,
     NewMessage,
     Store,
-    text_content,
 )
 
 log = structlog.get_logger(__name__)
@@ -93,7 +93,7 @@ class Delivery:
         self._arrived.set()
 
     async def _deliver(self, outputs: Sequence[StepOutput]) -> None:
-        shown: list[tuple[LiveTurn, str, Prefilled | None]] = []
+        shown: list[tuple[LiveTurn, str, bool, Prefilled | None]] = []
         entries: list[JournalEntry] = []
         now = self._clock()
         for output in outputs:
@@ -104,15 +104,16 @@ class Delivery:
                 text, entry = turn.take(output, now)
                 if entry and turn.request.stored:
                     entries.append(entry)
-                shown.append((turn, text, Prefilled(*output.prefilled) if output.prefilled else None))
+                last = turn.state is TurnState.CLOSING
+                shown.append((turn, text, last, Prefilled(*output.prefilled) if output.prefilled else None))
                 if turn.stopped_by_string and not output.finish_reason:
                     self._cancel_quietly(turn)
         if entries:
             await self._journal(entries)
-        for turn, text, progress in shown:
+        for turn, text, last, progress in shown:
             with self._alone(turn):
-                self._show(turn, text, progress)
-        for turn, _, _ in shown:
+                self._show(turn, text, last, progress)
+        for turn, *_ in shown:
             if turn.state is TurnState.CLOSING:
                 self.end(turn)
 
@@ -145,13 +146,13 @@ class Delivery:
             if turn := self._turns.get(turn_id):
                 self.end(turn, failed=failed)
 
-    def _show(self, turn: LiveTurn, text: str, progress: Prefilled | None) -> None:
+    def _show(self, turn: LiveTurn, text: str, last: bool, progress: Prefilled | None) -> None:
         if self._is_ending(turn):
             return
         if progress:
             turn.stream.append(progress)
-        if text:
-            turn.stream.append(Delta(text))
+        for event in turn.shown(text, last=last):
+            turn.stream.append(event)
 
     def _cancel_quietly(self, turn: LiveTurn) -> None:
         with suppress(EngineStopped):
@@ -209,7 +210,7 @@ class Delivery:
                 turn.fail(*INTERNAL)
                 status = None
         ended = turn.ended(self._clock(), self._wall())
-        return msgspec.structs.replace(ended, text=turn.stream.text), None
+        return msgspec.structs.replace(ended, **turn.stream.answer._asdict()), None
 
     async def _store_end(self, turn: LiveTurn, ended: Ended, plain: bool) -> MessageHash | None:
         """``plain``: without the wire's object, and an answer that a stop string cut without its ids."""
@@ -218,7 +219,7 @@ class Delivery:
             ids = None if plain and turn.stopped_by_string else self._exact_ids(turn)
             message = NewMessage(
                 role="assistant",
-                content=text_content(turn.text),
+                content=answer_content(ended.text, ended.calls),
                 status=ended.status,
                 vocab=None if ids is None else self._tokenizer.fingerprint,
                 token_ids=ids,

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 import structlog
 
@@ -27,6 +28,7 @@ from chatpager.errors import (
     StoreError,
 )
 from chatpager.sessions.admission import Admission
+from chatpager.sessions.answers import call_id_of, tools_of
 from chatpager.sessions.beginning import Beginner, Begun, Served
 from chatpager.sessions.delivery import Delivery
 from chatpager.sessions.engine_thread import STOPPED, EngineThread
@@ -41,6 +43,7 @@ from chatpager.sessions.remembered import Remembered
 from chatpager.sessions.revising import Revising
 from chatpager.sessions.salts import Salts
 from chatpager.sessions.stream import Ended, Started
+from chatpager.sessions.tool_waits import ToolWaits
 from chatpager.sessions.turn import LiveTurn, TurnRequest
 from chatpager.store import Message, MessageHash, NewMessage, Store
 
@@ -91,6 +94,7 @@ class SessionHub:
             store, self._prompting, self.engine, self.keeper, vocab=tokenizer.fingerprint, clock=clock, wall=wall
         )
         self.revising = Revising(store, self._prompting, self.orphans, self._remembered, self.keeper, wall)
+        self.tool_waits = ToolWaits(self.keeper, clock)
         self._delivery = Delivery(
             self.turns,
             store,
@@ -238,6 +242,9 @@ class SessionHub:
             turn.owner = self._heads.of(turn.request, turn.id, row.parent_hash)
         for turn, _ in begun:
             turn.stream.append(Started(turn.id, turn.created_at))
+        request = begun[0].turn.request
+        results = filter(None, (call_id_of(message.content) for message in request.messages))
+        self.tool_waits.returned(request.tenant, request.session_id, results)
         self._start([turn for turn, _ in begun])
 
     def _start(self, turns: Sequence[LiveTurn]) -> None:
@@ -329,8 +336,9 @@ class SessionHub:
         if cached is None or not cached.host_tokens + cached.disk_tokens:
             return 0
         chain = await self.store.load_chain(tenant, session.tip_hash)
+        turns = await self.store.turns_of(tenant, session_id)
         try:
-            return await self._prefetch(tenant, owner, chain)
+            return await self._prefetch(tenant, owner, chain, turns[-1].request if turns else {})
         except RequestError:
             return 0
 
@@ -350,8 +358,10 @@ class SessionHub:
         except Exception as error:
             log_mistake("prefetch.failed", error, session=session_id)
 
-    async def _prefetch(self, tenant: str, owner: str, chain: Sequence[Message]) -> int:
-        prompt = (await self._prompting.question(chain, None)).prompt.token_ids
+    async def _prefetch(self, tenant: str, owner: str, chain: Sequence[Message], parameters: Mapping[str, Any]) -> int:
+        """``parameters``: of the last turn, whose instructions and tools the next one probably has too."""
+        instructions, tools = parameters.get("instructions"), tools_of(parameters)
+        prompt = (await self._prompting.question(chain, instructions, tools=tools)).prompt.token_ids
         request = AddRequest(
             request_id=f"prefetch-{owner}",
             prompt_token_ids=list(prompt[: self.max_model_len - 1]),
@@ -409,7 +419,10 @@ class SessionHub:
             self._remembered.put(tip, turn.computed_ids(), turn.receipt.published)
             if displaced := self._heads.moved(turn.request, turn.owner, tip):
                 self.keeper.closed(displaced)
-            self.keeper.alive([turn.owner])
+            if ended.calls:
+                self.tool_waits.called(turn.request.tenant, turn.owner, ended.calls)
+            else:
+                self.keeper.alive([turn.owner])
             self.keeper.keep(turn.owner, turn.request.keep_seconds)
         else:
             self._heads.stayed(turn.request, turn.owner, turn.parent)

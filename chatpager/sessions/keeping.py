@@ -51,14 +51,16 @@ class Keeper:
         self._pins: OrderedDict[str, Pin] = OrderedDict()
         self._watchers: dict[str, set[Watcher]] = {}
 
-    async def pin(self, owner: str, strength: Strength, seconds: float, tokens: int | None = None) -> LeaseEvent | None:
+    async def pin(
+        self, owner: str, strength: Strength, seconds: float, tokens: int | None = None, reason: str = ""
+    ) -> LeaseEvent | None:
         """Ask for a lease; what was granted, if only no tokens. None: nothing of this conversation is on the device. A
         hard one for longer than one lease lasts is renewed until its time has come.
 
         Raises:
             EngineStopped: there is no engine any more.
         """
-        request = LeaseRequest(owner=owner, strength=strength, ttl=seconds, tokens=tokens)
+        request = LeaseRequest(owner=owner, strength=strength, ttl=seconds, tokens=tokens, reason=reason)
         if strength is Strength.SOFT:
             return await self._engine.ask(lambda engine: engine.lease(request, self._clock()))
         before = self._pins.get(owner)
@@ -78,6 +80,12 @@ class Keeper:
         if owner and seconds > 0:
             self._note(owner, seconds, None)
             self._renew(owner)
+
+    def wait(self, owner: str, seconds: float, reason: str) -> None:
+        """Keep softly, for so long, what the conversation's turn left: somebody works at its next one."""
+        with suppress(EngineStopped):
+            self._engine.send(LeaseRequest(owner=owner, strength=Strength.SOFT, ttl=seconds, reason=reason))
+        self._renew(owner)
 
     def _note(self, owner: str, seconds: float, tokens: int | None) -> None:
         """What was asked for before is not shortened."""

@@ -58,11 +58,9 @@ def _count(texts: Sequence[str], tokenizer: Tokenizer, most: int) -> int:
 def _written(messages: Sequence[ChatMessage]) -> list[str]:
     """What a template may trim, or drop, does not count: the ends of a text, and what an answer thought first. Nor do
     answers of ours, whose ids are known."""
-    return [
-        m.text.rpartition(THOUGHT)[2].strip() if m.role == "assistant" else m.text.strip()
-        for m in messages
-        if m.token_ids is None
-    ]
+    unknown = [m for m in messages if m.token_ids is None]
+    texts = [m.text.rpartition(THOUGHT)[2].strip() if m.role == "assistant" else m.text.strip() for m in unknown]
+    return texts + [call.arguments for m in unknown for call in m.calls]
 
 
 def _thought(messages: Sequence[ChatMessage]) -> list[str]:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import reduce
 from typing import NamedTuple
 
+import msgspec
+
 from chatpager.engine.chat_template import ChatMessage, ChatTemplate, Prompt
 from chatpager.engine.tokenizer import Tokenizer
+from chatpager.engine.tool_calls import FunctionCall, Tool
+from chatpager.sessions.answers import call_id_of, calls_of
 from chatpager.sessions.oversize import check_bytes, check_tokens
 from chatpager.sessions.receipt import common_prefix
 from chatpager.store import Message, NewMessage, text_content, text_of
@@ -35,7 +40,12 @@ class Prompting:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="chatpager-tokenizer")
 
     async def question(
-        self, conversation: Sequence[Message | NewMessage], instructions: str | None, *, asks: bool = True
+        self,
+        conversation: Sequence[Message | NewMessage],
+        instructions: str | None,
+        *,
+        tools: Sequence[Tool] = (),
+        asks: bool = True,
     ) -> Question:
         """What ``asks`` for an answer to this conversation, or else only what any question about it begins with.
 
@@ -43,25 +53,27 @@ class Prompting:
 
         Raises:
             InputTooLong: it is far beyond ``limit``.
-            InvalidRequest: the template refuses it.
+            InvalidRequest: the template refuses it, or the tools.
         """
-        messages = [self._chat_message(m) for m in conversation]
+        messages = self._chat_messages(conversation)
         if instructions:
             messages.insert(0, ChatMessage("system", instructions))
-        check_bytes(messages, self._tokenizer, self.limit)
-        prompt = await asyncio.get_running_loop().run_in_executor(self._thread, self._prompt, messages, asks)
+        check_bytes([*_tools_text(tools), *messages], self._tokenizer, self.limit)
+        prompt = await asyncio.get_running_loop().run_in_executor(self._thread, self._prompt, messages, tools, asks)
         return Question(messages, prompt)
 
-    async def settled(self, conversation: Sequence[Message | NewMessage], instructions: str | None) -> Sequence[int]:
+    async def settled(
+        self, conversation: Sequence[Message | NewMessage], instructions: str | None, tools: Sequence[Tool] = ()
+    ) -> Sequence[int]:
         """The beginning of what will ask for an answer to this conversation, whose last message is still being written:
         whatever is added to it leaves these ids as they are, but for a word that is not finished.
 
         Raises what ``question`` does.
         """
         *before, last = conversation
-        longer = NewMessage(role=last.role, content=text_content(text_of(last.content) + "x"))
-        now = (await self.question(conversation, instructions)).prompt.token_ids
-        then = (await self.question([*before, longer], instructions)).prompt.token_ids
+        longer = NewMessage(role=last.role, content=[*last.content, *text_content("x")])
+        now = (await self.question(conversation, instructions, tools=tools)).prompt.token_ids
+        then = (await self.question([*before, longer], instructions, tools=tools)).prompt.token_ids
         return now[: common_prefix(now, then)]
 
     async def shared(self, instructions: str) -> Sequence[int]:
@@ -76,12 +88,30 @@ class Prompting:
     def close(self) -> None:
         self._thread.shutdown()
 
-    def _chat_message(self, message: Message | NewMessage) -> ChatMessage:
-        """Ids of another vocabulary mean nothing here, so such an answer is rendered from its text."""
-        text = text_of(message.content)
-        known = message.role == "assistant" and message.vocab == self._tokenizer.fingerprint
-        return ChatMessage(message.role, text, message.token_ids if known else None)
+    def _chat_messages(self, conversation: Sequence[Message | NewMessage]) -> list[ChatMessage]:
+        """A tool's result has the name of the tool that was called, which some templates insist on."""
+        called: dict[str | None, str] = {}
+        messages: list[ChatMessage] = []
+        for message in conversation:
+            called |= {call.id: call.name for call in calls_of(message.content)}
+            messages.append(replace(self._chat_message(message), name=called.get(call_id_of(message.content))))
+        return messages
 
-    def _prompt(self, messages: Sequence[ChatMessage], asks: bool) -> Prompt:
-        check_tokens(messages, self._tokenizer, self.limit)
-        return self._template.prompt(messages, asks=asks)
+    def _chat_message(self, message: Message | NewMessage) -> ChatMessage:
+        """Ids of another vocabulary mean nothing here, so such an answer is rendered from its text and calls."""
+        text, calls = text_of(message.content), calls_of(message.content)
+        known = message.role == "assistant" and message.vocab == self._tokenizer.fingerprint
+        if known and message.token_ids is not None:
+            return ChatMessage(
+                message.role, self._tokenizer.decode(message.token_ids) if calls else text, message.token_ids
+            )
+        return ChatMessage(message.role, text, calls=[FunctionCall(call.name, call.arguments) for call in calls])
+
+    def _prompt(self, messages: Sequence[ChatMessage], tools: Sequence[Tool], asks: bool) -> Prompt:
+        check_tokens([*_tools_text(tools), *messages], self._tokenizer, self.limit)
+        return self._template.prompt(messages, tools=tools, asks=asks)
+
+
+def _tools_text(tools: Sequence[Tool]) -> list[ChatMessage]:
+    """About what tools add to a prompt, as a message that is only measured."""
+    return [ChatMessage("system", msgspec.json.encode([tool.shown() for tool in tools]).decode())] if tools else []

@@ -6,10 +6,11 @@ is left of it are nobody's at once, unless other conversations have them.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Literal
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Literal
 
 from chatpager.errors import InvalidRequest, RequestError, SessionBusy
+from chatpager.sessions.answers import tools_of
 from chatpager.sessions.heads import owner_of
 from chatpager.sessions.keeping import Keeper
 from chatpager.sessions.orphans import Orphans
@@ -74,7 +75,7 @@ class Revising:
         said = NewMessage(role=role, content=text_content(summary))
         new = [*map(_again, chain[:first]), said, *map(_again, chain[last:])]
         asked = await self._asked_last(tenant, session_id)
-        after = (await self._prompting.question(new, asked, asks=False)).prompt.token_ids
+        after = await self._asking(new, asked)
         before = await self._ids(chain, asked)
 
         async def change() -> Session:
@@ -88,17 +89,21 @@ class Revising:
         self._keeper.rewound(owner_of(tenant, session_id), common_prefix(before, after))
         return changed
 
-    async def _asked_last(self, tenant: str, session_id: str) -> str | None:
-        """The instructions of the last turn: with these its blocks begin."""
+    async def _asked_last(self, tenant: str, session_id: str) -> Mapping[str, Any]:
+        """The parameters of the last turn: with its instructions and tools its blocks begin."""
         turns = await self._store.turns_of(tenant, session_id)
-        return turns[-1].request.get("instructions") if turns else None
+        return turns[-1].request if turns else {}
 
-    async def _ids(self, chain: Sequence[Message], instructions: str | None) -> Sequence[int]:
+    async def _ids(self, chain: Sequence[Message], asked: Mapping[str, Any]) -> Sequence[int]:
         """With what a question about the conversation begins; nothing of one that cannot be asked as it stands."""
         try:
-            return (await self._prompting.question(chain, instructions, asks=False)).prompt.token_ids
+            return await self._asking(chain, asked)
         except RequestError:
             return ()
+
+    async def _asking(self, chain: Sequence[Message | NewMessage], asked: Mapping[str, Any]) -> Sequence[int]:
+        instructions, tools = asked.get("instructions"), tools_of(asked)
+        return (await self._prompting.question(chain, instructions, tools=tools, asks=False)).prompt.token_ids
 
     async def _unless_busy(self, tenant: str, change: Callable[[], Awaitable[Session]]) -> Session:
         """What is busy with a turn that nobody runs any more is not."""
@@ -110,12 +115,14 @@ class Revising:
 
 
 def _older(chain: Sequence[Message], keep: int) -> tuple[int, int]:
-    """The part of a conversation that stands before its last ``keep`` answers: from the first message to the end.
+    """The part of a conversation that stands before its last ``keep`` answers: from the first message to the end. Calls
+    of tools and their results belong to the answer that they led to.
 
     Raises:
         InvalidRequest: there is none.
     """
-    answers = [i for i, message in enumerate(chain) if message.role == "assistant"]
+    called = {i - 1 for i, message in enumerate(chain) if message.role == "tool"}
+    answers = [i for i, message in enumerate(chain) if message.role == "assistant" and i not in called]
     last = answers[-keep - 1] + 1 if keep < len(answers) else 0
     first = next((i for i, message in enumerate(chain) if message.role not in INSTRUCTING), len(chain))
     if first >= last:

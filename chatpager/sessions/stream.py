@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from chatpager.sessions.answers import Answer, Delta, ToolCall, answer_of
 from chatpager.sessions.receipt import Receipt
 from chatpager.store import EndStatus
 
@@ -31,12 +32,6 @@ class Prefilled(msgspec.Struct, frozen=True, tag="prefilled"):
     cached: int
 
 
-class Delta(msgspec.Struct, frozen=True, tag="delta"):
-    """Text that was added, never empty."""
-
-    text: str
-
-
 class Timings(msgspec.Struct, frozen=True, kw_only=True):
     queue_ms: float
     prefill_ms: float
@@ -53,6 +48,8 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
     at: int
     """Milliseconds since the epoch."""
     text: str
+    calls: tuple[ToolCall, ...] = ()
+    calls_before_text: int = 0
     output_tokens: int
     receipt: Receipt | None
     cache_write_tokens: int
@@ -60,12 +57,16 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
     error_code: str | None = None
     error_message: str | None = None
 
+    @property
+    def answer(self) -> Answer:
+        return Answer(self.text, self.calls, self.calls_before_text)
+
     def facts(self) -> dict[str, Any]:
         """Receipt and timings as the store keeps them and the wires show them."""
         return {"cache": msgspec.to_builtins(self.receipt), "timings": msgspec.to_builtins(self.timings)}
 
 
-Event = Started | Prefilled | Delta | Ended
+Event = Started | Prefilled | Delta | ToolCall | Ended
 
 
 class TurnStream:
@@ -81,9 +82,13 @@ class TurnStream:
         return last if isinstance(last, Ended) else None
 
     @property
+    def answer(self) -> Answer:
+        """What readers have been shown of it."""
+        return answer_of(self.events)
+
+    @property
     def text(self) -> str:
-        """What readers have been shown of the answer."""
-        return "".join(event.text for event in self.events if isinstance(event, Delta))
+        return self.answer.text
 
     def append(self, event: Event) -> None:
         assert self.ended is None, f"{event} after the end"

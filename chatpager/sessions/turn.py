@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from chatpager.engine.call_forms import CallParser
 from chatpager.engine.detokenizer import TextStream
 from chatpager.engine.messages import FinishReason, StepOutput, Usage
 from chatpager.engine.sampling_params import SamplingParams
+from chatpager.engine.tool_calls import Tool
+from chatpager.sessions.answers import Answer, AnswerReader, Delta, ToolCall, answer_of
 from chatpager.sessions.comparing import Compared
 from chatpager.sessions.heads import shown_to
 from chatpager.sessions.receipt import Eviction, KeyDomain, Receipt, receipt
@@ -61,6 +64,7 @@ class TurnRequest:
     are no part of the conversation. ``stored`` False keeps nothing: such a turn cannot be found again.
     Without ``generate`` the prompt is computed and there is no answer: whoever goes on from there finds it done.
     ``compare_with`` names an earlier response whose prompt this one's is compared with.
+    ``tools`` are shown to the model; unless it ``may_call`` them, all that it answers is text.
     ``keep_seconds`` from its end on its prefix is kept on the device, as far as the budget of leases goes.
     ``body`` makes the wire's object at the turn's end, which is stored with it."""
 
@@ -74,6 +78,8 @@ class TurnRequest:
     previous_turn_id: str | None = None
     whole: bool = False
     instructions: str | None = None
+    tools: Sequence[Tool] = ()
+    may_call: bool = False
     stored: bool = True
     generate: bool = True
     priority: int = 0
@@ -104,6 +110,7 @@ class LiveTurn:
         text: TextStream,
         *,
         index: int = 0,
+        parser: Callable[[], CallParser] | None = None,
         template: str,
         eos: frozenset[int],
         created_at: int,
@@ -133,6 +140,8 @@ class LiveTurn:
         self.finish: FinishReason | None = None
         self.error: tuple[str, str] | None = None
         self._text = text
+        self._parser = parser if request.may_call else None
+        self._reader = self._new_reader()
         self._eos = eos
         self._journalled = 0
         self._submitted = submitted
@@ -145,7 +154,18 @@ class LiveTurn:
 
     @property
     def text(self) -> str:
+        """As it was generated; ``answer`` is what that says."""
         return self._text.text
+
+    def _new_reader(self) -> AnswerReader:
+        return AnswerReader(self.id, self._parser() if self._parser else None)
+
+    def shown(self, text: str, *, last: bool) -> list[Delta | ToolCall]:
+        """What readers may see with the next text that ``take`` gave; ``last``: nothing follows."""
+        return self._reader.read(text, last=last)
+
+    def answer(self) -> Answer:
+        return answer_of(self._new_reader().read(self.text, last=True))
 
     @property
     def stopped_by_string(self) -> bool:
@@ -295,7 +315,7 @@ class LiveTurn:
             status=status or self.status,
             finish=self.finish.value if self.finish else "interrupted",
             at=at,
-            text=self.text,
+            **self.answer()._asdict(),
             output_tokens=len(self.token_ids),
             receipt=self.receipt,
             cache_write_tokens=self._cache_write_tokens(),

@@ -45,11 +45,15 @@ def test_sessions_are_listed_the_latest_first(ask, session):
     assert json.loads(ask("sessions", "list", "--json", "--limit", 1))[0]["id"] == session
 
 
-def test_a_session_is_pinned_and_let_go(ask, session):
+def test_a_session_is_pinned_and_let_go(ask, session, server):
     assert re.match(r"granted: hard, \d+ tokens for 60 s\n", ask("sessions", "pin", session))
     told = ask("sessions", "show", session)
     assert re.match(r"(\d+) tokens: \1 device, 0 host, 0 disk; \d+ shared with others\n", told)
     assert re.search(r"^hard lease on \d+ tokens for \d\d s$", told, re.M)
+    call = urllib.request.Request(f"{server.url}/v1/conversations/{session}/hint", b'{"tool": "search"}')
+    urllib.request.urlopen(call, timeout=30).close()
+    told = ask("sessions", "show", session)
+    assert re.search(r"^soft lease on \d+ tokens for \d\d s: waits for the tool search$", told, re.M)
     assert ask("sessions", "unpin", session) == "released\n"
     assert "lease" not in ask("sessions", "show", session)
     assert re.match(r"granted: soft, \d+ tokens for 30 s\n", ask("sessions", "pin", session, "--soft", "--ttl", 30))

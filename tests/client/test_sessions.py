@@ -101,7 +101,7 @@ async def test_a_session_that_is_not_there(client, session):
 
 async def test_a_refused_turn(client):
     session = await client.session()
-    with pytest.raises(ClientError, match="tool calling") as error:
+    with pytest.raises(ClientError, match="required field `name`") as error:
         await session.ask("Hello", tools=[{"type": "function"}])
     assert (error.value.code, error.value.status) == ("invalid_request", 400)
     async with session.send("Hello", model="other") as answer:

@@ -8,6 +8,7 @@ from pydantic import TypeAdapter
 
 from chatpager.server import wire
 from chatpager.server.encode_response import ResponseEncoder, item_id, item_status, response_object
+from chatpager.sessions.answers import Answer, ToolCall
 from chatpager.sessions.stream import Ended
 from tests.server.turn_logs import RECEIPT, TIMINGS, USAGE, ended, facts, final, log
 
@@ -85,6 +86,35 @@ def test_an_answer_that_is_empty_has_an_empty_item():
     assert events[-1]["response"]["output"][0]["content"][0]["text"] == ""
 
 
+CALLS = [ToolCall(f"call_1_{n}", "f", f'{{"n": {n}}}') for n in range(3)]
+
+
+@pytest.mark.parametrize("pieces", [CALLS[:1], ["a", CALLS[0], "b", CALLS[1]], [*CALLS[:2], "a", CALLS[2], "b"]])
+@pytest.mark.parametrize("status", ["completed", "incomplete"])
+def test_items_stand_in_the_order_in_which_they_began(pieces, status):
+    events = encode(log(*pieces, status=status))
+    output = events[-1]["response"]["output"]
+    for event in events:
+        event.get("response", {}).pop("chatpager", None)
+        EVENT.validate_python(event)
+        if "output_index" in event:
+            assert event.get("item_id", event.get("item", {}).get("id")) == output[event["output_index"]]["id"]
+    done = {e["output_index"]: e["item"] for e in events if e["type"] == "response.output_item.done"}
+    assert [done[i] for i in range(len(output))] == output
+    calls = [piece for piece in pieces if isinstance(piece, ToolCall)]
+    assert [i["arguments"] for i in output if i["type"] == "function_call"] == [call.arguments for call in calls]
+
+
+def test_a_call_that_only_the_end_tells_of_is_told_then():
+    started = log()[0]
+    events = encode([started, ended(text="a", calls=(CALLS[0],))])
+    assert [e["item"]["type"] for e in events if e["type"] == "response.output_item.added"] == [
+        "message",
+        "function_call",
+    ]
+    assert [e["item"] for e in events if e["type"] == "response.output_item.done"] == events[-1]["response"]["output"]
+
+
 def test_every_event_of_an_item_names_it():
     of = facts("resp_abc")
     events = encode(log("a", "b", id="resp_abc"), of)
@@ -155,7 +185,7 @@ def test_the_account_of_a_response():
 
 
 def test_a_response_that_runs_shows_the_text_so_far():
-    response = response_object(facts(), text="Hel")
+    response = response_object(facts(), answer=Answer("Hel", (), 0))
     assert response.status == response.output[0].status == item_status("in_progress") == "in_progress"
     assert response.output[0].content == [wire.TextPart("output_text", "Hel")]
     assert response.chatpager == {}

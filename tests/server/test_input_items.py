@@ -17,17 +17,55 @@ def test_messages_are_text_or_parts_of_text(role, part):
 
 
 USER = {"role": "user", "content": "a"}
+CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+CALLED = {"type": "tool_call", "id": "c1", "name": "f", "arguments": "{}"}
+TEXT = {"type": "text", "text": "a"}
+
+
+@pytest.mark.parametrize(("said", "parts"), [({}, []), ({"content": None}, []), ({"content": ""}, []), (USER, [TEXT])])
+def test_an_assistants_calls_stand_behind_its_text(said, parts):
+    [_, answer] = chat(messages=[USER, {**said, "role": "assistant", "tool_calls": [CALL]}]).messages
+    assert (answer.role, answer.content) == ("assistant", [*parts, CALLED])
+
+
+def test_calls_that_are_items_belong_to_the_answer_before_them():
+    call = {
+        "type": "function_call",
+        "id": "fc_1",
+        "call_id": "c1",
+        "name": "f",
+        "arguments": "{}",
+        "status": "completed",
+    }
+    for said, parts in (("a", [TEXT]), ("", [])):
+        items = [USER, {"role": "assistant", "content": said}, call, {**call, "call_id": "c2"}, USER, call]
+        messages = respond(input=items).messages
+        assert [m.role for m in messages] == ["user", "assistant", "user", "assistant"]
+        assert messages[1].content == [*parts, CALLED, {**CALLED, "id": "c2"}] and messages[3].content == [CALLED]
+
+
+def test_what_came_of_a_call():
+    parts = [{"type": "input_text", "text": "Ra"}, {"type": "text", "text": "in"}]
+    [result] = respond(input=[{"type": "function_call_output", "call_id": "c1", "output": parts}]).messages
+    assert (result.role, result.content) == ("tool", [{"type": "text", "text": "Rain", "call_id": "c1"}])
+    assert chat(messages=[{"role": "tool", "tool_call_id": "c1", "content": "Rain"}]).messages == [result]
 
 
 @pytest.mark.parametrize(
     ("item", "place"),
     [
-        ({"type": "function_call_output", "output": "x"}, "[1].type"),
+        ({"type": "function_call_output", "output": "x"}, "[1].call_id"),
+        ({"type": "function_call_output", "call_id": "c", "output": 3}, "[1].output"),
+        ({"type": "function_call_output", "call_id": "c\0", "output": "x"}, "[1].call_id"),
+        ({"type": "function_call", "call_id": "c", "name": "f"}, "[1]"),
+        ({"type": "function_call", "call_id": "c", "name": "f\0", "arguments": "{}"}, "[1]"),
+        ({"type": "custom_tool_call", "call_id": "c", "name": "f", "input": "x"}, "[1].type"),
         ({"type": "x" * 1000}, "[1].type"),
         ({"type": None}, "[1].type"),
         ({"type": {"deep": [[[]]]}}, "[1].type"),
         ({"content": "a"}, "[1].role"),
-        ({"role": "tool", "content": "a"}, "[1].role"),
+        ({"role": "tool", "content": "a"}, "[1].tool_call_id"),
+        ({"role": "tool", "tool_call_id": "c"}, "[1].content"),
         ({"role": ["user"], "content": "a"}, "[1].role"),
         ({"role": "user"}, "[1].content"),
         ({"role": "user", "content": None}, "[1].content"),
@@ -39,7 +77,12 @@ USER = {"role": "user", "content": "a"}
         ({"role": "user", "content": [{"type": "text"}]}, "[1].content[0].text"),
         ({"role": "user", "content": [{"type": "text", "text": 3}]}, "[1].content[0].text"),
         ({"role": "user", "content": [{"type": "text", "text": "\0"}]}, "[1].content[0]"),
-        ({"role": "assistant", "content": "", "tool_calls": [{"id": "x"}]}, "[1].tool_calls"),
+        ({"role": "assistant", "content": "", "tool_calls": {"id": "x"}}, "[1].tool_calls"),
+        ({"role": "assistant", "content": "", "tool_calls": [{"id": "x"}]}, "[1].tool_calls[0]"),
+        ({"role": "assistant", "content": "", "tool_calls": [{"id": "x", "type": "custom"}]}, "[1].tool_calls[0]"),
+        ({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": ""}}]}, "[1].tool_calls[0]"),
+        ({"role": "user", "content": "", "tool_calls": [CALL]}, "[1].tool_calls"),
+        ({"role": "assistant", "content": None, "tool_calls": []}, "[1].content"),
         ({"role": "assistant", "content": "", "function_call": {"name": "x"}}, "[1].function_call"),
     ],
 )

@@ -125,7 +125,8 @@ def test_a_chat_without_messages():
 WRONG_TYPES = {
     "model": 3, "temperature": "hot", "top_p": [], "seed": 1.5, "stop": 3, "presence_penalty": "a",
     "frequency_penalty": {}, "logit_bias": [], "top_k": "a", "min_p": "a", "repetition_penalty": "a",
-    "min_tokens": 1.5, "ignore_eos": 1, "metadata": "a", "store": "yes", "stream": 1, "chatpager": 3,
+    "min_tokens": 1.5, "ignore_eos": 1, "tools": "a", "tool_choice": 3, "parallel_tool_calls": 1,
+    "metadata": "a", "store": "yes", "stream": 1, "chatpager": 3,
 }  # fmt: skip
 OUT_OF_RANGE = {
     "temperature": -1, "top_p": 0, "seed": 2**64, "stop": 17 * ["a"], "presence_penalty": 3, "frequency_penalty": -3,
@@ -184,7 +185,7 @@ def test_the_largest_numbers_that_are_taken():
 
 
 UNBUILT = {
-    "tools": [{"type": "function"}], "functions": [{"name": "f"}], "background": True,
+    "functions": [{"name": "f"}], "background": True,
     "stream_id": "lane", "n": 2, "logprobs": True, "top_logprobs": 3, "prompt": {"id": "pmpt"}, "truncation": "auto",
     "text": {"format": {"type": "json_object"}}, "response_format": {"type": "json_schema"}, "audio": {"voice": "x"},
     "modalities": ["audio"], "context_management": [{}], "moderation": {"model": "x"}, "cache_salt": "x",

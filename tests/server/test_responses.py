@@ -115,6 +115,7 @@ async def test_a_stop_string_ends_the_answer(serve):
         ({"input": "a", "conversation": "conv_x"}, (404, "conversation_not_found", None)),
         ({"input": "a", "model": "other"}, (404, "model_not_found", "model")),
         ({"input": "a", "tools": [{"type": "function"}]}, (400, "invalid_request", "tools")),
+        ({"input": "a", "tools": [{"type": "function", "name": "f"}]}, (400, "invalid_request", "tools")),
         ({"input": "a" * 5000}, (400, "context_length_exceeded", "input")),
         ({"input": "a", "min_tokens": 600}, (400, "context_length_exceeded", "input")),
         ({}, (400, "invalid_request", "input")),

@@ -218,6 +218,16 @@ async def test_who_adds_items_does_not_wait_for_the_engine(serve):
         await running
 
 
+async def test_what_is_brought_back_begins_with_the_last_turns_instructions(serve, kv):
+    async with serve(**SMALL, engine=kv) as server:
+        conversation = await server.conversation()
+        await server.respond(LONG, conversation=conversation, instructions="Be brief, and kind.")
+    async with serve(**SMALL, engine=kv) as server:
+        path = f"/v1/conversations/{conversation}"
+        disk = (await server.get(f"{path}/cache")).json["disk_tokens"]
+        assert (await server.post(f"{path}/prefetch")).json["tokens"] == disk > 0
+
+
 async def test_a_pin_brings_back_what_it_pins(serve, kv):
     async with serve(**SMALL, engine=kv) as server:
         conversation = await one_turn(server)

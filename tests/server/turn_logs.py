@@ -1,8 +1,9 @@
 """Logs of turns as the hub writes them, for the encoders and the protocol."""
 
 from chatpager.server.encode_response import ResponseFacts, response_object
+from chatpager.sessions.answers import Delta, answer_of
 from chatpager.sessions.receipt import Receipt
-from chatpager.sessions.stream import Delta, Ended, Prefilled, Started, Timings
+from chatpager.sessions.stream import Ended, Prefilled, Started, Timings
 
 USAGE = {"input_tokens": 20, "cached_tokens": 8, "cache_write_tokens": 16, "output_tokens": 3}
 RECEIPT = Receipt(
@@ -27,20 +28,22 @@ def facts(id="resp_1", **more):
     )
 
 
-def ended(status="completed", text="Hello", tokens=3):
+def ended(status="completed", text="Hello", tokens=3, **more):
     code, message = FAILURES.get(status, (None, None))
     return Ended(
         status=status, finish="stop", at=1_700_000_001_999, text=text, output_tokens=tokens, receipt=RECEIPT,
         cache_write_tokens=16, timings=TIMINGS, error_code=code, error_message=message,
+        **more,
     )  # fmt: skip
 
 
 def log(*pieces, status="completed", id="resp_1", prefills=0, tokens=None):
-    """Every event of a turn whose answer came in these pieces."""
+    """Every event of a turn whose answer came in these pieces, texts and calls."""
     tokens = len(pieces) if tokens is None else tokens
-    text = "".join(pieces)
+    said = [Delta(piece) if isinstance(piece, str) else piece for piece in pieces]
+    answer = answer_of(said)._asdict()
     prefilled = [Prefilled(5 * i, 20, 0) for i in range(1, prefills + 1)]
-    return [Started(id, 1_700_000_000_123), *prefilled, *map(Delta, pieces), ended(status, text, tokens)]
+    return [Started(id, 1_700_000_000_123), *prefilled, *said, ended(status, tokens=tokens, **answer)]
 
 
 def final(of, facts):
@@ -49,7 +52,7 @@ def final(of, facts):
     return response_object(
         facts,
         of.status,
-        text=of.text if of.output_tokens else None,
+        answer=of.answer if of.output_tokens else None,
         usage=USAGE,
         receipt=told["cache"],
         timings=told["timings"],
