@@ -219,6 +219,7 @@ class Schedule:
         crash(self.disk)
         self._open()
         self.happened["crashed"] += 1
+        self._expect(self.rng.choice(self.talks))
         for talk in self.talks:
             if talk.live:
                 name, _, last = talk.live.rpartition("/")

@@ -24,7 +24,7 @@ SCHEDULES = int(os.environ.get("CHATPAGER_SCHEDULES", "204"))
 ENOUGH = 204
 """Schedules in which all of this happens:"""
 EVENTS = {
-    "preempted", "from the device", "from host memory", "from disk", "brought back early", "forked", "rewound",
+    "preempted", "from the device", "from host memory", "from disk", "forked", "rewound",
     "samples", "crashed", "soft granted", "soft expired", "soft released", "soft revoked", "hard granted",
     "hard clipped", "hard expired", "hard released", "hard revoked",
 }  # fmt: skip
