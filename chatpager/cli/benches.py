@@ -77,6 +77,22 @@ def bench_overhead(
     run(sequences=sequences, steps=steps, shape=shape, out=out)
 
 
+@bench_app.command("isolation")
+def bench_isolation(
+    probes: Annotated[int, typer.Option(help="timed prompts across tenants, and as many within one")] = 400,
+    tokens: Annotated[int, typer.Option(help="tokens of each prompt")] = 512,
+    shape: Annotated[str, typer.Option(help="random-weight model: 15m or 100m")] = "15m",
+    out: Annotated[str | None, typer.Option(help="write the figures to this JSON file")] = None,
+) -> None:
+    """Whether the time to a first token tells what another tenant has asked.
+
+    Fails if a prompt of one tenant finds blocks of another.
+    """
+    from chatpager.bench.isolation import run
+
+    run(probes=probes, tokens=tokens, shape=shape, out=out)
+
+
 @bench_app.command("flood")
 def bench_flood(
     tokens: Annotated[int, typer.Option(help="tokens of a conversation's first message")] = 1000,

@@ -79,6 +79,10 @@ class Case:
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
 
+    @property
+    def whole(self) -> tuple[int, ...]:
+        return (*self.prompt, *self.answer)
+
 
 class Reference:
     """transformers' own greedy answers, in float32 on the CPU with its eager attention."""
@@ -108,30 +112,37 @@ class Reference:
         return tuple(out.sequences[0, len(prompt) :].tolist()), margin
 
     def sessions(self, seed: int, count: int, turns: int) -> list[list[Case]]:
-        """Conversations of ``turns`` prompts, each of which continues the one before and its answer.
-
-        A prompt whose answer hangs on rounding (two logits closer than 1e-4 of their spread) decides nothing about
-        the cache, and is drawn again.
-        """
+        """Conversations of ``turns`` prompts, each of which continues the one before and its answer."""
         generator = torch.Generator().manual_seed(seed)
-
-        def ids(low, high):
-            length = int(torch.randint(low, high, (1,), generator=generator))
-            return tuple(torch.randint(2, VOCAB, (length,), generator=generator).tolist())
-
-        system = ids(18, 19)
+        system = _ids(generator, 18, 19)
         sessions = []
         for i in range(count):
             history: tuple[int, ...] = system if i % 2 else ()
             session = []
-            while len(session) < turns:
-                prompt = (*history, *ids(1, 30))
-                answer, margin = self.answer(prompt)
-                if margin > 1e-4:
-                    session.append(Case(prompt, answer))
-                    history = (*prompt, *answer)
+            for _ in range(turns):
+                session.append(self._case(history, generator))
+                history = session[-1].whole
             sessions.append(session)
         return sessions
+
+    def otherwise(self, seed: int, sessions: list[list[Case]]) -> list[Case]:
+        """For each session another second turn."""
+        generator = torch.Generator().manual_seed(seed)
+        return [self._case(session[0].whole, generator) for session in sessions]
+
+    def _case(self, history: tuple[int, ...], generator: torch.Generator) -> Case:
+        """A prompt whose answer hangs on rounding (two logits closer than 1e-4 of their spread) decides nothing about
+        the cache, and is drawn again."""
+        while True:
+            prompt = (*history, *_ids(generator, 1, 30))
+            answer, margin = self.answer(prompt)
+            if margin > 1e-4:
+                return Case(prompt, answer)
+
+
+def _ids(generator: torch.Generator, low: int, high: int) -> tuple[int, ...]:
+    length = int(torch.randint(low, high, (1,), generator=generator))
+    return tuple(torch.randint(2, VOCAB, (length,), generator=generator).tolist())
 
 
 def write_config(folder: Path, **changes) -> None:

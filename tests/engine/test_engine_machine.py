@@ -1,22 +1,51 @@
-"""A state machine of the whole engine on a checkable model: adds, steps, cancels, stops, faults, in any order.
+"""A state machine of the whole engine on a checkable model: open, append, step, abort, fork, rewind, lease, expire,
+preempt, demote, lose what was demoted, crash, and faults, in any order.
 
-After every rule the invariants of pool, cache and queues hold; every answer equals the oracle's, whatever was shared,
-evicted, preempted, forked or retried on the way.
+After every rule:
+
+===  ===================================================================================  =============================
+I1   every block is in one state, the counts sum up                                       ``BlockPool.audit``
+I2   its references are the tables that have it                                           ``BlockPool.audit``
+I3   the index leads to CACHED blocks by their own names, with the content of the name    it, ``invariants``
+I4   the parent of a CACHED block is CACHED                                               ``BlockPool.audit``
+I5   only leaves that nobody holds are evicted, the lowest class first                    ``evict``, ``EvictionOrder``
+I6   what is written has one holder and no name                                           ``invariants.watch_writes``
+I7   committed <= allocated                                                               ``Engine.audit``
+I8   CACHED only after the step that wrote it                                             ``invariants``
+I11  no more under hard leases than the budget, and nothing after the deadline            ``LeaseBook.audit``, here
+I15  no table has a block of another salt                                                 ``invariants``
+I19  a block's heads are the conversations that have it; a head is what was said last     ``LeaseBook.audit``, here
+I20  every candidate is in the eviction order as it is now                                ``EvictionOrder.audit``
+===  ===================================================================================  =============================
+
+At the end of every run: I9 (a match leaves a token to compute), I10 (the sources sum to the prompt), I12 (the engine
+comes to rest; ``test_liveness`` has the bounds), I13 (everything closed and reset: all blocks FREE, the tiers empty),
+I14 (what was ended twice, as every cancel is, ended once), I18 (every answer equals the oracle's, whatever was shared,
+evicted, demoted, preempted, forked or retried on the way; ``test_token_exact`` has real models). I16 (the same trace,
+the same decisions) and the pairs of I15 have tests of their own, ``test_decisions`` and ``test_isolation``; I17 (files
+after a crash at any point, or damaged) is ``test_tiers_machine``'s too.
 """
 
 import os
+import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from chatpager.engine.disk_tier import HEADER, DiskTier
 from chatpager.engine.heads import Strength
 from chatpager.engine.messages import DraftRequest, LeaseRequest, PublishPrefix
+from chatpager.engine.plan import Plan
 from chatpager.engine.published import OWNER
 from chatpager.errors import InvalidRequest
 from tests.engine.fakes import collect, continuation, make_engine, request
+from tests.engine.invariants import audit, watch_writes
 from tests.engine.test_cache_events import follow, full
+from tests.engine.tiering import crash
 
 STEPS = int(os.environ.get("CHATPAGER_MACHINE_STEPS", "60"))
 EXAMPLES = int(os.environ.get("CHATPAGER_MACHINE_EXAMPLES", "340"))  # 20,400 steps; 17,000 make a million
@@ -43,26 +72,39 @@ class EngineMachine(RuleBasedStateMachine):
         threshold=st.sampled_from([6, 4096]),
         share=st.sampled_from([0.0, 0.5, 1.0]),
         host=st.sampled_from([0, 3, 30]),
+        disk=st.sampled_from([0, 0, 0, 3, 300]),
     )
-    def start(self, blocks, model_length, max_tokens, max_seqs, caching, bits, threshold, share, host):
-        self.engine = make_engine(
-            num_blocks=blocks,
-            max_model_len=model_length,
-            max_tokens=max_tokens,
-            max_seqs=min(max_seqs, max_tokens),
-            caching=caching,
-            hash_bits=bits,
-            long_prefill_threshold=threshold,
-            lease_share=share,
-            host_blocks=host,
-        )
+    def start(self, blocks, model_length, max_tokens, max_seqs, caching, bits, threshold, share, host, disk):
+        self.folder = Path(tempfile.mkdtemp())
+        self.disk_blocks = disk if caching else 0
+        self.sizes = {
+            "num_blocks": blocks,
+            "max_model_len": model_length,
+            "max_tokens": max_tokens,
+            "max_seqs": min(max_seqs, max_tokens),
+            "caching": caching,
+            "hash_bits": bits,
+            "long_prefill_threshold": threshold,
+            "lease_share": share,
+            "host_blocks": host,
+        }
         self.longest = min(model_length, 4 * (blocks - 2))  # the null block, and one for a copied tail
         self.now = 0.0
         self.asked = {}
+        self.owners = {}
         self.tokens, self.finals = {}, {}
         self.cancelled, self.stopped, self.faulty = set(), set(), set()
         self.past = [()]
+        self.said = {}
         self.count = 0
+        self.open()
+
+    def open(self):
+        self.disk = None
+        if self.disk_blocks:
+            self.disk = DiskTier(self.folder / "kv", self.disk_blocks * (HEADER.size + 32))
+        self.engine = make_engine(disk=self.disk, **self.sizes)
+        watch_writes(self.engine)
         self.known, self.number = {}, 0
 
     @rule(
@@ -79,6 +121,14 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(data=st.data(), tail=tails, count=st.integers(1, 8), owner=owners)
     def continue_a_finished_one(self, data, tail, count, owner):
         self._add([*data.draw(st.sampled_from(self.past)), *tail], count, owner=owner)
+
+    @precondition(lambda self: self.said)
+    @rule(data=st.data(), tail=tails, count=st.integers(1, 8))
+    def rewind(self, data, tail, count):
+        """A session goes on from an earlier point than where it is."""
+        owner = data.draw(st.sampled_from(sorted(self.said)))
+        history = self.said[owner]
+        self._add([*history[: data.draw(st.integers(0, len(history)))], *tail], count, owner=owner)
 
     @rule(
         owner=owners,
@@ -141,6 +191,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.count += 1
         name = f"r{self.count}"
         self.asked[name] = (prompt, min(count, self.longest - len(prompt)), n)
+        self.owners[name] = more.get("owner", "")
         self.engine.add(request(name, prompt, count, n=n, **more), self.now)
 
     @rule(times=st.integers(1, 6))
@@ -148,11 +199,22 @@ class EngineMachine(RuleBasedStateMachine):
         for _ in range(times):
             outputs = self.engine.step(lambda: self.now)
             collect(outputs, self.tokens, self.finals)
-            self.engine.audit()
+            audit(self.engine)
+            ended = {}
             for output in outputs:
                 if output.finish_reason:
-                    history = [*self.asked[output.request_id][0], *self.tokens[output.request_id][output.index]]
-                    self.past = [*self.past[-5:], tuple(history)]
+                    history = (*self.asked[output.request_id][0], *self.tokens[output.request_id][output.index])
+                    self.past = [*self.past[-5:], history]
+                    if output.index == 0 and output.finish_reason == "length" and self.owners[output.request_id]:
+                        ended[self.owners[output.request_id]] = history
+            for owner, history in ended.items():
+                self.said[owner] = history
+                self._head_is_what_was_said(owner, history)
+
+    def _head_is_what_was_said(self, owner, history):
+        head = self.engine.leases.heads[owner]
+        for i, (block, born) in enumerate(head.chain):
+            assert block.born != born or block.tokens == history[4 * i : 4 * i + 4], (owner, i)
 
     @precondition(lambda self: self.asked)
     @rule(data=st.data())
@@ -187,6 +249,53 @@ class EngineMachine(RuleBasedStateMachine):
     def reset_the_cache(self):
         self.engine.cache.reset()
 
+    @precondition(lambda self: self._may_give_way())
+    @rule(data=st.data())
+    def preempt(self, data):
+        """As if somebody needed its blocks."""
+        self.engine.scheduler._preempt(Plan(), data.draw(st.sampled_from(self._may_give_way())))
+
+    def _may_give_way(self):
+        scheduler = self.engine.scheduler
+        return [seq for seq in scheduler.running if not scheduler._immune(seq)]
+
+    @rule(blocks=st.integers(1, 40))
+    def demote(self, blocks):
+        """Somebody had so many blocks, and has let go of them."""
+        taken = self.engine.cache.allocate(min(blocks, self.engine.pool.available))
+        self.engine.cache.free(taken)
+
+    @precondition(lambda self: self.engine.tiers)
+    @rule(data=st.data())
+    def lose_what_was_demoted(self, data):
+        """All of host memory, or one file."""
+        if self.disk is None or (self.engine.tiers.host is not None and data.draw(st.booleans())):
+            self.engine.tiers.host.clear()
+        else:
+            self._written()
+            if files := sorted((self.folder / "kv").glob("*/*.kv")):
+                data.draw(st.sampled_from(files)).unlink()
+
+    def _written(self):
+        self.disk.give_way(False)
+        self.disk.flush()
+
+    @rule(written=st.booleans(), now=st.sampled_from([False, False, False, True]))
+    def crash(self, written, now):
+        """Nobody hears of what ran. ``written``: what waited for the disk had just been. Not ``now``: or little would
+        ever be under way."""
+        if not now:
+            return
+        if self.disk is not None:
+            if written:
+                self._written()
+            crash(self.disk)
+        for name, (_, _, n) in self.asked.items():
+            if any((name, index) not in self.finals for index in range(n)):
+                self.cancelled.add(name)
+        self.said.clear()
+        self.open()
+
     @invariant()
     def an_ended_lease_covers_nothing(self):
         if hasattr(self, "engine"):
@@ -204,7 +313,7 @@ class EngineMachine(RuleBasedStateMachine):
     @invariant()
     def everything_adds_up(self):
         if hasattr(self, "engine"):
-            self.engine.audit()
+            audit(self.engine)
 
     @invariant()
     def who_follows_the_events_knows_what_is_cached(self):
@@ -224,11 +333,18 @@ class EngineMachine(RuleBasedStateMachine):
             if not self.engine.has_work:
                 break
             collect(self.engine.step(lambda: self.now), self.tokens, self.finals)
-            self.engine.audit()
+            audit(self.engine)
         assert not self.engine.has_work, "the engine does not come to rest"
         self._every_answer_is_right()
+        for owner in [*self.engine.leases.heads]:
+            self.engine.close_session(owner)
         self.engine.cache.reset()
         assert self.engine.pool.counts() == {"free": self.engine.pool.usable, "cached": 0, "active": 0}
+        if self.disk is not None:
+            self.engine.close()
+            assert len(self.disk) == self.disk.used == 0
+        assert self.engine.tiers is None or not self.engine.tiers.host
+        shutil.rmtree(self.folder)
 
     def _every_answer_is_right(self):
         for name, (prompt, count, n) in self.asked.items():

@@ -1,4 +1,4 @@
-"""What the tests of the lower tiers share: a long prompt, a flood, and where a prompt came from."""
+"""What the tests of the lower tiers share: a long prompt, a flood, a crash, and where a prompt came from."""
 
 from tests.engine.fakes import answer
 
@@ -11,6 +11,13 @@ def flood(engine, count=6, name="flood"):
     for i in range(count):
         start = 300 + 50 * i
         answer(engine, f"{name}{i}", range(start, start + 40), 1, owner=f"{name}{i}")
+
+
+def crash(tier):
+    """The process of a disk tier ends here: what waited to be written is not, and the folder may be taken again."""
+    with tier._lock:
+        tier._jobs.clear()
+    tier.close()
 
 
 def sources(final):

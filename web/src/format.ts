@@ -33,14 +33,14 @@ export interface Badge {
   parts: string[];
 }
 
-/** The one line under an answer; parts the server did not tell are left out. */
-export function badge({ usage, timings }: Receipt): Badge {
+/** The one line under an answer; parts the server did not tell are left out. The few tokens that every prompt begins with warm nobody. */
+export function badge({ usage, cache, timings }: Receipt): Badge {
   const parts: string[] = [];
   if (usage !== null) parts.push(words.cached(count(usage.input_tokens_details.cached_tokens), count(usage.input_tokens)));
   if (timings !== null) {
     parts.push(...firstToken(timings), ...speed(timings));
   }
-  return { warm: usage === null ? null : usage.input_tokens_details.cached_tokens > 0, parts };
+  return { warm: usage === null ? null : usage.input_tokens_details.cached_tokens >= (cache?.block_size ?? 1), parts };
 }
 
 export type PartName = keyof typeof words.promptParts;

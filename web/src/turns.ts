@@ -14,6 +14,7 @@ import {
   type TurnState,
   type Usage,
   isRunning,
+  isMessage,
   textOf,
 } from "./wire";
 
@@ -104,7 +105,7 @@ function acknowledge(thread: Thread): Thread {
 }
 
 function answerText(response: ResponseObject): string {
-  return response.output.filter((item) => item.role === "assistant").map(textOf).join("");
+  return response.output.filter((item) => isMessage(item) && item.role === "assistant").map(textOf).join("");
 }
 
 /** Null where there is nothing to account for. */
@@ -227,7 +228,7 @@ function fromItem(item: Item): Message {
  * (the answer has no text so far), its place is put at the end.
  */
 export function fromItems(id: string, items: readonly Item[], active: string | null): Thread {
-  const messages = items.map(fromItem);
+  const messages = items.filter(isMessage).map(fromItem);
   if (active !== null && !messages.some((one) => one.responseId === active)) {
     messages.push({ ...message(`${active}-answer`, "assistant", "", "in_progress"), responseId: active });
   }

@@ -8,7 +8,15 @@ export interface Usage {
   total_tokens: number;
 }
 
-export type MissReason = "cold" | "diverged" | "evicted" | "lease_expired" | "sub_block" | "disabled";
+export type MissReason =
+  | "cold"
+  | "diverged"
+  | "evicted"
+  | "lease_expired"
+  | "sub_block"
+  | "fingerprint"
+  | "salt"
+  | "disabled";
 
 /** What the chat template did with earlier answers: `kept` as given where it would have changed them, or `rewritten` by it. */
 export type TemplateForm = "exact" | "kept" | "rewritten";
@@ -192,6 +200,11 @@ export function isTerminal(event: ServerEvent): boolean {
 
 export function isRunning(status: ResponseStatus): boolean {
   return status === "in_progress";
+}
+
+/** Whether it is something that was said: calls of tools and their results are items too. */
+export function isMessage(item: { type: string }): item is Item {
+  return item.type === "message";
 }
 
 /** All text of an item, its parts joined. */

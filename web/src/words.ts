@@ -77,7 +77,7 @@ export const words = {
     stopped: "The server's engine has stopped. It answers again when the server is restarted.",
   } satisfies Record<Exclude<Health["status"], "ok">, string>,
   keyWanted:
-    "This server wants an API key; the page cannot send one yet. Use a client that can, or run without --api-key on loopback.",
+    "This server wants an API key; the page cannot send one yet. Use a client that can, or a server on loopback without any key.",
   tryNow: "Try now",
   unreachable: "The server could not be reached.",
   chatUnread: "This chat could not be read.",
@@ -110,6 +110,8 @@ export const words = {
     evicted: "Cached blocks of this conversation had made room for others, so they were computed again.",
     lease_expired: "The lease on this conversation had ended, and its blocks made room for others.",
     sub_block: "Only whole blocks are kept in host memory and on disk: the end that fills none was computed again.",
+    fingerprint: "The last turn was computed by another model, or laid out otherwise: what it left is of no use here.",
+    salt: "The server's secret was replaced since the last turn: what that left cannot be found any more.",
     disabled: "The prefix cache is switched off.",
   } satisfies Record<MissReason, string>,
   missUnknown: (reason: string) => `Reason given by the server: ${reason}.`,

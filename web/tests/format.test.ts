@@ -35,6 +35,15 @@ describe("figures", () => {
 });
 
 describe("the badge", () => {
+  it.each([
+    [0, false],
+    [15, false],
+    [16, true],
+  ])("with %d cached tokens warm is %s", (cached_tokens, warm) => {
+    const counted = { ...usage, input_tokens_details: { ...usage.input_tokens_details, cached_tokens } };
+    expect(badge({ usage: counted, cache: { ...cache, block_size: 16 }, timings }).warm).toBe(warm);
+  });
+
   it("says cached and total tokens, the time to the first token and the speed", () => {
     expect(badge({ usage, cache, timings }).parts.join(" · ")).toBe("cached 128 / 152 tokens · 84 ms to first token · 63 tok/s");
   });
