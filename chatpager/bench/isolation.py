@@ -62,7 +62,7 @@ def run(*, probes: int, tokens: int, shape: str, out: str | None) -> dict[str, A
         parameters = models.make_model(shape, Path(temporary))
         bar = progress.add_task("probing", total=2 * probes)
         found = _measure(_engine(Path(temporary), tokens), probes, tokens, lambda: progress.advance(bar))
-    result = {
+    result: dict[str, Any] = {
         "what": "time to first token as a classifier of whether a prompt had been asked before",
         "shape": shape,
         "parameters": parameters,
