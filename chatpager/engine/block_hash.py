@@ -45,7 +45,7 @@ def _tagged(value: Field) -> tuple[bytes, bytes]:
 class BlockHasher:
     """The chain of one domain (model, layout, salt). ``bits`` below 128 is for tests, which force collisions."""
 
-    __slots__ = ("_bytes", "_mask", "_name_border", "_proof_border", "block_size", "proof", "root", "tenant")
+    __slots__ = ("_bytes", "_mask", "_name_border", "_proof_border", "block_size", "domain", "proof", "root", "tenant")
 
     def __init__(self, domain: Iterable[tuple[str, Field]], block_size: int, *, bits: int = 128) -> None:
         self.block_size = block_size
@@ -55,7 +55,7 @@ class BlockHasher:
         self.root = self._digest(fields)
         self.proof = BlockProof(hashlib.sha256(fields).digest())
         """Of the empty prefix."""
-        self.tenant = self.root
+        self.tenant, self.domain = self.root, self.proof
         """Whose domain it is, also where a chain begins with what is everybody's."""
         self._name_border: tuple[BlockHash | None, BlockHash] = (None, self.root)
         """The last public block, and what stands for it as the parent of the first block behind it."""

@@ -25,7 +25,7 @@ from chatpager.engine.block_hash import BlockHash, BlockProof
 from chatpager.engine.branches import Branches
 from chatpager.engine.cache_events import CacheEvent, CacheEvents
 
-NO_DOMAIN = BlockHash(b"")
+NO_DOMAIN = BlockProof(b"")
 
 
 class BlockState(IntEnum):
@@ -90,7 +90,7 @@ class Block:
     def clear_name(self) -> None:
         self.hash: BlockHash | None = None
         self.domain = NO_DOMAIN
-        """Root of the chain that it belongs to."""
+        """Of the empty prefix before it: its tenant's, or everybody's."""
         self.proof = BlockProof(b"")
         """None of a tail: no lower tier has it."""
         self.parent: Block | None = None
@@ -113,6 +113,10 @@ class Block:
         self.hard = 0
         """Leases of that strength that cover it."""
         self.hits = 0
+
+    def holds(self, domain: BlockProof, parent: Block | None, tokens: tuple[int, ...]) -> bool:
+        """Whether it is what its name was looked up for: names may collide, these do not."""
+        return self.domain == domain and self.parent is parent and self.tokens == tokens
 
     @property
     def held(self) -> bool:
@@ -209,7 +213,7 @@ class BlockPool:
         parent: Block | None,
         tokens: tuple[int, ...],
         *,
-        domain: BlockHash = NO_DOMAIN,
+        domain: BlockProof = NO_DOMAIN,
         is_tail: bool = False,
     ) -> None:
         """OWNED -> CACHED: the block is full or nobody writes to it any more, and no other block has its name."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from chatpager.engine.block_hash import BlockHash
+from chatpager.engine.block_hash import BlockProof
 
 if TYPE_CHECKING:
     from chatpager.engine.block_pool import Block
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MOST_COMPARED = 32
 """Blocks that go on from one place with one token, the latest first; a place where more do is a popular one."""
 
-Place = tuple[BlockHash, int, int]
+Place = tuple[BlockProof, int, int]
 """The chain's domain, the parent's id (0: none) and the first token."""
 
 
@@ -38,7 +38,7 @@ class Branches:
         if not blocks:
             del self._at[place]
 
-    def closest(self, domain: BlockHash, parent: Block | None, tokens: Sequence[int]) -> tuple[Block, int] | None:
+    def closest(self, domain: BlockProof, parent: Block | None, tokens: Sequence[int]) -> tuple[Block, int] | None:
         """The block behind ``parent`` that begins with the most of ``tokens``, and how many that are."""
         blocks = self._at.get((domain, parent.id if parent else 0, tokens[0]), {})
         best, most = None, 0

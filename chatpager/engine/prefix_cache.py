@@ -86,7 +86,7 @@ class PrefixCache:
         held: list[Block] = []
         if self.enabled:
             for i, name in enumerate(seq.full_hashes(self.matchable_blocks(seq))):
-                block = self._find(name, held[-1] if held else None, seq.block_tokens(i))
+                block = self._find(seq, i, name, held[-1] if held else None)
                 if block is None:
                     break
                 self.pool.share(block)
@@ -105,12 +105,12 @@ class PrefixCache:
             self.pool.share(match.tail)
             seq.tail = match.tail, match.tail.born
 
-    def _find(self, name: BlockHash, parent: Block | None, tokens: tuple[int, ...]) -> Block | None:
-        """The block with this name if it also has this parent and these tokens."""
+    def _find(self, seq: Sequence, i: int, name: BlockHash, parent: Block | None) -> Block | None:
+        """The block with the ``name`` of block ``i`` of ``seq``, if it is that, behind this parent."""
         block = self.pool.index.get(name)
         if block is None:
             return None
-        if block.parent is not parent or block.tokens != tokens:
+        if not block.holds(seq.domain(i), parent, seq.block_tokens(i)):
             self.stats.collisions += 1
             return None
         return block
@@ -256,7 +256,7 @@ class PrefixCache:
                 self.ghosts.forget(hashes[i])
                 if self.tiers is not None:
                     self.tiers.is_back(found.proof)
-            elif found.parent is not parent or found.tokens != tokens:
+            elif not found.holds(seq.domain(i), parent, tokens):
                 self.stats.collisions += 1
                 return
             parent = found
@@ -278,7 +278,7 @@ class PrefixCache:
                 return None
             self.pool.name(block, name, parent, tokens, domain=seq.domain(full), is_tail=True)
             return block
-        if found.parent is not parent or found.tokens != tokens:
+        if not found.holds(seq.domain(full), parent, tokens):
             self.stats.collisions += 1
             return None
         return found
@@ -287,7 +287,7 @@ class PrefixCache:
         """The CACHED blocks with the content of ``seq``, root first and without a gap."""
         found: list[Block] = []
         for i, name in enumerate(seq.hashes[: seq.published]):
-            block = self._find(name, found[-1] if found else None, seq.block_tokens(i))
+            block = self._find(seq, i, name, found[-1] if found else None)
             if block is None:
                 break
             found.append(block)
@@ -308,7 +308,7 @@ class PrefixCache:
         run: list[Block] = []
         for j in range(i, -1, -1):
             block = self.pool.index.get(seq.hashes[j])
-            if block is None or block.tokens != seq.block_tokens(j):
+            if block is None or block.tokens != seq.block_tokens(j) or block.domain != seq.domain(j):
                 return None
             run.append(block)
             if block.id == seq.block_table[j]:

@@ -6,7 +6,7 @@ from collections import Counter
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from chatpager.engine.block_hash import BlockHash, BlockHasher
+from chatpager.engine.block_hash import BlockHash, BlockHasher, BlockProof
 from chatpager.engine.messages import FinishReason
 from chatpager.engine.sampling_params import SamplingParams
 
@@ -164,9 +164,9 @@ class Sequence:
             self.hashes.append(self.hasher.chain(parent, self.token_ids[i * size : (i + 1) * size]))
         return self.hashes[:count]
 
-    def domain(self, i: int) -> BlockHash:
+    def domain(self, i: int) -> BlockProof:
         """Whose block ``i`` is: everybody's, of what was published, or its tenant's."""
-        return self.hasher.root if self.prefix and i < self.prefix.blocks else self.hasher.tenant
+        return self.hasher.proof if self.prefix and i < self.prefix.blocks else self.hasher.domain
 
     def block_tokens(self, i: int) -> tuple[int, ...]:
         size = self.hasher.block_size
