@@ -1,7 +1,8 @@
 """KV blocks in files: a conversation's prefix that outlives the process.
 
-One file a block, named by the block's proof, so what a file says it holds is what its name says; the folder is the
-index. A file is written beside its place, synced and renamed, and carries a checksum: one that is short, flipped or
+One file a block, named by the block's proof, so what a file says it holds is what its name says, and a block goes when
+the last conversation that has it goes: of a group of blocks the rest would stay behind (``bench/LOG.md`` says what
+groups would bring). The folder is the index: nothing can fall out of step with it. A file is written beside its place, synced and renamed, and carries a checksum: one that is short, flipped or
 foreign is deleted when it is read, counted, and taken for a miss. A disk that is full, slow or gone costs warmth and
 nothing else. Files are readable for their owner only: keys and values tell what was said.
 """
@@ -41,8 +42,8 @@ MAX_WAITING = 64 << 20
 
 class DiskTier:
     """At most ``capacity`` bytes of blocks under ``folder``. Of those that no conversation is recorded as having, and
-    while there are none of all, the one used longest ago goes first. ``domain`` is that of the model that is served,
-    the salt apart.
+    while there are none of all, the one used longest ago goes first, and of a conversation its end before its
+    beginning. ``domain`` is that of the model that is served, the salt apart.
 
     ``save`` hands a block to a thread that writes it; ``find`` and the rest are for the engine's thread.
     """
@@ -61,12 +62,16 @@ class DiskTier:
         self._heads = HeadRecords(folder / "heads", domain)
         self._strays = OrderedDict.fromkeys(proof for proof in self._files if proof not in self._heads)
         """Those of the files that no conversation is recorded as having, in the same order."""
+        for chain in self._heads.chains():
+            self._use(chain)
         for gone in self._surplus():
             unlink(self._path(gone))
         self.warm_fraction = self._heads.warm_fraction(self._files)
         """Of what conversations consisted of when the folder was opened, the share that was there."""
         self._waiting: dict[BlockProof, bytes] = {}
         self._waiting_bytes = 0
+        self._moved: dict[str, Sequence[BlockProof]] = {}
+        """Conversations that went on, whose blocks are on their way."""
         self._jobs: deque[Callable[[], None]] = deque()
         self._busy = False
         self._giving_way = False
@@ -118,9 +123,17 @@ class DiskTier:
         the record is written."""
         with self._lock:
             self._heads.hold(proofs)
+            self._moved[owner] = proofs
             for proof in proofs:
                 self._strays.pop(proof, None)
             self._put(partial(self._write_head, owner, list(proofs)))
+
+    def settle(self) -> None:
+        """The blocks of those that went on have all been handed over."""
+        with self._lock:
+            for proofs in self._moved.values():
+                self._put(partial(self._used, proofs))
+            self._moved.clear()
 
     def head(self, owner: str) -> tuple[BlockProof, ...]:
         """The blocks of a conversation with this model, as they were recorded."""
@@ -280,6 +293,17 @@ class DiskTier:
             self._forget(oldest)
             unwanted.append(oldest)
         return unwanted
+
+    def _used(self, proofs: Sequence[BlockProof]) -> None:
+        with self._lock:
+            self._use(proofs)
+
+    def _use(self, proofs: Sequence[BlockProof]) -> None:
+        """A conversation's blocks are the last to go, and the first of them the very last."""
+        for files in (self._files, self._strays):
+            for proof in reversed(proofs):
+                if proof in files:
+                    files.move_to_end(proof)
 
     # -- files --------------------------------------------------------------------------------------------------------
 

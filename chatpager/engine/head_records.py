@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
@@ -50,6 +50,10 @@ class HeadRecords:
     def __contains__(self, proof: BlockProof) -> bool:
         """Whether a conversation, with this model or another, is recorded as having this block."""
         return proof in self._holders
+
+    def chains(self) -> Iterator[tuple[BlockProof, ...]]:
+        """The same, the one that went on longest ago first."""
+        return reversed(self._found)
 
     def warm_fraction(self, kept: Collection[BlockProof]) -> float | None:
         """Of the blocks that all conversations with this model had at the start, the share that can be brought back:

@@ -141,6 +141,8 @@ class Tiers:
         self.disk.look_after()
         self.disk.keep_head(owner, [block.proof for block in chain])
         self._unsaved.extend((block, block.born) for block in chain if block.proof not in self.disk)
+        if not self._unsaved:
+            self.disk.settle()
 
     def fork(self, owner: str, proofs: Sequence[BlockProof]) -> None:
         """A new conversation consists of these blocks of another one, which are on the disk or on their way there."""
@@ -176,6 +178,8 @@ class Tiers:
         if batch:
             for block, content in zip(batch, self._read([b.id for b in batch]), strict=False):
                 self.disk.save(block.proof, content)
+        if not self._unsaved:
+            self.disk.settle()
 
     # -- upwards ------------------------------------------------------------------------------------------------------
 

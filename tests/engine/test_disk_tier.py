@@ -27,6 +27,25 @@ class TestDisk:
         answer(engine, "first", LONG)
         assert len(disk()) == 0
 
+    @pytest.mark.parametrize("restarted", [False, True])
+    def test_of_a_conversation_its_end_goes_before_its_beginning(self, disk, restarted):
+        """A beginning that is lost makes the rest useless (failure row 3)."""
+        size = HEADER.size + 32
+        engine = make_engine(num_blocks=60, disk=disk(capacity=1 << 20))
+        answer(engine, "first", LONG, owner="s")
+        tier = engine.tiers.disk
+        tier.flush()
+        if restarted:
+            tier = disk(capacity=14 * size)
+            engine = make_engine(num_blocks=60, disk=tier)
+        tier.capacity = 14 * size
+        answer(engine, "other", range(300, 340), owner="t")
+        tier.flush()
+        proofs = engine.leases.heads["t"].proofs
+        assert all(proof in tier for proof in proofs), "the latest is whole"
+        left = [proof in tier for proof in tier.head("s")]
+        assert left == [True] * 4 + [False] * 6
+
     def test_what_the_device_has_is_not_read(self, disk):
         engine = make_engine(disk=disk())
         answer(engine, "first", LONG, owner="s")
@@ -79,12 +98,12 @@ class TestDisk:
         engine = make_engine(disk=disk())
         answer(engine, "first", LONG, owner="s")
         tier = disk()
-        third = tier._path(list(tier._files)[2])
+        third = tier._path(tier.head("s")[2])
         raw = third.read_bytes()
         if damage == "gone":
             third.unlink()
         else:
-            other = tier._path(list(tier._files)[5]).read_bytes()
+            other = tier._path(tier.head("s")[5]).read_bytes()
             third.write_bytes({"short": raw[:-1], "empty": b"", "longer": raw + b"\0", "swapped": other}[damage])
         found = answer(make_engine(disk=tier), "again", LONG, owner="s")
         assert found.usage.disk_tokens == 8
@@ -153,9 +172,11 @@ class TestDisk:
         assert modes == [0o700, 0o700, 0o600]
 
     def test_the_order_of_use_outlives_the_process(self, disk):
+        """Of blocks that are in no record; those that are go by the record's age."""
         engine = make_engine(num_blocks=40, disk=disk())
         answer(engine, "first", LONG, owner="s")
         tier = disk()
+        shutil.rmtree(tier.folder / "heads")
         for i, proof in enumerate(list(tier._files)):
             os.utime(tier._path(proof), (1000 + i, 1000 + i))
         first = list(disk()._files)

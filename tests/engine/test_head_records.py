@@ -17,7 +17,7 @@ class TestHeads:
         answer(engine, "second", LONG[::-1], owner="t")
         tier = disk()
         assert make_engine(disk=tier).warm_fraction == 1.0
-        tier._path(list(tier._files)[5]).unlink()
+        tier._path(tier.head("s")[5]).unlink()
         assert disk().warm_fraction == 0.75
 
     def test_a_record_follows_its_conversation(self, disk):
@@ -25,7 +25,7 @@ class TestHeads:
         answer(engine, "first", LONG, owner="s")
         answer(engine, "second", LONG[:8], owner="s")
         tier = disk()
-        tier._path(next(iter(tier._files))).unlink()
+        tier._path(tier.head("s")[0]).unlink()
         assert disk().warm_fraction == 0.0
 
     def test_another_models_conversations_are_not_counted(self, disk, tmp_path):
@@ -67,7 +67,7 @@ class TestHeads:
     def test_a_turn_that_ended_on_its_way_through_the_prompt_does_not_shorten_the_record(self, disk):
         answer(make_engine(disk=disk()), "first", LONG, owner="s")
         tier = disk()
-        tier._path(list(tier._files)[2]).unlink()
+        tier._path(tier.head("s")[2]).unlink()
         engine = make_engine(max_tokens=4, disk=tier)
         engine.add(request("second", [*LONG, *range(10)], owner="s"), 0.0)
         step(engine, 2)
