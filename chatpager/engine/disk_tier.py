@@ -2,9 +2,10 @@
 
 One file a block, named by the block's proof, so what a file says it holds is what its name says, and a block goes when
 the last conversation that has it goes: of a group of blocks the rest would stay behind (``bench/LOG.md`` says what
-groups would bring). The folder is the index: nothing can fall out of step with it. A file is written beside its place, synced and renamed, and carries a checksum: one that is short, flipped or
-foreign is deleted when it is read, counted, and taken for a miss. A disk that is full, slow or gone costs warmth and
-nothing else. Files are readable for their owner only: keys and values tell what was said.
+groups would bring). The folder is the index: nothing can fall out of step with it. A file is written beside its place,
+synced and renamed, and carries a checksum: one that is short, flipped or foreign is deleted when it is read, counted,
+and taken for a miss. A disk that is full, slow or gone costs warmth and nothing else. Files are readable for their
+owner only: keys and values tell what was said.
 """
 
 from __future__ import annotations
