@@ -83,7 +83,7 @@ async def pin(request: web.Request) -> web.Response:
     """Keep the conversation's prefix, until ``ttl`` seconds from now or for as long as somebody is connected to it."""
     service, session = await _known(request)
     strength, ttl, tokens = _wish(decode(await request.read() or b"{}"))
-    await service.hub.prefetch(session.tenant, session.id)
+    await service.hub.prefetcher.bring(session.tenant, session.id)
     event = await service.hub.keeper.pin(_owner(session), strength, ttl, tokens)
     if event is None or not event.tokens:
         raise NothingCached(await _why_not(service, session))
@@ -110,7 +110,7 @@ async def _why_not(service: Service, session: Session) -> str:
 async def prefetch(request: web.Request) -> web.Response:
     """Somebody is about to go on with the conversation: what is kept of it below the device comes back now."""
     service, session = await _known(request)
-    tokens = await service.hub.prefetch(session.tenant, session.id)
+    tokens = await service.hub.prefetcher.bring(session.tenant, session.id)
     return json_response({"object": "conversation.prefetch", "id": session.id, "tokens": tokens})
 
 

@@ -92,7 +92,7 @@ async def add_items(request: web.Request) -> web.Response:
         raise InvalidRequest("there are no items", param="items")
     tenant, session_id = tenant_of(request), request.match_info["id"]
     hashes = await service.hub.append_messages(tenant, session_id, messages)
-    service.hub.prefetch_soon(tenant, session_id)  # a tool's result, most likely: its answer is asked for next
+    service.hub.prefetcher.soon(tenant, session_id)  # a tool's result, most likely: its answer is asked for next
     added = [message for message in await _chain(service, tenant, session_id) if message.hash in hashes]
     return json_response(_page([item for message in added for item in _items_of(message, None)], False))
 

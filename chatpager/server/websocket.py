@@ -64,7 +64,7 @@ async def responses_socket(request: web.Request) -> web.WebSocketResponse:
     request.app[CONNECTIONS].add(connection)
     service.metrics.sockets.inc()
     if conversation := request.query.get("conversation"):
-        service.hub.prefetch_soon(tenant_of(request), conversation)
+        service.hub.prefetcher.soon(tenant_of(request), conversation)
     try:
         await connection.run()
     finally:
@@ -157,7 +157,7 @@ class Connection:
                 case Cancel(response_id):
                     self._cancel(response_id)
                 case Prefetch(conversation):
-                    self._service.hub.prefetch_soon(self._tenant, conversation)
+                    self._service.hub.prefetcher.soon(self._tenant, conversation)
                 case Draft(body):
                     self._drafts.append(body)
                     if len(self._drafts) == 1:

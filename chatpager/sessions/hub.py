@@ -8,34 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
 
 import structlog
 
 from chatpager.engine.engine import Engine
 from chatpager.engine.heads import LeaseEvent
 from chatpager.engine.messages import AddRequest, CancelRequest, DraftRequest, StepOutput
-from chatpager.engine.sampling_params import SamplingParams
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.errors import (
     EngineStopped,
     Overloaded,
-    RequestError,
     ResponseNotFound,
     SessionBusy,
-    StoreError,
 )
 from chatpager.sessions.admission import Admission
-from chatpager.sessions.answers import call_id_of, tools_of
+from chatpager.sessions.answers import call_id_of
 from chatpager.sessions.beginning import Beginner, Begun, Served
 from chatpager.sessions.delivery import Delivery
 from chatpager.sessions.engine_thread import STOPPED, EngineThread
 from chatpager.sessions.heads import Heads, owner_of
 from chatpager.sessions.keeping import Keeper
-from chatpager.sessions.mistakes import log_mistake
 from chatpager.sessions.orphans import Orphans, log_interrupted
+from chatpager.sessions.prefetching import Prefetcher
 from chatpager.sessions.prompting import Prompting
 from chatpager.sessions.publishing import Publisher, Room
 from chatpager.sessions.receipt import KeyDomain
@@ -45,7 +41,7 @@ from chatpager.sessions.salts import Salts
 from chatpager.sessions.stream import Ended, Started
 from chatpager.sessions.tool_waits import ToolWaits
 from chatpager.sessions.turn import LiveTurn, TurnRequest
-from chatpager.store import Message, MessageHash, NewMessage, Store
+from chatpager.store import MessageHash, NewMessage, Store
 
 log = structlog.get_logger(__name__)
 
@@ -82,7 +78,6 @@ class SessionHub:
         self._admission = Admission(max_turns)
         self._beginning: dict[str, asyncio.Task[None]] = {}
         """Turns whose rows are being stored, by id."""
-        self._prefetching: dict[tuple[str, str], asyncio.Task[None]] = {}
         self.orphans = Orphans(store, lambda id: id in self.turns or id in self._beginning, wall)
         self._remembered = Remembered(REMEMBERED_TOKENS)
         self._heads = Heads()
@@ -94,6 +89,7 @@ class SessionHub:
             store, self._prompting, self.engine, self.keeper, vocab=tokenizer.fingerprint, clock=clock, wall=wall
         )
         self.revising = Revising(store, self._prompting, self.orphans, self._remembered, self.keeper, wall)
+        self.prefetcher = Prefetcher(store, self._prompting, self.engine, self.keeper, self._salts)
         self.tool_waits = ToolWaits(self.keeper, clock)
         self._delivery = Delivery(
             self.turns,
@@ -155,10 +151,9 @@ class SessionHub:
         self._closing = True
         if self._keeping:
             self._keeping.cancel()
-        for prefetching in self._prefetching.values():
-            prefetching.cancel()
-        if self._beginning or self._prefetching:
-            await asyncio.wait([*self._beginning.values(), *self._prefetching.values()])
+        await self.prefetcher.close()
+        if self._beginning:
+            await asyncio.wait(list(self._beginning.values()))
         await self.engine.stop()
         self._delivery.close()
         if self._delivering:
@@ -321,58 +316,6 @@ class SessionHub:
             return None
         found = (t for t in self.turns.values() if t.request.session_id == session_id and t.request.tenant == tenant)
         return next(found, None)
-
-    async def prefetch(self, tenant: str, session_id: str) -> int:
-        """Bring what is kept of a conversation below the device back to it, before somebody goes on with it; it then
-        has a soft lease. Tokens brought: none while the engine computes, or where memory is short, or of what cannot be
-        asked as it stands (its next turn will say why).
-
-        Raises:
-            ConversationNotFound, StoreError, EngineStopped.
-        """
-        session = await self.store.session(tenant, session_id)
-        owner = owner_of(tenant, session_id)
-        cached = await self.keeper.cache_of(owner)
-        if cached is None or not cached.host_tokens + cached.disk_tokens:
-            return 0
-        chain = await self.store.load_chain(tenant, session.tip_hash)
-        turns = await self.store.turns_of(tenant, session_id)
-        try:
-            return await self._prefetch(tenant, owner, chain, turns[-1].request if turns else {})
-        except RequestError:
-            return 0
-
-    def prefetch_soon(self, tenant: str, session_id: str) -> None:
-        """The same, for whoever does not wait for it nor hears what came of it; once at a time for a conversation."""
-        name = (tenant, session_id)
-        if name not in self._prefetching:
-            task = asyncio.get_running_loop().create_task(self._prefetch_quietly(tenant, session_id))
-            self._prefetching[name] = task
-            task.add_done_callback(lambda done: self._prefetching.pop(name))
-
-    async def _prefetch_quietly(self, tenant: str, session_id: str) -> None:
-        try:
-            await self.prefetch(tenant, session_id)
-        except (RequestError, EngineStopped, StoreError) as error:
-            log.debug("prefetch", session=session_id, reason=str(error))
-        except Exception as error:
-            log_mistake("prefetch.failed", error, session=session_id)
-
-    async def _prefetch(self, tenant: str, owner: str, chain: Sequence[Message], parameters: Mapping[str, Any]) -> int:
-        """``parameters``: of the last turn, whose instructions and tools the next one probably has too."""
-        instructions, tools = parameters.get("instructions"), tools_of(parameters)
-        prompt = (await self._prompting.question(chain, instructions, tools=tools)).prompt.token_ids
-        request = AddRequest(
-            request_id=f"prefetch-{owner}",
-            prompt_token_ids=list(prompt[: self.max_model_len - 1]),
-            params=SamplingParams(max_tokens=1),
-            salt=self._salts.of(tenant),
-            owner=owner,
-        )
-        brought = await self.engine.ask(lambda engine: engine.prefetch(request, time.monotonic()))
-        if brought:
-            self.keeper.alive([owner])
-        return brought
 
     async def draft(self, request: TurnRequest, writer: str, goes_on: Callable[[], bool]) -> None:
         """``writer`` is still writing this turn: compute its prompt as far as it has settled, while there is nothing

@@ -193,14 +193,14 @@ async def test_a_sign_that_somebody_goes_on_brings_it_back(serve, kv, sign):
         path = f"/v1/conversations/{conversation}/cache"
         disk = (await server.get(path)).json["disk_tokens"]
         await sign(server, conversation)
-        await eventually(lambda: not server.hub._prefetching)
+        await eventually(lambda: not server.hub.prefetcher.running)
         assert (await server.get(path)).json["device_tokens"] == disk > 0
 
 
 @pytest.mark.parametrize("sign", SIGNS[1:])
 async def test_a_sign_for_what_is_not_there_is_no_mistake(server, sign, caplog):
     await sign(server, "conv_none")
-    await eventually(lambda: not server.hub._prefetching)
+    await eventually(lambda: not server.hub.prefetcher.running)
     assert not caplog.records
 
 
@@ -211,9 +211,9 @@ async def test_who_adds_items_does_not_wait_for_the_engine(serve):
         running = asyncio.ensure_future(server.respond("Hold"))
         await server.held()
         await add_items(server, conversation)
-        assert len(server.hub._prefetching) == 1
+        assert len(server.hub.prefetcher.running) == 1
         await add_items(server, conversation)
-        assert len(server.hub._prefetching) == 1
+        assert len(server.hub.prefetcher.running) == 1
         server.gate.open()
         await running
 

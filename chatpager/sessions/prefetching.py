@@ -1,0 +1,93 @@
+"""Bringing a conversation's blocks back to the device before somebody goes on with it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+
+from chatpager.engine.messages import AddRequest
+from chatpager.engine.sampling_params import SamplingParams
+from chatpager.errors import EngineStopped, RequestError, StoreError
+from chatpager.sessions.answers import tools_of
+from chatpager.sessions.engine_thread import EngineThread
+from chatpager.sessions.heads import owner_of
+from chatpager.sessions.keeping import Keeper
+from chatpager.sessions.mistakes import log_mistake
+from chatpager.sessions.prompting import Prompting
+from chatpager.sessions.salts import Salts
+from chatpager.store import Message, Store
+
+log = structlog.get_logger(__name__)
+
+
+class Prefetcher:
+    def __init__(self, store: Store, prompting: Prompting, engine: EngineThread, keeper: Keeper, salts: Salts) -> None:
+        self._store = store
+        self._prompting = prompting
+        self._engine = engine
+        self._keeper = keeper
+        self._salts = salts
+        self.running: dict[tuple[str, str], asyncio.Task[None]] = {}
+        """Those that nobody waits for, by tenant and conversation."""
+
+    async def bring(self, tenant: str, session_id: str) -> int:
+        """Bring what is kept of a conversation below the device back to it; it then has a soft lease. Tokens brought:
+        none while the engine computes, or where memory is short, or of what cannot be asked as it stands (its next turn
+        will say why).
+
+        Raises:
+            ConversationNotFound, StoreError, EngineStopped.
+        """
+        session = await self._store.session(tenant, session_id)
+        owner = owner_of(tenant, session_id)
+        cached = await self._keeper.cache_of(owner)
+        if cached is None or not cached.host_tokens + cached.disk_tokens:
+            return 0
+        chain = await self._store.load_chain(tenant, session.tip_hash)
+        turns = await self._store.turns_of(tenant, session_id)
+        try:
+            return await self._ask(tenant, owner, chain, turns[-1].request if turns else {})
+        except RequestError:
+            return 0
+
+    def soon(self, tenant: str, session_id: str) -> None:
+        """The same, for whoever does not wait for it nor hears what came of it; once at a time for a conversation."""
+        name = (tenant, session_id)
+        if name not in self.running:
+            task = asyncio.get_running_loop().create_task(self._quietly(tenant, session_id))
+            self.running[name] = task
+            task.add_done_callback(lambda done: self.running.pop(name))
+
+    async def close(self) -> None:
+        for task in self.running.values():
+            task.cancel()
+        if self.running:
+            await asyncio.wait(list(self.running.values()))
+
+    async def _quietly(self, tenant: str, session_id: str) -> None:
+        try:
+            await self.bring(tenant, session_id)
+        except (RequestError, EngineStopped, StoreError) as error:
+            log.debug("prefetch", session=session_id, reason=str(error))
+        except Exception as error:
+            log_mistake("prefetch.failed", error, session=session_id)
+
+    async def _ask(self, tenant: str, owner: str, chain: Sequence[Message], parameters: Mapping[str, Any]) -> int:
+        """``parameters``: of the last turn, whose instructions and tools the next one probably has too."""
+        instructions, tools = parameters.get("instructions"), tools_of(parameters)
+        prompt = (await self._prompting.question(chain, instructions, tools=tools)).prompt.token_ids
+        request = AddRequest(
+            request_id=f"prefetch-{owner}",
+            prompt_token_ids=list(prompt[: self._prompting.limit - 1]),
+            params=SamplingParams(max_tokens=1),
+            salt=self._salts.of(tenant),
+            owner=owner,
+        )
+        brought = await self._engine.ask(lambda engine: engine.prefetch(request, time.monotonic()))
+        if brought:
+            self._keeper.alive([owner])
+        return brought
