@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from chatpager.engine.control_tokens import SLOT_CLOSE, SLOT_OPEN
 from chatpager.engine.model_folder import one_line
@@ -71,6 +72,12 @@ class ChatTemplate:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self.traits = self._probe() if tokenizer.has_template else Traits()
+
+    def apart(self, tenant: str) -> Self:
+        """The same for one tenant, see ``Tokenizer.apart``."""
+        own = copy(self)
+        own._tokenizer = self._tokenizer.apart(tenant)
+        return own
 
     def prompt(self, messages: Sequence[ChatMessage], *, tools: Sequence[Tool] = (), asks: bool = True) -> Prompt:
         """The ids of the conversation, which begins with ``tools``, and of what ``asks`` for the next answer.

@@ -218,10 +218,11 @@ class Engine:
     def rewind_session(self, owner: str, tokens: int) -> None:
         """A session's conversation has only its first ``tokens`` any more: the blocks behind them are dead at once,
         unless others have them."""
-        left = self.leases.rewind(owner, max(0, tokens))
+        left = self.leases.rewind(owner, max(0, tokens)) or ()
         if self.tiers is not None:
-            blocks = max(0, tokens) // self.config.block_size
-            self.tiers.rewind(owner, left if left is not None else self.tiers.recorded(owner)[:blocks])
+            recorded = self.tiers.recorded(owner)[: max(0, tokens) // self.config.block_size]
+            # After a restart the device may know less of it than the record, and a record may still be on its way.
+            self.tiers.rewind(owner, recorded if recorded[: len(left)] == left else left)
 
     def close_session(self, owner: str) -> None:
         """The conversation was deleted: its blocks are nobody's, and go from the disk unless others have them."""

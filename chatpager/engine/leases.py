@@ -58,6 +58,8 @@ class LeaseBook:
         """Hard leases by tenant."""
         self._containing: Counter[BlockProof] = Counter()
         """Conversations that contain a block, on the device or not."""
+        self._held: dict[Strength, dict[str, Head]] = {strength: {} for strength in Strength}
+        """Those of the heads that have a lease."""
         self._deadlines: list[tuple[float, str, Strength]] = []
         """Heap; an entry whose lease has another deadline by now means nothing."""
 
@@ -158,16 +160,16 @@ class LeaseBook:
         """The session is gone: its blocks are worth what others make of them, below the device nothing where none
         does."""
         if head := self.heads.pop(owner, None):
-            gone = self._drop_head(head)
+            gone = self._drop_head(owner, head)
             dead = set(gone)
             for block, born in head.chain:
                 block.left = block.left or (block.born == born and block.proof in dead)
             self._bury(gone[::-1])  # a chain without its end can still be hit
 
-    def _drop_head(self, head: Head) -> list[BlockProof]:
+    def _drop_head(self, owner: str, head: Head) -> list[BlockProof]:
         """Blocks that no conversation contains without it."""
         for lease in list(head.leases.values()):
-            self._drop(head, lease)
+            self._drop(owner, head, lease)
         for block, born in head.chain:
             if block.born == born:
                 block.heads -= 1
@@ -178,7 +180,7 @@ class LeaseBook:
         if len(self.heads) > self._max_heads:
             oldest = next((owner for owner, head in self.heads.items() if not head.leases), None)
             if oldest is not None:
-                self._drop_head(self.heads.pop(oldest))  # forgotten: somebody may still go on with it
+                self._drop_head(oldest, self.heads.pop(oldest))  # forgotten: somebody may still go on with it
 
     # -- leases -------------------------------------------------------------------------------------------------------
 
@@ -202,6 +204,7 @@ class LeaseBook:
         if lease is None:
             lease = head.leases[strength] = Lease(strength, deadline, span, reason=reason)
             self._holders[head.tenant] += strength is Strength.HARD
+            self._held[strength][owner] = head
             change = "granted"
         else:
             if deadline > lease.deadline:
@@ -218,7 +221,7 @@ class LeaseBook:
         if lease.covered:
             head.expired_at = head.revoked_at = None
         else:
-            self._drop(head, lease)
+            self._drop(owner, head, lease)
         return event
 
     def release(self, owner: str) -> None:
@@ -255,7 +258,7 @@ class LeaseBook:
 
     def _idle(self, strength: Strength) -> list[tuple[str, Lease]]:
         """Leases of sessions that do not run, the one with the longest time left first."""
-        found = [(o, h.leases[strength]) for o, h in self.heads.items() if strength in h.leases and h.is_idle()]
+        found = [(o, h.leases[strength]) for o, h in self._held[strength].items() if h.is_idle()]
         return sorted(found, key=lambda pair: pair[1].deadline, reverse=True)
 
     def _make_room(self, head: Head, lease: Lease) -> None:
@@ -268,7 +271,7 @@ class LeaseBook:
         held = self.leased_by_tenant()
         share = self.budget // len(held.keys() | {head.tenant})
         wanted = min(wanted, share - held.get(head.tenant, 0))
-        for owner, theirs in self._idle(Strength.HARD):
+        for owner, theirs in self._idle(Strength.HARD) if wanted > 0 else ():
             tenant = self.heads[owner].tenant
             if self._pool.leased + wanted <= self.budget:
                 return
@@ -279,9 +282,8 @@ class LeaseBook:
     def leased_by_tenant(self) -> dict[bytes, int]:
         """Unique blocks under hard leases, by tenant."""
         blocks: dict[bytes, set[int]] = {}
-        for head in self.heads.values():
-            lease = head.leases.get(Strength.HARD)
-            if lease and lease.covered:
+        for head in self._held[Strength.HARD].values():
+            if (lease := head.leases[Strength.HARD]).covered:
                 blocks.setdefault(head.tenant, set()).update(
                     block.id for block, born in head.chain[: lease.covered] if block.born == born
                 )
@@ -314,13 +316,13 @@ class LeaseBook:
     def _end(self, owner: str, lease: Lease, change: LeaseChange, reason: str = "") -> None:
         head = self.heads[owner]
         self._tell(owner, head, lease, change, reason)
-        self._drop(head, lease)
+        self._drop(owner, head, lease)
         if reason == NEEDED:
             head.revoked_at = self.now
 
-    def _drop(self, head: Head, lease: Lease) -> None:
+    def _drop(self, owner: str, head: Head, lease: Lease) -> None:
         self._uncover(head, lease, 0)
-        del head.leases[lease.strength]
+        del head.leases[lease.strength], self._held[lease.strength][owner]
         self._holders[head.tenant] -= lease.strength is Strength.HARD
 
     def _tell(self, owner: str, head: Head, lease: Lease, change: LeaseChange, reason: str = "") -> None:
@@ -355,6 +357,8 @@ class LeaseBook:
                     counts[block.id] = counts.get(block.id, 0) + (i < lease.covered)
         containing = Counter(proof for head in self.heads.values() for proof in head.proofs)
         assert self._containing == containing, (len(self._containing), len(containing))
+        for strength, held in self._held.items():
+            assert held.keys() == {owner for owner, head in self.heads.items() if strength in head.leases}, strength
         holders = Counter(head.tenant for head in self.heads.values() if Strength.HARD in head.leases)
         assert +self._holders == holders, (self._holders, holders)
         for block in self._pool.blocks:

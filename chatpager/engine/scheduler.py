@@ -113,8 +113,17 @@ class Scheduler:
     # -- one step -----------------------------------------------------------------------------------------------------
 
     def schedule(self) -> Plan:
-        """Fill one step. Only blocks are taken here; ``commit`` records what was computed, ``settle`` ends it."""
+        """Fill one step. Only blocks are taken here; ``commit`` records what was computed, ``settle`` ends it. Where it
+        is interrupted, nothing is to be copied."""
         plan = Plan()
+        try:
+            self._fill(plan)
+        except BaseException:
+            self.take_back_copies(plan)
+            raise
+        return plan
+
+    def _fill(self, plan: Plan) -> None:
         self.cache.begin_step()
         budget = self.limits.max_num_batched_tokens
         for seq in sorted((s for s in self.running if s.remaining == 1), key=lambda s: s.priority):
@@ -130,7 +139,6 @@ class Scheduler:
             if count and seq.status is SequenceStatus.RUNNING:
                 lanes.take(seq.remaining, self._grow(plan, seq, count))
         self._admit(plan, lanes, candidates)
-        return plan
 
     def _lanes(self, budget: int, candidates: list[_Candidate]) -> Lanes:
         threshold = min(self.limits.long_prefill_threshold, self.limits.max_num_batched_tokens // 2)
@@ -271,7 +279,8 @@ class Scheduler:
         if not whole:
             match.rollback()  # what has come stays in the cache; the rest comes in the next steps
             return True
-        if self._allocatable(seq) > need - len(match.blocks) + others:  # what is copied is held for a step
+        room = self._allocatable(seq) - (need - len(match.blocks)) - others
+        if room > 0 and not seq.speculative:  # what is copied is held for a step: no draft may cost others that
             self.cache.extend(seq, match)
         if count := lanes.chunk(len(seq) - match.tokens):
             self._start(seq, match, lanes)

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import transformers
 import xxhash
@@ -54,6 +55,7 @@ class Tokenizer:
         except Exception as error:  # the vocabulary may be read once and not again: two tokens of one id
             raise ModelLoadError(path / "tokenizer.json", f"no usable tokenizer: {one_line(error)}") from error
         self._pieces = RememberedPieces(PIECES_BYTES)
+        self._whose = ""
 
     # -- ids and text -------------------------------------------------------------------------------------------------
 
@@ -194,14 +196,20 @@ class Tokenizer:
     def encode_rendered(self, text: str) -> Sequence[int]:
         """Ids of a piece of rendered text; guarded tokens come out as ordinary characters. Not to be changed: they are
         remembered for the next turn."""
-        known = self._pieces.get(text)
+        known = self._pieces.get(text, self._whose)
         if known is not None:
             return known
         ids: list[int] = []
         for i, piece in enumerate(control_tokens.split_marks(text)):
             if piece:
                 ids += self.encode_plain(piece) if i % 2 else self.encode(piece)
-        return self._pieces.put(text, ids)
+        return self._pieces.put(text, ids, self._whose)
+
+    def apart(self, tenant: str) -> Self:
+        """The same for one tenant: what others wrote is not remembered for it."""
+        own = copy(self)
+        own._whose = tenant
+        return own
 
 
 def _unusable(path: Path, error: Exception) -> ModelLoadError:

@@ -69,7 +69,8 @@ class Keyring:
             return False
         now = self.clock()
         if self._open_until <= now:
-            self._keyless = not await self._store.has_keys()  # once one was stored, that stays so
+            if await self._store.has_keys():
+                self._keyless = False  # and stays so: no answer that comes late opens the door again
             self._open_until = now + CACHE_SECONDS
         return self._keyless
 

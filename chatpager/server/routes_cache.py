@@ -19,7 +19,7 @@ from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE, Service
 from chatpager.sessions.heads import names_of, owner_of
 from chatpager.sessions.revising import Role
-from chatpager.store import Session, Turn
+from chatpager.store import MessageHash, Session, Turn
 
 MAX_EVENTS = 10_000
 MAX_TOOL_NAME = 64
@@ -143,7 +143,8 @@ async def fork(request: web.Request) -> web.Response:
     child = await service.store.fork_session(session.tenant, session.id, new_id=new_id, at=tip, now=now)
     usage = (turn.usage or {}) if turn else None
     tokens = usage.get("input_tokens", 0) + usage.get("output_tokens", 0) - 1 if usage is not None else None
-    service.hub.keeper.forked(_owner(session), _owner(child), tokens)
+    if tip is None or await _contains(service, session, tip):  # what it has left behind is not in its head
+        service.hub.keeper.forked(_owner(session), _owner(child), tokens)
     return json_response(conversation_object(service, child))
 
 
@@ -186,13 +187,16 @@ def _owner(session: Session) -> str:
 async def _turn_at(service: Service, session: Session, response_id: str) -> Turn:
     """A turn that the conversation holds: its own, or one it has of the conversation that it was forked from."""
     turn = await service.store.turn(session.tenant, response_id)
-    if turn.session_id != session.id:
-        chain = await service.store.load_chain(session.tenant, session.tip_hash)
-        if (turn.tip_hash or turn.input_tip) not in {message.hash for message in chain}:
-            raise ResponseNotFound(f"the conversation has no response {shown(response_id)}")
+    if turn.session_id != session.id and not await _contains(service, session, turn.tip_hash or turn.input_tip):
+        raise ResponseNotFound(f"the conversation has no response {shown(response_id)}")
     if turn.status == "in_progress":
         raise SessionBusy(f"response {response_id!r} is still running; wait for its end")
     return turn
+
+
+async def _contains(service: Service, session: Session, tip: MessageHash | None) -> bool:
+    chain = await service.store.load_chain(session.tenant, session.tip_hash)
+    return any(message.hash == tip for message in chain)
 
 
 def _wish(body: Json) -> tuple[Strength, float, int | None]:

@@ -81,7 +81,9 @@ class Beginner:
         """
         history, fresh = await history_of(request, self._store, self._orphans)
         conversation: list[Message | NewMessage] = [*history, *fresh]
-        return await self._prompting.settled(conversation, request.instructions, request.tools) if fresh else []
+        if not fresh:
+            return []
+        return await self._prompting.settled(request.tenant, conversation, request.instructions, request.tools)
 
     async def _asked_before(self, history: Sequence[Message], request: TurnRequest) -> Before:
         """What was computed for the last answer in ``history``, by an earlier server or so long ago that it is not
@@ -97,7 +99,7 @@ class Beginner:
         # Those of that turn: they are no part of the conversation, and may have changed.
         then = turn.request if turn else {}
         question = await self._prompting.question(
-            history[: answers[-1]], then.get("instructions"), tools=tools_of(then)
+            request.tenant, history[: answers[-1]], then.get("instructions"), tools=tools_of(then)
         )
         asked = question.prompt.token_ids
         # Of a completed answer the token that ended it is not stored.
@@ -122,7 +124,7 @@ class Beginner:
         if not conversation:
             raise InvalidRequest("the conversation is empty and there is no input", param="input")
         question = await self._prompting.question(
-            conversation, request.instructions, tools=request.tools, asks=request.generate
+            request.tenant, conversation, request.instructions, tools=request.tools, asks=request.generate
         )
         prompt = question.prompt
         ids, wanted = prompt.token_ids, max(1, request.params.min_tokens)

@@ -93,7 +93,7 @@ class Comparing:
         chain = await self._store.load_chain(turn.tenant, turn.input_tip)
         asks = turn.request.get("generate", True)
         instructions, tools = turn.request.get("instructions"), tools_of(turn.request)
-        question = await self._prompting.question(chain, instructions, tools=tools, asks=asks)
+        question = await self._prompting.question(turn.tenant, chain, instructions, tools=tools, asks=asks)
         return Asked(turn.id, turn.model, question.messages, question.prompt.token_ids)
 
     async def compare(self, tenant: str, earlier: str, model: str, prompt: Sequence[int]) -> Compared:

@@ -21,7 +21,7 @@ from chatpager.engine.messages import CloseSession, ForkSession, LeaseRequest, R
 from chatpager.engine.stats import PublishedCache, SessionCache
 from chatpager.errors import EngineStopped
 from chatpager.sessions.engine_thread import EngineThread
-from chatpager.sessions.heads import owner_of
+from chatpager.sessions.heads import names_of, owner_of
 
 LIFE_SECONDS = 60.0
 """A conversation is kept so long after its last turn or its reader's last sign of life, where memory allows."""
@@ -30,6 +30,8 @@ BEAT_SECONDS = 20.0
 KEPT_AT_MOST = 24 * 3600.0
 """Seconds that a conversation can be asked to be kept."""
 MAX_PINS = 1 << 12
+MAX_PINS_OF_ONE = 1 << 9
+"""Of one tenant: each is renewed at every beat, which the steps wait for."""
 
 Watcher = Callable[[LeaseEvent], None]
 Leased = TypeVar("Leased", SessionCache, PublishedCache)
@@ -94,8 +96,12 @@ class Keeper:
         if before is not None and before.until > self._clock():
             until = max(until, before.until)
             tokens = None if tokens is None or before.tokens is None else max(tokens, before.tokens)
+        tenant, _ = names_of(owner)
+        of_one = [pinned for pinned in self._pins if names_of(pinned)[0] == tenant]
         self._pins[owner] = Pin(tokens, until)
-        if len(self._pins) > MAX_PINS:
+        if len(of_one) >= MAX_PINS_OF_ONE:
+            del self._pins[of_one[0]]
+        elif len(self._pins) > MAX_PINS:
             self._pins.popitem(last=False)
 
     def _renew(self, owner: str) -> None:

@@ -23,6 +23,9 @@ from chatpager.store import Message, Store
 
 log = structlog.get_logger(__name__)
 
+MOST_AT_ONCE = 8
+"""Each makes a prompt on the one thread that all turns' prompts are made on."""
+
 
 class Prefetcher:
     def __init__(self, store: Store, prompting: Prompting, engine: EngineThread, keeper: Keeper, salts: Salts) -> None:
@@ -55,9 +58,10 @@ class Prefetcher:
             return 0
 
     def soon(self, tenant: str, session_id: str) -> None:
-        """The same, for whoever does not wait for it nor hears what came of it; once at a time for a conversation."""
+        """The same, for whoever does not wait for it nor hears what came of it; once at a time for a conversation, and
+        not at all while many others are under way."""
         name = (tenant, session_id)
-        if name not in self.running:
+        if name not in self.running and len(self.running) < MOST_AT_ONCE:
             task = asyncio.get_running_loop().create_task(self._quietly(tenant, session_id))
             self.running[name] = task
             task.add_done_callback(lambda done: self.running.pop(name))
@@ -79,7 +83,7 @@ class Prefetcher:
     async def _ask(self, tenant: str, owner: str, chain: Sequence[Message], parameters: Mapping[str, Any]) -> int:
         """``parameters``: of the last turn, whose instructions and tools the next one probably has too."""
         instructions, tools = parameters.get("instructions"), tools_of(parameters)
-        prompt = (await self._prompting.question(chain, instructions, tools=tools)).prompt.token_ids
+        prompt = (await self._prompting.question(tenant, chain, instructions, tools=tools)).prompt.token_ids
         request = AddRequest(
             request_id=f"prefetch-{owner}",
             prompt_token_ids=list(prompt[: self._prompting.limit - 1]),

@@ -41,6 +41,7 @@ class Prompting:
 
     async def question(
         self,
+        tenant: str,
         conversation: Sequence[Message | NewMessage],
         instructions: str | None,
         *,
@@ -59,11 +60,17 @@ class Prompting:
         if instructions:
             messages.insert(0, ChatMessage("system", instructions))
         check_bytes([*_tools_text(tools), *messages], self._tokenizer, self.limit)
-        prompt = await asyncio.get_running_loop().run_in_executor(self._thread, self._prompt, messages, tools, asks)
+        prompt = await asyncio.get_running_loop().run_in_executor(
+            self._thread, self._prompt, tenant, messages, tools, asks
+        )
         return Question(messages, prompt)
 
     async def settled(
-        self, conversation: Sequence[Message | NewMessage], instructions: str | None, tools: Sequence[Tool] = ()
+        self,
+        tenant: str,
+        conversation: Sequence[Message | NewMessage],
+        instructions: str | None,
+        tools: Sequence[Tool] = (),
     ) -> Sequence[int]:
         """The beginning of what will ask for an answer to this conversation, whose last message is still being written:
         whatever is added to it leaves these ids as they are, but for a word that is not finished.
@@ -72,8 +79,8 @@ class Prompting:
         """
         *before, last = conversation
         longer = NewMessage(role=last.role, content=[*last.content, *text_content("x")])
-        now = (await self.question(conversation, instructions, tools=tools)).prompt.token_ids
-        then = (await self.question([*before, longer], instructions, tools=tools)).prompt.token_ids
+        now = (await self.question(tenant, conversation, instructions, tools=tools)).prompt.token_ids
+        then = (await self.question(tenant, [*before, longer], instructions, tools=tools)).prompt.token_ids
         return now[: common_prefix(now, then)]
 
     async def shared(self, instructions: str) -> Sequence[int]:
@@ -82,7 +89,7 @@ class Prompting:
         Raises what ``question`` does.
         """
         said = [NewMessage(role="user", content=text_content(text)) for text in BEGINNINGS]
-        asked = [(await self.question([first], instructions)).prompt.token_ids for first in said]
+        asked = [(await self.question("", [first], instructions)).prompt.token_ids for first in said]
         return reduce(lambda common, ids: common[: common_prefix(common, ids)], asked)
 
     def close(self) -> None:
@@ -107,9 +114,9 @@ class Prompting:
             )
         return ChatMessage(message.role, text, calls=[FunctionCall(call.name, call.arguments) for call in calls])
 
-    def _prompt(self, messages: Sequence[ChatMessage], tools: Sequence[Tool], asks: bool) -> Prompt:
+    def _prompt(self, tenant: str, messages: Sequence[ChatMessage], tools: Sequence[Tool], asks: bool) -> Prompt:
         check_tokens([*_tools_text(tools), *messages], self._tokenizer, self.limit)
-        return self._template.prompt(messages, tools=tools, asks=asks)
+        return self._template.apart(tenant).prompt(messages, tools=tools, asks=asks)
 
 
 def _tools_text(tools: Sequence[Tool]) -> list[ChatMessage]:

@@ -54,9 +54,10 @@ class Revising:
         session = await self._store.session(tenant, session_id)
         left = await self._store.load_chain(tenant, session.tip_hash)
         asked = await self._asked_last(tenant, session_id)
-        changed = await self._unless_busy(tenant, lambda: self._store.rewind_session(tenant, session_id, to=to))
         chain = await self._store.load_chain(tenant, to)
-        common = common_prefix(await self._ids(left, asked), await self._ids(chain, asked))
+        # Before the change: a turn that begins after it has its own head, which is not to be cut.
+        common = common_prefix(await self._ids(tenant, left, asked), await self._ids(tenant, chain, asked))
+        changed = await self._unless_busy(tenant, lambda: self._store.rewind_session(tenant, session_id, to=to))
         self._keeper.rewound(owner_of(tenant, session_id), common)
         return changed
 
@@ -75,8 +76,8 @@ class Revising:
         said = NewMessage(role=role, content=text_content(summary))
         new = [*map(_again, chain[:first]), said, *map(_again, chain[last:])]
         asked = await self._asked_last(tenant, session_id)
-        after = await self._asking(new, asked)
-        before = await self._ids(chain, asked)
+        after = await self._asking(tenant, new, asked)
+        before = await self._ids(tenant, chain, asked)
 
         async def change() -> Session:
             now = self._wall()
@@ -94,16 +95,19 @@ class Revising:
         turns = await self._store.turns_of(tenant, session_id)
         return turns[-1].request if turns else {}
 
-    async def _ids(self, chain: Sequence[Message], asked: Mapping[str, Any]) -> Sequence[int]:
+    async def _ids(self, tenant: str, chain: Sequence[Message], asked: Mapping[str, Any]) -> Sequence[int]:
         """With what a question about the conversation begins; nothing of one that cannot be asked as it stands."""
         try:
-            return await self._asking(chain, asked)
+            return await self._asking(tenant, chain, asked)
         except RequestError:
             return ()
 
-    async def _asking(self, chain: Sequence[Message | NewMessage], asked: Mapping[str, Any]) -> Sequence[int]:
+    async def _asking(
+        self, tenant: str, chain: Sequence[Message | NewMessage], asked: Mapping[str, Any]
+    ) -> Sequence[int]:
         instructions, tools = asked.get("instructions"), tools_of(asked)
-        return (await self._prompting.question(chain, instructions, tools=tools, asks=False)).prompt.token_ids
+        question = await self._prompting.question(tenant, chain, instructions, tools=tools, asks=False)
+        return question.prompt.token_ids
 
     async def _unless_busy(self, tenant: str, change: Callable[[], Awaitable[Session]]) -> Session:
         """What is busy with a turn that nobody runs any more is not."""

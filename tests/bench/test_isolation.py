@@ -15,7 +15,7 @@ def test_what_one_tenant_asked_no_other_finds_and_the_same_one_does(tmp_path, ca
     result = isolation.run(**{**SMALL, "out": str(out)})
     assert json.loads(out.read_text()) == result
     assert result["across"]["cached_tokens"] == 0
-    assert result["within"]["cached_tokens"] == 6 * 144
+    assert result["within"]["cached_tokens"] == 6 * 159
     assert result["within"]["auc"] > 0.8
     told = capsys.readouterr().out
     assert "across tenants: AUC" in told and "within one tenant: AUC" in told

@@ -126,6 +126,20 @@ class TestAtNobodysCost:
         assert engine.session_cache("t", 0.0).device_tokens == before == 43
         assert draft_steps(engine) == []
 
+    @pytest.mark.parametrize("blocks", range(14, 24))
+    def test_not_for_the_copy_of_a_tail_either(self, blocks):
+        engine = make_engine(num_blocks=blocks, max_tokens=64)
+        dead = [900, 901, 902, 903, 904]
+        answer(engine, "nobody's", dead, 1)
+        owners = []
+        while len(engine.pool.free) >= 3:
+            owners.append(f"s{len(owners)}")
+            answer(engine, owners[-1], range(10 * len(owners), 10 * len(owners) + 8), 1, owner=owners[-1])
+        room = 4 * (engine.cache.spare() - 3)
+        write(engine, [*dead, *range(800, 804 + room)])
+        run(engine)
+        assert all(engine.session_cache(owner, 0.0).device_tokens == 8 for owner in owners)
+
     def test_blocks_that_belong_to_nobody_are(self):
         engine = make_engine(num_blocks=14)
         answer(engine, "gone", range(200, 240))

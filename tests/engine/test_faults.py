@@ -3,6 +3,7 @@
 import pytest
 
 from tests.engine.fakes import answer, continuation, make_engine, request, run, step
+from tests.engine.tiering import LONG, flood
 
 
 class TestPoisonedContent:
@@ -112,3 +113,30 @@ class TestAStepThatIsInterrupted:
         assert tokens["a"] == {i: continuation(range(10), 6, index=i) for i in range(3)}
         assert finals["gone", 0].finish_reason == "cancelled", "what was to be told is told by the next step"
         assert engine.pool.counts()["active"] == 0
+
+    @pytest.mark.parametrize("goes_on", [True, False])
+    def test_while_it_is_being_planned_copies_nothing(self, goes_on):
+        """The second prompt's blocks are being brought back when Ctrl+C comes; the first one's row copies a tail."""
+        engine = make_engine(num_blocks=40, host_blocks=64, max_tokens=64)
+        answer(engine, "first", LONG, owner="s")
+        flood(engine, 8)
+        answer(engine, "before", range(1, 11), 4, owner="t")
+        warm = [*range(1, 11), 700, 701]
+        undisturbed = engine.runner.write_blocks
+
+        def interrupted(ids, contents):
+            engine.runner.write_blocks = undisturbed
+            raise KeyboardInterrupt
+
+        engine.runner.write_blocks = interrupted
+        engine.add(request("warm", warm, 4, owner="t"), 0.0)
+        engine.add(request("again", LONG, owner="s"), 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            engine.step(float)
+        engine.audit()
+        if not goes_on:
+            engine.cancel("warm")
+            engine.cancel("again")
+        tokens, _ = run(engine)
+        assert not goes_on or tokens["warm"][0] == continuation(warm, 4)
+        assert answer(engine, "later", warm, 4, owner="t").usage.cached_tokens >= 10

@@ -1,11 +1,12 @@
 """Records of what conversations consist of: how warm they are, and deletion that reaches the disk."""
 
 import os
+import threading
 
 import pytest
 
 from chatpager.engine.disk_tier import DiskTier
-from tests.engine.fakes import answer, make_engine, request, run, step
+from tests.engine.fakes import answer, continuation, make_engine, request, run, step
 from tests.engine.tiering import LONG
 
 
@@ -118,3 +119,33 @@ class TestHeads:
         monkeypatch.setattr("chatpager.engine.head_records.MAX_RECORDS", 2)
         disk()
         assert sorted(tier.folder.glob("heads/*")) == records[2:]
+
+
+class TestGoingBack:
+    def test_a_record_that_is_on_its_way_does_not_come_after_it(self, disk):
+        engine = make_engine(num_blocks=60, disk=disk())
+        answer(engine, "first", range(8), owner="s")
+        past = [*range(8), *continuation(range(8), 4)]
+        tier, gate = engine.tiers.disk, threading.Event()
+        tier.flush()
+        with tier._lock:
+            tier._put(gate.wait)
+        answer(engine, "second", [*past, *range(50, 70)], owner="s")
+        engine.rewind_session("s", 11)
+        gate.set()
+        run(engine)
+        tier.flush()
+        assert len(tier.head("s")) == len(engine.leases.heads["s"].proofs) == 2
+
+    def test_what_the_device_knows_in_part_is_kept_below_it(self, disk):
+        """After a restart only a beginning came back."""
+        answer(make_engine(disk=disk()), "first", LONG, owner="s")
+        engine = make_engine(disk=disk())
+        tier = engine.tiers.disk
+        before = tier.head("s")
+        tier._path(before[3]).unlink()
+        assert engine.prefetch(request("soon", LONG, 1, owner="s"), 0.0) == 12
+        assert len(engine.leases.heads["s"].proofs) == 3
+        engine.rewind_session("s", 32)
+        tier.flush()
+        assert tier.head("s") == before[:8]

@@ -525,3 +525,17 @@ def test_going_back_to_the_end_leaves_everything():
     engine.rewind_session("a", 26)
     assert engine.session_cache("a", 0.0).tokens == 24, "the tail holds more than that"
     engine.audit()
+
+
+def test_a_renewal_that_can_get_nothing_looks_at_no_other_lease():
+    """Another tenant holds its share: what this one asks for again and again costs next to nothing."""
+    engine = make_engine(num_blocks=65, max_model_len=40, lease_share=0.5)
+    for i, salt in enumerate([b"a", b"b", b"b", b"b"]):
+        turn(engine, f"s{i}", [i] * 36, 1, salt=salt)
+        lease(engine, f"s{i}")
+    looked = []
+    engine.leases._idle = lambda strength: looked.append(strength) or []
+    before = engine.leases.leased_by_tenant()
+    lease(engine, "s3")
+    assert not looked
+    assert engine.leases.leased_by_tenant() == before

@@ -11,6 +11,16 @@ def test_a_piece_is_encoded_once(chat_model):
     assert list(first) == tokenizer.encode("the quick brown fox")
 
 
+def test_what_one_tenant_wrote_is_encoded_again_for_another(chat_model):
+    tokenizer = Tokenizer(chat_model)
+    ann, bob = tokenizer.apart("ann"), tokenizer.apart("bob")
+    first = ann.encode_rendered("the quick brown fox")
+    assert bob.encode_rendered("the quick brown fox") is not first
+    assert tokenizer.encode_rendered("the quick brown fox") is not first
+    assert tokenizer.apart("ann").encode_rendered("the quick brown fox") is first
+    assert list(bob.encode_rendered("the quick brown fox")) == list(first)
+
+
 def test_a_tokenizer_remembers_no_more_than_its_budget(chat_model):
     tokenizer = Tokenizer(chat_model)
     tokenizer._pieces = RememberedPieces(100_000)

@@ -2,7 +2,7 @@
 
 from chatpager.engine.heads import LeaseEvent, Strength
 from chatpager.engine.messages import LeaseRequest
-from chatpager.sessions.keeping import BEAT_SECONDS, KEPT_AT_MOST, LIFE_SECONDS, MAX_PINS, Keeper
+from chatpager.sessions.keeping import BEAT_SECONDS, KEPT_AT_MOST, LIFE_SECONDS, MAX_PINS, MAX_PINS_OF_ONE, Keeper
 
 
 class Sent(list):
@@ -127,3 +127,15 @@ def test_who_is_connected_puts_the_end_of_a_pin_off_and_takes_no_more_of_it():
     world.keeper.closed("a")
     world.keeper.alive(["a"], connected=True)
     assert world.sent.taken() == []
+
+
+def test_one_tenant_s_pins_push_out_its_own():
+    world = World()
+    world.keeper.keep("ann\0a", 500)
+    for i in range(MAX_PINS_OF_ONE + 1):
+        world.keeper.keep(f"bob\0{i}", 500)
+    world.sent.clear()
+    renewed = world.beat()
+    assert ("ann\0a", None) in renewed
+    assert ("bob\x000", None) not in renewed
+    assert len(renewed) == 1 + MAX_PINS_OF_ONE
