@@ -183,3 +183,16 @@ async def test_blocks_that_are_left_behind_leave_the_disk(serve, tmp_path):
         assert full(first["usage"]["total_tokens"] - 1) // BLOCK <= left < whole
         again = await server.respond("Another way.", conversation=conversation)
         assert again["chatpager"]["cache"]["disk_tokens"] >= full(first["usage"]["total_tokens"] - 1)
+
+
+async def test_a_fork_at_an_answer_that_was_left_claims_nothing_of_the_other_way(server):
+    conversation, (first, second) = await talked(server, LONG, "Two.")
+    await server.post(f"{PATH}/{conversation}/rewind", {"to": first["id"]})
+    await server.respond("Another way.", conversation=conversation)
+    fork = (await server.post(f"{PATH}/{conversation}/fork", {"at": second["id"]})).json["id"]
+    assert await texts(server, fork) == [LONG, answer_of(first), "Two.", answer_of(second)]
+    assert await held_by(server, fork) == 0
+    assert (await server.call("PUT", f"{PATH}/{fork}/pin")).refusal == (409, "nothing_cached", None)
+    there = await server.respond("On.", conversation=fork)
+    assert cached(there) >= full(second["usage"]["total_tokens"] - 1), "it is still there, and now its own"
+    assert await held_by(server, fork) == there["usage"]["total_tokens"] - 1
