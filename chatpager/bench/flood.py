@@ -49,11 +49,12 @@ async def run(client: AsyncClient, *, tokens: int, factor: float, seed: int, out
     flood = Flood(client, random.Random(seed))
     try:
         result = await flood.run(tokens, factor)
+        Console(soft_wrap=True).print(_table(result["turns"]))
     finally:
+        print("deleting the conversations that were made")
         await flood.delete_all()
     if out:
         await asyncio.to_thread(Path(out).write_text, json.dumps(result, indent=2) + "\n")
-    Console(soft_wrap=True).print(_table(result["turns"]))
     if faults := [fault for turn in result["turns"] for fault in _faults(turn, result["pinned_tokens"])]:
         raise ChatpagerError("; ".join(faults))
     return result

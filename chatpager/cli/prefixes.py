@@ -29,7 +29,7 @@ def publish(
     """Share the KV blocks of instructions between all tenants whose conversations begin with them."""
     if ttl is not None and not 0 < ttl < float("inf"):
         raise typer.BadParameter("a number of seconds above 0", param_hint="--ttl")
-    body = {"label": label, "instructions": _read(instructions_file), "ttl": ttl}
+    body = {"label": label, "instructions": _read(instructions_file).removesuffix("\n"), "ttl": ttl}
     found = request("POST", "/v1/prefixes", body, url, api_key, config)
     if as_json:
         print_json(found)

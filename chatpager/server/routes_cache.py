@@ -134,7 +134,7 @@ async def fork(request: web.Request) -> web.Response:
     """A new conversation that begins with this one's messages, up to the answer of ``at`` or all of them. Nothing is
     copied: messages and KV blocks are shared until the two go different ways."""
     service, session = await _known(request)
-    at = decode(await request.read() or b"{}").get("at")
+    at = _known_fields(decode(await request.read() or b"{}"), "at").get("at")
     if at is not None and not isinstance(at, str):
         raise InvalidRequest("at is the id of a response", param="at")
     turn = await _turn_at(service, session, at) if at else None
@@ -151,7 +151,7 @@ async def fork(request: web.Request) -> web.Response:
 async def rewind(request: web.Request) -> web.Response:
     """The conversation ends with the answer ``to`` again."""
     service, session = await _known(request)
-    to = decode(await request.read() or b"{}").get("to")
+    to = _known_fields(decode(await request.read() or b"{}"), "to").get("to")
     if not isinstance(to, str):
         raise InvalidRequest("to is the id of a response", param="to")
     turn = await _turn_at(service, session, to)
@@ -162,7 +162,7 @@ async def rewind(request: web.Request) -> web.Response:
 async def compact(request: web.Request) -> web.Response:
     """A summary stands in place of all but the last ``keep`` answers and what asked for them."""
     service, session = await _known(request)
-    body = decode(await request.read() or b"{}")
+    body = _known_fields(decode(await request.read() or b"{}"), "summary", "role", "keep")
     summary, role, keep = body.get("summary"), body.get("role", "user"), body.get("keep", 1)
     if not isinstance(summary, str) or not check_text(summary, "summary").strip():
         raise InvalidRequest("summary is a text", param="summary")
@@ -199,7 +199,16 @@ async def _contains(service: Service, session: Session, tip: MessageHash | None)
     return any(message.hash == tip for message in chain)
 
 
+def _known_fields(body: Json, *names: str) -> Json:
+    """Few fields change much here: one that is misspelt is refused."""
+    if unknown := body.keys() - set(names):
+        first = min(unknown)
+        raise InvalidRequest(f"{shown(first)} is unknown here; known: {', '.join(names)}", param=first)
+    return body
+
+
 def _wish(body: Json) -> tuple[Strength, float, int | None]:
+    _known_fields(body, "ttl", "tokens", "strength")
     try:
         strength = Strength(body.get("strength", Strength.HARD))
     except ValueError:
@@ -213,6 +222,7 @@ def _wish(body: Json) -> tuple[Strength, float, int | None]:
 
 
 def _expected(body: Json) -> tuple[str | None, float | None]:
+    _known_fields(body, "tool", "eta")
     tool, eta = body.get("tool"), body.get("eta")
     if tool is None and eta is None:
         raise InvalidRequest("say what the conversation waits for: a tool, or eta in seconds", param="tool")

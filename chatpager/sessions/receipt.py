@@ -8,7 +8,9 @@ from typing import Literal
 
 import msgspec
 
-MissReason = Literal["cold", "diverged", "evicted", "lease_expired", "sub_block", "disabled", "fingerprint", "salt"]
+MissReason = Literal[
+    "cold", "diverged", "evicted", "lease_expired", "sub_block", "lost", "disabled", "fingerprint", "salt"
+]
 
 
 class KeyDomain(msgspec.Struct, frozen=True):
@@ -84,7 +86,7 @@ def receipt(
     """The account of one prompt, of which ``committed_tokens`` (and perhaps an answer's) were written, cached ones
     included; ``host_tokens`` and ``disk_tokens`` of the cached ones were not on the device. ``previous`` is the last
     turn of the conversation as far as its keys and values were computed; None when this server knows of none. Not
-    ``computed_here``: an earlier server computed it, and what the disk did not keep of it is cold; or it was in the
+    ``computed_here``: an earlier server computed it, and what the disk did not keep of it is lost; or it was in the
     domain ``earlier``, of which nothing can be found in this ``domain``.
     ``lost``: the first block that was missed had been in the cache."""
     common = 0 if previous is None else common_prefix(prompt, previous)
@@ -98,13 +100,13 @@ def receipt(
     elif lost is not None:
         reason = "lease_expired" if lost.lease_expired else "evicted"
     elif cached_tokens < attainable // block_size * block_size:
-        reason = "evicted" if computed_here else _never_here(domain, earlier)
+        reason = "evicted" if computed_here else _elsewhere(domain, earlier) or "lost"
     elif previous is not None and common < min(len(previous), most):
         reason = "diverged"
     elif cached_tokens < attainable:
         reason = "sub_block"
-    elif previous is None and cached_tokens < block_size:
-        reason = _never_here(domain, earlier)
+    elif previous is None:
+        reason = _elsewhere(domain, earlier) or "cold"
     return Receipt(
         prompt_tokens=len(prompt),
         device_tokens=cached_tokens - host_tokens - disk_tokens,
@@ -124,10 +126,10 @@ def receipt(
     )
 
 
-def _never_here(domain: KeyDomain | None, earlier: KeyDomain | None) -> MissReason:
-    """Why this server never had in its cache what the last turn left there."""
+def _elsewhere(domain: KeyDomain | None, earlier: KeyDomain | None) -> MissReason | None:
+    """Why nothing that the last turn left can be found in this server's cache, if its blocks have other names here."""
     if domain is None or earlier is None or domain == earlier:
-        return "cold"
+        return None
     return "fingerprint" if domain.model != earlier.model else "salt"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from chatpager.errors import InvalidRequest, RequestError, SessionBusy
+from chatpager.errors import ContextLengthExceeded, InvalidRequest, RequestError, SessionBusy
 from chatpager.sessions.answers import tools_of
 from chatpager.sessions.heads import owner_of
 from chatpager.sessions.keeping import Keeper
@@ -68,6 +68,7 @@ class Revising:
         Raises:
             ConversationNotFound, StoreError.
             InvalidRequest: nothing is older than that, or the model's template does not take the summary there.
+            ContextLengthExceeded, InputTooLong: with the summary there would be no room for another turn.
             SessionBusy: a turn of it runs, or it has gone on meanwhile.
         """
         session = await self._store.session(tenant, session_id)
@@ -77,6 +78,8 @@ class Revising:
         new = [*map(_again, chain[:first]), said, *map(_again, chain[last:])]
         asked = await self._asked_last(tenant, session_id)
         after = await self._asking(tenant, new, asked)
+        if len(after) >= self._prompting.limit:
+            raise ContextLengthExceeded(len(after), 1, self._prompting.limit)
         before = await self._ids(tenant, chain, asked)
 
         async def change() -> Session:

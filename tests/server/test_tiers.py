@@ -92,7 +92,7 @@ async def test_what_the_disk_did_not_keep_over_a_restart_is_told(serve, kv, tmp_
         (tmp_path / "kv" / proof[:2] / f"{proof}.kv").unlink()
     async with serve(**SMALL, engine=kv) as server:
         cache, _ = await warm_and_cold(server, conversation)
-        assert (cache["disk_tokens"], cache["miss_reason"]) == (8 * kept, "cold")
+        assert (cache["disk_tokens"], cache["miss_reason"]) == (8 * kept, "lost")
         assert cache["attainable_tokens"] // 8 == len(chain)
 
 

@@ -20,7 +20,8 @@ def account(prompt, cached, previous, *, committed=None, caching=True, block_siz
     [
         (LONG, 0, None, "cold", None, 0),
         (LONG, 15, None, "cold", None, 15),  # the beginning that every prompt has
-        (LONG, 16, None, None, None, 16),  # somebody else's prefix was shared
+        (LONG, 16, None, "cold", None, 16),  # behind somebody else's prefix
+        (LONG, 39, None, None, None, 39),
         (LONG, 35, LONG[:35], None, None, 35),
         (LONG, 32, LONG[:35], "sub_block", None, 35),
         (LONG, 32, LONG[:32], None, None, 32),
@@ -47,8 +48,8 @@ HERE = KeyDomain("model", "salt")
 @pytest.mark.parametrize(
     ("earlier", "previous", "ours", "reason"),
     [
-        (None, LONG[:35], False, "cold"),  # a receipt of a version that did not say
-        (HERE, LONG[:35], False, "cold"),
+        (None, LONG[:35], False, "lost"),  # a receipt of a version that did not say
+        (HERE, LONG[:35], False, "lost"),
         (KeyDomain("model", "other"), LONG[:35], False, "salt"),
         (KeyDomain("other", "salt"), LONG[:35], False, "fingerprint"),
         (KeyDomain("other", "other"), LONG[:35], False, "fingerprint"),

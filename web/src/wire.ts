@@ -14,6 +14,7 @@ export type MissReason =
   | "evicted"
   | "lease_expired"
   | "sub_block"
+  | "lost"
   | "fingerprint"
   | "salt"
   | "disabled";

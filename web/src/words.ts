@@ -105,11 +105,12 @@ export const words = {
   timeParts: { queue: "queued", prefill: "reading the prompt" },
   inAll: (amount: string) => `${amount} in all`,
   miss: {
-    cold: "Nothing to reuse yet: no cached prompt begins like this one.",
+    cold: "Nothing more to reuse yet: no cached prompt goes on like this one.",
     diverged: "The prompt departs from the cached one, so everything after that point was computed.",
     evicted: "Cached blocks of this conversation had made room for others, so they were computed again.",
     lease_expired: "The lease on this conversation had ended, and its blocks made room for others.",
     sub_block: "Only whole blocks are kept in host memory and on disk: the end that fills none was computed again.",
+    lost: "The server was restarted, and what it had on disk of this conversation is missing or damaged: computed again.",
     fingerprint: "The last turn was computed by another model, or laid out otherwise: what it left is of no use here.",
     salt: "The server's secret was replaced since the last turn: what that left cannot be found any more.",
     disabled: "The prefix cache is switched off.",
