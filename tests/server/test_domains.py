@@ -87,4 +87,4 @@ async def test_a_receipt_that_does_not_say_where_its_blocks_were_says_nothing(op
             await c.exec_driver_sql("UPDATE turns SET receipt = json_remove(receipt, '$.domain')")
     (tmp_path / "data" / "secret").unlink()
     async with opened() as server:
-        assert (await told(server, "response", first))["miss_reason"] == "cold"
+        assert (await told(server, "response", first))["miss_reason"] == "lost"

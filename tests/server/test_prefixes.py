@@ -39,7 +39,7 @@ async def test_a_pin_with_it(serve):
     async with serve(blocks=200, length=160) as server:
         made = await publish(server, ttl=7200)
         assert made["pin"] | {"expires_in": 0} == {
-            "status": "granted", "strength": "hard", "tokens": made["tokens"], "expires_in": 0
+            "status": "granted", "strength": "hard", "tokens": made["tokens"], "expires_in": 0, "reason": "",
         }  # fmt: skip
         assert 7190 < made["pin"]["expires_in"] <= 7200
         [lease] = (await server.get(f"{PATH}/support")).json["leases"]

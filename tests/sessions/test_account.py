@@ -72,7 +72,7 @@ async def test_a_turn_cancelled_in_its_prompt_tells_what_was_computed(rig):
         assert b'chatpager_prompt_tokens_total{source="computed"} 48.0' in metrics.render(None)
         _, after = await r.ask("and more", session=session)
         assert (after.receipt.device_tokens, after.receipt.attainable_tokens) == (48, 48)
-        assert after.receipt.miss_reason is None, "nothing was evicted: there was no more"
+        assert after.receipt.miss_reason == "cold", "nothing was evicted: there was no more"
 
 
 async def test_a_turn_cancelled_in_a_prompt_that_was_cached_in_part(rig):

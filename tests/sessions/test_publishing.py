@@ -140,7 +140,7 @@ async def test_a_conversation_that_began_before_computes_itself_once_more_and_no
         known = await publish(r)
         first, second = await turn_in(r, session), await turn_in(r, session)
         assert first.cached_tokens == first.attainable_tokens == known.cache.tokens
-        assert (first.published, first.miss_reason) == ("support", None)
+        assert (first.published, first.miss_reason) == ("support", "cold")
         assert second.cached_tokens == second.attainable_tokens > first.cached_tokens
 
 
