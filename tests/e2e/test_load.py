@@ -120,9 +120,11 @@ def test_every_turn_is_answered_and_computes_only_what_is_new(evening, tokenizer
         for end, start, answer in zip(session.ends, starts, answers, strict=True):
             assert end["error"] is None
             usage = end["usage"]
-            told = (usage["input_tokens"], usage["input_tokens_details"]["cached_tokens"], usage["output_tokens"])
-            assert told == (start, cached, len(answer))
-            cached = (start + len(answer) - 1) // BLOCK * BLOCK
+            assert (usage["input_tokens"], usage["output_tokens"]) == (start, len(answer))
+            # A first turn finds what others' questions begin with too.
+            found = usage["input_tokens_details"]["cached_tokens"]
+            assert found == cached or (not cached and found < start)
+            cached = start + len(answer) - 1
             assert end["output"][0]["content"][0]["text"] == tokenizer.decode(answer, skip_special_tokens=True)
 
 

@@ -88,6 +88,7 @@ NAMED = {
     ("DELETE", "/v1/conversations/{conversation}/pin"): None,
     ("POST", "/v1/conversations/{conversation}/fork"): None,
     ("POST", "/v1/conversations/{conversation}/prefetch"): None,
+    ("POST", "/v1/conversations/{conversation}/hint"): {"tool": "search"},
     ("POST", "/v1/conversations/{conversation}/rewind"): {"to": "{response}"},
     ("POST", "/v1/conversations/{conversation}/compact"): {"summary": "mine now", "keep": 0},
     ("GET", "/v1/cache/explain?first={conversation}&second={response}"): None,
