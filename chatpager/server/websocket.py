@@ -120,8 +120,9 @@ class Connection:
         except InvalidAPIKey as error:
             await self._ws.refuse(WSCloseCode.POLICY_VIOLATION, error)
             return False
-        except StoreError:
-            pass  # what is asked of the store will say so; a cancel asks nothing of it
+        except StoreError as error:
+            # What is asked of the store will say so; a cancel asks nothing of it.
+            log.debug("ws.key_not_checked", request_id=self._request_id, reason=str(error))
         return True
 
     async def _beat(self) -> None:
