@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import get_args
 
 from chatpager.config import EngineConfig
-from chatpager.engine.block_pool import Block, BlockPool
+from chatpager.engine.block_pool import BlockPool
 from chatpager.engine.cache_events import CacheEvent
 from chatpager.engine.drafts import DRAFT, ONE_TOKEN, Drafts
-from chatpager.engine.heads import Head, LeaseChange, LeaseEvent
+from chatpager.engine.heads import LeaseChange, LeaseEvent
 from chatpager.engine.histogram import Histogram
 from chatpager.engine.intake import Intake
+from chatpager.engine.known_sessions import KnownSessions
 from chatpager.engine.messages import (
     AddRequest,
     DraftRequest,
@@ -25,7 +26,7 @@ from chatpager.engine.messages import (
 )
 from chatpager.engine.plan import Limits, Plan, Row
 from chatpager.engine.prefix_cache import PrefixCache
-from chatpager.engine.published import OWNER, PublishedPrefix
+from chatpager.engine.published import PublishedPrefix
 from chatpager.engine.request import Request
 from chatpager.engine.runner import Runner
 from chatpager.engine.sampler import Sampled
@@ -33,14 +34,9 @@ from chatpager.engine.scheduler import Scheduler
 from chatpager.engine.sequence import Sequence, SequenceStatus, set_apart
 from chatpager.engine.stats import (
     EngineStats,
-    PublishedCache,
-    SessionCache,
     cache_stats,
     memory_stats,
-    published_cache,
-    session_cache,
     tier_stats,
-    top_sessions,
 )
 from chatpager.engine.tiers import TRIED_BLOCKS, Tiers, open_tiers
 from chatpager.errors import (
@@ -100,6 +96,7 @@ class Engine:
         self.scheduler = Scheduler(self.cache, limits)
         self.drafts = Drafts(self.cache, limits.max_num_batched_tokens)
         self.published = self._intake.published
+        self.sessions = KnownSessions(self.cache, self.published, self.drafts, max_model_len=runner.max_model_len)
         self._requests: dict[str, Request] = {}
         self._failed_steps = self._repeated_tokens = 0
         self._between_tokens = Histogram(*TOKEN_SECONDS)
@@ -193,61 +190,6 @@ class Engine:
         """Prompts that come from now on and begin with these tokens share their blocks, whosever they are; what runs
         keeps the names it has. Raises what ``PublishedPrefixes.publish`` does."""
         return self.published.publish(command.label, command.token_ids)
-
-    def withdraw(self, label: str) -> bool:
-        """A published prefix is shared no more, and its blocks are worth what sessions make of them. False: there is
-        none."""
-        prefix = self.published.withdraw(label)
-        if prefix is not None:
-            self.close_session(prefix.owner)
-        return prefix is not None
-
-    def published_cache(self, now: float) -> list[PublishedCache]:
-        """Of every published prefix, where its blocks are and how many conversations begin with it."""
-        self.leases.tick(now)
-        heads = {owner: head for owner, head in self.leases.heads.items() if owner not in self.drafts}
-        return [published_cache(prefix, self.pool, heads, now, self.tiers) for prefix in self.published]
-
-    def fork_session(self, owner: str, new_owner: str, tokens: int | None = None) -> None:
-        """A session begins with the first ``tokens`` of another (None: with all), whose blocks are now its own too."""
-        most = self.runner.max_model_len if tokens is None else max(0, tokens)
-        proofs = self.leases.fork(owner, new_owner, most)
-        if self.tiers is not None:
-            self.tiers.fork(new_owner, proofs or self.tiers.recorded(owner)[: most // self.config.block_size])
-
-    def rewind_session(self, owner: str, tokens: int) -> None:
-        """A session's conversation has only its first ``tokens`` any more: the blocks behind them are dead at once,
-        unless others have them."""
-        left = self.leases.rewind(owner, max(0, tokens)) or ()
-        if self.tiers is not None:
-            recorded = self.tiers.recorded(owner)[: max(0, tokens) // self.config.block_size]
-            # After a restart the device may know less of it than the record, and a record may still be on its way.
-            self.tiers.rewind(owner, recorded if recorded[: len(left)] == left else left)
-
-    def close_session(self, owner: str) -> None:
-        """The conversation was deleted: its blocks are nobody's, and go from the disk unless others have them."""
-        self.leases.close(owner)
-        if self.tiers is not None:
-            self.tiers.drop(owner)
-
-    def session_cache(self, owner: str, now: float) -> SessionCache | None:
-        """What of a session's conversation is in the cache; None: nothing is known of it."""
-        self.leases.tick(now)
-        head = self.leases.heads.get(owner)
-        if head is None and self.tiers is not None and (proofs := self.tiers.recorded(owner)):
-            head = Head(b"", proofs=list(proofs))
-        return session_cache(head, self.config.block_size, now, self.tiers) if head else None
-
-    def top_sessions(self, prefix: str, limit: int, now: float) -> list[tuple[str, SessionCache]]:
-        """The sessions whose names begin with ``prefix`` and that have most blocks on the device, most first."""
-        self.leases.tick(now)
-        heads = self.leases.heads.items()
-        sessions = {name: head for name, head in heads if name.startswith(prefix) and self._is_session(name)}
-        return top_sessions(sessions, limit, self.config.block_size, now, self.tiers)
-
-    def _is_session(self, owner: str) -> bool:
-        """Not a draft, and not a published prefix."""
-        return owner not in self.drafts and not owner.startswith(OWNER)
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
@@ -387,32 +329,8 @@ class Engine:
     def _end_turn(self, seq: Sequence) -> None:
         """Take a sequence out whose turn ended as it should, or was ended: the session's head moves with it."""
         if seq.status is SequenceStatus.RUNNING:
-            chain = self.cache.chain(seq)
-            if seq.prefix:
-                self._keep_published(chain)
-            tail = None if seq.speculative else self.cache.keep_tail(seq, chain)
-            whole = seq.committed >= seq.num_prompt_tokens
-            if seq.owner and (whole or len(chain) >= self._known_blocks(seq.owner)):
-                self.leases.move(seq.owner, seq.hasher.tenant, [*chain, tail] if tail else chain)
-                self.cache.save(seq.owner, chain)
+            self.sessions.keep(seq)
         self.scheduler.finish(seq)
-
-    def _keep_published(self, chain: list[Block]) -> None:
-        """A prompt brought these blocks: what of them is published has a head of its own, until it is withdrawn."""
-        for prefix in self.published:
-            blocks = chain[: prefix.blocks]
-            head = self.leases.heads.get(prefix.owner)
-            is_whole = len(blocks) == prefix.blocks and blocks[-1].proof == prefix.proofs[-1]
-            if is_whole and (head is None or head.resident() < prefix.blocks):
-                self.leases.move(prefix.owner, self.published.hasher.tenant, blocks)
-                self.cache.save(prefix.owner, blocks)
-
-    def _known_blocks(self, owner: str) -> int:
-        """Length of a session's head: a turn that ended on its way through the prompt does not take it back."""
-        head = self.leases.heads.get(owner)
-        if head is not None:
-            return len(head.proofs)
-        return len(self.tiers.recorded(owner)) if self.tiers is not None else 0
 
     def _fail(self, row: Row, error: EngineError, outputs: list[StepOutput]) -> None:
         """A request whose step went wrong ends; what it computed is not found again if it may be poisoned."""

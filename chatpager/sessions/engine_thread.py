@@ -213,16 +213,16 @@ class EngineThread:
             case ReleaseLease():
                 engine.leases.release(command.owner)
             case ForkSession():
-                engine.fork_session(command.owner, command.new_owner, command.tokens)
+                engine.sessions.fork(command.owner, command.new_owner, command.tokens)
             case RewindSession():
-                engine.rewind_session(command.owner, command.tokens)
+                engine.sessions.rewind(command.owner, command.tokens)
             case CloseSession():
-                engine.close_session(command.owner)
+                engine.sessions.close(command.owner)
             case PublishPrefix():
                 with suppress(RequestError):  # who wants to know of it asks
                     engine.publish(command)
             case WithdrawPrefix():
-                engine.withdraw(command.label)
+                engine.sessions.withdraw(command.label)
 
     def _add(self, engine: Engine, command: AddRequest) -> None:
         try:

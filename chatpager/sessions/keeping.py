@@ -163,7 +163,7 @@ class Keeper:
 
     async def cache_of(self, owner: str) -> SessionCache | None:
         """What of a conversation is in the cache now; None: nothing is known of it. Raises EngineStopped."""
-        found = await self._engine.ask(lambda engine: engine.session_cache(owner, self._clock()))
+        found = await self._engine.ask(lambda engine: engine.sessions.cache_of(owner, self._clock()))
         return found and self.with_pin(owner, found)
 
     def with_pin(self, owner: str, found: Leased) -> Leased:
@@ -183,7 +183,7 @@ class Keeper:
     async def largest(self, tenant: str | None, limit: int) -> list[tuple[str, SessionCache]]:
         """The owners, of this tenant or of all, that have most on the device. Raises EngineStopped."""
         prefix = "" if tenant is None else owner_of(tenant, "")
-        found = await self._engine.ask(lambda engine: engine.top_sessions(prefix, limit, self._clock()))
+        found = await self._engine.ask(lambda engine: engine.sessions.top(prefix, limit, self._clock()))
         return [(owner, self.with_pin(owner, cache)) for owner, cache in found]
 
     # -- who wants to know --------------------------------------------------------------------------------------------

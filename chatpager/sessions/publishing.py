@@ -187,14 +187,14 @@ class Publisher:
 
     async def every(self) -> list[Known]:
         """Raises StoreError, EngineStopped."""
-        found = await self._engine.ask(lambda engine: engine.published_cache(self._clock()))
+        found = await self._engine.ask(lambda engine: engine.sessions.published(self._clock()))
         cached = {cache.label: cache for cache in found}
         return [self._known(prefix, cached.get(prefix.label)) for prefix in await self._store.prefixes()]
 
     async def known(self, label: str) -> Known:
         """Raises PrefixNotFound, StoreError, EngineStopped."""
         prefix = await self._store.prefix(label)
-        found = await self._engine.ask(lambda engine: engine.published_cache(self._clock()))
+        found = await self._engine.ask(lambda engine: engine.sessions.published(self._clock()))
         return self._known(prefix, next((cache for cache in found if cache.label == label), None))
 
     def _known(self, prefix: Prefix, cache: PublishedCache | None) -> Known:

@@ -202,7 +202,7 @@ class Schedule:
             child = Talk(f"{talk.owner}'", talk.salt, [talk.otherwise])
             talk.otherwise = None
             self.talks.append(child)
-            self.engine.fork_session(talk.owner, child.owner, len(talk.past[0].whole))
+            self.engine.sessions.fork(talk.owner, child.owner, len(talk.past[0].whole))
             self.happened["forked"] += 1
 
     def _go_back(self, talk):
@@ -215,7 +215,7 @@ class Schedule:
     def _publish_or_withdraw(self, talk):
         """The beginning of a session is everybody's, or is no more."""
         label = f"label{self.rng.randrange(3)}"
-        if talk.past and not self.engine.withdraw(label):
+        if talk.past and not self.engine.sessions.withdraw(label):
             prompt, size = talk.past[0].prompt, self.config.block_size
             if blocks := self.rng.randrange(len(prompt) // size + 1):
                 self.engine.publish(PublishPrefix(label=label, token_ids=list(prompt[: blocks * size])))

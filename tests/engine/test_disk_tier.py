@@ -237,7 +237,7 @@ class TestDisk:
             engine.add(request(name, prompt, owner=name), 0.0)
             step(engine, 20)
         monkeypatch.undo()
-        engine.close_session("t")
+        engine.sessions.close("t")
         run(engine)
         tier.flush()
         assert 0 < len(tier) < 10

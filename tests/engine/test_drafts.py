@@ -85,7 +85,7 @@ class TestIdle:
         engine = make_engine(num_blocks=14, host_blocks=20)
         answer(engine, "before", LONG[:28], owner="s")
         answer(engine, "other", range(200, 244), owner="t")
-        engine.close_session("t")
+        engine.sessions.close("t")
         prompt = [*LONG[:28], *range(9)]
         write(engine, prompt)
         run(engine)
@@ -120,10 +120,10 @@ class TestAtNobodysCost:
     def test_a_session_s_blocks_are_not_taken_for_it(self):
         engine = make_engine(num_blocks=14)
         answer(engine, "kept", range(200, 240), owner="t")
-        before = engine.session_cache("t", 0.0).device_tokens
+        before = engine.sessions.cache_of("t", 0.0).device_tokens
         write(engine, LONG)
         run(engine)
-        assert engine.session_cache("t", 0.0).device_tokens == before == 43
+        assert engine.sessions.cache_of("t", 0.0).device_tokens == before == 43
         assert draft_steps(engine) == []
 
     @pytest.mark.parametrize("blocks", range(14, 24))
@@ -138,7 +138,7 @@ class TestAtNobodysCost:
         room = 4 * (engine.cache.spare() - 3)
         write(engine, [*dead, *range(800, 804 + room)])
         run(engine)
-        assert all(engine.session_cache(owner, 0.0).device_tokens == 8 for owner in owners)
+        assert all(engine.sessions.cache_of(owner, 0.0).device_tokens == 8 for owner in owners)
 
     def test_blocks_that_belong_to_nobody_are(self):
         engine = make_engine(num_blocks=14)
@@ -152,11 +152,11 @@ class TestAtNobodysCost:
         answer(engine, "kept", range(200, 236), 1, owner="t")
         engine.leases.acquire("t", Strength.SOFT, 60)
         answer(engine, "cold", LONG[:17], 1)
-        before = engine.session_cache("t", 0.0).device_tokens
+        before = engine.sessions.cache_of("t", 0.0).device_tokens
         engine.leases.take_events()
         write(engine, LONG)
         run(engine)
-        assert engine.session_cache("t", 0.0).device_tokens == before > 0
+        assert engine.sessions.cache_of("t", 0.0).device_tokens == before > 0
         assert engine.leases.take_events() == []
 
 

@@ -145,7 +145,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     @rule(owner=owners, new=owners, tokens=st.none() | st.integers(-1, 60))
     def fork(self, owner, new, tokens):
-        self.engine.fork_session(owner, new, tokens)
+        self.engine.sessions.fork(owner, new, tokens)
 
     @rule(owner=owners)
     def close(self, owner):
@@ -168,7 +168,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     @rule(label=labels)
     def withdraw(self, label):
-        self.engine.withdraw(label)
+        self.engine.sessions.withdraw(label)
 
     @rule(data=st.data(), head=heads, tail=tails, owner=st.sampled_from(["", "v", "w"]), past=st.booleans())
     def draft(self, data, head, tail, owner, past):
@@ -337,7 +337,7 @@ class EngineMachine(RuleBasedStateMachine):
         assert not self.engine.has_work, "the engine does not come to rest"
         self._every_answer_is_right()
         for owner in [*self.engine.leases.heads]:
-            self.engine.close_session(owner)
+            self.engine.sessions.close(owner)
         self.engine.cache.reset()
         assert self.engine.pool.counts() == {"free": self.engine.pool.usable, "cached": 0, "active": 0}
         if self.disk is not None:

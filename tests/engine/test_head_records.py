@@ -44,13 +44,13 @@ class TestHeads:
         tier = disk()
         assert len(tier) == 15
         later = make_engine(disk=tier)
-        later.close_session("s")
-        later.close_session("s")
+        later.sessions.close("s")
+        later.sessions.close("s")
         tier.flush()
         assert len(tier) == 10
         assert answer(later, "again", LONG, owner="u").usage.disk_tokens == 20
-        later.close_session("t")
-        later.close_session("u")
+        later.sessions.close("t")
+        later.sessions.close("u")
         tier.flush()
         assert not list(tier.folder.glob("*/*"))
 
@@ -61,7 +61,7 @@ class TestHeads:
         answer(engine, "rewound", [*LONG[:8], *range(32)], owner="s")
         tier.flush()
         assert len(tier) == 10
-        engine.close_session("s")
+        engine.sessions.close("s")
         tier.flush()
         assert not list(tier.folder.glob("*/*"))
 
@@ -76,7 +76,7 @@ class TestHeads:
         run(engine)
         tier.flush()
         assert len(tier.head("s")) == 10
-        engine.close_session("s")
+        engine.sessions.close("s")
         tier.flush()
         assert not list(tier.folder.glob("*/*"))
 
@@ -91,10 +91,10 @@ class TestHeads:
         answer(make_engine(disk=disk()), "first", LONG, owner="s")
         tier = disk()
         engine = make_engine(disk=tier)
-        found = engine.session_cache("s", 0.0)
+        found = engine.sessions.cache_of("s", 0.0)
         assert (found.tokens, found.device_tokens, found.disk_tokens, found.leases) == (40, 0, 40, [])
-        assert engine.session_cache("t", 0.0) is None
-        assert make_engine().session_cache("s", 0.0) is None
+        assert engine.sessions.cache_of("t", 0.0) is None
+        assert make_engine().sessions.cache_of("s", 0.0) is None
 
     @pytest.mark.parametrize("damage", [lambda raw: raw[:10], lambda raw: raw[:-1], lambda raw: raw[:-1] + b"?"])
     def test_a_damaged_record_is_none(self, disk, damage):
@@ -104,7 +104,7 @@ class TestHeads:
         record.write_bytes(damage(record.read_bytes()))
         tier = disk()
         assert tier.warm_fraction is None
-        make_engine(disk=tier).close_session("s")
+        make_engine(disk=tier).sessions.close("s")
         tier.flush()
         assert not record.exists()
 
@@ -131,7 +131,7 @@ class TestGoingBack:
         with tier._lock:
             tier._put(gate.wait)
         answer(engine, "second", [*past, *range(50, 70)], owner="s")
-        engine.rewind_session("s", 11)
+        engine.sessions.rewind("s", 11)
         gate.set()
         run(engine)
         tier.flush()
@@ -146,6 +146,6 @@ class TestGoingBack:
         tier._path(before[3]).unlink()
         assert engine.prefetch(request("soon", LONG, 1, owner="s"), 0.0) == 12
         assert len(engine.leases.heads["s"].proofs) == 3
-        engine.rewind_session("s", 32)
+        engine.sessions.rewind("s", 32)
         tier.flush()
         assert tier.head("s") == before[:8]

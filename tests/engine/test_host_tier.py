@@ -51,7 +51,7 @@ class TestHost:
         if end == "edited":
             answer(engine, "edit", [*new[:4], *range(900, 936)], owner="new")
         elif end == "closed":
-            engine.close_session("new")
+            engine.sessions.close("new")
         answer(engine, "more", range(700, 740), owner="more")
         left = [sum(proof in host for proof in proofs) for proofs in (older, newer[1:])]
         assert len(host) == host.capacity
@@ -65,11 +65,11 @@ class TestHost:
     def test_what_another_conversation_contains_lives_on(self):
         engine = make_engine(num_blocks=20, host_blocks=64)
         answer(engine, "first", LONG, owner="s")
-        engine.fork_session("s", "child")
+        engine.sessions.fork("s", "child")
         flood(engine)
-        engine.close_session("s")
+        engine.sessions.close("s")
         assert not engine.tiers.host._dead
-        engine.close_session("child")
+        engine.sessions.close("child")
         assert len(engine.tiers.host._dead) == 10
 
     @pytest.mark.parametrize("closed", [True, False])
@@ -79,7 +79,7 @@ class TestHost:
         answer(engine, "hit", LONG, owner="s")
         proofs = set(engine.leases.heads["s"].proofs)
         if closed:
-            engine.close_session("s")
+            engine.sessions.close("s")
         flood(engine, 2)
         assert proofs & set(engine.tiers.host._dead if closed else engine.tiers.host._alive)
         assert not proofs & set(engine.tiers.host._alive if closed else engine.tiers.host._dead)

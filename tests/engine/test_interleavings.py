@@ -78,7 +78,7 @@ class World:
 
     def close(self, name):
         known = name in self.engine.leases.heads
-        self.engine.close_session(name)
+        self.engine.sessions.close(name)
         return known
 
     def lose(self, _):

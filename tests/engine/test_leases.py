@@ -461,10 +461,10 @@ class TestAccount:
         turn(engine, "a", list(range(40)), 1)
         turn(engine, "other", list(range(100, 140)), 1)
         turn(engine, "third", list(range(200, 240)), 1)
-        known = engine.session_cache("a", 0.0)
+        known = engine.sessions.cache_of("a", 0.0)
         assert known.host_tokens > 0
-        engine.fork_session("a", "b", 24)
-        forked = engine.session_cache("b", 0.0)
+        engine.sessions.fork("a", "b", 24)
+        forked = engine.sessions.cache_of("b", 0.0)
         assert forked.tokens == 24 == forked.device_tokens + forked.host_tokens
         engine.audit()
 
@@ -488,15 +488,15 @@ def test_what_a_session_goes_back_behind_is_dead_at_once_and_its_leases_end_ther
     turn(engine, "b", [*range(16), *range(50, 58)])
     lease(engine, "a")
     assert engine.pool.leased == 7
-    engine.rewind_session("a", 11)
+    engine.sessions.rewind("a", 11)
     engine.audit()
     head = engine.leases.heads["a"]
     assert (len(head.chain), len(head.proofs), head.leases[HARD].covered, engine.pool.leased) == (2, 2, 2, 2)
     classes = sorted(block.eviction_class for block in engine.pool.index.values())
     dead, tail, idle = [EvictionClass.DEAD] * 3, [EvictionClass.TAIL], [EvictionClass.IDLE] * 4
     assert classes == [*dead, *tail, *idle, *[EvictionClass.HARD] * 2]
-    engine.rewind_session("a", 100)
-    engine.rewind_session("nobody", 4)
+    engine.sessions.rewind("a", 100)
+    engine.sessions.rewind("nobody", 4)
     assert len(head.chain) == 2
     turn(engine, "a", [*range(11), *range(70, 79)])
     assert engine.pool.leased == 6, "the lease follows"
@@ -509,7 +509,7 @@ def test_going_back_leaves_what_is_below_the_device_where_it_belongs():
     for i in range(3):
         turn(engine, f"f{i}", range(300 + 50 * i, 340 + 50 * i))
     proofs = list(engine.leases.heads["a"].proofs)
-    engine.rewind_session("a", 17)
+    engine.sessions.rewind("a", 17)
     host = engine.tiers.host
     assert [proof in host._alive for proof in proofs] == [True] * 4 + [False] * 6
     assert list(host._dead) == proofs[:3:-1]
@@ -519,11 +519,11 @@ def test_going_back_leaves_what_is_below_the_device_where_it_belongs():
 def test_going_back_to_the_end_leaves_everything():
     engine = make_engine(num_blocks=33)
     turn(engine, "a", range(24))
-    before = engine.session_cache("a", 0.0)
-    engine.rewind_session("a", 27)
-    assert engine.session_cache("a", 0.0) == before
-    engine.rewind_session("a", 26)
-    assert engine.session_cache("a", 0.0).tokens == 24, "the tail holds more than that"
+    before = engine.sessions.cache_of("a", 0.0)
+    engine.sessions.rewind("a", 27)
+    assert engine.sessions.cache_of("a", 0.0) == before
+    engine.sessions.rewind("a", 26)
+    assert engine.sessions.cache_of("a", 0.0).tokens == 24, "the tail holds more than that"
     engine.audit()
 
 

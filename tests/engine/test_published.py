@@ -175,11 +175,11 @@ class TestSharing:
         later = make_engine(disk=disk())
         if published:
             publish(later, compute=False)
-            assert later.session_cache(owner_of("head"), 0.0).disk_tokens == 20
+            assert later.sessions.cache_of(owner_of("head"), 0.0).disk_tokens == 20
         got = sources(answer(later, "bob", [*HEAD, *REST], owner="b", salt=BOB))
         assert got == ((0, 0, 20) if published else (0, 0, 0))
         if published:
-            assert later.session_cache(owner_of("head"), 0.0).device_tokens == 20
+            assert later.sessions.cache_of(owner_of("head"), 0.0).device_tokens == 20
 
     def test_samples_and_what_somebody_is_writing_share_it(self):
         engine = make_engine(num_blocks=100)
@@ -207,7 +207,7 @@ class TestSharing:
         flood(engine)
         engine.cache.tiers.times.compute.add(1.0)
         for owner in [owner for owner in engine.leases.heads if owner.startswith("flood")]:
-            engine.close_session(owner)
+            engine.sessions.close(owner)
         assert engine.prefetch(request("soon", [*HEAD, *REST], owner="a", salt=ANN), 0.0) == 28
 
     def test_a_shorter_one_ends_where_it_ends(self):
@@ -241,7 +241,7 @@ class TestHead:
         assert engine.lease(lease, 0.0).tokens == 20
         flood(engine)
         assert engine.leases.heads[prefix.owner].resident() == 5
-        assert engine.withdraw("head")
+        assert engine.sessions.withdraw("head")
         assert engine.pool.leased == 0
 
     def test_its_lease_counts_for_no_tenant(self):
@@ -259,13 +259,13 @@ class TestHead:
         publish(engine)
         tier.flush()
         assert len(tier) == 5
-        assert engine.withdraw("head") and not engine.withdraw("head")
+        assert engine.sessions.withdraw("head") and not engine.sessions.withdraw("head")
         assert all(b.heads == 0 for b in engine.pool.index.values())
         tier.flush()
         assert len(tier) == 0
         publish(engine, label="again")
         answer(engine, "ann", [*HEAD, *REST], owner="a", salt=ANN)
-        engine.withdraw("again")
+        engine.sessions.withdraw("again")
         tier.flush()
         assert len(tier) >= 7
         engine.close()
@@ -278,7 +278,7 @@ class TestHead:
         assert answer(engine, "ann", [*HEAD, *REST], salt=ANN).usage.cached_tokens == 20
         engine.add(request("during", [*HEAD, *REST], 8, owner="b", salt=BOB), 0.0)
         step(engine, 2)
-        engine.withdraw("head")
+        engine.sessions.withdraw("head")
         _, finals = run(engine)
         assert finals["before", 0].usage.published is None
         assert finals["during", 0].usage.published == "head"
@@ -290,7 +290,7 @@ class TestHead:
         publish(engine)
         engine.add(request("during", [*HEAD, *REST], 8, salt=ANN), 0.0)
         step(engine, 2)
-        engine.withdraw("head")
+        engine.sessions.withdraw("head")
         publish(engine, range(600, 608), compute=False)
         run(engine)
         assert owner_of("head") not in engine.leases.heads

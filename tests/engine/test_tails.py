@@ -134,7 +134,7 @@ class TestWhatItIsWorth:
         assert engine.lease(lease, 0.0).tokens == 6
         for i in range(4):
             answer(engine, f"flood{i}", range(100 * i, 100 * i + 50), 1)
-        assert engine.session_cache("s", 0.0).device_tokens == 6
+        assert engine.sessions.cache_of("s", 0.0).device_tokens == 6
         assert answer(engine, "again", [*range(6), 7], 1).usage.cached_tokens == 6
 
     def test_without_room_for_a_copy_it_is_computed(self):
@@ -159,22 +159,22 @@ class TestForks:
     def test_one_at_the_end_has_the_tail_too(self):
         engine = make_engine(num_blocks=80)
         answer(engine, "s", range(6), 1, owner="s")
-        engine.fork_session("s", "fork", 6)
-        engine.close_session("s")
-        assert engine.session_cache("fork", 0.0).device_tokens == 6
+        engine.sessions.fork("s", "fork", 6)
+        engine.sessions.close("s")
+        assert engine.sessions.cache_of("fork", 0.0).device_tokens == 6
         (tail,) = tails(engine)
         assert tail.heads == 1
 
     def test_one_before_it_has_not(self):
         engine = make_engine(num_blocks=80)
         answer(engine, "s", range(6), 1, owner="s")
-        engine.fork_session("s", "fork", 5)
-        assert engine.session_cache("fork", 0.0).device_tokens == 4
+        engine.sessions.fork("s", "fork", 5)
+        assert engine.sessions.cache_of("fork", 0.0).device_tokens == 4
 
     def test_both_go_on_from_the_same_tail(self):
         engine = make_engine(num_blocks=80, max_tokens=64)
         answer(engine, "s", range(6), 1, owner="s")
-        engine.fork_session("s", "fork")
+        engine.sessions.fork("s", "fork")
         past = history(range(6), 1)
         for owner, new in (("s", 20), ("fork", 21)):
             engine.add(request(f"{owner} 2", [*past, new], 3, owner=owner), 0.0)

@@ -62,12 +62,12 @@ class TiersMachine(RuleBasedStateMachine):
     @rule(owner=owners, new=owners, tokens=st.none() | st.integers(-1, 50))
     def fork(self, owner, new, tokens):
         if owner in self.histories and new not in self.histories:
-            self.engine.fork_session(owner, new, tokens)
+            self.engine.sessions.fork(owner, new, tokens)
             self.histories[new] = self.histories[owner][: None if tokens is None else max(0, tokens)] or list(range(10))
 
     @rule(owner=owners, tokens=st.integers(-1, 50))
     def rewind(self, owner, tokens):
-        self.engine.rewind_session(owner, tokens)
+        self.engine.sessions.rewind(owner, tokens)
         if owner in self.histories:
             self.histories[owner] = self.histories[owner][: max(0, tokens)] or list(range(10))
 
@@ -93,11 +93,11 @@ class TiersMachine(RuleBasedStateMachine):
     @rule()
     def withdraw(self):
         self.published = False
-        self.engine.withdraw("all")
+        self.engine.sessions.withdraw("all")
 
     @rule(owner=owners)
     def delete(self, owner):
-        self.engine.close_session(owner)
+        self.engine.sessions.close(owner)
         self.histories.pop(owner, None)
 
     @rule(seed=st.integers(0, 999), damage=st.sampled_from(["flip", "cut", "lose", "swap"]))
@@ -137,8 +137,8 @@ class TiersMachine(RuleBasedStateMachine):
         if not hasattr(self, "folder"):
             return
         for owner in "stuv":
-            self.engine.close_session(owner)
-        self.engine.withdraw("all")
+            self.engine.sessions.close(owner)
+        self.engine.sessions.withdraw("all")
         self.engine.cache.reset()
         self.engine.close()
         assert self.engine.pool.counts()["free"] == self.engine.pool.usable
