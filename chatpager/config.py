@@ -87,7 +87,9 @@ class EngineConfig:
     seed: int | None = setting(
         None, "seed of requests that bring none; default: a new one each start", check=_at_least(0)
     )
-    num_threads: int | None = setting(None, "torch threads of the engine on a CPU", check=_between(1, 1024))
+    num_threads: int | None = setting(
+        None, "threads of a step on a CPU; default: tried while it runs", check=_between(1, 1024)
+    )
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,13 @@ from __future__ import annotations
 import sys
 
 from chatpager.cli.app import app
+from chatpager.engine.thread_choice import spin_briefly
 from chatpager.errors import ChatpagerError, ConfigError, ModelLoadError
 
 
 def main() -> None:
     """Entry point of ``chatpager``: errors raised on purpose are one line, not a traceback."""
+    spin_briefly()
     try:
         app()
     except ConfigError as error:

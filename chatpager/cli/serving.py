@@ -147,11 +147,7 @@ def build_engine(config: Config, path: Path, domain: bytes) -> Engine:
 
     from chatpager.engine.model_runner import ModelRunner
 
-    engine = replace(
-        config.engine,
-        model=str(path),
-        num_threads=config.engine.num_threads or engine_threads(),
-    )
+    engine = replace(config.engine, model=str(path))
     runner = ModelRunner(engine)
     if engine.kv_dir:
         return Engine(engine, runner, domain=domain)
@@ -163,11 +159,6 @@ def build_engine(config: Config, path: Path, domain: bytes) -> Engine:
             raise
         log.warning("kv_dir", problem=str(error), result="no KV blocks are kept on disk")
         return Engine(engine, runner, domain=domain)
-
-
-def engine_threads() -> int:
-    """One core is left to the event loop."""
-    return max(1, len(os.sched_getaffinity(0)) - 1)
 
 
 def find_model(name: str, console: Console) -> Path:

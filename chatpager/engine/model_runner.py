@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -17,6 +19,7 @@ from chatpager.engine.plan import Plan, Row
 from chatpager.engine.sampler import Sampled, sample
 from chatpager.engine.sampling_params import SamplingParams
 from chatpager.engine.sequence import Sequence
+from chatpager.engine.thread_choice import ThreadChoice, candidates
 from chatpager.errors import ConfigError
 from chatpager.kernels.paged_attention import Workspace
 from chatpager.kernels.store_kv import copy_blocks
@@ -41,8 +44,9 @@ class ModelRunner:
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
-        if config.num_threads:
-            torch.set_num_threads(config.num_threads)
+        self._threads = ThreadChoice(
+            [config.num_threads] if config.num_threads else candidates(torch.get_num_threads())
+        )
         self.model = loader.load(Path(config.model), dtype=config.dtype, device=config.device)
         self.shape = self.model.shape
         self.block_size = config.block_size
@@ -198,10 +202,23 @@ class ModelRunner:
     def run(self, plan: Plan) -> list[Sampled]:
         """Compute one step. The list is in the order of the plan's rows, and of each row's ``samples``."""
         batch = self._builder.build(plan)
-        logits = self.forward(batch)
-        sampled = sample(logits, batch.samples)
+        with self._chosen_threads(batch.num_tokens):
+            logits = self.forward(batch)
+            sampled = sample(logits, batch.samples)
         by_seq = {id(seq): s for (_, seq), s in zip(batch.samples, sampled, strict=True)}
         return [by_seq[id(seq)] for row in plan.rows for seq in row.samples]
+
+    @contextmanager
+    def _chosen_threads(self, tokens: int) -> Iterator[None]:
+        if self.model.device.type != "cpu":
+            yield
+            return
+        threads = self._threads.threads(tokens)
+        if threads != torch.get_num_threads():
+            torch.set_num_threads(threads)
+        began = time.perf_counter()
+        yield
+        self._threads.took(tokens, time.perf_counter() - began)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Logits of the rows that are sampled, [L, vocabulary]; writes the KV of every token of the batch."""

@@ -64,10 +64,11 @@ class TestSizes:
         monkeypatch.setattr(model_runner, "MEMINFO", tmp_path / "none")
         assert model_runner._available_memory() > 1 << 20
 
-    def test_threads_are_set_when_asked_for(self, tiny_model):
+    def test_steps_are_computed_with_the_threads_asked_for(self, tiny_model):
         before = torch.get_num_threads()
         try:
-            runner(tiny_model("llama"), num_kv_blocks=64, num_threads=2)
+            asked = runner(tiny_model("llama"), num_kv_blocks=64, num_threads=2, max_num_batched_tokens=16)
+            asked.run(asked._largest_plan())
             assert torch.get_num_threads() == 2
         finally:
             torch.set_num_threads(before)
