@@ -77,6 +77,21 @@ def bench_overhead(
     run(sequences=sequences, steps=steps, shape=shape, out=out)
 
 
+@bench_app.command("streams")
+def bench_streams(
+    streams: Annotated[int, typer.Option(help="WebSocket sessions at once")] = 64,
+    prompt: Annotated[int, typer.Option(help="tokens in, of each")] = 256,
+    answer: Annotated[int, typer.Option(help="tokens out, of each")] = 128,
+    rounds: Annotated[int, typer.Option(help="rounds, each served and bare")] = 3,
+    shape: Annotated[str, typer.Option(help="random-weight model: 15m or 100m")] = "100m",
+    out: Annotated[str | None, typer.Option(help="write the figures to this JSON file")] = None,
+) -> None:
+    """What many WebSocket streams cost on top of the engine that computes them."""
+    from chatpager.bench.streams import run
+
+    run(streams=streams, prompt=prompt, answer=answer, rounds=rounds, shape=shape, out=out)
+
+
 @bench_app.command("isolation")
 def bench_isolation(
     probes: Annotated[int, typer.Option(help="timed prompts across tenants, and as many within one")] = 400,
