@@ -12,6 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from chatpager.kernels import cpu_decode
 from chatpager.kernels.arguments import AttentionCall
 
 _fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -61,14 +62,21 @@ def _decode(call: AttentionCall, context_lens: list[int]) -> None:
     lse = torch.full(out.shape[:3], -torch.inf, dtype=torch.promote_types(out.dtype, torch.float32))
     if len(seen) < len(spans):
         out.zero_()
+    if seen and not cpu_decode.decode(call, lse):
+        _decode_with_torch(call, seen, spans, out, lse)
+    if call.sinks is not None or call.lse is not None:
+        _store(call, slice(None), call.out, lse.flatten(1))
+
+
+def _decode_with_torch(
+    call: AttentionCall, seen: list[int], spans: list[tuple[int, int]], out: Tensor, lse: Tensor
+) -> None:
     runs = plan_runs(seen, spans, _token_bytes(call)) if _is_flat(call.key_cache) else []
     if runs:
         _decode_together(call, runs, spans, out, lse)
         seen = sorted(set(seen).difference(*runs))
     if seen:
         _decode_alone(call, seen, spans, out, lse)
-    if call.sinks is not None or call.lse is not None:
-        _store(call, slice(None), call.out, lse.flatten(1))
 
 
 def _token_bytes(call: AttentionCall) -> int:

@@ -1,0 +1,200 @@
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
+"""What numba lacks for the CPU kernels: typed pointers from addresses, and loops over vectors of 16 floats.
+
+The vectors are LLVM's, which cuts them to what the processor has (one register of AVX-512, two of AVX2, four of SSE
+or NEON). Written as plain loops the same code depends on what the vectoriser can prove: bfloat16 was left scalar.
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+LANES = 16
+I16, I32, I64, F32 = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
+CONTRACT = ("contract",)
+"""A product and a sum may become one instruction."""
+
+FLOAT32 = types.CPointer(types.float32)
+BFLOAT16 = types.CPointer(types.uint16)
+"""numba has no bfloat16: its upper half of a float32 is carried as an integer."""
+INT32 = types.CPointer(types.int32)
+INT64 = types.CPointer(types.int64)
+
+
+def _pointer_to(kind):
+    @intrinsic
+    def pointer(typing, address):
+        def build(context, builder, signature, args):
+            return builder.inttoptr(args[0], context.get_value_type(kind))
+
+        return kind(types.int64), build
+
+    return pointer
+
+
+float32_at, bfloat16_at, int32_at, int64_at = map(_pointer_to, (FLOAT32, BFLOAT16, INT32, INT64))
+
+
+@intrinsic
+def next_of(typing, counter):
+    """The counter as it was before one was added to it; no two threads get the same."""
+
+    def build(context, builder, signature, args):
+        return builder.atomic_rmw("add", args[0], I64(1), "seq_cst")
+
+    return types.int64(INT64), build
+
+
+@intrinsic
+def prefetch(typing, base, index):
+    """Ask for the memory at ``base[index]``; any address is allowed."""
+
+    def build(context, builder, signature, args):
+        function = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), I32, I32, I32]),
+            "llvm.prefetch.p0",
+        )
+        where = builder.bitcast(builder.gep(args[0], [args[1]]), ir.IntType(8).as_pointer())
+        builder.call(function, [where, I32(0), I32(2), I32(1)])
+        return context.get_dummy_value()
+
+    return types.none(base, types.int64), build
+
+
+@intrinsic
+def copy_bytes(typing, target, source, count):
+    """memcpy between two addresses."""
+
+    def build(context, builder, signature, args):
+        pointer = ir.IntType(8).as_pointer()
+        cgutils.raw_memcpy(
+            builder, builder.inttoptr(args[0], pointer), builder.inttoptr(args[1], pointer), args[2], 1, align=1
+        )
+        return context.get_dummy_value()
+
+    return types.none(types.int64, types.int64, types.int64), build
+
+
+def _vector(lanes, of=F32):
+    return of if lanes == 1 else ir.VectorType(of, lanes)
+
+
+def _at(builder, base, index, lanes):
+    place = builder.gep(base, [index])
+    return place if lanes == 1 else builder.bitcast(place, _vector(lanes, base.type.pointee).as_pointer())
+
+
+def _load(builder, base, index, lanes):
+    """``lanes`` elements from ``base[index]`` as float32."""
+    place = _at(builder, base, index, lanes)
+    if base.type.pointee == F32:
+        return builder.load(place, align=4)
+    wide = builder.zext(builder.load(place, align=2), _vector(lanes, I32))
+    sixteen = I32(16) if lanes == 1 else ir.Constant(_vector(lanes, I32), [16] * lanes)
+    return builder.bitcast(builder.shl(wide, sixteen), _vector(lanes))
+
+
+def _store(builder, value, base, index, lanes):
+    builder.store(value, _at(builder, base, index, lanes), align=4)
+
+
+def _fused(builder, a, b, c):
+    return builder.fadd(builder.fmul(a, b, flags=CONTRACT), c, flags=CONTRACT)
+
+
+def _splat(builder, value, lanes):
+    if lanes == 1:
+        return value
+    kind = _vector(lanes)
+    first = builder.insert_element(ir.Constant(kind, ir.Undefined), value, I32(0))
+    return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), ir.Constant(_vector(lanes, I32), [0] * lanes))
+
+
+def _sum(builder, vector):
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(F32, [F32, _vector(LANES)]), f"llvm.vector.reduce.fadd.v{LANES}f32"
+    )
+    return builder.call(function, [F32(-0.0), vector], fastmath=("reassoc",))
+
+
+def _for(builder, start, stop, step):
+    return cgutils.for_range_slice(builder, start, stop, I64(step), intp=I64)
+
+
+@intrinsic(prefer_literal=True)
+def dots(typing, heads, keys, key, queries, dim, scores):
+    """``scores[LANES * j] = keys[key : key + dim] . queries[dim * j : dim * (j + 1)]`` for j below ``heads``."""
+    count = heads.literal_value
+
+    def build(context, builder, signature, args):
+        _, keys, key, queries, dim, scores = args
+        whole = builder.and_(dim, I64(-LANES))
+        sums = []
+        for lanes, start, stop in ((LANES, I64(0), whole), (1, whole, dim)):
+            kept = [cgutils.alloca_once_value(builder, ir.Constant(_vector(lanes), None)) for _ in range(count)]
+            with _for(builder, start, stop, lanes) as (d, _):
+                k = _load(builder, keys, builder.add(key, d), lanes)
+                for j, place in enumerate(kept):
+                    q = _load(builder, queries, builder.add(builder.mul(dim, I64(j)), d), lanes)
+                    builder.store(_fused(builder, k, q, builder.load(place)), place)
+            sums.append([builder.load(place) for place in kept])
+        for j in range(count):
+            _store(builder, builder.fadd(_sum(builder, sums[0][j]), sums[1][j]), scores, I64(LANES * j), 1)
+        return context.get_dummy_value()
+
+    return types.none(heads, keys, types.int64, FLOAT32, types.int64, FLOAT32), build
+
+
+@intrinsic(prefer_literal=True)
+def mix(typing, heads, values, base, offsets, count, weights, dim, sums):
+    """``sums[dim * j : dim * (j + 1)] += weights[LANES * j + t] * values[base + offsets[t] :][:dim]`` for t below
+    ``count`` and j below ``heads``; the sums stay in registers for all of the tokens."""
+    heads_count = heads.literal_value
+
+    def build(context, builder, signature, args):
+        _, values, base, offsets, count, weights, dim, sums = args
+        whole = builder.and_(dim, I64(-LANES))
+        for lanes, start, stop in ((LANES, I64(0), whole), (1, whole, dim)):
+            kept = [cgutils.alloca_once(builder, _vector(lanes)) for _ in range(heads_count)]
+            with _for(builder, start, stop, lanes) as (d, _):
+                places = [builder.add(builder.mul(dim, I64(j)), d) for j in range(heads_count)]
+                for place, register in zip(places, kept, strict=True):
+                    builder.store(_load(builder, sums, place, lanes), register)
+                with _for(builder, I64(0), count, 1) as (t, _):
+                    offset = builder.add(builder.load(builder.gep(offsets, [t])), base)
+                    v = _load(builder, values, builder.add(offset, d), lanes)
+                    for j, register in enumerate(kept):
+                        w = _load(builder, weights, builder.add(t, I64(LANES * j)), 1)
+                        builder.store(_fused(builder, v, _splat(builder, w, lanes), builder.load(register)), register)
+                for place, register in zip(places, kept, strict=True):
+                    _store(builder, builder.load(register), sums, place, lanes)
+        return context.get_dummy_value()
+
+    return types.none(heads, values, types.int64, INT64, types.int64, FLOAT32, types.int64, FLOAT32), build
+
+
+def _bits(kind, of):
+    @intrinsic
+    def cast(typing, value):
+        def build(context, builder, signature, args):
+            return builder.bitcast(args[0], context.get_value_type(kind))
+
+        return kind(of), build
+
+    return cast
+
+
+float_of_bits, bits_of_float = _bits(types.float32, types.uint32), _bits(types.uint32, types.float32)
+
+
+@intrinsic
+def power_of_two(typing, shifted):
+    """2^n of n + 1.5 * 2^23, n between -126 and 127: in that sum n is what the lowest bits hold."""
+
+    def build(context, builder, signature, args):
+        bits = builder.shl(builder.bitcast(args[0], I32), I32(23))
+        return builder.bitcast(builder.add(bits, I32(127 << 23)), F32)
+
+    return types.float32(types.float32), build
