@@ -30,7 +30,7 @@ STDLIB = sys.stdlib_module_names
 BROUGHT = {"safetensors", "tokenizers", "tqdm"}
 """What transformers brings with it."""
 THIRD_PARTY = {
-    "kernels": {"torch", "triton"},
+    "kernels": {"torch", "triton", "numba", "llvmlite", "numpy"},
     "engine": {"torch", "transformers", "numpy", "xxhash", "msgspec"} | BROUGHT,
     "store": {"sqlalchemy", "alembic", "msgspec"},
     "errors": set(),

@@ -92,6 +92,21 @@ def bench_streams(
     run(streams=streams, prompt=prompt, answer=answer, rounds=rounds, shape=shape, out=out)
 
 
+@bench_app.command("kernels")
+def bench_kernels(
+    shape: Annotated[str, typer.Option(help="query heads/KV heads/dimension: 12/4/64, 16/8/128 or 8/4/32")] = "12/4/64",
+    dtype: Annotated[str, typer.Option(help="bfloat16 or float32")] = "bfloat16",
+    threads: Annotated[int, typer.Option(help="torch threads")] = 1,
+    most_tokens: Annotated[int, typer.Option(help="tokens of all rows of a call at most")] = 1 << 20,
+    seconds: Annotated[float, typer.Option(help="of measuring each call, twice")] = 0.3,
+    out: Annotated[str | None, typer.Option(help="write the figures to this JSON file")] = None,
+) -> None:
+    """Paged decode on this CPU against the torch path it replaces, and as a share of what memory can be read at."""
+    from chatpager.bench.kernels import run
+
+    run(shape=shape, dtype=dtype, threads=threads, most_tokens=most_tokens, seconds=seconds, out=out)
+
+
 @bench_app.command("isolation")
 def bench_isolation(
     probes: Annotated[int, typer.Option(help="timed prompts across tenants, and as many within one")] = 400,

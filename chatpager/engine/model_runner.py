@@ -21,6 +21,7 @@ from chatpager.engine.sampling_params import SamplingParams
 from chatpager.engine.sequence import Sequence
 from chatpager.engine.thread_choice import ThreadChoice, candidates
 from chatpager.errors import ConfigError
+from chatpager.kernels import paged_attention
 from chatpager.kernels.paged_attention import Workspace
 from chatpager.kernels.store_kv import copy_blocks
 
@@ -48,6 +49,7 @@ class ModelRunner:
             [config.num_threads] if config.num_threads else candidates(torch.get_num_threads())
         )
         self.model = loader.load(Path(config.model), dtype=config.dtype, device=config.device)
+        paged_attention.prepare(self.model.dtype, self.model.device)  # not in the first step
         self.shape = self.model.shape
         self.block_size = config.block_size
         self.max_model_len = self._max_model_len()

@@ -5,7 +5,8 @@
 - ``copy_blocks``: copy blocks in every layer, before a shared one is written
 - ``Workspace``: scratch memory that a caller reuses from call to call
 
-On the CPU all of it is torch, on a GPU Triton; ``reference`` is the definition that both are tested against.
+On the CPU it is numba where that serves, else torch; on a GPU it is Triton. ``reference`` is the definition that all of
+them are tested against.
 """
 
 from chatpager.kernels import paged_attention

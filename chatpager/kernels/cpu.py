@@ -1,4 +1,5 @@
-"""Paged attention on the CPU: gather pages into a workspace, then torch's fused attention.
+"""Paged attention on the CPU: decode by ``cpu_decode`` where it serves; all else gathers pages into a workspace for
+torch's fused attention.
 
 The fused operator is called by its aten name because only that form returns the log-sum-exp, which joins a prefix
 with the causal part and folds in attention sinks. It must never see an empty tensor: it divides by the lengths.
@@ -27,8 +28,8 @@ MASKED_QUERIES = 128
 """Queries of one call under a window or a softcap: bounds mask and scores, and lets a window skip unseen keys."""
 
 
-def attend(call: AttentionCall) -> None:
-    """Fill ``call.out`` and ``call.lse``.
+def attend(call: AttentionCall, *, gather: bool = False) -> None:
+    """Fill ``call.out`` and ``call.lse``; ``gather`` leaves all of it to torch, for tests and measurements.
 
     Raises:
         ValueError: a context exceeds its block table, or ``query_start`` does not fit; nothing was written.
@@ -38,7 +39,7 @@ def attend(call: AttentionCall) -> None:
     if context_lens and not 0 <= min(context_lens) <= max(context_lens) <= room:
         raise ValueError(f"context_lens must lie between 0 and the block table's {room} tokens, got {context_lens}")
     if call.query_start is None:
-        _decode(call, context_lens)
+        _decode(call, context_lens, gather)
     else:
         _extend(call, context_lens, _checked_starts(call, call.query_start.tolist(), context_lens))
 
@@ -54,7 +55,7 @@ def _checked_starts(call: AttentionCall, starts: list[int], context_lens: list[i
     return starts
 
 
-def _decode(call: AttentionCall, context_lens: list[int]) -> None:
+def _decode(call: AttentionCall, context_lens: list[int], gather: bool) -> None:
     starts = [max(0, n - call.sliding_window) for n in context_lens] if call.sliding_window else [0] * len(context_lens)
     spans = list(zip(starts, context_lens, strict=True))
     seen = [row for row, (start, stop) in enumerate(spans) if start < stop]
@@ -62,13 +63,13 @@ def _decode(call: AttentionCall, context_lens: list[int]) -> None:
     lse = torch.full(out.shape[:3], -torch.inf, dtype=torch.promote_types(out.dtype, torch.float32))
     if len(seen) < len(spans):
         out.zero_()
-    if seen and not cpu_decode.decode(call, lse):
-        _decode_with_torch(call, seen, spans, out, lse)
+    if seen and (gather or not cpu_decode.decode(call, sum(stop - start for start, stop in spans), lse)):
+        _decode_gathered(call, seen, spans, out, lse)
     if call.sinks is not None or call.lse is not None:
         _store(call, slice(None), call.out, lse.flatten(1))
 
 
-def _decode_with_torch(
+def _decode_gathered(
     call: AttentionCall, seen: list[int], spans: list[tuple[int, int]], out: Tensor, lse: Tensor
 ) -> None:
     runs = plan_runs(seen, spans, _token_bytes(call)) if _is_flat(call.key_cache) else []

@@ -31,17 +31,19 @@ from chatpager.kernels.cpu_vectors import (
     prefetch,
 )
 
-# The places of a call's arguments in its table of int64.
+# The places of a call's arguments in its table of int64: addresses, and strides in elements. `cpu_decode` fills it.
 (
     QUERY, QUERY_TOKEN, QUERY_HEAD, KEY, VALUE, BLOCK, SLOT, HEAD, TABLES, TABLE_ROW, TABLE_COLUMN, CONTEXTS, CONTEXT,
-    OUT, OUT_TOKEN, OUT_HEAD, LSE, ROWS, KV_HEADS, GROUP, DIM, BLOCK_SIZE, WINDOW, PARTS, SCRATCH, NEXT, ENDED,
-    SCALE, SOFTCAP, LENGTH,
+    OUT, OUT_TOKEN, OUT_HEAD, LSE, ROWS, KV_HEADS, GROUP, DIM, BLOCK_SIZE, WINDOW, PARTS, SCRATCH, WORDS, SCALE,
+    SOFTCAP, NEXT, ENDED,
 ) = range(30)  # fmt: skip
 
 STATES = 4 * LANES + 4 * LANES
-"""Words before the queries: offsets of two tiles, scores of four heads."""
+"""Words before the queries: offsets of two tiles, scores of four heads; `cpu_decode.part_words` counts all."""
 
-jit = numba.njit(fastmath={"contract"}, error_model="numpy", boundscheck=False)
+jit = numba.njit(fastmath={"contract"}, error_model="numpy")
+pasted = numba.njit(inline="always")
+"""Part of its caller: LLVM works on a function once more for every one that it is called through."""
 
 f32 = np.float32
 LOG2E, LN2_HIGH, LN2_LOW = f32(1.4426950408889634), f32(0.693359375), f32(-2.12194440e-4)
@@ -93,18 +95,11 @@ def piece(part, parts, total, before, tokens):
 
 
 @jit
-def words(p):
-    """Words of 4 bytes that a part has of the scratch memory: whole cache lines, so that no two parts share one."""
-    heads, dim = p[KV_HEADS] * p[GROUP], p[DIM]
-    return (STATES + heads * dim + 3 * heads * (dim + 2) + 15) // 16 * 16
-
-
-@jit
 def state_of(p, part, slot):
     """Address of [heads] maxima, [heads] sums and [heads, dim] outputs; slot 0: a whole row, 1: one that began in an
     earlier part, 2: one that goes on in a later part."""
     heads, dim = p[KV_HEADS] * p[GROUP], p[DIM]
-    return p[SCRATCH] + 4 * (part * words(p) + STATES + heads * dim + slot * heads * (dim + 2))
+    return p[SCRATCH] + 4 * (part * p[WORDS] + STATES + heads * dim + slot * heads * (dim + 2))
 
 
 @jit
@@ -216,12 +211,12 @@ def gather(values, base, offsets, count, scores, heads, dim, sums):
         mix(1, values, base, offsets, count, scores, dim, sums)
 
 
-@jit
+@pasted
 def attend(p, keys, values, lines, row, start, stop, part, state):
     """Tokens ``start`` to ``stop`` of a row into ``state``."""
     dim, group, kv_heads = p[DIM], p[GROUP], p[KV_HEADS]
     heads, softcap = kv_heads * group, float_of_bits(np.uint32(p[SOFTCAP]))
-    mine = p[SCRATCH] + 4 * part * words(p)
+    mine = p[SCRATCH] + 4 * part * p[WORDS]
     here, there, scores, queries = int64_at(mine), int64_at(mine + 8 * LANES), mine + 16 * LANES, mine + 4 * STATES
     sums = float32_at(state)
     for i in range(heads * (dim + 2)):
@@ -246,8 +241,9 @@ def attend(p, keys, values, lines, row, start, stop, part, state):
                     mixed = float32_at(state + 4 * (2 * heads + (head + j) * dim))
                     tile = float32_at(scores + 4 * LANES * j)
                     soften(tile, count, softcap)
-                    weigh(tile, float32_at(state + 4 * (head + j)), float32_at(state + 4 * (heads + head + j)), mixed,
-                          dim)
+                    weigh(
+                        tile, float32_at(state + 4 * (head + j)), float32_at(state + 4 * (heads + head + j)), mixed, dim
+                    )
                 mixed = float32_at(state + 4 * (2 * heads + head * dim))
                 gather(values, base, here, count, float32_at(scores), n, dim, mixed)
 
@@ -281,12 +277,11 @@ def merge(p, into, other):
             a[at + d] = a[at + d] * one + b[at + d] * two
 
 
-@jit
+@pasted
 def work(p, query, keys, values, out, lines):
     """Take parts until there are none; whoever ends the last one merges what was cut."""
     contexts, parts, total, rows = int32_at(p[CONTEXTS]), p[PARTS], total_of(p), p[ROWS]
-    dim, heads = p[DIM], p[KV_HEADS] * p[GROUP]
-    part = next_of(int64_at(p[NEXT]))
+    part = next_of(p, NEXT)
     while part < parts:
         before = 0
         for row in range(rows):
@@ -296,16 +291,16 @@ def work(p, query, keys, values, out, lines):
             low, high = piece(part, parts, total, before, tokens)
             before += tokens
             if low < high:
-                mine = p[SCRATCH] + 4 * part * words(p)
+                mine = p[SCRATCH] + 4 * part * p[WORDS]
                 load_query(p, query, row, float32_at(mine + 4 * STATES), float_of_bits(np.uint32(p[SCALE])))
                 slot = 1 if low > 0 else 0 if high == tokens else 2
                 state = state_of(p, part, slot)
                 attend(p, keys, values, lines, row, start + low, start + high, part, state)
                 if slot == 0:
                     finish(p, out, row, state)
-        if next_of(int64_at(p[ENDED])) == parts - 1 and parts > 1:
+        if next_of(p, ENDED) == parts - 1 and parts > 1:
             merge_cut(p, out, total)
-        part = next_of(int64_at(p[NEXT]))
+        part = next_of(p, NEXT)
 
 
 @jit
@@ -330,19 +325,66 @@ def merge_cut(p, out, total):
         before += tokens
 
 
+# The places of a store's arguments; strides and the size of a head's row are in bytes.
+(
+    NEW_KEY, NEW_KEY_TOKEN, NEW_KEY_HEAD, NEW_VALUE, NEW_VALUE_TOKEN, NEW_VALUE_HEAD, KEYS, VALUES, TO_BLOCK, TO_SLOT,
+    TO_HEAD, SLOTS, SLOTS_STEP, TOKENS, HEADS, ROW_BYTES, PAGE, ROOM, WRONG,
+) = range(19)  # fmt: skip
+
+
+@jit
+def put_tokens(p):
+    """Copy rows of heads into their slots; a slot past the room is told, and nothing copied."""
+    slots = int64_at(p[SLOTS])
+    for t in range(p[TOKENS]):
+        slot = slots[t * p[SLOTS_STEP]]
+        if slot >= p[ROOM]:
+            p[WRONG] = slot
+            return
+    size, heads = p[ROW_BYTES], p[HEADS]
+    if p[NEW_KEY_HEAD] == size and p[NEW_VALUE_HEAD] == size and p[TO_HEAD] == size:
+        size, heads = size * heads, 1  # the heads of a token are one row
+    for t in range(p[TOKENS]):
+        slot = slots[t * p[SLOTS_STEP]]
+        if slot >= 0:
+            to = slot // p[PAGE] * p[TO_BLOCK] + slot % p[PAGE] * p[TO_SLOT]
+            for head in range(heads):
+                at = to + head * p[TO_HEAD]
+                copy_bytes(p[KEYS] + at, p[NEW_KEY] + t * p[NEW_KEY_TOKEN] + head * p[NEW_KEY_HEAD], size)
+                copy_bytes(p[VALUES] + at, p[NEW_VALUE] + t * p[NEW_VALUE_TOKEN] + head * p[NEW_VALUE_HEAD], size)
+
+
 def compiled(name):
-    """The kernel of a dtype for C, compiled or loaded from numba's cache on disk."""
+    """A kernel as C calls it, of the address of its table: compiled, or loaded from numba's cache on disk.
+
+    ``name`` is float32, bfloat16 (decode) or store. numba keeps what it compiled until the file of the function itself
+    changes; ``sources`` is part of its name there, so that the other file counts too.
+    """
     sources = zlib.crc32(b"".join(Path(file).read_bytes() for file in (__file__, cpu_vectors.__file__)))
 
-    if name == "float32":
+    def float32(p):  # pragma: no cover
+        work(p, float32_at(p[QUERY]), float32_at(p[KEY]), float32_at(p[VALUE]), float32_at(p[OUT]), 16)
+        return sources
 
-        def decode(table):
-            p, _ = numba.carray(table, (LENGTH,)), sources
-            work(p, float32_at(p[QUERY]), float32_at(p[KEY]), float32_at(p[VALUE]), float32_at(p[OUT]), 16)
-    else:
+    def bfloat16(p):  # pragma: no cover
+        work(p, bfloat16_at(p[QUERY]), bfloat16_at(p[KEY]), bfloat16_at(p[VALUE]), bfloat16_at(p[OUT]), 32)
+        return sources
 
-        def decode(table):
-            p, _ = numba.carray(table, (LENGTH,)), sources
-            work(p, bfloat16_at(p[QUERY]), bfloat16_at(p[KEY]), bfloat16_at(p[VALUE]), bfloat16_at(p[OUT]), 32)
+    def store(p):  # pragma: no cover
+        put_tokens(p)
+        return sources
 
-    return numba.cfunc(types.void(INT64), cache=True)(decode)
+    entry = {"float32": float32, "bfloat16": bfloat16, "store": store}[name]
+    try:
+        return numba.cfunc(types.int64(INT64), cache=_cacheable())(entry)
+    except OSError:  # the folder is full, or was taken away
+        return numba.cfunc(types.int64(INT64))(entry)
+
+
+def _cacheable():
+    """numba refuses to define a function where no folder can be written that would keep it."""
+    try:
+        numba.njit(cache=True)(lambda: None)
+    except RuntimeError:
+        return False
+    return True

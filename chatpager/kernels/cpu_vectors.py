@@ -37,13 +37,13 @@ float32_at, bfloat16_at, int32_at, int64_at = map(_pointer_to, (FLOAT32, BFLOAT1
 
 
 @intrinsic
-def next_of(typing, counter):
-    """The counter as it was before one was added to it; no two threads get the same."""
+def next_of(typing, table, place):
+    """What stands in the table, to which one is added; no two threads get the same."""
 
     def build(context, builder, signature, args):
-        return builder.atomic_rmw("add", args[0], I64(1), "seq_cst")
+        return builder.atomic_rmw("add", builder.gep(args[0], [args[1]]), I64(1), "seq_cst")
 
-    return types.int64(INT64), build
+    return types.int64(INT64, types.int64), build
 
 
 @intrinsic

@@ -13,8 +13,8 @@ query_start           int32 [batch + 1]
 sinks                 [heads], any float dtype
 ====================  =========================================================================================
 
-Query head h reads KV head ``h // (heads // num_kv_heads)``. Tensors on the CPU are computed by torch, tensors on a GPU
-by Triton. Nothing here records a gradient.
+Query head h reads KV head ``h // (heads // num_kv_heads)``. Tensors on the CPU are computed by numba
+(decode in float32 and bfloat16) or torch, tensors on a GPU by Triton. Nothing here records a gradient.
 
 Sources: Kwon et al., "Efficient Memory Management for Large Language Model Serving with PagedAttention" (2023);
 Dao et al., "Flash-Decoding for long-context inference" (2023) for contexts split over programs.
@@ -24,13 +24,21 @@ from __future__ import annotations
 
 from typing import Literal, Unpack, overload
 
+import torch
 from torch import Tensor
 
-from chatpager.kernels import cpu
+from chatpager.kernels import cpu, cpu_decode
 from chatpager.kernels.arguments import Options, check
 from chatpager.kernels.workspace import Workspace
 
-__all__ = ["Workspace", "forward"]
+__all__ = ["Workspace", "forward", "prepare"]
+
+
+def prepare(dtype: torch.dtype, device: torch.device) -> None:
+    """Compile what the first calls would wait for: seconds on a CPU where it was never done, else milliseconds of
+    loading it. On a GPU kernels are compiled for the shapes of calls, so nothing is done here."""
+    if device.type == "cpu":
+        cpu_decode.prepare(dtype)
 
 
 @overload

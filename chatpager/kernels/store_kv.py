@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from chatpager.kernels import cpu_decode
+
 
 def store_kv(key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slot_mapping: Tensor) -> None:
     """Put token t's key and value at slot ``slot_mapping[t]``, which is ``block * block_size + offset``.
@@ -19,12 +21,15 @@ def store_kv(key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor,
     Raises:
         TypeError: a dtype does not fit.
         ValueError: a shape, layout or device does not fit.
+        IndexError: on a CPU, a slot is past the caches' end.
     """
     _check_store(key, value, key_cache, value_cache, slot_mapping)
     if key.is_cuda:
         from chatpager.kernels import cuda_store  # triton is there on Linux only, and slow to import
 
         cuda_store.store_kv(key, value, key_cache, value_cache, slot_mapping)
+        return
+    if cpu_decode.store(key, value, key_cache, value_cache, slot_mapping):
         return
     if slot_mapping.numel() and int(slot_mapping.min()) < 0:
         kept = slot_mapping >= 0

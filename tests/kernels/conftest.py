@@ -14,7 +14,7 @@ TRITON = [
 ]
 
 
-@pytest.fixture(params=["cpu", *TRITON])
+@pytest.fixture(params=["cpu", "cpu-gathered", *TRITON])
 def backend(request):
     return Backend(request.param)
 

@@ -10,7 +10,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from chatpager.kernels import paged_attention, reference
+from chatpager.kernels import cpu, paged_attention, reference
 from chatpager.kernels.arguments import check
 from chatpager.kernels.heuristics import Splits
 
@@ -92,7 +92,8 @@ def far_apart(file: Path, block_size: int, kv_heads: int, head_dim: int) -> Tens
 
 
 class Backend:
-    """One way to compute a problem: ``cpu`` and ``cuda`` through the public function, the interpreter beneath it."""
+    """One way to compute a problem: ``cpu`` and ``cuda`` through the public function, beneath it the interpreter and
+    ``cpu-gathered``, which leaves to torch what numba would serve."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -101,7 +102,7 @@ class Backend:
     @property
     def dtypes(self) -> list[torch.dtype]:
         every = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
-        return {"cpu": every, "triton-interpret": every[:2], "cuda": every[:3]}[self.name]
+        return {"cpu": every, "cpu-gathered": every, "triton-interpret": every[:2], "cuda": every[:3]}[self.name]
 
     def __call__(
         self, problem: Problem, splits: Splits | None = None, *, return_lse: bool = True
@@ -121,6 +122,10 @@ class Backend:
             problem.key_cache.shape[1],
             longest,
         )
+        if self.name == "cpu-gathered":
+            call = check(*arguments, return_lse=return_lse, **options)
+            cpu.attend(call, gather=True)
+            return call.out, call.lse
         if self.name != "triton-interpret" and splits is None:
             found = paged_attention.forward(*arguments, return_lse=return_lse, **options)
             return (found[0].cpu(), found[1].cpu()) if return_lse else (found.cpu(), None)

@@ -1,0 +1,47 @@
+"""The measurement itself, small."""
+
+import json
+
+import pytest
+import torch
+
+from chatpager.bench import kernels
+from chatpager.errors import ConfigError
+
+
+def test_every_call_has_both_times_and_its_share_of_the_ceiling(tmp_path, capsys):
+    out = tmp_path / "kernels.json"
+    result = kernels.run(
+        shape="8/4/32", dtype="float32", threads=1, most_tokens=256, seconds=0.01, out=str(out)
+    )  # fmt: skip
+    assert json.loads(out.read_text()) == result
+    assert [(call["rows"], call["context"]) for call in result["calls"]] == [(1, 64), (4, 64)]
+    for call in result["calls"]:
+        read = 2 * call["rows"] * call["context"] * 4 * 32 * 4
+        share = read / (call["kernel_us"] * 1e-6) / (result["ceiling_gb_s"] * 1e9)
+        assert call["of_ceiling"] == pytest.approx(share, rel=0.02, abs=2e-3)
+        assert call["times"] == pytest.approx(call["torch_us"] / call["kernel_us"], rel=0.02)
+    assert "of ceiling" in capsys.readouterr().out
+    assert torch.get_num_threads() == 1
+
+
+def test_the_calls_of_a_measurement_share_no_page():
+    calls = kernels._calls((8, 4, 32), torch.float32, 256, 320)
+    tables = torch.cat([call.block_tables for call in calls])
+    assert tables.unique().numel() == tables.numel() == calls[0].key_cache.shape[0]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"shape": "1/2/3"}, "shape"),
+        ({"dtype": "float16"}, "dtype"),
+        ({"threads": 0}, "threads"),
+        ({"seconds": 0}, "seconds"),
+        ({"most_tokens": 1}, "most_tokens"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(wrong, words):
+    good = {"shape": "8/4/32", "dtype": "float32", "threads": 1, "most_tokens": 256, "seconds": 0.01, "out": None}
+    with pytest.raises(ConfigError, match=words):
+        kernels.run(**{**good, **wrong})
