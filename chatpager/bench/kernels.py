@@ -129,7 +129,8 @@ def _calls(shape: tuple[int, int, int], dtype: torch.dtype, rows: int, context: 
 def _median(call: Callable[[], object], seconds: float) -> float:
     """Of at least five calls, and of as many as fit ``seconds``."""
     call()
-    took, began = [], time.perf_counter()
+    took: list[float] = []
+    began = time.perf_counter()
     while len(took) < 5 or time.perf_counter() - began < seconds:
         start = time.perf_counter()
         call()

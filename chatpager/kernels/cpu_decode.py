@@ -44,7 +44,7 @@ def kernel(name: str) -> Kernel | None:
     try:
         from chatpager.kernels import cpu_jit  # numba is slow to import
 
-        owner = cpu_jit.compiled(name)
+        owner = cpu_jit.compiled(name)  # type: ignore[no-untyped-call]
     except Exception as error:  # of numba, of LLVM or of a broken installation; torch can do without any of them
         log.warning("the CPU computes %s with torch alone, which is slower: numba failed with %r", name, error)
         return None
