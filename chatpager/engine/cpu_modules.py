@@ -1,0 +1,165 @@
+"""What a CPU's step spends its time in, the linears: merged where they read the same input, and laid out for the CPU.
+
+transformers' own model classes run as they are; only their ``nn.Linear`` children are exchanged, at load. What is not
+exactly ``nn.Linear`` (experts, routers, embeddings) stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Children of one module that are called with the same input one after the other: one product gives all."""
+PACKED_FOR = 16
+"""Rows that packed weights are laid out for; any number is computed with them."""
+TILE = 1 << 18
+"""Elements of a weight that are widened at a time: 1 MiB of float32, which stays in the cache until it is used."""
+NARROW_ROWS = 2
+"""Up to so many rows torch's own bfloat16 product is at least as fast as widening."""
+
+
+def exchange_linears(module: nn.Module) -> None:
+    """Exchange the linears in ``module`` for faster ones, in place; one weight at a time is held twice at the most.
+
+    Of a dtype or on a processor that none of them is for, nothing is touched.
+    """
+    scratch = _Scratch()
+    for parent in list(module.modules()):
+        for names in TOGETHER:
+            _merge(parent, names, scratch)
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.Linear:
+                setattr(parent, name, _faster(child.weight.detach(), _bias(child), scratch) or child)
+
+
+def _merge(parent: nn.Module, names: Sequence[str], scratch: _Scratch) -> None:
+    linears = [child for name in names if type(child := getattr(parent, name, None)) is nn.Linear]
+    alike = {(linear.in_features, linear.weight.dtype, linear.bias is None) for linear in linears}
+    if len(linears) < len(names) or len(alike) > 1:
+        return
+    biases = [bias for linear in linears if (bias := _bias(linear)) is not None]
+    weight = torch.cat([linear.weight.detach() for linear in linears])
+    faster = _faster(weight, torch.cat(biases) if biases else None, scratch)
+    if faster is None:
+        return
+    shared = Shared(faster, [linear.out_features for linear in linears])
+    for i, name in enumerate(names):
+        setattr(parent, name, Part(shared, i))
+
+
+def _faster(weight: torch.Tensor, bias: torch.Tensor | None, scratch: _Scratch) -> nn.Module | None:
+    if _packs(weight.dtype):
+        return Packed(weight, bias)
+    if weight.dtype is torch.bfloat16:
+        return Widened(weight, bias, scratch)
+    return None
+
+
+def _bias(linear: nn.Linear) -> torch.Tensor | None:
+    return None if linear.bias is None else linear.bias.detach()
+
+
+def _packs(dtype: torch.dtype) -> bool:
+    """Whether oneDNN is there and multiplies numbers of this type; bfloat16 needs AVX-512 or its like."""
+    if dtype not in (torch.bfloat16, torch.float32) or not torch.backends.mkldnn.is_available():
+        return False
+    try:
+        Packed(torch.zeros(16, 16, dtype=dtype), None)(torch.zeros(1, 16, dtype=dtype))
+    except (RuntimeError, AttributeError):  # torch's own operator, which promises nothing to others
+        return False
+    return True
+
+
+class Packed(nn.Module):
+    """A linear whose weight lies in the blocks oneDNN multiplies with; otherwise it brings them into order each time.
+
+    Args:
+        weight: [out, in]; not kept.
+        bias: [out].
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        super().__init__()
+        self._out = len(weight)
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_FOR)
+        self._bias = bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not x.numel():  # oneDNN has no empty products
+            return x.new_empty(*x.shape[:-1], self._out)
+        return torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
+
+
+class _Scratch:
+    """A tile of float32, the same for all linears: they run one after the other."""
+
+    def __init__(self) -> None:
+        self._flat = torch.empty(0)
+
+    def tile(self, rows: int, columns: int) -> torch.Tensor:
+        if self._flat.numel() < rows * columns:
+            self._flat = torch.empty(rows * columns)
+        return self._flat[: rows * columns].view(rows, columns)
+
+
+class Widened(nn.Module):
+    """A bfloat16 linear for processors that multiply float32 only. torch's own is fast there for one row, and 10 times
+    slower than float32 for 16; widening the weight tile by tile costs less and no memory.
+
+    Args:
+        weight: [out, in], bfloat16; kept, not copied.
+        bias: [out].
+        scratch: what the tiles are widened in.
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, scratch: _Scratch) -> None:
+        super().__init__()
+        self._weight, self._bias, self._scratch = weight, bias, scratch
+        self._wide_bias = None if bias is None else bias.float()
+        self._rows = max(1, TILE // weight.shape[1])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = x.numel() // x.shape[-1]
+        if rows <= NARROW_ROWS:
+            return nn.functional.linear(x, self._weight, self._bias)
+        out = torch.empty(rows, len(self._weight), dtype=x.dtype)
+        wide = x.reshape(rows, -1).float()
+        for start in range(0, len(self._weight), self._rows):
+            part = self._weight[start : start + self._rows]
+            tile = self._scratch.tile(*part.shape).copy_(part)
+            bias = None if self._wide_bias is None else self._wide_bias[start : start + self._rows]
+            out[:, start : start + self._rows] = nn.functional.linear(wide, tile, bias)
+        return out.view(*x.shape[:-1], -1)
+
+
+class Shared:
+    """One product for several linears that read the same input. Whoever comes first with an input has it computed; it
+    is kept until each part was taken once, and with it the input, so that it cannot be mistaken for another one."""
+
+    def __init__(self, linear: nn.Module, sizes: list[int]) -> None:
+        self._linear, self._sizes = linear, sizes
+        self._input: torch.Tensor | None = None
+        self._parts: dict[int, torch.Tensor] = {}
+
+    def part(self, index: int, x: torch.Tensor) -> torch.Tensor:
+        if x is not self._input or index not in self._parts:
+            self._input, self._parts = x, dict(enumerate(self._linear(x).split(self._sizes, -1)))
+        part = self._parts.pop(index)
+        if not self._parts:
+            self._input = None
+        return part
+
+
+class Part(nn.Module):
+    """One of the linears of ``Shared``: columns of its product, not contiguous."""
+
+    def __init__(self, shared: Shared, index: int) -> None:
+        super().__init__()
+        self._shared, self._index = shared, index
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self._shared.part(self._index, x)
