@@ -7,6 +7,8 @@ exactly ``nn.Linear`` (experts, routers, embeddings) stays.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
@@ -22,47 +24,48 @@ NARROW_ROWS = 2
 
 
 def exchange_linears(module: nn.Module) -> None:
-    """Exchange the linears in ``module`` for faster ones, in place; one weight at a time is held twice at the most.
+    """Exchange the linears in ``module`` for faster ones, in place; each original is let go of before the next.
 
     Of a dtype or on a processor that none of them is for, nothing is touched.
     """
     scratch = _Scratch()
-    for parent in list(module.modules()):
+    # No linear is in this list: it would keep every weight until the end.
+    parents = [child for child in module.modules() if not isinstance(child, nn.Linear)]
+    for parent in parents:
         for names in TOGETHER:
             _merge(parent, names, scratch)
-    for parent in list(module.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is nn.Linear:
-                setattr(parent, name, _faster(child.weight.detach(), _bias(child), scratch) or child)
+    for parent in parents:
+        for name in [name for name, _ in parent.named_children()]:
+            child = getattr(parent, name)
+            if _is_plain(child):
+                setattr(parent, name, _faster([child], scratch))
 
 
 def _merge(parent: nn.Module, names: Sequence[str], scratch: _Scratch) -> None:
-    linears = [child for name in names if type(child := getattr(parent, name, None)) is nn.Linear]
+    linears = [child for name in names if _is_plain(child := getattr(parent, name, None))]
     alike = {(linear.in_features, linear.weight.dtype, linear.bias is None) for linear in linears}
     if len(linears) < len(names) or len(alike) > 1:
         return
-    biases = [bias for linear in linears if (bias := _bias(linear)) is not None]
-    weight = torch.cat([linear.weight.detach() for linear in linears])
-    faster = _faster(weight, torch.cat(biases) if biases else None, scratch)
-    if faster is None:
-        return
-    shared = Shared(faster, [linear.out_features for linear in linears])
+    shared = Shared(_faster(linears, scratch), [linear.out_features for linear in linears])
     for i, name in enumerate(names):
         setattr(parent, name, Part(shared, i))
 
 
-def _faster(weight: torch.Tensor, bias: torch.Tensor | None, scratch: _Scratch) -> nn.Module | None:
-    if _packs(weight.dtype):
-        return Packed(weight, bias)
-    if weight.dtype is torch.bfloat16:
-        return Widened(weight, bias, scratch)
-    return None
+def _is_plain(child: Any) -> TypeGuard[nn.Linear]:
+    """Exactly ``nn.Linear``, of numbers that there is something faster for."""
+    return type(child) is nn.Linear and (child.weight.dtype is torch.bfloat16 or _packs(child.weight.dtype))
 
 
-def _bias(linear: nn.Linear) -> torch.Tensor | None:
-    return None if linear.bias is None else linear.bias.detach()
+def _faster(linears: Sequence[nn.Linear], scratch: _Scratch) -> nn.Module:
+    weight, bias = linears[0].weight.detach(), linears[0].bias
+    if len(linears) > 1:
+        weight = torch.cat([linear.weight.detach() for linear in linears])
+        bias = None if bias is None else torch.cat([linear.bias for linear in linears])
+    bias = None if bias is None else bias.detach()
+    return Packed(weight, bias) if _packs(weight.dtype) else Widened(weight, bias, scratch)
 
 
+@cache
 def _packs(dtype: torch.dtype) -> bool:
     """Whether oneDNN is there and multiplies numbers of this type; bfloat16 needs AVX-512 or its like."""
     if dtype not in (torch.bfloat16, torch.float32) or not torch.backends.mkldnn.is_available():
