@@ -84,7 +84,7 @@ def test_rows_that_are_not_contiguous_are_read_right(dtype):
         close(model(x), exact(x, plain), dtype)
 
 
-@pytest.mark.parametrize("rows", [1, 2, 4, 65])
+@pytest.mark.parametrize("rows", [1, 4, 5, 65])
 def test_widening_computes_what_torch_does(rows, monkeypatch):
     """Also where oneDNN would be taken."""
     monkeypatch.setattr(cpu_modules, "_packs", lambda _: False)
