@@ -20,8 +20,8 @@ PACKED_FOR = 16
 TILE = 1 << 18
 """Elements of a weight that are widened at a time: 1 MiB of float32, which stays in the cache until it is used."""
 NARROW_ROWS = 4
-"""Up to so many rows torch's own bfloat16 product is the faster one. Widened, a step of the 15m and the 100m shape takes
-1.07 and 1.2 times as long with 4 rows, 0.65 and 0.55 times with 16 (one thread of an EPYC with AVX2)."""
+"""Up to so many rows torch's own bfloat16 product is the faster one. Widened, a step of the 15m and the 100m shape
+takes 1.07 and 1.2 times as long with 4 rows, 0.65 and 0.55 times with 16 (one thread of an EPYC with AVX2)."""
 
 
 def exchange_linears(module: nn.Module) -> None:
@@ -58,18 +58,17 @@ def _is_plain(child: Any) -> TypeGuard[nn.Linear]:
 
 
 def _faster(linears: Sequence[nn.Linear], scratch: _Scratch) -> nn.Module:
-    weight, bias = linears[0].weight.detach(), linears[0].bias
-    if len(linears) > 1:
-        weight = torch.cat([linear.weight.detach() for linear in linears])
-        bias = None if bias is None else torch.cat([linear.bias for linear in linears])
-    bias = None if bias is None else bias.detach()
+    weights = [linear.weight.detach() for linear in linears]
+    biases = [linear.bias.detach() for linear in linears if linear.bias is not None]
+    weight = torch.cat(weights) if len(weights) > 1 else weights[0]  # alone not copied: it may be the embedding's
+    bias = torch.cat(biases) if biases else None
     return Packed(weight, bias) if _packs(weight.dtype) else Widened(weight, bias, scratch)
 
 
 @cache
 def _packs(dtype: torch.dtype) -> bool:
     """Whether oneDNN is there and multiplies numbers of this type; bfloat16 needs AVX-512 or its like."""
-    if dtype not in (torch.bfloat16, torch.float32) or not torch.backends.mkldnn.is_available():
+    if dtype not in (torch.bfloat16, torch.float32) or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     try:
         Packed(torch.zeros(16, 16, dtype=dtype), None)(torch.zeros(1, 16, dtype=dtype))
