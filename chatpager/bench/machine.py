@@ -16,6 +16,8 @@ def describe() -> dict[str, Any]:
     return {
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(memory_gib(), 1),
+        "gpus": _gpus(),
         "python": platform.python_version(),
         "chatpager": __version__,
         **{name: version(name) for name in ("torch", "transformers")},
@@ -29,6 +31,15 @@ def _cpu() -> str:
     except OSError:
         return platform.processor()
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
+
+
+def _gpus() -> list[str]:
+    """As the driver names them: asking CUDA would take memory on them."""
+    names = []
+    for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        lines = file.read_text().splitlines()
+        names += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+    return names
 
 
 def memory_gib() -> float:

@@ -1,9 +1,10 @@
-"""Lines over a few places, as SVG in a page that needs nothing else."""
+"""Lines over a few places and bars, as SVG in a page that needs nothing else."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 560, 280, 64, 40, 16
 COLOURS = ("#777777", "#c2185b", "#ef8f00", "#1976d2", "#2e7d32", "#6a1b9a")
@@ -25,7 +26,7 @@ def lines(title: str, places: Sequence[str], series: Mapping[str, Sequence[float
     for i, place in enumerate(places):
         x, _ = point(i, 0)
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 16}" text-anchor="middle">{html.escape(place)}</text>')
-    for colour, values in zip(COLOURS, series.values(), strict=False):
+    for colour, values in zip(cycle(COLOURS), series.values(), strict=False):
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (point(i, v) for i, v in enumerate(values)))
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         parts += [
@@ -34,9 +35,23 @@ def lines(title: str, places: Sequence[str], series: Mapping[str, Sequence[float
     parts.append("</svg>")
     legend = "".join(
         f'<li><span style="color:{colour}">&#9632;</span> {html.escape(name)}</li>'
-        for colour, name in zip(COLOURS, series, strict=False)
+        for colour, name in zip(cycle(COLOURS), series, strict=False)
     )
     return f"<figure><figcaption>{html.escape(title)}</figcaption>{''.join(parts)}<ul>{legend}</ul></figure>"
+
+
+def bars(title: str, values: Mapping[str, float], unit: str) -> str:
+    """One chart: a bar for each name, from nothing to its value."""
+    top = max(values.values()) or 1.0
+    high, label = 28, 150
+    width = WIDTH - label - 110
+    parts = [f'<svg viewBox="0 0 {WIDTH} {high * len(values)}" width="{WIDTH}" role="img">']
+    for i, (colour, (name, value)) in enumerate(zip(cycle(COLOURS), values.items(), strict=False)):
+        y, long = i * high, width * value / top
+        parts.append(f'<text x="{label - 8}" y="{y + 19}" text-anchor="end">{html.escape(name)}</text>')
+        parts.append(f'<rect x="{label}" y="{y + 5}" width="{long:.1f}" height="18" fill="{colour}"/>')
+        parts.append(f'<text x="{label + long + 6:.1f}" y="{y + 19}">{value:.4g}{unit}</text>')
+    return f"<figure><figcaption>{html.escape(title)}</figcaption>{''.join(parts)}</svg></figure>"
 
 
 STYLE = "body{font:14px system-ui;margin:2em;max-width:60em}svg text{font:12px system-ui;fill:#555}ul{list-style:none}"

@@ -16,20 +16,24 @@ from pathlib import Path
 START_SECONDS = 180.0
 
 
+def command(model: Path, data: Path, port: str, *flags: str) -> tuple[list[str], dict[str, str]]:
+    """The command line and the environment of a server with nothing of the user's own: not the settings file, not the
+    database, not the key. Its data go to ``data``, which is there."""
+    settings = data / "chatpager.toml"
+    settings.touch()
+    argv = [sys.executable, "-m", "chatpager", "serve", str(model), "--port", port, "--config", str(settings), *flags]
+    env = {k: v for k, v in os.environ.items() if not k.startswith("CHATPAGER_")}
+    return argv, env | {"CHATPAGER_DATA_DIR": str(data), "CHATPAGER_DATABASE_URL": f"sqlite:///{data / 'bench.db'}"}
+
+
 @contextmanager
 def running(model: Path, data: Path, *flags: str) -> Iterator[str]:
     """Serve ``model`` on a free port; gives the address. Raises RuntimeError with the server's last words."""
-    port = _free_port()
+    port = free_port()
     log = data / "server.log"
-    command = [sys.executable, "-m", "chatpager", "serve", str(model), "--port", str(port), *flags]
-    # Nothing of the user's own: not the settings file, not the database, not the key.
-    settings = data / "chatpager.toml"
-    settings.touch()
-    command += ["--config", str(settings)]
-    env = {k: v for k, v in os.environ.items() if not k.startswith("CHATPAGER_")}
-    env |= {"CHATPAGER_DATA_DIR": str(data), "CHATPAGER_DATABASE_URL": f"sqlite:///{data / 'bench.db'}"}
+    argv, env = command(model, data, str(port), *flags)
     with log.open("w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, env=env)
+        process = subprocess.Popen(argv, stdout=out, stderr=out, env=env)
     try:
         address = f"http://127.0.0.1:{port}"
         _wait(address, process, log)
@@ -56,7 +60,7 @@ def _wait(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
     raise RuntimeError(f"the server did not start:\n{log.read_text()[-2000:]}")
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
