@@ -45,7 +45,7 @@ def run(*, sequences: int, steps: int, shape: str, out: str | None) -> dict[str,
             raise ConfigError(name, f"must be between {least} and {most}", value=value)
     with tempfile.TemporaryDirectory() as temporary:
         parameters = models.make_model(shape, Path(temporary))
-        whole, model, leases = _measure(_engine(Path(temporary), sequences, steps), sequences, steps)
+        whole, model, leases = measure(_engine(Path(temporary), sequences, steps), sequences, steps)
     own = [all_of_it - models_part for all_of_it, models_part in zip(whole, model, strict=True)]
     result = {
         "what": "a step's time beside the model's, all sequences decoding one token",
@@ -66,13 +66,12 @@ def run(*, sequences: int, steps: int, shape: str, out: str | None) -> dict[str,
 
 
 def _engine(folder: Path, sequences: int, steps: int) -> Engine:
-    longest = 2 * PROMPT_TOKENS + steps + 8
     config = EngineConfig(
         model=str(folder),
         dtype="float32",
         block_size=BLOCK,
-        num_kv_blocks=sequences * (-(-longest // BLOCK) + 1) + 64,
-        max_model_len=longest,
+        num_kv_blocks=sequences * (-(-longest(steps) // BLOCK) + 1) + 64,
+        max_model_len=longest(steps),
         max_num_batched_tokens=max(1024, sequences),
         max_num_seqs=sequences,
         swap_space=0.0,
@@ -81,8 +80,14 @@ def _engine(folder: Path, sequences: int, steps: int) -> Engine:
     return Engine(config, ModelRunner(config))
 
 
-def _measure(engine: Engine, sequences: int, steps: int) -> tuple[list[float], list[float], int]:
-    """Seconds of each step, and of the model in it; and the leases that stood."""
+def longest(steps: int) -> int:
+    """Tokens that a sequence has at the end of ``measure``."""
+    return 2 * PROMPT_TOKENS + steps + 8
+
+
+def measure(engine: Engine, sequences: int, steps: int) -> tuple[list[float], list[float], int]:
+    """Seconds of each step, and of the model in it; and the leases that stood. The engine keeps nothing of ours but its
+    cache."""
     run_plan, spent = engine.runner.run, [0.0]
 
     def timed(plan: Plan) -> list[Sampled]:
@@ -107,6 +112,7 @@ def _measure(engine: Engine, sequences: int, steps: int) -> tuple[list[float], l
         engine.step(time.monotonic)
         whole.append(time.perf_counter() - began)
         model.append(spent[0])
+    engine.runner.run = run_plan  # type: ignore[method-assign]
     return whole, model, sum(bool(head.leases) for head in engine.leases.heads.values())
 
 

@@ -6,10 +6,14 @@ from typing import Annotated
 
 import typer
 
+from chatpager.cli.peer_benches import bench_engine, bench_model, bench_serve
 from chatpager.cli.remote import ConfigFile, Key, Url, call
 from chatpager.errors import ConfigError
 
 bench_app = typer.Typer(help="Measure this machine, or a server that runs.", no_args_is_help=True)
+bench_app.command("model")(bench_model)
+bench_app.command("serve")(bench_serve)
+bench_app.command("engine")(bench_engine)
 
 
 @bench_app.command("turns")
