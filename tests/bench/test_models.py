@@ -39,7 +39,7 @@ def test_shards_hold_what_one_file_does(folder, tmp_path, monkeypatch):
     parts = {name: tensor for file in files for name, tensor in load_file(file).items()}
     assert whole.keys() == parts.keys() and all(torch.equal(whole[name], parts[name]) for name in whole)
     loaded = loader.load(tmp_path / "sharded")
-    assert torch.equal(loaded.module.lm_head.weight, whole["lm_head.weight"])
+    assert torch.equal(loaded.module.model.embed_tokens.weight, whole["model.embed_tokens.weight"])
     assert not loaded.eos_token_ids
 
 
