@@ -111,6 +111,19 @@ def bench_kernels(
     run(shape=shape, dtype=dtype, threads=threads, most_tokens=most_tokens, seconds=seconds, out=out)
 
 
+@bench_app.command("seeds")
+def bench_seeds(
+    only: Annotated[str | None, typer.Option(help="rows to measure, comma separated, such as waste,long")] = None,
+    quick: Annotated[bool, typer.Option(help="small sizes: to see that it runs, not for figures")] = False,
+    shape: Annotated[str, typer.Option(help="random-weight model: 15m or 100m")] = "15m",
+    out: Annotated[str | None, typer.Option(help="write the figures to this JSON file, and a page beside it")] = None,
+) -> None:
+    """The figures that texts about PagedAttention give, beside ours and those of static batching in the same memory."""
+    from chatpager.bench.seeds import run
+
+    run(shape=shape, only=only.split(",") if only else None, quick=quick, out=out)
+
+
 @bench_app.command("isolation")
 def bench_isolation(
     probes: Annotated[int, typer.Option(help="timed prompts across tenants, and as many within one")] = 400,
