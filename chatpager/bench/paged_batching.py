@@ -1,9 +1,13 @@
-"""Our engine, served the same requests as ``static_batching`` and asked the same of every step."""
+"""Our engine, served the same requests as ``static_batching`` and asked the same of every step.
+
+It is as the server has it but for two things. There is no host memory behind the device's, which the baseline has not
+either. And it computes with torch's number of threads, as the baseline does: trying others is neither paging nor
+batching, and its trials would show as jitter.
+"""
 
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import torch
 
@@ -11,6 +15,7 @@ from chatpager.bench.workload import Ask, Served, Stopwatch, Told
 from chatpager.config import EngineConfig
 from chatpager.engine.batch import Batch
 from chatpager.engine.engine import Engine
+from chatpager.engine.loader import LoadedModel
 from chatpager.engine.messages import AddRequest
 from chatpager.engine.model_runner import ModelRunner
 from chatpager.engine.plan import Plan
@@ -28,18 +33,17 @@ class PagedBatching:
         ConfigError: it does not hold one sequence of ``max_len``, or the block size cannot be.
     """
 
-    def __init__(self, folder: Path, *, max_len: int, kv_tokens: int, block_size: int = 16) -> None:
+    def __init__(self, model: LoadedModel, *, max_len: int, kv_tokens: int, block_size: int = 16) -> None:
         config = EngineConfig(
-            model=str(folder),
-            dtype="float32",
             block_size=block_size,
             num_kv_blocks=kv_tokens // block_size + 1,  # one is never used
             max_model_len=max_len,
             max_num_batched_tokens=STEP_TOKENS,
             swap_space=0.0,
+            num_threads=torch.get_num_threads(),
             seed=1,
         )
-        self.runner = _TimedRunner(config)
+        self.runner = _TimedRunner(config, model)
         self.engine = Engine(config, self.runner)
         self._asked = 0
 

@@ -14,11 +14,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import transformers
 from rich.progress import Progress
 
 from chatpager.bench import machine, models, seeds_report
-from chatpager.bench.seeds_rows import QUICK, ROWS, Measure, Sizes
+from chatpager.bench.seeds_measure import QUICK, Measure, Sizes
+from chatpager.bench.seeds_rows import ROWS
 from chatpager.bench.workload import Told
 from chatpager.errors import ConfigError
 
@@ -38,8 +38,7 @@ def run(*, shape: str, only: Sequence[str] | None, quick: bool, out: str | None)
     with tempfile.TemporaryDirectory() as temporary, _progress() as progress:
         folder = Path(temporary)
         parameters = models.make_model(shape, folder)
-        vocabulary = transformers.AutoConfig.from_pretrained(folder).vocab_size
-        measure = Measure(folder, vocabulary, sizes, progress)
+        measure = Measure(folder, sizes, progress)
         rows = [asdict(ROWS[name](measure)) for name in chosen]
     result = {
         "what": "figures that texts about PagedAttention give (second-hand), ours, and those of static batching",

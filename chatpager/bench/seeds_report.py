@@ -16,9 +16,11 @@ FIELDS = ("title", "theirs", "ours", "static", "why")
 
 
 def show(result: dict[str, Any]) -> None:
-    table = Table(*HEADS, title=_title(result), show_lines=True)
+    """A block of lines for each row, which a terminal of any width has room for."""
+    table = Table(title=_title(result), show_header=False, show_edge=False)
     for row in result["rows"]:
-        table.add_row(*(row[name] for name in FIELDS))
+        for head, name in zip(HEADS, FIELDS, strict=True):
+            table.add_row(head, row[name], end_section=name == FIELDS[-1], style="bold" if name == FIELDS[0] else "")
     Console().print(table)
 
 

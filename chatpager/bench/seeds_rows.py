@@ -5,109 +5,12 @@ Their figures are second-hand: texts about PagedAttention, most of them on a GPU
 
 from __future__ import annotations
 
-import random
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
-from typing import Any
+from itertools import pairwise
 
-from chatpager.bench.paged_batching import PagedBatching
-from chatpager.bench.static_batching import StaticBatching
-from chatpager.bench.workload import Ask, Served, Told, lognormal, p99, tokens
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Tokens, unless it says otherwise. Means of prompts and answers are those of ShareGPT in the vLLM paper."""
-
-    max_len: int = 2048
-    slots: int = 4
-    """Reservations of ``max_len`` that the KV memory holds in the rows on memory and throughput."""
-    requests: int = 64
-    prompt_mean: int = 161
-    answer_mean: int = 338
-    history: int = 2000
-    rounds: int = 3
-    long: int = 16_384
-    long_sequences: int = 2
-    long_answer: int = 96
-    decoders: int = 4
-    decoder_answer: int = 256
-    steady: int = 8
-    """Sequences of the rows on jitter and block sizes."""
-    steady_answer: int = 256
-    block_sizes: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512)
-    block_answer: int = 64
-    short: int = 10
-    short_requests: int = 30
-
-
-QUICK = Sizes(
-    max_len=128, slots=2, requests=8, prompt_mean=16, answer_mean=16, history=160, rounds=1, long=256, long_answer=12,
-    decoders=2, decoder_answer=24, steady=2, steady_answer=24, block_answer=8, short_requests=3,
-)  # fmt: skip
-
-
-@dataclass
-class Row:
-    """``theirs``, ``ours`` and ``static`` are told in words; the figures behind them are in ``figures``."""
-
-    key: str
-    title: str
-    theirs: str
-    ours: str
-    static: str
-    why: str
-    figures: dict[str, Any] = field(default_factory=dict)
-
-
-class Measure:
-    """What the rows need: the weights, the sizes, and somebody to tell of progress. ``watch`` is given what is measured
-    and its tokens, and gives what is called with those computed."""
-
-    def __init__(self, folder: Path, vocabulary: int, sizes: Sizes, watch: Callable[[str, int], Told]) -> None:
-        self.folder, self.sizes = folder, sizes
-        self._vocabulary, self._watch = vocabulary, watch
-        self.rng = random.Random(7)
-
-    def prompt(self, count: int) -> list[int]:
-        return tokens(self.rng, count, self._vocabulary)
-
-    def paged(self, max_len: int, kv_tokens: int, block_size: int = 16) -> PagedBatching:
-        """Ready: its first steps, which take longer, are over."""
-        engine = PagedBatching(self.folder, max_len=max_len, kv_tokens=kv_tokens, block_size=block_size)
-        engine.serve([Ask(self.prompt(8), 2), Ask(self.prompt(8), 2)])
-        return engine
-
-    def static(self, max_len: int, kv_tokens: int) -> StaticBatching:
-        baseline = StaticBatching(self.folder, max_len=max_len, kv_tokens=kv_tokens)
-        baseline.serve([Ask(self.prompt(8), 2), Ask(self.prompt(8), 2)])
-        return baseline
-
-    def serve(self, engine: PagedBatching | StaticBatching, asks: list[Ask], what: str) -> Served:
-        name = "chatpager" if isinstance(engine, PagedBatching) else "static"
-        return engine.serve(asks, self._watch(f"{what}, {name}", sum(ask.tokens for ask in asks)))
-
-    def both(self, asks: list[Ask], max_len: int, slots: int, what: str) -> tuple[Served, Served]:
-        """(ours, static) of the same requests with the same KV memory."""
-        ours = self.serve(self.paged(max_len, slots * max_len), asks, what)
-        return ours, self.serve(self.static(max_len, slots * max_len), asks, what)
-
-    @cached_property
-    def mixed(self) -> tuple[Served, Served]:
-        """(ours, static) of requests of varied length, all there at once."""
-        s = self.sizes
-        asks = self.varied(s.requests)
-        return self.both(asks, s.max_len, s.slots, "varied requests")
-
-    def varied(self, count: int) -> list[Ask]:
-        s = self.sizes
-        return lognormal(
-            self.rng, count,
-            prompt_mean=s.prompt_mean, answer_mean=s.answer_mean, max_len=s.max_len, vocabulary=self._vocabulary,
-        )  # fmt: skip
+from chatpager.bench.seeds_measure import Measure, Row
+from chatpager.bench.workload import Ask, Served, p99
 
 
 def waste(m: Measure) -> Row:
@@ -128,21 +31,22 @@ def waste(m: Measure) -> Row:
         "static 60-80 % (one text: 40-60 %), paged about 4 %; 20 of 2,048 tokens: 99 %",
         f"{ours.waste:.1%}; {used} tokens: {one.reserved[0]} slots, of which {one.reserved[0] - used} are empty",
         f"{static.waste:.1%}; {used} tokens: {length:,} slots, {1 - used / length:.0%} empty",
-        f"it depends on lengths: ours are lognormal with means {m.sizes.prompt_mean} and {m.sizes.answer_mean} in slots "
-        f"of {m.sizes.max_len:,}. Paged waste is about half a block a sequence, so short ones waste a larger share",
+        f"it depends on lengths: ours are lognormal, {m.sizes.prompt_mean} and {m.sizes.answer_mean} in the mean, in "
+        f"slots of {m.sizes.max_len:,}. Pages waste about half a block a sequence: of short ones a larger share",
         figures,
     )  # fmt: skip
 
 
 def concurrency(m: Measure) -> Row:
     ours, static = m.mixed
-    ratio = ours.at_once / static.at_once
+    ratio = ours.at_once / m.sizes.slots  # not to what the baseline still computes something of use for
     return Row(
         "concurrency", "sequences at once in the same KV memory", "2.5x; 16 -> 50+ on one card",
         f"{ours.at_once:.1f} ({ratio:.1f}x), {max(ours.running)} at the most",
-        f"{static.at_once:.1f} of {m.sizes.slots} slots still needed",
-        "means over the steps in which others wait. The ratio is the reservation over the mean length: shorter requests "
-        "or a longer maximum raise it at will. A slot of the baseline whose answer has ended computes nothing of use",
+        f"{m.sizes.slots}, of which {static.at_once:.1f} are still needed",
+        "means over the steps in which others wait. The ratio is the reservation over the mean length: shorter "
+        "requests or a longer maximum raise it at will. What is not needed any more is an answer that has ended in a "
+        "batch that has not",
         {"ours": round(ours.at_once, 2), "ours_most": max(ours.running), "static": round(static.at_once, 2),
          "static_slots": m.sizes.slots, "ratio": round(ratio, 3)},
     )  # fmt: skip
@@ -157,7 +61,8 @@ def throughput(m: Measure) -> Row:
         f"{ours.rate:,.0f}/s ({ratio:.1f}x)", f"{static.rate:,.0f}/s",
         "a GPU decodes many sequences in nearly the time of one, as weights are read once; a CPU is soon limited by "
         "arithmetic, so more sequences at once bring less. Model, lengths and memory differ too. "
-        f"{equal:.0%} of the answers are equal to the last token; the others part at near-ties",
+        f"{equal:.0%} of the answers are the same to the last token; rounding decides between tokens that are nearly "
+        "as likely. On a CPU part of ours is faster linears, not batching",
         {"ours": round(ours.rate, 2), "static": round(static.rate, 2), "ratio": round(ratio, 3),
          "equal_answers": round(equal, 4)},
     )  # fmt: skip
@@ -183,8 +88,8 @@ def repeat_turn(m: Measure) -> Row:
         f"{_ms(theirs)}, all of it computed again",
         "what is left is the new tokens, so the saving grows with the history; it is the prefix cache's, which static "
         "batching could have without pages",
-        {"ours_ms": [round(1000 * t, 2) for t in warm], "ours_cold_ms": [round(1000 * t, 2) for t in cold],
-         "static_ms": [round(1000 * t, 2) for t in baseline], "change": round(ours / theirs - 1, 4)},
+        {"ours_ms": list(map(_round_ms, warm)), "ours_cold_ms": list(map(_round_ms, cold)),
+         "static_ms": list(map(_round_ms, baseline)), "change": round(ours / theirs - 1, 4)},
     )  # fmt: skip
 
 
@@ -205,8 +110,8 @@ def start(m: Measure) -> Row:
         f"while {s.decoders} decode {_ms(static_busy)}, alone {_ms(static)}",
         "the baseline waits for its batch to end; ours begins at once, but shares its steps with those that decode. "
         "Computing the prompt is the same work for both and, on a CPU, most of the time; 95 ms for it need a GPU",
-        {"ours_ms": round(1000 * ours, 1), "static_ms": round(1000 * static, 1), "ours_busy_ms": round(1000 * ours_busy, 1),
-         "static_busy_ms": round(1000 * static_busy, 1), "longest_gap_ms": round(1000 * stall, 1)},
+        {"ours_ms": _round_ms(ours), "static_ms": _round_ms(static), "ours_busy_ms": _round_ms(ours_busy),
+         "static_busy_ms": _round_ms(static_busy), "longest_gap_ms": _round_ms(stall)},
     )  # fmt: skip
 
 
@@ -216,7 +121,8 @@ def long_context(m: Measure) -> Row:
     ours, static = m.both(asks, s.long + s.long_answer + 32, s.long_sequences, "long contexts")
     ratio = ours.decode_rate / static.decode_rate
     return Row(
-        "long", f"decoding {s.long_sequences} sequences of {s.long:,} tokens", "820 -> 1,350 tokens/s (1.65x), doubtful",
+        "long", f"decoding {s.long_sequences} sequences of {s.long:,} tokens",
+        "820 -> 1,350 tokens/s (1.65x), doubtful",
         f"{ours.decode_rate:,.1f} tokens/s ({ratio:.2f}x); with the prompts {ours.rate:.2f}",
         f"{static.decode_rate:,.1f} tokens/s; with the prompts {static.rate:.2f}",
         "equal sequences at once in both, so this compares attention and steps alone: the lengths are equal too, which "
@@ -259,12 +165,12 @@ def block_sizes(m: Measure) -> Row:
         found[str(size)] = {"waste": round(served.waste, 4), "own_ms": _round_ms(statistics.median(own)),
                             "decode": round(served.decode_rate, 2)}  # fmt: skip
     static = m.serve(m.static(longest, len(asks) * longest), asks, "contiguous")
-    told = "; ".join(f"{size}: {f['waste']:.0%}, {f['own_ms']:.2f} ms, {f['decode']:,.0f}/s" for size, f in found.items())
+    told = [f"{size}: {f['waste']:.0%}, {f['own_ms']:.2f} ms, {f['decode']:,.0f}/s" for size, f in found.items()]
     return Row(
         "blocks", f"block size: waste, tables and bookkeeping a step, decoding {len(asks)} sequences",
-        "16 is usual; below 512 management is said to rise to 15 %, doubtful", told,
+        "16 is usual; below 512 management is said to rise to 15 %, doubtful", "; ".join(told),
         f"waste {static.waste:.0%} with slots of {longest:,}, {static.decode_rate:,.0f}/s",
-        "waste is half a block a sequence. A kernel for a GPU likes large blocks for bandwidth; on a CPU the tables cost "
+        "waste is half a block a sequence. Kernels for GPUs like large blocks for bandwidth; on a CPU tables cost "
         "little beside the model",
         {"ours": found, "static": {"waste": round(static.waste, 4), "decode": round(static.decode_rate, 2)}},
     )  # fmt: skip
@@ -283,8 +189,8 @@ def short(m: Measure) -> Row:
         "short", f"one request at a time, {s.short} tokens in and {s.short} out", "paging may cost more than it saves",
         f"{_ms(ours)} a request ({_change(ours, theirs)}); of it {own:.1%} tables and bookkeeping",
         f"{_ms(theirs)} a request",
-        "the bookkeeping is what paging can cost at the most: it names blocks for the prefix cache and schedules too. The "
-        "whole difference has also the baseline's own Python in it",
+        "the bookkeeping is what paging can cost at the most: it names blocks for the prefix cache and schedules too. "
+        "The whole difference has the baseline's own Python in it",
         {"ours_ms": _round_ms(ours), "static_ms": _round_ms(theirs), "change": round(ours / theirs - 1, 4),
          "own_share": round(own, 4)},
     )  # fmt: skip
@@ -298,7 +204,7 @@ ROWS: dict[str, Callable[[Measure], Row]] = {
 
 def _by_growth(served: Served) -> tuple[float, float]:
     """Median seconds of a step in which memory was taken, and of one in which none was; prompts are not among them."""
-    grown = [b > a for a, b in zip(served.reserved, served.reserved[1:], strict=False)]
+    grown = [b > a for a, b in pairwise(served.reserved)]
     gaps = served.gaps(0)
     steps = list(zip(grown[-len(gaps) :], gaps, strict=True))
     return statistics.median(t for g, t in steps if g), statistics.median(t for g, t in steps if not g)

@@ -12,8 +12,9 @@ will be, so that no batch decodes longer than its longest answer. No time is cou
 
 Unkind to it: batches are not sorted by length, as an offline job could do. What is computed for an answer that has
 ended is not counted as output, though it takes its time. ``generate`` is made to be general and does more in Python for
-each step than a loop written for one model would; nothing is compiled. Reserving less than ``max_len``, as a server
-that knows its answers' lengths might, is not tried: the texts compare with a server that does not know them.
+each step than a loop written for one model would; nothing is compiled. On a CPU our engine also exchanges the model's
+linears and attention for faster ones, which is neither paging nor batching. Reserving less than ``max_len``, as a
+server that knows its answers' lengths might, is not tried: the texts compare with a server that does not know them.
 """
 
 from __future__ import annotations
@@ -30,21 +31,27 @@ from chatpager.errors import ConfigError
 PADDING = 0
 
 
+def load(folder: Path, device: torch.device) -> Any:
+    """The model in single precision."""
+    transformers.utils.logging.disable_progress_bar()
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True
+    )
+    return model.to(device).eval()
+
+
 class StaticBatching:
-    """``kv_tokens``: what the KV memory holds, in tokens.
+    """``model``: what ``load`` gave. ``kv_tokens``: what the KV memory holds, in tokens.
 
     Raises:
         ConfigError: it does not hold one reservation.
     """
 
-    def __init__(self, folder: Path, *, max_len: int, kv_tokens: int) -> None:
+    def __init__(self, model: Any, *, max_len: int, kv_tokens: int) -> None:
         self.max_len, self.slots = max_len, kv_tokens // max_len
         if self.slots < 1:
             raise ConfigError("kv_tokens", f"must hold one reservation of {max_len}", value=kv_tokens)
-        transformers.utils.logging.disable_progress_bar()
-        self.model: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True
-        ).eval()
+        self.model = model
 
     def serve(self, asks: list[Ask], told: Told = lambda count: None) -> Served:
         """``asks`` in the order in which they arrive; the first arrives at the beginning."""
@@ -73,18 +80,18 @@ class StaticBatching:
 
         def step(input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
             """After each token of the batch; never asks for an end."""
-            newest = input_ids[:, -1].tolist()
+            newest = input_ids[:, -1].tolist()  # waits until a GPU has computed it
             now = watch()
             with watch.stopped():
                 done = input_ids.shape[1] - width
                 _record(batch, left, asks, served, newest, done, now, self.max_len)
                 told(sum(asks[i].answer >= done for i in batch))
-            return torch.zeros(len(batch), dtype=torch.bool)
+            return torch.zeros(len(batch), dtype=torch.bool, device=input_ids.device)
 
         told(sum(len(asks[i].prompt) for i in batch))
         self.model.generate(
-            ids,
-            attention_mask=mask,
+            ids.to(self.model.device),
+            attention_mask=mask.to(self.model.device),
             max_new_tokens=max(asks[i].answer for i in batch),
             do_sample=False,
             cache_implementation="static",

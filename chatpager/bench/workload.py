@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple
 
 SPREAD = 1.0
@@ -97,8 +98,7 @@ class Served:
 
     def gaps(self, request: int) -> list[float]:
         """Seconds from each token to the next."""
-        times = self.times[request]
-        return [b - a for a, b in zip(times, times[1:], strict=False)]
+        return [b - a for a, b in pairwise(self.times[request])]
 
 
 class Stopwatch:

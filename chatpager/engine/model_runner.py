@@ -43,12 +43,13 @@ class ModelRunner:
         ConfigError: the KV cache does not hold one sequence of ``max_model_len``, or does not fit the memory.
     """
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, model: loader.LoadedModel | None = None) -> None:
+        """``model``: the one of ``config``, where it was loaded before."""
         self.config = config
         self._threads = ThreadChoice(
             [config.num_threads] if config.num_threads else candidates(torch.get_num_threads())
         )
-        self.model = loader.load(Path(config.model), dtype=config.dtype, device=config.device)
+        self.model = model or loader.load(Path(config.model), dtype=config.dtype, device=config.device)
         paged_attention.prepare(self.model.dtype, self.model.device)  # not in the first step
         self.shape = self.model.shape
         self.block_size = config.block_size

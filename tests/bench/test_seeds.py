@@ -8,11 +8,13 @@ from itertools import zip_longest
 import pytest
 import torch
 
-from chatpager.bench import models, seeds, workload
+from chatpager.bench import models, seeds, static_batching, workload
 from chatpager.bench.paged_batching import PagedBatching
 from chatpager.bench.seeds_rows import ROWS
 from chatpager.bench.static_batching import StaticBatching
 from chatpager.bench.workload import Ask, Served
+from chatpager.cli.benches import bench_seeds
+from chatpager.engine import loader
 from chatpager.errors import ConfigError
 
 NEAR_TIE = 1e-4
@@ -29,12 +31,17 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def static(folder):
     """Two slots."""
-    return StaticBatching(folder, max_len=64, kv_tokens=130)
+    return StaticBatching(static_batching.load(folder, torch.device("cpu")), max_len=64, kv_tokens=130)
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return loader.load(folder, dtype="float32", device="cpu")
 
 
 @pytest.fixture
-def paged(folder):
-    return PagedBatching(folder, max_len=64, kv_tokens=160)
+def paged(model):
+    return PagedBatching(model, max_len=64, kv_tokens=160)
 
 
 def prompt(count, seed=1):
@@ -87,7 +94,9 @@ def test_a_request_that_comes_later_waits_from_then_on(kind, request):
     assert served.times[0][2] <= served.arrived[1] <= served.times[0][3]
     began = served.times[1][0]
     assert served.first_token(1) == began - served.arrived[1] > 0
-    assert (began > served.times[0][-1]) == (kind == "static"), "a batch ends before the next begins, an engine's does not"
+    assert (began > served.times[0][-1]) == (kind == "static"), (
+        "a batch ends before the next begins, an engine's does not"
+    )
 
 
 def test_the_accounts_of_a_run():
@@ -120,9 +129,9 @@ def test_lengths_vary_about_their_means_within_the_longest():
     assert {token for ask in asks for token in ask.prompt} == set(range(1, 9))
 
 
-def test_memory_for_less_than_one_reservation_is_refused(folder):
+def test_memory_for_less_than_one_reservation_is_refused(static):
     with pytest.raises(ConfigError, match="one reservation of 64"):
-        StaticBatching(folder, max_len=64, kv_tokens=63)
+        StaticBatching(static.model, max_len=64, kv_tokens=63)
 
 
 class Cells(HTMLParser):
@@ -159,9 +168,12 @@ def test_every_row_is_measured_on_both(tmp_path, capsys):
     assert (tags.count("td"), tags.count("th"), tags.count("svg")) == (5 * len(ROWS), 5, 4)
 
 
-def test_some_rows_alone_and_no_others():
-    result = seeds.run(shape="15m", only=["short"], quick=True, out=None)
-    assert [row["key"] for row in result["rows"]] == ["short"]
+def test_some_rows_alone_and_no_others(capsys):
+    """As the command is called."""
+    bench_seeds(only="short", quick=True)
+    told = capsys.readouterr().out
+    assert "one request at a time" in told
+    assert "second turn" not in told and "block size" not in told
 
 
 def test_a_row_that_is_not_there_is_refused():
