@@ -84,7 +84,7 @@ def repeat_turn(m: Measure) -> Row:
     ours, ours_cold, theirs = map(statistics.median, (warm, cold, baseline))
     return Row(
         "repeat", f"time to first token, second turn over {s.history:,} tokens", "-80 % or more",
-        f"{_ms(ours)} ({_change(ours, theirs)}; {_change(ours, ours_cold)} of our own cold one, {_ms(ours_cold)})",
+        f"{_ms(ours)} ({_change(ours, theirs)}; {_change(ours, ours_cold)} against our own cold one, {_ms(ours_cold)})",
         f"{_ms(theirs)}, all of it computed again",
         "what is left is the new tokens, so the saving grows with the history; it is the prefix cache's, which static "
         "batching could have without pages",

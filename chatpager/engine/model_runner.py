@@ -44,7 +44,7 @@ class ModelRunner:
     """
 
     def __init__(self, config: EngineConfig, model: loader.LoadedModel | None = None) -> None:
-        """``model``: the one of ``config``, where it was loaded before."""
+        """``model``: one that is loaded already, in place of the one that ``config`` names."""
         self.config = config
         self._threads = ThreadChoice(
             [config.num_threads] if config.num_threads else candidates(torch.get_num_threads())
