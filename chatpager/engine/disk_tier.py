@@ -73,6 +73,8 @@ class DiskTier:
         self._waiting_bytes = 0
         self._moved: dict[str, Sequence[BlockProof]] = {}
         """Conversations that went on, whose blocks are on their way."""
+        self._records: dict[str, list[BlockProof] | None] = {}
+        """What conversations are to be recorded as having; None: they are gone."""
         self._jobs: deque[Callable[[], None]] = deque()
         self._busy = False
         self._giving_way = False
@@ -127,7 +129,9 @@ class DiskTier:
             self._moved[owner] = proofs
             for proof in proofs:
                 self._strays.pop(proof, None)
-            self._put(partial(self._write_head, owner, list(proofs)))
+            self._pass_over(owner)
+            self._records[owner] = list(proofs)
+            self._put(partial(self._record, owner))
 
     def settle(self) -> None:
         """The blocks of those that went on have all been handed over."""
@@ -141,12 +145,20 @@ class DiskTier:
         return self._heads.read(owner)
 
     def drop_head(self, owner: str) -> None:
-        """The conversation is gone: its blocks go too, but for those that others have."""
+        """The conversation is gone: its blocks go too, but for those that others have. Before anything else: what was
+        deleted is not written any more, and is not there after a crash."""
         with self._lock:
-            self._put(partial(self._drop_head, owner))
+            self._pass_over(owner)
+            self._records[owner] = None
+            self._put(partial(self._record, owner), first=True)
 
-    def _put(self, job: Callable[[], None]) -> None:
-        self._jobs.append(job)
+    def _pass_over(self, owner: str) -> None:
+        """A record that waits is not written any more. What was in it goes before it can be written anew."""
+        if gone := self._released(self._records.pop(owner, None) or ()):
+            self._put(partial(self._unlink, gone), first=True)
+
+    def _put(self, job: Callable[[], None], *, first: bool = False) -> None:
+        (self._jobs.appendleft if first else self._jobs.append)(job)
         self._wake.notify_all()
 
     def give_way(self, wanted: bool) -> None:
@@ -226,7 +238,6 @@ class DiskTier:
                 self._busy = False
                 self._wake.notify_all()
                 self._wake.wait_for(lambda: self._jobs or self._closing)
-                self._wake.wait_for(lambda: self._closing or not self._giving_way, PAUSE)
                 if not self._jobs:
                     return
                 job = self._jobs.popleft()
@@ -238,7 +249,21 @@ class DiskTier:
                 if _is_power_of_2(self.failed_writes):
                     log.warning("KV blocks cannot be written to disk (%d so far): %s", self.failed_writes, error)
 
-    def _write_head(self, owner: str, proofs: list[BlockProof]) -> None:
+    def _pause(self) -> None:
+        """Before something is written, while the engine computes."""
+        with self._wake:
+            self._wake.wait_for(lambda: self._closing or not self._giving_way, PAUSE)
+
+    def _record(self, owner: str) -> None:
+        """What is to be recorded of a conversation by now: whatever was before it is passed over."""
+        with self._lock:
+            if owner not in self._records:
+                return
+            proofs = self._records.pop(owner)
+        if proofs is None:
+            self._let_go(self._heads.pop(owner))
+            return
+        self._pause()
         try:
             old = self._heads.write(owner, proofs)
         except OSError:
@@ -246,16 +271,20 @@ class DiskTier:
             raise
         self._let_go(old)
 
-    def _drop_head(self, owner: str) -> None:
-        self._let_go(self._heads.pop(owner))
-
     def _let_go(self, proofs: Sequence[BlockProof]) -> None:
         """A conversation no longer has these: those that nobody has go. In one go, so that who takes one meanwhile
         either keeps it or sees that it is not there."""
         with self._lock:
-            gone = self._heads.let_go(proofs)
-            for proof in gone:
-                self._drop(proof)
+            gone = self._released(proofs)
+        self._unlink(gone)
+
+    def _released(self, proofs: Sequence[BlockProof]) -> list[BlockProof]:
+        gone = self._heads.let_go(proofs)
+        for proof in gone:
+            self._drop(proof)
+        return gone
+
+    def _unlink(self, gone: Sequence[BlockProof]) -> None:
         for proof in gone:
             unlink(self._path(proof))
 
@@ -264,6 +293,7 @@ class DiskTier:
             content = self._waiting.get(proof)
         if content is None:
             return
+        self._pause()
         size = 0
         try:
             write_whole(self._path(proof), HEADER.pack(MAGIC, proof, len(content), _checksum(content)) + content)

@@ -8,6 +8,7 @@ import pytest
 
 from chatpager.engine import disk_tier
 from chatpager.engine.disk_tier import HEADER, DiskTier, claim
+from chatpager.engine.head_records import HeadRecords
 from chatpager.engine.reading import Source
 from chatpager.engine.tiers import Tiers
 from tests.engine.fakes import FakeRunner, answer, continuation, make_engine, request, run, step
@@ -398,6 +399,57 @@ class TestSharedBlocks:
         tier.drop_head("b")
         tier.flush()
         assert len(tier) == 0
+        tier.close()
+
+    def test_what_is_deleted_while_it_waits_is_never_written(self, tmp_path, monkeypatch):
+        """A crash must not leave behind what was deleted before it, however far the disk is behind."""
+        written = []
+        whole = disk_tier.write_whole
+        monkeypatch.setattr(
+            "chatpager.engine.disk_tier.write_whole", lambda *file: (written.append(file), whole(*file))
+        )
+        tier = DiskTier(tmp_path / "kv", 1 << 20)
+        self.kept(tier)
+        busy, go_on, before = threading.Event(), threading.Event(), len(written)
+        with tier._lock:
+            tier._put(lambda: (busy.set(), go_on.wait(10)))
+        busy.wait(10)
+        for proofs in ([self.P, self.X, b"z" * 32], [self.P, self.X, self.Y]):
+            tier.keep_head("a", proofs)
+            tier.save(proofs[-1], b"s" * 64)
+        tier.keep_head("b", [self.P])
+        tier.drop_head("a")
+        with tier._lock:  # a crash, just after what the deletion put before everything else
+            first = [job for job in tier._jobs if job.func in (tier._unlink, tier._record)][:3]
+            tier._jobs.clear()
+            tier._jobs.extend(first)
+        go_on.set()
+        tier.flush()
+        tier.close()
+        assert len(written) == before
+        assert not list((tmp_path / "kv" / "heads").iterdir())
+        assert [path.stem for path in (tmp_path / "kv").glob("*/*.kv")] == [self.P.hex()], "b has it"
+
+    def test_of_records_that_wait_the_last_one_is_written(self, tmp_path, monkeypatch):
+        written = []
+        write = HeadRecords.write
+        monkeypatch.setattr(HeadRecords, "write", lambda *args: (written.append(args[2]), write(*args))[1])
+        tier = DiskTier(tmp_path / "kv", 1 << 20)
+        busy, go_on = threading.Event(), threading.Event()
+        with tier._lock:
+            tier._put(lambda: (busy.set(), go_on.wait(10)))
+        busy.wait(10)
+        self_and_others = [[self.P], [self.P, self.X], [self.P, self.Y]]
+        for proofs in self_and_others:
+            tier.keep_head("a", proofs)
+            tier.save(proofs[-1], b"s" * 64)
+        go_on.set()
+        tier.flush()
+        assert written == [[self.P, self.Y]]
+        assert tier.head("a") == (self.P, self.Y) and self.X not in tier
+        tier.drop_head("a")
+        tier.flush()
+        assert len(tier) == 0 and not tier._heads._holders
         tier.close()
 
     def test_a_record_that_cannot_be_written_holds_nothing(self, tmp_path, monkeypatch):
