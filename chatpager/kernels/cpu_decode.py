@@ -109,7 +109,7 @@ def _bits(number: float) -> int:
 
 
 def _table(call: AttentionCall, lse: Tensor, parts: int, scratch: Tensor) -> array[int]:
-    """In the order of the names in ``cpu_jit``; the two counters stand last."""
+    """In the order of the names in ``cpu_tiles``; the two counters stand last."""
     return array("q", (
         call.query.data_ptr(), call.query.stride(0), call.query.stride(1),
         call.key_cache.data_ptr(), call.value_cache.data_ptr(), *call.key_cache.stride()[:3],

@@ -1,0 +1,207 @@
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
+"""Tokens of a row into its state, compiled by numba: in tiles of 16, keys and values read where they lie.
+
+The scores of a tile are one vector a head, and an output is taken from memory and put back once a tile. A state is the
+maxima and sums of a row's heads and their outputs, not yet divided.
+"""
+
+import numba
+import numpy as np
+from numba import types
+
+from chatpager.kernels.cpu_vectors import (
+    LANES,
+    bits_of_float,
+    dots,
+    float32_at,
+    float_of_bits,
+    int32_at,
+    int64_at,
+    mix,
+    power_of_two,
+    prefetch,
+)
+
+# The places of a call's arguments in its table of int64: addresses, and strides in elements. `cpu_decode` fills it.
+(
+    QUERY, QUERY_TOKEN, QUERY_HEAD, KEY, VALUE, BLOCK, SLOT, HEAD, TABLES, TABLE_ROW, TABLE_COLUMN, CONTEXTS, CONTEXT,
+    OUT, OUT_TOKEN, OUT_HEAD, LSE, ROWS, KV_HEADS, GROUP, DIM, BLOCK_SIZE, WINDOW, PARTS, SCRATCH, WORDS, SCALE,
+    SOFTCAP, NEXT, ENDED,
+) = range(30)  # fmt: skip
+
+STATES = 4 * LANES + 4 * LANES
+"""Words before the queries: offsets of two tiles, scores of four heads; `cpu_decode.part_words` counts all."""
+
+jit = numba.njit(fastmath={"contract"}, error_model="numpy")
+pasted = numba.njit(inline="always")
+"""Part of its caller: LLVM works on a function once more for every one that it is called through."""
+
+f32 = np.float32
+LOG2E, LN2_HIGH, LN2_LOW = f32(1.4426950408889634), f32(0.693359375), f32(-2.12194440e-4)
+SHIFT = f32(12582912.0)
+LEAST, MOST = f32(-87.0), f32(88.0)
+C0, C1, C2, C3, C4, C5 = map(
+    f32, (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+)
+ZERO, ONE, TWO = f32(0), f32(1), f32(2)
+NOTHING = f32(-np.inf)
+
+
+@jit
+def exp(x):
+    """As Cephes' expf, to 2e-7; below -87 it is 0, above 88 no more than there, and NaN stays NaN."""
+    y = LEAST if x < LEAST else x
+    y = MOST if y > MOST else y
+    shifted = y * LOG2E + SHIFT
+    n = shifted - SHIFT
+    r = y - n * LN2_HIGH
+    r = r - n * LN2_LOW
+    p = (((((C0 * r + C1) * r + C2) * r + C3) * r + C4) * r + C5) * (r * r) + r + ONE
+    p = p * power_of_two(shifted)
+    return ZERO if x < LEAST else p
+
+
+@jit
+def load_query(p, source, row, queries, scale):
+    dim = p[DIM]
+    for head in range(p[KV_HEADS] * p[GROUP]):
+        at = row * p[QUERY_TOKEN] + head * p[QUERY_HEAD]
+        for d in range(dim):
+            queries[head * dim + d] = widen(source[at + d]) * scale
+
+
+def widen(x):
+    raise NotImplementedError
+
+
+@numba.extending.overload(widen)
+def _widen(x):
+    if x == types.float32:
+        return lambda x: x
+    return lambda x: float_of_bits(np.uint32(x) << np.uint32(16))
+
+
+def put(base, index, x):
+    raise NotImplementedError
+
+
+@numba.extending.overload(put)
+def _put(base, index, x):
+    if base.dtype == types.float32:
+
+        def store(base, index, x):
+            base[index] = x
+    else:
+
+        def store(base, index, x):
+            bits = bits_of_float(x)
+            if x != x:
+                base[index] = np.uint16(0x7FC0)
+            else:  # to the nearest, ties to even
+                base[index] = np.uint16(
+                    (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+                )
+
+    return store
+
+
+@jit
+def soften(scores, count, softcap):
+    """Scores of one head, of which ``count`` are there, under a softcap; the rest become -inf."""
+    if softcap != ZERO:
+        for t in range(LANES):
+            scores[t] = softcap * (ONE - TWO / (exp(TWO * (scores[t] / softcap)) + ONE))
+    for t in range(count, LANES):
+        scores[t] = NOTHING
+
+
+@jit
+def weigh(scores, maximum, total, sums, dim):
+    """Scores become weights against the new maximum; what was summed is brought to it."""
+    most = maximum[0]
+    for t in range(LANES):
+        most = scores[t] if scores[t] > most else most
+    against = ZERO if most == NOTHING else most
+    if most > maximum[0]:
+        factor = exp(maximum[0] - against)
+        maximum[0] = most
+        total[0] *= factor
+        for d in range(dim):
+            sums[d] *= factor
+    for t in range(LANES):
+        scores[t] = exp(scores[t] - against)
+    for t in range(LANES):
+        total[0] += scores[t]
+
+
+@jit
+def fill(p, row, first, count, base, offsets):
+    """Where ``count`` tokens of a row lie from token ``first`` on, in elements of the caches."""
+    tables, size = int32_at(p[TABLES]), p[BLOCK_SIZE]
+    at = row * p[TABLE_ROW]
+    for t in range(count):
+        block = np.int64(tables[at + (first + t) // size * p[TABLE_COLUMN]])
+        offsets[t] = block * p[BLOCK] + (first + t) % size * p[SLOT]
+
+
+@jit
+def score(keys, base, offsets, count, queries, heads, dim, scores):
+    for t in range(count):
+        key, to = offsets[t] + base, float32_at(scores + 4 * t)
+        if heads == 4:
+            dots(4, keys, key, queries, dim, to)
+        elif heads == 3:
+            dots(3, keys, key, queries, dim, to)
+        elif heads == 2:
+            dots(2, keys, key, queries, dim, to)
+        else:
+            dots(1, keys, key, queries, dim, to)
+
+
+@jit
+def gather(values, base, offsets, count, scores, heads, dim, sums):
+    if heads == 4:
+        mix(4, values, base, offsets, count, scores, dim, sums)
+    elif heads == 3:
+        mix(3, values, base, offsets, count, scores, dim, sums)
+    elif heads == 2:
+        mix(2, values, base, offsets, count, scores, dim, sums)
+    else:
+        mix(1, values, base, offsets, count, scores, dim, sums)
+
+
+@pasted
+def attend(p, keys, values, lines, row, start, stop, part, state):
+    """Tokens ``start`` to ``stop`` of a row into ``state``."""
+    dim, group, kv_heads = p[DIM], p[GROUP], p[KV_HEADS]
+    heads, softcap = kv_heads * group, float_of_bits(np.uint32(p[SOFTCAP]))
+    mine = p[SCRATCH] + 4 * part * p[WORDS]
+    here, there, scores, queries = int64_at(mine), int64_at(mine + 8 * LANES), mine + 16 * LANES, mine + 4 * STATES
+    sums = float32_at(state)
+    for i in range(heads * (dim + 2)):
+        sums[i] = NOTHING if i < heads else ZERO
+    fill(p, row, start, min(LANES, stop - start), 0, there)
+    for first in range(start, stop, LANES):
+        count = min(LANES, stop - first)
+        later = max(0, min(LANES, stop - first - LANES))
+        for t in range(count):
+            here[t] = there[t]
+        fill(p, row, first + LANES, later, 0, there)
+        for kv_head in range(kv_heads):
+            base = kv_head * p[HEAD]
+            for t in range(later):
+                for d in range(0, dim, lines):
+                    prefetch(keys, there[t] + base + d)
+                    prefetch(values, there[t] + base + d)
+            for g in range(0, group, 4):
+                n, head = min(4, group - g), kv_head * group + g
+                score(keys, base, here, count, float32_at(queries + 4 * head * dim), n, dim, scores)
+                for j in range(n):
+                    mixed = float32_at(state + 4 * (2 * heads + (head + j) * dim))
+                    tile = float32_at(scores + 4 * LANES * j)
+                    soften(tile, count, softcap)
+                    weigh(
+                        tile, float32_at(state + 4 * (head + j)), float32_at(state + 4 * (heads + head + j)), mixed, dim
+                    )
+                mixed = float32_at(state + 4 * (2 * heads + head * dim))
+                gather(values, base, here, count, float32_at(scores), n, dim, mixed)
