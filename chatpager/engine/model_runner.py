@@ -216,12 +216,16 @@ class ModelRunner:
         if self.model.device.type != "cpu":
             yield
             return
-        threads = self._threads.threads(tokens)
-        if threads != torch.get_num_threads():
+        before, threads = torch.get_num_threads(), self._threads.threads(tokens)
+        if threads != before:
             torch.set_num_threads(threads)
         began = time.perf_counter()
-        yield
-        self._threads.took(tokens, time.perf_counter() - began)
+        try:
+            yield
+            self._threads.took(tokens, time.perf_counter() - began)
+        finally:  # the process's own number: the next model counts its cores by it, and a caller computes with it
+            if threads != before:
+                torch.set_num_threads(before)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Logits of the rows that are sampled, [L, vocabulary]; writes the KV of every token of the batch."""

@@ -64,14 +64,22 @@ class TestSizes:
         monkeypatch.setattr(model_runner, "MEMINFO", tmp_path / "none")
         assert model_runner._available_memory() > 1 << 20
 
-    def test_steps_are_computed_with_the_threads_asked_for(self, tiny_model):
+    def test_steps_are_computed_with_the_threads_asked_for_and_nothing_else_is(self, tiny_model, monkeypatch):
         before = torch.get_num_threads()
-        try:
-            asked = runner(tiny_model("llama"), num_kv_blocks=64, num_threads=2, max_num_batched_tokens=16)
+        asked = runner(tiny_model("llama"), num_kv_blocks=64, num_threads=before + 1, max_num_batched_tokens=16)
+        plan, forward, seen = asked._largest_plan(), asked.forward, []
+        monkeypatch.setattr(asked, "forward", lambda batch: seen.append(torch.get_num_threads()) or forward(batch))
+        asked.run(plan)
+        assert seen == [before + 1]
+        assert torch.get_num_threads() == before
+
+    def test_a_step_that_raises_leaves_the_threads_as_they_were(self, tiny_model, monkeypatch):
+        before = torch.get_num_threads()
+        asked = runner(tiny_model("llama"), num_kv_blocks=64, num_threads=before + 1, max_num_batched_tokens=16)
+        monkeypatch.setattr(asked, "forward", None)
+        with pytest.raises(TypeError):
             asked.run(asked._largest_plan())
-            assert torch.get_num_threads() == 2
-        finally:
-            torch.set_num_threads(before)
+        assert torch.get_num_threads() == before
 
 
 class TestLargestStep:
