@@ -187,8 +187,9 @@ def test_caches_that_are_one_layer_of_a_larger_tensor(backend):
 @pytest.mark.parametrize("block_size", [16, 128])
 def test_blocks_beyond_two_to_the_31_elements(backend, query_lens, block_size, tmp_path):
     """Small and large pages: the kernels look up a page for every token, or one for a whole tile."""
-    problem = pages([2 * block_size + 1], query_lens and [7], block_size=block_size, dtype=torch.float16)
-    far = far_apart(tmp_path / "cache", block_size, 1, 16)
+    dtype = torch.bfloat16 if backend.name == "cpu" else torch.float16  # of 16 bits, and such as numba serves
+    problem = pages([2 * block_size + 1], query_lens and [7], block_size=block_size, dtype=dtype)
+    far = far_apart(tmp_path / "cache", block_size, 1, 16).view(dtype)
     for block, near in zip((2, 0, 1), problem.block_tables[0, :3], strict=True):
         far[block] = problem.key_cache[near]
     problem.key_cache = problem.value_cache = far
