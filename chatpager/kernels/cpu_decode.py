@@ -74,11 +74,16 @@ def decode(call: AttentionCall, tokens: int, lse: Tensor) -> bool:
     """Fill ``call.out`` and ``lse`` [rows, kv_heads, group] of the rows that see any of ``tokens`` tokens in all.
 
     False if the dtype is not served here; nothing was written then.
+
+    Raises:
+        IndexError: a table's entry within a context is no block; what was written is of no use.
     """
     found = kernel(SERVED[call.query.dtype]) if call.query.dtype in SERVED else None
     if found is None:
         return False
     read = 2 * tokens * call.kv_heads * call.head_dim * call.query.element_size()
+    if not call.key_cache.shape[0]:
+        raise IndexError("context_lens names tokens, but the caches have no blocks")
     team, threads = None, torch.get_num_threads()
     if threads > 1 and read >= SHARED_BYTES:
         team = _team()
@@ -90,6 +95,8 @@ def decode(call: AttentionCall, tokens: int, lse: Tensor) -> bool:
         team(found.address, address, threads, 0)
     else:
         found.call(address)
+    if wrong := table[-3]:
+        raise IndexError(f"block_tables names block {wrong}, but the caches have {call.key_cache.shape[0]}")
     return True
 
 
@@ -109,7 +116,7 @@ def _bits(number: float) -> int:
 
 
 def _table(call: AttentionCall, lse: Tensor, parts: int, scratch: Tensor) -> array[int]:
-    """In the order of the names in ``cpu_tiles``; the two counters stand last."""
+    """In the order of the names in ``cpu_tiles``; the block that is none and the two counters stand last."""
     return array("q", (
         call.query.data_ptr(), call.query.stride(0), call.query.stride(1),
         call.key_cache.data_ptr(), call.value_cache.data_ptr(), *call.key_cache.stride()[:3],
@@ -117,7 +124,8 @@ def _table(call: AttentionCall, lse: Tensor, parts: int, scratch: Tensor) -> arr
         call.context_lens.data_ptr(), call.context_lens.stride(0),
         call.out.data_ptr(), call.out.stride(0), call.out.stride(1), lse.data_ptr(),
         call.query.shape[0], call.kv_heads, call.group, call.head_dim, call.block_size, call.sliding_window or 0,
-        parts, scratch.data_ptr(), scratch.stride(0), _bits(call.scale), _bits(call.softcap or 0.0), 0, 0,
+        parts, scratch.data_ptr(), scratch.stride(0), _bits(call.scale), _bits(call.softcap or 0.0),
+        call.key_cache.shape[0], 0, 0, 0,
     ))  # fmt: skip
 
 
@@ -139,9 +147,9 @@ def store(key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, sl
         value.data_ptr(), value.stride(0) * size, value.stride(1) * size,
         key_cache.data_ptr(), value_cache.data_ptr(), *(size * stride for stride in key_cache.stride()[:3]),
         slot_mapping.data_ptr(), slot_mapping.stride(0),
-        key.shape[0], key.shape[1], key.shape[2] * size, key_cache.shape[1], room, 0,
+        key.shape[0], key.shape[1], key.shape[2] * size, key_cache.shape[1], room, -1,
     ))  # fmt: skip
     found.call(table.buffer_info()[0])
-    if table[-1]:
+    if table[-1] >= 0:
         raise IndexError(f"slot_mapping names slot {table[-1]}, but the caches have {room}")
     return True

@@ -26,8 +26,8 @@ from chatpager.kernels.cpu_vectors import (
 (
     QUERY, QUERY_TOKEN, QUERY_HEAD, KEY, VALUE, BLOCK, SLOT, HEAD, TABLES, TABLE_ROW, TABLE_COLUMN, CONTEXTS, CONTEXT,
     OUT, OUT_TOKEN, OUT_HEAD, LSE, ROWS, KV_HEADS, GROUP, DIM, BLOCK_SIZE, WINDOW, PARTS, SCRATCH, WORDS, SCALE,
-    SOFTCAP, NEXT, ENDED,
-) = range(30)  # fmt: skip
+    SOFTCAP, BLOCKS, WRONG_BLOCK, NEXT, ENDED,
+) = range(32)  # fmt: skip
 
 STATES = 4 * LANES + 4 * LANES
 """Words before the queries: offsets of two tiles, scores of four heads; `cpu_decode.part_words` counts all."""
@@ -136,11 +136,15 @@ def weigh(scores, maximum, total, sums, dim):
 
 @jit
 def fill(p, row, first, count, base, offsets):
-    """Where ``count`` tokens of a row lie from token ``first`` on, in elements of the caches."""
+    """Where ``count`` tokens of a row lie from token ``first`` on, in elements of the caches. An entry that is no block
+    is told, and block 0 read in its place."""
     tables, size = int32_at(p[TABLES]), p[BLOCK_SIZE]
     at = row * p[TABLE_ROW]
     for t in range(count):
         block = np.int64(tables[at + (first + t) // size * p[TABLE_COLUMN]])
+        if block < 0 or block >= p[BLOCKS]:
+            p[WRONG_BLOCK] = block
+            block = np.int64(0)
         offsets[t] = block * p[BLOCK] + (first + t) % size * p[SLOT]
 
 

@@ -110,6 +110,7 @@ def forward(
 
     Raises:
         TypeError, ValueError: an argument does not fit the others; nothing was computed or written.
+        IndexError: on a CPU, a table's entry within a context is no block; what ``out`` holds is undefined.
     """
     call = check(
         query, key_cache, value_cache, block_tables, context_lens, block_size, max_context_len, return_lse=return_lse,

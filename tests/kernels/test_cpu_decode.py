@@ -132,6 +132,29 @@ def test_a_nan_or_an_infinity_in_a_key_or_value_shows():
             assert torch.equal(out.isfinite(), expected.isfinite())
 
 
+@pytest.mark.parametrize("gathered", [False, True])
+@pytest.mark.parametrize("block", [-1, None, 2**31 - 1])
+@pytest.mark.parametrize("dtype", cpu_decode.SERVED, ids=str)
+def test_a_block_that_is_none_is_refused_where_a_context_reaches_it(monkeypatch, dtype, block, gathered):
+    if gathered:
+        monkeypatch.setattr(cpu_decode, "kernel", lambda name: None)
+    problem = pages([40, 3], dtype=dtype)
+    problem.block_tables[0, 2] = len(problem.key_cache) if block is None else block
+    with pytest.raises(IndexError):
+        BACKEND(problem)
+    problem.context_lens[0] = 32
+    assert_right(BACKEND, problem)
+
+
+def test_caches_without_a_block_hold_no_context():
+    problem = pages([40, 3])
+    problem.key_cache, problem.value_cache = problem.key_cache[:0], problem.value_cache[:0]
+    with pytest.raises(IndexError, match="no blocks"):
+        BACKEND(problem)
+    with pytest.raises(IndexError, match="slot 0"):
+        store_kv(*torch.ones(2, 1, 1, 16), problem.key_cache, problem.value_cache, torch.tensor([0]))
+
+
 @pytest.mark.parametrize("shape", [(3, 8, 2, 4), (2, 24, 3, 20)])
 @pytest.mark.parametrize("dtype", cpu_decode.SERVED, ids=str)
 def test_a_slot_past_the_end_is_refused_and_nothing_is_stored(dtype, shape):
