@@ -55,6 +55,7 @@ def prepare(dtype: torch.dtype) -> None:
     """Have the kernels that serve ``dtype`` compiled."""
     if dtype in SERVED:
         kernel(SERVED[dtype])
+        kernel("store")
 
 
 @cache

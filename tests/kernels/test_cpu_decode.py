@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatpager.kernels import cpu, cpu_decode, store_kv
+from chatpager.kernels import cpu, cpu_decode, paged_attention, store_kv
 from tests.kernels.pages import TOLERANCE, Backend, assert_close, assert_right, pages
 
 BACKEND = Backend("cpu")
@@ -153,6 +153,15 @@ def test_caches_without_a_block_hold_no_context():
         BACKEND(problem)
     with pytest.raises(IndexError, match="slot 0"):
         store_kv(*torch.ones(2, 1, 1, 16), problem.key_cache, problem.value_cache, torch.tensor([0]))
+
+
+def test_after_prepare_no_call_waits_for_a_kernel():
+    cpu_decode.kernel.cache_clear()  # loaded again from where numba keeps it
+    paged_attention.prepare(torch.float32, torch.device("cpu"))
+    before = cpu_decode.kernel.cache_info().misses
+    BACKEND(pages([3]))
+    store_kv(*torch.ones(2, 1, 1, 16), *torch.zeros(2, 1, 8, 1, 16), torch.tensor([0]))
+    assert cpu_decode.kernel.cache_info().misses == before
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 2, 4), (2, 24, 3, 20)])
