@@ -221,7 +221,7 @@ def compiled(name):
     entry = {"float32": float32, "bfloat16": bfloat16, "store": store}[name]
     try:
         return numba.cfunc(types.int64(INT64), cache=_cacheable())(entry)
-    except OSError:  # the folder is full, or was taken away
+    except Exception:  # the folder is full or was taken away, or what lies in it was cut short; or a true failure again
         return numba.cfunc(types.int64(INT64))(entry)
 
 

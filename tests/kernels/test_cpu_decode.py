@@ -5,6 +5,7 @@ That it gives the right numbers is tested with the other backends.
 
 import logging
 
+import numba
 import pytest
 import torch
 from hypothesis import given
@@ -162,6 +163,18 @@ def test_after_prepare_no_call_waits_for_a_kernel():
     BACKEND(pages([3]))
     store_kv(*torch.ones(2, 1, 1, 16), *torch.zeros(2, 1, 8, 1, 16), torch.tensor([0]))
     assert cpu_decode.kernel.cache_info().misses == before
+
+
+def test_what_numba_kept_and_was_cut_short_is_not_used(monkeypatch, tmp_path):
+    from chatpager.kernels import cpu_jit
+
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    cpu_jit.compiled("store")
+    kept = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert kept
+    for file in kept:
+        file.write_bytes(b"")
+    assert cpu_jit.compiled("store").address
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 2, 4), (2, 24, 3, 20)])
