@@ -6,6 +6,10 @@ PIN := -c .ci/constraints.txt
 # What must be covered to the last branch.
 WHOLE := */engine/block_pool.py,*/engine/prefix_cache.py,*/server/protocol.py
 
+# Compiled once, so that no first start and no test has to wait for it.
+KERNELS := from torch import bfloat16, device, float32; from chatpager.kernels.paged_attention import prepare; \
+	[prepare(dtype, device("cpu")) for dtype in (float32, bfloat16)]
+
 .PHONY: demo test lint types unit bench page page-check clean
 .DEFAULT_GOAL := help
 
@@ -47,11 +51,13 @@ $(VENV)/.created:
 $(VENV)/.demo: $(VENV)/.created pyproject.toml .ci/constraints.txt
 	@echo "installing chatpager and what it needs (the first time takes a few minutes)"
 	@CHATPAGER_SKIP_WEB_BUILD=1 $(PY) -m pip install -q $(PIN) -e .
+	@$(PY) -c '$(KERNELS)'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.created pyproject.toml .ci/constraints.txt
 	@echo "installing chatpager and its tests' tools (the first time takes a few minutes)"
 	@CHATPAGER_SKIP_WEB_BUILD=1 $(PY) -m pip install -q $(PIN) -e ".[dev]"
+	@$(PY) -c '$(KERNELS)'
 	@touch $@ $(VENV)/.demo
 
 clean:
