@@ -13,6 +13,8 @@ from typing import Any, TypeGuard
 import torch
 from torch import nn
 
+from chatpager.kernels import cpu_linear
+
 TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Children of one module that are called with the same input one after the other: one product gives all."""
 PACKED_FOR = 16
@@ -20,8 +22,11 @@ PACKED_FOR = 16
 TILE = 1 << 18
 """Elements of a weight that are widened at a time: 1 MiB of float32, which stays in the cache until it is used."""
 NARROW_ROWS = 4
-"""Up to so many rows torch's own bfloat16 product is the faster one. Widened, a step of the 15m and the 100m shape
-takes 1.07 and 1.2 times as long with 4 rows, 0.65 and 0.55 times with 16 (one thread of an EPYC with AVX2)."""
+"""Up to so many rows torch's own bfloat16 product is the faster one where ``cpu_linear`` cannot be had. Widened, a step
+of the 15m and the 100m shape takes 1.07 and 1.2 times as long with 4 rows, 0.65 and 0.55 times with 16 (one thread of
+an EPYC with AVX2)."""
+KERNEL_ROWS = 24
+"""Up to so many rows ``cpu_linear`` is the fastest."""
 
 
 def exchange_linears(module: nn.Module) -> None:
@@ -110,8 +115,8 @@ class _Scratch:
 
 
 class Widened(nn.Module):
-    """A bfloat16 linear for processors that multiply float32 only. torch's own is fast there for a few rows only;
-    for more, widening the weight tile by tile costs less, and no memory.
+    """A bfloat16 linear for processors that multiply float32 only, where torch's own is slow. A few rows are
+    ``cpu_linear``'s; for more the weight is widened tile by tile, which takes no memory.
 
     Args:
         weight: [out, in], bfloat16; kept, not copied.
@@ -124,11 +129,20 @@ class Widened(nn.Module):
         self._weight, self._bias, self._scratch = weight, bias, scratch
         self._wide_bias = None if bias is None else bias.float()
         self._rows = max(1, TILE // weight.shape[1])
+        cpu_linear.prepare()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         rows = x.numel() // x.shape[-1]
-        if rows <= NARROW_ROWS:
-            return nn.functional.linear(x, self._weight, self._bias)
+        if rows <= KERNEL_ROWS:
+            out = x.new_empty(*x.shape[:-1], len(self._weight))
+            flat = x.reshape(rows, x.shape[-1]), out.view(rows, len(self._weight))
+            if cpu_linear.linear(flat[0], self._weight, self._wide_bias, flat[1]):
+                return out
+            if rows <= NARROW_ROWS:
+                return nn.functional.linear(x, self._weight, self._bias)
+        return self._by_tiles(x, rows)
+
+    def _by_tiles(self, x: torch.Tensor, rows: int) -> torch.Tensor:
         out = torch.empty(rows, len(self._weight), dtype=x.dtype)
         wide = x.reshape(rows, -1).float()
         for start in range(0, len(self._weight), self._rows):

@@ -1,54 +1,23 @@
-"""Decode on the CPU where numba can be had: the call's numbers go into a table, and ``cpu_jit`` reads pages in place.
-
-Threads are those of torch's own OpenMP team, borrowed by the entry that compilers call for a parallel region: a second
-team would spin against it for the cores. Where there is no such entry one thread computes.
-"""
+"""Decode on the CPU where numba can be had: a call's numbers go into a table, and ``cpu_jit`` reads pages in place."""
 
 from __future__ import annotations
 
-import ctypes
-import logging
 import struct
 from array import array
-from collections.abc import Callable
-from functools import cache
-from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from chatpager.kernels.arguments import AttentionCall
-
-log = logging.getLogger(__name__)
+from chatpager.kernels.cpu_code import Kernel, kernel_of, parts_for
 
 SERVED = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 """numba reads no float16, and nobody measures float64."""
 
-SHARED_BYTES = 256 << 10
-"""Keys and values from which a call is worth more than one thread."""
 
-
-class Kernel(NamedTuple):
-    """Compiled code that takes the address of a table of int64."""
-
-    call: Callable[[int], None]
-    address: int
-    owner: object
-    """Keeps the code where it is."""
-
-
-@cache
 def kernel(name: str) -> Kernel | None:
-    """Compile, or load what was compiled before; None where that fails, and a warning says so once."""
-    try:
-        from chatpager.kernels import cpu_jit  # numba is slow to import
-
-        owner = cpu_jit.compiled(name)  # type: ignore[no-untyped-call]
-    except Exception as error:  # of numba, of LLVM or of a broken installation; torch can do without any of them
-        log.warning("the CPU computes %s with torch alone, which is slower: numba failed with %r", name, error)
-        return None
-    return Kernel(ctypes.CFUNCTYPE(None, ctypes.c_void_p)(owner.address), owner.address, owner)
+    """One of ``cpu_jit``'s."""
+    return kernel_of("cpu_jit", name)
 
 
 def prepare(dtype: torch.dtype) -> None:
@@ -56,19 +25,6 @@ def prepare(dtype: torch.dtype) -> None:
     if dtype in SERVED:
         kernel(SERVED[dtype])
         kernel("store")
-
-
-@cache
-def _team() -> Callable[[int, int, int, int], None] | None:
-    """``GOMP_parallel(function, data, threads, flags)`` of the OpenMP library that torch itself runs on."""
-    try:
-        start: Any = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")).GOMP_parallel
-    except (OSError, AttributeError) as error:
-        log.warning("decode on the CPU takes one thread: torch's OpenMP library has no entry for it (%s)", error)
-        return None
-    start.argtypes, start.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
-    entry: Callable[[int, int, int, int], None] = start
-    return entry
 
 
 def decode(call: AttentionCall, tokens: int, lse: Tensor) -> bool:
@@ -82,20 +38,13 @@ def decode(call: AttentionCall, tokens: int, lse: Tensor) -> bool:
     found = kernel(SERVED[call.query.dtype]) if call.query.dtype in SERVED else None
     if found is None:
         return False
-    read = 2 * tokens * call.kv_heads * call.head_dim * call.query.element_size()
     if not call.key_cache.shape[0]:
         raise IndexError("context_lens names tokens, but the caches have no blocks")
-    team, threads = None, torch.get_num_threads()
-    if threads > 1 and read >= SHARED_BYTES:
-        team = _team()
-    parts = threads if team else 1
+    read = 2 * tokens * call.kv_heads * call.head_dim * call.query.element_size()
+    parts = parts_for(read)
     scratch = call.workspace.take("decode", (parts, part_words(call)), torch.float32, call.query.device)
     table = _table(call, lse, parts, scratch)
-    address = table.buffer_info()[0]
-    if team:
-        team(found.address, address, threads, 0)
-    else:
-        found.call(address)
+    found.run(table, parts)
     if wrong := table[-3]:
         raise IndexError(f"block_tables names block {wrong}, but the caches have {call.key_cache.shape[0]}")
     return True
@@ -150,7 +99,7 @@ def store(key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, sl
         slot_mapping.data_ptr(), slot_mapping.stride(0),
         key.shape[0], key.shape[1], key.shape[2] * size, key_cache.shape[1], room, -1,
     ))  # fmt: skip
-    found.call(table.buffer_info()[0])
+    found.run(table)
     if table[-1] >= 0:
         raise IndexError(f"slot_mapping names slot {table[-1]}, but the caches have {room}")
     return True

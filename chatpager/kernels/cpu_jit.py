@@ -5,14 +5,10 @@ All rows' tokens in a line are cut into equal parts, so that threads are busy al
 that was cut is merged by the part that ends last. Importing this imports numba: seconds, not milliseconds.
 """
 
-import zlib
-from pathlib import Path
-
-import numba
 import numpy as np
-from numba import types
 
-from chatpager.kernels import cpu_tiles, cpu_vectors
+from chatpager.kernels import cpu_tiles
+from chatpager.kernels.cpu_entry import as_c_calls_it, jit, pasted, put, sources
 from chatpager.kernels.cpu_tiles import (
     CONTEXT,
     CONTEXTS,
@@ -40,13 +36,9 @@ from chatpager.kernels.cpu_tiles import (
     ZERO,
     attend,
     exp,
-    jit,
     load_query,
-    pasted,
-    put,
 )
 from chatpager.kernels.cpu_vectors import (
-    INT64,
     LANES,
     bfloat16_at,
     copy_bytes,
@@ -197,38 +189,19 @@ def put_tokens(p):
 
 
 def compiled(name):
-    """A kernel as C calls it, of the address of its table: compiled, or loaded from numba's cache on disk.
-
-    ``name`` is float32, bfloat16 (decode) or store. numba keeps what it compiled until the file of the function itself
-    changes; ``sources`` is part of its name there, so that the other files count too.
-    """
-    sources = zlib.crc32(
-        b"".join(Path(file).read_bytes() for file in (__file__, cpu_tiles.__file__, cpu_vectors.__file__))
-    )
+    """A kernel as C calls it: ``name`` is float32, bfloat16 (decode) or store."""
+    made_of = sources(__file__, cpu_tiles.__file__)
 
     def float32(p):  # pragma: no cover
         work(p, float32_at(p[QUERY]), float32_at(p[KEY]), float32_at(p[VALUE]), float32_at(p[OUT]), 16)
-        return sources
+        return made_of
 
     def bfloat16(p):  # pragma: no cover
         work(p, bfloat16_at(p[QUERY]), bfloat16_at(p[KEY]), bfloat16_at(p[VALUE]), bfloat16_at(p[OUT]), 32)
-        return sources
+        return made_of
 
     def store(p):  # pragma: no cover
         put_tokens(p)
-        return sources
+        return made_of
 
-    entry = {"float32": float32, "bfloat16": bfloat16, "store": store}[name]
-    try:
-        return numba.cfunc(types.int64(INT64), cache=_cacheable())(entry)
-    except Exception:  # the folder is full or was taken away, or what lies in it was cut short; or a true failure again
-        return numba.cfunc(types.int64(INT64))(entry)
-
-
-def _cacheable():
-    """numba refuses to define a function where no folder can be written that would keep it."""
-    try:
-        numba.njit(cache=True)(lambda: None)
-    except RuntimeError:
-        return False
-    return True
+    return as_c_calls_it({"float32": float32, "bfloat16": bfloat16, "store": store}[name])

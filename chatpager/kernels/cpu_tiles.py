@@ -5,13 +5,11 @@ The scores of a tile are one vector a head, and an output is taken from memory a
 maxima and sums of a row's heads and their outputs, not yet divided.
 """
 
-import numba
 import numpy as np
-from numba import types
 
+from chatpager.kernels.cpu_entry import jit, pasted, widen
 from chatpager.kernels.cpu_vectors import (
     LANES,
-    bits_of_float,
     dots,
     float32_at,
     float_of_bits,
@@ -31,10 +29,6 @@ from chatpager.kernels.cpu_vectors import (
 
 STATES = 4 * LANES + 4 * LANES
 """Words before the queries: offsets of two tiles, scores of four heads; `cpu_decode.part_words` counts all."""
-
-jit = numba.njit(fastmath={"contract"}, error_model="numpy")
-pasted = numba.njit(inline="always")
-"""Part of its caller: LLVM works on a function once more for every one that it is called through."""
 
 f32 = np.float32
 LOG2E, LN2_HIGH, LN2_LOW = f32(1.4426950408889634), f32(0.693359375), f32(-2.12194440e-4)
@@ -68,41 +62,6 @@ def load_query(p, source, row, queries, scale):
         at = row * p[QUERY_TOKEN] + head * p[QUERY_HEAD]
         for d in range(dim):
             queries[head * dim + d] = widen(source[at + d]) * scale
-
-
-def widen(x):
-    raise NotImplementedError
-
-
-@numba.extending.overload(widen)
-def _widen(x):
-    if x == types.float32:
-        return lambda x: x
-    return lambda x: float_of_bits(np.uint32(x) << np.uint32(16))
-
-
-def put(base, index, x):
-    raise NotImplementedError
-
-
-@numba.extending.overload(put)
-def _put(base, index, x):
-    if base.dtype == types.float32:
-
-        def store(base, index, x):
-            base[index] = x
-    else:
-
-        def store(base, index, x):
-            bits = bits_of_float(x)
-            if x != x:
-                base[index] = np.uint16(0x7FC0)
-            else:  # to the nearest, ties to even
-                base[index] = np.uint16(
-                    (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-                )
-
-    return store
 
 
 @jit

@@ -11,6 +11,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 LANES = 16
+PAIR = LANES // 2
+"""bfloat16 are widened two at a time, from a word that holds both."""
 I16, I32, I64, F32 = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 CONTRACT = ("contract",)
 """A product and a sum may become one instruction."""
@@ -46,18 +48,20 @@ def next_of(typing, table, place):
     return types.int64(INT64, types.int64), build
 
 
+def _prefetch(builder, base, index):
+    pointer = ir.IntType(8).as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [pointer, I32, I32, I32])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    where = builder.bitcast(builder.gep(base, [index]), pointer)
+    builder.call(function, [where, I32(0), I32(2), I32(1)])
+
+
 @intrinsic
 def prefetch(typing, base, index):
     """Ask for the memory at ``base[index]``; any address is allowed."""
 
     def build(context, builder, signature, args):
-        function = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), I32, I32, I32]),
-            "llvm.prefetch.p0",
-        )
-        where = builder.bitcast(builder.gep(args[0], [args[1]]), ir.IntType(8).as_pointer())
-        builder.call(function, [where, I32(0), I32(2), I32(1)])
+        _prefetch(builder, *args)
         return context.get_dummy_value()
 
     return types.none(base, types.int64), build
@@ -81,9 +85,9 @@ def _vector(lanes, of=F32):
     return of if lanes == 1 else ir.VectorType(of, lanes)
 
 
-def _at(builder, base, index, lanes):
+def _at(builder, base, index, lanes, kind=None):
     place = builder.gep(base, [index])
-    return place if lanes == 1 else builder.bitcast(place, _vector(lanes, base.type.pointee).as_pointer())
+    return place if lanes == 1 else builder.bitcast(place, (kind or _vector(lanes, base.type.pointee)).as_pointer())
 
 
 def _load(builder, base, index, lanes):
@@ -173,6 +177,94 @@ def mix(typing, heads, values, base, offsets, count, weights, dim, sums):
         return context.get_dummy_value()
 
     return types.none(heads, values, types.int64, INT64, types.int64, FLOAT32, types.int64, FLOAT32), build
+
+
+def _pair(builder, base, index):
+    """16 bfloat16 from ``base[index]`` as two vectors of float32, those at even and those at odd places: two
+    instructions, where keeping their order takes four."""
+    kind = _vector(PAIR, I32)
+    both = builder.load(_at(builder, base, index, LANES, kind), align=2)
+    even = builder.shl(both, ir.Constant(kind, [16] * PAIR))
+    odd = builder.and_(both, ir.Constant(kind, [0xFFFF0000] * PAIR))
+    return builder.bitcast(even, _vector(PAIR)), builder.bitcast(odd, _vector(PAIR))
+
+
+def _sum_of_pairs(builder, vector):
+    """Always in the same order, whatever stands around it."""
+    lanes = PAIR
+    while lanes > 1:
+        lanes //= 2
+        nothing = ir.Constant(vector.type, ir.Undefined)
+        low, high = (
+            builder.shuffle_vector(vector, nothing, ir.Constant(_vector(lanes, I32), list(places)))
+            if lanes > 1
+            else builder.extract_element(vector, I32(places[0]))
+            for places in (range(lanes), range(lanes, 2 * lanes))
+        )
+        vector = builder.fadd(low, high)
+    return vector
+
+
+@intrinsic
+def spread(typing, source, start, target, to):
+    """``target[to:][:16]`` is ``source[start:][:16]`` as float32: first those at even, then those at odd places."""
+
+    def build(context, builder, signature, args):
+        source, start, target, to = args
+        for i, half in enumerate(_pair(builder, source, start)):
+            builder.store(half, _at(builder, target, builder.add(to, I64(PAIR * i)), PAIR), align=4)
+        return context.get_dummy_value()
+
+    return types.none(BFLOAT16, types.int64, FLOAT32, types.int64), build
+
+
+@intrinsic(prefer_literal=True)
+def products(typing, columns, rows, weights, weight, weight_stride, inputs, input, input_stride, dim, sums):
+    """``sums[columns * i + j]`` becomes row i of the inputs times row j of the weights, each of ``dim`` numbers.
+
+    The inputs lie as ``spread`` leaves them, past the last whole 16 in order. A sum is taken in the same order whatever
+    ``columns`` and ``rows`` are. The rows of weights after these are asked for.
+    """
+    m, n = columns.literal_value, rows.literal_value
+
+    def build(context, builder, signature, args):
+        _, _, weights, weight, weight_stride, inputs, input, input_stride, dim, sums = args
+        w = [builder.add(weight, builder.mul(weight_stride, I64(j))) for j in range(m)]
+        later = builder.mul(weight_stride, I64(m))
+        x = [builder.add(input, builder.mul(input_stride, I64(i))) for i in range(n)]
+        kept = [[cgutils.alloca_once_value(builder, ir.Constant(_vector(PAIR), None)) for _ in w] for _ in x]
+        rest = [[cgutils.alloca_once_value(builder, F32(0)) for _ in w] for _ in x]
+
+        def sixteen(d):
+            wide = [_pair(builder, weights, builder.add(place, d)) for place in w]
+            for half in range(2):
+                for i, place in enumerate(x):
+                    q = _load(builder, inputs, builder.add(place, builder.add(d, I64(PAIR * half))), PAIR)
+                    for j in range(m):
+                        builder.store(_fused(builder, wide[j][half], q, builder.load(kept[i][j])), kept[i][j])
+
+        lines, whole = builder.and_(dim, I64(-2 * LANES)), builder.and_(dim, I64(-LANES))
+        for start, stop, step in ((I64(0), lines, 2 * LANES), (lines, whole, LANES)):
+            with _for(builder, start, stop, step) as (d, _):
+                if step > LANES:
+                    for place in w:
+                        _prefetch(builder, weights, builder.add(builder.add(place, d), later))
+                for more in range(0, step, LANES):
+                    sixteen(builder.add(d, I64(more)))
+        with _for(builder, whole, dim, 1) as (d, _):
+            for i in range(n):
+                q = _load(builder, inputs, builder.add(x[i], d), 1)
+                for j in range(m):
+                    v = _load(builder, weights, builder.add(w[j], d), 1)
+                    builder.store(_fused(builder, v, q, builder.load(rest[i][j])), rest[i][j])
+        for i in range(n):
+            for j in range(m):
+                total = builder.fadd(_sum_of_pairs(builder, builder.load(kept[i][j])), builder.load(rest[i][j]))
+                _store(builder, total, sums, I64(m * i + j), 1)
+        return context.get_dummy_value()
+
+    place = types.int64
+    return types.none(columns, rows, BFLOAT16, place, place, FLOAT32, place, place, place, FLOAT32), build
 
 
 def _bits(kind, of):

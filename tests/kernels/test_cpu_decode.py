@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatpager.kernels import cpu, cpu_decode, paged_attention, store_kv
+from chatpager.kernels import cpu, cpu_code, cpu_decode, paged_attention, store_kv
 from tests.kernels.pages import TOLERANCE, Backend, assert_close, assert_right, pages
 
 BACKEND = Backend("cpu")
@@ -25,7 +25,7 @@ def without_a_kernel(monkeypatch):
 @pytest.fixture
 def threads(monkeypatch):
     """Threads of this machine, or more than it has, and no call too small to share."""
-    monkeypatch.setattr(cpu_decode, "SHARED_BYTES", 0)
+    monkeypatch.setattr(cpu_code, "SHARED_BYTES", 0)
 
     def use(count):
         torch.set_num_threads(count)
@@ -59,7 +59,7 @@ def test_anything_it_serves(lengths, kv_heads, group, head_dim, block_size, dtyp
         sliding_window=window, softcap=softcap, **options,
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpu_decode, "SHARED_BYTES", 0)
+        patch.setattr(cpu_code, "SHARED_BYTES", 0)
         patch.setattr(torch, "get_num_threads", lambda: count)
         assert_right(BACKEND, problem)
 
@@ -81,23 +81,23 @@ def test_a_context_cut_for_many_threads_is_the_context(threads, lengths, count):
 def test_small_calls_and_a_torch_without_an_entry_take_one_thread(monkeypatch):
     torch.set_num_threads(2)
     asked = []
-    monkeypatch.setattr(cpu_decode, "_team", lambda: asked.append(1))
+    monkeypatch.setattr(cpu_code, "_team", lambda: asked.append(1))
     problem = pages([40, 3])
     assert_right(BACKEND, problem)
     assert not asked
-    monkeypatch.setattr(cpu_decode, "SHARED_BYTES", 0)
+    monkeypatch.setattr(cpu_code, "SHARED_BYTES", 0)
     assert_right(BACKEND, problem)
     assert asked
 
 
 def test_one_thread_borrows_no_team(monkeypatch):
-    monkeypatch.setattr(cpu_decode, "SHARED_BYTES", 0)
-    monkeypatch.setattr(cpu_decode, "_team", None)
+    monkeypatch.setattr(cpu_code, "SHARED_BYTES", 0)
+    monkeypatch.setattr(cpu_code, "_team", None)
     assert_right(BACKEND, pages([40, 3]))
 
 
 def test_torch_has_an_entry_here():
-    assert cpu_decode._team.__wrapped__() is not None
+    assert cpu_code._team.__wrapped__() is not None
 
 
 def test_without_a_kernel_torch_decodes_and_stores(without_a_kernel):
@@ -116,7 +116,7 @@ def test_a_kernel_that_cannot_be_had_is_told_once(monkeypatch, caplog):
         raise RuntimeError("LLVM is unwell")
 
     monkeypatch.setattr(cpu_jit, "compiled", fails)
-    monkeypatch.setattr(cpu_decode, "kernel", cpu_decode.kernel.__wrapped__)
+    monkeypatch.setattr(cpu_decode, "kernel_of", cpu_code.kernel_of.__wrapped__)
     with caplog.at_level(logging.WARNING):
         assert cpu_decode.kernel("float32") is None
     assert "LLVM is unwell" in caplog.text
@@ -157,12 +157,12 @@ def test_caches_without_a_block_hold_no_context():
 
 
 def test_after_prepare_no_call_waits_for_a_kernel():
-    cpu_decode.kernel.cache_clear()  # loaded again from where numba keeps it
+    cpu_code.kernel_of.cache_clear()  # loaded again from where numba keeps it
     paged_attention.prepare(torch.float32, torch.device("cpu"))
-    before = cpu_decode.kernel.cache_info().misses
+    before = cpu_code.kernel_of.cache_info().misses
     BACKEND(pages([3]))
     store_kv(*torch.ones(2, 1, 1, 16), *torch.zeros(2, 1, 8, 1, 16), torch.tensor([0]))
-    assert cpu_decode.kernel.cache_info().misses == before
+    assert cpu_code.kernel_of.cache_info().misses == before
 
 
 def test_what_numba_kept_and_was_cut_short_is_not_used(monkeypatch, tmp_path):

@@ -1,0 +1,80 @@
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
+"""What the CPU kernels share when numba compiles them: how, a number of float32 or bfloat16 in and out, and C's entry.
+
+Importing this imports numba: seconds, not milliseconds.
+"""
+
+import zlib
+from pathlib import Path
+
+import numba
+import numpy as np
+from numba import types
+
+from chatpager.kernels import cpu_vectors
+from chatpager.kernels.cpu_vectors import INT64, bits_of_float, float_of_bits
+
+jit = numba.njit(fastmath={"contract"}, error_model="numpy")
+pasted = numba.njit(inline="always")
+"""Part of its caller: LLVM works on a function once more for every one that it is called through."""
+
+
+def widen(x):
+    raise NotImplementedError
+
+
+@numba.extending.overload(widen)
+def _widen(x):
+    if x == types.float32:
+        return lambda x: x
+    return lambda x: float_of_bits(np.uint32(x) << np.uint32(16))
+
+
+def put(base, index, x):
+    raise NotImplementedError
+
+
+@numba.extending.overload(put)
+def _put(base, index, x):
+    if base.dtype == types.float32:
+
+        def store(base, index, x):
+            base[index] = x
+    else:
+
+        def store(base, index, x):
+            bits = bits_of_float(x)
+            if x != x:
+                base[index] = np.uint16(0x7FC0)
+            else:  # to the nearest, ties to even
+                base[index] = np.uint16(
+                    (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+                )
+
+    return store
+
+
+def sources(*files):
+    """A number of what a kernel in ``files`` is made of; this file and ``cpu_vectors`` count without being named.
+
+    numba keeps what it compiled until the file of the function itself changes; an entry that returns this number has
+    it in its name there, so that the files it imports count too.
+    """
+    return zlib.crc32(b"".join(Path(each).read_bytes() for each in (*files, __file__, cpu_vectors.__file__)))
+
+
+def as_c_calls_it(entry):
+    """A function of the address of a table of int64: compiled, or loaded from numba's cache on disk."""
+    try:
+        return numba.cfunc(types.int64(INT64), cache=_cacheable())(entry)
+    except Exception:  # the folder is full or was taken away, or what lies in it was cut short; or a true failure again
+        return numba.cfunc(types.int64(INT64))(entry)
+
+
+def _cacheable():
+    """numba refuses to define a function where no folder can be written that would keep it."""
+    try:
+        numba.njit(cache=True)(lambda: None)
+    except RuntimeError:
+        return False
+    return True

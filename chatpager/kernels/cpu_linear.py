@@ -1,0 +1,57 @@
+"""A linear of few rows and a bfloat16 weight on the CPU, by numba's ``cpu_linear_jit`` where numba can be had."""
+
+from __future__ import annotations
+
+from array import array
+
+import torch
+from torch import Tensor
+
+from chatpager.kernels.cpu_code import Kernel, kernel_of, parts_for
+
+SUMS = 16
+"""Floats a part needs for its sums: a cache line, so that no two parts share one."""
+
+
+def kernel(name: str) -> Kernel | None:
+    """One of ``cpu_linear_jit``'s."""
+    return kernel_of("cpu_linear_jit", name)
+
+
+def prepare() -> bool:
+    """Have the kernels compiled; False where they cannot be had."""
+    return kernel("widen_rows") is not None and kernel("multiply") is not None
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> bool:
+    """``out = x @ weight.T + bias``, summed in float32 and rounded once; a row's bits do not hang on the others.
+
+    Args:
+        x: [rows, in], bfloat16.
+        weight: [out, in], bfloat16, the last dimension contiguous.
+        bias: [out], float32, contiguous.
+        out: [rows, out], bfloat16, the last dimension contiguous.
+
+    Returns:
+        False if numba cannot be had; nothing was written then.
+    """
+    widen, multiply = kernel("widen_rows"), kernel("multiply")
+    if widen is None or multiply is None:
+        return False
+    rows, dim = x.shape
+    if not rows:
+        return True
+    if x.stride(1) != 1:
+        x = x.contiguous()
+    parts = parts_for(2 * weight.numel())
+    stride = -(-dim // SUMS) * SUMS
+    scratch = torch.empty(rows * stride + parts * SUMS)
+    wide = scratch.data_ptr()
+    table = array("q", (
+        x.data_ptr(), x.stride(0), wide, stride, weight.data_ptr(), weight.stride(0),
+        0 if bias is None else bias.data_ptr(), out.data_ptr(), out.stride(0),
+        rows, dim, len(weight), parts, wide + 4 * rows * stride, 0,
+    ))  # fmt: skip
+    widen.run(table)
+    multiply.run(table, parts)
+    return True

@@ -1,0 +1,99 @@
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
+"""A linear of few rows on the CPU, compiled by numba: each weight is read from memory once, for all of the rows.
+
+A block of weight rows meets a block of input rows with all their sums in registers (twelve of AVX2's sixteen). A sum
+is taken in the same order in every block, so that threads, and the number of rows, change no bit of it.
+"""
+
+import numpy as np
+
+from chatpager.kernels.cpu_entry import as_c_calls_it, jit, put, sources, widen
+from chatpager.kernels.cpu_vectors import LANES, bfloat16_at, float32_at, next_of, products, spread
+
+# The places of a call's arguments in its table of int64: addresses, and strides in elements. `cpu_linear` fills it.
+(
+    INPUT, INPUT_ROW, WIDE, WIDE_ROW, WEIGHT, WEIGHT_ROW, BIAS, OUT, OUT_ROW, ROWS, IN, COLUMNS, PARTS, SUMS, NEXT,
+) = range(15)  # fmt: skip
+
+MOST = 16
+"""Sums of a block, at most; `cpu_linear` gives each part room for so many."""
+
+
+@jit
+def widen_rows(p):
+    """Rows of bfloat16 become float32, laid out as the weights will be read."""
+    source, wide, dim = bfloat16_at(p[INPUT]), float32_at(p[WIDE]), p[IN]
+    whole = dim // LANES * LANES
+    for row in range(p[ROWS]):
+        at, to = row * p[INPUT_ROW], row * p[WIDE_ROW]
+        for d in range(0, whole, LANES):
+            spread(source, at + d, wide, to + d)
+        for d in range(whole, dim):
+            wide[to + d] = widen(source[at + d])
+
+
+@jit
+def block(p, columns, rows, column, row, sums):
+    """The sums of ``columns`` weight rows with ``rows`` input rows, of a shape that ``multiply`` asks for."""
+    w, at, step = bfloat16_at(p[WEIGHT]), column * p[WEIGHT_ROW], p[WEIGHT_ROW]
+    x, to, stride, dim = float32_at(p[WIDE]), row * p[WIDE_ROW], p[WIDE_ROW], p[IN]
+    if columns == 8:
+        products(8, 1, w, at, step, x, to, stride, dim, sums)
+    elif columns == 4:
+        if rows == 3:
+            products(4, 3, w, at, step, x, to, stride, dim, sums)
+        else:
+            products(4, 2, w, at, step, x, to, stride, dim, sums)
+    elif columns == 3:
+        if rows == 4:
+            products(3, 4, w, at, step, x, to, stride, dim, sums)
+        else:
+            products(3, 3, w, at, step, x, to, stride, dim, sums)
+    elif rows == 4:
+        products(1, 4, w, at, step, x, to, stride, dim, sums)
+    elif rows == 3:
+        products(1, 3, w, at, step, x, to, stride, dim, sums)
+    elif rows == 2:
+        products(1, 2, w, at, step, x, to, stride, dim, sums)
+    else:
+        products(1, 1, w, at, step, x, to, stride, dim, sums)
+
+
+@jit
+def multiply(p):
+    """Take parts of the output's columns until there are none."""
+    out, bias, rows, parts = bfloat16_at(p[OUT]), float32_at(p[BIAS]), p[ROWS], p[PARTS]
+    blocks = (rows + 3) // 4
+    widest = (rows + blocks - 1) // blocks
+    most = 3 if widest == 4 else 4 if widest > 1 else 8
+    part = next_of(p, NEXT)
+    while part < parts:
+        sums = float32_at(p[SUMS] + 4 * MOST * part)
+        column, last = part * p[COLUMNS] // parts, (part + 1) * p[COLUMNS] // parts
+        while column < last:
+            columns = most if last - column >= most else 1
+            for b in range(blocks):
+                row = b * rows // blocks
+                count = (b + 1) * rows // blocks - row
+                block(p, columns, count, column, row, sums)
+                for j in range(columns):
+                    more = bias[column + j] if p[BIAS] else np.float32(0)
+                    for i in range(count):
+                        put(out, (row + i) * p[OUT_ROW] + column + j, sums[columns * i + j] + more)
+            column += columns
+        part = next_of(p, NEXT)
+
+
+def compiled(name):
+    """``widen_rows`` or ``multiply`` as C calls it."""
+    made_of = sources(__file__)
+
+    def widen_rows_of(p):  # pragma: no cover
+        widen_rows(p)
+        return made_of
+
+    def multiply_by(p):  # pragma: no cover
+        multiply(p)
+        return made_of
+
+    return as_c_calls_it({"widen_rows": widen_rows_of, "multiply": multiply_by}[name])
