@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -13,14 +14,12 @@ SUMS = 16
 """Floats a part needs for its sums: a cache line, so that no two parts share one."""
 
 
-def kernel(name: str) -> Kernel | None:
-    """One of ``cpu_linear_jit``'s."""
-    return kernel_of("cpu_linear_jit", name)
-
-
-def prepare() -> bool:
-    """Have the kernels compiled; False where they cannot be had."""
-    return kernel("widen_rows") is not None and kernel("multiply") is not None
+@cache
+def kernels() -> tuple[Kernel, Kernel] | None:
+    """What widens the rows and what multiplies, compiled; None where they cannot be had."""
+    widen = kernel_of("cpu_linear_jit", "widen_rows")
+    multiply = kernel_of("cpu_linear_jit", "multiply") if widen else None
+    return (widen, multiply) if widen and multiply else None
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> bool:
@@ -35,8 +34,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> bool:
     Returns:
         False if numba cannot be had; nothing was written then.
     """
-    widen, multiply = kernel("widen_rows"), kernel("multiply")
-    if widen is None or multiply is None:
+    found = kernels()
+    if found is None:
         return False
     rows, dim = x.shape
     if not rows:
@@ -52,6 +51,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> bool:
         0 if bias is None else bias.data_ptr(), out.data_ptr(), out.stride(0),
         rows, dim, len(weight), parts, wide + 4 * rows * stride, 0,
     ))  # fmt: skip
+    widen, multiply = found
     widen.run(table)
     multiply.run(table, parts)
     return True

@@ -10,6 +10,7 @@ from torch import nn
 
 from chatpager.engine import cpu_modules, loader
 from chatpager.engine.cpu_modules import Packed, Part, Widened
+from chatpager.kernels import cpu_linear
 from tests.engine.models import SHAPE, configs
 
 DTYPES = [torch.bfloat16, torch.float32]
@@ -84,10 +85,13 @@ def test_rows_that_are_not_contiguous_are_read_right(dtype):
         close(model(x), exact(x, plain), dtype)
 
 
-@pytest.mark.parametrize("rows", [1, 4, 5, 65])
-def test_widening_computes_what_torch_does(rows, monkeypatch):
+@pytest.mark.parametrize("numba", [True, False])
+@pytest.mark.parametrize("rows", [0, 1, 4, 5, 16, 17, 65])
+def test_widening_computes_what_torch_does(rows, numba, monkeypatch):
     """Also where oneDNN would be taken."""
     monkeypatch.setattr(cpu_modules, "_packs", lambda _: False)
+    if not numba:
+        monkeypatch.setattr(cpu_linear, "kernels", lambda: None)
     model = nn.Sequential(nn.Linear(48, 37, dtype=torch.bfloat16)).requires_grad_(False)
     plain = model[0]
     cpu_modules.exchange_linears(model)
@@ -262,6 +266,25 @@ def test_a_tied_embedding_still_embeds(dtype):
         assert torch.equal(model.model.embed_tokens(ids), embedded)
         tolerance = 1e-5 if dtype is torch.float32 else 0.1
         torch.testing.assert_close(model(ids).logits, wanted, rtol=tolerance, atol=tolerance * wanted.std().item())
+
+
+@pytest.mark.parametrize("rows", [1, 3, 16, 40])
+def test_bfloat16_logits_are_as_near_the_exact_ones_as_transformers_own(rows, monkeypatch):
+    """Against the same weights in float32: what is exchanged may round differently, not worse."""
+    monkeypatch.setattr(cpu_modules, "_packs", lambda _: False)
+    config = transformers.LlamaConfig(**SHAPE)
+    model = transformers.LlamaForCausalLM(config).bfloat16().eval().requires_grad_(False)
+    exact_model = transformers.LlamaForCausalLM(config).eval()
+    exact_model.load_state_dict({name: value.float() for name, value in model.state_dict().items()})
+    ids = torch.randint(2, 200, (1, rows))
+    with torch.inference_mode():
+        wanted, own = exact_model(ids).logits, model(ids).logits.float()
+        cpu_modules.exchange_linears(model)
+        got = model(ids).logits.float()
+    assert type(model.lm_head) is Widened
+    error, own_error = (got - wanted).norm(), (own - wanted).norm()
+    assert error <= 1.5 * own_error
+    assert error <= 0.03 * wanted.norm()
 
 
 def test_every_served_architecture_gets_them(tiny_model):

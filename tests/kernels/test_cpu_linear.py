@@ -1,0 +1,101 @@
+"""The linear of few rows gives the product, and the same bits whatever the threads and the other rows are."""
+
+import logging
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn.functional import linear as plain
+
+from chatpager.kernels import cpu_code, cpu_linear
+
+
+def product(x, weight, bias=None):
+    """Into a part of a larger output, whose rest must stay."""
+    whole = torch.full((len(x), len(weight) + 3), 7.0, dtype=torch.bfloat16)
+    assert cpu_linear.linear(x, weight, bias, whole[:, 1:-2])
+    assert (whole[:, 0] == 7).all() and (whole[:, -2:] == 7).all()
+    return whole[:, 1:-2]
+
+
+def exact(x, weight, bias=None):
+    return plain(x.double(), weight.double(), None if bias is None else bias.double())
+
+
+@given(
+    rows=st.integers(0, 40),
+    into=st.integers(1, 70) | st.integers(500, 530),
+    out=st.integers(1, 60),
+    bias=st.booleans(),
+    layout=st.sampled_from(["contiguous", "columns of more", "transposed"]),
+    count=st.integers(1, 5),
+    seed=st.integers(0, 9),
+)
+def test_any_shape(rows, into, out, bias, layout, count, seed):
+    torch.manual_seed(seed)
+    wide = torch.randn(rows, into + 5).bfloat16()
+    x = {
+        "contiguous": wide[:, :into].contiguous(),
+        "columns of more": wide[:, 3 : into + 3],
+        "transposed": torch.randn(into, rows).bfloat16().t(),
+    }[layout]
+    weight = torch.randn(out, into + 2).bfloat16()[:, 1:-1]
+    added = torch.randn(out) if bias else None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu_code, "SHARED_BYTES", 0)
+        patch.setattr(torch, "get_num_threads", lambda: count)
+        got = product(x, weight, added)
+    # half a step of bfloat16, and what float32 loses in sums of numbers around 1
+    torch.testing.assert_close(got.double(), exact(x, weight, added), rtol=2**-8, atol=1e-5 * into**0.5)
+
+
+def test_the_exact_sum_is_rounded_to_the_nearest_and_a_tie_to_even():
+    """Sums that float32 holds exactly, so that rounding alone decides."""
+    x = torch.tensor([[1.0, 1.0]], dtype=torch.bfloat16)
+    small = torch.tensor([2.0**-9, 2.0**-8, 3 * 2.0**-9, 3 * 2.0**-8, 2.0**-7])
+    weight = torch.stack([torch.ones(5), small], 1).bfloat16()
+    assert torch.equal(product(x, weight)[0], (1 + small).bfloat16())
+
+
+def test_a_row_has_the_same_bits_alone_and_among_others_and_in_any_cut(monkeypatch):
+    monkeypatch.setattr(cpu_code, "SHARED_BYTES", 0)
+    x, weight = torch.randn(13, 83).bfloat16(), torch.randn(101, 83).bfloat16()
+    whole = product(x, weight)
+    for rows in range(1, 13):
+        assert torch.equal(product(x[:rows], weight), whole[:rows])
+    for threads in (2, 3, 7):
+        monkeypatch.setattr(torch, "get_num_threads", lambda count=threads: count)
+        for rows in (1, 2, 13):
+            assert torch.equal(product(x[:rows], weight), whole[:rows])
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("place", [0, 17, 35])
+def test_what_is_not_finite_shows_where_it_belongs(bad, place):
+    """In whole vectors and past them, in the input and in the weight; the neighbours of the weight's row stay."""
+    x, weight = torch.randn(5, 36).bfloat16(), torch.randn(11, 36).bfloat16()
+    for other in (x, weight):
+        kept = other[3, place].item()
+        other[3, place] = bad
+        torch.testing.assert_close(product(x, weight).float(), exact(x, weight).float(), rtol=2**-8, atol=1e-4,
+                                   equal_nan=True)  # fmt: skip
+        other[3, place] = kept
+
+
+def test_without_numba_nothing_is_written_and_one_warning_told(monkeypatch, caplog):
+    def fails(name):
+        raise RuntimeError("LLVM is unwell")
+
+    from chatpager.kernels import cpu_linear_jit
+
+    monkeypatch.setattr(cpu_linear_jit, "compiled", fails)
+    monkeypatch.setattr(cpu_linear, "kernel_of", cpu_code.kernel_of.__wrapped__)
+    cpu_linear.kernels.cache_clear()
+    out = torch.full((1, 3), 7.0).bfloat16()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            assert not cpu_linear.linear(torch.ones(1, 2).bfloat16(), torch.ones(3, 2).bfloat16(), None, out)
+    cpu_linear.kernels.cache_clear()
+    assert (out == 7).all()
+    assert caplog.text.count("LLVM is unwell") == 1
