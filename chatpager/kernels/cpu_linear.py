@@ -32,9 +32,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> bool:
         out: [rows, out], bfloat16, the last dimension contiguous.
 
     Returns:
-        False if numba cannot be had; nothing was written then.
+        False if numba cannot be had or ``x`` is not bfloat16; nothing was written then.
     """
-    found = kernels()
+    found = kernels() if x.dtype is torch.bfloat16 else None
     if found is None:
         return False
     rows, dim = x.shape
@@ -44,7 +44,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> bool:
         x = x.contiguous()
     parts = parts_for(2 * weight.numel())
     stride = -(-dim // SUMS) * SUMS
-    scratch = torch.empty(rows * stride + parts * SUMS)
+    scratch = torch.empty(rows * stride + parts * SUMS, dtype=torch.float32)
     wide = scratch.data_ptr()
     table = array("q", (
         x.data_ptr(), x.stride(0), wide, stride, weight.data_ptr(), weight.stride(0),

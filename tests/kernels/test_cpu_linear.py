@@ -83,6 +83,14 @@ def test_what_is_not_finite_shows_where_it_belongs(bad, place):
         other[3, place] = kept
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_rows_of_another_dtype_are_left_to_others(dtype):
+    """Read as bfloat16 they would give numbers, and wrong ones."""
+    out = torch.full((1, 3), 7.0, dtype=dtype)
+    assert not cpu_linear.linear(torch.ones(1, 2, dtype=dtype), torch.ones(3, 2).bfloat16(), None, out)
+    assert (out == 7).all()
+
+
 def test_without_numba_nothing_is_written_and_one_warning_told(monkeypatch, caplog):
     def fails(name):
         raise RuntimeError("LLVM is unwell")
