@@ -29,12 +29,12 @@ KERNEL_ROWS = 16
 """Up to so many rows ``cpu_linear`` is clearly the fastest; from 32 on it is even with widened tiles, then behind."""
 
 
-def exchange_linears(module: nn.Module) -> None:
+def exchange_linears(module: nn.Module, scratch: Scratch | None = None) -> None:
     """Exchange the linears in ``module`` for faster ones, in place; each original is let go of before the next.
 
     Of a dtype or on a processor that none of them is for, nothing is touched.
     """
-    scratch = _Scratch()
+    scratch = scratch or Scratch()
     # No linear is in this list: it would keep every weight until the end.
     parents = [child for child in module.modules() if not isinstance(child, nn.Linear)]
     for parent in parents:
@@ -43,26 +43,27 @@ def exchange_linears(module: nn.Module) -> None:
     for parent in parents:
         for name in [name for name, _ in parent.named_children()]:
             child = getattr(parent, name)
-            if _is_plain(child):
-                setattr(parent, name, _faster([child], scratch))
+            if is_plain(child):
+                setattr(parent, name, faster([child], scratch))
 
 
-def _merge(parent: nn.Module, names: Sequence[str], scratch: _Scratch) -> None:
-    linears = [child for name in names if _is_plain(child := getattr(parent, name, None))]
+def _merge(parent: nn.Module, names: Sequence[str], scratch: Scratch) -> None:
+    linears = [child for name in names if is_plain(child := getattr(parent, name, None))]
     alike = {(linear.in_features, linear.weight.dtype, linear.bias is None) for linear in linears}
     if len(linears) < len(names) or len(alike) > 1:
         return
-    shared = Shared(_faster(linears, scratch), [linear.out_features for linear in linears])
+    shared = Shared(faster(linears, scratch), [linear.out_features for linear in linears])
     for i, name in enumerate(names):
         setattr(parent, name, Part(shared, i))
 
 
-def _is_plain(child: Any) -> TypeGuard[nn.Linear]:
+def is_plain(child: Any) -> TypeGuard[nn.Linear]:
     """Exactly ``nn.Linear``, of numbers that there is something faster for."""
     return type(child) is nn.Linear and (child.weight.dtype is torch.bfloat16 or _packs(child.weight.dtype))
 
 
-def _faster(linears: Sequence[nn.Linear], scratch: _Scratch) -> nn.Module:
+def faster(linears: Sequence[nn.Linear], scratch: Scratch) -> nn.Module:
+    """One product for ``linears``, one behind the other; all are plain, and all have a bias or none."""
     weights = [linear.weight.detach() for linear in linears]
     biases = [linear.bias.detach() for linear in linears if linear.bias is not None]
     weight = torch.cat(weights) if len(weights) > 1 else weights[0]  # alone not copied: it may be the embedding's
@@ -102,7 +103,7 @@ class Packed(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
 
 
-class _Scratch:
+class Scratch:
     """A tile of float32, the same for all linears: they run one after the other."""
 
     def __init__(self) -> None:
@@ -124,7 +125,7 @@ class Widened(nn.Module):
         scratch: what the tiles are widened in.
     """
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, scratch: _Scratch) -> None:
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, scratch: Scratch) -> None:
         super().__init__()
         self._weight, self._bias, self._scratch = weight, bias, scratch
         self._wide_bias = None if bias is None else bias.float()

@@ -30,6 +30,14 @@ def _widen(x):
     return lambda x: float_of_bits(np.uint32(x) << np.uint32(16))
 
 
+@jit
+def nearest(x):
+    """The bits of a float32 whose upper half is the nearest bfloat16, ties to even."""
+    bits = bits_of_float(x)
+    near = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+    return np.uint32(0x7FC00000) if x != x else near
+
+
 def put(base, index, x):
     raise NotImplementedError
 
@@ -43,15 +51,21 @@ def _put(base, index, x):
     else:
 
         def store(base, index, x):
-            bits = bits_of_float(x)
-            if x != x:
-                base[index] = np.uint16(0x7FC0)
-            else:  # to the nearest, ties to even
-                base[index] = np.uint16(
-                    (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-                )
+            base[index] = np.uint16(nearest(x) >> np.uint32(16))
 
     return store
+
+
+def rounded(base, x):
+    """``x`` as it would be read back from ``base``."""
+    raise NotImplementedError
+
+
+@numba.extending.overload(rounded)
+def _rounded(base, x):
+    if base.dtype == types.float32:
+        return lambda base, x: x
+    return lambda base, x: float_of_bits(nearest(x) & np.uint32(0xFFFF0000))
 
 
 def sources(*files):

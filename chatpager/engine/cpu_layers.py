@@ -1,0 +1,106 @@
+"""Decoder layers of the common kind on a CPU: one product for q, k and v, one for gate and up, and a single pass over
+the rows between two products.
+
+transformers' model runs as it is; the layers in its list are exchanged at load. Of a step of one row a third of the
+time went into the eighty or so small operations of each layer. A layer is of the common kind if its class is known here
+and its parts are what the class says; any other stays, with its linears exchanged one by one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.activations import SiLUActivation
+
+from chatpager.engine.attention import PagedStep, paged_attention_forward
+from chatpager.engine.cpu_modules import Scratch, faster, is_plain
+from chatpager.kernels import cpu_rows
+from chatpager.kernels.cpu_code import Kernel
+
+COMMON = {f"{family}DecoderLayer" for family in ("Llama", "Mistral", "Qwen2", "Qwen3")}
+"""Norm, attention with rotary embedding, sum, norm, gated product, sum. Qwen3 norms each head of q and k as well."""
+
+
+def exchange_layers(module: nn.Module, scratch: Scratch) -> None:
+    """Exchange the decoder layers in ``module`` that are of the common kind, in place, one at a time."""
+    for layers in [child for child in module.modules() if isinstance(child, nn.ModuleList)]:
+        for i, layer in enumerate(layers):
+            if (kernel := _kernel_for(layer)) is not None:
+                layers[i] = Layer(layer, kernel, scratch)
+
+
+def _kernel_for(layer: Any) -> Kernel | None:
+    """What computes between the products of this layer; None if it is to stay as it is."""
+    if type(layer).__name__ not in COMMON:
+        return None
+    attention, mlp = layer.self_attn, layer.mlp
+    linears = [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
+    linears += [mlp.gate_proj, mlp.up_proj, mlp.down_proj]
+    biased = {linear.bias is None for linear in linears[:3]}, {linear.bias is None for linear in linears[4:6]}
+    plain = all(is_plain(linear) for linear in linears) and all(len(kinds) == 1 for kinds in biased)
+    plain = plain and type(mlp.act_fn) in (nn.SiLU, SiLUActivation)
+    return cpu_rows.kernel(linears[0].weight.dtype) if plain else None
+
+
+class Layer(nn.Module):
+    """Computes what ``layer`` does, whose parts it takes over.
+
+    Args:
+        layer: of a class in ``COMMON``.
+        kernel: ``cpu_rows``' for its dtype.
+        scratch: what its linears widen tiles in.
+    """
+
+    def __init__(self, layer: Any, kernel: Kernel, scratch: Scratch) -> None:
+        super().__init__()
+        attention, mlp = layer.self_attn, layer.mlp
+        self.layer_idx: int = attention.layer_idx
+        self._kernel = kernel
+        self._dim: int = attention.head_dim
+        self._heads = attention.q_proj.out_features // self._dim, attention.k_proj.out_features // self._dim
+        self._scaling: float = attention.scaling
+        self._window: int | None = _window(attention)
+        self._qkv = faster([attention.q_proj, attention.k_proj, attention.v_proj], scratch)
+        self._o = faster([attention.o_proj], scratch)
+        self._gate_up = faster([mlp.gate_proj, mlp.up_proj], scratch)
+        self._down = faster([mlp.down_proj], scratch)
+        norms = [getattr(attention, name) for name in ("q_norm", "k_norm") if hasattr(attention, name)]
+        self._head_norms = (norms[0].weight, norms[1].weight) if norms else None
+        self._head_eps: float = norms[0].variance_epsilon if norms else 0.0
+        self._before, self._between = layer.input_layernorm, layer.post_attention_layernorm
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        *,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        paged: PagedStep,
+        **_: Any,
+    ) -> torch.Tensor:
+        """[1, T, hidden] -> the same tensor, written in place."""
+        kernel, x = self._kernel, hidden_states[0]
+        rows = self._qkv(cpu_rows.norm(kernel, x, self._before.weight, self._before.variance_epsilon))
+        cos, sin = position_embeddings
+        cpu_rows.rotate(kernel, rows, self._heads, self._dim, (cos[0], sin[0]), self._head_norms, self._head_eps)
+        mixed = self._o(self._attend(rows, paged))
+        between = cpu_rows.add_norm(kernel, x, mixed, self._between.weight, self._between.variance_epsilon)
+        x += self._down(cpu_rows.gate(kernel, self._gate_up(between)))
+        return hidden_states
+
+    def _attend(self, rows: torch.Tensor, paged: PagedStep) -> torch.Tensor:
+        heads, kv_heads = self._heads
+        split = rows.view(1, len(rows), -1, self._dim).transpose(1, 2)
+        query, key, value = split[:, :heads], split[:, heads:-kv_heads], split[:, -kv_heads:]
+        out, _ = paged_attention_forward(
+            self, query, key, value, None, self._scaling, sliding_window=self._window, paged=paged
+        )
+        return out.view(len(rows), -1)
+
+
+def _window(attention: Any) -> int | None:
+    """Mistral's attention asks its configuration each time; Llama's has no window, whatever its configuration says."""
+    if type(attention).__name__ == "MistralAttention":
+        return getattr(attention.config, "sliding_window", None)
+    return getattr(attention, "sliding_window", None)
