@@ -23,14 +23,6 @@ COMMON = {f"{family}DecoderLayer" for family in ("Llama", "Mistral", "Qwen2", "Q
 """Norm, attention with rotary embedding, sum, norm, gated product, sum. Qwen3 norms each head of q and k as well."""
 
 
-def exchange_layers(module: nn.Module, scratch: Scratch) -> None:
-    """Exchange the decoder layers in ``module`` that are of the common kind, in place, one at a time."""
-    for layers in [child for child in module.modules() if isinstance(child, nn.ModuleList)]:
-        for i, layer in enumerate(layers):
-            if (kernel := _kernel_for(layer)) is not None:
-                layers[i] = Layer(layer, kernel, scratch)
-
-
 def _kernel_for(layer: Any) -> Kernel | None:
     """What computes between the products of this layer; None if it is to stay as it is."""
     if type(layer).__name__ not in COMMON:
@@ -58,18 +50,18 @@ class Layer(nn.Module):
         attention, mlp = layer.self_attn, layer.mlp
         self.layer_idx: int = attention.layer_idx
         self._kernel = kernel
-        self._dim: int = attention.head_dim
-        self._heads = attention.q_proj.out_features // self._dim, attention.k_proj.out_features // self._dim
-        self._scaling: float = attention.scaling
-        self._window: int | None = _window(attention)
-        self._qkv = faster([attention.q_proj, attention.k_proj, attention.v_proj], scratch)
-        self._o = faster([attention.o_proj], scratch)
-        self._gate_up = faster([mlp.gate_proj, mlp.up_proj], scratch)
-        self._down = faster([mlp.down_proj], scratch)
+        self.dim: int = attention.head_dim
+        self.heads = attention.q_proj.out_features // self.dim, attention.k_proj.out_features // self.dim
+        self.scaling: float = attention.scaling
+        self.window = _window(attention)
+        self.qkv = faster([attention.q_proj, attention.k_proj, attention.v_proj], scratch)
+        self.o = faster([attention.o_proj], scratch)
+        self.gate_up = faster([mlp.gate_proj, mlp.up_proj], scratch)
+        self.down = faster([mlp.down_proj], scratch)
         norms = [getattr(attention, name) for name in ("q_norm", "k_norm") if hasattr(attention, name)]
-        self._head_norms = (norms[0].weight, norms[1].weight) if norms else None
-        self._head_eps: float = norms[0].variance_epsilon if norms else 0.0
-        self._before, self._between = layer.input_layernorm, layer.post_attention_layernorm
+        self.head_norms = (norms[0].weight, norms[1].weight) if norms else None
+        self.head_eps: float = norms[0].variance_epsilon if norms else 0.0
+        self.before, self.between = Norm(layer.input_layernorm), Norm(layer.post_attention_layernorm)
 
     def forward(
         self,
@@ -77,26 +69,41 @@ class Layer(nn.Module):
         *,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         paged: PagedStep,
-        **_: Any,
     ) -> torch.Tensor:
         """[1, T, hidden] -> the same tensor, written in place."""
         kernel, x = self._kernel, hidden_states[0]
-        rows = self._qkv(cpu_rows.norm(kernel, x, self._before.weight, self._before.variance_epsilon))
+        rows = self.qkv(cpu_rows.norm(kernel, x, self.before.weight, self.before.eps))
         cos, sin = position_embeddings
-        cpu_rows.rotate(kernel, rows, self._heads, self._dim, (cos[0], sin[0]), self._head_norms, self._head_eps)
-        mixed = self._o(self._attend(rows, paged))
-        between = cpu_rows.add_norm(kernel, x, mixed, self._between.weight, self._between.variance_epsilon)
-        x += self._down(cpu_rows.gate(kernel, self._gate_up(between)))
+        cpu_rows.rotate(kernel, rows, self.heads, (cos[0], sin[0]), self.head_norms, self.head_eps)
+        mixed = self.o(self._attend(rows, paged))
+        between = cpu_rows.add_norm(kernel, x, mixed, self.between.weight, self.between.eps)
+        x += self.down(cpu_rows.gate(kernel, self.gate_up(between)))
         return hidden_states
 
+    def as_heads(self, rows: torch.Tensor) -> torch.Tensor:
+        """[T, heads * dim] -> [T, heads, dim], the same memory."""
+        return rows.view(len(rows), -1, self.dim)
+
+    def split(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries, keys and values of what ``qkv`` gives, [T, heads, dim] each."""
+        both, (heads, kv_heads) = self.as_heads(rows), self.heads
+        return both[:, :heads], both[:, heads:-kv_heads], both[:, -kv_heads:]
+
     def _attend(self, rows: torch.Tensor, paged: PagedStep) -> torch.Tensor:
-        heads, kv_heads = self._heads
-        split = rows.view(1, len(rows), -1, self._dim).transpose(1, 2)
-        query, key, value = split[:, :heads], split[:, heads:-kv_heads], split[:, -kv_heads:]
+        query, key, value = (part.transpose(0, 1).unsqueeze(0) for part in self.split(rows))
         out, _ = paged_attention_forward(
-            self, query, key, value, None, self._scaling, sliding_window=self._window, paged=paged
+            self, query, key, value, None, self.scaling, sliding_window=self.window, paged=paged
         )
         return out.view(len(rows), -1)
+
+
+class Norm(nn.Module):
+    """The numbers of an RMS norm."""
+
+    def __init__(self, norm: Any) -> None:
+        super().__init__()
+        self.weight: torch.Tensor = norm.weight
+        self.eps: float = norm.variance_epsilon
 
 
 def _window(attention: Any) -> int | None:
@@ -104,3 +111,16 @@ def _window(attention: Any) -> int | None:
     if type(attention).__name__ == "MistralAttention":
         return getattr(attention.config, "sliding_window", None)
     return getattr(attention, "sliding_window", None)
+
+
+def fused(layers: nn.ModuleList, scratch: Scratch) -> list[Layer] | None:
+    """Layers that take over ``layers``, of which nothing is left; None, and nothing done, if one is of another kind."""
+    kernels = [_kernel_for(layer) for layer in layers]
+    if not kernels or None in kernels:
+        return None
+    given = []
+    for i, kernel in enumerate(kernels):
+        assert kernel is not None
+        given.append(Layer(layers[i], kernel, scratch))
+        layers[i] = nn.Identity()
+    return given

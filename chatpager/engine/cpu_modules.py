@@ -127,29 +127,29 @@ class Widened(nn.Module):
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, scratch: Scratch) -> None:
         super().__init__()
-        self._weight, self._bias, self._scratch = weight, bias, scratch
-        self._wide_bias = None if bias is None else bias.float()
+        self.weight, self._bias, self._scratch = weight, bias, scratch
+        self.wide_bias = None if bias is None else bias.float()
         self._rows = max(1, TILE // weight.shape[1])
         cpu_linear.kernels()  # compiled now, not in the first answer
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         rows = x.numel() // x.shape[-1]
         if rows <= KERNEL_ROWS:
-            out = x.new_empty(*x.shape[:-1], len(self._weight))
-            flat = x.reshape(rows, x.shape[-1]), out.view(rows, len(self._weight))
-            if cpu_linear.linear(flat[0], self._weight, self._wide_bias, flat[1]):
+            out = x.new_empty(*x.shape[:-1], len(self.weight))
+            flat = x.reshape(rows, x.shape[-1]), out.view(rows, len(self.weight))
+            if cpu_linear.linear(flat[0], self.weight, self.wide_bias, flat[1]):
                 return out
             if rows <= NARROW_ROWS:
-                return nn.functional.linear(x, self._weight, self._bias)
+                return nn.functional.linear(x, self.weight, self._bias)
         return self._by_tiles(x, rows)
 
     def _by_tiles(self, x: torch.Tensor, rows: int) -> torch.Tensor:
-        out = torch.empty(rows, len(self._weight), dtype=x.dtype)
+        out = torch.empty(rows, len(self.weight), dtype=x.dtype)
         wide = x.reshape(rows, -1).float()
-        for start in range(0, len(self._weight), self._rows):
-            part = self._weight[start : start + self._rows]
+        for start in range(0, len(self.weight), self._rows):
+            part = self.weight[start : start + self._rows]
             tile = self._scratch.tile(*part.shape).copy_(part)
-            bias = None if self._wide_bias is None else self._wide_bias[start : start + self._rows]
+            bias = None if self.wide_bias is None else self.wide_bias[start : start + self._rows]
             out[:, start : start + self._rows] = nn.functional.linear(wide, tile, bias)
         return out.view(*x.shape[:-1], -1)
 

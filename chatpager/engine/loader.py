@@ -13,7 +13,7 @@ import transformers
 import xxhash
 from safetensors import SafetensorError, safe_open
 
-from chatpager.engine import architectures, checkpoint, cpu_layers, cpu_modules
+from chatpager.engine import architectures, checkpoint, cpu_modules, cpu_stack
 from chatpager.engine.architectures import Shape
 from chatpager.engine.attention import ATTENTION, register
 from chatpager.engine.model_folder import one_line, read_json, require_folder
@@ -88,7 +88,7 @@ def load(path: Path, *, dtype: str = "auto", device: str = "auto") -> LoadedMode
     module.requires_grad_(False)
     if place.type == "cpu":
         scratch = cpu_modules.Scratch()
-        cpu_layers.exchange_layers(module, scratch)
+        cpu_stack.exchange_layers(module, scratch)
         cpu_modules.exchange_linears(module, scratch)
     fingerprint = _fingerprint(checked.raw_config, checked.shards)
     return LoadedModel(module, checked.config, checked.shape, kind_of_number, place, checked.eos_token_ids, fingerprint)

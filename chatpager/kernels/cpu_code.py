@@ -60,13 +60,21 @@ def parts_for(read: int) -> int:
 
 
 @cache
-def _team() -> Callable[[int, int, int, int], None] | None:
+def _team() -> Any:
     """``GOMP_parallel(function, data, threads, flags)`` of the OpenMP library that torch itself runs on."""
+    start = team_entry("GOMP_parallel")
+    if start is not None:
+        start.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+    return start
+
+
+@cache
+def team_entry(name: str) -> Any:
+    """A function of that OpenMP library which returns nothing; None, and a warning, where it has none."""
     try:
-        start: Any = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")).GOMP_parallel
+        entry = getattr(ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")), name)
     except (OSError, AttributeError) as error:
-        log.warning("kernels on the CPU take one thread: torch's OpenMP library has no entry for it (%s)", error)
+        log.warning("kernels on the CPU take one thread: torch's OpenMP library has no entry for more (%s)", error)
         return None
-    start.argtypes, start.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
-    entry: Callable[[int, int, int, int], None] = start
+    entry.restype = None
     return entry

@@ -43,7 +43,7 @@ def decode(call: AttentionCall, tokens: int, lse: Tensor) -> bool:
     read = 2 * tokens * call.kv_heads * call.head_dim * call.query.element_size()
     parts = parts_for(read)
     scratch = call.workspace.take("decode", (parts, part_words(call)), torch.float32, call.query.device)
-    table = _table(call, lse, parts, scratch)
+    table = call_table(call, lse, parts, scratch)
     found.run(table, parts)
     if wrong := table[-3]:
         raise IndexError(f"block_tables names block {wrong}, but the caches have {call.key_cache.shape[0]}")
@@ -65,7 +65,7 @@ def _bits(number: float) -> int:
     return int.from_bytes(struct.pack("<f", number), "little")
 
 
-def _table(call: AttentionCall, lse: Tensor, parts: int, scratch: Tensor) -> array[int]:
+def call_table(call: AttentionCall, lse: Tensor, parts: int, scratch: Tensor) -> array[int]:
     """In the order of the names in ``cpu_tiles``; the block that is none and the two counters stand last."""
     return array("q", (
         call.query.data_ptr(), call.query.stride(0), call.query.stride(1),
@@ -90,16 +90,21 @@ def store(key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, sl
     found = kernel("store")
     if found is None:
         return False
+    table = store_table(key, value, key_cache, value_cache, slot_mapping)
+    found.run(table)
+    if table[-1] >= 0:
+        raise IndexError(f"slot_mapping names slot {table[-1]}, but the caches have {table[-3]}")
+    return True
+
+
+def store_table(key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slot_mapping: Tensor) -> array[int]:
+    """In the order of the names in ``cpu_jit``; the slot that is past the end stands last."""
     size = key.element_size()
     room = key_cache.shape[0] * key_cache.shape[1]
-    table = array("q", (
+    return array("q", (
         key.data_ptr(), key.stride(0) * size, key.stride(1) * size,
         value.data_ptr(), value.stride(0) * size, value.stride(1) * size,
         key_cache.data_ptr(), value_cache.data_ptr(), *(size * stride for stride in key_cache.stride()[:3]),
         slot_mapping.data_ptr(), slot_mapping.stride(0),
-        key.shape[0], key.shape[1], key.shape[2] * size, key_cache.shape[1], room, -1,
+        key.shape[0], key.shape[1], key.shape[2] * size, key_cache.shape[1], room, 0, -1,
     ))  # fmt: skip
-    found.run(table)
-    if table[-1] >= 0:
-        raise IndexError(f"slot_mapping names slot {table[-1]}, but the caches have {room}")
-    return True

@@ -162,8 +162,8 @@ def merge_cut(p, out, total):
 # The places of a store's arguments; strides and the size of a head's row are in bytes.
 (
     NEW_KEY, NEW_KEY_TOKEN, NEW_KEY_HEAD, NEW_VALUE, NEW_VALUE_TOKEN, NEW_VALUE_HEAD, KEYS, VALUES, TO_BLOCK, TO_SLOT,
-    TO_HEAD, SLOTS, SLOTS_STEP, TOKENS, HEADS, ROW_BYTES, PAGE, ROOM, WRONG,
-) = range(19)  # fmt: skip
+    TO_HEAD, SLOTS, SLOTS_STEP, TOKENS, HEADS, ROW_BYTES, PAGE, ROOM, NEXT_TOKEN, WRONG,
+) = range(20)  # fmt: skip
 
 
 @jit
@@ -178,7 +178,8 @@ def put_tokens(p):
     size, heads = p[ROW_BYTES], p[HEADS]
     if p[NEW_KEY_HEAD] == size and p[NEW_VALUE_HEAD] == size and p[TO_HEAD] == size:
         size, heads = size * heads, 1  # the heads of a token are one row
-    for t in range(p[TOKENS]):
+    t = next_of(p, NEXT_TOKEN)
+    while t < p[TOKENS]:
         slot = slots[t * p[SLOTS_STEP]]
         if slot >= 0:
             to = slot // p[PAGE] * p[TO_BLOCK] + slot % p[PAGE] * p[TO_SLOT]
@@ -186,6 +187,7 @@ def put_tokens(p):
                 at = to + head * p[TO_HEAD]
                 copy_bytes(p[KEYS] + at, p[NEW_KEY] + t * p[NEW_KEY_TOKEN] + head * p[NEW_KEY_HEAD], size)
                 copy_bytes(p[VALUES] + at, p[NEW_VALUE] + t * p[NEW_VALUE_TOKEN] + head * p[NEW_VALUE_HEAD], size)
+        t = next_of(p, NEXT_TOKEN)
 
 
 def compiled(name):

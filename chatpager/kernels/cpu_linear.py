@@ -43,15 +43,29 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> bool:
     if x.stride(1) != 1:
         x = x.contiguous()
     parts = parts_for(2 * weight.numel())
-    stride = -(-dim // SUMS) * SUMS
-    scratch = torch.empty(rows * stride + parts * SUMS, dtype=torch.float32)
-    wide = scratch.data_ptr()
-    table = array("q", (
-        x.data_ptr(), x.stride(0), wide, stride, weight.data_ptr(), weight.stride(0),
-        0 if bias is None else bias.data_ptr(), out.data_ptr(), out.stride(0),
-        rows, dim, len(weight), parts, wide + 4 * rows * stride, 0,
-    ))  # fmt: skip
+    scratch = torch.empty(scratch_floats(rows, dim, parts), dtype=torch.float32)  # alive until both have run
+    table = call_table(x, weight, bias, out, parts, scratch)
     widen, multiply = found
     widen.run(table)
     multiply.run(table, parts)
     return True
+
+
+def scratch_floats(rows: int, dim: int, parts: int) -> int:
+    """Of the rows widened, and of each part's sums."""
+    return rows * _stride(dim) + parts * SUMS
+
+
+def _stride(dim: int) -> int:
+    return -(-dim // SUMS) * SUMS
+
+
+def call_table(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, parts: int, scratch: Tensor) -> array[int]:
+    """In the order of the names in ``cpu_linear_jit``; ``scratch`` is float32, of ``scratch_floats`` numbers."""
+    rows, dim = x.shape
+    stride, wide = _stride(dim), scratch.data_ptr()
+    return array("q", (
+        x.data_ptr(), x.stride(0), wide, stride, weight.data_ptr(), weight.stride(0),
+        0 if bias is None else bias.data_ptr(), out.data_ptr(), out.stride(0),
+        rows, dim, len(weight), parts, wide + 4 * rows * stride, 0, 0,
+    ))  # fmt: skip

@@ -13,7 +13,8 @@ from chatpager.kernels.cpu_vectors import LANES, bfloat16_at, float32_at, next_o
 # The places of a call's arguments in its table of int64: addresses, and strides in elements. `cpu_linear` fills it.
 (
     INPUT, INPUT_ROW, WIDE, WIDE_ROW, WEIGHT, WEIGHT_ROW, BIAS, OUT, OUT_ROW, ROWS, IN, COLUMNS, PARTS, SUMS, NEXT,
-) = range(15)  # fmt: skip
+    WIDENED,
+) = range(16)  # fmt: skip
 
 MOST = 16
 """Sums of a block, at most; `cpu_linear` gives each part room for so many."""
@@ -21,15 +22,17 @@ MOST = 16
 
 @jit
 def widen_rows(p):
-    """Rows of bfloat16 become float32, laid out as the weights will be read."""
+    """Rows of bfloat16 become float32, laid out as the weights will be read; each row once, whoever takes it."""
     source, wide, dim = bfloat16_at(p[INPUT]), float32_at(p[WIDE]), p[IN]
     whole = dim // LANES * LANES
-    for row in range(p[ROWS]):
+    row = next_of(p, WIDENED)
+    while row < p[ROWS]:
         at, to = row * p[INPUT_ROW], row * p[WIDE_ROW]
         for d in range(0, whole, LANES):
             spread(source, at + d, wide, to + d)
         for d in range(whole, dim):
             wide[to + d] = widen(source[at + d])
+        row = next_of(p, WIDENED)
 
 
 @jit

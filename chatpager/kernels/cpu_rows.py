@@ -15,7 +15,7 @@ from torch import Tensor
 from chatpager.kernels.cpu_code import Kernel, kernel_of, parts_for
 
 SERVED = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
-NORM, ADD_NORM, ROTATE, GATE = range(4)
+NORM, ADD_NORM, ROTATE, GATE, ADD = range(5)
 
 
 def kernel(dtype: torch.dtype) -> Kernel | None:
@@ -26,24 +26,34 @@ def kernel(dtype: torch.dtype) -> Kernel | None:
 def norm(found: Kernel, x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """``x / sqrt(mean(x ** 2) + eps) * weight`` of [rows, dim]."""
     out = torch.empty_like(x)
-    rows, dim = x.shape
-    _run(found, NORM, rows, dim, x, x, weight, weight, out, eps)
+    _run(found, norm_table(x, weight, eps, out), x)
     return out
+
+
+def norm_table(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> array[int]:
+    return _table(NORM, x.shape[1], x, x, out, (weight, None), eps)
 
 
 def add_norm(found: Kernel, x: Tensor, y: Tensor, weight: Tensor, eps: float) -> Tensor:
     """``x += y``, and the norm of that."""
     out = torch.empty_like(x)
-    rows, dim = x.shape
-    _run(found, ADD_NORM, rows, dim, x, y, weight, weight, out, eps)
+    _run(found, add_norm_table(x, y, weight, eps, out), x)
     return out
+
+
+def add_norm_table(x: Tensor, y: Tensor, weight: Tensor, eps: float, out: Tensor) -> array[int]:
+    return _table(ADD_NORM, x.shape[1], x, y, out, (weight, None), eps)
+
+
+def add_table(x: Tensor, y: Tensor) -> array[int]:
+    """``x += y``."""
+    return _table(ADD, x.shape[1], x, y, x)
 
 
 def rotate(
     found: Kernel,
     x: Tensor,
     heads: tuple[int, int],
-    dim: int,
     angles: tuple[Tensor, Tensor],
     weights: tuple[Tensor, Tensor] | None,
     eps: float,
@@ -54,17 +64,35 @@ def rotate(
         x: [rows, at least (heads + kv_heads) * dim].
         angles: cosines and sines, [rows, dim], with equal strides.
     """
+    _run(found, rotate_table(x, heads, angles, weights, eps), x)
+
+
+def rotate_table(
+    x: Tensor,
+    heads: tuple[int, int],
+    angles: tuple[Tensor, Tensor],
+    weights: tuple[Tensor, Tensor] | None,
+    eps: float,
+) -> array[int]:
     cos, sin = angles
-    query, key = weights or (None, None)
-    _run(found, ROTATE, len(x), dim, x, cos, query, key, sin, eps, heads)
+    return _table(ROTATE, cos.shape[1], x, cos, sin, weights or (None, None), eps, heads)
 
 
 def gate(found: Kernel, x: Tensor) -> Tensor:
     """``silu(x[:, :dim]) * x[:, dim:]`` of [rows, 2 * dim]."""
-    rows, dim = x.shape[0], x.shape[1] // 2
-    out = x.new_empty(rows, dim)
-    _run(found, GATE, rows, dim, x, x, None, None, out, 0.0)
+    out = x.new_empty(x.shape[0], x.shape[1] // 2)
+    _run(found, gate_table(x, out), x)
     return out
+
+
+def gate_table(x: Tensor, out: Tensor) -> array[int]:
+    return _table(GATE, out.shape[1], x, x, out)
+
+
+def _run(found: Kernel, table: array[int], x: Tensor) -> None:
+    parts = min(len(x), parts_for(x.numel() * x.element_size()))
+    table[-2] = parts
+    found.run(table, parts)
 
 
 @cache
@@ -72,23 +100,19 @@ def _bits(number: float) -> int:
     return int.from_bytes(struct.pack("<f", number), "little")
 
 
-def _run(
-    found: Kernel,
+def _table(
     op: int,
-    rows: int,
     dim: int,
     x: Tensor,
     y: Tensor,
-    weight: Tensor | None,
-    weight_2: Tensor | None,
     out: Tensor,
-    eps: float,
+    weights: tuple[Tensor | None, Tensor | None] = (None, None),
+    eps: float = 0.0,
     heads: tuple[int, int] = (0, 0),
-) -> None:
-    parts = min(rows, parts_for(x.numel() * x.element_size()))
-    table = array("q", (
-        op, rows, dim, x.data_ptr(), x.stride(0), y.data_ptr(), y.stride(0),
-        0 if weight is None else weight.data_ptr(), 0 if weight_2 is None else weight_2.data_ptr(),
-        out.data_ptr(), out.stride(0), _bits(eps), *heads, parts, 0,
+) -> array[int]:
+    """In the order of the names in ``cpu_rows_jit``, with one part."""
+    first, second = (0 if weight is None else weight.data_ptr() for weight in weights)
+    return array("q", (
+        op, len(x), dim, x.data_ptr(), x.stride(0), y.data_ptr(), y.stride(0), first, second,
+        out.data_ptr(), out.stride(0), _bits(eps), *heads, 1, 0,
     ))  # fmt: skip
-    found.run(table, parts)

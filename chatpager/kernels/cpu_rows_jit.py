@@ -15,7 +15,7 @@ from chatpager.kernels.cpu_vectors import bfloat16_at, float32_at, float_of_bits
 
 # The places of a call's arguments in its table of int64: addresses, strides in elements. `cpu_rows` fills it.
 (OP, ROWS, DIM, X, X_ROW, Y, Y_ROW, WEIGHT, WEIGHT_2, OUT, OUT_ROW, EPS, HEADS, KV_HEADS, PARTS, NEXT) = range(16)
-NORM, ADD_NORM, ROTATE, GATE = range(4)
+NORM, ADD_NORM, ROTATE, GATE, ADD = range(5)
 
 summing = numba.njit(fastmath={"contract", "reassoc"}, error_model="numpy")
 """In any order, so in vectors; the compiled order is the same for every row."""
@@ -94,9 +94,10 @@ def work(p, x, y, weight, weight_2, out):
             elif op == GATE:
                 gate(x, at, out, to, dim)
             else:
-                if op == ADD_NORM:
+                if op != NORM:
                     add(x, at, y, row * p[Y_ROW], dim)
-                norm(x, at, weight, out, to, dim, eps)
+                if op != ADD:
+                    norm(x, at, weight, out, to, dim, eps)
         part = next_of(p, NEXT)
 
 

@@ -8,7 +8,7 @@ import torch
 import transformers
 from torch import nn
 
-from chatpager.engine import cpu_layers, cpu_modules, loader
+from chatpager.engine import cpu_modules, cpu_stack, loader
 from chatpager.engine.cpu_modules import Packed, Part, Widened
 from chatpager.kernels import cpu_linear
 from tests.engine.models import SHAPE, configs
@@ -225,7 +225,7 @@ def test_a_loaded_model_holds_each_weight_once(tiny_model, architecture, dtype, 
     loaded = loader.load(tiny_model(architecture), dtype=dtype, device="cpu").module
     assert not any(type(child) is nn.Linear for child in loaded.modules())
     monkeypatch.setattr(cpu_modules, "exchange_linears", lambda *_: None)
-    monkeypatch.setattr(cpu_layers, "exchange_layers", lambda *_: None)
+    monkeypatch.setattr(cpu_stack, "exchange_layers", lambda *_: None)
     plain = loader.load(tiny_model(architecture), dtype=dtype, device="cpu").module
     wide_biases = sum(4 * p.numel() for name, p in plain.named_parameters() if name.endswith("proj.bias"))
     assert held(loaded) <= held(plain) + (wide_biases if dtype == "bfloat16" else 0)
@@ -290,7 +290,7 @@ def test_bfloat16_logits_are_as_near_the_exact_ones_as_transformers_own(rows, mo
 
 def test_every_served_architecture_gets_them(tiny_model, monkeypatch):
     """Merged where the projections are apart; Phi-3 comes merged."""
-    monkeypatch.setattr(cpu_layers, "exchange_layers", lambda *_: None)
+    monkeypatch.setattr(cpu_stack, "exchange_layers", lambda *_: None)
     for architecture in configs():
         model = loader.load(tiny_model(architecture), dtype="float32", device="cpu").module
         attention = model.model.layers[0].self_attn

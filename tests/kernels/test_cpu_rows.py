@@ -78,7 +78,7 @@ def test_rotation(dtype, dim, heads, normed):
     wanted = apply_rotary_pos_emb(query[None].transpose(1, 2), key[None].transpose(1, 2), cos[None], sin[None])
     wanted = torch.cat([*(part[0].transpose(0, 1).flatten(1) for part in wanted), value.flatten(1)], 1)
     weights = (norms[0].weight, norms[1].weight) if norms else None
-    cpu_rows.rotate(cpu_rows.kernel(dtype), x, heads, dim, (cos, sin), weights, EPS)
+    cpu_rows.rotate(cpu_rows.kernel(dtype), x, heads, (cos, sin), weights, EPS)
     # What a rotation cancels out keeps the error of what it was made of.
     atol = 1e-5 if dtype is torch.float32 else 0.05 if normed else 0.0
     torch.testing.assert_close(x, wanted, rtol=0.0, atol=atol)

@@ -1,0 +1,189 @@
+"""All decoder layers of a model as one: one after the other for a prompt, and as one program for a step of few rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from chatpager.engine.attention import KVCache, PagedStep
+from chatpager.engine.batch import Batch
+from chatpager.engine.cpu_layers import Layer, Norm, fused
+from chatpager.engine.cpu_modules import KERNEL_ROWS, Scratch, Widened
+from chatpager.kernels import cpu_decode, cpu_linear, cpu_program, cpu_rows
+from chatpager.kernels.arguments import AttentionCall
+from chatpager.kernels.cpu_program import Program
+from chatpager.kernels.workspace import Workspace
+
+ROWS = KERNEL_ROWS
+"""Up to so many rows a step is run as a program."""
+
+
+def exchange_layers(module: nn.Module, scratch: Scratch) -> None:
+    """Exchange every list of decoder layers in ``module`` that are all of the common kind, in place."""
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.ModuleList) and (layers := fused(child, scratch)):
+                setattr(parent, name, nn.ModuleList([Stack(layers)]))
+
+
+def _can_be_programmed(layer: Layer) -> bool:
+    linears = layer.qkv, layer.o, layer.gate_up, layer.down
+    return all(type(linear) is Widened for linear in linears) and bool(
+        cpu_linear.kernels() and cpu_decode.kernel("bfloat16") and cpu_decode.kernel("store") and cpu_program.executor()
+    )
+
+
+class Stack(nn.Module):
+    """Stands in a model's list of layers as its only one."""
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self._programmed = all(map(_can_be_programmed, layers))
+        self._program: StackProgram | None = None
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        *,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        paged: PagedStep,
+        **_: Any,
+    ) -> torch.Tensor:
+        """[1, T, hidden] -> the same shape; either may be written again by the next step."""
+        batch = paged.batch
+        if self._programmed and 0 < batch.num_decodes == batch.num_tokens <= ROWS:
+            return self._program_for(paged.cache, batch.block_size).run(hidden_states, position_embeddings, batch)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, position_embeddings=position_embeddings, paged=paged)
+        return hidden_states
+
+    def _program_for(self, cache: KVCache, block_size: int) -> StackProgram:
+        """Made anew for another cache, and for more threads than the present one has room for."""
+        known, threads = self._program, torch.get_num_threads()
+        if known is None or known.cache is not cache or known.most_threads < threads:
+            known = self._program = StackProgram(list(self.layers), cache, block_size, threads)  # type: ignore[arg-type]
+        return known
+
+
+class StackProgram:
+    """A step of at most ``ROWS`` rows of one token each, through all layers, with one KV cache."""
+
+    def __init__(self, layers: Sequence[Layer], cache: KVCache, block_size: int, most_threads: int) -> None:
+        self.cache, self.most_threads, self._block_size = cache, most_threads, block_size
+        first: Any = layers[0]
+        self._dim: int = first.dim
+
+        def rows(columns: int) -> torch.Tensor:
+            return torch.empty(ROWS, columns, dtype=torch.bfloat16)
+
+        hidden, mixed, gated = (linear.weight.shape[1] for linear in (first.qkv, first.o, first.down))
+        self._x, self._normed, self._delta, self._mixed, self._gated = map(rows, (hidden, hidden, hidden, mixed, gated))
+        self._qkv, self._gate_up = rows(len(first.qkv.weight)), rows(2 * gated)
+        self._cos, self._sin = rows(self._dim), rows(self._dim)
+        self._lse = torch.empty(ROWS, first.heads[0], dtype=torch.float32)
+        self._scratch = torch.empty(
+            cpu_linear.scratch_floats(ROWS, max(hidden, mixed, gated), most_threads), dtype=torch.float32
+        )
+        self._workspace = Workspace()
+        self._tables = torch.zeros(ROWS, 1, dtype=torch.int32), torch.ones(ROWS, dtype=torch.int32)
+        self._slots = torch.zeros(ROWS, dtype=torch.int64)
+        self._program = Program()
+        for i, layer in enumerate(layers):
+            self._add_layer(layer, is_first=i == 0)
+        self._rows_call(cpu_rows.add_table(self._x, self._delta))
+        self._program.close()
+
+    def _add_layer(self, layer: Any, is_first: bool) -> None:
+        if is_first:
+            self._rows_call(cpu_rows.norm_table(self._x, layer.before.weight, layer.before.eps, self._normed))
+        else:
+            self._add_norm(layer.before)
+        self._product(self._normed, layer.qkv, self._qkv)
+        angles = self._cos, self._sin
+        self._rows_call(cpu_rows.rotate_table(self._qkv, layer.heads, angles, layer.head_norms, layer.head_eps))
+        self._attend(layer)
+        self._product(self._mixed, layer.o, self._delta)
+        self._add_norm(layer.between)
+        self._product(self._normed, layer.gate_up, self._gate_up)
+        self._rows_call(cpu_rows.gate_table(self._gate_up, self._gated))
+        self._product(self._gated, layer.down, self._delta)
+
+    def _add_norm(self, norm: Norm) -> None:
+        self._rows_call(cpu_rows.add_norm_table(self._x, self._delta, norm.weight, norm.eps, self._normed))
+
+    def _rows_call(self, table: Sequence[int]) -> None:
+        from chatpager.kernels import cpu_rows_jit as at
+
+        kernel = _there(cpu_rows.kernel(torch.bfloat16))
+        self._program.add([kernel], table, rows=at.ROWS, parts=at.PARTS, counter=at.NEXT)
+
+    def _product(self, x: torch.Tensor, linear: Widened, out: torch.Tensor) -> None:
+        from chatpager.kernels import cpu_linear_jit as at
+
+        table = cpu_linear.call_table(x, linear.weight, linear.wide_bias, out, 1, self._scratch)
+        counters = [at.NEXT, at.WIDENED]
+        self._program.add(_there(cpu_linear.kernels()), table, rows=at.ROWS, parts=at.PARTS, counter=counters)
+
+    def _attend(self, layer: Any) -> None:
+        from chatpager.kernels import cpu_jit as stored
+        from chatpager.kernels import cpu_tiles as at
+
+        keys, values = self.cache.keys[layer.layer_idx], self.cache.values[layer.layer_idx]
+        query, key, value = layer.split(self._qkv)
+        table = cpu_decode.store_table(key, value, keys, values, self._slots)
+        self._program.add(
+            [_there(cpu_decode.kernel("store"))], table,
+            rows=stored.TOKENS, counter=stored.NEXT_TOKEN, slots=stored.SLOTS, wrong_slot=stored.WRONG,
+        )  # fmt: skip
+        call = AttentionCall(
+            query=query, key_cache=keys, value_cache=values, block_tables=self._tables[0],
+            context_lens=self._tables[1], max_context_len=0, out=layer.as_heads(self._mixed), lse=None,
+            scale=layer.scaling, query_start=None, max_query_len=1, sliding_window=layer.window, softcap=None,
+            sinks=None, workspace=self._workspace, kv_heads=layer.heads[1], group=layer.heads[0] // layer.heads[1],
+            head_dim=self._dim, block_size=self._block_size,
+        )  # fmt: skip
+        parts = self._workspace.take(
+            "decode", (self.most_threads, cpu_decode.part_words(call)), torch.float32, query.device
+        )
+        self._program.add(
+            [_there(cpu_decode.kernel("bfloat16"))], cpu_decode.call_table(call, self._lse, 1, parts),
+            rows=at.ROWS, parts=at.PARTS, counter=[at.NEXT, at.ENDED], wrong_block=at.WRONG_BLOCK,
+            tables=at.TABLES, table_row=at.TABLE_ROW, contexts=at.CONTEXTS,
+        )  # fmt: skip
+
+    def run(
+        self, hidden_states: torch.Tensor, position_embeddings: tuple[torch.Tensor, torch.Tensor], batch: Batch
+    ) -> torch.Tensor:
+        """[1, rows, hidden] -> the same, in memory that the next step writes again.
+
+        Raises:
+            IndexError: a slot or a block that is none.
+        """
+        n, threads, tables = batch.num_tokens, torch.get_num_threads(), batch.block_tables
+        assert threads <= self.most_threads and batch.max_decode_context <= tables.shape[1] * self._block_size
+        self._x[:n] = hidden_states[0]
+        self._cos[:n], self._sin[:n] = position_embeddings[0][0], position_embeddings[1][0]
+        program = self._program
+        program.set(
+            rows=n, parts=threads, tables=tables.data_ptr(), table_row=tables.stride(0),
+            contexts=batch.context_lens.data_ptr(), slots=batch.slot_mapping.data_ptr(), wrong_slot=-1, wrong_block=0,
+        )  # fmt: skip
+        program.run(threads)
+        if (slot := program.get("wrong_slot").max()) >= 0:
+            raise IndexError(f"slot_mapping names slot {slot}, which is past the caches' end")
+        if (blocks := program.get("wrong_block")).any():
+            raise IndexError(f"block_tables names block {blocks[blocks != 0][0]}, which the caches do not have")
+        return self._x[:n].unsqueeze(0)
+
+
+T = TypeVar("T")
+
+
+def _there(found: T | None) -> T:
+    """What ``_can_be_programmed`` has seen."""
+    assert found is not None
+    return found

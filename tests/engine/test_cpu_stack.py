@@ -1,0 +1,212 @@
+"""A fused layer computes what transformers' own does, of prompts, of single tokens and of both in one step."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+import transformers
+from torch import nn
+
+from chatpager.config import EngineConfig
+from chatpager.engine import cpu_layers, cpu_modules, cpu_stack, loader
+from chatpager.engine.cpu_stack import Stack, StackProgram
+from chatpager.engine.model_runner import ModelRunner
+from chatpager.engine.plan import Plan, Row
+from tests.engine.models import SHAPE, configs
+from tests.engine.test_sampler import seq
+
+FUSED = ["llama", "mistral", "qwen2", "qwen3"]
+
+
+@pytest.fixture
+def plain_folder(tmp_path):
+    """A model whose norms' weights are no ones and whose biases are no zeros."""
+
+    def made(architecture):
+        torch.manual_seed(5)
+        model = transformers.AutoModelForCausalLM.from_config(configs()[architecture], dtype=torch.float32)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.normal_(1 if weight.ndim == 1 else 0, 0.15)
+        model.save_pretrained(tmp_path / architecture)
+        return tmp_path / architecture
+
+    return made
+
+
+def runner(folder, dtype, monkeypatch, *, fused):
+    with monkeypatch.context() as patch:
+        if not fused:
+            patch.setattr(cpu_stack, "exchange_layers", lambda *_: None)
+            patch.setattr(cpu_modules, "exchange_linears", lambda *_: None)
+        config = EngineConfig(model=str(folder), dtype=dtype, device="cpu", block_size=8, num_kv_blocks=64)
+        return ModelRunner(config)
+
+
+def logits(run):
+    """Of a prompt, then of a second one beside the first one's next token, then of single tokens."""
+    first, second = seq(prompt=range(2, 40)), seq(prompt=range(90, 107))
+    first.block_table, second.block_table = [1, 2, 3, 4, 5, 6], [7, 9, 8, 10, 11]
+    given = []
+    for step in (((first, 38),), ((first, 1), (second, 17)), *[((first, 1), (second, 1))] * 3):
+        plan = Plan()
+        plan.rows += [Row(of, count, [of]) for of, count in step]
+        with torch.inference_mode():
+            given.append(run.forward(run._builder.build(plan)).clone())
+        for of, count in step:
+            of.committed += count
+            of.token_ids.append(50 + of.committed)
+    return torch.cat(given)
+
+
+@pytest.mark.parametrize("architecture", FUSED)
+def test_a_fused_model_computes_what_the_plain_one_does(architecture, plain_folder, monkeypatch):
+    folder = plain_folder(architecture)
+    fused, plain = (runner(folder, "float32", monkeypatch, fused=fused) for fused in (True, False))
+    assert [type(layer) for layer in fused.model.module.model.layers] == [Stack]
+    torch.testing.assert_close(logits(fused), logits(plain), rtol=2e-4, atol=2e-4)
+
+
+@pytest.fixture
+def programs(monkeypatch):
+    """How many rows were run as a program, each time, also where oneDNN would be taken."""
+    seen, run = [], StackProgram.run
+    monkeypatch.setattr(cpu_modules, "_packs", lambda dtype: dtype is torch.float32)
+    monkeypatch.setattr(StackProgram, "run", lambda *given: seen.append(given[-1].num_tokens) or run(*given))
+    return seen
+
+
+@pytest.mark.parametrize("programmed", [True, False])
+@pytest.mark.parametrize("architecture", FUSED)
+def test_in_bfloat16_it_is_as_near_the_exact_one_as_the_plain_one(
+    architecture, programmed, plain_folder, programs, monkeypatch
+):
+    folder = plain_folder(architecture)
+    exact = logits(runner(folder, "float64", monkeypatch, fused=False))
+    plain = logits(runner(folder, "bfloat16", monkeypatch, fused=False)).double()
+    if not programmed:
+        monkeypatch.setattr(cpu_stack.cpu_program, "executor", lambda: None)
+    fused = logits(runner(folder, "bfloat16", monkeypatch, fused=True)).double()
+    assert programs == ([2, 2, 2] if programmed else [])
+    assert (fused - exact).norm() <= 1.3 * (plain - exact).norm()
+
+
+class Threads:
+    """torch's number of them, for a while."""
+
+    def __init__(self, count):
+        self.count, self.before = count, torch.get_num_threads()
+
+    def __enter__(self):
+        torch.set_num_threads(self.count)
+
+    def __exit__(self, *_):
+        torch.set_num_threads(self.before)
+
+
+def decoded(run, lengths, threads, steps=3):
+    """Logits of single tokens behind prompts of these lengths, and what the caches hold then."""
+    rows = [seq(prompt=range(1 + i, 1 + i + n)) for i, n in enumerate(lengths)]
+    given, free = [], iter(range(1, run.num_blocks))
+    for pages in (*run.cache.keys, *run.cache.values):
+        pages.zero_()  # what no token was written to may hold anything
+    for row in rows:
+        row.block_table = [next(free) for _ in range(-(-(len(row.token_ids) + steps) // run.block_size))]
+    for step in range(1 + steps):
+        plan = Plan()
+        plan.rows += [Row(row, len(row) - row.committed, [row]) for row in rows]
+        with torch.inference_mode(), Threads(threads if step else 1):
+            given.append(run.forward(run._builder.build(plan)).clone())
+        for i, row in enumerate(rows):
+            row.committed = len(row)
+            row.token_ids.append(100 + 7 * (i % 9) + step)
+    return torch.stack(given[1:]), [run.cache.keys[-1][1 : next(free)].clone(), run.cache.values[-1][1].clone()]
+
+
+@pytest.mark.parametrize("architecture", FUSED)
+def test_a_program_computes_the_bits_of_its_layers(architecture, plain_folder, programs, monkeypatch):
+    """Of rows that differ in length, with one thread, with several, and then with fewer rows."""
+    run = runner(plain_folder(architecture), "bfloat16", monkeypatch, fused=True)
+    lengths = [3, 40, 17, 8, 25, 31, 9]
+    with monkeypatch.context() as patch:
+        patch.setattr(cpu_stack, "ROWS", 0)
+        wanted = decoded(run, lengths, 1)
+    for threads in (1, 2, 3, 1):
+        for got, exact in zip(decoded(run, lengths, threads), wanted, strict=True):
+            tolerance = {"rtol": 0.0, "atol": 0.0} if threads == 1 else {"rtol": 0.02, "atol": 0.05}
+            torch.testing.assert_close(got, exact, **tolerance)
+    few, _ = decoded(run, lengths[:2], 1)
+    assert torch.equal(few, wanted[0][:, :2])
+    assert programs == [7] * 12 + [2] * 3
+
+
+def test_a_program_tells_of_a_block_that_is_none_and_goes_on_afterwards(plain_folder, programs, monkeypatch):
+    run = runner(plain_folder("qwen3"), "bfloat16", monkeypatch, fused=True)
+    wanted, _ = decoded(run, [9], 1)
+    for block, message in ((9999, "slot 799"), (-3, "block -3")):
+        row, plan = seq(prompt=range(1, 12)), Plan()
+        row.block_table, row.committed = [block, 5], 10 if block < 0 else 5
+        row.token_ids = row.token_ids[: row.committed + 1]
+        plan.rows.append(Row(row, 1, [row]))
+        with torch.inference_mode(), pytest.raises(IndexError, match=message):
+            run.forward(run._builder.build(plan))
+    assert torch.equal(decoded(run, [9], 1)[0], wanted)
+
+
+def test_more_rows_than_a_program_has_are_computed_by_layers(plain_folder, programs, monkeypatch):
+    run = runner(plain_folder("llama"), "bfloat16", monkeypatch, fused=True)
+    decoded(run, [3] * (cpu_stack.ROWS + 1), 1)
+    assert not programs
+
+
+def test_another_cache_gets_a_program_of_its_own(plain_folder, programs, monkeypatch):
+    run = runner(plain_folder("llama"), "bfloat16", monkeypatch, fused=True)
+    wanted, _ = decoded(run, [9], 1)
+    run._open(32)
+    assert torch.equal(decoded(run, [9], 1)[0], wanted)
+
+
+@pytest.mark.parametrize("architecture", sorted(set(configs()) - set(FUSED)))
+def test_what_is_of_another_kind_stays(architecture, tiny_model):
+    layers = loader.load(tiny_model(architecture), dtype="float32", device="cpu").module.model.layers
+    assert len(layers) == 2 and not any(type(layer) is Stack for layer in layers)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_other_numbers_are_left_to_transformers(dtype, tiny_model):
+    layers = loader.load(tiny_model("llama"), dtype=dtype, device="cpu").module.model.layers
+    assert len(layers) == 2 and not any(type(layer) is Stack for layer in layers)
+
+
+def without_compiler(layer, patch):
+    patch.setattr(cpu_layers.cpu_rows, "kernel", lambda dtype: None)
+
+
+def with_another_activation(layer, patch):
+    layer.mlp.act_fn = nn.GELU()
+
+
+def with_one_bias(layer, patch):
+    layer.self_attn.k_proj.bias = nn.Parameter(torch.zeros(32), requires_grad=False)
+
+
+def with_an_own_linear(layer, patch):
+    layer.mlp.down_proj = type("Own", (nn.Linear,), {})(64, 48)
+
+
+@pytest.mark.parametrize("change", [without_compiler, with_another_activation, with_one_bias, with_an_own_linear])
+def test_a_layer_of_other_parts_stays(change, monkeypatch):
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SHAPE)).requires_grad_(False)
+    before = list(model.model.layers)
+    change(before[1], monkeypatch)
+    cpu_stack.exchange_layers(model, cpu_modules.Scratch())
+    assert list(model.model.layers) == before
+
+
+def test_the_originals_are_let_go_of():
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SHAPE)).requires_grad_(False)
+    seen = [weakref.ref(child) for child in model.model.layers.modules() if type(child) is nn.Linear]
+    cpu_stack.exchange_layers(model, cpu_modules.Scratch())
+    gc.collect()
+    assert not any(ref() is not None for ref in seen)
