@@ -51,7 +51,8 @@ def close(got, wanted, dtype):
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_one_linear_computes_what_the_plain_one_does(dtype, bias, monkeypatch):
-    monkeypatch.setattr(cpu_modules, "TILE", 48 * 10)  # several tiles, and a last one that is not full
+    monkeypatch.setattr(cpu_modules, "TILE", 48 * 12)
+    monkeypatch.setattr(cpu_modules, "TILE_ROWS", 5)  # several tiles, and a last one that is not full
     model = nn.Sequential(nn.Linear(48, 37, bias=bias, dtype=dtype)).requires_grad_(False)
     plain = model[0]
     cpu_modules.exchange_linears(model)
