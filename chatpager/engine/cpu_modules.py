@@ -24,7 +24,7 @@ TILE = 1 << 20
 1 MiB a product of 32 or 64 rows takes 1.3 and 1.15 times as long, of 256 and more as long (two threads, 16 MiB of third
 level cache a core)."""
 TILE_ROWS = 64
-"""Rows of the weight in a tile are a multiple of this: with 341 of them a product takes 1.1 times as long as with 384."""
+"""Rows of the weight in a tile are a multiple of this: with 341 a product takes 1.1 times as long as with 384."""
 NARROW_ROWS = 4
 """Up to so many rows torch's own bfloat16 product is the faster one where ``cpu_linear`` cannot be had. Widened, a step
 of the 15m and the 100m shape takes 1.07 and 1.2 times as long with 4 rows, 0.65 and 0.55 times with 16 (one thread of
