@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+import sqlite3
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import URL, ColumnElement, Insert, Table, event, func, select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -21,10 +22,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from chatpager import failpoints
 from chatpager.errors import StoreError
 from chatpager.store import address, claim, faults
+from chatpager.store.one_visit import OneVisit
 
+T = TypeVar("T")
 BUSY_TIMEOUT_MS = 5000
 NUL = "\0"
 """PostgreSQL takes it in no text, so no id and no title has one."""
+_PRAGMAS = ("foreign_keys=ON", "wal_autocheckpoint=4096")
+"""With SQLite's own 1,000 pages of log, one step in twenty of 64 turns waited for a checkpoint."""
 _CONNECT_SECONDS = 10
 _COMMAND_SECONDS = 60
 
@@ -41,7 +46,9 @@ class Database:
         self._identity: tuple[int, int] | None = None
         self._unusable = ""
         self._claim: int | claim.ConnectionClaim | None = None
-        self._engine = _sqlite_engine(self.url, busy_timeout_ms) if self.file else _postgres_engine(self.url)
+        pragmas = (*_PRAGMAS, f"busy_timeout={busy_timeout_ms}")
+        self._engine = _sqlite_engine(self.url, pragmas) if self.file else _postgres_engine(self.url)
+        self._one_visit = OneVisit(self.file, pragmas) if self.file else None
 
     def make_file(self) -> None:
         """Make SQLite's file and its folder, for this user only; whatever exists is left as it is.
@@ -89,6 +96,9 @@ class Database:
             await held.release()
         elif held is not None:
             os.close(held)
+        visiting, self._one_visit = self._one_visit, None
+        if visiting is not None:
+            await visiting.close()
         await self._engine.dispose()
 
     @asynccontextmanager
@@ -113,18 +123,29 @@ class Database:
         """
         if owned and isinstance(self._claim, claim.ConnectionClaim):
             await self._claim.check()
+        async with self._writing(name), self._engine.connect() as c:
+            if self.file:
+                await _begin_sqlite(c, durable)
+            else:
+                await _begin_postgres(c, durable, self._busy_timeout_ms, tenant, deletes)
+            yield c
+            failpoints.hit(f"store.{name}.before_commit")
+            await c.commit()
+
+    async def write_in_one_visit(self, name: str, work: Callable[[sqlite3.Connection], T]) -> T:
+        """One relaxed transaction of SQLite's, as short in the event loop as can be: ``work`` runs in a thread."""
+        async with self._writing(name):
+            assert self._one_visit is not None
+            return await self._one_visit.write(name, work)
+
+    @asynccontextmanager
+    async def _writing(self, name: str) -> AsyncIterator[None]:
+        """Around a write, whichever way: in its turn, to a database that can be written to, with errors in words."""
         async with self._queue:
             self._check_usable()
             try:
                 with faults.translated(self.shown):
-                    async with self._engine.connect() as c:
-                        if self.file:
-                            await _begin_sqlite(c, durable)
-                        else:
-                            await _begin_postgres(c, durable, self._busy_timeout_ms, tenant, deletes)
-                        yield c
-                        failpoints.hit(f"store.{name}.before_commit")
-                        await c.commit()
+                    yield
             except StoreError as error:
                 if faults.lost_a_write(error.__cause__):
                     self._unusable = "lost a write when its disk failed; restart to see what it kept"
@@ -146,16 +167,14 @@ def insert_or_ignore(c: AsyncConnection, table: Table) -> Insert:
     return postgresql.insert(table).on_conflict_do_nothing()
 
 
-def _sqlite_engine(url: URL, busy_timeout_ms: int) -> AsyncEngine:
-    # With SQLite's own 1,000 pages of log, one step in twenty of 64 turns waited for a checkpoint.
-    pragmas = ("foreign_keys=ON", "synchronous=FULL", "wal_autocheckpoint=4096", f"busy_timeout={busy_timeout_ms}")
+def _sqlite_engine(url: URL, pragmas: tuple[str, ...]) -> AsyncEngine:
     # Without an isolation level the driver leaves BEGIN to us.
     engine = create_async_engine(url, hide_parameters=True, pool_use_lifo=True, connect_args={"isolation_level": None})
 
     @event.listens_for(engine.sync_engine, "connect")
     def _on_connect(connection: Any, record: Any) -> None:
         cursor = connection.cursor()
-        for pragma in pragmas:
+        for pragma in (*pragmas, "synchronous=FULL"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
         record.info["durable"] = True

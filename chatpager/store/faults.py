@@ -83,5 +83,6 @@ def meaning(error: BaseException) -> str | None:
 
 def lost_a_write(error: BaseException | None) -> bool:
     """Whether ``error`` leaves unknown what reached the disk; only reopening the database can tell."""
-    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", 0)
+    original = error.orig if isinstance(error, DBAPIError) else error
+    code = getattr(original, "sqlite_errorcode", None) or 0
     return code & 0xFF == _SQLITE_IO_ERROR

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import ColumnElement, delete, select
+from sqlalchemy import ColumnElement, bindparam, delete, select
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from chatpager.store import chain
@@ -16,10 +19,28 @@ from chatpager.store.tables import LIVE, turn_journal, turns
 async def write(c: AsyncConnection, entries: Sequence[JournalEntry]) -> set[str]:
     """Returns the turns that have ended or are gone, which must not fail the other turns of their step: nothing is
     written of them. The others do not end before the transaction does."""
-    ids = {entry.turn_id for entry in entries}
+    ids = _turns_of(entries)
     held = select(turns.c.id).where(turns.c.id.in_(ids), LIVE).order_by(turns.c.created_at, turns.c.id)
     live = set(await c.scalars(held.with_for_update(read=True, key_share=True)))
-    rows = [
+    if rows := _rows(entries, live):
+        await c.execute(insert_or_ignore(c, turn_journal), rows)
+    return ids - live
+
+
+def write_sqlite(entries: Sequence[JournalEntry], c: sqlite3.Connection) -> set[str]:
+    """``write``, in one go and without locks: SQLite has one writer."""
+    ids = _turns_of(entries)
+    live = {id for id in ids if c.execute(_IS_LIVE, {"id": id}).fetchone()}
+    c.executemany(_INSERT, _rows(entries, live))
+    return ids - live
+
+
+def _turns_of(entries: Sequence[JournalEntry]) -> set[str]:
+    return {entry.turn_id for entry in entries}
+
+
+def _rows(entries: Sequence[JournalEntry], live: set[str]) -> list[dict[str, Any]]:
+    return [
         {
             "turn_id": entry.turn_id,
             "first_index": entry.first_index,
@@ -29,9 +50,11 @@ async def write(c: AsyncConnection, entries: Sequence[JournalEntry]) -> set[str]
         for entry in entries
         if entry.turn_id in live
     ]
-    if rows:
-        await c.execute(insert_or_ignore(c, turn_journal), rows)
-    return ids - live
+
+
+_SQLITE = sqlite.dialect(paramstyle="named")
+_IS_LIVE = str(select(turns.c.id).where(turns.c.id == bindparam("id"), LIVE).compile(dialect=_SQLITE))
+_INSERT = str(sqlite.insert(turn_journal).on_conflict_do_nothing().compile(dialect=_SQLITE))
 
 
 async def read(c: AsyncConnection, turn_id: str) -> Journaled:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Any
 
 from msgspec import UNSET, UnsetType
@@ -238,6 +239,8 @@ class Store:
         """
         if not entries:
             return set()
+        if self._database.file:
+            return await self._database.write_in_one_visit("journal", partial(journal.write_sqlite, entries))
         async with self._database.write("journal", durable=False) as c:
             return await journal.write(c, entries)
 

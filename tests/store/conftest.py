@@ -57,3 +57,8 @@ async def open_store():
 @pytest.fixture
 async def store(url, open_store):
     return await open_store(url, migrate=False)
+
+
+@pytest.fixture
+async def sqlite_store(sqlite_url, open_store):
+    return await open_store(sqlite_url, migrate=False)

@@ -23,11 +23,6 @@ async def pragma(store, statement):
         return result.scalar() if result.returns_rows else None
 
 
-@pytest.fixture
-async def sqlite_store(sqlite_url, open_store):
-    return await open_store(sqlite_url, migrate=False)
-
-
 # -- what a commit promises
 
 
@@ -48,7 +43,15 @@ async def test_each_method_promises_what_it_says(store, monkeypatch):
         seen[name] = durable
         return write(self, name, tenant, durable=durable, **more)
 
+    visit = Database.write_in_one_visit
+
+    async def visited(self, name, work):
+        synced = await visit(self, "test", lambda c: c.execute("PRAGMA synchronous").fetchone()[0])
+        seen[name] = synced == 2
+        return await visit(self, name, work)
+
     monkeypatch.setattr(Database, "write", watched)
+    monkeypatch.setattr(Database, "write_in_one_visit", visited)
     await conversation(store, "conv_1", "hi", "hello")
     await store.begin_turn(begin("resp_1", user("hi")))
     await store.journal([entry("resp_1", 0, "h")])

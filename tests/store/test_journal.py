@@ -1,9 +1,10 @@
 import asyncio
+import sqlite3
 
 import pytest
 from sqlalchemy import func, insert, select
 
-from chatpager.errors import ResponseNotFound
+from chatpager.errors import ResponseNotFound, StoreError
 from chatpager.store import JournalEntry, journal, tables
 from tests.store.making import begin, end, entry, user
 
@@ -83,3 +84,63 @@ async def test_what_came_too_late_is_forgotten_at_the_next_start(store):
         await c.execute(insert(tables.turn_journal).values(late))
     await store.recover(now=9)
     assert await journal_rows(store) == 0
+
+
+async def test_a_full_disk_is_said_and_the_steps_after_it_are_written(sqlite_store):
+    await sqlite_store.begin_turn(begin("resp_1", user("hi")))
+    await sqlite_store.journal([entry("resp_1", 0, "a")])
+    visiting = sqlite_store._database._one_visit
+
+    def limited(pages):
+        return visiting.write("test", lambda c: c.execute(f"PRAGMA max_page_count={pages}").fetchone()[0])
+
+    room = await limited(1)
+    with pytest.raises(StoreError, match="is full"):
+        await sqlite_store.journal([entry("resp_1", 1, "x" * 100_000)])
+    await limited(room + 1000)
+    await sqlite_store.journal([entry("resp_1", 1, "x" * 100_000)])
+    assert (await sqlite_store.journaled("ann", "resp_1")).text == "a" + "x" * 100_000
+
+
+async def test_a_disk_that_failed_under_the_journal_is_not_trusted_again(sqlite_store, monkeypatch):
+    await sqlite_store.begin_turn(begin("resp_1", user("hi")))
+    failed = sqlite3.OperationalError("disk I/O error")
+    failed.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
+
+    def fails(*_):
+        raise failed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "write_sqlite", fails)
+        with pytest.raises(StoreError, match="disk failed"):
+            await sqlite_store.journal([entry("resp_1", 0, "a")])
+    with pytest.raises(StoreError, match="lost a write"):
+        await sqlite_store.journal([entry("resp_1", 0, "a")])
+
+
+async def test_a_journal_that_was_given_up_on_is_written_or_not_and_the_next_one_is(sqlite_store):
+    await sqlite_store.begin_turn(begin("resp_1", user("hi")))
+    for index in range(40):
+        task = asyncio.ensure_future(sqlite_store.journal([entry("resp_1", index, "a")]))
+        for _ in range(index % 4):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        await sqlite_store.journal([entry("resp_1", index, "a")])
+    assert (await sqlite_store.journaled("ann", "resp_1")).text == "a" * 40
+
+
+async def test_other_writes_and_the_journal_take_turns(sqlite_store):
+    await sqlite_store.begin_turn(begin("resp_1", user("hi")))
+    async with asyncio.TaskGroup() as group:
+        for index in range(30):
+            group.create_task(sqlite_store.journal([entry("resp_1", index, "a")]))
+            group.create_task(sqlite_store.create_session("ann", id=f"conv_{index}", now=1))
+    assert (await sqlite_store.journaled("ann", "resp_1")).text == "a" * 30
+
+
+async def test_a_closed_store_journals_nothing(store):
+    await store.begin_turn(begin("resp_1", user("hi")))
+    await store.close()
+    with pytest.raises(StoreError, match="is closed"):
+        await store.journal([entry("resp_1", 0, "a")])
