@@ -65,6 +65,9 @@ class EngineConfig:
 
     model: str = setting("", "folder with safetensors, config and tokenizer; serve also takes a name on the hub")
     dtype: str = setting("auto", f"weights and KV cache: {', '.join(DTYPES)}", check=_one_of(*DTYPES))
+    quantization: str = setting(
+        "none", "int8: linears' weights in eight bits, on a CPU; none", check=_one_of("none", "int8")
+    )
     device: str = setting("auto", "auto, cpu or cuda", check=_one_of("auto", "cpu", "cuda"))
     block_size: int = setting(16, "tokens in one KV block", check=_block_size)
     max_model_len: int | None = setting(None, "longest prompt plus answer, in tokens", check=_at_least(1))

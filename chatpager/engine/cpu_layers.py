@@ -15,7 +15,7 @@ from torch import nn
 from transformers.activations import SiLUActivation
 
 from chatpager.engine.attention import PagedStep, paged_attention_forward
-from chatpager.engine.cpu_modules import Scratch, faster, is_plain
+from chatpager.engine.cpu_linears import Maker
 from chatpager.kernels import cpu_rows
 from chatpager.kernels.cpu_code import Kernel
 
@@ -23,7 +23,7 @@ COMMON = {f"{family}DecoderLayer" for family in ("Llama", "Mistral", "Qwen2", "Q
 """Norm, attention with rotary embedding, sum, norm, gated product, sum. Qwen3 norms each head of q and k as well."""
 
 
-def _kernel_for(layer: Any) -> Kernel | None:
+def _kernel_for(layer: Any, maker: Maker) -> Kernel | None:
     """What computes between the products of this layer; None if it is to stay as it is."""
     if type(layer).__name__ not in COMMON:
         return None
@@ -31,7 +31,7 @@ def _kernel_for(layer: Any) -> Kernel | None:
     linears = [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
     linears += [mlp.gate_proj, mlp.up_proj, mlp.down_proj]
     biased = {linear.bias is None for linear in linears[:3]}, {linear.bias is None for linear in linears[4:6]}
-    plain = all(is_plain(linear) for linear in linears) and all(len(kinds) == 1 for kinds in biased)
+    plain = all(map(maker.takes, linears)) and all(len(kinds) == 1 for kinds in biased)
     plain = plain and type(mlp.act_fn) in (nn.SiLU, SiLUActivation)
     return cpu_rows.kernel(linears[0].weight.dtype) if plain else None
 
@@ -42,10 +42,10 @@ class Layer(nn.Module):
     Args:
         layer: of a class in ``COMMON``.
         kernel: ``cpu_rows``' for its dtype.
-        scratch: what its linears widen tiles in.
+        maker: of its linears.
     """
 
-    def __init__(self, layer: Any, kernel: Kernel, scratch: Scratch) -> None:
+    def __init__(self, layer: Any, kernel: Kernel, maker: Maker) -> None:
         super().__init__()
         attention, mlp = layer.self_attn, layer.mlp
         self.layer_idx: int = attention.layer_idx
@@ -54,10 +54,10 @@ class Layer(nn.Module):
         self.heads = attention.q_proj.out_features // self.dim, attention.k_proj.out_features // self.dim
         self.scaling: float = attention.scaling
         self.window = _window(attention)
-        self.qkv = faster([attention.q_proj, attention.k_proj, attention.v_proj], scratch)
-        self.o = faster([attention.o_proj], scratch)
-        self.gate_up = faster([mlp.gate_proj, mlp.up_proj], scratch)
-        self.down = faster([mlp.down_proj], scratch)
+        self.qkv = maker.make([attention.q_proj, attention.k_proj, attention.v_proj])
+        self.o = maker.make([attention.o_proj])
+        self.gate_up = maker.make([mlp.gate_proj, mlp.up_proj])
+        self.down = maker.make([mlp.down_proj])
         norms = [getattr(attention, name) for name in ("q_norm", "k_norm") if hasattr(attention, name)]
         self.head_norms = (norms[0].weight, norms[1].weight) if norms else None
         self.head_eps: float = norms[0].variance_epsilon if norms else 0.0
@@ -113,14 +113,14 @@ def _window(attention: Any) -> int | None:
     return getattr(attention, "sliding_window", None)
 
 
-def fused(layers: nn.ModuleList, scratch: Scratch) -> list[Layer] | None:
+def fused(layers: nn.ModuleList, maker: Maker) -> list[Layer] | None:
     """Layers that take over ``layers``, of which nothing is left; None, and nothing done, if one is of another kind."""
-    kernels = [_kernel_for(layer) for layer in layers]
+    kernels = [_kernel_for(layer, maker) for layer in layers]
     if not kernels or None in kernels:
         return None
     given = []
     for i, kernel in enumerate(kernels):
         assert kernel is not None
-        given.append(Layer(layers[i], kernel, scratch))
+        given.append(Layer(layers[i], kernel, maker))
         layers[i] = nn.Identity()
     return given

@@ -11,7 +11,7 @@ from torch import nn
 from chatpager.engine.attention import KVCache, PagedStep
 from chatpager.engine.batch import Batch
 from chatpager.engine.cpu_layers import Layer, Norm, fused
-from chatpager.engine.cpu_modules import KERNEL_ROWS, Scratch, Widened
+from chatpager.engine.cpu_linears import KERNEL_ROWS, Maker, Streamed
 from chatpager.kernels import cpu_decode, cpu_linear, cpu_program, cpu_rows
 from chatpager.kernels.arguments import AttentionCall
 from chatpager.kernels.cpu_program import Program
@@ -21,19 +21,20 @@ ROWS = KERNEL_ROWS
 """Up to so many rows a step is run as a program."""
 
 
-def exchange_layers(module: nn.Module, scratch: Scratch) -> None:
+def exchange_layers(module: nn.Module, maker: Maker) -> None:
     """Exchange every list of decoder layers in ``module`` that are all of the common kind, in place."""
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, nn.ModuleList) and (layers := fused(child, scratch)):
+            if isinstance(child, nn.ModuleList) and (layers := fused(child, maker)):
                 setattr(parent, name, nn.ModuleList([Stack(layers)]))
 
 
 def _can_be_programmed(layer: Layer) -> bool:
     linears = layer.qkv, layer.o, layer.gate_up, layer.down
-    return all(type(linear) is Widened for linear in linears) and bool(
-        cpu_linear.kernels() and cpu_decode.kernel("bfloat16") and cpu_decode.kernel("store") and cpu_program.executor()
-    )
+    if not all(isinstance(linear, Streamed) and linear.kernels for linear in linears):
+        return False
+    name = cpu_decode.SERVED[layer.before.weight.dtype]
+    return bool(cpu_decode.kernel(name) and cpu_decode.kernel("store") and cpu_program.executor())
 
 
 class Stack(nn.Module):
@@ -76,13 +77,14 @@ class StackProgram:
         self.cache, self.most_threads, self._block_size = cache, most_threads, block_size
         first: Any = layers[0]
         self._dim: int = first.dim
+        self._dtype = cache.keys[0].dtype
 
         def rows(columns: int) -> torch.Tensor:
-            return torch.empty(ROWS, columns, dtype=torch.bfloat16)
+            return torch.empty(ROWS, columns, dtype=self._dtype)
 
-        hidden, mixed, gated = (linear.weight.shape[1] for linear in (first.qkv, first.o, first.down))
+        hidden, mixed, gated = (linear.in_features for linear in (first.qkv, first.o, first.down))
         self._x, self._normed, self._delta, self._mixed, self._gated = map(rows, (hidden, hidden, hidden, mixed, gated))
-        self._qkv, self._gate_up = rows(len(first.qkv.weight)), rows(2 * gated)
+        self._qkv, self._gate_up = rows(first.qkv.out_features), rows(2 * gated)
         self._cos, self._sin = rows(self._dim), rows(self._dim)
         self._lse = torch.empty(ROWS, first.heads[0], dtype=torch.float32)
         self._scratch = torch.empty(
@@ -118,15 +120,15 @@ class StackProgram:
     def _rows_call(self, table: Sequence[int]) -> None:
         from chatpager.kernels import cpu_rows_jit as at
 
-        kernel = _there(cpu_rows.kernel(torch.bfloat16))
+        kernel = _there(cpu_rows.kernel(self._dtype))
         self._program.add([kernel], table, rows=at.ROWS, parts=at.PARTS, counter=at.NEXT)
 
-    def _product(self, x: torch.Tensor, linear: Widened, out: torch.Tensor) -> None:
+    def _product(self, x: torch.Tensor, linear: Streamed, out: torch.Tensor) -> None:
         from chatpager.kernels import cpu_linear_jit as at
 
-        table = cpu_linear.call_table(x, linear.weight, linear.wide_bias, out, 1, self._scratch)
+        table = cpu_linear.call_table(x, linear.weights, out, 1, self._scratch)
         counters = [at.NEXT, at.WIDENED]
-        self._program.add(_there(cpu_linear.kernels()), table, rows=at.ROWS, parts=at.PARTS, counter=counters)
+        self._program.add(_there(linear.kernels), table, rows=at.ROWS, parts=at.PARTS, counter=counters)
 
     def _attend(self, layer: Any) -> None:
         from chatpager.kernels import cpu_jit as stored
@@ -149,8 +151,9 @@ class StackProgram:
         parts = self._workspace.take(
             "decode", (self.most_threads, cpu_decode.part_words(call)), torch.float32, query.device
         )
+        kernel = _there(cpu_decode.kernel(cpu_decode.SERVED[self._dtype]))
         self._program.add(
-            [_there(cpu_decode.kernel("bfloat16"))], cpu_decode.call_table(call, self._lse, 1, parts),
+            [kernel], cpu_decode.call_table(call, self._lse, 1, parts),
             rows=at.ROWS, parts=at.PARTS, counter=[at.NEXT, at.ENDED], wrong_block=at.WRONG_BLOCK,
             tables=at.TABLES, table_row=at.TABLE_ROW, contexts=at.CONTEXTS,
         )  # fmt: skip

@@ -16,9 +16,10 @@ from safetensors import SafetensorError, safe_open
 from chatpager.engine import architectures, checkpoint, cpu_modules, cpu_stack
 from chatpager.engine.architectures import Shape
 from chatpager.engine.attention import ATTENTION, register
+from chatpager.engine.cpu_linears import Maker
 from chatpager.engine.model_folder import one_line, read_json, require_folder
 from chatpager.engine.sampling_params import SamplingParams
-from chatpager.errors import InvalidRequest, ModelLoadError
+from chatpager.errors import ConfigError, InvalidRequest, ModelLoadError
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 DTYPES = {
@@ -74,23 +75,26 @@ def check(path: Path) -> Checked:
     return Checked(config, raw, shape, ends, shards)
 
 
-def load(path: Path, *, dtype: str = "auto", device: str = "auto") -> LoadedModel:
+def load(path: Path, *, dtype: str = "auto", device: str = "auto", quantization: str = "none") -> LoadedModel:
     """Load the model in ``path`` with chatpager's attention.
 
     Raises:
         what ``check`` does.
         ModelLoadError: the device is not there, or the weights' numbers are of a type that is not served.
+        ConfigError: weights cannot be quantised on that device, or beside numbers of that type.
     """
     checked = check(path)
     place = _device(device)
     kind_of_number = _dtype(dtype, checked.config, path)
+    if quantization != "none" and (place.type != "cpu" or kind_of_number not in (torch.float32, torch.bfloat16)):
+        raise ConfigError("quantization", "int8 is for a CPU, with dtype float32 or bfloat16", value=quantization)
     module = _module(path, checked.config, kind_of_number).to(place).eval()
     module.requires_grad_(False)
     if place.type == "cpu":
-        scratch = cpu_modules.Scratch()
-        cpu_stack.exchange_layers(module, scratch)
-        cpu_modules.exchange_linears(module, scratch)
-    fingerprint = _fingerprint(checked.raw_config, checked.shards)
+        maker = Maker(int8=quantization == "int8")
+        cpu_stack.exchange_layers(module, maker)
+        cpu_modules.exchange_linears(module, maker)
+    fingerprint = _fingerprint(checked.raw_config, checked.shards, quantization)
     return LoadedModel(module, checked.config, checked.shape, kind_of_number, place, checked.eos_token_ids, fingerprint)
 
 
@@ -190,7 +194,7 @@ def _dtype(name: str, config: Any, path: Path) -> torch.dtype:
     return stored
 
 
-def _fingerprint(config: dict[str, Any], shards: list[Path]) -> bytes:
+def _fingerprint(config: dict[str, Any], shards: list[Path], quantization: str) -> bytes:
     """Hash of the configuration and of every byte of the weights: KV on disk outlives the process, and weights that
     were changed in place must not find what the old ones computed."""
     digest = xxhash.xxh3_128(json.dumps(config, sort_keys=True).encode())
@@ -200,6 +204,8 @@ def _fingerprint(config: dict[str, Any], shards: list[Path]) -> bytes:
         with shard.open("rb") as file:
             while piece := file.read(PIECE):
                 digest.update(piece)
+    if quantization != "none":
+        digest.update(quantization.encode())
     return digest.digest()
 
 

@@ -49,7 +49,9 @@ class ModelRunner:
         self._threads = ThreadChoice(
             [config.num_threads] if config.num_threads else candidates(torch.get_num_threads())
         )
-        self.model = model or loader.load(Path(config.model), dtype=config.dtype, device=config.device)
+        self.model = model or loader.load(
+            Path(config.model), dtype=config.dtype, device=config.device, quantization=config.quantization
+        )
         paged_attention.prepare(self.model.dtype, self.model.device)  # not in the first step
         self.shape = self.model.shape
         self.block_size = config.block_size

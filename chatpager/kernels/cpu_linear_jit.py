@@ -8,22 +8,22 @@ is taken in the same order in every block, so that threads, and the number of ro
 import numpy as np
 
 from chatpager.kernels.cpu_entry import as_c_calls_it, jit, put, sources, widen
-from chatpager.kernels.cpu_vectors import LANES, bfloat16_at, float32_at, next_of, products, spread
+from chatpager.kernels.cpu_vectors import LANES, bfloat16_at, float32_at, int8_at, next_of, products, spread
 
 # The places of a call's arguments in its table of int64: addresses, and strides in elements. `cpu_linear` fills it.
 (
-    INPUT, INPUT_ROW, WIDE, WIDE_ROW, WEIGHT, WEIGHT_ROW, BIAS, OUT, OUT_ROW, ROWS, IN, COLUMNS, PARTS, SUMS, NEXT,
-    WIDENED,
-) = range(16)  # fmt: skip
+    INPUT, INPUT_ROW, WIDE, WIDE_ROW, WEIGHT, WEIGHT_ROW, SCALE, BIAS, OUT, OUT_ROW, ROWS, IN, COLUMNS, PARTS, SUMS,
+    NEXT, WIDENED,
+) = range(17)  # fmt: skip
 
 MOST = 16
 """Sums of a block, at most; `cpu_linear` gives each part room for so many."""
 
 
 @jit
-def widen_rows(p):
-    """Rows of bfloat16 become float32, laid out as the weights will be read; each row once, whoever takes it."""
-    source, wide, dim = bfloat16_at(p[INPUT]), float32_at(p[WIDE]), p[IN]
+def spread_rows(p, source):
+    """Rows of bfloat16 become float32, laid out as weights of bfloat16 are read; each row once, whoever takes it."""
+    wide, dim = float32_at(p[WIDE]), p[IN]
     whole = dim // LANES * LANES
     row = next_of(p, WIDENED)
     while row < p[ROWS]:
@@ -36,9 +36,21 @@ def widen_rows(p):
 
 
 @jit
-def block(p, columns, rows, column, row, sums):
+def widen_rows(p, source):
+    """The same for other weights: in order."""
+    wide, dim = float32_at(p[WIDE]), p[IN]
+    row = next_of(p, WIDENED)
+    while row < p[ROWS]:
+        at, to = row * p[INPUT_ROW], row * p[WIDE_ROW]
+        for d in range(dim):
+            wide[to + d] = widen(source[at + d])
+        row = next_of(p, WIDENED)
+
+
+@jit
+def block(p, w, columns, rows, column, row, sums):
     """The sums of ``columns`` weight rows with ``rows`` input rows, of a shape that ``multiply`` asks for."""
-    w, at, step = bfloat16_at(p[WEIGHT]), column * p[WEIGHT_ROW], p[WEIGHT_ROW]
+    at, step = column * p[WEIGHT_ROW], p[WEIGHT_ROW]
     x, to, stride, dim = float32_at(p[WIDE]), row * p[WIDE_ROW], p[WIDE_ROW], p[IN]
     if columns == 8:
         products(8, 1, w, at, step, x, to, stride, dim, sums)
@@ -63,9 +75,9 @@ def block(p, columns, rows, column, row, sums):
 
 
 @jit
-def multiply(p):
+def multiply(p, weights, out):
     """Take parts of the output's columns until there are none."""
-    out, bias, rows, parts = bfloat16_at(p[OUT]), float32_at(p[BIAS]), p[ROWS], p[PARTS]
+    scale, bias, rows, parts = float32_at(p[SCALE]), float32_at(p[BIAS]), p[ROWS], p[PARTS]
     blocks = (rows + 3) // 4
     widest = (rows + blocks - 1) // blocks
     most = 3 if widest == 4 else 4 if widest > 1 else 8
@@ -78,25 +90,50 @@ def multiply(p):
             for b in range(blocks):
                 row = b * rows // blocks
                 count = (b + 1) * rows // blocks - row
-                block(p, columns, count, column, row, sums)
+                block(p, weights, columns, count, column, row, sums)
                 for j in range(columns):
+                    factor = scale[column + j] if p[SCALE] else np.float32(1)
                     more = bias[column + j] if p[BIAS] else np.float32(0)
                     for i in range(count):
-                        put(out, (row + i) * p[OUT_ROW] + column + j, sums[columns * i + j] + more)
+                        put(out, (row + i) * p[OUT_ROW] + column + j, sums[columns * i + j] * factor + more)
             column += columns
         part = next_of(p, NEXT)
 
 
 def compiled(name):
-    """``widen_rows`` or ``multiply`` as C calls it."""
+    """As C calls it: ``rows_INPUT_WEIGHT``, which widens rows, or ``product_INPUT_WEIGHT``."""
     made_of = sources(__file__)
 
-    def widen_rows_of(p):  # pragma: no cover
-        widen_rows(p)
+    def rows_bfloat16_bfloat16(p):  # pragma: no cover
+        spread_rows(p, bfloat16_at(p[INPUT]))
         return made_of
 
-    def multiply_by(p):  # pragma: no cover
-        multiply(p)
+    def rows_float32_float32(p):  # pragma: no cover
+        widen_rows(p, float32_at(p[INPUT]))
         return made_of
 
-    return as_c_calls_it({"widen_rows": widen_rows_of, "multiply": multiply_by}[name])
+    def rows_bfloat16_int8(p):  # pragma: no cover
+        widen_rows(p, bfloat16_at(p[INPUT]))
+        return made_of
+
+    def product_bfloat16_bfloat16(p):  # pragma: no cover
+        multiply(p, bfloat16_at(p[WEIGHT]), bfloat16_at(p[OUT]))
+        return made_of
+
+    def product_float32_float32(p):  # pragma: no cover
+        multiply(p, float32_at(p[WEIGHT]), float32_at(p[OUT]))
+        return made_of
+
+    def product_bfloat16_int8(p):  # pragma: no cover
+        multiply(p, int8_at(p[WEIGHT]), bfloat16_at(p[OUT]))
+        return made_of
+
+    def product_float32_int8(p):  # pragma: no cover
+        multiply(p, int8_at(p[WEIGHT]), float32_at(p[OUT]))
+        return made_of
+
+    entries = {entry.__name__: entry for entry in (
+        rows_bfloat16_bfloat16, rows_float32_float32, rows_bfloat16_int8, product_bfloat16_bfloat16,
+        product_float32_float32, product_bfloat16_int8, product_float32_int8,
+    )}  # fmt: skip
+    return as_c_calls_it({**entries, "rows_float32_int8": rows_float32_float32}[name])

@@ -12,14 +12,16 @@ from numba.extending import intrinsic
 
 LANES = 16
 PAIR = LANES // 2
+CACHE_LINE = 64
 """bfloat16 are widened two at a time, from a word that holds both."""
-I16, I32, I64, F32 = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
+I8, I16, I32, I64, F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 CONTRACT = ("contract",)
 """A product and a sum may become one instruction."""
 
 FLOAT32 = types.CPointer(types.float32)
 BFLOAT16 = types.CPointer(types.uint16)
 """numba has no bfloat16: its upper half of a float32 is carried as an integer."""
+INT8 = types.CPointer(types.int8)
 INT32 = types.CPointer(types.int32)
 INT64 = types.CPointer(types.int64)
 
@@ -35,7 +37,7 @@ def _pointer_to(kind):
     return pointer
 
 
-float32_at, bfloat16_at, int32_at, int64_at = map(_pointer_to, (FLOAT32, BFLOAT16, INT32, INT64))
+float32_at, bfloat16_at, int8_at, int32_at, int64_at = map(_pointer_to, (FLOAT32, BFLOAT16, INT8, INT32, INT64))
 
 
 @intrinsic
@@ -95,6 +97,8 @@ def _load(builder, base, index, lanes):
     place = _at(builder, base, index, lanes)
     if base.type.pointee == F32:
         return builder.load(place, align=4)
+    if base.type.pointee == I8:
+        return builder.sitofp(builder.load(place, align=1), _vector(lanes))
     wide = builder.zext(builder.load(place, align=2), _vector(lanes, I32))
     sixteen = I32(16) if lanes == 1 else ir.Constant(_vector(lanes, I32), [16] * lanes)
     return builder.bitcast(builder.shl(wide, sixteen), _vector(lanes))
@@ -180,8 +184,10 @@ def mix(typing, heads, values, base, offsets, count, weights, dim, sums):
 
 
 def _pair(builder, base, index):
-    """16 bfloat16 from ``base[index]`` as two vectors of float32, those at even and those at odd places: two
-    instructions, where keeping their order takes four."""
+    """16 numbers from ``base[index]`` as two vectors of float32. Of bfloat16 those at even and those at odd places: two
+    instructions, where keeping their order takes four. Of others the first and the last eight."""
+    if base.type.pointee != I16:
+        return [_load(builder, base, builder.add(index, I64(PAIR * half)), PAIR) for half in range(2)]
     kind = _vector(PAIR, I32)
     both = builder.load(_at(builder, base, index, LANES, kind), align=2)
     even = builder.shl(both, ir.Constant(kind, [16] * PAIR))
@@ -222,10 +228,11 @@ def spread(typing, source, start, target, to):
 def products(typing, columns, rows, weights, weight, weight_stride, inputs, input, input_stride, dim, sums):
     """``sums[columns * i + j]`` becomes row i of the inputs times row j of the weights, each of ``dim`` numbers.
 
-    The inputs lie as ``spread`` leaves them, past the last whole 16 in order. A sum is taken in the same order whatever
-    ``columns`` and ``rows`` are. The rows of weights after these are asked for.
+    Beside weights of bfloat16 the inputs lie as ``spread`` leaves them, past the last whole 16 in order. A sum is taken
+    in the same order whatever ``columns`` and ``rows`` are. The rows of weights after these are asked for.
     """
     m, n = columns.literal_value, rows.literal_value
+    line = CACHE_LINE // {types.float32: 4, types.uint16: 2, types.int8: 1}[weights.dtype]
 
     def build(context, builder, signature, args):
         _, _, weights, weight, weight_stride, inputs, input, input_stride, dim, sums = args
@@ -243,10 +250,10 @@ def products(typing, columns, rows, weights, weight, weight_stride, inputs, inpu
                     for j in range(m):
                         builder.store(_fused(builder, wide[j][half], q, builder.load(kept[i][j])), kept[i][j])
 
-        lines, whole = builder.and_(dim, I64(-2 * LANES)), builder.and_(dim, I64(-LANES))
-        for start, stop, step in ((I64(0), lines, 2 * LANES), (lines, whole, LANES)):
+        lines, whole = builder.and_(dim, I64(-line)), builder.and_(dim, I64(-LANES))
+        for start, stop, step in ((I64(0), lines, line), (lines, whole, LANES)):
             with _for(builder, start, stop, step) as (d, _):
-                if step > LANES:
+                if stop is lines:
                     for place in w:
                         _prefetch(builder, weights, builder.add(builder.add(place, d), later))
                 for more in range(0, step, LANES):
@@ -264,7 +271,7 @@ def products(typing, columns, rows, weights, weight, weight_stride, inputs, inpu
         return context.get_dummy_value()
 
     place = types.int64
-    return types.none(columns, rows, BFLOAT16, place, place, FLOAT32, place, place, place, FLOAT32), build
+    return types.none(columns, rows, weights, place, place, FLOAT32, place, place, place, FLOAT32), build
 
 
 def _bits(kind, of):

@@ -10,6 +10,7 @@ from chatpager.config import SECTIONS, settings
 VALUES = {  # name -> (in the file, in the environment, as a flag), all different from the default
     "model": ("m1", "m2", "m3"),
     "dtype": ("float32", "bfloat16", "float64"),
+    "quantization": ("int8", "int8", "int8"),
     "device": ("cpu", "cuda", "cpu"),
     "block_size": (32, 64, 128),
     "max_model_len": (100, 200, 300),

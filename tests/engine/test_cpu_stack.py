@@ -9,10 +9,12 @@ import transformers
 from torch import nn
 
 from chatpager.config import EngineConfig
-from chatpager.engine import cpu_layers, cpu_modules, cpu_stack, loader
+from chatpager.engine import cpu_layers, cpu_linears, cpu_modules, cpu_stack, loader
+from chatpager.engine.cpu_linears import Maker
 from chatpager.engine.cpu_stack import Stack, StackProgram
 from chatpager.engine.model_runner import ModelRunner
 from chatpager.engine.plan import Plan, Row
+from chatpager.errors import ConfigError
 from tests.engine.models import SHAPE, configs
 from tests.engine.test_sampler import seq
 
@@ -35,12 +37,14 @@ def plain_folder(tmp_path):
     return made
 
 
-def runner(folder, dtype, monkeypatch, *, fused):
+def runner(folder, dtype, monkeypatch, *, fused, quantization="none"):
     with monkeypatch.context() as patch:
         if not fused:
             patch.setattr(cpu_stack, "exchange_layers", lambda *_: None)
             patch.setattr(cpu_modules, "exchange_linears", lambda *_: None)
-        config = EngineConfig(model=str(folder), dtype=dtype, device="cpu", block_size=8, num_kv_blocks=64)
+        config = EngineConfig(
+            model=str(folder), dtype=dtype, quantization=quantization, device="cpu", block_size=8, num_kv_blocks=64
+        )
         return ModelRunner(config)
 
 
@@ -72,7 +76,7 @@ def test_a_fused_model_computes_what_the_plain_one_does(architecture, plain_fold
 def programs(monkeypatch):
     """How many rows were run as a program, each time, also where oneDNN would be taken."""
     seen, run = [], StackProgram.run
-    monkeypatch.setattr(cpu_modules, "_packs", lambda dtype: dtype is torch.float32)
+    monkeypatch.setattr(cpu_linears, "packs", lambda dtype: dtype is torch.float32)
     monkeypatch.setattr(StackProgram, "run", lambda *given: seen.append(given[-1].num_tokens) or run(*given))
     return seen
 
@@ -124,10 +128,14 @@ def decoded(run, lengths, threads, steps=3):
     return torch.stack(given[1:]), [run.cache.keys[-1][1 : next(free)].clone(), run.cache.values[-1][1].clone()]
 
 
+@pytest.mark.parametrize(
+    "numbers", [("bfloat16", "none"), ("float32", "none"), ("bfloat16", "int8"), ("float32", "int8")]
+)
 @pytest.mark.parametrize("architecture", FUSED)
-def test_a_program_computes_the_bits_of_its_layers(architecture, plain_folder, programs, monkeypatch):
+def test_a_program_computes_the_bits_of_its_layers(architecture, numbers, plain_folder, programs, monkeypatch):
     """Of rows that differ in length, with one thread, with several, and then with fewer rows."""
-    run = runner(plain_folder(architecture), "bfloat16", monkeypatch, fused=True)
+    dtype, quantization = numbers
+    run = runner(plain_folder(architecture), dtype, monkeypatch, fused=True, quantization=quantization)
     lengths = [3, 40, 17, 8, 25, 31, 9]
     with monkeypatch.context() as patch:
         patch.setattr(cpu_stack, "ROWS", 0)
@@ -200,13 +208,35 @@ def test_a_layer_of_other_parts_stays(change, monkeypatch):
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SHAPE)).requires_grad_(False)
     before = list(model.model.layers)
     change(before[1], monkeypatch)
-    cpu_stack.exchange_layers(model, cpu_modules.Scratch())
+    cpu_stack.exchange_layers(model, Maker())
     assert list(model.model.layers) == before
 
 
 def test_the_originals_are_let_go_of():
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SHAPE)).requires_grad_(False)
     seen = [weakref.ref(child) for child in model.model.layers.modules() if type(child) is nn.Linear]
-    cpu_stack.exchange_layers(model, cpu_modules.Scratch())
+    cpu_stack.exchange_layers(model, Maker())
     gc.collect()
     assert not any(ref() is not None for ref in seen)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "phi3", "qwen3_moe"])
+def test_in_eight_bits_answers_stay_near(architecture, tiny_model, monkeypatch):
+    """Of random weights; as near as steps of a 127th of each row's largest weight leave them."""
+    folder = tiny_model(architecture)
+    exact = logits(runner(folder, "float32", monkeypatch, fused=True))
+    near = logits(runner(folder, "float32", monkeypatch, fused=True, quantization="int8"))
+    assert not torch.equal(near, exact)
+    assert (near - exact).norm() <= 0.05 * exact.norm()
+
+
+def test_eight_bits_are_another_model_for_the_cache(tiny_model):
+    loads = [loader.load(tiny_model("llama"), device="cpu", quantization=kind) for kind in ("none", "int8")]
+    assert loads[0].fingerprint != loads[1].fingerprint
+    assert loads[0].fingerprint == loader.load(tiny_model("llama"), device="cpu").fingerprint
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_eight_bits_beside_numbers_without_kernels_are_refused(dtype, tiny_model):
+    with pytest.raises(ConfigError, match=r"quantization = int8: .*float32 or bfloat16"):
+        loader.load(tiny_model("llama"), dtype=dtype, device="cpu", quantization="int8")

@@ -1,6 +1,7 @@
 """The linear of few rows gives the product, and the same bits whatever the threads and the other rows are."""
 
 import logging
+from functools import cache
 
 import pytest
 import torch
@@ -9,21 +10,32 @@ from hypothesis import strategies as st
 from torch.nn.functional import linear as plain
 
 from chatpager.kernels import cpu_code, cpu_linear
+from chatpager.kernels.cpu_linear import Weights
+
+KINDS = sorted(cpu_linear.SERVED, key=str)
 
 
-def product(x, weight, bias=None):
+def product(x, weight, bias=None, scale=None):
     """Into a part of a larger output, whose rest must stay."""
-    whole = torch.full((len(x), len(weight) + 3), 7.0, dtype=torch.bfloat16)
-    assert cpu_linear.linear(x, weight, bias, whole[:, 1:-2])
+    whole = torch.full((len(x), len(weight) + 3), 7.0, dtype=x.dtype)
+    assert cpu_linear.linear(x, Weights(weight, scale, bias), whole[:, 1:-2])
     assert (whole[:, 0] == 7).all() and (whole[:, -2:] == 7).all()
     return whole[:, 1:-2]
 
 
-def exact(x, weight, bias=None):
-    return plain(x.double(), weight.double(), None if bias is None else bias.double())
+def exact(x, weight, bias=None, scale=None):
+    wide = weight.double() if scale is None else weight.double() * scale.double()[:, None]
+    return plain(x.double(), wide, None if bias is None else bias.double())
+
+
+def random_weight(out, into, dtype):
+    if dtype is torch.int8:
+        return torch.randint(-127, 128, (out, into), dtype=torch.int8)
+    return torch.randn(out, into).to(dtype)
 
 
 @given(
+    kind=st.sampled_from(KINDS),
     rows=st.integers(0, 40),
     into=st.integers(1, 70) | st.integers(500, 530),
     out=st.integers(1, 60),
@@ -32,22 +44,25 @@ def exact(x, weight, bias=None):
     count=st.integers(1, 5),
     seed=st.integers(0, 9),
 )
-def test_any_shape(rows, into, out, bias, layout, count, seed):
+def test_any_shape(kind, rows, into, out, bias, layout, count, seed):
+    dtype, stored = kind
     torch.manual_seed(seed)
-    wide = torch.randn(rows, into + 5).bfloat16()
+    wide = torch.randn(rows, into + 5).to(dtype)
     x = {
         "contiguous": wide[:, :into].contiguous(),
         "columns of more": wide[:, 3 : into + 3],
-        "transposed": torch.randn(into, rows).bfloat16().t(),
+        "transposed": torch.randn(into, rows).to(dtype).t(),
     }[layout]
-    weight = torch.randn(out, into + 2).bfloat16()[:, 1:-1]
+    weight = random_weight(out, into + 2, stored)[:, 1:-1]
+    scale = torch.rand(out) / 60 if stored is torch.int8 else None
     added = torch.randn(out) if bias else None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cpu_code, "SHARED_BYTES", 0)
         patch.setattr(torch, "get_num_threads", lambda: count)
-        got = product(x, weight, added)
+        got = product(x, weight, added, scale)
     # half a step of bfloat16, and what float32 loses in sums of numbers around 1
-    torch.testing.assert_close(got.double(), exact(x, weight, added), rtol=2**-8, atol=1e-5 * into**0.5)
+    rtol = 2**-8 if dtype is torch.bfloat16 else 1e-5
+    torch.testing.assert_close(got.double(), exact(x, weight, added, scale), rtol=rtol, atol=1e-5 * into**0.5)
 
 
 def test_the_exact_sum_is_rounded_to_the_nearest_and_a_tie_to_even():
@@ -58,9 +73,10 @@ def test_the_exact_sum_is_rounded_to_the_nearest_and_a_tie_to_even():
     assert torch.equal(product(x, weight)[0], (1 + small).bfloat16())
 
 
-def test_a_row_has_the_same_bits_alone_and_among_others_and_in_any_cut(monkeypatch):
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_a_row_has_the_same_bits_alone_and_among_others_and_in_any_cut(kind, monkeypatch):
     monkeypatch.setattr(cpu_code, "SHARED_BYTES", 0)
-    x, weight = torch.randn(13, 83).bfloat16(), torch.randn(101, 83).bfloat16()
+    x, weight = torch.randn(13, 83).to(kind[0]), random_weight(101, 83, kind[1])
     whole = product(x, weight)
     for rows in range(1, 13):
         assert torch.equal(product(x[:rows], weight), whole[:rows])
@@ -83,11 +99,11 @@ def test_what_is_not_finite_shows_where_it_belongs(bad, place):
         other[3, place] = kept
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])  # beside weights of bfloat16
 def test_rows_of_another_dtype_are_left_to_others(dtype):
     """Read as bfloat16 they would give numbers, and wrong ones."""
     out = torch.full((1, 3), 7.0, dtype=dtype)
-    assert not cpu_linear.linear(torch.ones(1, 2, dtype=dtype), torch.ones(3, 2).bfloat16(), None, out)
+    assert not cpu_linear.linear(torch.ones(1, 2, dtype=dtype), Weights(torch.ones(3, 2).bfloat16()), out)
     assert (out == 7).all()
 
 
@@ -98,12 +114,10 @@ def test_without_numba_nothing_is_written_and_one_warning_told(monkeypatch, capl
     from chatpager.kernels import cpu_linear_jit
 
     monkeypatch.setattr(cpu_linear_jit, "compiled", fails)
-    monkeypatch.setattr(cpu_linear, "kernel_of", cpu_code.kernel_of.__wrapped__)
-    cpu_linear.kernels.cache_clear()
+    monkeypatch.setattr(cpu_linear, "kernel_of", cache(cpu_code.kernel_of.__wrapped__))
     out = torch.full((1, 3), 7.0).bfloat16()
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            assert not cpu_linear.linear(torch.ones(1, 2).bfloat16(), torch.ones(3, 2).bfloat16(), None, out)
-    cpu_linear.kernels.cache_clear()
+            assert not cpu_linear.linear(torch.ones(1, 2).bfloat16(), Weights(torch.ones(3, 2).bfloat16()), out)
     assert (out == 7).all()
     assert caplog.text.count("LLVM is unwell") == 1

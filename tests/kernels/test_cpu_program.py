@@ -6,6 +6,7 @@ import torch
 from chatpager.kernels import cpu_code, cpu_linear, cpu_program, cpu_rows
 from chatpager.kernels import cpu_linear_jit as products
 from chatpager.kernels import cpu_rows_jit as passes
+from chatpager.kernels.cpu_linear import Weights
 from chatpager.kernels.cpu_program import Program
 
 ROWS, DIM, CALLS = 5, 48, 40
@@ -25,7 +26,8 @@ class Doubling:
             marks = {"rows": passes.ROWS, "parts": passes.PARTS, "counter": passes.NEXT}
             self.program.add([cpu_rows.kernel(torch.bfloat16)], cpu_rows.add_table(x, x), **marks)
             marks = {"rows": products.ROWS, "parts": products.PARTS, "counter": [products.NEXT, products.WIDENED]}
-            self.program.add(cpu_linear.kernels(), cpu_linear.call_table(x, self.w, None, y, 1, self.scratch), **marks)
+            kernels = cpu_linear.kernels(torch.bfloat16, torch.bfloat16)
+            self.program.add(kernels, cpu_linear.call_table(x, Weights(self.w), y, 1, self.scratch), **marks)
         self.program.close()
 
     def run(self, x, threads):
