@@ -53,11 +53,11 @@ def decode(call: AttentionCall, tokens: int, lse: Tensor) -> bool:
 def part_words(call: AttentionCall) -> int:
     """Words of 4 bytes that a part of the work needs: whole cache lines, so that no two parts share one.
 
-    They are offsets and scores of a tile (128 words), the queries of a row, and three states of a row (maxima, sums,
-    outputs): of one that is whole, of one that began in an earlier part and of one that goes on in a later one.
+    They are offsets of two tiles (64 words), queries of a row and scores of a tile, and three states of a row (maxima,
+    sums, outputs): of one that is whole, of one that began in an earlier part and of one that goes on in a later one.
     """
     heads = call.kv_heads * call.group
-    words = 128 + heads * call.head_dim + 3 * heads * (call.head_dim + 2)
+    words = 64 + heads * (call.head_dim + 16) + 3 * heads * (call.head_dim + 2)
     return -(-words // 16) * 16
 
 

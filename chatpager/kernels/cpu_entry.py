@@ -12,7 +12,7 @@ import numpy as np
 from numba import types
 
 from chatpager.kernels import cpu_vectors
-from chatpager.kernels.cpu_vectors import INT64, bits_of_float, float_of_bits
+from chatpager.kernels.cpu_vectors import INT64, LANES, bits_of_float, float_of_bits
 
 jit = numba.njit(fastmath={"contract"}, error_model="numpy")
 pasted = numba.njit(inline="always")
@@ -66,6 +66,25 @@ def _rounded(base, x):
     if base.dtype == types.float32:
         return lambda base, x: x
     return lambda base, x: float_of_bits(nearest(x) & np.uint32(0xFFFF0000))
+
+
+def place(base, d, dim):
+    """Where the number at ``d`` of ``dim`` lies beside those that are read from ``base`` in pairs: of bfloat16 those at
+    even places of each 16 come first, past the last whole 16 all are in order."""
+    raise NotImplementedError
+
+
+@numba.extending.overload(place)
+def _place(base, d, dim):
+    if base.dtype == types.float32:
+        return lambda base, d, dim: d
+
+    def spread_place(base, d, dim):
+        if d >= dim // LANES * LANES:
+            return d
+        return d // LANES * LANES + d % 2 * (LANES // 2) + d % LANES // 2
+
+    return spread_place
 
 
 def sources(*files):

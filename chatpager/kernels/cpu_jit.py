@@ -8,7 +8,7 @@ that was cut is merged by the part that ends last. Importing this imports numba:
 import numpy as np
 
 from chatpager.kernels import cpu_tiles
-from chatpager.kernels.cpu_entry import as_c_calls_it, jit, pasted, put, sources
+from chatpager.kernels.cpu_entry import as_c_calls_it, jit, pasted, place, put, sources
 from chatpager.kernels.cpu_tiles import (
     CONTEXT,
     CONTEXTS,
@@ -20,6 +20,7 @@ from chatpager.kernels.cpu_tiles import (
     LSE,
     NEXT,
     NOTHING,
+    OFFSETS,
     ONE,
     OUT,
     OUT_HEAD,
@@ -29,7 +30,6 @@ from chatpager.kernels.cpu_tiles import (
     ROWS,
     SCALE,
     SCRATCH,
-    STATES,
     VALUE,
     WINDOW,
     WORDS,
@@ -79,7 +79,7 @@ def state_of(p, part, slot):
     """Address of [heads] maxima, [heads] sums and [heads, dim] outputs; slot 0: a whole row, 1: one that began in an
     earlier part, 2: one that goes on in a later part."""
     heads, dim = p[KV_HEADS] * p[GROUP], p[DIM]
-    return p[SCRATCH] + 4 * (part * p[WORDS] + STATES + heads * dim + slot * heads * (dim + 2))
+    return p[SCRATCH] + 4 * (part * p[WORDS] + OFFSETS + heads * (dim + LANES) + slot * heads * (dim + 2))
 
 
 @jit
@@ -91,7 +91,7 @@ def finish(p, out, row, state):
         share = ONE / total
         at = row * p[OUT_TOKEN] + head * p[OUT_HEAD]
         for d in range(dim):
-            put(out, at + d, sums[2 * heads + head * dim + d] * share)
+            put(out, at + d, sums[2 * heads + head * dim + place(out, d, dim)] * share)
         lse[row * heads + head] = sums[head] + np.log(total)
 
 
@@ -126,7 +126,7 @@ def work(p, query, keys, values, out, lines):
             before += tokens
             if low < high:
                 mine = p[SCRATCH] + 4 * part * p[WORDS]
-                load_query(p, query, row, float32_at(mine + 4 * STATES), float_of_bits(np.uint32(p[SCALE])))
+                load_query(p, query, row, float32_at(mine + 4 * OFFSETS), float_of_bits(np.uint32(p[SCALE])))
                 slot = 1 if low > 0 else 0 if high == tokens else 2
                 state = state_of(p, part, slot)
                 attend(p, keys, values, lines, row, start + low, start + high, part, state)

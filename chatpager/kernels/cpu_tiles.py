@@ -1,13 +1,14 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 """Tokens of a row into its state, compiled by numba: in tiles of 16, keys and values read where they lie.
 
-The scores of a tile are one vector a head, and an output is taken from memory and put back once a tile. A state is the
-maxima and sums of a row's heads and their outputs, not yet divided.
+The scores of a tile are one vector a head, computed token by token, as keys lie in memory, and an output is taken from
+memory and put back once a tile. Values are asked for while keys are read, and the next keys while values are. A state
+is the maxima and sums of a row's heads and their outputs, not yet divided; of bfloat16 in the order of ``place``.
 """
 
 import numpy as np
 
-from chatpager.kernels.cpu_entry import jit, pasted, widen
+from chatpager.kernels.cpu_entry import jit, pasted, place, widen
 from chatpager.kernels.cpu_vectors import (
     LANES,
     dots,
@@ -27,8 +28,8 @@ from chatpager.kernels.cpu_vectors import (
     SOFTCAP, BLOCKS, WRONG_BLOCK, NEXT, ENDED,
 ) = range(32)  # fmt: skip
 
-STATES = 4 * LANES + 4 * LANES
-"""Words before the queries: offsets of two tiles, scores of four heads; `cpu_decode.part_words` counts all."""
+OFFSETS = 4 * LANES
+"""Words of the offsets of two tiles, before a part's queries, scores and states; `cpu_decode.part_words` counts all."""
 
 f32 = np.float32
 LOG2E, LN2_HIGH, LN2_LOW = f32(1.4426950408889634), f32(0.693359375), f32(-2.12194440e-4)
@@ -61,7 +62,7 @@ def load_query(p, source, row, queries, scale):
     for head in range(p[KV_HEADS] * p[GROUP]):
         at = row * p[QUERY_TOKEN] + head * p[QUERY_HEAD]
         for d in range(dim):
-            queries[head * dim + d] = widen(source[at + d]) * scale
+            queries[head * dim + place(source, d, dim)] = widen(source[at + d]) * scale
 
 
 @jit
@@ -108,17 +109,16 @@ def fill(p, row, first, count, base, offsets):
 
 
 @jit
-def score(keys, base, offsets, count, queries, heads, dim, scores):
-    for t in range(count):
-        key, to = offsets[t] + base, float32_at(scores + 4 * t)
-        if heads == 4:
-            dots(4, keys, key, queries, dim, to)
-        elif heads == 3:
-            dots(3, keys, key, queries, dim, to)
-        elif heads == 2:
-            dots(2, keys, key, queries, dim, to)
-        else:
-            dots(1, keys, key, queries, dim, to)
+def score(keys, key, queries, heads, dim, scores):
+    """One token's key with four queries at most; what a head gets lies LANES apart."""
+    if heads == 4:
+        dots(4, keys, key, queries, dim, scores)
+    elif heads == 3:
+        dots(3, keys, key, queries, dim, scores)
+    elif heads == 2:
+        dots(2, keys, key, queries, dim, scores)
+    else:
+        dots(1, keys, key, queries, dim, scores)
 
 
 @jit
@@ -133,13 +133,38 @@ def gather(values, base, offsets, count, scores, heads, dim, sums):
         mix(1, values, base, offsets, count, scores, dim, sums)
 
 
+@jit
+def score_tile(p, keys, values, lines, offsets, count, queries, scores):
+    """Scores of all heads with the tile's tokens, token by token: keys lie so. Values are asked for meanwhile."""
+    dim, group, kv_heads = p[DIM], p[GROUP], p[KV_HEADS]
+    for t in range(count):
+        for kv_head in range(kv_heads):
+            at = offsets[t] + kv_head * p[HEAD]
+            for d in range(0, dim, lines):
+                prefetch(values, at + d)
+            for g in range(0, group, 4):
+                head = kv_head * group + g
+                query, to = float32_at(queries + 4 * head * dim), float32_at(scores + 4 * (LANES * head + t))
+                score(keys, at, query, min(4, group - g), dim, to)
+
+
+@jit
+def ask(p, keys, lines, offsets, start, stop):
+    """Ask for the keys of these tokens of the next tile."""
+    for t in range(start, stop):
+        for kv_head in range(p[KV_HEADS]):
+            for d in range(0, p[DIM], lines):
+                prefetch(keys, offsets[t] + kv_head * p[HEAD] + d)
+
+
 @pasted
 def attend(p, keys, values, lines, row, start, stop, part, state):
     """Tokens ``start`` to ``stop`` of a row into ``state``."""
     dim, group, kv_heads = p[DIM], p[GROUP], p[KV_HEADS]
     heads, softcap = kv_heads * group, float_of_bits(np.uint32(p[SOFTCAP]))
     mine = p[SCRATCH] + 4 * part * p[WORDS]
-    here, there, scores, queries = int64_at(mine), int64_at(mine + 8 * LANES), mine + 16 * LANES, mine + 4 * STATES
+    here, there, queries = int64_at(mine), int64_at(mine + 8 * LANES), mine + 4 * OFFSETS
+    scores = queries + 4 * heads * dim
     sums = float32_at(state)
     for i in range(heads * (dim + 2)):
         sums[i] = NOTHING if i < heads else ZERO
@@ -150,21 +175,15 @@ def attend(p, keys, values, lines, row, start, stop, part, state):
         for t in range(count):
             here[t] = there[t]
         fill(p, row, first + LANES, later, 0, there)
+        score_tile(p, keys, values, lines, here, count, queries, scores)
+        for head in range(heads):
+            tile, mixed = float32_at(scores + 4 * LANES * head), float32_at(state + 4 * (2 * heads + head * dim))
+            soften(tile, count, softcap)
+            weigh(tile, float32_at(state + 4 * head), float32_at(state + 4 * (heads + head)), mixed, dim)
         for kv_head in range(kv_heads):
-            base = kv_head * p[HEAD]
-            for t in range(later):
-                for d in range(0, dim, lines):
-                    prefetch(keys, there[t] + base + d)
-                    prefetch(values, there[t] + base + d)
+            ask(p, keys, lines, there, kv_head * later // kv_heads, (kv_head + 1) * later // kv_heads)
             for g in range(0, group, 4):
-                n, head = min(4, group - g), kv_head * group + g
-                score(keys, base, here, count, float32_at(queries + 4 * head * dim), n, dim, scores)
-                for j in range(n):
-                    mixed = float32_at(state + 4 * (2 * heads + (head + j) * dim))
-                    tile = float32_at(scores + 4 * LANES * j)
-                    soften(tile, count, softcap)
-                    weigh(
-                        tile, float32_at(state + 4 * (head + j)), float32_at(state + 4 * (heads + head + j)), mixed, dim
-                    )
+                head = kv_head * group + g
                 mixed = float32_at(state + 4 * (2 * heads + head * dim))
-                gather(values, base, here, count, float32_at(scores), n, dim, mixed)
+                weights = float32_at(scores + 4 * LANES * head)
+                gather(values, kv_head * p[HEAD], here, count, weights, min(4, group - g), dim, mixed)

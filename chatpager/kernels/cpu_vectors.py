@@ -120,67 +120,8 @@ def _splat(builder, value, lanes):
     return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), ir.Constant(_vector(lanes, I32), [0] * lanes))
 
 
-def _sum(builder, vector):
-    function = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(F32, [F32, _vector(LANES)]), f"llvm.vector.reduce.fadd.v{LANES}f32"
-    )
-    return builder.call(function, [F32(-0.0), vector], fastmath=("reassoc",))
-
-
 def _for(builder, start, stop, step):
     return cgutils.for_range_slice(builder, start, stop, I64(step), intp=I64)
-
-
-@intrinsic(prefer_literal=True)
-def dots(typing, heads, keys, key, queries, dim, scores):
-    """``scores[LANES * j] = keys[key : key + dim] . queries[dim * j : dim * (j + 1)]`` for j below ``heads``."""
-    count = heads.literal_value
-
-    def build(context, builder, signature, args):
-        _, keys, key, queries, dim, scores = args
-        whole = builder.and_(dim, I64(-LANES))
-        sums = []
-        for lanes, start, stop in ((LANES, I64(0), whole), (1, whole, dim)):
-            kept = [cgutils.alloca_once_value(builder, ir.Constant(_vector(lanes), None)) for _ in range(count)]
-            with _for(builder, start, stop, lanes) as (d, _):
-                k = _load(builder, keys, builder.add(key, d), lanes)
-                for j, place in enumerate(kept):
-                    q = _load(builder, queries, builder.add(builder.mul(dim, I64(j)), d), lanes)
-                    builder.store(_fused(builder, k, q, builder.load(place)), place)
-            sums.append([builder.load(place) for place in kept])
-        for j in range(count):
-            _store(builder, builder.fadd(_sum(builder, sums[0][j]), sums[1][j]), scores, I64(LANES * j), 1)
-        return context.get_dummy_value()
-
-    return types.none(heads, keys, types.int64, FLOAT32, types.int64, FLOAT32), build
-
-
-@intrinsic(prefer_literal=True)
-def mix(typing, heads, values, base, offsets, count, weights, dim, sums):
-    """``sums[dim * j : dim * (j + 1)] += weights[LANES * j + t] * values[base + offsets[t] :][:dim]`` for t below
-    ``count`` and j below ``heads``; the sums stay in registers for all of the tokens."""
-    heads_count = heads.literal_value
-
-    def build(context, builder, signature, args):
-        _, values, base, offsets, count, weights, dim, sums = args
-        whole = builder.and_(dim, I64(-LANES))
-        for lanes, start, stop in ((LANES, I64(0), whole), (1, whole, dim)):
-            kept = [cgutils.alloca_once(builder, _vector(lanes)) for _ in range(heads_count)]
-            with _for(builder, start, stop, lanes) as (d, _):
-                places = [builder.add(builder.mul(dim, I64(j)), d) for j in range(heads_count)]
-                for place, register in zip(places, kept, strict=True):
-                    builder.store(_load(builder, sums, place, lanes), register)
-                with _for(builder, I64(0), count, 1) as (t, _):
-                    offset = builder.add(builder.load(builder.gep(offsets, [t])), base)
-                    v = _load(builder, values, builder.add(offset, d), lanes)
-                    for j, register in enumerate(kept):
-                        w = _load(builder, weights, builder.add(t, I64(LANES * j)), 1)
-                        builder.store(_fused(builder, v, _splat(builder, w, lanes), builder.load(register)), register)
-                for place, register in zip(places, kept, strict=True):
-                    _store(builder, builder.load(register), sums, place, lanes)
-        return context.get_dummy_value()
-
-    return types.none(heads, values, types.int64, INT64, types.int64, FLOAT32, types.int64, FLOAT32), build
 
 
 def _pair(builder, base, index):
@@ -209,6 +150,73 @@ def _sum_of_pairs(builder, vector):
         )
         vector = builder.fadd(low, high)
     return vector
+
+
+@intrinsic(prefer_literal=True)
+def dots(typing, heads, keys, key, queries, dim, scores):
+    """``scores[LANES * j] = keys[key : key + dim] . queries[dim * j : dim * (j + 1)]`` for j below ``heads``; queries
+    lie as ``_pair`` gives keys."""
+    count = heads.literal_value
+
+    def build(context, builder, signature, args):
+        _, keys, key, queries, dim, scores = args
+        whole = builder.and_(dim, I64(-LANES))
+        zero = ir.Constant(_vector(PAIR), None)
+        kept = [[cgutils.alloca_once_value(builder, zero) for _ in range(2)] for _ in range(count)]
+        rest = [cgutils.alloca_once_value(builder, F32(0)) for _ in range(count)]
+        with _for(builder, I64(0), whole, LANES) as (d, _):
+            for half, k in enumerate(_pair(builder, keys, builder.add(key, d))):
+                for j in range(count):
+                    place = builder.add(builder.mul(dim, I64(j)), builder.add(d, I64(PAIR * half)))
+                    q = _load(builder, queries, place, PAIR)
+                    builder.store(_fused(builder, k, q, builder.load(kept[j][half])), kept[j][half])
+        with _for(builder, whole, dim, 1) as (d, _):
+            k = _load(builder, keys, builder.add(key, d), 1)
+            for j, place in enumerate(rest):
+                q = _load(builder, queries, builder.add(builder.mul(dim, I64(j)), d), 1)
+                builder.store(_fused(builder, k, q, builder.load(place)), place)
+        for j in range(count):
+            both = builder.fadd(*(builder.load(half) for half in kept[j]))
+            total = builder.fadd(_sum_of_pairs(builder, both), builder.load(rest[j]))
+            _store(builder, total, scores, I64(LANES * j), 1)
+        return context.get_dummy_value()
+
+    return types.none(heads, keys, types.int64, FLOAT32, types.int64, FLOAT32), build
+
+
+@intrinsic(prefer_literal=True)
+def mix(typing, heads, values, base, offsets, count, weights, dim, sums):
+    """``sums[dim * j : dim * (j + 1)] += weights[LANES * j + t] * values[base + offsets[t] :][:dim]`` for t below
+    ``count`` and j below ``heads``; the sums stay in registers for all of the tokens, and lie as ``_pair`` gives
+    values."""
+    heads_count = heads.literal_value
+
+    def build(context, builder, signature, args):
+        _, values, base, offsets, count, weights, dim, sums = args
+        whole = builder.and_(dim, I64(-LANES))
+        for lanes, parts, start, stop in ((PAIR, 2, I64(0), whole), (1, 1, whole, dim)):
+            kept = [[cgutils.alloca_once(builder, _vector(lanes)) for _ in range(parts)] for _ in range(heads_count)]
+            with _for(builder, start, stop, lanes * parts) as (d, _):
+                places = [
+                    [builder.add(builder.mul(dim, I64(j)), builder.add(d, I64(lanes * half))) for half in range(parts)]
+                    for j in range(heads_count)
+                ]
+                for j in range(heads_count):
+                    for half in range(parts):
+                        builder.store(_load(builder, sums, places[j][half], lanes), kept[j][half])
+                with _for(builder, I64(0), count, 1) as (t, _):
+                    at = builder.add(builder.add(builder.load(builder.gep(offsets, [t])), base), d)
+                    v = [_load(builder, values, at, 1)] if parts == 1 else _pair(builder, values, at)
+                    for j in range(heads_count):
+                        w = _splat(builder, _load(builder, weights, builder.add(t, I64(LANES * j)), 1), lanes)
+                        for half in range(parts):
+                            builder.store(_fused(builder, v[half], w, builder.load(kept[j][half])), kept[j][half])
+                for j in range(heads_count):
+                    for half in range(parts):
+                        _store(builder, builder.load(kept[j][half]), sums, places[j][half], lanes)
+        return context.get_dummy_value()
+
+    return types.none(heads, values, types.int64, INT64, types.int64, FLOAT32, types.int64, FLOAT32), build
 
 
 @intrinsic
