@@ -238,5 +238,5 @@ def test_eight_bits_are_another_model_for_the_cache(tiny_model):
 
 @pytest.mark.parametrize("dtype", ["float16", "float64"])
 def test_eight_bits_beside_numbers_without_kernels_are_refused(dtype, tiny_model):
-    with pytest.raises(ConfigError, match=r"quantization = int8: .*float32 or bfloat16"):
+    with pytest.raises(ConfigError, match=r"quantization = 'int8': .*float32 or bfloat16"):
         loader.load(tiny_model("llama"), dtype=dtype, device="cpu", quantization="int8")
