@@ -70,10 +70,16 @@ class Layer(nn.Module):
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         paged: PagedStep,
     ) -> torch.Tensor:
-        """[1, T, hidden] -> the same tensor, written in place."""
+        """[1, T, hidden] -> the same tensor, written in place.
+
+        Raises:
+            ValueError: the rotary embedding turns a part of each head only, which the plain layers do not do either.
+        """
         kernel, x = self._kernel, hidden_states[0]
         rows = self.qkv(cpu_rows.norm(kernel, x, self.before.weight, self.before.eps))
         cos, sin = position_embeddings
+        if cos.shape[-1] != self.dim:
+            raise ValueError(f"the rotary embedding has {cos.shape[-1]} dimensions, a head {self.dim}")
         cpu_rows.rotate(kernel, rows, self.heads, (cos[0], sin[0]), self.head_norms, self.head_eps)
         mixed = self.o(self._attend(rows, paged))
         between = cpu_rows.add_norm(kernel, x, mixed, self.between.weight, self.between.eps)

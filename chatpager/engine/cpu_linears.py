@@ -33,8 +33,8 @@ class Maker:
     """Makes faster linears of plain ones.
 
     Args:
-        int8: keep weights as whole numbers of eight bits, with a factor for each output. Half of bfloat16's memory, and
-            nearly half of the time of a few rows; answers are no longer the model's to the last bit.
+        int8: keep weights as whole numbers of eight bits, with a factor for each output: half of what they take in
+            bfloat16. Answers are no longer the model's to the last bit.
     """
 
     def __init__(self, *, int8: bool = False) -> None:

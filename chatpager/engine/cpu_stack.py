@@ -1,4 +1,5 @@
-"""All decoder layers of a model as one: one after the other for a prompt, and as one program for a step of few rows."""
+"""All decoder layers of a model as one: one after the other for a prompt, and as one program for a step of few rows
+where their linears are ``Streamed``."""
 
 from __future__ import annotations
 
@@ -23,10 +24,16 @@ ROWS = KERNEL_ROWS
 
 def exchange_layers(module: nn.Module, maker: Maker) -> None:
     """Exchange every list of decoder layers in ``module`` that are all of the common kind, in place."""
-    for parent in list(module.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.ModuleList) and (layers := fused(child, maker)):
-                setattr(parent, name, nn.ModuleList([Stack(layers)]))
+    # Nothing but the lists is held here: else every original would stay until the end.
+    lists = [
+        (parent, name, child)
+        for parent in module.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, nn.ModuleList)
+    ]
+    for parent, name, child in lists:
+        if layers := fused(child, maker):
+            setattr(parent, name, nn.ModuleList([Stack(layers)]))
 
 
 def _can_be_programmed(layer: Layer) -> bool:
@@ -164,10 +171,15 @@ class StackProgram:
         """[1, rows, hidden] -> the same, in memory that the next step writes again.
 
         Raises:
+            ValueError: a context exceeds its block table; nothing was written.
             IndexError: a slot or a block that is none.
         """
         n, threads, tables = batch.num_tokens, torch.get_num_threads(), batch.block_tables
-        assert threads <= self.most_threads and batch.max_decode_context <= tables.shape[1] * self._block_size
+        if threads > self.most_threads or batch.max_decode_context > tables.shape[1] * self._block_size:
+            raise ValueError(
+                f"{threads} threads, {batch.max_decode_context} tokens: there is room for {self.most_threads} and "
+                f"{tables.shape[1] * self._block_size}"
+            )
         self._x[:n] = hidden_states[0]
         self._cos[:n], self._sin[:n] = position_embeddings[0][0], position_embeddings[1][0]
         program = self._program

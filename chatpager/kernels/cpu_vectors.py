@@ -11,8 +11,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 LANES = 16
-PAIR = LANES // 2
 CACHE_LINE = 64
+PAIR = LANES // 2
 """bfloat16 are widened two at a time, from a word that holds both."""
 I8, I16, I32, I64, F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 CONTRACT = ("contract",)

@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import quote
 
 from chatpager import failpoints
 
@@ -29,8 +28,18 @@ class OneVisit:
         self._connection: sqlite3.Connection | None = None
 
     async def write(self, name: str, work: Callable[[sqlite3.Connection], T]) -> T:
-        """What ``work`` returns, committed. Raises sqlite3.Error; then nothing was written."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._write, name, work)
+        """What ``work`` returns, committed. Raises sqlite3.Error; then nothing was written.
+
+        Who is cancelled waits until the thread is done, so that the next writer does not come upon it.
+        """
+        writing = asyncio.get_running_loop().run_in_executor(self._thread, self._write, name, work)
+        try:
+            return await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            await asyncio.wait([writing])
+            if not writing.cancelled() and (error := writing.exception()):
+                raise error from None
+            raise
 
     async def close(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
@@ -50,8 +59,9 @@ class OneVisit:
         return done
 
     def _connect(self) -> sqlite3.Connection:
-        uri = f"file:{quote(str(self._file))}?mode=rw"  # never makes a file
-        c = sqlite3.connect(uri, uri=True, isolation_level=None)
+        c = sqlite3.connect(
+            f"{self._file.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None
+        )  # makes no file
         for pragma in (*self._pragmas, "synchronous=NORMAL"):
             with closing(c.execute(f"PRAGMA {pragma}")):
                 pass
