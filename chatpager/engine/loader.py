@@ -194,7 +194,7 @@ def _dtype(name: str, config: Any, path: Path) -> torch.dtype:
     return stored
 
 
-def _fingerprint(config: dict[str, Any], shards: list[Path], quantization: str) -> bytes:
+def _fingerprint(config: dict[str, Any], shards: list[Path], quantization: str = "none") -> bytes:
     """Hash of the configuration and of every byte of the weights: KV on disk outlives the process, and weights that
     were changed in place must not find what the old ones computed."""
     digest = xxhash.xxh3_128(json.dumps(config, sort_keys=True).encode())
