@@ -84,7 +84,7 @@ def packs(dtype: torch.dtype) -> bool:
 def quantised(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """[out, in] -> int8 of the same shape, and the factor of each row, [out] float32."""
     whole = torch.empty(weight.shape, dtype=torch.int8)
-    scale = torch.empty(len(weight))
+    scale = torch.empty(len(weight), dtype=torch.float32)
     rows = max(1, TILE // weight.shape[1])
     for start in range(0, len(weight), rows):  # so that the wide copy is small
         part = weight[start : start + rows].float()
@@ -118,11 +118,11 @@ class Scratch:
     """A tile of float32, the same for all linears: they run one after the other."""
 
     def __init__(self) -> None:
-        self._flat = torch.empty(0)
+        self._flat = torch.empty(0, dtype=torch.float32)
 
     def tile(self, rows: int, columns: int) -> torch.Tensor:
         if self._flat.numel() < rows * columns:
-            self._flat = torch.empty(rows * columns)
+            self._flat = torch.empty(rows * columns, dtype=torch.float32)
         return self._flat[: rows * columns].view(rows, columns)
 
 

@@ -32,7 +32,7 @@ def close(got, wanted, dtype):
 @pytest.mark.parametrize("count", [0, 1, 3, 700])
 @pytest.mark.parametrize("dim", [1, 16, 50, 768])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_norm(dtype, dim, count, threads, monkeypatch):
+def test_norm(dtype, dim, count, threads):
     with of_threads(threads):
         x, plain = rows(count, dim, dtype=dtype), plain_norm(dim, dtype)
         close(cpu_rows.norm(cpu_rows.kernel(dtype), x, plain.weight, EPS), plain(x), dtype)

@@ -130,7 +130,9 @@ async def test_a_journal_that_was_given_up_on_is_written_or_not_and_the_next_one
     assert (await sqlite_store.journaled("ann", "resp_1")).text == "a" * 40
 
 
-async def test_other_writes_and_the_journal_take_turns(sqlite_store):
+async def test_other_writes_and_the_journal_take_turns(sqlite_url, open_store):
+    """In the queue: SQLite itself would not let one wait for another."""
+    sqlite_store = await open_store(sqlite_url, migrate=False, busy_timeout_ms=0)
     await sqlite_store.begin_turn(begin("resp_1", user("hi")))
     async with asyncio.TaskGroup() as group:
         for index in range(30):
