@@ -25,7 +25,7 @@ from chatpager.errors import ConfigError
 
 def run(*, shape: str, only: Sequence[str] | None, quick: bool, out: str | None) -> dict[str, Any]:
     """Measure, print and return the figures. ``only``: the rows to measure, by name. ``out``: a JSON file, beside which
-    a page goes as HTML.
+    a page goes as HTML; both are written after each row, for all of them take half an hour.
 
     Raises:
         ConfigError: the shape or a row is not known.
@@ -39,20 +39,25 @@ def run(*, shape: str, only: Sequence[str] | None, quick: bool, out: str | None)
         folder = Path(temporary)
         parameters = models.make_model(shape, folder)
         measure = Measure(folder, sizes, progress)
-        rows = [asdict(ROWS[name](measure)) for name in chosen]
-    result = {
-        "what": "figures that texts about PagedAttention give (second-hand), ours, and those of static batching",
-        "shape": shape,
-        "parameters": parameters,
-        "sizes": json.loads(json.dumps(asdict(sizes))),  # as a file has it
-        "rows": rows,
-        "machine": machine.describe(),
-    }
+        result: dict[str, Any] = {
+            "what": "figures that texts about PagedAttention give (second-hand), ours, and those of static batching",
+            "shape": shape,
+            "parameters": parameters,
+            "sizes": json.loads(json.dumps(asdict(sizes))),  # as a file has it
+            "rows": [],
+            "machine": machine.describe(),
+        }
+        for name in chosen:
+            result["rows"].append(asdict(ROWS[name](measure)))
+            _write(result, out)
     seeds_report.show(result)
+    return result
+
+
+def _write(result: dict[str, Any], out: str | None) -> None:
     if out:
         Path(out).write_text(json.dumps(result, indent=2) + "\n")
         Path(out).with_suffix(".html").write_text(seeds_report.page(result))
-    return result
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 The same requests are served twice a round: by a server, to as many sessions over WebSockets at once, and by an engine
 in this process, stepped until it has nothing left. Both have the same model, settings and policy of threads; while one
-is measured the other has nothing to do. The client's work is part of the first: it runs on the same cores.
+is measured the other has nothing to do. The client's work is part of the first: it runs on the same cores, and how much
+of them it had is told.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import track
@@ -37,6 +38,15 @@ KV_BLOCKS = 16_384
 SAMPLE_CHARACTERS = 256
 
 
+class Round(NamedTuple):
+    """Seconds."""
+
+    served: float
+    bare: float
+    client_cpu: float
+    """Of this process while it was served: it shares the machine with the server."""
+
+
 def run(*, streams: int, prompt: int, answer: int, rounds: int, shape: str, out: str | None) -> dict[str, Any]:
     """Measure, print and return the figures; ``prompt`` and ``answer`` are tokens of each stream.
 
@@ -57,8 +67,8 @@ def run(*, streams: int, prompt: int, answer: int, rounds: int, shape: str, out:
             console.status("starting the server"),
             server.running(folder, data, *_flags()) as url,
         ):
-            pairs = asyncio.run(_measure(url, engine, streams, prompt, answer, rounds))
-    served, bare = (statistics.median(times) for times in zip(*pairs, strict=True))
+            rounds_s = asyncio.run(_measure(url, engine, streams, prompt, answer, rounds))
+    served, bare, client = (statistics.median(times) for times in zip(*rounds_s, strict=True))
     result = {
         "what": "seconds for all answers: streamed over WebSockets, and from the engine alone",
         "shape": shape,
@@ -66,10 +76,12 @@ def run(*, streams: int, prompt: int, answer: int, rounds: int, shape: str, out:
         "streams": streams,
         "prompt_tokens": prompt,
         "answer_tokens": answer,
-        "served_s": [round(served, 3) for served, _ in pairs],
-        "engine_s": [round(bare, 3) for _, bare in pairs],
+        "served_s": [round(one.served, 3) for one in rounds_s],
+        "engine_s": [round(one.bare, 3) for one in rounds_s],
+        "client_cpu_s": [round(one.client_cpu, 3) for one in rounds_s],
         "tokens_per_s": {"served": round(streams * answer / served, 1), "engine": round(streams * answer / bare, 1)},
         "overhead": round(served / bare - 1, 4),
+        "client_share": round(client / served, 4),
         "machine": machine.describe(),
     }
     _print(console, result)
@@ -97,25 +109,23 @@ def _engine(folder: Path) -> Engine:
     return Engine(config, ModelRunner(config))
 
 
-async def _measure(
-    url: str, engine: Engine, streams: int, prompt: int, answer: int, rounds: int
-) -> list[tuple[float, float]]:
-    """Seconds of each round, served and bare; a first one, of few tokens, is for warming up."""
+async def _measure(url: str, engine: Engine, streams: int, prompt: int, answer: int, rounds: int) -> list[Round]:
+    """A first round, of few tokens, is for warming up."""
     rng = random.Random(5)
     async with AsyncClient(url) as client:
         lengths = await _serve(await _sessions(client, streams), rng, SAMPLE_CHARACTERS, 4)
         per_token = SAMPLE_CHARACTERS / statistics.median(lengths)
         _compute(engine, rng, lengths, 4)
-        pairs = []
+        measured = []
         for _ in track(range(rounds), "measuring"):
             sessions = await _sessions(client, streams)
-            began = time.perf_counter()
+            began, cpu = time.perf_counter(), time.process_time()
             lengths = await _serve(sessions, rng, int(prompt * per_token), answer)
-            served = time.perf_counter() - began
+            served, client_cpu = time.perf_counter() - began, time.process_time() - cpu
             began = time.perf_counter()
             _compute(engine, rng, lengths, answer)
-            pairs.append((served, time.perf_counter() - began))
-    return pairs
+            measured.append(Round(served, time.perf_counter() - began, client_cpu))
+    return measured
 
 
 async def _sessions(client: AsyncClient, streams: int) -> list[Session]:
@@ -155,6 +165,7 @@ def _print(console: Console, result: dict[str, Any]) -> None:
     told = (
         f"{result['streams']} streams of {result['prompt_tokens']} tokens in and {result['answer_tokens']} out, "
         f"{result['parameters'] / 1e6:.0f}M parameters: {rate['served']:,.0f} output tokens/s over WebSockets, "
-        f"{rate['engine']:,.0f} from the engine alone: overhead {result['overhead']:.1%}"
+        f"{rate['engine']:,.0f} from the engine alone: overhead {result['overhead']:.1%}, with the client's work, "
+        f"which took {result['client_share']:.1%} of the time on one core"
     )
     console.print(Text(told))

@@ -172,6 +172,18 @@ def test_every_row_is_measured_on_both(tmp_path, capsys):
     assert (tags.count("td"), tags.count("th"), tags.count("svg")) == (5 * len(ROWS), 5, 4)
 
 
+def test_rows_that_were_measured_outlive_one_that_goes_wrong(tmp_path, monkeypatch):
+    def broken(measure):
+        raise ZeroDivisionError
+
+    monkeypatch.setitem(ROWS, "jitter", broken)
+    out = tmp_path / "seeds.json"
+    with pytest.raises(ZeroDivisionError):
+        seeds.run(shape="15m", only=["short", "jitter"], quick=True, out=str(out))
+    assert [row["key"] for row in json.loads(out.read_text())["rows"]] == ["short"]
+    assert out.with_suffix(".html").exists()
+
+
 def test_some_rows_alone_and_no_others(capsys):
     """As the command is called."""
     bench_seeds(only="short", quick=True)

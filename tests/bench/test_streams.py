@@ -15,6 +15,7 @@ def test_both_ways_are_measured_and_written_down(tmp_path) -> None:
     result = run(streams=3, prompt=40, answer=5, rounds=2, shape="15m", out=str(out))
     assert json.loads(out.read_text()) == result
     assert len(result["served_s"]) == len(result["engine_s"]) == 2
+    assert 0 < result["client_share"] < 1
     assert result["overhead"] == pytest.approx(
         result["tokens_per_s"]["engine"] / result["tokens_per_s"]["served"] - 1, abs=0.02
     )
