@@ -89,12 +89,17 @@ class StaticBatching:
             return torch.zeros(len(batch), dtype=torch.bool, device=input_ids.device)
 
         told(sum(len(asks[i].prompt) for i in batch))
+        most = max(asks[i].answer for i in batch)
         self.model.generate(
             ids.to(self.model.device),
             attention_mask=mask.to(self.model.device),
-            max_new_tokens=max(asks[i].answer for i in batch),
+            max_new_tokens=most,
             do_sample=False,
-            cache_implementation="static",
+            # Of this batch's length: one that `generate` makes has the longest length that it was ever asked for, and
+            # every step attends to all of it.
+            past_key_values=transformers.StaticCache(
+                config=self.model.config.get_text_config(decoder=True), max_cache_len=width + most
+            ),
             disable_compile=True,
             pad_token_id=PADDING,
             eos_token_id=None,

@@ -172,6 +172,19 @@ def test_every_row_is_measured_on_both(tmp_path, capsys):
     assert (tags.count("td"), tags.count("th"), tags.count("svg")) == (5 * len(ROWS), 5, 4)
 
 
+def test_a_long_batch_does_not_make_the_ones_after_it_slower(static):
+    lengths = []
+
+    def see(model, args, kwargs):
+        lengths.append(kwargs["past_key_values"].layers[0].max_cache_len)
+
+    watching = static.model.register_forward_pre_hook(see, with_kwargs=True)
+    static.serve([Ask(prompt(40), 8)])
+    static.serve([Ask(prompt(4), 8)])
+    watching.remove()
+    assert (set(lengths[:8]), set(lengths[8:])) == ({48}, {12})
+
+
 def test_rows_that_were_measured_outlive_one_that_goes_wrong(tmp_path, monkeypatch):
     def broken(measure):
         raise ZeroDivisionError
