@@ -24,6 +24,7 @@
     │   ├── IdempotencyConflict     409  the key came before with another request
     │   ├── ResponseEventsExpired   410  its events are gone; the whole response is there
     │   ├── RequestTooLarge         413
+    │   ├── TooManyLanes            429  so many lanes of one socket are in use
     │   ├── Overloaded              503  the queue is full: try again later
     │   └── CapacityExceeded        507  the request alone cannot fit the KV cache
     ├── EngineError                 the engine's own fault
@@ -214,6 +215,10 @@ class ResponseEventsExpired(RequestError):
 
 class RequestTooLarge(RequestError):
     status, code = 413, "request_too_large"
+
+
+class TooManyLanes(RequestError):
+    status, type, code = 429, "rate_limit_error", "too_many_lanes"
 
 
 class Overloaded(RequestError):

@@ -29,8 +29,8 @@ from chatpager.errors import (
 )
 from chatpager.program import program
 from chatpager.server import wire
+from chatpager.server.error_bodies import error_body
 from chatpager.server.keyring import CALLER, KEYRING, Caller, digest_sent
-from chatpager.server.protocol import error_body
 from chatpager.sessions.mistakes import log_mistake
 
 log = structlog.get_logger(__name__)

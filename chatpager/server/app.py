@@ -18,6 +18,7 @@ from chatpager.server import (
     routes_ops,
     routes_prefixes,
     routes_responses,
+    routes_tokens,
 )
 from chatpager.server.access import (
     FOR_ADMINS,
@@ -65,6 +66,7 @@ def _routes() -> list[web.RouteDef]:
         web.post("/v1/responses", r.create),
         web.get("/v1/responses/{id}", r.retrieve),
         web.delete("/v1/responses/{id}", r.delete),
+        web.post("/v1/responses/input_tokens", routes_tokens.input_tokens),
         web.post("/v1/responses/{id}/cancel", r.cancel),
         web.get("/v1/responses/{id}/input_items", c.input_items),
         web.post("/v1/chat/completions", routes_chat.create),
@@ -77,6 +79,7 @@ def _routes() -> list[web.RouteDef]:
         web.post("/v1/conversations/{id}/items", c.add_items),
         web.get("/v1/conversations/{id}/items", c.items),
         web.get("/v1/conversations/{id}/items/{item}", c.item),
+        web.get("/v1/conversations/{id}/export", c.export),
         web.get("/v1/conversations/{id}/cache", routes_cache.cache),
         web.put("/v1/conversations/{id}/pin", routes_cache.pin),
         web.delete("/v1/conversations/{id}/pin", routes_cache.unpin),
@@ -92,6 +95,8 @@ def _routes() -> list[web.RouteDef]:
         web.get("/v1/prefixes", routes_prefixes.index, name="prefixes"),
         web.get("/v1/prefixes/{label}", routes_prefixes.retrieve, name="prefix"),
         web.delete("/v1/prefixes/{label}", routes_prefixes.delete, name="withdraw"),
+        web.post("/tokenize", routes_tokens.tokenize),
+        web.post("/detokenize", routes_tokens.detokenize),
         web.get("/v1/models", o.models),
         web.get("/v1/models/{id}", o.model),
         web.get("/health", o.health, name="health"),

@@ -2,40 +2,43 @@
 
 In reading order: ``receive_text`` takes a frame; ``events_received`` is what the server shall now do; ``began``,
 ``refused``, ``not_cancelled``, ``turn_event`` and ``lease_changed`` tell what came of it; ``frames_to_send`` is what
-the client shall now get. One response at a time: a further ``response.create`` waits until the one before has ended.
+the client shall now get.
+
+A lane is a client's own name for one line of responses (``stream_id``); None is the lane of those who name none. In a
+lane there is one response at a time, and what else is asked for waits until it has ended; lanes go on side by side.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from chatpager.errors import (
     ChatpagerError,
-    EngineError,
     InvalidRequest,
     Overloaded,
     RequestError,
     ResponseNotFound,
-    StoreError,
+    TooManyLanes,
     UnsupportedEvent,
 )
 from chatpager.server import wire
 from chatpager.server.encode_response import ResponseEncoder, ResponseFacts
+from chatpager.server.error_bodies import error_frame
 from chatpager.server.input_items import Json, shown
-from chatpager.server.requests import decode
+from chatpager.server.reading import checked_key, decode
 from chatpager.sessions.stream import Ended, Event
 
 SUBPROTOCOL = "chatpager.v1"
 MAX_WAITING = 32
-"""``response.create`` frames that may wait on one socket."""
+"""Frames that may wait on one socket, over all its lanes."""
+MAX_LANES = 32
+"""That are in use on one socket at once."""
+MAX_LANE_NAME = 128
 
 
-MAX_MESSAGE = 1000
-"""Characters of an error's message, which may quote what came in."""
-
-NOT_OF_THE_BODY = {"type", "stream", "background"}
+NOT_OF_THE_BODY = {"type", "stream", "background", "stream_id", "event_id"}
 """Fields of the frame itself, and those that say how HTTP is to answer: a socket always streams."""
 
 
@@ -60,11 +63,25 @@ TRANSITIONS: dict[tuple[State, Call], State] = {
 }
 
 
+Lane = str | None
+
+
 @dataclass(frozen=True)
 class Create:
-    """Begin a response with this body."""
+    """Begin a response with this body, unless its ``key`` (the frame's ``event_id``) has begun one before."""
 
     body: Json
+    lane: Lane = None
+    key: str | None = None
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Tell a response's events again, those behind the number ``after``, and go on as they come."""
+
+    response_id: str
+    after: int = -1
+    lane: Lane = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +89,7 @@ class Cancel:
     """End this response now."""
 
     response_id: str
+    lane: Lane = None
 
 
 @dataclass(frozen=True)
@@ -89,45 +107,70 @@ class Prefetch:
     conversation: str
 
 
-ClientEvent = Create | Cancel | Draft | Prefetch
+ClientEvent = Create | Resume | Cancel | Draft | Prefetch
+
+
+@dataclass
+class _LaneState:
+    state: State = State.IDLE
+    waiting: deque[Create | Resume] = field(default_factory=deque)
+    encoder: ResponseEncoder | None = None
+    """Of the response that streams; None otherwise."""
+    after: int = -1
+    """The client has its events up to this number."""
+    cancelled: bool = False
+    """By the lane's name, before the response had one of its own."""
 
 
 class ResponsesProtocol:
     """One connection. ``extended`` clients (subprotocol ``chatpager.v1``) also get ``chatpager.*`` events."""
 
     def __init__(self, *, extended: bool = False) -> None:
-        self.state = State.IDLE
         self._extended = extended
-        self._waiting: deque[Create] = deque()
+        self._lanes: dict[Lane, _LaneState] = {}
+        """Those that are in use."""
         self._events: list[ClientEvent] = []
         self._frames: list[str] = []
-        self._encoder: ResponseEncoder | None = None
-        """Of the response that streams; None otherwise."""
+
+    def state(self, lane: Lane = None) -> State:
+        return self._lanes[lane].state if lane in self._lanes else State.IDLE
 
     # -- from the client ----------------------------------------------------------------------------------------------
 
     def receive_text(self, data: str) -> None:
         """Take one text frame. What is wrong with it becomes an error frame; the connection goes on."""
         try:
-            self._receive(decode(data))
+            frame = decode(data)
         except RequestError as error:
             self._error(error)
+            return
+        try:
+            self._receive(frame)
+        except RequestError as error:
+            lane = frame.get("stream_id")
+            self._error(error, lane if isinstance(lane, str) and len(lane) <= MAX_LANE_NAME else None)
 
     def receive_binary(self) -> None:
         self._error(InvalidRequest("frames are text, one JSON object each"))
 
+    def resume(self, response_id: str, after: int) -> None:
+        """As a client asks for by the address with which it connects."""
+        self._wait(Resume(response_id, after))
+
     def _receive(self, frame: Json) -> None:
         match frame.get("type"):
             case "response.create":
-                if len(self._waiting) >= MAX_WAITING:
-                    raise Overloaded(f"{MAX_WAITING} responses wait on this socket")
-                self._waiting.append(Create({k: v for k, v in frame.items() if k not in NOT_OF_THE_BODY}))
-                self._next()
+                body = {k: v for k, v in frame.items() if k not in NOT_OF_THE_BODY}
+                self._wait(Create(body, _lane_of(frame), checked_key(frame.get("event_id"), "event_id")))
+            case "response.resume":
+                after = frame.get("starting_after", -1)
+                if not isinstance(after, int) or isinstance(after, bool):
+                    raise InvalidRequest("starting_after is an event's number", param="starting_after")
+                self._wait(Resume(_response_id(frame), after, _lane_of(frame)))
+            case "response.cancel" if "response_id" not in frame and "stream_id" in frame:
+                self._cancel_lane(_lane_of(frame))
             case "response.cancel":
-                response_id = frame.get("response_id")
-                if not isinstance(response_id, str):
-                    raise InvalidRequest("response_id is missing", param="response_id")
-                self._events.append(Cancel(response_id))
+                self._events.append(Cancel(_response_id(frame), _lane_of(frame)))
             case "chatpager.draft" if self._extended:
                 body = {k: v for k, v in frame.items() if k not in NOT_OF_THE_BODY}
                 self._events.append(Draft(body if body.get("input") else None))
@@ -141,6 +184,24 @@ class ResponsesProtocol:
             case _:
                 raise UnsupportedEvent("an event has a type", param="type")
 
+    def _wait(self, asked: Create | Resume) -> None:
+        waiting = sum(len(lane.waiting) for lane in self._lanes.values())
+        if waiting >= MAX_WAITING:
+            raise Overloaded(f"{MAX_WAITING} responses wait on this socket")
+        if asked.lane not in self._lanes and len(self._lanes) >= MAX_LANES:
+            raise TooManyLanes(f"{MAX_LANES} lanes are in use on this socket", param="stream_id")
+        self._lanes.setdefault(asked.lane, _LaneState()).waiting.append(asked)
+        self._next(asked.lane)
+
+    def _cancel_lane(self, name: Lane) -> None:
+        lane = self._lanes.get(name)
+        if lane is None:
+            raise ResponseNotFound("no response is running in this lane", param="stream_id")
+        if lane.encoder:
+            self._events.append(Cancel(lane.encoder.response_id, name))
+        else:
+            lane.cancelled = True
+
     def events_received(self) -> list[ClientEvent]:
         """What to do now, each once."""
         events, self._events = self._events, []
@@ -148,73 +209,87 @@ class ResponsesProtocol:
 
     # -- from the server ----------------------------------------------------------------------------------------------
 
-    def began(self, facts: ResponseFacts) -> None:
-        """The response that ``Create`` asked for is stored; ``turn_event`` follows."""
-        self._move(Call.BEGAN)
-        self._encoder = ResponseEncoder(facts)
+    def began(self, facts: ResponseFacts, lane: Lane = None, after: int = -1) -> None:
+        """The response that ``Create`` or ``Resume`` asked for is there; ``turn_event`` follows."""
+        self._move(Call.BEGAN, lane)
+        self._lanes[lane].encoder, self._lanes[lane].after = ResponseEncoder(facts), after
+        if self._lanes[lane].cancelled:
+            self._events.append(Cancel(facts.id, lane))
 
-    def refused(self, error: ChatpagerError) -> None:
+    def refused(self, error: ChatpagerError, lane: Lane = None) -> None:
         """No response began."""
-        self._move(Call.REFUSED)
-        self._error(error)
-        self._next()
+        self._move(Call.REFUSED, lane)
+        self._error(error, lane)
+        self._next(lane)
 
-    def not_cancelled(self, response_id: str, error: ChatpagerError) -> None:
-        """A ``Cancel`` came to nothing. Of the response that streams here it came too late: the end is on its way."""
-        if not (isinstance(error, ResponseNotFound) and self._encoder and self._encoder.response_id == response_id):
-            self._error(error)
+    def not_cancelled(self, response_id: str, error: ChatpagerError, lane: Lane = None) -> None:
+        """A ``Cancel`` came to nothing. Of a response that streams here it came too late: the end is on its way."""
+        here = (one.encoder.response_id for one in self._lanes.values() if one.encoder)
+        if not (isinstance(error, ResponseNotFound) and response_id in here):
+            self._error(error, lane)
 
-    def turn_event(self, event: Event, final: wire.Response | None = None) -> None:
+    def resumed(self, frame: wire.ResumedFrame, lane: Lane = None) -> None:
+        """What became of a ``Resume``: before ``began``, or before ``refused``."""
+        if self._extended:
+            self._send(frame, lane)
+
+    def turn_event(self, event: Event, final: wire.Response | None = None, lane: Lane = None) -> None:
         """The next event of the response's log; ``final`` goes with the last."""
-        assert self._encoder is not None, self.state
-        for frame in self._encoder.feed(event, final):
-            if self._extended or not isinstance(frame, wire.PrefillEvent):
-                self._frames.append(wire.encode(frame))
+        streams = self._lanes.get(lane)
+        assert streams and streams.encoder, self.state(lane)
+        for frame in streams.encoder.feed(event, final):
+            if isinstance(frame, wire.PrefillEvent):
+                if self._extended:
+                    self._send(frame, lane)
+            elif frame.sequence_number > streams.after:
+                self._send(frame, lane)
         if isinstance(event, Ended):
-            self._encoder = None
-            self._move(Call.ENDED)
-            self._next()
+            streams.encoder = None
+            self._move(Call.ENDED, lane)
+            self._next(lane)
 
     def lease_changed(self, frame: wire.LeaseFrame) -> None:
         """Something became of a lease on one of this client's conversations."""
         if self._extended:
-            self._frames.append(wire.encode(frame))
+            self._send(frame, None)
 
     def frames_to_send(self) -> list[str]:
         """Text frames for the client, each once."""
         frames, self._frames = self._frames, []
         return frames
 
-    def _next(self) -> None:
-        if self.state is State.IDLE and self._waiting:
-            self._move(Call.CREATE)
-            self._events.append(self._waiting.popleft())
+    def _next(self, name: Lane) -> None:
+        lane = self._lanes[name]
+        if lane.state is not State.IDLE:
+            return
+        if lane.waiting:
+            self._move(Call.CREATE, name)
+            lane.cancelled = False
+            self._events.append(lane.waiting.popleft())
+        else:
+            del self._lanes[name]
 
-    def _move(self, call: Call) -> None:
-        assert (self.state, call) in TRANSITIONS, f"{call} while {self.state}"
-        self.state = TRANSITIONS[self.state, call]
+    def _move(self, call: Call, name: Lane) -> None:
+        state = self.state(name)
+        assert (state, call) in TRANSITIONS, f"{call} while {state}"
+        self._lanes.setdefault(name, _LaneState()).state = TRANSITIONS[state, call]
 
-    def _error(self, error: ChatpagerError) -> None:
-        self._frames.append(error_frame(error))
+    def _send(self, frame: wire.Frame, lane: Lane) -> None:
+        self._frames.append(wire.encode_in(lane, frame))
+
+    def _error(self, error: ChatpagerError, lane: Lane = None) -> None:
+        self._send(error_frame(error), lane)
 
 
-def error_frame(error: ChatpagerError) -> str:
-    status, body = error_body(error)
-    return wire.encode(wire.ErrorFrame(status=status, error=body))
+def _response_id(frame: Json) -> str:
+    response_id = frame.get("response_id")
+    if not isinstance(response_id, str):
+        raise InvalidRequest("response_id is missing", param="response_id")
+    return response_id
 
 
-def error_body(error: ChatpagerError) -> tuple[int, wire.ErrorBody]:
-    """An error as every wire shows it: (HTTP status, body). Details of our own mistakes stay in the log."""
-    match error:
-        case RequestError(message=message, param=param):
-            # It may quote what came in, and bytes that are no UTF-8 come in as lone surrogates, which JSON cannot hold.
-            message = message.encode(errors="backslashreplace").decode()
-            message = message if len(message) <= MAX_MESSAGE else message[:MAX_MESSAGE] + "..."
-            return error.status, wire.ErrorBody(message=message, type=error.type, param=param, code=error.code)
-        case EngineError():
-            return error.status, wire.ErrorBody(message=str(error), type=error.type, param=None, code=error.code)
-        case StoreError():
-            message = "the server's database does not take this now; try again later"
-            return error.status, wire.ErrorBody(message=message, type=error.type, param=None, code=error.code)
-        case _:
-            return 500, wire.ErrorBody(message="internal error", type="server_error", param=None, code="internal_error")
+def _lane_of(frame: Json) -> Lane:
+    lane = frame.get("stream_id")
+    if lane is not None and not (isinstance(lane, str) and 0 < len(lane) <= MAX_LANE_NAME):
+        raise InvalidRequest(f"a stream_id is a text of 1 to {MAX_LANE_NAME} characters", param="stream_id")
+    return lane

@@ -1,41 +1,38 @@
-"""What clients send, read and checked: JSON in, a ``TurnRequest`` out, or a typed error and nothing changed.
-
-Three kinds of fields: those with an effect (the structs below); those that are accepted because they ask for nothing
-here (``HARMLESS``); those whose feature is not built, which are refused when they ask for it (``UNBUILT``). Any other
-field is passed over and named in the answer's ``chatpager.warnings``.
-"""
+"""What clients ask for, checked: a body in, a ``TurnRequest`` out, or a typed error and nothing changed."""
 
 from __future__ import annotations
 
-import json
-import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, NamedTuple, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
+import xxhash
 
 from chatpager.engine.sampling_params import SamplingParams
-from chatpager.errors import InvalidJSON, InvalidRequest, ModelNotFound
+from chatpager.errors import InvalidRequest, ModelNotFound
 from chatpager.server.cache_wishes import CacheWishes, keep_seconds
 from chatpager.server.input_items import Json, check_text, input_messages, shown
+from chatpager.server.reading import read
 from chatpager.server.tools import Offered, offered_tools
+from chatpager.sessions.around import Placement
 from chatpager.sessions.turn import TurnRequest
-
-S = TypeVar("S", bound=msgspec.Struct)
+from chatpager.store import NewMessage, text_content
 
 MAX_METADATA = 16
 MAX_WARNINGS = 16
 MAX_INT = 2**31 - 1
 MAX_CHOICES = 128
 """OpenAI's limit."""
+UNKEPT_KEY = "nothing is kept of a turn with store: false, so its key is not known again either"
 PREPARING = SamplingParams(temperature=0.0, max_tokens=1)
 """The prompt is computed once its first token is sampled, which nobody sees."""
 
 
 class Extensions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The ``chatpager`` object of a request."""
+    """The ``chatpager`` object of a request. ``instructions``: where they stand."""
 
+    instructions: Placement = "head"
     priority: Annotated[int, msgspec.Meta(ge=-MAX_INT, le=MAX_INT)] = 0
 
 
@@ -103,46 +100,6 @@ class ChatCreate(Calling, frozen=True, kw_only=True):
     chatpager: Extensions = Extensions()
 
 
-HARMLESS: dict[str, tuple[type, ...]] = {
-    "max_tool_calls": (int,), "prompt_cache_key": (str,), "safety_identifier": (str,),
-    "service_tier": (str,), "stream_options": (dict,), "type": (str,), "user": (str,),
-}  # fmt: skip
-"""Name -> the types it may have besides null."""
-
-NO_LOGPROBS = "logprobs are not built yet on this wire"
-NO_STRUCTURE, NO_REASONING = "structured output is not built yet", "no reasoning models yet"
-UNBUILT: dict[str, tuple[tuple[type, ...], Callable[[Any], bool], str]] = {
-    "functions": ((list,), bool, "not built; send them as tools"),
-    "background": ((bool,), bool, "not built yet; a stored response goes on without its reader anyway"),
-    "stream_id": ((str,), bool, "lanes are not built yet; open another socket"),
-    "n": ((int,), lambda v: v not in (None, 1), "a response is one; several choices are had on /v1/chat/completions"),
-    "logprobs": ((bool,), bool, NO_LOGPROBS),
-    "top_logprobs": ((int,), bool, NO_LOGPROBS),
-    # The other values of OpenAI's name parts of answers that there are none of here.
-    "include": ((list,), lambda v: "message.output_text.logprobs" in (v or []), NO_LOGPROBS),
-    "prompt": ((dict,), bool, "stored prompts are not built; send the text"),
-    "truncation": ((str,), lambda v: v not in (None, "disabled"), 'only "disabled": nothing is cut off silently'),
-    "text": ((dict,), lambda v: _format(v) != "text", NO_STRUCTURE),
-    "response_format": ((dict,), lambda v: _format({"format": v}) != "text", NO_STRUCTURE),
-    "audio": ((dict,), bool, "text only"),
-    "modalities": ((list,), lambda v: v not in (None, ["text"]), "text only"),
-    "context_management": ((list, dict), bool, "compaction is not built yet"),
-    "moderation": ((dict,), bool, "moderation is not built"),
-    "cache_salt": ((str,), bool, "salts come from the credentials, not from the request"),
-    "reasoning": ((dict,), lambda v: any(x is not None for x in (v or {}).values()), NO_REASONING),
-    "reasoning_effort": ((str,), bool, NO_REASONING),
-}
-"""Name -> the types it may have besides null, whether a value asks for the feature, and why it is refused then."""
-
-JSON_NAMES = {dict: "an object", list: "an array", str: "text", int: "a whole number", bool: "true or false"}
-
-
-def _format(text: Json | None) -> Any:
-    """The type of the answer that a ``text`` object asks for."""
-    wanted = (text or {}).get("format")
-    return wanted.get("type", "text") if isinstance(wanted, dict) else "text" if wanted is None else wanted
-
-
 class Served(NamedTuple):
     """The one model, and how it is sampled when the request does not say."""
 
@@ -150,67 +107,11 @@ class Served(NamedTuple):
     defaults: Mapping[str, Any]
 
 
-def decode(data: str | bytes) -> Json:
-    """A JSON object. Raises InvalidJSON."""
-    try:
-        value = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        if _has_half_a_pair(data):
-            raise InvalidJSON("a text holds half of a surrogate pair (\\ud800 to \\udfff): no character") from error
-        raise InvalidJSON(f"this is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise InvalidJSON("a request is a JSON object")
-    return value
-
-
-def _has_half_a_pair(data: str | bytes) -> bool:
-    """Whether that is what msgspec refuses: it says so of some halves, and of the others that the input is cut off."""
-    try:
-        json.dumps(json.loads(data), ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return True
-    except (ValueError, RecursionError):
-        return False
-    return False
-
-
-def read(raw: Json, kind: type[S]) -> tuple[S, list[str]]:
-    """``raw`` as the struct, and the names of its fields that nothing is known of.
-
-    Raises:
-        InvalidRequest: with the field's name as ``param``.
-    """
-    fields = kind.__struct_fields__
-    for name in sorted({*HARMLESS, *UNBUILT}.intersection(raw).difference(fields)):
-        types, asks, message = UNBUILT.get(name) or (HARMLESS[name], lambda v: False, "")
-        if raw[name] is not None and type(raw[name]) not in types:
-            raise InvalidRequest(f"{name}: must be {' or '.join(JSON_NAMES[t] for t in types)}", param=name)
-        if asks(raw[name]):
-            raise InvalidRequest(f"{name}: {message}", param=name)
-    try:
-        value = msgspec.convert(raw, kind, str_keys=True)
-    except msgspec.ValidationError as error:
-        param, problem = _place(str(error))
-        raise InvalidRequest(f"{param or 'request'}: {problem}", param=param) from error
-    return value, sorted(set(raw) - {*fields, *HARMLESS, *UNBUILT})
-
-
-def _place(message: str) -> tuple[str | None, str]:
-    """msgspec's message as the field's name and what is wrong with it."""
-    if missing := _MISSING.fullmatch(message):
-        return missing[1], "this field is required"
-    problem, _, path = message.partition(" - at ")
-    return path.rpartition("`$")[2].rstrip("`").lstrip(".") or None, problem
-
-
-_MISSING = re.compile(r"Object missing required field `(\w+)`")
-
-
 # -- the two bodies ---------------------------------------------------------------------------------------------------
 
 
-def response_request(raw: Json, served: Served, tenant: str) -> TurnRequest:
-    """A turn for the Responses API. Raises InvalidRequest, ModelNotFound."""
+def response_request(raw: Json, served: Served, tenant: str, key: str | None = None) -> TurnRequest:
+    """A turn for the Responses API; ``key`` as ``TurnRequest.client_key``. Raises InvalidRequest, ModelNotFound."""
     body, unknown = read(raw, ResponseCreate)
     check_model(body.model, served)
     session_id = _conversation_id(body.conversation)
@@ -219,6 +120,9 @@ def response_request(raw: Json, served: Served, tenant: str) -> TurnRequest:
     if session_id and previous:
         raise InvalidRequest("send conversation or previous_response_id, not both", param="conversation")
     messages = input_messages(body.input, "input")
+    placed = body.chatpager.instructions
+    if instructions and placed == "append":
+        messages.append(NewMessage(role="developer", content=text_content(instructions)))
     if not messages and not (session_id or previous):
         raise InvalidRequest("there is no input", param="input")
     stored = body.store is not False
@@ -228,11 +132,13 @@ def response_request(raw: Json, served: Served, tenant: str) -> TurnRequest:
     offered = body.offered(nested=False)
     echo = {
         "instructions": body.instructions,
+        **({"instructions_placed": placed} if instructions and placed != "head" else {}),
         "metadata": check_metadata(body.metadata),
         "temperature": params.temperature,
         "top_p": params.top_p,
         "max_output_tokens": body.max_output_tokens,
         "store": stored,
+        **({"sent": _digest(raw)} if key else {}),
         **offered.echo,
     }
     kept = keep_seconds(body, body.input, "input")
@@ -246,7 +152,9 @@ def response_request(raw: Json, served: Served, tenant: str) -> TurnRequest:
         params=params if generate else PREPARING,
         session_id=session_id,
         previous_turn_id=previous,
-        instructions=instructions,
+        whole=not session_id and not previous and any(message.role == "assistant" for message in messages),
+        instructions=instructions if placed == "head" else None,
+        tail=instructions if placed == "tail" else None,
         tools=offered.tools,
         may_call=offered.may_call,
         stored=stored,
@@ -254,10 +162,20 @@ def response_request(raw: Json, served: Served, tenant: str) -> TurnRequest:
         priority=body.chatpager.priority,
         keep_seconds=kept,
         compare_with=_compared(body),
+        client_key=key if stored else None,
         parameters=_with_warnings(
-            _without_answer(echo, generate), offered.warnings, unknown, unkept=kept > 0 and not stored
+            _without_answer(echo, generate),
+            [*offered.warnings, *([] if stored or not key else [UNKEPT_KEY])],
+            unknown,
+            unkept=kept > 0 and not stored,
         ),
     )
+
+
+def _digest(raw: Json) -> str:
+    """Of what is asked, however it is to be answered."""
+    asked = {name: value for name, value in raw.items() if name != "stream"}
+    return xxhash.xxh3_128_hexdigest(msgspec.json.encode(asked, order="deterministic"))
 
 
 def _compared(body: ResponseCreate) -> str | None:

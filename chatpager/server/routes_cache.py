@@ -13,7 +13,7 @@ from chatpager.errors import InvalidRequest, NothingCached, ResponseNotFound, Se
 from chatpager.server import wire
 from chatpager.server.input_items import Json, check_text, shown
 from chatpager.server.keyring import CALLER, tenant_of
-from chatpager.server.requests import decode
+from chatpager.server.reading import decode
 from chatpager.server.routes_conversations import conversation_object, page_limit
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE, Service

@@ -19,7 +19,8 @@ from chatpager.server import wire
 from chatpager.server.encode_chat import FINISH, ChunkEncoder, completion, usage_of_all
 from chatpager.server.encode_response import INTERRUPTED
 from chatpager.server.keyring import tenant_of
-from chatpager.server.requests import ChatCreate, chat_request, decode
+from chatpager.server.reading import decode
+from chatpager.server.requests import ChatCreate, chat_request
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE, begin, delete_turn, reader_gone
 from chatpager.server.sse import Frames, send_events

@@ -22,9 +22,11 @@ from chatpager.server.encode_response import (
     item_status,
     usage_object,
 )
-from chatpager.server.input_items import Json, input_messages, shown
+from chatpager.server.input_items import Json, check_text, input_messages, shown
 from chatpager.server.keyring import tenant_of
-from chatpager.server.requests import check_metadata, decode
+from chatpager.server.markdown import as_markdown
+from chatpager.server.reading import decode
+from chatpager.server.requests import check_metadata
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE, Service
 from chatpager.sessions.answers import call_id_of, calls_of
@@ -53,7 +55,8 @@ async def index(request: web.Request) -> web.Response:
     service, tenant = request.app[SERVICE], tenant_of(request)
     after = request.query.get("after")
     cursor = (await service.store.session(tenant, after)).cursor if after else None
-    rows, more = await service.store.list_sessions(tenant, limit=page_limit(request, 50), after=cursor)
+    words = check_text(request.query.get("search", ""), "search") or None
+    rows, more = await service.store.list_sessions(tenant, limit=page_limit(request, 50), after=cursor, search=words)
     return json_response(_page([conversation_object(service, row) for row in rows], more))
 
 
@@ -100,6 +103,22 @@ async def add_items(request: web.Request) -> web.Response:
 async def items(request: web.Request) -> web.Response:
     found = await _all_items(request.app[SERVICE], tenant_of(request), request.match_info["id"])
     return json_response(_paged(request, found))
+
+
+async def export(request: web.Request) -> web.Response:
+    """All of a conversation, as JSON that can be read in again (``items``), or as Markdown for people."""
+    service, tenant = request.app[SERVICE], tenant_of(request)
+    form = request.query.get("format", "json")
+    if form not in ("json", "md"):
+        raise InvalidRequest("format is json or md", param="format")
+    session = await service.store.session(tenant, request.match_info["id"])
+    found = await _all_items(service, tenant, session.id)
+    file = {"Content-Disposition": f'attachment; filename="{session.id}.{form}"'}
+    if form == "md":
+        text = as_markdown(session.title, found)
+        return web.Response(text=text, content_type="text/markdown", headers=file)
+    whole = {"object": "conversation.export", "conversation": conversation_object(service, session), "items": found}
+    return json_response(whole, headers=file)
 
 
 async def input_items(request: web.Request) -> web.Response:

@@ -11,7 +11,7 @@ from aiohttp import web
 from chatpager.errors import InvalidRequest
 from chatpager.server import wire
 from chatpager.server.input_items import Json, check_text
-from chatpager.server.requests import decode
+from chatpager.server.reading import decode
 from chatpager.server.routes_cache import lease_granted
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE

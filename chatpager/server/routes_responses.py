@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from aiohttp import web
 
-from chatpager.errors import InvalidRequest, ResponseEventsExpired
 from chatpager.server import wire
 from chatpager.server.encode_response import ResponseEncoder
 from chatpager.server.keyring import tenant_of
-from chatpager.server.requests import decode, response_request
+from chatpager.server.once import begin_once
+from chatpager.server.reading import checked_key, decode
+from chatpager.server.requests import response_request
+from chatpager.server.resuming import event_number, events_gone, resumable
 from chatpager.server.service import (
     SERVICE,
-    begin,
     delete_turn,
     facts_of,
     final_response,
@@ -23,18 +26,21 @@ from chatpager.server.sse import Frames, send_events
 from chatpager.sessions.stream import Ended
 from chatpager.sessions.turn import LiveTurn
 
-MAX_DIGITS = 18
 
-
-def json_response(value: object, *, status: int = 200) -> web.Response:
-    return web.Response(text=wire.encode(value), status=status, content_type="application/json")
+def json_response(value: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    return web.Response(text=wire.encode(value), status=status, content_type="application/json", headers=headers)
 
 
 async def create(request: web.Request) -> web.StreamResponse:
-    service = request.app[SERVICE]
+    service, tenant = request.app[SERVICE], tenant_of(request)
     raw = decode(await request.read())
     stream = raw.get("stream") is True
-    (turn,) = await begin(service, response_request(raw, service.served, tenant_of(request)))
+    key = checked_key(request.headers.get("Idempotency-Key"), "Idempotency-Key")
+    turn = await begin_once(service, response_request(raw, service.served, tenant, key))
+    if isinstance(turn, str):
+        if stream:
+            raise events_gone(turn)
+        return json_response(await stored_response(service, tenant, turn))
     try:
         if not stream:
             return json_response(final_response(turn, await turn.stream.end()))
@@ -58,33 +64,25 @@ def _frame(event: wire.Event | wire.ErrorEvent) -> str:
 
 async def retrieve(request: web.Request) -> web.StreamResponse:
     service, response_id = request.app[SERVICE], request.match_info["id"]
-    turn = _live(request)
     if request.query.get("stream") == "true":
-        return await _resume(request, turn)
+        return await _resume(request)
+    turn = _live(request)
     if turn is not None:
         return json_response(live_response(turn))
     return json_response(await stored_response(service, tenant_of(request), response_id))
 
 
-async def _resume(request: web.Request, turn: LiveTurn | None) -> web.StreamResponse:
-    """The events of a running response behind ``starting_after``, then as they come; any number may read along.
+async def _resume(request: web.Request) -> web.StreamResponse:
+    """The events of a response behind ``starting_after``, then as they come; any number may read along.
 
     Raises:
         ResponseNotFound: there is none.
         ResponseEventsExpired: it has ended, and what is kept of it is the whole.
     """
-    after = request.query.get("starting_after", "-1")
-    if not after.removeprefix("-").isdecimal() or len(after) > MAX_DIGITS:
-        raise InvalidRequest("starting_after is an event's number", param="starting_after")
-    service = request.app[SERVICE]
-    if turn is None:
-        response_id = request.match_info["id"]
-        await stored_response(service, tenant_of(request), response_id)
-        service.metrics.resumed(recovered=False)
-        raise ResponseEventsExpired("the response has ended; read it without stream=true", param="stream")
-    service.metrics.resumed(recovered=True)
+    after = event_number(request.query.get("starting_after", "-1"))
+    turn = await resumable(request.app[SERVICE], tenant_of(request), request.match_info["id"])
     encoder = ResponseEncoder(facts_of(turn))
-    frames = _frames(turn, encoder, int(after))
+    frames = _frames(turn, encoder, after)
     return await send_events(request, frames, lambda error: _frame(encoder.broken(error)))
 
 

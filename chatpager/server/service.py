@@ -60,8 +60,9 @@ SERVICE = web.AppKey("service", Service)
 
 def goes_on_alone(request: TurnRequest, *, told: bool) -> bool:
     """Whether a turn runs to its end when its reader goes: one that can be found again does, through its conversation,
-    or by its id if the reader was ``told`` it."""
-    return request.stored and request.kind == "response" and (told or request.session_id is not None)
+    by its key, or by its id if the reader was ``told`` it."""
+    found_again = told or request.session_id is not None or request.client_key is not None
+    return request.stored and request.kind == "response" and found_again
 
 
 async def begin(service: Service, request: TurnRequest) -> list[LiveTurn]:

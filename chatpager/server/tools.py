@@ -10,7 +10,7 @@ import msgspec
 from chatpager.engine.tool_calls import NAME, Tool, is_too_deep
 from chatpager.errors import InvalidRequest
 from chatpager.server.input_items import Json, shown
-from chatpager.sessions.answers import tools_of
+from chatpager.sessions.around import tools_of
 
 MAX_TOOLS = 128
 """OpenAI's limit."""

@@ -11,6 +11,7 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
+import msgspec
 import structlog
 from aiohttp import WSCloseCode, WSMsgType, web
 
@@ -18,11 +19,24 @@ from chatpager.engine.heads import LeaseEvent
 from chatpager.errors import ChatpagerError, InvalidAPIKey, RequestTooLarge, StoreError
 from chatpager.server import wire
 from chatpager.server.access import REQUEST_ID
+from chatpager.server.encode_response import SHOWN_AS
+from chatpager.server.error_bodies import error_frame
 from chatpager.server.input_items import Json
 from chatpager.server.keyring import KEYRING, digest_sent, tenant_of
-from chatpager.server.protocol import SUBPROTOCOL, Cancel, Create, Draft, Prefetch, ResponsesProtocol, error_frame
+from chatpager.server.once import begin_once
+from chatpager.server.protocol import (
+    SUBPROTOCOL,
+    Cancel,
+    Create,
+    Draft,
+    Lane,
+    Prefetch,
+    ResponsesProtocol,
+    Resume,
+)
 from chatpager.server.requests import response_request
-from chatpager.server.service import SERVICE, Service, begin, facts_of, final_response, reader_gone
+from chatpager.server.resuming import event_number, events_gone, resumable
+from chatpager.server.service import SERVICE, Service, facts_of, final_response, reader_gone
 from chatpager.sessions.mistakes import log_mistake
 from chatpager.sessions.stream import Ended, Prefilled
 from chatpager.sessions.turn import LiveTurn, TurnRequest
@@ -46,12 +60,13 @@ class ResponsesSocket(web.WebSocketResponse):
 
     async def refuse(self, code: int, error: ChatpagerError) -> bool:
         with suppress(ConnectionResetError):
-            await self.send_str(error_frame(error))
+            await self.send_str(wire.encode(error_frame(error)))
         return await self.close(code=code, message=str(error).encode())
 
 
 async def responses_socket(request: web.Request) -> web.WebSocketResponse:
     service = request.app[SERVICE]
+    resume = _resume_of(request)
     ws = ResponsesSocket(
         protocols=[SUBPROTOCOL],
         heartbeat=HEARTBEAT_SECONDS,
@@ -66,11 +81,23 @@ async def responses_socket(request: web.Request) -> web.WebSocketResponse:
     if conversation := request.query.get("conversation"):
         service.hub.prefetcher.soon(tenant_of(request), conversation)
     try:
-        await connection.run()
+        await connection.run(resume)
     finally:
         service.metrics.sockets.dec()
         request.app[CONNECTIONS].discard(connection)
     return ws
+
+
+def _resume_of(request: web.Request) -> tuple[str, int] | None:
+    """The response that the client was reading when it lost its last socket, and the number of the last event it got.
+
+    Raises:
+        InvalidRequest: the socket is not opened.
+    """
+    response_id = request.query.get("response_id")
+    if not response_id:
+        return None
+    return response_id, event_number(request.query.get("starting_after", "-1"))
 
 
 class Connection:
@@ -92,10 +119,13 @@ class Connection:
         """The one that is being passed on, and what was written since."""
         self._drafts_ended = 0
 
-    async def run(self) -> None:
-        """Serve until the client leaves."""
+    async def run(self, resume: tuple[str, int] | None = None) -> None:
+        """Serve until the client leaves; first go on with a response that it was reading."""
         beating = asyncio.get_running_loop().create_task(self._beat())
         try:
+            if resume:
+                self._protocol.resume(*resume)
+                await self._act()
             async for message in self._ws:
                 if not await self._is_welcome():
                     break
@@ -153,10 +183,12 @@ class Connection:
         """
         for event in self._protocol.events_received():
             match event:
-                case Create(body):
-                    self._spawn(self._respond(body))
-                case Cancel(response_id):
-                    self._cancel(response_id)
+                case Create(body, lane, key):
+                    self._spawn(self._respond(body, lane, key))
+                case Resume(response_id, after, lane):
+                    self._spawn(self._resume(response_id, after, lane))
+                case Cancel(response_id, lane):
+                    self._cancel(response_id, lane)
                 case Prefetch(conversation):
                     self._service.hub.prefetcher.soon(self._tenant, conversation)
                 case Draft(body):
@@ -177,11 +209,11 @@ class Connection:
         except ConnectionResetError:
             log.debug("ws.reader_left", request_id=self._request_id)
 
-    def _cancel(self, response_id: str) -> None:
+    def _cancel(self, response_id: str, lane: Lane) -> None:
         try:
             self._service.hub.cancel(self._tenant, response_id)
         except ChatpagerError as error:
-            self._protocol.not_cancelled(response_id, error)
+            self._protocol.not_cancelled(response_id, error, lane)
 
     async def _pass_drafts_on(self) -> None:
         """One after the other, but of those that came meanwhile only the last."""
@@ -204,26 +236,42 @@ class Connection:
         self._drafts_ended += 1
         self._service.hub.end_draft(self._request_id)
 
-    async def _respond(self, body: Json) -> None:
-        turn = await self._begin(body)
+    async def _respond(self, body: Json, lane: Lane, key: str | None) -> None:
+        turn = await self._begin(body, lane, key)
         if turn is None:
             await self._act()
             return
-        self._follow_leases(turn.owner)
         try:
-            self._protocol.began(facts_of(turn))
-            clock, due = asyncio.get_running_loop().time, 0.0
-            async for event in turn.stream.follow():
-                if isinstance(event, Prefilled):
-                    if clock() < due:
-                        continue
-                    due = clock() + self._service.prefill_seconds
-                final = final_response(turn, event) if isinstance(event, Ended) else None
-                self._protocol.turn_event(event, final)
-                await self._act()
+            await self._follow(turn, lane)
         finally:
             reader_gone(self._service, turn, told=True)
             self._end_draft()
+
+    async def _resume(self, response_id: str, after: int, lane: Lane) -> None:
+        told = wire.ResumedFrame(response_id=response_id, recovered=False, starting_after=after, status=None)
+        try:
+            turn = await resumable(self._service, self._tenant, response_id)
+        except ChatpagerError as error:
+            self._protocol.resumed(told, lane)
+            self._protocol.refused(error, lane)
+            await self._act()
+            return
+        status = SHOWN_AS[turn.stream.ended.status if turn.stream.ended else "in_progress"]
+        self._protocol.resumed(msgspec.structs.replace(told, recovered=True, status=status), lane)
+        await self._follow(turn, lane, after)
+
+    async def _follow(self, turn: LiveTurn, lane: Lane, after: int = -1) -> None:
+        self._follow_leases(turn.owner)
+        self._protocol.began(facts_of(turn), lane, after)
+        clock, due = asyncio.get_running_loop().time, 0.0
+        async for event in turn.stream.follow():
+            if isinstance(event, Prefilled):
+                if clock() < due:
+                    continue
+                due = clock() + self._service.prefill_seconds
+            final = final_response(turn, event) if isinstance(event, Ended) else None
+            self._protocol.turn_event(event, final, lane)
+            await self._act()
 
     def _follow_leases(self, owner: str) -> None:
         if not owner:
@@ -236,18 +284,20 @@ class Connection:
             del self._owners[oldest]
             self._service.hub.keeper.unwatch(oldest, self._lease_changed)
 
-    async def _begin(self, body: Json) -> LiveTurn | None:
+    async def _begin(self, body: Json, lane: Lane, key: str | None) -> LiveTurn | None:
         """None when it was refused; a mistake of ours refuses it too, and the connection goes on."""
         try:
-            (turn,) = await begin(self._service, response_request(body, self._service.served, self._tenant))
+            turn = await begin_once(self._service, response_request(body, self._service.served, self._tenant, key))
+            if isinstance(turn, str):
+                raise events_gone(turn)
             return turn
         except ChatpagerError as error:
             if isinstance(error, StoreError):
                 log.error("ws.not_stored", request_id=self._request_id, reason=str(error))
-            self._protocol.refused(error)
+            self._protocol.refused(error, lane)
         except Exception as error:
             log_mistake("ws.create_failed", error, request_id=self._request_id)
-            self._protocol.refused(ChatpagerError())
+            self._protocol.refused(ChatpagerError(), lane)
         return None
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

@@ -310,6 +310,31 @@ class LeaseFrame(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class ResumedFrame(msgspec.Struct, frozen=True, kw_only=True):
+    """Ours: whether a response's events can be told again; then those behind ``starting_after`` follow. ``status`` is
+    the response's, where it is known. Only for ``chatpager.v1``."""
+
+    type: str = "chatpager.resumed"
+    response_id: str
+    recovered: bool
+    starting_after: int
+    status: ResponseStatus | None
+
+
+class InputTokens(msgspec.Struct, frozen=True, kw_only=True):
+    object: str = "response.input_tokens"
+    input_tokens: int
+
+
+class Tokens(msgspec.Struct, frozen=True, kw_only=True):
+    """As vLLM's ``/tokenize`` answers."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None = None
+
+
 class Deleted(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     object: str
@@ -402,9 +427,16 @@ class ChatChunk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     chatpager: dict[str, Any] | None = None
 
 
+Frame = Event | ErrorFrame | LeaseFrame | ResumedFrame
 _encoder = msgspec.json.Encoder()
 
 
 def encode(value: Any) -> str:
     """One object as JSON text."""
     return _encoder.encode(value).decode()
+
+
+def encode_in(lane: str | None, frame: Frame) -> str:
+    """A frame as JSON text, with the ``stream_id`` of the lane that it belongs to."""
+    text = encode(frame)
+    return text if lane is None else f'{text[:-1]},"stream_id":{encode(lane)}}}'

@@ -6,13 +6,13 @@ know of it. Where they stood in what was generated, the answer's ids say.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from chatpager.engine.call_forms import CallParser
-from chatpager.engine.tool_calls import FunctionCall, Tool
+from chatpager.engine.tool_calls import FunctionCall
 from chatpager.store import Content, text_content
 
 
@@ -92,8 +92,3 @@ def result_content(call_id: str, text: str) -> Content:
 def call_id_of(content: Content) -> str | None:
     """The call whose result this is."""
     return next((part["call_id"] for part in content if "call_id" in part), None)
-
-
-def tools_of(parameters: Mapping[str, Any]) -> list[Tool]:
-    """The tools of a request, from what is stored of it."""
-    return msgspec.convert(parameters.get("tools", []), list[Tool])

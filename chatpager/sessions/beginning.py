@@ -9,11 +9,11 @@ import msgspec
 
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.errors import ContextLengthExceeded, InvalidRequest
-from chatpager.sessions.answers import tools_of
+from chatpager.sessions.around import around_of
 from chatpager.sessions.comparing import Comparing
 from chatpager.sessions.history import history_of
 from chatpager.sessions.orphans import Orphans
-from chatpager.sessions.prompting import Prompting
+from chatpager.sessions.prompting import Prompting, Question
 from chatpager.sessions.receipt import KeyDomain
 from chatpager.sessions.remembered import Remembered
 from chatpager.sessions.title import first_words
@@ -83,7 +83,7 @@ class Beginner:
         conversation: list[Message | NewMessage] = [*history, *fresh]
         if not fresh:
             return []
-        return await self._prompting.settled(request.tenant, conversation, request.instructions, request.tools)
+        return await self._prompting.settled(request.tenant, conversation, request.around)
 
     async def _asked_before(self, history: Sequence[Message], request: TurnRequest) -> Before:
         """What was computed for the last answer in ``history``, by an earlier server or so long ago that it is not
@@ -96,11 +96,9 @@ class Beginner:
         domain = _domain_of(turn)
         if last.vocab != self._tokenizer.fingerprint:
             return Before(None, domain)
-        # Those of that turn: they are no part of the conversation, and may have changed.
-        then = turn.request if turn else {}
-        question = await self._prompting.question(
-            request.tenant, history[: answers[-1]], then.get("instructions"), tools=tools_of(then)
-        )
+        # What was around that turn: it is no part of the conversation, and may have changed.
+        then = around_of(turn.request if turn else {})
+        question = await self._prompting.question(request.tenant, history[: answers[-1]], then)
         asked = question.prompt.token_ids
         # Of a completed answer the token that ended it is not stored.
         return Before([*asked, *(last.token_ids or ())[: None if last.status == "completed" else -1]], domain)
@@ -114,19 +112,24 @@ class Beginner:
             return next((turn for turn in turns if turn.tip_hash == answer.hash), None)
         return await self._store.turn_of_answer(request.tenant, answer.hash)
 
-    async def begin(self, request: TurnRequest, submitted: float) -> list[Begun]:
-        """The turns that ``request.params.n`` asks for, which differ in their names only: the engine is asked once.
+    async def question(self, request: TurnRequest) -> tuple[list[Message], Sequence[NewMessage], Question]:
+        """What is stored of the conversation, what the request adds, and what asks for the next message.
 
-        Raises what ``SessionHub.submit`` does.
+        Raises what ``SessionHub.submit`` does, but for the length of the prompt.
         """
         history, fresh = await history_of(request, self._store, self._orphans)
         conversation: list[Message | NewMessage] = [*history, *fresh]
         if not conversation:
             raise InvalidRequest("the conversation is empty and there is no input", param="input")
-        question = await self._prompting.question(
-            request.tenant, conversation, request.instructions, tools=request.tools, asks=request.generate
-        )
-        prompt = question.prompt
+        asked = await self._prompting.question(request.tenant, conversation, request.around, asks=request.generate)
+        return history, fresh, asked
+
+    async def begin(self, request: TurnRequest, submitted: float) -> list[Begun]:
+        """The turns that ``request.params.n`` asks for, which differ in their names only: the engine is asked once.
+
+        Raises what ``SessionHub.submit`` does.
+        """
+        history, fresh, (_, prompt) = await self.question(request)
         ids, wanted = prompt.token_ids, max(1, request.params.min_tokens)
         if len(ids) + wanted > self.served.max_model_len:
             raise ContextLengthExceeded(len(ids), wanted, self.served.max_model_len)
@@ -143,6 +146,7 @@ class Beginner:
             session_id=request.session_id,
             previous_turn_id=request.previous_turn_id,
             parent_hash=parent,
+            client_key=request.client_key,
             request=request.parameters,
             title="" if history else first_words(fresh),
         )

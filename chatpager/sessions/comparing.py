@@ -14,7 +14,7 @@ import msgspec
 from chatpager.engine.chat_template import ChatMessage
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.errors import RequestError, ResponseNotFound
-from chatpager.sessions.answers import tools_of
+from chatpager.sessions.around import around_of
 from chatpager.sessions.prompting import Prompting
 from chatpager.sessions.receipt import common_prefix
 from chatpager.store import Store, Turn
@@ -92,8 +92,7 @@ class Comparing:
     async def _asked(self, turn: Turn) -> Asked:
         chain = await self._store.load_chain(turn.tenant, turn.input_tip)
         asks = turn.request.get("generate", True)
-        instructions, tools = turn.request.get("instructions"), tools_of(turn.request)
-        question = await self._prompting.question(turn.tenant, chain, instructions, tools=tools, asks=asks)
+        question = await self._prompting.question(turn.tenant, chain, around_of(turn.request), asks=asks)
         return Asked(turn.id, turn.model, question.messages, question.prompt.token_ids)
 
     async def compare(self, tenant: str, earlier: str, model: str, prompt: Sequence[int]) -> Compared:

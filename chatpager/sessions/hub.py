@@ -22,6 +22,7 @@ from chatpager.errors import (
     Overloaded,
     ResponseNotFound,
     SessionBusy,
+    StoreError,
 )
 from chatpager.sessions.admission import Admission
 from chatpager.sessions.answers import call_id_of
@@ -35,24 +36,28 @@ from chatpager.sessions.prefetching import Prefetcher
 from chatpager.sessions.prompting import Prompting
 from chatpager.sessions.publishing import Publisher, Room
 from chatpager.sessions.receipt import KeyDomain
+from chatpager.sessions.recent import Recent
 from chatpager.sessions.remembered import Remembered
 from chatpager.sessions.revising import Revising
 from chatpager.sessions.salts import Salts
 from chatpager.sessions.stream import Ended, Started
 from chatpager.sessions.tool_waits import ToolWaits
-from chatpager.sessions.turn import LiveTurn, TurnRequest
+from chatpager.sessions.turn import KeyTaken, LiveTurn, TurnRequest
 from chatpager.store import MessageHash, NewMessage, Store
 
 log = structlog.get_logger(__name__)
 
+REPLAY_SIZE = 1 << 20
+"""Tokens and events of all turns that can be told again; some 40 bytes each."""
 REMEMBERED_TOKENS = 4 << 20
 """Token ids of past turns kept to say where a prompt diverged from the turn before; 4 bytes each."""
 
 
 class SessionHub:
     """``secret`` keeps tenants apart (salts.py). ``max_turns`` run or wait at once. An end that the store refuses is
-    tried again after each of ``pauses``, in seconds. ``on_end`` is told of every turn's end. ``clock`` is in seconds
-    and never goes back, ``wall`` in milliseconds."""
+    tried again after each of ``pauses``, in seconds. A turn's events can be told again for ``replay_seconds`` from its
+    end on. ``on_end`` is told of every turn's end. ``clock`` is in seconds and never goes back, ``wall`` in
+    milliseconds."""
 
     def __init__(
         self,
@@ -63,6 +68,7 @@ class SessionHub:
         secret: bytes = b"",
         max_turns: int = 1024,
         pauses: Sequence[float] = (0.1, 0.5, 2.0),
+        replay_seconds: float = 300.0,
         on_end: Callable[[LiveTurn, Ended], None] = lambda turn, ended: None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
@@ -80,6 +86,7 @@ class SessionHub:
         """Turns whose rows are being stored, by id."""
         self.orphans = Orphans(store, lambda id: id in self.turns or id in self._beginning, wall)
         self._remembered = Remembered(REMEMBERED_TOKENS)
+        self._recent = Recent(replay_seconds, REPLAY_SIZE)
         self._heads = Heads()
         self._beginner = Beginner(store, tokenizer, self._prompting, self.orphans, self._remembered, wall)
         self.comparing = self._beginner.comparing
@@ -185,7 +192,7 @@ class SessionHub:
 
         Raises:
             Overloaded, ConversationNotFound, PreviousResponseNotFound, SessionBusy, ContextLengthExceeded,
-            InputTooLong, InvalidRequest, StoreError, EngineStopped: nothing was begun.
+            InputTooLong, InvalidRequest, IdempotencyConflict, StoreError, EngineStopped, KeyTaken: nothing was begun.
         """
         self._check_open()
         self._beginner.check(request)
@@ -226,6 +233,8 @@ class SessionHub:
             self._check_open()
             if begun[0].turn.request.stored:
                 stored = await self.store.begin_turns([row for _, row in begun])
+                if stored[0].duplicate:
+                    raise KeyTaken
                 for (turn, _), done in zip(begun, stored, strict=True):
                     turn.input_tip = done.turn.input_tip
             self.turns |= {turn.id: turn for turn, _ in begun}
@@ -296,6 +305,7 @@ class SessionHub:
             await self.end(tenant, turn_id)
             with suppress(ResponseNotFound):
                 await self.store.delete_turn(tenant, turn_id)
+        self._recent.forget_session(tenant, session_id)
         self.keeper.closed(owner_of(tenant, session_id))
 
     async def delete_turn(self, tenant: str, turn_id: str) -> None:
@@ -303,11 +313,17 @@ class SessionHub:
         that is nobody's from now on. Raises what ``Store.turn`` and ``Store.delete_turn`` do."""
         turn = await self.store.turn(tenant, turn_id)
         await self.store.delete_turn(tenant, turn_id)
+        self._recent.forget(turn_id)
         if turn.session_id is None and not await self.store.has_message(tenant, turn.led_to):
             self.keeper.closed(self._heads.let_go(tenant, turn_id, turn.led_to))
 
     def live(self, tenant: str, turn_id: str) -> LiveTurn | None:
         turn = self.turns.get(turn_id)
+        return turn if turn and turn.request.tenant == tenant else None
+
+    def told(self, tenant: str, turn_id: str) -> LiveTurn | None:
+        """A turn whose events can be told from the first on: one that runs, or has ended a moment ago."""
+        turn = self.turns.get(turn_id) or self._recent.get(turn_id, self._clock())
         return turn if turn and turn.request.tenant == tenant else None
 
     def live_of_session(self, tenant: str, session_id: str | None) -> LiveTurn | None:
@@ -332,6 +348,18 @@ class SessionHub:
         if goes_on():
             self.engine.send(DraftRequest(owner=f"\0{writer}", prompt_token_ids=ids, salt=salt))
 
+    async def prompt(self, request: TurnRequest) -> Sequence[int]:
+        """The ids that the request would ask the model with, of which nothing is computed.
+
+        Raises:
+            ConversationNotFound, PreviousResponseNotFound, SessionBusy, InputTooLong, InvalidRequest, StoreError.
+        """
+        return (await self._beginner.question(request))[2].prompt.token_ids
+
+    async def text_ids(self, tenant: str, text: str) -> Sequence[int]:
+        """The ids of plain text. Raises InputTooLong."""
+        return await self._prompting.text(tenant, text)
+
     def end_draft(self, writer: str) -> None:
         """``writer`` has sent it, or will not."""
         with suppress(EngineStopped):
@@ -355,6 +383,8 @@ class SessionHub:
 
     def _turn_ended(self, turn: LiveTurn, ended: Ended, tip: MessageHash | None) -> None:
         del self.turns[turn.id]
+        if turn.request.stored and ended.error_code != StoreError.code:  # then the store knows another end
+            self._recent.put(turn, self._clock())
         self._admission.leave(turn.request.conversation)
         if ended.status == "completed" and not turn.request.generate:
             tip = turn.input_tip

@@ -12,7 +12,7 @@ import structlog
 from chatpager.engine.messages import AddRequest
 from chatpager.engine.sampling_params import SamplingParams
 from chatpager.errors import EngineStopped, RequestError, StoreError
-from chatpager.sessions.answers import tools_of
+from chatpager.sessions.around import around_of
 from chatpager.sessions.engine_thread import EngineThread
 from chatpager.sessions.heads import owner_of
 from chatpager.sessions.keeping import Keeper
@@ -82,11 +82,10 @@ class Prefetcher:
 
     async def _ask(self, tenant: str, owner: str, chain: Sequence[Message], parameters: Mapping[str, Any]) -> int:
         """``parameters``: of the last turn, whose instructions and tools the next one probably has too."""
-        instructions, tools = parameters.get("instructions"), tools_of(parameters)
-        prompt = (await self._prompting.question(tenant, chain, instructions, tools=tools)).prompt.token_ids
+        question = await self._prompting.question(tenant, chain, around_of(parameters).next_turn())
         request = AddRequest(
             request_id=f"prefetch-{owner}",
-            prompt_token_ids=list(prompt[: self._prompting.limit - 1]),
+            prompt_token_ids=list(question.prompt.token_ids[: self._prompting.limit - 1]),
             params=SamplingParams(max_tokens=1),
             salt=self._salts.of(tenant),
             owner=owner,

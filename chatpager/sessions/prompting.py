@@ -15,6 +15,7 @@ from chatpager.engine.chat_template import ChatMessage, ChatTemplate, Prompt
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.engine.tool_calls import FunctionCall, Tool
 from chatpager.sessions.answers import call_id_of, calls_of
+from chatpager.sessions.around import NOTHING, Around
 from chatpager.sessions.oversize import check_bytes, check_tokens
 from chatpager.sessions.receipt import common_prefix
 from chatpager.store import Message, NewMessage, text_content, text_of
@@ -24,7 +25,7 @@ BEGINNINGS = ("a", "Z", "1", " b", "\n\nc", "\N{SNOWMAN}", "\N{CJK UNIFIED IDEOG
 
 
 class Question(NamedTuple):
-    """The messages, instructions first, and what asks for the next one."""
+    """The messages, with instructions where they stand, and what asks for the next one."""
 
     messages: Sequence[ChatMessage]
     prompt: Prompt
@@ -43,9 +44,8 @@ class Prompting:
         self,
         tenant: str,
         conversation: Sequence[Message | NewMessage],
-        instructions: str | None,
+        around: Around = NOTHING,
         *,
-        tools: Sequence[Tool] = (),
         asks: bool = True,
     ) -> Question:
         """What ``asks`` for an answer to this conversation, or else only what any question about it begins with.
@@ -57,11 +57,13 @@ class Prompting:
             InvalidRequest: the template refuses it, or the tools.
         """
         messages = self._chat_messages(conversation)
-        if instructions:
-            messages.insert(0, ChatMessage("system", instructions))
-        check_bytes([*_tools_text(tools), *messages], self._tokenizer, self.limit)
+        if around.head:
+            messages.insert(0, ChatMessage("system", around.head))
+        if around.tail:
+            messages.append(ChatMessage("system", around.tail))
+        check_bytes([*_tools_text(around.tools), *messages], self._tokenizer, self.limit)
         prompt = await asyncio.get_running_loop().run_in_executor(
-            self._thread, self._prompt, tenant, messages, tools, asks
+            self._thread, self._prompt, tenant, messages, around.tools, asks
         )
         return Question(messages, prompt)
 
@@ -69,8 +71,7 @@ class Prompting:
         self,
         tenant: str,
         conversation: Sequence[Message | NewMessage],
-        instructions: str | None,
-        tools: Sequence[Tool] = (),
+        around: Around = NOTHING,
     ) -> Sequence[int]:
         """The beginning of what will ask for an answer to this conversation, whose last message is still being written:
         whatever is added to it leaves these ids as they are, but for a word that is not finished.
@@ -79,9 +80,20 @@ class Prompting:
         """
         *before, last = conversation
         longer = NewMessage(role=last.role, content=[*last.content, *text_content("x")])
-        now = (await self.question(tenant, conversation, instructions, tools=tools)).prompt.token_ids
-        then = (await self.question(tenant, [*before, longer], instructions, tools=tools)).prompt.token_ids
+        now = (await self.question(tenant, conversation, around)).prompt.token_ids
+        then = (await self.question(tenant, [*before, longer], around)).prompt.token_ids
         return now[: common_prefix(now, then)]
+
+    async def text(self, tenant: str, text: str) -> Sequence[int]:
+        """The ids of text that nothing stands around, as people write it. Raises InputTooLong."""
+        message = [ChatMessage("user", text)]
+        check_bytes(message, self._tokenizer, self.limit)
+
+        def encode() -> Sequence[int]:
+            check_tokens(message, self._tokenizer, self.limit)
+            return self._tokenizer.apart(tenant).encode_plain(text)
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, encode)
 
     async def shared(self, instructions: str) -> Sequence[int]:
         """What asks for an answer with these instructions begins with this, whatever is said first.
@@ -89,7 +101,7 @@ class Prompting:
         Raises what ``question`` does.
         """
         said = [NewMessage(role="user", content=text_content(text)) for text in BEGINNINGS]
-        asked = [(await self.question("", [first], instructions)).prompt.token_ids for first in said]
+        asked = [(await self.question("", [first], Around(instructions))).prompt.token_ids for first in said]
         return reduce(lambda common, ids: common[: common_prefix(common, ids)], asked)
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from chatpager.errors import ContextLengthExceeded, InvalidRequest, RequestError, SessionBusy
-from chatpager.sessions.answers import tools_of
+from chatpager.sessions.around import around_of
 from chatpager.sessions.heads import owner_of
 from chatpager.sessions.keeping import Keeper
 from chatpager.sessions.orphans import Orphans
@@ -108,8 +108,7 @@ class Revising:
     async def _asking(
         self, tenant: str, chain: Sequence[Message | NewMessage], asked: Mapping[str, Any]
     ) -> Sequence[int]:
-        instructions, tools = asked.get("instructions"), tools_of(asked)
-        question = await self._prompting.question(tenant, chain, instructions, tools=tools, asks=False)
+        question = await self._prompting.question(tenant, chain, around_of(asked).next_turn(), asks=False)
         return question.prompt.token_ids
 
     async def _unless_busy(self, tenant: str, change: Callable[[], Awaitable[Session]]) -> Session:

@@ -69,6 +69,10 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
 Event = Started | Prefilled | Delta | ToolCall | Ended
 
 
+CATCH_UP = 64
+"""Events that one reader is given before others have their turn: a log may be long when it comes."""
+
+
 class TurnStream:
     """An append-only log with readers. One event loop owns it."""
 
@@ -104,6 +108,8 @@ class TurnStream:
             while place < len(self.events):
                 yield self.events[place]
                 place += 1
+                if place % CATCH_UP == 0:
+                    await asyncio.sleep(0)
             if self.ended is not None:
                 return
             await grown.wait()

@@ -14,6 +14,7 @@ from chatpager.engine.messages import FinishReason, StepOutput, Usage
 from chatpager.engine.sampling_params import SamplingParams
 from chatpager.engine.tool_calls import Tool
 from chatpager.sessions.answers import Answer, AnswerReader, Delta, ToolCall, answer_of
+from chatpager.sessions.around import Around
 from chatpager.sessions.comparing import Compared
 from chatpager.sessions.heads import shown_to
 from chatpager.sessions.receipt import Eviction, KeyDomain, Receipt, receipt
@@ -60,11 +61,12 @@ ENDINGS: dict[FinishReason, EndStatus] = {
 @dataclass(frozen=True, kw_only=True)
 class TurnRequest:
     """What a wire asks for. ``messages`` is the turn's input; for a stateless wire (``whole``) it is the whole
-    conversation, of which the beginning may be stored already. ``instructions`` stand at the head of the prompt and
-    are no part of the conversation. ``stored`` False keeps nothing: such a turn cannot be found again.
-    Without ``generate`` the prompt is computed and there is no answer: whoever goes on from there finds it done.
-    ``compare_with`` names an earlier response whose prompt this one's is compared with.
+    conversation, of which the beginning may be stored already. ``instructions`` stand at the head of the prompt, those
+    of the ``tail`` at its end; neither are part of the conversation. ``stored`` False keeps nothing: such a turn cannot
+    be found again. Without ``generate`` the prompt is computed and there is no answer: whoever goes on from there finds
+    it done. ``compare_with`` names an earlier response whose prompt this one's is compared with.
     ``tools`` are shown to the model; unless it ``may_call`` them, all that it answers is text.
+    ``client_key`` names the request for its tenant: a second one with the same key begins nothing.
     ``keep_seconds`` from its end on its prefix is kept on the device, as far as the budget of leases goes.
     ``body`` makes the wire's object at the turn's end, which is stored with it."""
 
@@ -78,6 +80,7 @@ class TurnRequest:
     previous_turn_id: str | None = None
     whole: bool = False
     instructions: str | None = None
+    tail: str | None = None
     tools: Sequence[Tool] = ()
     may_call: bool = False
     stored: bool = True
@@ -85,13 +88,22 @@ class TurnRequest:
     priority: int = 0
     keep_seconds: float = 0.0
     compare_with: str | None = None
+    client_key: str | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
     body: Callable[[LiveTurn, Ended], dict[str, Any]] | None = None
+
+    @property
+    def around(self) -> Around:
+        return Around(self.instructions, self.tail, self.tools)
 
     @property
     def conversation(self) -> tuple[str, str] | None:
         """Names the session among those of all tenants."""
         return None if self.session_id is None else (self.tenant, self.session_id)
+
+
+class KeyTaken(Exception):
+    """The request's ``client_key`` has begun a turn already; nothing was begun."""
 
 
 def choice_id(request_id: str, index: int) -> str:

@@ -10,7 +10,7 @@ from sqlalchemy import case, delete, exists, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from chatpager.errors import ConversationNotFound, InvalidRequest, SessionBusy
-from chatpager.store import journal, messages
+from chatpager.store import journal, messages, searching
 from chatpager.store.chain import MessageHash
 from chatpager.store.database import NUL
 from chatpager.store.records import DeletedSession, NewMessage, Session
@@ -39,7 +39,9 @@ async def get(c: AsyncConnection, tenant: str, id: str, *, to_change: bool = Fal
     return Session(**row._mapping)
 
 
-async def page(c: AsyncConnection, tenant: str, limit: int, after: str | None) -> tuple[list[Session], bool]:
+async def page(
+    c: AsyncConnection, tenant: str, limit: int, after: str | None, search: str | None = None
+) -> tuple[list[Session], bool]:
     s = sessions.c
     query = select(sessions).where(s.tenant == tenant).order_by(s.updated_at.desc(), s.id.desc()).limit(limit + 1)
     if after is not None:
@@ -47,6 +49,8 @@ async def page(c: AsyncConnection, tenant: str, limit: int, after: str | None) -
         if not (updated_at.isdecimal() and updated_at.isascii() and len(updated_at) < 19 and id and NUL not in id):
             raise InvalidRequest("is not a cursor of this list", param="after")
         query = query.where(tuple_(s.updated_at, s.id) < tuple_(int(updated_at), id))
+    if search is not None:
+        query = query.where(await searching.holds(c, tenant, search))
     rows = (await c.execute(query)).all()
     return [Session(**row._mapping) for row in rows[:limit]], len(rows) > limit
 

@@ -113,14 +113,17 @@ class Store:
         async with self._database.read() as c:
             return await sessions.get(c, tenant, id)
 
-    async def list_sessions(self, tenant: str, *, limit: int, after: str | None = None) -> tuple[list[Session], bool]:
-        """A page of sessions, the latest activity first, and whether more follow ``after`` the last one's ``cursor``.
+    async def list_sessions(
+        self, tenant: str, *, limit: int, after: str | None = None, search: str | None = None
+    ) -> tuple[list[Session], bool]:
+        """A page of sessions, the latest activity first, and whether more follow ``after`` the last one's ``cursor``;
+        only those with ``search`` in their title or in what was said.
 
         Raises:
             InvalidRequest: ``after`` is no cursor.
         """
         async with self._database.read() as c:
-            return await sessions.page(c, tenant, limit, after)
+            return await sessions.page(c, tenant, limit, after, search)
 
     async def update_session(
         self,
@@ -271,6 +274,11 @@ class Store:
         """Raises ResponseNotFound."""
         async with self._database.read() as c:
             return await turns.get(c, tenant, id)
+
+    async def turn_of_key(self, tenant: str, client_key: str) -> Turn | None:
+        """The turn that the key began."""
+        async with self._database.read() as c:
+            return await turns.of_key(c, tenant, client_key)
 
     async def turn_of_answer(self, tenant: str, answer: MessageHash) -> Turn | None:
         """The turn that gave this answer; of several, which gave the very same, the latest. None: it was deleted."""

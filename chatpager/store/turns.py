@@ -91,13 +91,9 @@ def _opened(new: NewTurn, input_tip: MessageHash | None) -> Turn:
 
 async def _known(c: AsyncConnection, new: NewTurn) -> BegunTurn | None:
     """The turn that ``client_key`` began before."""
-    if new.client_key is None:
+    turn = None if new.client_key is None else await of_key(c, new.tenant, new.client_key)
+    if turn is None:
         return None
-    query = select(turns).where(turns.c.tenant == new.tenant, turns.c.client_key == new.client_key)
-    row = (await c.execute(query)).one_or_none()
-    if row is None:
-        return None
-    turn = Turn(**row._mapping)
     hashes: list[MessageHash] = []
     contents: list[tuple[str, bytes]] = []
     for message in reversed(await messages.load(c, new.tenant, turn.input_tip)):
@@ -195,6 +191,12 @@ async def get(c: AsyncConnection, tenant: str, id: str) -> Turn:
     if turn is None:
         raise ResponseNotFound(f"no response {id!r}")
     return turn
+
+
+async def of_key(c: AsyncConnection, tenant: str, client_key: str) -> Turn | None:
+    query = select(turns).where(turns.c.tenant == tenant, turns.c.client_key == client_key)
+    row = (await c.execute(query)).one_or_none()
+    return None if row is None else Turn(**row._mapping)
 
 
 async def body(c: AsyncConnection, tenant: str, id: str) -> dict[str, Any] | None:

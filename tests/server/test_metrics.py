@@ -222,7 +222,8 @@ async def test_readers_that_come_back(server):
         server.gate.open()
         await socket.rest()
         assert (await again).status == 200
-        assert (await server.get(path)).status == 410
+    server.hub._recent.forget(created["response"]["id"])
+    assert (await server.get(path)).status == 410
     assert (await server.get("/v1/responses/resp_none?stream=true")).status == 404
     got = exposed((await server.get("/metrics")).body)
     assert (got['resumes_total{recovered="true"}'], got['resumes_total{recovered="false"}']) == (1, 1)

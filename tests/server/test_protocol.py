@@ -14,7 +14,10 @@ from chatpager.errors import (
     SessionBusy,
     StoreError,
 )
+from chatpager.server.error_bodies import error_body
 from chatpager.server.protocol import (
+    MAX_LANE_NAME,
+    MAX_LANES,
     MAX_WAITING,
     TRANSITIONS,
     Call,
@@ -22,8 +25,8 @@ from chatpager.server.protocol import (
     Create,
     Draft,
     ResponsesProtocol,
+    Resume,
     State,
-    error_body,
 )
 from chatpager.sessions.stream import Ended
 from tests.server.turn_logs import facts, final, log
@@ -85,7 +88,7 @@ def test_a_response_streams_in_the_order_of_its_log(protocol):
         "response.completed",
     ]
     assert [frame["sequence_number"] for frame in sent] == list(range(10))
-    assert protocol.state is State.IDLE
+    assert protocol.state() is State.IDLE
 
 
 def test_only_extended_clients_see_the_prefill():
@@ -125,7 +128,7 @@ def test_a_refused_create_is_answered_and_the_next_one_begins(protocol):
         }
     ]  # fmt: skip
     assert protocol.events_received() == [Create({"input": "b"})]
-    assert protocol.state is State.BEGINNING
+    assert protocol.state() is State.BEGINNING
 
 
 def test_so_many_creates_may_wait_and_no_more(protocol):
@@ -149,7 +152,7 @@ def test_cancel_is_passed_on_in_every_state(protocol, state):
     protocol.not_cancelled("resp_9", ResponseNotFound("no response 'resp_9' is running"))
     [error] = frames(protocol)
     assert (error["status"], error["error"]["code"]) == (404, "response_not_found")
-    assert protocol.state is state
+    assert protocol.state() is state
 
 
 def test_a_cancel_that_comes_while_the_end_is_on_its_way_is_no_error(protocol):
@@ -167,7 +170,96 @@ def bring_to(protocol, state):
     if state is State.STREAMING:
         protocol.began(facts())
     protocol.events_received()
-    assert protocol.state is state
+    assert protocol.state() is state
+
+
+# -- lanes and resuming -----------------------------------------------------------------------------------------------
+
+
+def test_lanes_go_on_side_by_side_and_each_event_has_its_lane(protocol):
+    create(protocol, input="a", stream_id="left")
+    create(protocol, input="b", stream_id="right")
+    create(protocol, input="c")
+    create(protocol, input="d", stream_id="left")
+    assert protocol.events_received() == [
+        Create({"input": "a"}, "left"),
+        Create({"input": "b"}, "right"),
+        Create({"input": "c"}),
+    ]
+    for lane, name in (("left", "resp_a"), ("right", "resp_b"), (None, "resp_c")):
+        protocol.began(facts(name), lane)
+    logs = {lane: log("Hi", id=name) for lane, name in (("left", "resp_a"), ("right", "resp_b"), (None, "resp_c"))}
+    for events in zip(*logs.values(), strict=True):
+        for lane, event in zip(logs, events, strict=True):
+            of = facts({"left": "resp_a", "right": "resp_b", None: "resp_c"}[lane])
+            protocol.turn_event(event, final(event, of) if isinstance(event, Ended) else None, lane)
+    told = frames(protocol)
+    for lane in logs:
+        mine = [frame["sequence_number"] for frame in told if frame.get("stream_id") == lane]
+        assert mine == list(range(len(told) // 3))
+    assert protocol.events_received() == [Create({"input": "d"}, "left")]
+
+
+def test_an_error_belongs_to_the_lane_of_what_it_answers(protocol):
+    create(protocol, input="a", stream_id='"\u00e9\n')
+    protocol.events_received()
+    protocol.refused(SessionBusy("wait"), '"\u00e9\n')
+    assert [frame["stream_id"] for frame in frames(protocol)] == ['"\u00e9\n']
+    assert protocol.state('"\u00e9\n') is State.IDLE
+
+
+def test_so_many_lanes_and_no_more(protocol):
+    for lane in range(MAX_LANES):
+        create(protocol, input="a", stream_id=str(lane))
+    create(protocol, input="a", stream_id="too many")
+    [error] = frames(protocol)
+    assert (error["status"], error["error"]["code"], error["stream_id"]) == (429, "too_many_lanes", "too many")
+    protocol.refused(SessionBusy("no"), "0")
+    frames(protocol)
+    create(protocol, input="a", stream_id="too many")
+    assert frames(protocol) == []
+
+
+def test_what_waits_is_counted_over_all_lanes(protocol):
+    for i in range(MAX_WAITING + 2):
+        create(protocol, input="a", stream_id=str(i % 2))
+    create(protocol, input="a", stream_id="0")
+    [error] = frames(protocol)
+    assert error["error"]["code"] == "server_is_overloaded"
+
+
+def test_a_lane_is_cancelled_by_its_name(protocol):
+    cancel = json.dumps({"type": "response.cancel", "stream_id": "left"})
+    protocol.receive_text(cancel)
+    assert [frame["error"]["code"] for frame in frames(protocol)] == ["response_not_found"]
+    create(protocol, input="a", stream_id="left")
+    protocol.events_received()
+    protocol.receive_text(cancel)
+    assert protocol.events_received() == []
+    protocol.began(facts("resp_a"), "left")
+    assert protocol.events_received() == [Cancel("resp_a", "left")]
+    protocol.receive_text(cancel)
+    assert protocol.events_received() == [Cancel("resp_a", "left")]
+    create(protocol, input="b", stream_id="left")
+    for event in log(id="resp_a"):
+        protocol.turn_event(event, final(event, facts("resp_a")) if isinstance(event, Ended) else None, "left")
+    assert protocol.events_received() == [Create({"input": "b"}, "left")]
+    protocol.began(facts("resp_b"), "left")
+    assert protocol.events_received() == [], "the one before was cancelled, not this one"
+
+
+def test_a_resumed_response_goes_on_behind_what_the_client_has(protocol):
+    create(protocol, input="a")
+    stream(protocol, facts(), log("Hel", "lo"))
+    whole = frames(protocol)
+    for after in range(-1, len(whole)):
+        protocol.receive_text(json.dumps({"type": "response.resume", "response_id": "resp_1", "starting_after": after}))
+        assert Resume("resp_1", after) in protocol.events_received()
+        protocol.began(facts(), after=after)
+        for event in log("Hel", "lo"):
+            protocol.turn_event(event, final(event, facts()) if isinstance(event, Ended) else None)
+        assert frames(protocol) == whole[after + 1 :]
+        assert protocol.state() is State.IDLE
 
 
 DEEP = "[" * 5000 + "]" * 5000
@@ -193,6 +285,14 @@ MALFORMED = {
     '{"type": "' + "x" * 100_000 + '"}': "unsupported_event",
     '{"type": "response.cancel"}': "invalid_request",
     '{"type": "response.cancel", "response_id": 3}': "invalid_request",
+    '{"type": "response.cancel", "stream_id": 3}': "invalid_request",
+    '{"type": "response.create", "stream_id": 3}': "invalid_request",
+    '{"type": "response.create", "stream_id": ""}': "invalid_request",
+    '{"type": "response.create", "stream_id": "' + "x" * (MAX_LANE_NAME + 1) + '"}': "invalid_request",
+    '{"type": "response.resume"}': "invalid_request",
+    '{"type": "response.resume", "response_id": 3}': "invalid_request",
+    '{"type": "response.resume", "response_id": "r", "starting_after": "1"}': "invalid_request",
+    '{"type": "response.resume", "response_id": "r", "starting_after": true}': "invalid_request",
 }
 
 
@@ -208,18 +308,18 @@ def test_a_malformed_frame_is_answered_and_changes_nothing(protocol, state, data
     assert len(frame) < 500
     error = json.loads(frame)
     assert (error["type"], error["status"], error["error"]["code"]) == ("error", 400, MALFORMED[data])
-    assert protocol.state is state
+    assert protocol.state() is state
 
 
 def test_a_binary_frame_is_answered(protocol):
     protocol.receive_binary()
     [error] = frames(protocol)
     assert (error["status"], error["error"]["code"]) == (400, "invalid_request")
-    assert protocol.state is State.IDLE
+    assert protocol.state() is State.IDLE
 
 
 CALLS = {
-    Call.CREATE: lambda p: p._move(Call.CREATE),
+    Call.CREATE: lambda p: p._move(Call.CREATE, None),
     Call.BEGAN: lambda p: p.began(facts()),
     Call.REFUSED: lambda p: p.refused(SessionBusy("no")),
     Call.ENDED: lambda p: p.turn_event(log()[-1], final(log()[-1], facts())),
@@ -235,7 +335,7 @@ def test_the_table_of_states_is_the_whole_truth(protocol, state, call):
             CALLS[call](protocol)
     else:
         CALLS[call](protocol)
-        assert protocol.state is TRANSITIONS[state, call]
+        assert protocol.state() is TRANSITIONS[state, call]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """Any client against any server: whatever comes in whatever order, the protocol's promises hold.
 
 A create that is taken is answered by one response (numbered from 0 without a gap, ``created`` first, one end, last) or
-by one error; they are answered in the order in which they came; every other frame is acted on or answered by an error.
+by one error; in a lane they are answered in the order in which they came, one at a time; whatever other lanes do, all
+of a lane's frames have its name; every other frame is acted on or answered by an error.
 """
 
 import json
@@ -19,26 +20,38 @@ ENDS = {"response.completed", "response.incomplete", "response.failed"}
 BROKEN = ["", "{", "[]", "{}", '{"type": 1}', '{"type": "response.steer"}', '{"type": "response.cancel"}']
 
 
+LANES = [None, "left", "right"]
+lanes = st.sampled_from(LANES)
+
+
+class Lane:
+    """What a client and a server know of one."""
+
+    def __init__(self):
+        self.begun, self.answers = [], []
+        self.waiting, self.beginning, self.running = [], None, None
+
+
 class Connection(RuleBasedStateMachine):
     @initialize(extended=st.booleans())
     def connect(self, extended):
         self.protocol = ResponsesProtocol(extended=extended)
         self.extended = extended
-        self.sent, self.begun = 0, []
-        self.waiting, self.beginning, self.running = [], None, None
-        self.answers = []
+        self.sent = 0
+        self.lanes = {name: Lane() for name in LANES}
         self.errors_due = 0
         self.errors = 0
 
     # -- the client ---------------------------------------------------------------------------------------------------
 
-    @rule()
-    def create(self):
-        taken = self.protocol.state is State.IDLE or len(self.waiting) < MAX_WAITING
+    @rule(name=lanes)
+    def create(self, name):
+        waiting = sum(len(lane.waiting) for lane in self.lanes.values())
         self.sent += 1
-        self.protocol.receive_text(json.dumps({"type": "response.create", "input": str(self.sent)}))
-        if taken:
-            self.waiting.append(str(self.sent))
+        frame = {"type": "response.create", "input": str(self.sent), "stream_id": name}
+        self.protocol.receive_text(json.dumps(frame))
+        if waiting < MAX_WAITING:
+            self.lanes[name].waiting.append(str(self.sent))
         else:
             self.errors_due += 1
         self.settle()
@@ -75,56 +88,64 @@ class Connection(RuleBasedStateMachine):
 
     # -- the server ---------------------------------------------------------------------------------------------------
 
-    @precondition(lambda self: self.beginning)
     @rule(
+        name=lanes,
         pieces=st.lists(st.text(min_size=1, max_size=3), max_size=4),
         status=st.sampled_from(["completed", "incomplete", "cancelled", "failed", "interrupted"]),
         prefills=st.integers(0, 2),
         silent_tokens=st.integers(0, 1),
     )
-    def begin(self, pieces, status, prefills, silent_tokens):
-        of = facts("resp_" + self.beginning)
+    def begin(self, name, pieces, status, prefills, silent_tokens):
+        lane = self.lanes[name]
+        if not lane.beginning:
+            return
+        of = facts("resp_" + lane.beginning)
         tokens = len(pieces) + silent_tokens
-        self.running = (of, log(*pieces, status=status, id=of.id, prefills=prefills, tokens=tokens))
-        self.begun.append([])
-        self.answers.append(self.beginning)
-        self.beginning = None
-        self.protocol.began(of)
+        lane.running = (of, log(*pieces, status=status, id=of.id, prefills=prefills, tokens=tokens))
+        lane.begun.append([])
+        lane.answers.append(lane.beginning)
+        lane.beginning = None
+        self.protocol.began(of, name)
         self.settle()
 
-    @precondition(lambda self: self.beginning)
-    @rule(error=st.sampled_from([SessionBusy("busy"), StoreError("away")]))
-    def refuse(self, error):
-        self.answers.append(self.beginning)
-        self.beginning = None
+    @rule(name=lanes, error=st.sampled_from([SessionBusy("busy"), StoreError("away")]))
+    def refuse(self, name, error):
+        lane = self.lanes[name]
+        if not lane.beginning:
+            return
+        lane.answers.append(lane.beginning)
+        lane.beginning = None
         self.errors_due += 1
-        self.protocol.refused(error)
+        self.protocol.refused(error, name)
         self.settle()
 
-    @precondition(lambda self: self.running)
-    @rule()
-    def go_on(self):
-        of, events = self.running
+    @precondition(lambda self: any(lane.running for lane in self.lanes.values()))
+    @rule(data=st.data())
+    def go_on(self, data):
+        name = data.draw(st.sampled_from([name for name, lane in self.lanes.items() if lane.running]))
+        lane = self.lanes[name]
+        of, events = lane.running
         event = events.pop(0)
-        self.protocol.turn_event(event, final(event, of) if isinstance(event, Ended) else None)
+        self.protocol.turn_event(event, final(event, of) if isinstance(event, Ended) else None, name)
         if not events:
-            self.running = None
+            lane.running = None
         self.settle()
 
     def settle(self):
         """What the server is asked to do, and what the client gets."""
         for event in self.protocol.events_received():
             assert isinstance(event, Create)
-            assert self.beginning is None and self.running is None, "one response at a time"
-            assert event.body == {"input": self.waiting[0]}, "in the order in which they came"
-            self.beginning = self.waiting.pop(0)
+            lane = self.lanes[event.lane]
+            assert lane.beginning is None and lane.running is None, "one response at a time"
+            assert event.body == {"input": lane.waiting[0]}, "in the order in which they came"
+            lane.beginning = lane.waiting.pop(0)
         for frame in map(json.loads, self.protocol.frames_to_send()):
             if frame["type"] == "error":
                 self.errors += 1
             elif frame["type"] == "chatpager.prefill":
                 assert self.extended
             else:
-                self.begun[-1].append(frame)
+                self.lanes[frame.pop("stream_id", None)].begun[-1].append(frame)
 
     # -- the promises -------------------------------------------------------------------------------------------------
 
@@ -134,26 +155,31 @@ class Connection(RuleBasedStateMachine):
 
     @invariant()
     def creates_are_answered_in_order_and_none_is_forgotten(self):
-        assert self.answers == sorted(self.answers, key=int)
-        busy = self.beginning is not None or self.running is not None
-        assert busy or not self.waiting
-        assert (self.protocol.state is State.IDLE) == (not busy)
+        for name, lane in self.lanes.items():
+            assert lane.answers == sorted(lane.answers, key=int)
+            busy = lane.beginning is not None or lane.running is not None
+            assert busy or not lane.waiting
+            assert (self.protocol.state(name) is State.IDLE) == (not busy)
 
     @invariant()
     def a_response_is_whole(self):
-        for i, frames in enumerate(self.begun):
-            types = [frame["type"] for frame in frames]
-            assert [frame["sequence_number"] for frame in frames] == list(range(len(frames)))
-            once = [kind for kind in types if kind != "response.output_text.delta"]
-            assert len(once) == len(set(once))
-            assert types[:2] == ["response.created", "response.in_progress"][: len(types)]
-            ended = i < len(self.begun) - 1 or self.running is None
-            assert [kind in ENDS for kind in types].count(True) == ended
-            if ended:
-                assert types[-1] in ENDS
-                deltas = "".join(frame["delta"] for frame in frames if "delta" in frame)
-                texts = [part["text"] for item in frames[-1]["response"]["output"] for part in item["content"]]
-                assert "".join(texts) == deltas
+        for lane in self.lanes.values():
+            for i, frames in enumerate(lane.begun):
+                is_whole(frames, ended=i < len(lane.begun) - 1 or lane.running is None)
+
+
+def is_whole(frames, *, ended):
+    types = [frame["type"] for frame in frames]
+    assert [frame["sequence_number"] for frame in frames] == list(range(len(frames)))
+    once = [kind for kind in types if kind != "response.output_text.delta"]
+    assert len(once) == len(set(once))
+    assert types[:2] == ["response.created", "response.in_progress"][: len(types)]
+    assert [kind in ENDS for kind in types].count(True) == ended
+    if ended:
+        assert types[-1] in ENDS
+        deltas = "".join(frame["delta"] for frame in frames if "delta" in frame)
+        texts = [part["text"] for item in frames[-1]["response"]["output"] for part in item["content"]]
+        assert "".join(texts) == deltas
 
 
 Connection.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from chatpager.errors import InvalidJSON, InvalidRequest, ModelNotFound
-from chatpager.server import requests
-from chatpager.server.requests import HARMLESS, chat_request, check_metadata, decode
+from chatpager.server import reading
+from chatpager.server.reading import HARMLESS, decode
+from chatpager.server.requests import chat_request, check_metadata
 from tests.server.reading import SERVED, chat, message, refused, respond
 
 BIG = 2**31 - 1
@@ -287,7 +288,7 @@ def test_a_mark_on_a_message_or_a_part_has_a_form(mark):
 
 @pytest.mark.parametrize("field", sorted({*HARMLESS, *UNBUILT}))
 def test_fields_without_an_effect_have_types_too(field):
-    types = HARMLESS[field] if field in HARMLESS else requests.UNBUILT[field][0]
+    types = HARMLESS[field] if field in HARMLESS else reading.UNBUILT[field][0]
     for kind in VALUES.keys() - set(types):
         assert refused(respond, input="a", **{field: VALUES[kind]}) == field
         assert refused(chat, **{field: VALUES[kind]}) == field

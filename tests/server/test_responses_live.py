@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tests.serving import GREEDY, eventually
+from tests.serving_client import sse_events
 
 ENDS = ("response.completed", "response.incomplete", "response.failed")
 LONG = {"temperature": 0, "ignore_eos": True, "max_output_tokens": 300}
@@ -128,14 +129,40 @@ async def test_any_number_may_read_along_from_any_event(server):
     assert bodies[0].endswith(bodies[1])
 
 
-async def test_the_events_of_an_ended_response_are_gone_but_not_the_response(server):
-    told = await server.respond("Hello")
-    path = f"/v1/responses/{told['id']}?stream=true"
-    assert (await server.get(path)).refusal == (410, "response_events_expired", "stream")
-    assert (await server.get("/v1/responses/resp_x?stream=true")).refusal == (404, "response_not_found", None)
-    for wrong in ("x", "", "1.5", "-", "9" * 4500):
-        answer = await server.get(f"{path}&starting_after={wrong}")
-        assert answer.refusal == (400, "invalid_request", "starting_after")
+async def test_the_events_of_a_response_can_be_read_again_after_its_end(server):
+    async with server.events("/v1/responses", {"input": "Hello", **GREEDY}) as events:
+        sent = await collect(events)
+    path = f"{server.url}/v1/responses/{sent[0][1]['response']['id']}?stream=true"
+    for after in (-1, 4, len(sent) - 2, len(sent) - 1):
+        async with server.http.get(f"{path}&starting_after={after}") as reader:
+            assert await collect(sse_events(reader.content)) == sent[after + 1 :]
+
+
+async def test_the_events_of_an_ended_response_are_gone_in_time_but_not_the_response(serve):
+    async with serve(hub={"replay_seconds": 0.0}) as server:
+        told = await server.respond("Hello")
+        path = f"/v1/responses/{told['id']}?stream=true"
+        assert (await server.get(path)).refusal == (410, "response_events_expired", "response_id")
+        assert (await server.get("/v1/responses/resp_x?stream=true")).refusal == (404, "response_not_found", None)
+        for wrong in ("x", "", "1.5", "-", "9" * 4500):
+            answer = await server.get(f"{path}&starting_after={wrong}")
+            assert answer.refusal == (400, "invalid_request", "starting_after")
+
+
+@pytest.mark.parametrize("of", ["responses", "conversations"])
+async def test_what_was_deleted_is_not_told_again(server, of):
+    conversation = await server.conversation()
+    told = await server.respond("Hello", conversation=conversation)
+    name = told["id"] if of == "responses" else conversation
+    assert (await server.delete(f"/v1/{of}/{name}")).status == 200
+    answer = await server.get(f"/v1/responses/{told['id']}?stream=true")
+    assert answer.refusal == (404, "response_not_found", None)
+
+
+async def test_what_is_not_stored_is_not_told_again(server):
+    told = await server.respond("Hello", store=False)
+    answer = await server.get(f"/v1/responses/{told['id']}?stream=true")
+    assert answer.refusal == (404, "response_not_found", None)
 
 
 # -- cancel, in every phase -------------------------------------------------------------------------------------------

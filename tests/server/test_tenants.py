@@ -81,6 +81,7 @@ NAMED = {
     ("POST", "/v1/conversations/{conversation}"): {"metadata": {"title": "mine now"}},
     ("DELETE", "/v1/conversations/{conversation}"): None,
     ("GET", "/v1/conversations/{conversation}/items"): None,
+    ("GET", "/v1/conversations/{conversation}/export"): None,
     ("POST", "/v1/conversations/{conversation}/items"): ITEMS,
     ("GET", "/v1/conversations/{conversation}/items/{item}"): None,
     ("GET", "/v1/conversations/{conversation}/cache"): None,
@@ -105,6 +106,7 @@ NAMELESS = {
     ("POST", "/v1/conversations"), ("GET", "/v1/conversations"), ("GET", "/v1/cache/top"), ("GET", "/v1/cache/events"),
     ("POST", "/v1/chat/completions"), ("GET", "/v1/models"), ("GET", "/v1/models/{}"),
     ("POST", "/v1/responses"), ("GET", "/v1/responses"),
+    ("POST", "/v1/responses/input_tokens"),
     ("GET", "/v1/prefixes"), ("POST", "/v1/prefixes"), ("GET", "/v1/prefixes/{}"), ("DELETE", "/v1/prefixes/{}"),
 }  # fmt: skip
 """What is told no name, or in its body, and the socket: the tests below show what they give."""
@@ -157,6 +159,8 @@ async def test_nobody_goes_on_from_what_another_tenant_said(two, body):
     unknown = await bob.call("POST", "/v1/responses", {"input": "And?", **GREEDY, **filled(body, nobodys)})
     assert foreign.status == 404
     assert foreign.refusal == unknown.refusal
+    counted = await bob.call("POST", "/v1/responses/input_tokens", {"input": "And?", **filled(body, hers)})
+    assert counted.refusal == foreign.refusal
     async with bob.socket() as socket:
         await socket.create("And?", **filled(body, hers))
         refused = await socket.receive()
@@ -179,8 +183,9 @@ async def test_a_running_response_is_seen_and_ended_by_its_tenant_alone(server):
             ("GET", ""), ("GET", "?stream=true"), ("POST", "/cancel"), ("DELETE", ""), ("GET", "/input_items")
         ):  # fmt: skip
             assert (await bob.call(method, f"/v1/responses/{response}{path}")).status == 404
-        await his.send(type="response.cancel", response_id=response)
-        assert (await his.receive())["error"]["code"] == "response_not_found"
+        for asked in ("response.cancel", "response.resume"):
+            await his.send(type=asked, response_id=response)
+            assert (await his.receive())["error"]["code"] == "response_not_found"
         assert (await ann.ok("GET", f"/v1/responses/{response}"))["status"] == "in_progress"
         assert (await ann.ok("GET", f"/v1/conversations/{conversation}"))["chatpager"]["active_response_id"] == response
         await hers.send(type="response.cancel", response_id=response)
@@ -206,6 +211,8 @@ async def test_another_tenants_response_is_nothing_to_compare_with_or_to_fork_at
 async def test_lists_hold_ones_own(two):
     ann, bob, hers, _ = two
     assert (await bob.ok("GET", "/v1/conversations"))["data"] == []
+    for one, found in ((ann, 1), (bob, 0)):
+        assert len((await one.ok("GET", f"/v1/conversations?search={LONG[:12]}"))["data"]) == found
     mine = await bob.conversation()
     assert [one["id"] for one in (await bob.ok("GET", "/v1/conversations"))["data"]] == [mine]
     assert [one["id"] for one in (await ann.ok("GET", "/v1/conversations"))["data"]] == [hers["conversation"]]

@@ -38,7 +38,7 @@ async def test_the_response(failed, method):
 async def test_its_events(failed):
     server, told = failed
     answer = await server.get(f"/v1/responses/{told['id']}?stream=true")
-    assert answer.refusal == (410, "response_events_expired", "stream")
+    assert answer.refusal == (410, "response_events_expired", "response_id")
 
 
 async def test_the_items_of_its_conversation(failed):

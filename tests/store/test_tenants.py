@@ -41,6 +41,7 @@ ELSEWHERE = {
     "match_content",
     "has_message",
     "turn_of_answer",
+    "turn_of_key",
     "active_turns",
     "finish_turn",
 }
@@ -99,6 +100,9 @@ async def test_another_tenants_id_is_an_unknown_id(store, operation):
 async def test_what_a_tenant_finds_is_its_own(store):
     await of_bob(store)
     assert await store.list_sessions("ann", limit=9) == ([], False)
+    for tenant, found in (("ann", 0), ("bob", 1)):
+        assert len((await store.list_sessions(tenant, limit=9, search="how"))[0]) == found
+    assert await store.turn_of_key("ann", "k") is None and (await store.turn_of_key("bob", "k")).id == "resp_b"
     assert await store.match_content("ann", [user("hi")]) == []
     tip = (await store.session("bob", "conv_b")).tip_hash
     assert await store.has_message("bob", tip) and not await store.has_message("ann", tip)

@@ -1,0 +1,67 @@
+"""Counting and looking at tokens: ``/v1/responses/input_tokens`` as OpenAI has it, ``/tokenize`` and ``/detokenize`` as
+vLLM does. Nothing is computed and nothing is stored."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from aiohttp import web
+
+from chatpager.errors import InvalidRequest
+from chatpager.server import wire
+from chatpager.server.input_items import Json, check_text
+from chatpager.server.keyring import tenant_of
+from chatpager.server.reading import decode, read
+from chatpager.server.requests import chat_request, check_model, response_request
+from chatpager.server.routes_responses import json_response
+from chatpager.server.service import SERVICE
+
+Id = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+
+
+class Tokenize(msgspec.Struct, frozen=True, kw_only=True):
+    """Plain text, or messages as they ask the model."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[Json] | None = None
+    tools: list[Json] | None = None
+    return_token_strs: bool = False
+
+
+class Detokenize(msgspec.Struct, frozen=True, kw_only=True):
+    tokens: list[Id]
+    model: str | None = None
+
+
+async def input_tokens(request: web.Request) -> web.Response:
+    """The tokens of the prompt that this request would ask the model with, whether they fit or not."""
+    service = request.app[SERVICE]
+    wanted = response_request(decode(await request.read()), service.served, tenant_of(request))
+    return json_response(wire.InputTokens(input_tokens=len(await service.hub.prompt(wanted))))
+
+
+async def tokenize(request: web.Request) -> web.Response:
+    service, tenant = request.app[SERVICE], tenant_of(request)
+    body, _ = read(decode(await request.read()), Tokenize)
+    check_model(body.model, service.served)
+    if (body.prompt is None) == (body.messages is None):
+        raise InvalidRequest("send either prompt or messages", param="prompt")
+    if body.messages is not None:
+        asked, _ = chat_request({"messages": body.messages, "tools": body.tools}, service.served, tenant)
+        ids = await service.hub.prompt(asked)
+    else:
+        ids = await service.hub.text_ids(tenant, check_text(body.prompt or "", "prompt"))
+    decode_one = service.hub.tokenizer.decode
+    told = [decode_one([id], skip_special_tokens=False) for id in ids] if body.return_token_strs else None
+    return json_response(
+        wire.Tokens(count=len(ids), max_model_len=service.hub.max_model_len, tokens=list(ids), token_strs=told)
+    )
+
+
+async def detokenize(request: web.Request) -> web.Response:
+    service = request.app[SERVICE]
+    body, _ = read(decode(await request.read()), Detokenize)
+    check_model(body.model, service.served)
+    return json_response({"prompt": service.hub.tokenizer.decode(body.tokens, skip_special_tokens=False)})

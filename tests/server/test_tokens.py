@@ -1,0 +1,61 @@
+"""Tokens that are counted and shown, of which nothing is computed."""
+
+import pytest
+
+from tests.serving import GREEDY
+
+TEXT = "naïve 你好 <|im_end|> and more"
+
+
+async def test_text_there_and_back(server):
+    answer = (await server.post("/tokenize", {"prompt": TEXT, "return_token_strs": True})).json
+    assert answer["count"] == len(answer["tokens"]) == len(answer["token_strs"])
+    assert answer["max_model_len"] == server.hub.max_model_len
+    assert (await server.post("/detokenize", {"tokens": answer["tokens"]})).json == {"prompt": TEXT}
+
+
+async def test_messages_are_counted_as_they_ask_the_model(server):
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
+    counted = (await server.post("/tokenize", {"messages": messages})).json
+    done = (await server.post("/v1/chat/completions", {"messages": messages, "max_tokens": 1})).json
+    assert counted["count"] == done["usage"]["prompt_tokens"]
+    assert counted["token_strs"] is None
+
+
+async def test_input_tokens_are_those_of_the_turn_to_come(server):
+    first = await server.respond("Hello")
+    body = {"input": "And then?", "previous_response_id": first["id"], "instructions": "Be brief."}
+    counted = (await server.post("/v1/responses/input_tokens", body)).json
+    told = await server.respond(**body)
+    assert counted == {"object": "response.input_tokens", "input_tokens": told["usage"]["input_tokens"]}
+    assert len(server.hub.turns) == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "refusal"),
+    [
+        ("/tokenize", {}, (400, "invalid_request", "prompt")),
+        ("/tokenize", {"prompt": "a", "messages": []}, (400, "invalid_request", "prompt")),
+        ("/tokenize", {"prompt": "a\0"}, (400, "invalid_request", "prompt")),
+        ("/tokenize", {"prompt": "word " * 100_000}, (400, "context_length_exceeded", "input")),
+        ("/tokenize", {"prompt": "a", "model": "x"}, (404, "model_not_found", "model")),
+        ("/tokenize", {"messages": []}, (400, "invalid_request", "messages")),
+        ("/detokenize", {"tokens": ["a"]}, (400, "invalid_request", "tokens[0]")),
+        ("/detokenize", {"tokens": [-1]}, (400, "invalid_request", "tokens[0]")),
+        ("/detokenize", {"tokens": [2**40]}, (400, "invalid_request", "tokens[0]")),
+        ("/v1/responses/input_tokens", {}, (400, "invalid_request", "input")),
+        ("/v1/responses/input_tokens", {"input": "a", "conversation": "c"}, (404, "conversation_not_found", None)),
+    ],
+)  # fmt: skip
+async def test_what_cannot_be_counted(server, path, body, refusal):
+    assert (await server.post(path, body)).refusal == refusal
+
+
+async def test_ids_beyond_the_vocabulary_have_no_text(server):
+    assert (await server.post("/detokenize", {"tokens": [2**32 - 1]})).json == {"prompt": ""}
+
+
+async def test_a_prompt_that_does_not_fit_is_counted(server):
+    long = {"input": "word " * 300}
+    count = (await server.post("/v1/responses/input_tokens", long)).json["input_tokens"]
+    assert count > server.hub.max_model_len or (await server.post("/v1/responses", {**long, **GREEDY})).status == 200
