@@ -11,12 +11,10 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import aiohttp
 import msgspec
@@ -24,37 +22,39 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.typing import Subprotocol
 
+from chatpager.client.answer import Answer
+from chatpager.client.refusals import ClientError, refusal
 from chatpager.client.reply import Reply
 from chatpager.program import program
 
 SUBPROTOCOL = Subprotocol("chatpager.v1")
 CONNECT_SECONDS, ANSWER_SECONDS = 10.0, 30.0
 """After which a server does not answer a call; answers that stream have no such limit."""
-LEAVE_SECONDS = 5.0
-"""How long an answer that is left early waits to hear its id, which it needs to be cancelled."""
-
-
-class ClientError(Exception):
-    """The server refused, or is not there. ``code`` is the wire's, None when there was no answer."""
-
-    def __init__(self, message: str, *, code: str | None = None, status: int | None = None) -> None:
-        self.code, self.status = code, status
-        super().__init__(message)
+RESUME_PAUSES = (0.0, 0.5, 1.0, 2.0, 4.0)
+"""Seconds before each try to go on with an answer whose connection was lost."""
 
 
 class AsyncClient:
-    """A server's address and key. One client may serve many sessions at once; each answer has its own socket.
+    """A server's address and key. One client may serve many sessions at once; each answer has its own socket. An answer
+    whose connection is lost goes on over another one, which is tried for after each of ``resume_pauses``, in seconds.
 
     Raises:
         ValueError: ``url`` is no address of a server.
     """
 
-    def __init__(self, url: str = "http://127.0.0.1:8000", *, api_key: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8000",
+        *,
+        api_key: str | None = None,
+        resume_pauses: Sequence[float] = RESUME_PAUSES,
+    ) -> None:
         if problem := _wrong_address(url):
             raise ValueError(f"{url!r} is no address of a server: {problem}")
         self.url = url.rstrip("/").removesuffix("/v1")
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._http: aiohttp.ClientSession | None = None
+        self.resume_pauses = resume_pauses
 
     async def __aenter__(self) -> Self:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=ANSWER_SECONDS)
@@ -88,16 +88,17 @@ class AsyncClient:
             async with self._http.request(method, self.url + path, json=body) as response:
                 raw = await response.read()
                 if response.status >= 400:
-                    raise _refusal(raw, response.status)
+                    raise refusal(raw, response.status)
                 return msgspec.json.decode(raw, type=dict[str, Any])
         except msgspec.DecodeError as error:
             raise ClientError(f"what answers at {self.url} is no chatpager server") from error
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self._unreachable(error) from error
 
-    async def connect(self) -> ClientConnection:
+    async def connect(self, **query: str | int) -> ClientConnection:
         """A Responses WebSocket. Raises ClientError."""
         address = "ws" + self.url.removeprefix("http") + "/v1/responses"
+        address += f"?{urlencode(query)}" if query else ""
         try:
             return await connect(
                 address,
@@ -108,7 +109,7 @@ class AsyncClient:
                 proxy=None,
             )
         except InvalidStatus as error:
-            raise _refusal(bytes(error.response.body or b""), error.response.status_code) from error
+            raise refusal(bytes(error.response.body or b""), error.response.status_code) from error
         except (OSError, ConnectionClosed, InvalidHandshake, InvalidURI, TimeoutError, ValueError) as error:
             raise self._unreachable(error) from error
 
@@ -177,79 +178,6 @@ class Session:
         return [(i["role"], "".join(part["text"] for part in i["content"])) for i in said]
 
 
-class Answer:
-    """An answer that streams: enter it, then iterate over its pieces of text. Leaving early ends it."""
-
-    def __init__(self, client: AsyncClient, body: dict[str, Any]) -> None:
-        self._client = client
-        self._body = body
-        self._socket: ClientConnection | None = None
-        self._cancelling = False
-        self.reply = Reply()
-
-    async def __aenter__(self) -> Self:
-        self._socket = await self._client.connect()
-        await self._send({"type": "response.create", **self._body})
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._socket is not None
-        if not self.reply.done:
-            await self._leave()
-        await self._socket.close()
-
-    async def __aiter__(self) -> AsyncIterator[str]:
-        assert self._socket is not None, "enter the answer first: async with session.send(...)"
-        while not self.reply.done:
-            if piece := await self._receive():
-                yield piece
-
-    async def cancel(self) -> None:
-        """Ask the server to end the answer: at once, or as soon as it has begun."""
-        self._cancelling = True
-        if self.reply.id and not self.reply.done:
-            await self._send({"type": "response.cancel", "response_id": self.reply.id})
-
-    async def _leave(self) -> None:
-        with suppress(ClientError, TimeoutError):
-            async with asyncio.timeout(LEAVE_SECONDS):
-                await self.cancel()
-                while self.reply.id is None:
-                    await self._receive()
-
-    async def _receive(self) -> str:
-        """Take one event; the text that it adds. Raises ClientError."""
-        assert self._socket is not None
-        begun = self.reply.id is not None
-        try:
-            event = msgspec.json.decode(await self._socket.recv())
-        except ConnectionClosed as error:
-            raise self._interrupted() from error
-        if event["type"] == "error":
-            if begun and self._cancelling:
-                return ""  # the cancelling came too late; the answer's end is on its way
-            if not begun:
-                self.reply.refuse(event["error"]["message"])
-            raise _refusal_of(event["error"], event["status"])
-        piece = self.reply.feed(event)
-        if self._cancelling and not begun and self.reply.id:
-            await self.cancel()
-        return piece
-
-    async def _send(self, frame: dict[str, Any]) -> None:
-        assert self._socket is not None
-        try:
-            await self._socket.send(msgspec.json.encode(frame).decode())
-        except ConnectionClosed as error:
-            raise self._interrupted() from error
-
-    def _interrupted(self) -> ClientError:
-        self.reply.status = "interrupted"
-        return ClientError("the connection ended before the answer; the session keeps what there is")
-
-
 def _wrong_address(url: str) -> str | None:
     try:
         parts = urlsplit(url)
@@ -259,14 +187,3 @@ def _wrong_address(url: str) -> str | None:
     if not url.startswith(("http://", "https://")):
         return "it must begin with http:// or https://"
     return None if parts.hostname else "it names no host"
-
-
-def _refusal(raw: bytes, status: int) -> ClientError:
-    try:
-        return _refusal_of(msgspec.json.decode(raw)["error"], status)
-    except (msgspec.DecodeError, KeyError, TypeError):
-        return ClientError(f"the server answered {status}", status=status)
-
-
-def _refusal_of(error: dict[str, Any], status: int) -> ClientError:
-    return ClientError(error["message"], code=error.get("code"), status=status)

@@ -9,7 +9,7 @@ from websockets.asyncio.server import serve as serve_websocket
 
 from chatpager import AsyncClient
 from chatpager.client import ClientError, Reply
-from chatpager.client.client import Answer
+from chatpager.client.answer import Answer
 from tests.serving import DEADLINE, GREEDY, eventually
 
 LONG = {**GREEDY, "max_output_tokens": 300}
@@ -139,36 +139,85 @@ async def test_an_answer_that_was_read_is_not_cancelled(session, server):
     assert answer.reply.status == "incomplete" and not server.hub.turns
 
 
-async def test_a_connection_that_breaks_is_not_the_answer_s_end(session, server):
+async def test_a_lost_connection_costs_nothing_of_the_answer(session, server):
     server.gate.hold(after=4)
-    answer = session.send("Hello", **GREEDY)
-
-    async def ask():
-        async with answer:
-            async for _ in answer:
-                await server.held()
+    async with session.send("Hello", **GREEDY) as answer:
+        pieces = []
+        async for piece in answer:
+            pieces.append(piece)
+            if len(pieces) in (1, 3):
                 answer._socket.transport.abort()
+                server.gate.open()
+    assert (answer.reply.status, answer.reply.text) == ("incomplete", "".join(pieces))
+    assert (await session.history())[-1] == ("assistant", answer.reply.text)
 
-    with pytest.raises(ClientError, match="the session keeps"):
-        await ask()
-    assert (answer.reply.status, answer.reply.done) == ("interrupted", True)
-    turn = await server.live_turn()
-    server.gate.open()
-    await server.turn_ended(turn)
-    assert len(await session.history()) == 2
+
+async def test_a_connection_that_stays_lost_is_not_the_answer_s_end(server):
+    async with asyncio.timeout(DEADLINE), AsyncClient(server.url, resume_pauses=()) as client:
+        session = await client.session()
+        server.gate.hold(after=4)
+        answer = session.send("Hello", **GREEDY)
+
+        async def ask():
+            async with answer:
+                async for _ in answer:
+                    await server.held()
+                    answer._socket.transport.abort()
+
+        with pytest.raises(ClientError, match="the session keeps"):
+            await ask()
+        assert (answer.reply.status, answer.reply.done) == ("interrupted", True)
+        turn = await server.live_turn()
+        server.gate.open()
+        await server.turn_ended(turn)
+        assert len(await session.history()) == 2
+
+
+async def test_an_answer_whose_rest_is_gone_is_interrupted(serve):
+    async with serve(hub={"replay_seconds": 0.0}) as server, AsyncClient(server.url) as client:
+        session = await client.session()
+        server.gate.hold(after=4)
+        async with session.send("Hello", **GREEDY) as answer:
+            async for _ in answer:
+                break
+            turn = await server.live_turn()
+            await answer._socket.close()
+            server.gate.open()
+            await server.turn_ended(turn)
+            with pytest.raises(ClientError, match="the session keeps"):
+                await collect(answer)
+        assert answer.reply.status == "interrupted"
+
+
+async def test_a_key_that_is_not_taken_any_more_is_not_tried_again(serve):
+    async with serve(api_key="k" * 20) as server, AsyncClient(server.url, api_key="k" * 20) as client:
+        session = await client.session()
+        server.gate.hold(after=4)
+        async with session.send("Hello", **GREEDY) as answer:
+            async for _ in answer:
+                break
+            client._headers = {}
+            answer._socket.transport.abort()
+            with pytest.raises(ClientError) as refused:
+                await collect(answer)
+            server.gate.open()
+        assert (refused.value.status, answer.reply.status) == (401, "interrupted")
 
 
 async def test_cancelling_on_a_broken_connection(session, server):
     server.gate.hold(after=4)
-    async with session.send("Hello", **GREEDY) as answer:
+    async with session.send("Hello", **LONG) as answer:
         async for _ in answer:
             break
         answer._socket.transport.abort()
         await answer._socket.wait_closed()
-        with pytest.raises(ClientError):
-            await answer.cancel()
-    assert answer.reply.status == "interrupted"
-    server.gate.open()
+        await server.held()
+        cancelling = asyncio.create_task(answer.cancel())
+        await eventually(lambda: not server.hub.engine._commands.empty())
+        server.gate.open()
+        await cancelling
+        await collect(answer)
+    assert answer.reply.status == "cancelled"
 
 
 async def test_a_server_that_goes_away(serve):
