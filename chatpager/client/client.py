@@ -81,6 +81,10 @@ class AsyncClient:
         found: list[dict[str, Any]] = (await self.request("GET", f"/v1/conversations?limit={limit}"))["data"]
         return found
 
+    def respond(self, **body: Any) -> Answer:
+        """Ask outside a session; ``body`` are the fields of ``response.create``, such as ``input``."""
+        return Answer(self, body)
+
     async def request(self, method: str, path: str, body: object = None) -> dict[str, Any]:
         """One HTTP call. Raises ClientError."""
         assert self._http is not None, "use the client as a context manager: async with AsyncClient(...)"

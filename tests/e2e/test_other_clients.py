@@ -11,36 +11,14 @@ from pathlib import Path
 import pytest
 from websockets.asyncio.client import connect
 
-from tests.processes import ROOT, Output
+from tests.e2e.fetching import fetched, pip_into
+from tests.processes import Output
 
-KEPT = ROOT / ".pytest_cache" / "clients"
-"""What is fetched once, beside pytest's own cache."""
 SECONDS = 120
 
 
-def fetched(name: str, command: list[str], marker: str, env: dict[str, str] | None = None) -> Path:
-    """The folder that ``command`` fills, its last argument being the folder; the test is skipped where it cannot."""
-    folder = KEPT / name
-    if not (folder / marker).exists():
-        half = KEPT / f"{name}.{os.getpid()}"
-        half.mkdir(parents=True)
-        try:
-            done = subprocess.run(
-                [*command, str(half)], capture_output=True, text=True, env=env, timeout=SECONDS, cwd=half
-            )
-            if done.returncode != 0 or not (half / marker).exists():
-                said = (done.stderr.strip() or "it said nothing").splitlines()[-1]
-                pytest.skip(f"NOT TESTED with {name}: it cannot be fetched here ({said})")
-            shutil.rmtree(folder, ignore_errors=True)
-            half.rename(folder)
-        finally:
-            shutil.rmtree(half, ignore_errors=True)
-    return folder
-
-
 def test_openai_2_works_as_its_users_write_it(server_url):
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-    folder = fetched("openai-2", [*pip, "openai==2.54.0", "--target"], "openai")
+    folder = fetched("openai-2", pip_into("openai==2.54.0"), "openai")
     script = Path(__file__).with_name("client_of_openai_2.py")
     env = {**os.environ, "PYTHONPATH": str(folder)}
     done = subprocess.run([sys.executable, script, f"{server_url}/v1"], capture_output=True, text=True, env=env)

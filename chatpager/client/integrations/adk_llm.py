@@ -1,0 +1,118 @@
+"""A model of google-adk's over the Responses WebSocket."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from google.adk.models.base_llm import BaseLlm
+from google.adk.models.llm_request import LlmRequest
+from google.adk.models.llm_response import LlmResponse
+from google.genai import types
+from pydantic import Field
+
+from chatpager.client.client import AsyncClient
+from chatpager.client.refusals import ClientError
+from chatpager.client.reply import Reply
+
+
+class ChatPagerLlm(BaseLlm):
+    """A model over the Responses WebSocket. One instance serves any number of agents at once.
+
+    ``options`` are fields of ``response.create``, such as ``{"max_output_tokens": 200}``.
+    """
+
+    model: str = "chatpager/default"
+    base_url: str = "http://127.0.0.1:8000"
+    api_key: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @classmethod
+    def supported_models(cls) -> list[str]:
+        return [r"chatpager/.*"]
+
+    async def generate_content_async(
+        self, llm_request: LlmRequest, stream: bool = False
+    ) -> AsyncGenerator[LlmResponse, None]:
+        body = {**_sampling(llm_request.config), **_asked(llm_request), "model": self.model.rpartition("/")[2]}
+        try:
+            async with (
+                AsyncClient(self.base_url, api_key=self.api_key) as client,
+                client.respond(**{**body, **self.options}) as answer,
+            ):
+                async for piece in answer:
+                    if stream:
+                        content = types.Content(role="model", parts=[types.Part(text=piece)])
+                        yield LlmResponse(content=content, partial=True)
+        except ClientError as error:
+            yield LlmResponse(error_code=error.code or "UNAVAILABLE", error_message=str(error))
+            return
+        yield _whole(answer.reply)
+
+
+def _asked(request: LlmRequest) -> dict[str, Any]:
+    tools = [tool for tool in request.config.tools or () if isinstance(tool, types.Tool)]
+    shown = [_tool(one) for tool in tools for one in tool.function_declarations or ()]
+    body: dict[str, Any] = {"input": [item for content in request.contents for item in _items(content)]}
+    if head := text_of(request.config.system_instruction):
+        body["instructions"] = head
+    return {**body, "tools": shown} if shown else body
+
+
+def _sampling(config: types.GenerateContentConfig) -> dict[str, Any]:
+    wanted = {
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+        "max_output_tokens": config.max_output_tokens,
+        "stop": config.stop_sequences,
+        "seed": config.seed,
+    }
+    return {name: value for name, value in wanted.items() if value is not None}
+
+
+def _tool(declared: types.FunctionDeclaration) -> dict[str, Any]:
+    schema = declared.parameters_json_schema
+    if schema is None and declared.parameters is not None:
+        schema = declared.parameters.json_schema.model_dump(mode="json", exclude_none=True)
+    return {"type": "function", "name": declared.name, "description": declared.description, "parameters": schema}
+
+
+def _items(content: types.Content) -> list[dict[str, Any]]:
+    """A content as items of the Responses API."""
+    role = "assistant" if content.role == "model" else "user"
+    text = "".join(part.text for part in content.parts or () if part.text and not part.thought)
+    items: list[dict[str, Any]] = [{"type": "message", "role": role, "content": text}] if text else []
+    for part in content.parts or ():
+        if call := part.function_call:
+            arguments = json.dumps(call.args or {})
+            items.append({"type": "function_call", "call_id": call.id, "name": call.name, "arguments": arguments})
+        if result := part.function_response:
+            items.append({"type": "function_call_output", "call_id": result.id, "output": json.dumps(result.response)})
+    return items
+
+
+def _whole(reply: Reply) -> LlmResponse:
+    if reply.status == "failed":
+        return LlmResponse(error_code=reply.response["error"]["code"], error_message=reply.error)
+    parts = [types.Part(text=reply.text)] if reply.text else []
+    for call in reply.calls:
+        called = types.FunctionCall(id=call["call_id"], name=call["name"], args=json.loads(call["arguments"]))
+        parts.append(types.Part(function_call=called))
+    finish = types.FinishReason.MAX_TOKENS if reply.status == "incomplete" else types.FinishReason.STOP
+    return LlmResponse(
+        content=types.Content(role="model", parts=parts),
+        finish_reason=finish,
+        usage_metadata=types.GenerateContentResponseUsageMetadata(
+            prompt_token_count=reply.input_tokens,
+            candidates_token_count=reply.output_tokens,
+            total_token_count=reply.input_tokens + reply.output_tokens,
+            cached_content_token_count=reply.cached_tokens,
+        ),
+        custom_metadata={"chatpager": {"response_id": reply.id, "cache": reply.receipt}},
+    )
+
+
+def text_of(instruction: Any) -> str:
+    """Of a system instruction: ADK makes a text of it."""
+    return instruction if isinstance(instruction, str) else ""

@@ -1,0 +1,115 @@
+"""What a program with google-adk does, run by its test with that package on the path: ``python THIS http://...``.
+
+Three agents work one after the other on a conversation; of each the tokens of its prompt, of those the cached ones, and
+the tokens of its answer are compared.
+"""
+
+import asyncio
+import json
+import logging
+import sys
+import urllib.request
+import warnings
+from itertools import pairwise
+
+warnings.simplefilter("ignore")
+logging.disable(logging.WARNING)
+
+from google.adk.agents import LlmAgent, ParallelAgent, SequentialAgent  # noqa: E402
+from google.adk.agents.context_cache_config import ContextCacheConfig  # noqa: E402
+from google.adk.apps import App  # noqa: E402
+from google.adk.models.lite_llm import LiteLlm  # noqa: E402
+from google.adk.runners import InMemoryRunner  # noqa: E402
+from google.genai import types  # noqa: E402
+
+from chatpager.client.integrations.adk import ChatPagerLlm, SharedPrefixPlugin  # noqa: E402
+
+URL = sys.argv[1]
+BLOCK = 16
+HEAD = "You work on a story together with others. Keep it short, and be kind to each other. " * 4
+ROLES = {"writer": "Write the story.", "critic": "Name one weakness.", "editor": "Say how to mend it."}
+OPTIONS = {"max_output_tokens": 24, "temperature": 0.0}
+
+
+def lite():
+    return LiteLlm(model="openai/default", api_base=f"{URL}/v1", api_key="-", max_tokens=24, temperature=0.0)
+
+
+def ours():
+    return ChatPagerLlm(base_url=URL, options=OPTIONS)
+
+
+def agents(model, roles=ROLES):
+    return [LlmAgent(name=name, model=model(), instruction=f"{HEAD}\n{role}") for name, role in roles.items()]
+
+
+async def told(app, *texts):
+    """What each call of the model used, by the agent that made it, in order."""
+    runner = InMemoryRunner(app=app)
+    session = await runner.session_service.create_session(app_name=app.name, user_id="u")
+    found = []
+    for text in texts:
+        message = types.Content(role="user", parts=[types.Part(text=text)])
+        async for event in runner.run_async(user_id="u", session_id=session.id, new_message=message):
+            assert not event.error_code, event.error_message
+            if usage := event.usage_metadata:
+                cached = usage.cached_content_token_count or 0
+                found.append((event.author, usage.prompt_token_count, cached, usage.candidates_token_count))
+    await runner.close()
+    return found
+
+
+def app(name, model, **more):
+    return App(name=name, root_agent=SequentialAgent(name="all", sub_agents=agents(model)), **more)
+
+
+async def sequential():
+    """The second and third agent find all that was computed before them, where the layout allows it."""
+    plain = await told(app("plain", lite), "A story about rain.")
+    for name, model in (("plugin", lite), ("ours", ours)):
+        shared = await told(app(name, model, plugins=[SharedPrefixPlugin(HEAD)]), f"A story about {name}.", "Again.")
+        assert [author for author, *_ in shared] == [*ROLES, *ROLES]
+        for (_, prompt, _, answer), (author, _, cached, _) in pairwise(shared):
+            assert cached >= prompt + answer - 1 - BLOCK, (name, author, shared)
+        tail = [SharedPrefixPlugin(HEAD, placement="tail")]
+        private = await told(app(f"{name}_tail", model, plugins=tail), f"A story about {name}, in private.")
+        assert private[0][1] - 40 < private[1][2] < private[0][1], private
+        fenced = [SharedPrefixPlugin(HEAD, fenced=True)]
+        marked = await told(app(f"{name}_fenced", model, plugins=fenced), f"A story about {name}, marked.")
+        assert marked[0][1] - BLOCK <= marked[1][2] < marked[0][1] + marked[0][3], marked
+    # Without it the second agent has the head's words in common, but not where they stand: its name comes in between.
+    assert plain[1][2] < plain[0][1] + plain[0][3] - 1 - BLOCK, plain
+
+
+async def parallel():
+    """Branches that begin at once share their head and what was said, and nothing of each other's."""
+    branches = agents(ours, {f"reader_{n}": f"Read it as reader {n} would." for n in range(4)})
+    root = SequentialAgent(name="all", sub_agents=[ParallelAgent(name="readers", sub_agents=branches), *agents(ours)])
+    used = await told(App(name="parallel", root_agent=root, plugins=[SharedPrefixPlugin(HEAD)]), "Once upon a time.")
+    cached = sorted(cached for _, _, cached, _ in used[:4])
+    assert cached[1] == cached[3] >= used[0][1] - 40, used
+
+
+async def pinned():
+    """ADK's own setting keeps the prefix on the device, with no code of ours."""
+    config = ContextCacheConfig(ttl_seconds=3600, min_tokens=0)
+    used = await told(app("pinned", lite, context_cache_config=config), "A story about pins.")
+    without = await told(app("without", lite), "A story about pins.")
+    assert [prompt for _, prompt, *_ in used] == [prompt for _, prompt, *_ in without], "it stands in no prompt"
+    found = await asyncio.to_thread(leases)
+    assert any(lease["strength"] == "hard" and lease["expires_in"] > 3000 for lease in found), found
+
+
+def leases():
+    with urllib.request.urlopen(f"{URL}/v1/cache/top") as answer:
+        return [lease for row in json.load(answer)["data"] for lease in row["leases"]]
+
+
+async def main():
+    await sequential()
+    await parallel()
+    await pinned()
+    print("google-adk is content")
+
+
+asyncio.run(main())
