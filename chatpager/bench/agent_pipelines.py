@@ -6,11 +6,11 @@ Each function runs one pipeline against the server at ``url``; the server rememb
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 ROLES = {"writer": "Write the story.", "critic": "Name one weakness of it.", "editor": "Say how to mend it."}
-Pipeline = Callable[[str, str, str, int, bool], Awaitable[None]]
+Pipeline = Callable[[str, str, str, int, bool], Coroutine[Any, Any, None]]
 """Of the server's address, what all agents are told, what the user says, the tokens of an answer, and whether with our
 helper."""
 

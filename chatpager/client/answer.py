@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
 LEAVE_SECONDS = 5.0
 """How long an answer that is left early waits to hear its id, which it needs to be cancelled."""
-EXPIRED = "response_events_expired"
-GONE = (EXPIRED, "response_not_found")
-"""Why the rest of an answer cannot be told over another connection."""
 
 
 class Answer:
@@ -36,6 +33,8 @@ class Answer:
         self._cancelling = False
         self._heard = -1
         """Number of the last event that came."""
+        self._tries = 0
+        """Connections that were tried since then."""
         self.reply = Reply()
 
     async def __aenter__(self) -> Self:
@@ -87,15 +86,16 @@ class Answer:
         except ConnectionClosed as error:
             await self._resume(error)
             return ""
+        if event["type"] == "chatpager.resumed" and not event["recovered"]:
+            raise self._interrupted()
         if event["type"] == "error":
-            if begun and self._cancelling and event["error"]["code"] != EXPIRED:
+            if begun and self._cancelling:
                 return ""  # the cancelling came too late; the answer's end is on its way
-            if begun and event["error"]["code"] in GONE:
-                raise self._interrupted()
             if not begun:
                 self.reply.refuse(event["error"]["message"])
             raise refusal_of(event["error"], event["status"])
-        self._heard = event.get("sequence_number", self._heard)
+        if "sequence_number" in event:
+            self._heard, self._tries = event["sequence_number"], 0
         piece = self.reply.feed(event)
         if self._cancelling and not begun and self.reply.id:
             await self.cancel()
@@ -108,8 +108,10 @@ class Answer:
         Raises:
             ClientError: the server does not come back, or does not tell the rest any more.
         """
-        for pause in self._client.resume_pauses if self.reply.id else ():
-            await asyncio.sleep(pause)
+        pauses = self._client.resume_pauses if self.reply.id else ()
+        while self._tries < len(pauses):
+            await asyncio.sleep(pauses[self._tries])
+            self._tries += 1
             try:
                 self._socket = await self._client.connect(response_id=self.reply.id or "", starting_after=self._heard)
             except ClientError as error:

@@ -1,5 +1,5 @@
-"""A response that is asked for twice is begun once: its key (``Idempotency-Key``, or ``event_id`` on a WebSocket) names
-it for its tenant, for as long as it is stored."""
+"""A response that is asked for twice is begun once: its key (the header ``Idempotency-Key``, or ``idempotency_key`` in
+a WebSocket's frame) names it for its tenant, for as long as it is stored."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ async def begin_once(service: Service, request: TurnRequest) -> LiveTurn | str:
             if known is not None:
                 if known.request.get("sent") != request.parameters["sent"]:
                     raise IdempotencyConflict(f"this key came before with another request, for {known.id}")
+                await service.hub.begun(known.id)
                 return service.hub.told(request.tenant, known.id) or known.id
         try:
             (turn,) = await begin(service, request)

@@ -38,7 +38,7 @@ MAX_LANES = 32
 MAX_LANE_NAME = 128
 
 
-NOT_OF_THE_BODY = {"type", "stream", "background", "stream_id", "event_id"}
+NOT_OF_THE_BODY = {"type", "stream", "background", "stream_id", "idempotency_key"}
 """Fields of the frame itself, and those that say how HTTP is to answer: a socket always streams."""
 
 
@@ -68,7 +68,7 @@ Lane = str | None
 
 @dataclass(frozen=True)
 class Create:
-    """Begin a response with this body, unless its ``key`` (the frame's ``event_id``) has begun one before."""
+    """Begin a response with this body, unless its ``key`` (the frame's ``idempotency_key``) has begun one before."""
 
     body: Json
     lane: Lane = None
@@ -161,7 +161,7 @@ class ResponsesProtocol:
         match frame.get("type"):
             case "response.create":
                 body = {k: v for k, v in frame.items() if k not in NOT_OF_THE_BODY}
-                self._wait(Create(body, _lane_of(frame), checked_key(frame.get("event_id"), "event_id")))
+                self._wait(Create(body, _lane_of(frame), checked_key(frame.get("idempotency_key"), "idempotency_key")))
             case "response.resume":
                 after = frame.get("starting_after", -1)
                 if not isinstance(after, int) or isinstance(after, bool):
@@ -186,7 +186,7 @@ class ResponsesProtocol:
 
     def _wait(self, asked: Create | Resume) -> None:
         waiting = sum(len(lane.waiting) for lane in self._lanes.values())
-        if waiting >= MAX_WAITING:
+        if waiting >= MAX_WAITING and self.state(asked.lane) is not State.IDLE:
             raise Overloaded(f"{MAX_WAITING} responses wait on this socket")
         if asked.lane not in self._lanes and len(self._lanes) >= MAX_LANES:
             raise TooManyLanes(f"{MAX_LANES} lanes are in use on this socket", param="stream_id")
@@ -241,8 +241,8 @@ class ResponsesProtocol:
             if isinstance(frame, wire.PrefillEvent):
                 if self._extended:
                     self._send(frame, lane)
-            elif frame.sequence_number > streams.after:
-                self._send(frame, lane)
+            elif frame.sequence_number > streams.after or (isinstance(event, Ended) and _is_last(frame)):
+                self._send(frame, lane)  # the end also to a client that has more numbers than there are
         if isinstance(event, Ended):
             streams.encoder = None
             self._move(Call.ENDED, lane)
@@ -279,6 +279,10 @@ class ResponsesProtocol:
 
     def _error(self, error: ChatpagerError, lane: Lane = None) -> None:
         self._send(error_frame(error), lane)
+
+
+def _is_last(frame: wire.Event) -> bool:
+    return isinstance(frame, wire.ResponseEvent)
 
 
 def _response_id(frame: Json) -> str:

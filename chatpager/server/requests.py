@@ -30,10 +30,15 @@ PREPARING = SamplingParams(temperature=0.0, max_tokens=1)
 
 
 class Extensions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The ``chatpager`` object of a request. ``instructions``: where they stand."""
+    """The ``chatpager`` object of a request."""
+
+    priority: Annotated[int, msgspec.Meta(ge=-MAX_INT, le=MAX_INT)] = 0
+
+
+class ResponseExtensions(Extensions, frozen=True, forbid_unknown_fields=True):
+    """``instructions``: where they stand."""
 
     instructions: Placement = "head"
-    priority: Annotated[int, msgspec.Meta(ge=-MAX_INT, le=MAX_INT)] = 0
 
 
 class Sampling(CacheWishes, frozen=True, kw_only=True):
@@ -81,7 +86,7 @@ class ResponseCreate(Calling, frozen=True, kw_only=True):
     store: bool | None = None
     generate: bool | None = None
     stream: bool | None = None
-    chatpager: Extensions = Extensions()
+    chatpager: ResponseExtensions = ResponseExtensions()
 
 
 class ChatCreate(Calling, frozen=True, kw_only=True):
@@ -110,8 +115,11 @@ class Served(NamedTuple):
 # -- the two bodies ---------------------------------------------------------------------------------------------------
 
 
-def response_request(raw: Json, served: Served, tenant: str, key: str | None = None) -> TurnRequest:
-    """A turn for the Responses API; ``key`` as ``TurnRequest.client_key``. Raises InvalidRequest, ModelNotFound."""
+def response_request(
+    raw: Json, served: Served, tenant: str, key: str | None = None, *, draft: bool = False
+) -> TurnRequest:
+    """A turn for the Responses API; ``key`` as ``TurnRequest.client_key``. Of a ``draft`` the last message is not
+    finished: instructions behind it are no part of the conversation yet. Raises InvalidRequest, ModelNotFound."""
     body, unknown = read(raw, ResponseCreate)
     check_model(body.model, served)
     session_id = _conversation_id(body.conversation)
@@ -120,11 +128,12 @@ def response_request(raw: Json, served: Served, tenant: str, key: str | None = N
     if session_id and previous:
         raise InvalidRequest("send conversation or previous_response_id, not both", param="conversation")
     messages = input_messages(body.input, "input")
-    placed = body.chatpager.instructions
+    placed = "tail" if draft and body.chatpager.instructions == "append" else body.chatpager.instructions
     if instructions and placed == "append":
         messages.append(NewMessage(role="developer", content=text_content(instructions)))
     if not messages and not (session_id or previous):
         raise InvalidRequest("there is no input", param="input")
+    whole = not (session_id or previous) and any(message.role == "assistant" for message in messages)
     stored = body.store is not False
     if session_id and not stored:
         raise InvalidRequest("a conversation's turns are stored; leave store out", param="store")
@@ -139,6 +148,7 @@ def response_request(raw: Json, served: Served, tenant: str, key: str | None = N
         "max_output_tokens": body.max_output_tokens,
         "store": stored,
         **({"sent": _digest(raw)} if key else {}),
+        **({"sent_messages": len(messages)} if whole else {}),
         **offered.echo,
     }
     kept = keep_seconds(body, body.input, "input")
@@ -152,7 +162,7 @@ def response_request(raw: Json, served: Served, tenant: str, key: str | None = N
         params=params if generate else PREPARING,
         session_id=session_id,
         previous_turn_id=previous,
-        whole=not session_id and not previous and any(message.role == "assistant" for message in messages),
+        whole=whole,
         instructions=instructions if placed == "head" else None,
         tail=instructions if placed == "tail" else None,
         tools=offered.tools,
@@ -174,7 +184,7 @@ def response_request(raw: Json, served: Served, tenant: str, key: str | None = N
 
 def _digest(raw: Json) -> str:
     """Of what is asked, however it is to be answered."""
-    asked = {name: value for name, value in raw.items() if name != "stream"}
+    asked = {name: value for name, value in raw.items() if name not in ("type", "stream", "background")}
     return xxhash.xxh3_128_hexdigest(msgspec.json.encode(asked, order="deterministic"))
 
 

@@ -20,11 +20,11 @@ async def resumable(service: Service, tenant: str, response_id: str) -> LiveTurn
     """A response whose events can be told from the first on.
 
     Raises:
-        ResponseNotFound: there is none.
+        ResponseNotFound: there is none, or it is not stored: it ends with the reader that it has.
         ResponseEventsExpired: it ended too long ago, or before a restart; what is kept of it is the whole.
     """
     turn = service.hub.told(tenant, response_id)
-    if turn is not None and turn.request.kind == "response":
+    if turn is not None and turn.request.kind == "response" and turn.request.stored:
         service.metrics.resumed(recovered=True)
         return turn
     await stored_response(service, tenant, response_id)

@@ -127,11 +127,11 @@ async def input_items(request: web.Request) -> web.Response:
     turn = await store.turn(tenant, request.match_info["id"])
     if turn.kind != "response":
         raise ResponseNotFound(f"no response {shown(turn.id)}")
-    found: list[wire.AnyItem] = []
-    for message in await store.load_chain(tenant, turn.input_tip):
-        found += _items_of(message, None)
-        if message.hash == turn.parent_hash:
-            found.clear()
+    chain = await store.load_chain(tenant, turn.input_tip)
+    before = next((i for i, message in enumerate(chain, 1) if message.hash == turn.parent_hash), 0)
+    if sent := turn.request.get("sent_messages"):  # the whole conversation, of which the beginning was stored before
+        before = len(chain) - sent
+    found = [item for message in chain[before:] for item in _items_of(message, None)]
     return json_response(_paged(request, found))
 
 

@@ -17,6 +17,7 @@ from chatpager.server.requests import chat_request, check_model, response_reques
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE
 
+MAX_IDS = 1 << 20
 Id = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 
 
@@ -31,7 +32,7 @@ class Tokenize(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Detokenize(msgspec.Struct, frozen=True, kw_only=True):
-    tokens: list[Id]
+    tokens: Annotated[list[Id], msgspec.Meta(max_length=MAX_IDS)]
     model: str | None = None
 
 
@@ -53,8 +54,7 @@ async def tokenize(request: web.Request) -> web.Response:
         ids = await service.hub.prompt(asked)
     else:
         ids = await service.hub.text_ids(tenant, check_text(body.prompt or "", "prompt"))
-    decode_one = service.hub.tokenizer.decode
-    told = [decode_one([id], skip_special_tokens=False) for id in ids] if body.return_token_strs else None
+    told = await service.hub.texts([[id] for id in ids]) if body.return_token_strs else None
     return json_response(
         wire.Tokens(count=len(ids), max_model_len=service.hub.max_model_len, tokens=list(ids), token_strs=told)
     )
@@ -64,4 +64,5 @@ async def detokenize(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
     body, _ = read(decode(await request.read()), Detokenize)
     check_model(body.model, service.served)
-    return json_response({"prompt": service.hub.tokenizer.decode(body.tokens, skip_special_tokens=False)})
+    (text,) = await service.hub.texts([body.tokens])
+    return json_response({"prompt": text})

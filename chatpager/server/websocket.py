@@ -224,7 +224,7 @@ class Connection:
                 self._end_draft()
             else:
                 with suppress(ChatpagerError):
-                    await self._draft(response_request(body, self._service.served, self._tenant))
+                    await self._draft(response_request(body, self._service.served, self._tenant, draft=True))
             if self._drafts[-1] is body:
                 self._drafts.clear()
 
@@ -251,7 +251,10 @@ class Connection:
         told = wire.ResumedFrame(response_id=response_id, recovered=False, starting_after=after, status=None)
         try:
             turn = await resumable(self._service, self._tenant, response_id)
-        except ChatpagerError as error:
+        except Exception as error:
+            if not isinstance(error, ChatpagerError):
+                log_mistake("ws.resume_failed", error, request_id=self._request_id)
+                error = ChatpagerError()
             self._protocol.resumed(told, lane)
             self._protocol.refused(error, lane)
             await self._act()
@@ -264,9 +267,12 @@ class Connection:
         self._follow_leases(turn.owner)
         self._protocol.began(facts_of(turn), lane, after)
         clock, due = asyncio.get_running_loop().time, 0.0
+        past = len(turn.stream.events) if after >= 0 else 0
+        place = 0
         async for event in turn.stream.follow():
+            place += 1
             if isinstance(event, Prefilled):
-                if clock() < due:
+                if clock() < due or place <= past:
                     continue
                 due = clock() + self._service.prefill_seconds
             final = final_response(turn, event) if isinstance(event, Ended) else None

@@ -47,8 +47,8 @@ from chatpager.store import MessageHash, NewMessage, Store
 
 log = structlog.get_logger(__name__)
 
-REPLAY_SIZE = 1 << 20
-"""Tokens and events of all turns that can be told again; some 40 bytes each."""
+REPLAY_EVENTS = 1 << 19
+"""Of all turns that can be told again; some 150 bytes each."""
 REMEMBERED_TOKENS = 4 << 20
 """Token ids of past turns kept to say where a prompt diverged from the turn before; 4 bytes each."""
 
@@ -86,7 +86,7 @@ class SessionHub:
         """Turns whose rows are being stored, by id."""
         self.orphans = Orphans(store, lambda id: id in self.turns or id in self._beginning, wall)
         self._remembered = Remembered(REMEMBERED_TOKENS)
-        self._recent = Recent(replay_seconds, REPLAY_SIZE)
+        self._recent = Recent(replay_seconds, REPLAY_EVENTS)
         self._heads = Heads()
         self._beginner = Beginner(store, tokenizer, self._prompting, self.orphans, self._remembered, wall)
         self.comparing = self._beginner.comparing
@@ -201,6 +201,8 @@ class SessionHub:
         begun: list[Begun] = []
         try:
             self._check_open()
+            if request.client_key and await self.store.turn_of_key(request.tenant, request.client_key):
+                raise KeyTaken  # by one that it waited for
             begun = await self._beginner.begin(request, submitted)
             try:
                 await self._store_and_start(begun)
@@ -287,10 +289,14 @@ class SessionHub:
         self._cancel(turn)
         return turn
 
-    async def end(self, tenant: str, turn_id: str) -> None:
-        """Cancel a turn, if it runs or is just beginning, and wait for its end."""
+    async def begun(self, turn_id: str) -> None:
+        """Wait for a turn whose row is stored to be live, if it is just beginning."""
         if beginning := self._beginning.get(turn_id):
             await asyncio.wait([beginning])
+
+    async def end(self, tenant: str, turn_id: str) -> None:
+        """Cancel a turn, if it runs or is just beginning, and wait for its end."""
+        await self.begun(turn_id)
         if turn := self.live(tenant, turn_id):
             with suppress(EngineStopped):  # then it ends all the same
                 self.cancel(tenant, turn_id)
@@ -301,12 +307,15 @@ class SessionHub:
         ended and deleted right after. Raises what ``Store.delete_session`` does."""
         if turn := self.live_of_session(tenant, session_id):
             await self.end(tenant, turn.id)
-        for turn_id in (await self.store.delete_session(tenant, session_id)).live_turns:
-            await self.end(tenant, turn_id)
-            with suppress(ResponseNotFound):
-                await self.store.delete_turn(tenant, turn_id)
-        self._recent.forget_session(tenant, session_id)
-        self.keeper.closed(owner_of(tenant, session_id))
+        left = (await self.store.delete_session(tenant, session_id)).live_turns
+        try:
+            for turn_id in left:
+                await self.end(tenant, turn_id)
+                with suppress(ResponseNotFound):
+                    await self.store.delete_turn(tenant, turn_id)
+        finally:
+            self._recent.forget_session(tenant, session_id)
+            self.keeper.closed(owner_of(tenant, session_id))
 
     async def delete_turn(self, tenant: str, turn_id: str) -> None:
         """Delete what is stored of a turn that has ended; where it was the end of a conversation without a session,
@@ -360,6 +369,10 @@ class SessionHub:
         """The ids of plain text. Raises InputTooLong."""
         return await self._prompting.text(tenant, text)
 
+    async def texts(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """What each of these stretches of ids says, special tokens included."""
+        return await self._prompting.texts(ids)
+
     def end_draft(self, writer: str) -> None:
         """``writer`` has sent it, or will not."""
         with suppress(EngineStopped):
@@ -383,8 +396,6 @@ class SessionHub:
 
     def _turn_ended(self, turn: LiveTurn, ended: Ended, tip: MessageHash | None) -> None:
         del self.turns[turn.id]
-        if turn.request.stored and ended.error_code != StoreError.code:  # then the store knows another end
-            self._recent.put(turn, self._clock())
         self._admission.leave(turn.request.conversation)
         if ended.status == "completed" and not turn.request.generate:
             tip = turn.input_tip
@@ -400,3 +411,6 @@ class SessionHub:
         else:
             self._heads.stayed(turn.request, turn.owner, turn.parent)
         self._on_end(turn, ended)
+        request = turn.request
+        if request.stored and request.kind == "response" and ended.error_code != StoreError.code:
+            self._recent.put(turn, self._clock())  # of another end than the store's nothing is told again

@@ -95,6 +95,14 @@ class Prompting:
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, encode)
 
+    async def texts(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """What each of these stretches of ids says, special tokens included."""
+
+        def decode() -> list[str]:
+            return [self._tokenizer.decode(some, skip_special_tokens=False) for some in ids]
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, decode)
+
     async def shared(self, instructions: str) -> Sequence[int]:
         """What asks for an answer with these instructions begins with this, whatever is said first.
 

@@ -1,4 +1,4 @@
-"""The last turns that ended, whole: whoever was cut off just then can still be told the rest, event by event."""
+"""The last turns that ended: whoever was cut off just then can still be told the rest, event by event."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from chatpager.sessions.turn import LiveTurn
 
 
 class Recent:
-    """Keeps a turn for ``seconds``, and less long where all that is kept would be more than ``size`` tokens and events.
-    ``now`` is on any clock in seconds that never goes back."""
+    """Keeps a turn for ``seconds``, and less long where all that is kept would be more than ``size`` events. ``now`` is
+    on any clock in seconds that never goes back."""
 
     def __init__(self, seconds: float, size: int) -> None:
         self._seconds, self._room = seconds, size
@@ -16,8 +16,9 @@ class Recent:
 
     def put(self, turn: LiveTurn, now: float) -> None:
         self._expire(now)
+        turn.forget_prompt()
         self._turns[turn.id] = (turn, now)
-        self._room -= _size(turn)
+        self._room -= len(turn.stream.events)
         while self._room < 0:
             self.forget(next(iter(self._turns)))
 
@@ -30,7 +31,7 @@ class Recent:
         """Also right of one that is not kept."""
         turn, _ = self._turns.pop(turn_id, (None, 0.0))
         if turn is not None:
-            self._room += _size(turn)
+            self._room += len(turn.stream.events)
 
     def forget_session(self, tenant: str, session_id: str) -> None:
         of_it = [id for id, (turn, _) in self._turns.items() if turn.request.conversation == (tenant, session_id)]
@@ -38,10 +39,8 @@ class Recent:
             self.forget(turn_id)
 
     def _expire(self, now: float) -> None:
-        gone = [id for id, (_, ended) in self._turns.items() if now - ended >= self._seconds]
-        for turn_id in gone:
-            self.forget(turn_id)
-
-
-def _size(turn: LiveTurn) -> int:
-    return len(turn.prompt) + len(turn.token_ids) + len(turn.stream.events)
+        while self._turns:
+            oldest, (_, ended) = next(iter(self._turns.items()))
+            if now - ended < self._seconds:
+                return
+            self.forget(oldest)

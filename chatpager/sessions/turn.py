@@ -263,6 +263,11 @@ class LiveTurn:
         ids.extend(self.token_ids)
         return ids[: self.committed]
 
+    def forget_prompt(self) -> None:
+        """Once all is stored: to tell the turn again its length is enough."""
+        self.prompt = range(len(self.prompt))
+        self.previous = self.past = None
+
     def account(self, block_size: int, caching: bool, domain: KeyDomain) -> Receipt | None:
         """None of a turn that the engine never admitted."""
         if self.usage is None or not self.usage.admitted:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
 import msgspec
-from sqlalchemy import ColumnElement, false, or_, select
+from sqlalchemy import ColumnElement, false, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from chatpager.store.chain import MessageHash
@@ -25,9 +29,19 @@ async def _said(c: AsyncConnection, tenant: str, words: str) -> list[MessageHash
     """Messages whose text has the words; their rows are JSON, whose names and marks are no text."""
     written = msgspec.json.encode(words).decode()[1:-1]
     m = messages.c
-    query = select(m.hash, m.content).where(m.tenant == tenant, m.content.icontains(written, autoescape=True))
-    rows = await c.execute(query.order_by(m.created_at.desc(), m.hash).limit(MOST_FOUND))
-    return [row.hash for row in rows if words.lower() in text_of(msgspec.json.decode(row.content)).lower()]
+    somewhere = func.lower(m.content).like(f'%"text":"%{_escaped(written.lower())}%', escape="/")
+    query = select(m.hash, m.content).where(m.tenant == tenant, somewhere)
+    rows = (await c.execute(query.order_by(m.created_at.desc(), m.hash).limit(MOST_FOUND))).all()
+    return await asyncio.to_thread(_with, words.lower(), rows)
+
+
+def _escaped(words: str) -> str:
+    """For a pattern in which / stands before a mark that means itself."""
+    return words.replace("/", "//").replace("%", "/%").replace("_", "/_")
+
+
+def _with(words: str, rows: Sequence[Any]) -> list[MessageHash]:
+    return [row.hash for row in rows if words in text_of(msgspec.json.decode(row.content)).lower()]
 
 
 def _stands_on(hashes: list[MessageHash]) -> ColumnElement[bool]:

@@ -102,8 +102,10 @@ async def _known(c: AsyncConnection, new: NewTurn) -> BegunTurn | None:
         hashes.insert(0, message.hash)
         contents.insert(0, (message.role, canonical(message.content)))
     sent = [(message.role, canonical(message.content)) for message in new.messages]
-    same_request = canonical([new.request]) == canonical([turn.request])
-    if sent != contents or not same_request or turn.session_id != new.session_id:
+    same = sent == contents and canonical([new.request]) == canonical([turn.request])
+    if digest := new.request.get("sent"):  # of all that was asked: by now more of it may be stored already
+        same = digest == turn.request.get("sent")
+    if not same or turn.session_id != new.session_id:
         raise IdempotencyConflict("this key came before with another request")
     return BegunTurn(turn=turn, messages=tuple(hashes), duplicate=True)
 

@@ -189,6 +189,36 @@ async def test_an_answer_whose_rest_is_gone_is_interrupted(serve):
         assert answer.reply.status == "interrupted"
 
 
+async def test_an_answer_that_is_kept_nowhere_is_over_with_its_connection(session, server):
+    server.gate.hold(after=4)
+    async with session._client.respond(input="Hello", store=False, **LONG) as answer:
+        async for _ in answer:
+            break
+        answer._cancelling = True
+        answer._socket.transport.abort()
+        server.gate.open()
+        with pytest.raises(ClientError, match="the session keeps"):
+            await collect(answer)
+    assert answer.reply.status == "interrupted"
+
+
+async def test_who_accepts_and_leaves_is_not_tried_for_ever():
+    connected = []
+
+    async def answer(socket):
+        connected.append(socket)
+        if len(connected) == 1:
+            await socket.recv()
+            await socket.send(json.dumps({"type": "response.created", "sequence_number": 0, "response": {"id": "r"}}))
+
+    async with asyncio.timeout(DEADLINE), serve_websocket(answer, "127.0.0.1", 0) as listening:
+        url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+        async with Answer(AsyncClient(url, resume_pauses=(0.0, 0.0)), {"input": "Hi"}) as answer:
+            with pytest.raises(ClientError):
+                await collect(answer)
+    assert len(connected) == 3
+
+
 async def test_a_key_that_is_not_taken_any_more_is_not_tried_again(serve):
     async with serve(api_key="k" * 20) as server, AsyncClient(server.url, api_key="k" * 20) as client:
         session = await client.session()

@@ -28,11 +28,11 @@ URL = sys.argv[1]
 BLOCK = 16
 HEAD = "You work on a story together with others. Keep it short, and be kind to each other. " * 4
 ROLES = {"writer": "Write the story.", "critic": "Name one weakness.", "editor": "Say how to mend it."}
-OPTIONS = {"max_output_tokens": 24, "temperature": 0.0}
+OPTIONS = {"stop": ["."], "temperature": 0.0}
 
 
 def lite():
-    return LiteLlm(model="openai/default", api_base=f"{URL}/v1", api_key="-", max_tokens=24, temperature=0.0)
+    return LiteLlm(model="openai/default", api_base=f"{URL}/v1", api_key="-", **OPTIONS)
 
 
 def ours():
@@ -54,7 +54,8 @@ async def told(app, *texts):
             assert not event.error_code, event.error_message
             if usage := event.usage_metadata:
                 cached = usage.cached_content_token_count or 0
-                found.append((event.author, usage.prompt_token_count, cached, usage.candidates_token_count))
+                response = (event.custom_metadata or {}).get("chatpager", {}).get("response_id")
+                found.append((event.author, usage.prompt_token_count, cached, usage.candidates_token_count, response))
     await runner.close()
     return found
 
@@ -69,11 +70,14 @@ async def sequential():
     for name, model in (("plugin", lite), ("ours", ours)):
         shared = await told(app(name, model, plugins=[SharedPrefixPlugin(HEAD)]), f"A story about {name}.", "Again.")
         assert [author for author, *_ in shared] == [*ROLES, *ROLES]
-        for (_, prompt, _, answer), (author, _, cached, _) in pairwise(shared):
+        for (_, prompt, _, answer, _), (author, _, cached, *_) in pairwise(shared):
             assert cached >= prompt + answer - 1 - BLOCK, (name, author, shared)
+        if model is ours:
+            assert await asyncio.to_thread(instructions_told, shared) == [*ROLES.values(), *ROLES.values()]
         tail = [SharedPrefixPlugin(HEAD, placement="tail")]
         private = await told(app(f"{name}_tail", model, plugins=tail), f"A story about {name}, in private.")
-        assert private[0][1] - 40 < private[1][2] < private[0][1], private
+        found = [cached for _, _, cached, *_ in private]
+        assert found[0] < found[1] < found[2] < private[0][1], private
         fenced = [SharedPrefixPlugin(HEAD, fenced=True)]
         marked = await told(app(f"{name}_fenced", model, plugins=fenced), f"A story about {name}, marked.")
         assert marked[0][1] - BLOCK <= marked[1][2] < marked[0][1] + marked[0][3], marked
@@ -81,12 +85,22 @@ async def sequential():
     assert plain[1][2] < plain[0][1] + plain[0][3] - 1 - BLOCK, plain
 
 
+def instructions_told(used):
+    """The last thing that each answer of ours was asked: whose it is."""
+    found = []
+    for *_, response_id in used:
+        with urllib.request.urlopen(f"{URL}/v1/responses/{response_id}/input_items?limit=1") as answer:
+            text = json.load(answer)["data"][0]["content"][0]["text"]
+        found.append(next(role for role in ROLES.values() if role in text))
+    return found
+
+
 async def parallel():
     """Branches that begin at once share their head and what was said, and nothing of each other's."""
     branches = agents(ours, {f"reader_{n}": f"Read it as reader {n} would." for n in range(4)})
     root = SequentialAgent(name="all", sub_agents=[ParallelAgent(name="readers", sub_agents=branches), *agents(ours)])
     used = await told(App(name="parallel", root_agent=root, plugins=[SharedPrefixPlugin(HEAD)]), "Once upon a time.")
-    cached = sorted(cached for _, _, cached, _ in used[:4])
+    cached = sorted(cached for _, _, cached, *_ in used[:4])
     assert cached[1] == cached[3] >= used[0][1] - 40, used
 
 
@@ -94,14 +108,14 @@ async def pinned():
     """ADK's own setting keeps the prefix on the device, with no code of ours."""
     config = ContextCacheConfig(ttl_seconds=3600, min_tokens=0)
     used = await told(app("pinned", lite, context_cache_config=config), "A story about pins.")
+    found = await asyncio.to_thread(leases)
+    assert any(lease["strength"] == "hard" and lease["seconds_left"] > 3000 for lease in found), found
     without = await told(app("without", lite), "A story about pins.")
     assert [prompt for _, prompt, *_ in used] == [prompt for _, prompt, *_ in without], "it stands in no prompt"
-    found = await asyncio.to_thread(leases)
-    assert any(lease["strength"] == "hard" and lease["expires_in"] > 3000 for lease in found), found
 
 
 def leases():
-    with urllib.request.urlopen(f"{URL}/v1/cache/top") as answer:
+    with urllib.request.urlopen(f"{URL}/v1/cache/top?limit=100") as answer:
         return [lease for row in json.load(answer)["data"] for lease in row["leases"]]
 
 

@@ -11,7 +11,7 @@ from chatpager.client.integrations.langchain import instruction
 
 URL = sys.argv[1]
 BLOCK = 16
-HEAD = SystemMessage("You work on a story together with others. Keep it short, and be kind to each other. " * 4)
+TOLD = "You work on a story together with others. Keep it short, and be kind to each other. " * 4
 ROLES = {"writer": "Write the story.", "critic": "Name one weakness."}
 
 
@@ -21,13 +21,14 @@ def model(**more):
     )
 
 
-async def used(model, head):
-    """What each node used, in order; ``head`` makes a node's messages of the state's and its role."""
-    found = []
+async def used(model, layout, name):
+    """What each node used, in order; ``layout`` makes a node's messages of the state's and its role. ``name`` makes all
+    of it another conversation, from the first word on."""
+    found, head = [], f"{name}: {TOLD}"
 
     def node(role):
         async def run(state):
-            own, messages = head(role, state["messages"])
+            own, messages = layout(head, role, state["messages"])
             answer = await model.ainvoke(messages)
             usage = answer.usage_metadata
             found.append((usage["input_tokens"], usage["input_token_details"]["cache_read"], usage["output_tokens"]))
@@ -45,22 +46,22 @@ async def used(model, head):
     return found
 
 
-def plain(role, messages):
-    return [], [SystemMessage(f"{HEAD.content}\n{role}"), *messages]
+def plain(head, role, messages):
+    return [], [SystemMessage(f"{head}\n{role}"), *messages]
 
 
-def shared(role, messages):
+def shared(head, role, messages):
     own = instruction(role)
-    return [own], [HEAD, *messages, own]
+    return [own], [SystemMessage(head), *messages, own]
 
 
 async def main():
-    for kind in (model(), model(use_responses_api=True)):
-        first, second = await used(kind, plain)
+    for name, kind in (("Chat", model()), ("Responses", model(use_responses_api=True))):
+        first, second = await used(kind, plain, f"{name}, plain")
         assert second[1] < first[0] + first[2] - 1 - BLOCK, (first, second)
-        first, second = await used(kind, shared)
+        first, second = await used(kind, shared, name)
         assert second[1] >= first[0] + first[2] - 1 - BLOCK, (first, second)
-    first, second = await used(model(use_responses_api=True, use_previous_response_id=True), plain)
+    first, second = await used(model(use_responses_api=True, use_previous_response_id=True), plain, "Previous")
     assert second[1] > 0, "the second node's own message is dropped by the client, and the server goes on"
     print("langgraph is content")
 

@@ -21,7 +21,7 @@ URL = sys.argv[1]
 BLOCK = 16
 HEAD = "You work on a story together with others. Keep it short, and be kind to each other. " * 4
 ROLES = {"writer": "Write the story.", "critic": "Name one weakness.", "editor": "Say how to mend it."}
-SETTINGS = ModelSettings(temperature=0.0, max_tokens=24)
+SETTINGS = ModelSettings(temperature=0.0, extra_body={"stop": ["."]})
 
 
 def usage(result):
@@ -29,10 +29,10 @@ def usage(result):
     return response.usage.input_tokens, response.usage.input_tokens_details.cached_tokens, response.usage.output_tokens
 
 
-async def pipeline(session, config):
+async def pipeline(session, config, head=HEAD):
     found = []
     for name, role in ROLES.items():
-        agent = Agent(name=name, instructions=f"{HEAD}\n{role}", model="default", model_settings=SETTINGS)
+        agent = Agent(name=name, instructions=f"{head}\n{role}", model="default", model_settings=SETTINGS)
         found.append(usage(await Runner.run(agent, "Go on with the story.", session=session, run_config=config)))
     return found
 
@@ -46,7 +46,8 @@ async def main():
     client = AsyncOpenAI(base_url=f"{URL}/v1", api_key="-")
     for websocket in (True, False):
         provider = OpenAIProvider(openai_client=client, use_responses=True, use_responses_websocket=websocket)
-        plain = await pipeline(SQLiteSession("plain"), RunConfig(model_provider=provider, tracing_disabled=True))
+        plain_config = RunConfig(model_provider=provider, tracing_disabled=True)
+        plain = await pipeline(SQLiteSession("plain"), plain_config, f"{websocket}: {HEAD}")
         assert plain[1][1] < plain[0][0] + plain[0][2] - 1 - BLOCK, plain
         assert_shared(await pipeline(SQLiteSession("shared"), run_config(HEAD, model_provider=provider)))
         stored = OpenAIConversationsSession(openai_client=client)

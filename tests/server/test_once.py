@@ -38,7 +38,7 @@ async def test_while_it_runs_the_second_follows_the_first(server):
     await server.live_turn()
     second = asyncio.create_task(server.post("/v1/responses", ask, **keyed("k")))
     async with server.socket() as socket:
-        await socket.create("Hello", conversation=conversation, event_id="k")
+        await socket.create("Hello", conversation=conversation, idempotency_key="k")
         created = await socket.receive()
         await server.held()
         server.gate.open()
@@ -74,7 +74,7 @@ async def test_of_one_that_ended_long_ago_there_is_the_whole(serve):
         streamed = await server.post("/v1/responses", {**ASK, "stream": True}, **keyed("k"))
         assert streamed.refusal == (410, "response_events_expired", "response_id")
         async with server.socket() as socket:
-            await socket.create("Hello", event_id="k")
+            await socket.create("Hello", idempotency_key="k")
             error = (await socket.rest())[-1]
             assert error["error"]["code"] == "response_events_expired"
             assert first.json["id"] in error["error"]["message"]
@@ -96,6 +96,6 @@ async def test_what_is_not_stored_has_no_key(server):
 @pytest.mark.parametrize("key", ["", "x" * 256, 7, "a\nb"])
 async def test_what_is_no_key(server, key):
     async with server.socket() as socket:
-        await socket.create("Hello", event_id=key)
+        await socket.create("Hello", idempotency_key=key)
         error = await socket.receive()
-        assert (error["error"]["code"], error["error"]["param"]) == ("invalid_request", "event_id")
+        assert (error["error"]["code"], error["error"]["param"]) == ("invalid_request", "idempotency_key")

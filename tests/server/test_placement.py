@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.server.reading import refused, respond
+from chatpager.server.requests import response_request
+from tests.server.reading import SERVED, chat, refused, respond
 from tests.serving import BLOCK
 
 WRITER, CRITIC = "You are the writer. Write plainly.", "You are the critic. Name one weakness."
@@ -59,6 +60,27 @@ async def test_who_sends_the_whole_conversation_finds_the_answers_that_were_gene
     second = await server.respond([*sent, {"role": "user", "content": "Go on."}])
     prompt, _, answer = used(first)
     assert used(second)[1] == prompt + answer - 1
+
+
+async def test_the_input_of_who_sends_the_whole_is_all_that_was_sent(server):
+    first = await server.respond("A story about rain, please.")
+    sent = [{"role": "user", "content": "A story about rain, please."}, *first["output"]]
+    for last in ("Go on.", "Go on."):
+        told = await server.respond([*sent, {"role": "user", "content": last}])
+        items = (await server.get(f"/v1/responses/{told['id']}/input_items?order=asc")).json["data"]
+        assert [item["role"] for item in items] == ["user", "assistant", "user"]
+    alone = (await server.get(f"/v1/responses/{first['id']}/input_items")).json["data"]
+    assert [item["role"] for item in alone] == ["user"]
+
+
+def test_of_a_draft_nothing_is_appended_yet():
+    body = {"input": "Hel", "instructions": CRITIC, "chatpager": {"instructions": "append"}}
+    turn = response_request(body, SERVED, "t", draft=True)
+    assert (turn.tail, len(turn.messages)) == (CRITIC, 1)
+
+
+def test_chat_completions_have_no_instructions_to_place():
+    assert refused(chat, chatpager={"instructions": "tail"}) == "chatpager"
 
 
 def test_what_is_no_placement_is_refused():

@@ -258,7 +258,7 @@ def test_a_resumed_response_goes_on_behind_what_the_client_has(protocol):
         protocol.began(facts(), after=after)
         for event in log("Hel", "lo"):
             protocol.turn_event(event, final(event, facts()) if isinstance(event, Ended) else None)
-        assert frames(protocol) == whole[after + 1 :]
+        assert frames(protocol) == (whole[after + 1 :] or whole[-1:]), "the end is told whatever the client has"
         assert protocol.state() is State.IDLE
 
 

@@ -6,6 +6,7 @@ of a lane's frames have its name; every other frame is acted on or answered by a
 """
 
 import json
+from collections import Counter
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -39,33 +40,34 @@ class Connection(RuleBasedStateMachine):
         self.extended = extended
         self.sent = 0
         self.lanes = {name: Lane() for name in LANES}
-        self.errors_due = 0
-        self.errors = 0
+        self.errors_due = Counter()
+        self.errors = Counter()
 
     # -- the client ---------------------------------------------------------------------------------------------------
 
     @rule(name=lanes)
     def create(self, name):
         waiting = sum(len(lane.waiting) for lane in self.lanes.values())
+        idle = self.lanes[name].beginning is None and self.lanes[name].running is None
         self.sent += 1
         frame = {"type": "response.create", "input": str(self.sent), "stream_id": name}
         self.protocol.receive_text(json.dumps(frame))
-        if waiting < MAX_WAITING:
+        if waiting < MAX_WAITING or idle:
             self.lanes[name].waiting.append(str(self.sent))
         else:
-            self.errors_due += 1
+            self.errors_due[name] += 1
         self.settle()
 
     @rule(frame=st.sampled_from(BROKEN))
     def send_nonsense(self, frame):
         self.protocol.receive_text(frame)
-        self.errors_due += 1
+        self.errors_due[None] += 1
         self.settle()
 
     @rule()
     def send_bytes(self):
         self.protocol.receive_binary()
-        self.errors_due += 1
+        self.errors_due[None] += 1
         self.settle()
 
     @rule(known=st.booleans())
@@ -74,7 +76,7 @@ class Connection(RuleBasedStateMachine):
         assert self.protocol.events_received() == [Cancel("resp_x")]
         if not known:
             self.protocol.not_cancelled("resp_x", ResponseNotFound("no such response"))
-            self.errors_due += 1
+            self.errors_due[None] += 1
         self.settle()
 
     @rule(input=st.sampled_from(["a text", "", None]))
@@ -83,7 +85,7 @@ class Connection(RuleBasedStateMachine):
         if self.extended:
             assert self.protocol.events_received() == [Draft({"input": input} if input else None)]
         else:
-            self.errors_due += 1
+            self.errors_due[None] += 1
         self.settle()
 
     # -- the server ---------------------------------------------------------------------------------------------------
@@ -115,7 +117,7 @@ class Connection(RuleBasedStateMachine):
             return
         lane.answers.append(lane.beginning)
         lane.beginning = None
-        self.errors_due += 1
+        self.errors_due[name] += 1
         self.protocol.refused(error, name)
         self.settle()
 
@@ -141,7 +143,7 @@ class Connection(RuleBasedStateMachine):
             lane.beginning = lane.waiting.pop(0)
         for frame in map(json.loads, self.protocol.frames_to_send()):
             if frame["type"] == "error":
-                self.errors += 1
+                self.errors[frame.get("stream_id")] += 1
             elif frame["type"] == "chatpager.prefill":
                 assert self.extended
             else:

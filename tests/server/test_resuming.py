@@ -74,10 +74,31 @@ async def test_a_socket_with_a_place_that_is_none_is_not_opened(server):
     assert refused.value.response.status_code == 400
 
 
+async def test_what_is_not_stored_has_one_reader(server):
+    """It ends with that one, so nobody else may count on it."""
+    server.gate.hold(after=3)
+    async with server.socket() as one, server.socket() as other:
+        await one.create("Hello", store=False, **LONG)
+        created = await one.receive()
+        await other.send(type="response.resume", response_id=created["response"]["id"])
+        assert (await other.receive())["error"]["code"] == "response_not_found"
+        server.gate.open()
+        assert (await one.rest())[-1]["response"]["status"] == "incomplete"
+
+
+async def test_the_prefill_that_is_over_is_not_told_again(serve):
+    async with serve(step=16) as server:
+        server.service.prefill_seconds = 0.0
+        told = await server.respond("word " * 40)
+        async with server.socket(query=f"?response_id={told['id']}&starting_after=1", extended=True) as socket:
+            kinds = [frame["type"] for frame in await socket.rest()]
+        assert "chatpager.prefill" not in kinds and kinds[0] == "chatpager.resumed"
+
+
 async def test_who_resumes_and_leaves_ends_nothing(server):
     server.gate.hold(after=3)
     async with server.socket() as one:
-        await one.create("Hello", store=False, **LONG)
+        await one.create("Hello", **LONG)
         created = await one.receive()
         async with server.socket() as other:
             await other.send(type="response.resume", response_id=created["response"]["id"])

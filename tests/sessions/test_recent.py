@@ -7,8 +7,8 @@ from chatpager.sessions.recent import Recent
 
 def turn(name, size=10, session=None):
     request = SimpleNamespace(conversation=session and ("t", session))
-    stream = SimpleNamespace(events=[None] * (size - 5))
-    return SimpleNamespace(id=name, prompt=[1, 2, 3], token_ids=[4, 5], stream=stream, request=request)
+    stream = SimpleNamespace(events=[None] * size)
+    return SimpleNamespace(id=name, stream=stream, request=request, forget_prompt=lambda: None)
 
 
 def test_a_turn_is_kept_for_so_long():

@@ -35,7 +35,7 @@ class ChatPagerLlm(BaseLlm):
     async def generate_content_async(
         self, llm_request: LlmRequest, stream: bool = False
     ) -> AsyncGenerator[LlmResponse, None]:
-        body = {**_sampling(llm_request.config), **_asked(llm_request), "model": self.model.rpartition("/")[2]}
+        body = {**_sampling(llm_request.config), **_asked(llm_request), "model": self.model.removeprefix("chatpager/")}
         try:
             async with (
                 AsyncClient(self.base_url, api_key=self.api_key) as client,
@@ -64,6 +64,9 @@ def _sampling(config: types.GenerateContentConfig) -> dict[str, Any]:
     wanted = {
         "temperature": config.temperature,
         "top_p": config.top_p,
+        "top_k": None if config.top_k is None else int(config.top_k),
+        "presence_penalty": config.presence_penalty,
+        "frequency_penalty": config.frequency_penalty,
         "max_output_tokens": config.max_output_tokens,
         "stop": config.stop_sequences,
         "seed": config.seed,
@@ -74,7 +77,7 @@ def _sampling(config: types.GenerateContentConfig) -> dict[str, Any]:
 def _tool(declared: types.FunctionDeclaration) -> dict[str, Any]:
     schema = declared.parameters_json_schema
     if schema is None and declared.parameters is not None:
-        schema = declared.parameters.json_schema.model_dump(mode="json", exclude_none=True)
+        schema = declared.parameters.json_schema.model_dump(mode="json", by_alias=True, exclude_none=True)
     return {"type": "function", "name": declared.name, "description": declared.description, "parameters": schema}
 
 
@@ -84,6 +87,8 @@ def _items(content: types.Content) -> list[dict[str, Any]]:
     text = "".join(part.text for part in content.parts or () if part.text and not part.thought)
     items: list[dict[str, Any]] = [{"type": "message", "role": role, "content": text}] if text else []
     for part in content.parts or ():
+        if part.inline_data or part.file_data:
+            raise ValueError("chatpager serves text: it takes no images and no files")
         if call := part.function_call:
             arguments = json.dumps(call.args or {})
             items.append({"type": "function_call", "call_id": call.id, "name": call.name, "arguments": arguments})

@@ -1,39 +1,57 @@
 """The layout in which agents share a prefix: one head for all, what was said, and each agent's own instruction last.
 
-An instruction that was placed once stays where it is, for those behind it have computed their keys and values after it;
-``TAIL`` leaves it out of every later prompt instead, and computes again what the agent said behind it.
+An instruction that was placed once stays where it is, for what stands behind it was computed after it. Where that is
+is known by a fingerprint of all that stands before it: in another conversation, or in one whose past was changed, the
+same instruction is placed anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
 from typing import Literal, NamedTuple, TypeVar
 
 Placement = Literal["append", "tail"]
+"""An agent's instruction stays in the conversation, where the next agent reads it; or it is gone with the next prompt,
+which computes what the agent said once more."""
 T = TypeVar("T")
 
 
-class Placed(NamedTuple):
-    """An instruction, and after how many of the conversation's items it stands."""
+class Place(NamedTuple):
+    """Where an instruction is new in the conversation."""
 
-    after: int
+    mark: str
     text: str
 
 
-def place(items: int, own: str, before: Sequence[Placed], placement: Placement) -> list[Placed]:
-    """The instructions in the next prompt over so many items: of an agent that goes on, after a tool or with the next
-    message, the one that it has been given already."""
-    if placement == "tail":
-        return [Placed(items, own)]
-    if before and before[-1].text == own:
-        return list(before)
-    return [*before, Placed(items, own)]
-
-
-def woven(items: Sequence[T], placed: Sequence[Placed], make: Callable[[str], T]) -> list[T]:
-    """Items with the placed instructions among them, as ``make`` makes them of text."""
+def lay_out(
+    items: Sequence[T],
+    written: Sequence[str],
+    own: str,
+    known: Mapping[str, Sequence[str]],
+    placement: Placement,
+    make: Callable[[str], T],
+) -> tuple[list[T], Place | None]:
+    """The items of a prompt with the instructions among them, each made by ``make``; and the one that is to be
+    ``known`` from now on. ``written``: the items as text. ``known``: texts by their marks. An agent that goes on, after
+    a tool or with the next message, keeps the instruction that it has."""
+    if placement == "tail" or not own:
+        return [*items, *([make(own)] if own else [])], None
     found: list[T] = []
-    for count in range(len(items) + 1):
-        found += [make(instruction.text) for instruction in placed if instruction.after == count]
+    last = None
+    for count, mark in enumerate(marks(written)):
+        for text in known.get(mark, ()):
+            found.append(make(text))
+            last = text
         found += items[count : count + 1]
+    if last == own:
+        return found, None
+    return [*found, make(own)], Place(mark, own)
+
+
+def marks(written: Sequence[str]) -> list[str]:
+    """A fingerprint of each beginning of the conversation, from nothing to all of it."""
+    found = [""]
+    for text in written:
+        found.append(blake2b(f"{found[-1]}\0{text}".encode(errors="surrogatepass"), digest_size=8).hexdigest())
     return found
