@@ -68,21 +68,6 @@ def bench_sessions(
     run(trace=trace, sessions=sessions, tokens=tokens, rounds=rounds, working_sets=multiples, shape=shape, out=out)
 
 
-@bench_app.command("agents")
-def bench_agents(
-    head: Annotated[int, typer.Option(help="characters that all agents are told")] = 6000,
-    answer: Annotated[int, typer.Option(help="tokens of each answer")] = 64,
-    rounds: Annotated[int, typer.Option(help="measured pipelines of each kind")] = 3,
-    shape: Annotated[str, typer.Option(help="random-weight model: 15m or 100m")] = "15m",
-    out: Annotated[str | None, typer.Option(help="write the figures to this JSON file")] = None,
-) -> None:
-    """What agents who take turns find of each other's prompts, in those of google-adk, openai-agents and langgraph that
-    are installed, with and without our helper."""
-    from chatpager.bench.agents import run
-
-    run(head=head, answer=answer, rounds=rounds, shape=shape, out=out)
-
-
 @bench_app.command("overhead")
 def bench_overhead(
     sequences: Annotated[int, typer.Option(help="sequences that decode at once")] = 256,
