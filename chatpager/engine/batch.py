@@ -69,30 +69,37 @@ class BatchBuilder:
         if self._sent is not None:
             self._sent.synchronize()
         rows = tuple(sorted(plan.rows, key=lambda row: row.count != 1))
-        tokens, num_logits, num_decodes = 0, 0, sum(row.count == 1 for row in rows)
+        num_logits, num_decodes = 0, sum(row.count == 1 for row in rows)
         widest = max((len(row.seq.block_table) for row in rows), default=0)
         assert widest <= self._max_blocks, (widest, self._max_blocks)
         tables = self._tables[1][: len(rows) * widest].reshape(len(rows), widest)
-        tables.fill(0)
-        samples: list[tuple[int, Sequence]] = []
+        for table, row in zip(tables, rows, strict=True):
+            ids = row.seq.block_table.array
+            table[: len(ids)] = ids
+            table[len(ids) :] = 0
         starts, lens = self._query_start[1], self._context_lens[1]
-        for i, row in enumerate(rows):
-            seq, start, end = row.seq, row.seq.committed, row.seq.committed + row.count
-            tables[i, : len(seq.block_table)] = seq.block_table
-            starts[max(0, i - num_decodes)] = max(0, tokens - num_decodes)
+        self._fill_decodes(rows[:num_decodes], tables)
+        tokens = num_decodes
+        starts[0] = 0
+        for i, row in enumerate(rows[num_decodes:], num_decodes):
+            start, end = row.seq.committed, row.seq.committed + row.count
             span = slice(tokens, tokens + row.count)
-            self._ids[1][span] = seq.token_ids[start:end]
+            self._ids[1][span] = row.seq.token_ids[start:end]
             positions = self._positions[1][span]
             positions[:] = np.arange(start, end)
             size = self._block_size
             self._slots[1][span] = tables[i, positions // size].astype(np.int64) * size + positions % size
             tokens += row.count
+            starts[i - num_decodes + 1] = tokens - num_decodes
             lens[i] = end
+        samples: list[tuple[int, Sequence]] = []
+        last = -1
+        for row in rows:
+            last += row.count
             if row.samples:
                 samples += [(num_logits, sample) for sample in row.samples]
-                self._logits[1][num_logits] = tokens - 1
+                self._logits[1][num_logits] = last
                 num_logits += 1
-        starts[len(rows) - num_decodes] = tokens - num_decodes
         copies = [row.copy for row in rows if row.copy]
         self._copies[1][: 2 * len(copies)] = np.ravel(copies)
         decode_lens, extend_lens = lens[:num_decodes], lens[num_decodes : len(rows)]
@@ -116,6 +123,16 @@ class BatchBuilder:
         if self._sent is not None:
             self._sent.record()
         return batch
+
+    def _fill_decodes(self, rows: tuple[Row, ...], tables: np.ndarray) -> None:
+        """All rows of one token at once: beside many of them the interpreter would be what a step waits for."""
+        count, size = len(rows), self._block_size
+        positions = self._positions[1][:count]
+        positions[:] = [row.seq.committed for row in rows]
+        self._ids[1][:count] = [row.seq.token_ids[row.seq.committed] for row in rows]
+        blocks = tables[np.arange(count), positions // size].astype(np.int64)
+        self._slots[1][:count] = blocks * size + positions % size
+        self._context_lens[1][:count] = positions + 1
 
     def _send(self, staging: tuple[torch.Tensor, np.ndarray], count: int) -> torch.Tensor:
         return staging[0][:count].to(self._device, non_blocking=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from chatpager.engine.block_hash import BlockHash, BlockHasher, BlockProof
+from chatpager.engine.block_table import BlockTable
 from chatpager.engine.messages import FinishReason
 from chatpager.engine.sampling_params import SamplingParams
 
@@ -35,9 +37,9 @@ class Sequence:
     """
 
     __slots__ = (
+        "_block_table",
         "age",
         "arrival",
-        "block_table",
         "cached_tokens",
         "claims",
         "committed",
@@ -106,7 +108,7 @@ class Sequence:
         self.arrival = arrival
         self.seed = seed
         self.status = SequenceStatus.WAITING
-        self.block_table: list[int] = []
+        self._block_table = BlockTable()
         self.committed = 0
         self.reached = 0
         """The most that ``committed`` ever was: preemption takes the blocks away, not the fact."""
@@ -141,6 +143,14 @@ class Sequence:
         self.first_admitted = False
         self.forks: list[Sequence] = []
         """Siblings of the same request that start from this one's prompt once it is computed (n > 1)."""
+
+    @property
+    def block_table(self) -> BlockTable:
+        return self._block_table
+
+    @block_table.setter
+    def block_table(self, ids: Iterable[int]) -> None:
+        self._block_table = BlockTable(ids)
 
     def __len__(self) -> int:
         return len(self.token_ids)
