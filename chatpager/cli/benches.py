@@ -68,6 +68,21 @@ def bench_sessions(
     run(trace=trace, sessions=sessions, tokens=tokens, rounds=rounds, working_sets=multiples, shape=shape, out=out)
 
 
+@bench_app.command("agents")
+def bench_agents(
+    only: Annotated[str | None, typer.Option(help="google-adk, openai-agents, langgraph; comma separated")] = None,
+    head: Annotated[int, typer.Option(help="characters that all agents are told")] = 4000,
+    answer: Annotated[int, typer.Option(help="tokens of each answer")] = 64,
+    rounds: Annotated[int, typer.Option(help="measured pipelines of each kind")] = 3,
+    out: Annotated[str | None, typer.Option(help="write the figures to this JSON file")] = None,
+) -> None:
+    """What agents who take turns find of each other's prompts, in the frameworks that are installed, with and without
+    our helper."""
+    from chatpager.bench.agents import run
+
+    run(only=only.split(",") if only else None, head=head, answer=answer, rounds=rounds, out=out)
+
+
 @bench_app.command("overhead")
 def bench_overhead(
     sequences: Annotated[int, typer.Option(help="sequences that decode at once")] = 256,

@@ -22,13 +22,14 @@ class BlockTable(list[int]):
         return self._array[: len(self)]
 
     def extend(self, ids: Iterable[int]) -> None:
-        before = len(self)
-        super().extend(ids)
-        if len(self) > len(self._array):
-            grown = np.empty(max(len(self), 2 * before, 8), dtype=np.int32)
+        ids = list(ids)
+        before, after = len(self), len(self) + len(ids)
+        if after > len(self._array):
+            grown = np.empty(max(after, 2 * before, 8), dtype=np.int32)
             grown[:before] = self._array[:before]
             self._array = grown
-        self._array[before : len(self)] = self[before:]
+        self._array[before:after] = ids
+        super().extend(ids)  # last: whoever interrupts this finds the table as it was
 
     def append(self, id: int) -> None:
         self.extend((id,))
@@ -40,8 +41,8 @@ class BlockTable(list[int]):
     def __setitem__(self, place: Any, id: Any) -> None:
         if isinstance(place, slice):
             self._cannot()
-        super().__setitem__(place, id)
         self.array[place] = id
+        super().__setitem__(place, id)
 
     def _cannot(self, *_: Any, **__: Any) -> NoReturn:
         raise TypeError("a block table grows, has one id replaced, or is emptied")

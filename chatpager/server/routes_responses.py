@@ -54,8 +54,10 @@ async def _frames(turn: LiveTurn, encoder: ResponseEncoder, after: int = -1) -> 
     async for event in turn.stream.follow():
         final = final_response(turn, event) if isinstance(event, Ended) else None
         for frame in encoder.feed(event, final):
-            if not isinstance(frame, wire.PrefillEvent) and frame.sequence_number > after:
-                yield _frame(frame)
+            if isinstance(frame, wire.PrefillEvent):
+                continue
+            if frame.sequence_number > after or (final and isinstance(frame, wire.ResponseEvent)):
+                yield _frame(frame)  # the end also to a client that has more numbers than there are
 
 
 def _frame(event: wire.Event | wire.ErrorEvent) -> str:

@@ -402,7 +402,9 @@ class SessionHub:
         if tip and turn.receipt:
             self._remembered.put(tip, turn.computed_ids(), turn.receipt.published)
             if displaced := self._heads.moved(turn.request, turn.owner, tip):
-                self.keeper.closed(displaced)
+                # With instructions or tools around it the same conversation has other blocks.
+                same = not (turn.request.instructions or turn.request.tools)
+                self.keeper.replaced(displaced, turn.owner) if same else self.keeper.closed(displaced)
             if ended.calls:
                 self.tool_waits.called(turn.request.tenant, turn.owner, ended.calls)
             else:

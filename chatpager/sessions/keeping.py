@@ -149,6 +149,14 @@ class Keeper:
         with suppress(EngineStopped):
             self._engine.send(CloseSession(owner))
 
+    def replaced(self, owner: str, by: str) -> None:
+        """Both are heads of the same conversation, and ``by`` goes on with it: a pin on it is no shorter."""
+        pin = self._pins.get(owner)
+        self.closed(owner)
+        if pin is not None and pin.until > self._clock():
+            self._note(by, pin.until - self._clock(), pin.tokens)
+            self._renew(by)
+
     def alive(self, owners: Iterable[str], *, connected: bool = False) -> None:
         """Somebody is there for these conversations, or was until now: they are kept softly. What is pinned stays so
         for as long as somebody is ``connected``."""

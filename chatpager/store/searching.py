@@ -29,7 +29,8 @@ async def _said(c: AsyncConnection, tenant: str, words: str) -> list[MessageHash
     """Messages whose text has the words; their rows are JSON, whose names and marks are no text."""
     written = msgspec.json.encode(words).decode()[1:-1]
     m = messages.c
-    somewhere = func.lower(m.content).like(f'%"text":"%{_escaped(written.lower())}%', escape="/")
+    pattern = func.lower(f'%"text":"%{_escaped(written)}%')
+    somewhere = func.lower(m.content).like(pattern, escape="/")
     query = select(m.hash, m.content).where(m.tenant == tenant, somewhere)
     rows = (await c.execute(query.order_by(m.created_at.desc(), m.hash).limit(MOST_FOUND))).all()
     return await asyncio.to_thread(_with, words.lower(), rows)

@@ -13,18 +13,19 @@ class Conversation:
         items = self.items if items is None else items
         found, new = lay_out(items, items, own, self.known, self.placement, lambda text: f"[{text}]")
         if new:
-            self.known.setdefault(new.mark, []).append(new.text)
+            self.known[new.mark] = new.text
         return found
 
 
 def test_each_prompt_begins_with_the_one_before():
-    talk, before = Conversation(), []
+    talk, before = Conversation(), ["go"]
+    talk.items.append("go")
     for own, said in (("writer", "a story"), ("critic", "too long"), ("editor", "cut it"), ("writer", "shorter")):
         prompt = talk.ask(own)
         assert prompt[: len(before)] == before and prompt[-1] == f"[{own}]"
         talk.items.append(said)
         before = [*prompt, said]
-    assert before == ["[writer]", "a story", "[critic]", "too long", "[editor]", "cut it", "[writer]", "shorter"]
+    assert before == ["go", "[writer]", "a story", "[critic]", "too long", "[editor]", "cut it", "[writer]", "shorter"]
 
 
 def test_an_agent_that_goes_on_is_not_told_again():
@@ -48,6 +49,14 @@ def test_an_agent_inside_another_one_disturbs_nothing():
     assert talk.ask("helper", ["the other agent's question"]) == ["the other agent's question", "[helper]"]
     talk.items.append("its answer")
     assert talk.ask("writer") == [*outer, "its answer"]
+
+
+def test_agents_that_begin_with_the_same_words_are_not_told_each_other_s():
+    talk = Conversation()
+    for own in ("french", "german", "french"):
+        assert talk.ask(own, ["hello"]) == ["hello", f"[{own}]"]
+    assert talk.ask("german", []) == ["[german]"]
+    assert talk.ask("french", ["hello", "salut"]) == ["hello", "[french]", "salut"]
 
 
 def test_a_past_that_was_changed_is_told_anew():

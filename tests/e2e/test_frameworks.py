@@ -1,8 +1,14 @@
-"""Agent frameworks, as their users write them, in a process with those packages."""
+"""Agent frameworks, as their users write them, in a process with those packages.
 
+These are half a gigabyte and take minutes to fetch the first time, so they are not tried on every commit:
+``pytest -m slow tests/e2e/test_frameworks.py``
+"""
+
+import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,10 +21,26 @@ PACKAGES = (
 )  # fmt: skip
 """They hold openai below 3 and websockets below 16, so that is tried here too."""
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
 
 @pytest.fixture(scope="module")
 def folder():
     return fetched("frameworks", pip_into(*PACKAGES), "langgraph")
+
+
+def test_the_bench_tells_what_they_share(folder, tmp_path):
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+    out = tmp_path / "agents.json"
+    sizes = ["--only", "langgraph", "--head", "600", "--answer", "4", "--rounds", "1", "--out", str(out)]
+    command = [sys.executable, "-m", "chatpager", "bench", "agents", *sizes]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
+    assert done.returncode == 0, done.stderr
+    [measured] = json.loads(out.read_text())["frameworks"].values()
+    for first, second in pairwise(measured["shared"]):
+        assert second["cached_tokens"] >= first["prompt_tokens"] - 16
+    assert all(call["cached_tokens"] == 0 for call in measured["nothing cached"])
+    assert measured["plain"][1]["cached"] < 0.5 < measured["shared"][1]["cached"]
 
 
 @pytest.mark.parametrize("client", ["openai_agents", "langgraph", "adk"])

@@ -101,6 +101,18 @@ async def test_marks_on_messages_and_parts_pin_a_stateless_conversation_and_are_
     assert round(pin.until - time.monotonic(), -1) == 3600
 
 
+async def test_the_same_asked_once_more_without_a_mark_leaves_it_pinned(server):
+    asked = {"messages": [{"role": "user", "content": LONG}], **GREEDY}
+    await server.post("/v1/chat/completions", {**asked, "cache_control": {"type": "ephemeral", "ttl": "1h"}})
+    [before] = server.hub.keeper._pins
+    await server.post("/v1/chat/completions", asked)
+    [(owner, pin)] = server.hub.keeper._pins.items()
+    assert owner != before, "another head stands at the conversation's end"
+    assert round(pin.until - time.monotonic(), -1) == 3600
+    top = (await server.get("/v1/cache/top")).json["data"]
+    assert ["hard" in {lease["strength"] for lease in row["leases"]} for row in top] == [True]
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [

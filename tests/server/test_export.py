@@ -14,6 +14,10 @@ async def found(server, words):
 
 async def test_conversations_are_found_by_title_and_by_what_was_said(serve):
     async with serve(lambda prompt: "The 100% answer is Zürich") as server:
+        accented = await server.conversation(items=[{"role": "user", "content": "Ärger in ÖSTERREICH, Привет"}])
+        for words in ("Ärger", "ÖSTERREICH", "Привет", "in ÖSTERREICH"):
+            assert await found(server, words) == [accented]
+        assert (await server.delete(f"/v1/conversations/{accented}")).status == 200
         one, two, three = [await server.conversation(metadata={"title": t}) for t in ("Tea", "Rain", "text")]
         await server.respond('Where is "home"?', conversation=one, max_output_tokens=64)
         await server.respond("Something else", conversation=two, max_output_tokens=64)

@@ -16,10 +16,9 @@ it, at the price of computing other agents' answers once more. Everything else i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
 
 from google.adk.agents.callback_context import CallbackContext
-from google.adk.events.event import Event
 from google.adk.models.llm_request import LlmRequest
 from google.adk.plugins.base_plugin import BasePlugin
 from google.genai import types
@@ -29,9 +28,13 @@ from chatpager.client.integrations.layout import Placement, lay_out
 
 __all__ = ["ChatPagerLlm", "SharedPrefixPlugin"]
 STATE = "chatpager:placed"
-"""A session's state keeps each instruction under this, the branch that it was placed in, and its mark."""
-QUOTE = "For context:"
-"""What ADK quotes of another agent begins with this."""
+PREAMBLE = "For context:"
+QUOTE = re.compile(
+    r"\[[^\]\n]+\] said:\n<<<BEGIN_QUOTED_AGENT_CONTENT>>>\n(.*)\n<<<END_QUOTED_AGENT_CONTENT>>>", re.DOTALL
+)
+ELIDED = "<<<ELIDED_MARKER>>>"
+"""How ADK 2.13 tells an agent what another one said: a part that begins with the preamble, then one that is the
+quote."""
 
 
 class SharedPrefixPlugin(BasePlugin):
@@ -44,54 +47,45 @@ class SharedPrefixPlugin(BasePlugin):
     async def before_model_callback(self, *, callback_context: CallbackContext, llm_request: LlmRequest) -> None:
         contents = list(llm_request.contents)
         if not self._fenced:
-            contents = list(_unquoted(contents, callback_context.session.events, callback_context.agent_name))
+            contents = [_unquoted(content) for content in contents]
         written = [_written(content) for content in contents]
         own, known = text_of(llm_request.config.system_instruction), _known(callback_context)
         llm_request.contents, new = lay_out(contents, written, own, known, self._placement, _said)
         llm_request.config.system_instruction = self._head
         if new:
-            callback_context.state[f"{STATE}:{callback_context.branch or ''}:{new.mark}"] = new.text
+            callback_context.state[_place_of(callback_context, callback_context.branch) + new.mark] = new.text
 
 
-def _unquoted(contents: Sequence[types.Content], events: Sequence[Event], agent: str) -> Iterator[types.Content]:
-    """What ADK quotes of other agents' texts, as these said it; what cannot be recognised stays as it is."""
-    said = [text for event in events if event.author not in ("user", agent) and (text := _text_alone(event))]
-    for content in contents:
-        quote = "".join(part.text or "" for part in content.parts or ())
-        place = None
-        if content.role == "user" and quote.startswith(QUOTE):
-            place = next((i for i, text in enumerate(said) if text in quote), None)
-        if place is None:
-            yield content
-        else:
-            yield types.Content(role="model", parts=[types.Part(text=said[place])])
-            del said[: place + 1]
+def _unquoted(content: types.Content) -> types.Content:
+    """What ADK quotes of another agent's text, as that said it. Whatever else it is stays as it is, and so does a text
+    that ADK had to change to quote it."""
+    parts = [part.text or "" for part in content.parts or ()]
+    quote = QUOTE.fullmatch(parts[1]) if len(parts) == 2 and parts[0].startswith(PREAMBLE) else None
+    if content.role != "user" or quote is None or ELIDED in quote[1]:
+        return content
+    return types.Content(role="model", parts=[types.Part(text=quote[1])])
 
 
 def _written(content: types.Content) -> str:
     """The same whoever looks at it: an agent has its own answer with more about it than others have."""
-    parts = [
-        (part.text, part.function_call, part.function_response) for part in content.parts or () if not part.thought
-    ]
-    return repr((content.role, parts))
+    parts = [part for part in content.parts or () if not part.thought]
+    return repr((content.role, [(part.text, part.function_call, part.function_response) for part in parts]))
 
 
-def _text_alone(event: Event) -> str | None:
-    """None of what is more, or less, than text."""
-    parts = (event.content and event.content.parts) or []
-    texts = [part.text for part in parts if part.text and not part.thought]
-    others = any(part.function_call or part.function_response or part.inline_data for part in parts)
-    return "".join(texts) if texts and not others and not event.partial else None
+def _place_of(context: CallbackContext, branch: str | None) -> str:
+    """Under which the session's state keeps instructions: an agent that is run as a tool gets its caller's state, but
+    has a session of its own."""
+    return f"{STATE}:{context.session.id}:{branch or ''}:"
 
 
-def _known(context: CallbackContext) -> dict[str, list[str]]:
-    """Instructions by their marks, of this branch and of those that it came from; nobody's branch knows all of them."""
-    found: dict[str, list[str]] = {}
-    for key, text in sorted(context.state.to_dict().items()):
-        if key.startswith(f"{STATE}:"):
-            branch, _, mark = key.removeprefix(f"{STATE}:").rpartition(":")
-            if not context.branch or not branch or f"{context.branch}.".startswith(f"{branch}."):
-                found.setdefault(mark, []).append(text)
+def _known(context: CallbackContext) -> dict[str, str]:
+    """Instructions by their marks, of this branch and of those that it came from."""
+    found: dict[str, str] = {}
+    names = (context.branch or "").split(".")
+    kept = context.state.to_dict()
+    for count in range(len(names) + 1):
+        place = _place_of(context, ".".join(names[:count]))
+        found |= {key.removeprefix(place): text for key, text in kept.items() if key.startswith(place) and text}
     return found
 
 

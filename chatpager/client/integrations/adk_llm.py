@@ -52,12 +52,19 @@ class ChatPagerLlm(BaseLlm):
 
 
 def _asked(request: LlmRequest) -> dict[str, Any]:
+    if request.config.response_schema or request.config.response_json_schema:
+        raise ValueError("chatpager does not serve structured output yet: leave output_schema out")
     tools = [tool for tool in request.config.tools or () if isinstance(tool, types.Tool)]
     shown = [_tool(one) for tool in tools for one in tool.function_declarations or ()]
     body: dict[str, Any] = {"input": [item for content in request.contents for item in _items(content)]}
     if head := text_of(request.config.system_instruction):
         body["instructions"] = head
-    return {**body, "tools": shown} if shown else body
+    if not shown:
+        return body
+    calling = request.config.tool_config and request.config.tool_config.function_calling_config
+    mode = calling.mode.value if calling and calling.mode else "AUTO"
+    # What calls cannot be made to do here the server refuses by name.
+    return {**body, "tools": shown, "tool_choice": {"NONE": "none", "ANY": "required"}.get(mode, "auto")}
 
 
 def _sampling(config: types.GenerateContentConfig) -> dict[str, Any]:
@@ -90,11 +97,16 @@ def _items(content: types.Content) -> list[dict[str, Any]]:
         if part.inline_data or part.file_data:
             raise ValueError("chatpager serves text: it takes no images and no files")
         if call := part.function_call:
-            arguments = json.dumps(call.args or {})
+            arguments = _json(call.args or {})
             items.append({"type": "function_call", "call_id": call.id, "name": call.name, "arguments": arguments})
         if result := part.function_response:
-            items.append({"type": "function_call_output", "call_id": result.id, "output": json.dumps(result.response)})
+            items.append({"type": "function_call_output", "call_id": result.id, "output": _json(result.response)})
     return items
+
+
+def _json(value: Any) -> str:
+    """A tool may give whatever Python has."""
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _whole(reply: Reply) -> LlmResponse:

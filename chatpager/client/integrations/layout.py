@@ -28,25 +28,27 @@ def lay_out(
     items: Sequence[T],
     written: Sequence[str],
     own: str,
-    known: Mapping[str, Sequence[str]],
+    known: Mapping[str, str],
     placement: Placement,
     make: Callable[[str], T],
 ) -> tuple[list[T], Place | None]:
     """The items of a prompt with the instructions among them, each made by ``make``; and the one that is to be
-    ``known`` from now on. ``written``: the items as text. ``known``: texts by their marks. An agent that goes on, after
-    a tool or with the next message, keeps the instruction that it has."""
+    ``known`` from now on. ``written``: the items as text. ``known``: texts by their marks, of this conversation. An
+    agent that goes on, after a tool or with the next message, keeps the instruction that it has."""
     if placement == "tail" or not own:
         return [*items, *([make(own)] if own else [])], None
+    *before, end = marks(written)
     found: list[T] = []
     last = None
-    for count, mark in enumerate(marks(written)):
-        for text in known.get(mark, ()):
-            found.append(make(text))
-            last = text
-        found += items[count : count + 1]
+    for item, mark in zip(items, before, strict=True):
+        if mark in known:
+            last = known[mark]
+            found.append(make(last))
+        found.append(item)
     if last == own:
         return found, None
-    return [*found, make(own)], Place(mark, own)
+    # What another agent was told here led to nothing that is in this conversation.
+    return [*found, make(own)], Place(end, own) if items else None
 
 
 def marks(written: Sequence[str]) -> list[str]:

@@ -25,13 +25,13 @@ from chatpager.client.integrations.layout import Placement, lay_out
 
 
 def run_config(head: str, *, placement: Placement = "append", **more: Any) -> RunConfig:
-    """For all runs of an application's conversations: ``head`` is the system text of every agent, and each agent's own
-    instructions stand behind what was said. ``more`` are fields of ``RunConfig``; tracing, which sends what is said to
-    OpenAI, is off unless they say otherwise.
+    """For all runs of one conversation: ``head`` is the system text of every agent, and each agent's own instructions
+    stand behind what was said. ``more`` are fields of ``RunConfig``; tracing, which sends what is said to OpenAI, is
+    off unless they say otherwise.
 
-    It remembers where the instructions stand, so keep it as long as the conversations go on.
+    It remembers what was said to whom, so make one for each conversation, and keep it as long as that goes on.
     """
-    known: dict[str, list[str]] = {}
+    known: dict[str, str] = {}
 
     def placed(data: CallModelData[Any]) -> ModelInputData:
         items: list[Any] = list(data.model_data.input)
@@ -39,7 +39,7 @@ def run_config(head: str, *, placement: Placement = "append", **more: Any) -> Ru
         own = data.model_data.instructions or ""
         found, new = lay_out(items, written, own, known, placement, _developer)
         if new:
-            known.setdefault(new.mark, []).append(new.text)
+            known[new.mark] = new.text
         return ModelInputData(input=found, instructions=head)
 
     return RunConfig(call_model_input_filter=placed, **{"tracing_disabled": True, **more})
