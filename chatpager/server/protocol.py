@@ -148,7 +148,7 @@ class ResponsesProtocol:
             self._receive(frame)
         except RequestError as error:
             lane = frame.get("stream_id")
-            self._error(error, lane if isinstance(lane, str) and len(lane) <= MAX_LANE_NAME else None)
+            self._error(error, lane if isinstance(lane, str) and 0 < len(lane) <= MAX_LANE_NAME else None)
 
     def receive_binary(self) -> None:
         self._error(InvalidRequest("frames are text, one JSON object each"))

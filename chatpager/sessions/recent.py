@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 from chatpager.sessions.turn import LiveTurn
 
 
@@ -16,6 +18,7 @@ class Recent:
 
     def put(self, turn: LiveTurn, now: float) -> None:
         self._expire(now)
+        turn = copy(turn)  # others may still look at theirs
         turn.forget_prompt()
         self._turns[turn.id] = (turn, now)
         self._room -= len(turn.stream.events)

@@ -108,7 +108,9 @@ FRAMES = {
     "a cancel of an unknown response": (
         '{"type": "response.cancel", "response_id": "resp_x"}', "response_not_found", None,
     ),
-    "a lane": ('{"type": "response.create", "input": "Hello", "stream_id": "a"}', "invalid_request", "stream_id"),
+    "a lane without a name": (
+        '{"type": "response.create", "input": "Hello", "stream_id": ""}', "invalid_request", "stream_id",
+    ),
 }  # fmt: skip
 
 
