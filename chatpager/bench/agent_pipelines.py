@@ -27,7 +27,7 @@ async def adk(url: str, head: str, text: str, answer: int, shared: bool) -> None
     model: Any = LiteLlm(model="openai/default", api_base=f"{url}/v1", api_key="-", max_tokens=answer, ignore_eos=True)
     if shared:
         model = ChatPagerLlm(base_url=url, options={"max_output_tokens": answer, "ignore_eos": True})
-    own = ROLES if shared else {name: f"{head}\n{role}" for name, role in ROLES.items()}
+    own = ROLES if shared else {name: f"{role}\n{head}" for name, role in ROLES.items()}
     agents: list[Any] = [LlmAgent(name=name, model=model, instruction=role) for name, role in own.items()]
     plugins: list[Any] = [SharedPrefixPlugin(head)] if shared else []
     app = App(name="bench", root_agent=SequentialAgent(name="all", sub_agents=agents), plugins=plugins)
@@ -54,7 +54,7 @@ async def openai_agents(url: str, head: str, text: str, answer: int, shared: boo
             config = run_config(head, model_provider=provider)
         session = SQLiteSession("bench")
         for name, role in ROLES.items():
-            own = role if shared else f"{head}\n{role}"
+            own = role if shared else f"{role}\n{head}"
             agent = Agent(name=name, instructions=own, model="default", model_settings=settings)
             await Runner.run(agent, text, session=session, run_config=config)
 
@@ -73,7 +73,7 @@ async def langgraph(url: str, head: str, text: str, answer: int, shared: bool) -
     def node(role: str) -> Any:
         async def run(state: Any) -> Any:
             own = [instruction(role)] if shared else []
-            first = SystemMessage(head if shared else f"{head}\n{role}")
+            first = SystemMessage(head if shared else f"{role}\n{head}")
             return {"messages": [*own, await model.ainvoke([first, *state["messages"], *own])]}
 
         return run
