@@ -77,21 +77,9 @@ class BatchBuilder:
             ids = row.seq.block_table.array
             table[: len(ids)] = ids
             table[len(ids) :] = 0
-        starts, lens = self._query_start[1], self._context_lens[1]
         self._fill_decodes(rows[:num_decodes], tables)
-        tokens = num_decodes
-        starts[0] = 0
-        for i, row in enumerate(rows[num_decodes:], num_decodes):
-            start, end = row.seq.committed, row.seq.committed + row.count
-            span = slice(tokens, tokens + row.count)
-            self._ids[1][span] = row.seq.token_ids[start:end]
-            positions = self._positions[1][span]
-            positions[:] = np.arange(start, end)
-            size = self._block_size
-            self._slots[1][span] = tables[i, positions // size].astype(np.int64) * size + positions % size
-            tokens += row.count
-            starts[i - num_decodes + 1] = tokens - num_decodes
-            lens[i] = end
+        tokens = self._fill_extends(rows[num_decodes:], tables[num_decodes:], num_decodes)
+        lens = self._context_lens[1]
         samples: list[tuple[int, Sequence]] = []
         last = -1
         for row in rows:
@@ -133,6 +121,22 @@ class BatchBuilder:
         blocks = tables[np.arange(count), positions // size].astype(np.int64)
         self._slots[1][:count] = blocks * size + positions % size
         self._context_lens[1][:count] = positions + 1
+
+    def _fill_extends(self, rows: tuple[Row, ...], tables: np.ndarray, before: int) -> int:
+        """The rows behind the ``before`` of one token; the number of tokens in all."""
+        starts, size, tokens = self._query_start[1], self._block_size, before
+        starts[0] = 0
+        for i, row in enumerate(rows):
+            start, end = row.seq.committed, row.seq.committed + row.count
+            span = slice(tokens, tokens + row.count)
+            self._ids[1][span] = row.seq.token_ids[start:end]
+            positions = self._positions[1][span]
+            positions[:] = np.arange(start, end)
+            self._slots[1][span] = tables[i, positions // size].astype(np.int64) * size + positions % size
+            tokens += row.count
+            starts[i + 1] = tokens - before
+            self._context_lens[1][before + i] = end
+        return tokens
 
     def _send(self, staging: tuple[torch.Tensor, np.ndarray], count: int) -> torch.Tensor:
         return staging[0][:count].to(self._device, non_blocking=True)
