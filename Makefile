@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 PIN := -c .ci/constraints.txt
+# By their checksums, all but torch, whose builds differ by machine: it comes after them, by its version.
+LOCKED := --no-deps --require-hashes -r .ci/locked.txt
 # What must be covered to the last branch.
-WHOLE := */engine/block_pool.py,*/engine/prefix_cache.py,*/server/protocol.py
+WHOLE := */engine/block_pool.py,*/engine/prefix_cache.py,*/engine/restoring.py,*/server/protocol.py
 
 # Compiled once, so that no first start and no test has to wait for it.
 KERNELS := from torch import bfloat16, device, float32; \
@@ -12,18 +14,24 @@ KERNELS := from torch import bfloat16, device, float32; \
 	[(paged_attention.prepare(dtype, device("cpu")), cpu_rows.kernel(dtype)) for dtype in (float32, bfloat16)]; \
 	[cpu_linear.kernels(*kind) for kind in cpu_linear.SERVED]; cpu_program.executor()
 
-.PHONY: demo test lint types unit bench page page-check clean
+# What is begun now; `make demo` counts.
+phase = $(2)
+
+.PHONY: demo test test-reliability lint types audit unit bench docs pictures page page-check clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   set everything up and start the server with its built-in model"
 	@echo "make test   set everything up, then lint, types, tests and coverage"
+	@echo "make test-reliability   the same faults and threats for longer: an hour, or days with FUZZ_RUNS=10000000"
 	@echo "make bench  measure this machine (see chatpager bench --help)"
 
+demo: phase = $(1)/4 $(2)
 demo: $(VENV)/.demo page
+	@echo "$(call phase,4,starting)"
 	@$(VENV)/bin/chatpager demo
 
-test: lint types page-check unit
+test: lint types page-check audit unit
 
 lint: $(VENV)/.dev
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
@@ -31,34 +39,65 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	@$(PY) -m mypy
 
+# Says what it could not ask for want of a network, and goes on; fails on a finding.
+audit: $(VENV)/.created
+	@$(PY) .ci/audit
+
 unit: $(VENV)/.dev page
 	@.ci/system-packages postgresql chromium
 	@$(PY) -m pytest -n 2 --dist loadfile --max-worker-restart 0 --cov --cov-report=term --cov-fail-under=90
 	@$(PY) -m coverage report --include="$(WHOLE)" --fail-under=100
 
+FUZZ_RUNS ?= 100000
+LONGER := CHATPAGER_FUZZ_RUNS=$(FUZZ_RUNS) CHATPAGER_IDLE_SOCKETS=10000 CHATPAGER_FLIPS=10000 CHATPAGER_EXAMPLES=10
+FAULTS := tests/reliability tests/fuzz tests/store tests/e2e/test_autobahn.py tests/e2e/test_kill_rounds.py \
+	tests/e2e/test_schemathesis.py \
+	tests/engine/test_interleavings.py tests/engine/test_tiers_machine.py
+
+# What `make test` tries shortly or not at all; the figures that tests print are shown.
+test-reliability: $(VENV)/.dev page
+	@.ci/system-packages postgresql
+	@$(LONGER) $(PY) -m pytest -m "slow or not slow" -rP --timeout 0 $(FAULTS)
+
 bench: $(VENV)/.demo
 	@$(VENV)/bin/chatpager bench turns
 
+# The pages that are made of the code; a test compares them.
+docs: $(VENV)/.demo
+	@$(PY) -m chatpager.cli.reference > docs/cli.md
+
+# The pictures in the README, of the page as it is now.
+pictures: $(VENV)/.dev page
+	@.ci/system-packages chromium
+	@$(PY) -m pytest -q --no-cov tests/e2e/test_page_looks.py -k readme
+	@mkdir -p docs/pictures && cp test-output/page/readme-*.png docs/pictures/
+
 # Both go on, loudly, where there is neither Node.js nor a network: the server also runs without its page.
 page: $(VENV)/.created
+	@echo "$(call phase,3,the page)"
 	@$(PY) web/hatch_build.py --optional
 
 page-check: $(VENV)/.created
 	@$(PY) web/hatch_build.py --optional --check
 
 $(VENV)/.created:
+	@echo "$(call phase,1,making $(VENV))"
 	@.ci/create-venv "$(PYTHON)" "$(VENV)"
 	@touch $@
 
-$(VENV)/.demo: $(VENV)/.created pyproject.toml .ci/constraints.txt
-	@echo "installing chatpager and what it needs (the first time takes a few minutes)"
-	@CHATPAGER_SKIP_WEB_BUILD=1 $(PY) -m pip install -q $(PIN) -e .
+$(VENV)/.demo: $(VENV)/.created pyproject.toml .ci/constraints.txt .ci/locked.txt
+	@echo "$(call phase,2,installing what it needs (torch alone is 200 MB: this takes minutes))"
+	@$(PY) -m pip install -q $(LOCKED)
+	@CHATPAGER_SKIP_WEB_BUILD=1 $(PY) -m pip install -q $(PIN) --no-build-isolation -e .
+	@echo "$(call phase,2,compiling the CPU's kernels (a minute or two))"
 	@$(PY) -c '$(KERNELS)'
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.created pyproject.toml .ci/constraints.txt
-	@echo "installing chatpager and its tests' tools (the first time takes a few minutes)"
-	@CHATPAGER_SKIP_WEB_BUILD=1 $(PY) -m pip install -q $(PIN) -e ".[dev]"
+$(VENV)/.dev: $(VENV)/.created pyproject.toml .ci/constraints.txt .ci/locked.txt .ci/locked-dev.txt
+	@echo "installing what it and its tests need (torch alone is 200 MB: this takes minutes)"
+	@$(PY) -m pip install -q $(LOCKED) -r .ci/locked-dev.txt
+	@CHATPAGER_SKIP_WEB_BUILD=1 $(PY) -m pip install -q $(PIN) --no-build-isolation -e ".[dev]"
+	@echo "compiling the CPU's kernels (a minute or two)"
 	@$(PY) -c '$(KERNELS)'
 	@touch $@ $(VENV)/.demo
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import stat
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
@@ -54,6 +55,11 @@ def _port(v: int) -> str | None:
     return None if 0 <= v <= 65535 else "must be between 0 and 65535 (0 picks a free port)"
 
 
+def _home_known(v: str) -> str | None:
+    fine = not os.path.expanduser(v).startswith("~")
+    return None if fine else "begins with the home folder of a user who has none"
+
+
 def _header_text(v: str | None) -> str | None:
     fine = v is None or (v.isascii() and v.isprintable())
     return None if fine else "must be printable ASCII on one line: it travels in a header"
@@ -63,16 +69,27 @@ def _header_text(v: str | None) -> str | None:
 class EngineConfig:
     """What the engine is given. The names mean what vLLM's users expect."""
 
-    model: str = setting("", "folder with safetensors, config and tokenizer; serve also takes a name on the hub")
+    model: str = setting(
+        "", "folder with safetensors, config and tokenizer; serve also takes a name on the hub", check=_home_known
+    )
     dtype: str = setting("auto", f"weights and KV cache: {', '.join(DTYPES)}", check=_one_of(*DTYPES))
     quantization: str = setting(
         "none", "int8: linears' weights in eight bits, on a CPU; none", check=_one_of("none", "int8")
+    )
+    engine: str = setting(
+        "torch", "torch; fake: words without a model, for tests, with test_mode", check=_one_of("torch", "fake")
+    )
+    fake_tokens_per_second: float = setting(
+        0.0, "of each sequence of the fake engine; 0: as fast as it goes", check=_at_least(0)
     )
     device: str = setting("auto", "auto, cpu or cuda", check=_one_of("auto", "cpu", "cuda"))
     block_size: int = setting(16, "tokens in one KV block", check=_block_size)
     max_model_len: int | None = setting(None, "longest prompt plus answer, in tokens", check=_at_least(1))
     max_num_seqs: int = setting(256, "sequences in one step at the most", check=_at_least(1))
     max_num_batched_tokens: int = setting(8192, "tokens in one step at the most", check=_at_least(1))
+    step_seconds: float = setting(
+        1.0, "how long prompts in a step may hold up those who decode; 0: as long as it takes", check=_at_least(0)
+    )
     gpu_memory_utilization: float = setting(0.9, "share of the device's memory to use", check=_fraction)
     num_kv_blocks: int | None = setting(
         None, "fix the size of the KV pool, in blocks; one of them is never used", check=_at_least(3)
@@ -80,7 +97,12 @@ class EngineConfig:
     swap_space: float = setting(
         1.0, "host memory for KV blocks that the device gave up, in GiB; 0: none", check=_at_least(0)
     )
-    kv_dir: str = setting("", "folder for conversations' KV blocks on disk; default: none, serve: kv in data_dir")
+    kv_dir: str = setting(
+        "", "folder for conversations' KV blocks on disk; default: none, serve: kv in data_dir", check=_home_known
+    )
+    kv_key_file: str = setting(
+        "", "file with a secret that KV blocks on disk are encrypted with (AES-256-GCM)", check=_home_known
+    )
     disk_space: float = setting(2.0, "disk for KV blocks in kv_dir, in GiB; 0: none", check=_at_least(0))
     tensor_parallel_size: int = setting(
         1, "devices one model is split over; more than 1 is not built yet", check=_at_least(1)
@@ -104,27 +126,52 @@ class ServerConfig:
     api_key: str | None = setting(
         None, "an admin's key; any address but loopback needs one, or one of `chatpager keys`", check=_header_text
     )
+    api_key_file: str = setting(
+        "", "file whose text is the API key: no process list and no variable shows it", check=_home_known
+    )
     insecure: bool = setting(False, "allow an address other than loopback without an API key")
     allowed_origins: str = setting("", "more origins and hosts that browsers may use, comma separated")
     served_model_name: str | None = setting(None, "name of the model on the wire; default: the folder's name")
     max_queue: int = setting(1024, "turns waiting or running at the most", check=_at_least(1))
+    max_queue_per_tenant: int | None = setting(
+        None, "of them one tenant's at the most; default: as many as leave others room", check=_at_least(1)
+    )
+    max_sockets: int = setting(10_000, "WebSockets open at the most", check=_at_least(1))
+    max_sockets_per_tenant: int | None = setting(
+        None, "of them one tenant's at the most; default: as many as leave others room", check=_at_least(1)
+    )
+    max_forks: int = setting(4096, "conversations that come of one by forking, at the most", check=_at_least(0))
     max_message_bytes: int = setting(4 << 20, "largest request body or frame, in bytes", check=_at_least(1024))
     drain_seconds: float = setting(30.0, "time for running turns to end at shutdown", check=_at_least(0))
+    detach_grace: float = setting(
+        60.0, "seconds that an answer which can be found again goes on without a reader", check=_at_least(0)
+    )
+    ws_max_age: float = setting(0.0, "seconds that a WebSocket may stay open; 0: any number", check=_at_least(0))
+    watchdog_seconds: float = setting(
+        0.0, "end the process, exit code 70, when a step takes longer; 0: never", check=_at_least(0)
+    )
     log_format: str = setting("console", "console or json", check=_one_of("console", "json"))
+    log_content: bool = setting(False, "write what people and the model say into the log, too")
+    test_mode: bool = setting(False, "allow what is for tests alone: the fake engine; as a variable, failpoints too")
 
 
 @dataclass(frozen=True)
 class StoreConfig:
     """Where conversations are kept."""
 
-    data_dir: str = setting("", "folder for the database; default: chatpager under the user's data folder")
+    data_dir: str = setting(
+        "", "folder for the database; default: chatpager under the user's data folder", check=_home_known
+    )
     database_url: str = setting("", "SQLAlchemy URL (sqlite+aiosqlite or postgresql+asyncpg); default: in data_dir")
 
     def resolved_data_dir(self) -> Path:
+        """Raises ConfigError: it was not given, and there is no home for the default."""
         if self.data_dir:
             return Path(self.data_dir).expanduser()
-        home = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-        return Path(home).expanduser() / "chatpager"
+        home = os.path.expanduser(os.environ.get("XDG_DATA_HOME") or "~/.local/share")
+        if home.startswith("~"):
+            raise ConfigError("data_dir", "has no default for a user without a home folder; give one")
+        return Path(home) / "chatpager"
 
     def resolved_database_url(self) -> str:
         return self.database_url or f"sqlite+aiosqlite:///{self.resolved_data_dir() / 'chatpager.db'}"
@@ -190,11 +237,12 @@ def _convert(s: Setting, value: Any, source: str) -> Any:
             raise ValueError
         else:
             converted = s.type(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ConfigError(s.name, f"must be {_kind(s.type)}", value=shown, source=source) from None
-    problem = s.check(converted) if s.check else None
     if s.type is str and "\0" in converted:
-        problem = "must not contain a null character"
+        problem: str | None = "must not contain a null character"
+    else:
+        problem = s.check(converted) if s.check else None
     if problem:
         raise ConfigError(s.name, problem, value=shown, source=source)
     return converted
@@ -230,6 +278,8 @@ def check_engine(base: EngineConfig, given: Mapping[str, Any]) -> EngineConfig:
         if name not in known:
             raise ConfigError(name, _no_such(name, known, "setting"), source="argument")
     values = {name: _convert(known[name], value, "argument") for name, value in given.items()}
+    if values.get("engine") == "fake":
+        raise ConfigError("engine", "fake is the server's alone", value="fake", source="argument")
     return refuse_unsupported(replace(base, **values), dict.fromkeys(given, "argument"))
 
 
@@ -252,13 +302,13 @@ def config_file(explicit: str | None = None, env: Mapping[str, str] = os.environ
     """The file settings are read from: ``--config`` or ``CHATPAGER_CONFIG``, the working folder, XDG."""
     named = explicit or env.get("CHATPAGER_CONFIG")
     if named:
-        path = Path(named).expanduser()
-        if not path.is_file():
+        path = Path(os.path.expanduser(named))
+        if not os.path.isfile(path):  # unlike Path's, it raises nothing
             source = "--config" if explicit else "CHATPAGER_CONFIG"
             raise ConfigError("config", "no such file", value=named, source=source)
         return path
-    home = Path(env.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
-    return next((p for p in (Path("chatpager.toml"), home / "chatpager" / "chatpager.toml") if p.is_file()), None)
+    home = Path(os.path.expanduser(env.get("XDG_CONFIG_HOME") or "~/.config"))
+    return next((p for p in (Path("chatpager.toml"), home / "chatpager" / "chatpager.toml") if os.path.isfile(p)), None)
 
 
 def _read_file(path: Path | None) -> dict[str, tuple[Any, str]]:
@@ -271,6 +321,8 @@ def _read_file(path: Path | None) -> dict[str, tuple[Any, str]]:
         raise ConfigError("config", "cannot be read: it is nested too deep", value=str(path)) from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError("config", f"cannot be read: {error}", value=str(path)) from error
+    except ValueError as error:
+        raise ConfigError("config", "cannot be read: a number in it is too long", value=str(path)) from error
     known = {s: {f.name for f in fields(cls)} for s, cls in SECTIONS.items()}
     found: dict[str, tuple[Any, str]] = {}
     for section, body in tree.items():
@@ -339,9 +391,51 @@ def load(
             continue
         sections[s.section][s.name] = _convert(s, value, source)
         sources[s.name] = source
+    _take_key_from_file(sections["server"], sources)
+    _refuse_fake(sections, sources)
     return Config(
         refuse_unsupported(EngineConfig(**sections["engine"]), sources),
         ServerConfig(**sections["server"]),
         StoreConfig(**sections["store"]),
         sources,
     )
+
+
+def _refuse_fake(sections: Mapping[str, Mapping[str, Any]], sources: Mapping[str, str]) -> None:
+    """Refused rather than warned of: what a fake says would be stored in people's conversations for ever."""
+    if sections["engine"].get("engine") == "fake" and not sections["server"].get("test_mode"):
+        problem = "is for tests: it answers with made-up words; it needs --test-mode"
+        raise ConfigError("engine", problem, value="fake", source=sources["engine"])
+
+
+def _take_key_from_file(server: dict[str, Any], sources: dict[str, str]) -> None:
+    """``api_key_file`` is another way to give ``api_key``: the one nearer to the hand wins, and side by side the key
+    itself. Raises ConfigError: the file cannot be read, or holds no key."""
+    if not (named := server.get("api_key_file")):
+        return
+    source = sources["api_key_file"]
+    if "api_key" in server and _distance(sources["api_key"]) <= _distance(source):
+        return
+    try:
+        key = Path(named).expanduser().read_text("utf-8").strip()
+        open_to_all = _is_open_to_all(Path(named).expanduser())
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is no UTF-8 text"
+        raise ConfigError("api_key_file", f"cannot be read: {reason}", value=named, source=source) from error
+    problem = _header_text(key) if key else "is empty: write the key into it"
+    if open_to_all and not problem:
+        problem = f"everybody on this machine may read it: chmod 600 {named}"
+    if problem:
+        raise ConfigError("api_key_file", problem, value=named, source=source)
+    server["api_key"], sources["api_key"] = key, f"{named} ({source})"
+
+
+def _is_open_to_all(file: Path) -> bool:
+    """Of this user's own files: whoever mounts a secret for a container makes it readable there, and only there."""
+    found = file.stat()
+    return found.st_uid == os.geteuid() and bool(found.st_mode & stat.S_IROTH)
+
+
+def _distance(source: str) -> int:
+    """From the hand: 0 a flag, 1 a variable, 2 what a file says."""
+    return 0 if source.startswith("--") else 1 if source.startswith("CHATPAGER_") else 2

@@ -9,6 +9,7 @@
     ├── RequestError                the client's request is at fault; nothing was changed
     │   ├── InvalidRequest          400  a field is missing, unknown, or has a wrong type or value
     │   ├── InvalidJSON             400  the body or frame is not JSON
+    │   ├── InvalidHTTP             400  what came is no request that can be read
     │   ├── UnsupportedEvent        400  a frame's type is not one we know
     │   ├── ContextLengthExceeded   400  prompt and answer do not fit the model's window
     │   ├── InputTooLong            400  so far beyond the window that it was not tokenised whole
@@ -20,16 +21,21 @@
     │   ├── PrefixExists            409  its label is taken by another prefix
     │   ├── PrefixTooShort          400  it has less than a block that every conversation begins with
     │   ├── UpgradeRequired         426  a plain GET where the WebSocket is
+    │   ├── TooManyForks            409  a conversation has been forked as often as one may be
     │   ├── SessionBusy             409  another turn of the session is running
     │   ├── IdempotencyConflict     409  the key came before with another request
     │   ├── ResponseEventsExpired   410  its events are gone; the whole response is there
     │   ├── RequestTooLarge         413
+    │   ├── HeadTooLarge            431  the request's line, or a header of it, is too long
+    │   ├── ConnectionTooOld        400  a socket has been open for as long as one may be
     │   ├── TooManyLanes            429  so many lanes of one socket are in use
+    │   ├── RateLimited             429  one tenant or socket has as much as it may: others come first
     │   ├── Overloaded              503  the queue is full: try again later
     │   └── CapacityExceeded        507  the request alone cannot fit the KV cache
     ├── EngineError                 the engine's own fault
     │   ├── NumericError            a model produced NaN logits; the turn failed, its blocks are not cached
     │   ├── StepFailed              a sequence made a step raise
+    │   ├── GrammarFailed           an answer cannot go on under its grammar; its turn failed
     │   └── EngineStopped           the engine's thread has ended
     └── StoreError                  the database refused or is away
 
@@ -45,12 +51,19 @@ class ChatpagerError(Exception):
     """Base of every error raised on purpose."""
 
 
+def _shown(value: object) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # Python writes no whole number of thousands of digits
+        return "a number too long to be shown"
+
+
 class ConfigError(ChatpagerError):
     """A setting is wrong. ``source`` says where the value came from (flag, environment, file, default)."""
 
     def __init__(self, name: str, problem: str, *, value: object = None, source: str = "") -> None:
         self.name, self.problem, self.value, self.source = name, problem, value, source
-        shown = f" = {value!r}" if value is not None else ""
+        shown = f" = {_shown(value)}" if value is not None else ""
         origin = f" (from {source})" if source else ""
         super().__init__(f"{name}{shown}{origin}: {problem}")
 
@@ -85,6 +98,10 @@ class InvalidRequest(RequestError):
 
 class InvalidJSON(RequestError):
     code = "invalid_json"
+
+
+class InvalidHTTP(RequestError):
+    code = "invalid_http"
 
 
 class UnsupportedEvent(RequestError):
@@ -201,6 +218,10 @@ class PrefixTooShort(RequestError):
         )
 
 
+class TooManyForks(RequestError):
+    status, code = 409, "too_many_forks"
+
+
 class SessionBusy(RequestError):
     status, code = 409, "session_busy"
 
@@ -217,8 +238,28 @@ class RequestTooLarge(RequestError):
     status, code = 413, "request_too_large"
 
 
+class HeadTooLarge(RequestError):
+    status, code = 431, "head_too_large"
+
+
+class ConnectionTooOld(RequestError):
+    """OpenAI's word for it, which clients take for a reason to connect again."""
+
+    code = "websocket_connection_limit_reached"
+
+
 class TooManyLanes(RequestError):
     status, type, code = 429, "rate_limit_error", "too_many_lanes"
+
+
+class RateLimited(RequestError):
+    """As ``Overloaded``, of what one tenant may have of it. ``retry_after`` is in seconds."""
+
+    status, type, code = 429, "rate_limit_error", "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
+        self.retry_after = retry_after
+        super().__init__(message)
 
 
 class Overloaded(RequestError):
@@ -249,6 +290,13 @@ class NumericError(EngineError):
 
 class StepFailed(EngineError):
     code = "engine_step_failed"
+
+
+class GrammarFailed(EngineError):
+    """The request's own grammar is the cause: to send it again unchanged fails again."""
+
+    type = "invalid_request_error"
+    status, code = 400, "grammar_failed"
 
 
 class EngineStopped(EngineError):

@@ -13,6 +13,7 @@ from chatpager.store import address
 from chatpager.store.tables import Json, metadata
 
 LOCK = 0x63686174  # any number that other users of the server do not take
+PATIENCE = 60  # seconds for another process that upgrades the same SQLite file
 
 
 def url() -> str:
@@ -45,7 +46,10 @@ async def online() -> None:
     parsed = address.parse(url())
     sqlite = address.is_sqlite(parsed)
     engine = create_async_engine(
-        parsed, poolclass=NullPool, hide_parameters=True, connect_args={"isolation_level": None} if sqlite else {}
+        parsed,
+        poolclass=NullPool,
+        hide_parameters=True,
+        connect_args={"isolation_level": None, "timeout": PATIENCE} if sqlite else {},
     )
     if sqlite:
         event.listen(engine.sync_engine, "begin", lambda c: c.exec_driver_sql("BEGIN IMMEDIATE"))

@@ -6,7 +6,6 @@ message of a Unix socket: JSON, with the three streams as file descriptors; one 
 """
 
 import asyncio
-import atexit
 import gc
 import json
 import os
@@ -14,9 +13,7 @@ import selectors
 import socket
 import sys
 import tempfile
-import threading
 from pathlib import Path
-from typing import NoReturn
 
 import coverage
 
@@ -101,6 +98,8 @@ def main() -> None:
         tell(channel, ready=os.getpid())
         is_command = serve(channel)
     if is_command:
+        from chatpager.cli.leaving import leave
+
         leave(run_command())
 
 
@@ -116,14 +115,6 @@ def run_command() -> int:
         sys.excepthook(*sys.exc_info())
         return 1
     return 0
-
-
-def leave(code: int) -> NoReturn:
-    """As the interpreter ends, but for taking apart what it has loaded, which takes longer than a short command."""
-    threading._shutdown()  # threads that are not daemons end first
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 """A whole server in this process: real sockets on a free port, real engine, real SQLite, a tiny random model.
 
 The model is seeded, so what it answers is always the same, but nobody has written it down: where a test needs certain
-words, ``reply`` gives them and the engine runs on a scripted model instead. ``gate`` holds the engine between two
-steps, so that a test can look at a turn in any phase for as long as it likes.
+words, ``reply`` gives them, or their ids, and the engine runs on a scripted model instead. ``gate`` holds the engine
+between two steps, so that a test can look at a turn in any phase for as long as it likes.
 """
 
 import asyncio
 import shutil
 from contextlib import asynccontextmanager
+from math import inf
 
 import aiohttp
 import pytest
@@ -19,8 +20,8 @@ from chatpager.engine.model_runner import ModelRunner
 from chatpager.engine.plan import Limits
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.server.app import make_app
+from chatpager.server.connections import HEAD_SECONDS, IDLE_SECONDS, make_runner
 from chatpager.server.metrics import Metrics
-from chatpager.server.patience import IDLE_SECONDS, make_runner
 from chatpager.server.requests import Served
 from chatpager.server.service import Service
 from chatpager.sessions.hub import SessionHub
@@ -32,6 +33,8 @@ from tests.serving_client import GREEDY, Serving, eventually
 
 __all__ = ["DEADLINE", "GREEDY", "Gate", "Serving", "eventually", "open_serving"]
 BLOCK = 8
+MERGES_NEVER = {"merge_after": inf}
+"""However busy the machine is that the tests run on: many of them count events."""
 
 
 class GatedModel(ModelRunner):
@@ -55,6 +58,8 @@ async def open_serving(
     hub=None,
     engine=None,
     idle_seconds=IDLE_SECONDS,
+    head_seconds=HEAD_SECONDS,
+    files=None,
     **settings,
 ):
     """``settings`` are ServerConfig's, ``engine`` EngineConfig's, ``hub`` the hub's arguments; ``step`` is the most
@@ -76,7 +81,7 @@ async def open_serving(
     async def open_service():
         metrics = Metrics()
         store = await Store.open(database, migrate=False)
-        session_hub = SessionHub(store, tokenizer, build, on_end=metrics.turn_ended, **(hub or {}))
+        session_hub = SessionHub(store, tokenizer, build, on_end=metrics.turn_ended, **{**MERGES_NEVER, **(hub or {})})
         try:
             await session_hub.open()
         except BaseException:
@@ -85,7 +90,7 @@ async def open_serving(
         return Service(config, session_hub, Served("tiny", {}), metrics, started_at=1_700_000_000_000)
 
     app = make_app(config, open_service)
-    runner = make_runner(app, idle_seconds=idle_seconds)
+    runner = make_runner(app, idle_seconds=idle_seconds, head_seconds=head_seconds, files=files)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
@@ -100,7 +105,8 @@ async def open_serving(
 
 def _scripted(tokenizer, reply, blocks, length):
     def answer(prompt_ids):
-        return tokenizer.encode_plain(reply(tokenizer.decode(prompt_ids)))
+        said = reply(tokenizer.decode(prompt_ids))
+        return tokenizer.encode_plain(said) if isinstance(said, str) else said
 
     vocab = tokenizer.backend.get_vocab_size()
     return ScriptedRunner(answer, vocab_size=vocab, eos=EOS, num_blocks=blocks, block_size=BLOCK, max_model_len=length)

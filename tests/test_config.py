@@ -131,6 +131,20 @@ class TestWhatIsSaidOfAWrongValue:
                 "num_threads = 100000 (from chatpager.toml [engine]): must be between 1 and 1024",
             ),
             ("x = " + "[" * 20_000, "config = 'chatpager.toml': cannot be read: it is nested too deep"),
+            ("[engine]\nseed = " + "9" * 5000, "config = 'chatpager.toml': cannot be read: a number in it is too long"),
+            (
+                f"[server]\nws_max_age = {10**400}",
+                f"ws_max_age = {10**400} (from chatpager.toml [server]): must be a number",
+            ),
+            (
+                "[server]\nport = 0x" + "f" * 4000,
+                "port = a number too long to be shown (from chatpager.toml [server]): "
+                "must be between 0 and 65535 (0 picks a free port)",
+            ),
+            (
+                "[server]\nport = [0x" + "f" * 4000 + "]",
+                "port = a number too long to be shown (from chatpager.toml [server]): must be a whole number",
+            ),
             ("engine = 5\n", "engine (from chatpager.toml): is a section: put its settings under [engine]"),
         ],
     )
@@ -162,6 +176,21 @@ class TestWhatIsSaidOfAWrongValue:
     def test_a_file_that_is_not_there(self, folder):
         assert str(wrong(file="no.toml")) == "config = 'no.toml' (from --config): no such file"
         assert wrong(env={"CHATPAGER_CONFIG": "no.toml"}).source == "CHATPAGER_CONFIG"
+
+    @pytest.mark.parametrize("name", ["~nobody-of-this-name/c.toml", "x" * 5000])
+    def test_a_file_that_cannot_be_there(self, folder, name):
+        assert wrong(file=name).problem == "no such file"
+        assert load(env={"XDG_CONFIG_HOME": name}).sources == {}
+
+    @pytest.mark.parametrize("name", ["model", "kv_dir", "api_key_file", "data_dir"])
+    def test_a_home_that_nobody_has(self, folder, name):
+        refused = wrong(flags={name: "~nobody-of-this-name/x"})
+        assert (refused.name, refused.problem) == (name, "begins with the home folder of a user who has none")
+
+    def test_without_a_home_the_data_folder_must_be_given(self, monkeypatch):
+        monkeypatch.setenv("XDG_DATA_HOME", "~nobody-of-this-name")
+        with pytest.raises(ConfigError, match="data_dir: has no default for a user without a home folder"):
+            StoreConfig().resolved_data_dir()
 
 
 class TestValues:
@@ -216,6 +245,54 @@ class TestWhereDataIs:
         assert StoreConfig(database_url="sqlite:///x.db", data_dir="y").resolved_database_url() == "sqlite:///x.db"
 
 
+class TestTheKeyInAFile:
+    def test_the_nearer_to_the_hand_wins_and_beside_each_other_the_key(self, file, folder):
+        (folder / "key").write_text(" hush \n")
+        (folder / "key").chmod(0o600)
+        given = {"key": "k", "file": "key"}
+        names = {"key": "api_key", "file": "api_key_file"}
+        for nearer, farther, key in (("file", "key", "hush"), ("key", "file", "k")):
+            flags = {names[nearer]: given[nearer]}
+            env = {f"CHATPAGER_{names[farther].upper()}": given[farther]}
+            assert load(flags, env=env).server.api_key == key
+            file(f'[server]\n{names[farther]} = "{given[farther]}"\n')
+            assert load(flags, env={}).server.api_key == key
+            assert load({}, env={f"CHATPAGER_{names[nearer].upper()}": given[nearer]}).server.api_key == key
+            file("")
+        assert load({"api_key": "k", "api_key_file": "key"}, env={}).server.api_key == "k"
+
+    def test_where_it_came_from_is_told(self, folder):
+        (folder / "key").write_text("hush")
+        (folder / "key").chmod(0o600)
+        assert load({"api_key_file": "key"}, env={}).sources["api_key"] == "key (--api-key-file)"
+        assert load({"api_key_file": "key"}, env={"CHATPAGER_API_KEY": ""}).server.api_key == "hush"
+        assert load({"api_key": ""}, env={"CHATPAGER_API_KEY_FILE": "key"}).server.api_key is None
+
+    def test_one_of_ours_that_everybody_may_read_is_refused(self, folder, monkeypatch):
+        key = folder / "key"
+        key.write_text("hush")
+        for mode, taken in ((0o604, False), (0o644, False), (0o640, True), (0o600, True)):
+            key.chmod(mode)
+            if taken:
+                assert load({"api_key_file": "key"}, env={}).server.api_key == "hush"
+            else:
+                assert "chmod 600 key" in wrong(flags={"api_key_file": "key"}).problem
+        key.chmod(0o444)
+        monkeypatch.setattr("os.geteuid", lambda: key.stat().st_uid + 1)
+        assert load({"api_key_file": "key"}, env={}).server.api_key == "hush", "whoever mounted it made it so"
+
+    @pytest.mark.parametrize(
+        ("content", "problem"),
+        [(None, "No such file"), (b"", "is empty"), (b" \n", "is empty"), (b"a\nb", "one line"), (b"\xff", "UTF-8")],
+    )
+    def test_what_cannot_be_one_is_refused_and_not_shown(self, folder, content, problem):
+        if content is not None:
+            (folder / "key").write_bytes(content)
+        refused = wrong(flags={"api_key_file": "key"})
+        assert (refused.name, refused.value, refused.source) == ("api_key_file", "key", "--api-key-file")
+        assert problem in refused.problem
+
+
 class TestArgumentsInPython:
     """``LLM(...)`` takes the engine's settings as arguments."""
 
@@ -253,5 +330,5 @@ class TestArgumentsInPython:
 def test_help_names_every_choice():
     wrong = [(s.help, problem) for s in settings() if s.type is str and s.check and (problem := s.check("?"))]
     named = [(said, problem.removeprefix("must be one of ").split(", ")) for said, problem in wrong]
-    assert len(named) == 4
+    assert len(named) == 5
     assert [(said, c) for said, choices in named for c in choices if c not in said] == []

@@ -1,4 +1,5 @@
 import signal
+import sqlite3
 import subprocess
 import sys
 
@@ -6,7 +7,8 @@ import pytest
 
 from chatpager import failpoints
 from chatpager.errors import ChatpagerError, ConfigError
-from chatpager.failpoints import FailpointHit, arm, hit
+from chatpager.failpoints import FailpointHit, arm, hit, jumped
+from chatpager.store.faults import meaning
 
 TEST_MODE = {"CHATPAGER_TEST_MODE": "1"}
 
@@ -57,7 +59,27 @@ def test_kill_kills_the_process_on_the_spot():
     assert (done.returncode, done.stdout) == (-signal.SIGKILL, "once\n")
 
 
-@pytest.mark.parametrize("spec", ["x", "x=", "x=stop", "x=kill@0", "x=kill@", "=kill", "x=raise,y"])
+@pytest.mark.parametrize(("action", "means"), [("full", "is full"), ("gone", "cannot be opened")])
+def test_a_database_s_error_is_one_as_the_driver_raises_it_for_so_many_hits(action, means):
+    arm(f"here={action}@2x3", TEST_MODE)
+    hit("here")
+    for _ in range(3):
+        with pytest.raises(sqlite3.OperationalError) as raised:
+            hit("here")
+        assert means in meaning(raised.value)
+    hit("here")
+
+
+def test_a_clock_jumps_to_and_fro():
+    assert jumped("clock") == 0
+    arm("clock=jump@2", TEST_MODE)
+    assert [jumped("clock") for _ in range(9)] == [0, 3600, 3600, 0, 0, -3600, -3600, 0, 0]
+    assert jumped("another") == 0
+
+
+@pytest.mark.parametrize(
+    "spec", ["x", "x=", "x=stop", "x=full@2x", "x=raise@1x0", "x=kill@0", "x=kill@", "=kill", "x=raise,y"]
+)
 def test_a_spec_that_cannot_be_read_is_refused_and_changes_nothing(spec):
     arm("here=raise", TEST_MODE)
     with pytest.raises(ConfigError, match="name=kill or name=raise"):

@@ -29,9 +29,11 @@ MAY_IMPORT = {
 STDLIB = sys.stdlib_module_names
 BROUGHT = {"safetensors", "tokenizers", "tqdm"}
 """What transformers brings with it."""
+# llguidance is one wheel without dependencies, and is imported where the first grammar is compiled; cryptography where
+# KV blocks on disk are encrypted.
 THIRD_PARTY = {
     "kernels": {"torch", "triton", "numba", "llvmlite", "numpy"},
-    "engine": {"torch", "transformers", "numpy", "xxhash", "msgspec"} | BROUGHT,
+    "engine": {"torch", "transformers", "numpy", "xxhash", "msgspec", "llguidance", "jinja2", "cryptography"} | BROUGHT,
     "store": {"sqlalchemy", "alembic", "msgspec"},
     "errors": set(),
     "config": set(),

@@ -15,7 +15,7 @@ export default defineConfig({
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
     license: { fileName: "assets/licenses.md" },
-    rolldownOptions: { input: { chat: here("index.html") } },
+    rolldownOptions: { input: { chat: here("index.html"), admin: here("admin.html") } },
   },
   server: {
     proxy: {

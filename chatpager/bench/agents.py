@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from chatpager.bench import machine, server
+from chatpager.bench import machine, report, server
 from chatpager.bench.agent_pipelines import PIPELINES, ROLES, Pipeline, installed
 from chatpager.bench.text import fresh_text
 from chatpager.demo import model_path
@@ -48,7 +48,7 @@ def run(*, only: Sequence[str] | None, head: int, answer: int, rounds: int, out:
     """Measure, print and return the figures. ``only``: frameworks, by name; None: those that are installed.
 
     Raises:
-        ConfigError: a number cannot be measured, or a framework is not known or not installed.
+        ConfigError: a number cannot be measured, or a framework is not known, or not installed.
     """
     for name, value, most in (
         ("head", head, MOST_CHARACTERS),
@@ -80,14 +80,16 @@ def run(*, only: Sequence[str] | None, head: int, answer: int, rounds: int, out:
         "machine": machine.describe(),
     }
     _print(console, result)
-    if out:
-        Path(out).write_text(json.dumps(result, indent=2) + "\n")
+    report.save(result, out)
     return result
 
 
 def _chosen(only: Sequence[str] | None) -> list[str]:
     here = [name for name, (_, packages) in PIPELINES.items() if installed(packages)]
     needs = "; ".join(f"{name} needs {' and '.join(packages)}" for name, (_, packages) in PIPELINES.items())
+    for name in only or ():
+        if name not in PIPELINES:
+            raise ConfigError("only", f"must be some of {', '.join(PIPELINES)}", value=name)
     missing = [name for name in only or () if name not in here]
     if missing or not here:
         named = ", ".join(missing) or "no framework"

@@ -8,11 +8,9 @@ every conversation that it made is deleted.
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -20,6 +18,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from chatpager.bench import report
 from chatpager.bench.text import fresh_text
 from chatpager.client import AsyncClient, ClientError, Reply, Session
 from chatpager.errors import ChatpagerError, ConfigError
@@ -53,8 +52,7 @@ async def run(client: AsyncClient, *, tokens: int, factor: float, seed: int, out
     finally:
         print("deleting the conversations that were made")
         await flood.delete_all()
-    if out:
-        await asyncio.to_thread(Path(out).write_text, json.dumps(result, indent=2) + "\n")
+    await asyncio.to_thread(report.save, result, out)
     if faults := [fault for turn in result["turns"] for fault in _faults(turn, result["pinned_tokens"])]:
         raise ChatpagerError("; ".join(faults))
     return result
@@ -88,6 +86,7 @@ class Flood:
             _turn("its origin", await session.ask("On.", max_output_tokens=ANSWER_TOKENS)),
         ]
         return {
+            "what": "receipts of conversations that come back after a flood of others",
             "device_tokens": room,
             "flooded_tokens": flooded,
             "pinned_tokens": self._pinned_tokens,

@@ -8,7 +8,6 @@ tenants apart gives chance across them; that the same times tell nearly all with
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import tempfile
@@ -22,7 +21,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.text import Text
 
-from chatpager.bench import machine, models
+from chatpager.bench import machine, models, report
 from chatpager.config import EngineConfig
 from chatpager.engine.engine import Engine
 from chatpager.engine.messages import AddRequest, Usage
@@ -70,8 +69,7 @@ def run(*, probes: int, tokens: int, shape: str, out: str | None) -> dict[str, A
         **{where: _summary([probe for probe in found if probe.where == where]) for where in BEFORE},
         "machine": machine.describe(),
     }
-    if out:
-        Path(out).write_text(json.dumps(result, indent=2) + "\n")
+    report.save(result, out)
     _print(result)
     if foreign := result["across"]["cached_tokens"]:
         raise ChatpagerError(f"{foreign} tokens were found that another tenant had computed")

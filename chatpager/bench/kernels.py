@@ -1,25 +1,26 @@
-"""``chatpager bench kernels``: paged decode on this CPU against the gather it replaces and what memory can be read at.
+"""``chatpager bench kernels``: paged decode against the gather it replaces and what memory can be read at.
 
 Every call takes pages that the ones before it did not, until 256 MB have been read, so that the caches are cold where
-a step's are. The ceiling is what summing a large tensor reads with the same threads in the same process.
+a step's are. The ceiling is what summing a large tensor reads with the same threads in the same process. On a CPU the
+gather is the best that we know of torch's; on a GPU it is all pages at once, then torch's own attention.
 """
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from torch.nn.functional import scaled_dot_product_attention
 
-from chatpager.bench import machine
+from chatpager.bench import ceilings, machine, plot, report
 from chatpager.errors import ConfigError
 from chatpager.kernels import Workspace, cpu, cpu_decode, paged_attention
 from chatpager.kernels.arguments import AttentionCall, check
@@ -28,15 +29,22 @@ SHAPES = {"12/4/64": (12, 4, 64), "16/8/128": (16, 8, 128), "8/4/32": (8, 4, 32)
 """Query heads, KV heads, head dimension."""
 ROWS, CONTEXTS = (1, 4, 16, 64, 256), (64, 320, 2048, 8192)
 PAGE = 16
+Way = Callable[[AttentionCall], None]
 COLD_BYTES, MOST_BYTES = 256 << 20, 1 << 30
 
 
-def run(*, shape: str, dtype: str, threads: int, most_tokens: int, seconds: float, out: str | None) -> dict[str, Any]:
+def run(
+    *, shape: str, dtype: str, device: str = "cpu", threads: int, most_tokens: int, seconds: float, out: str | None
+) -> dict[str, Any]:
     """Measure, print and return the figures; ``most_tokens`` and what 1 GiB holds bound a call's keys and values.
 
     Raises:
-        ConfigError: a shape, dtype or number cannot be measured.
+        ConfigError: a shape, dtype, device or number cannot be measured.
     """
+    if device not in ("cpu", "cuda"):
+        raise ConfigError("device", "must be cpu or cuda", value=device)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device", "torch finds no GPU here; chatpager doctor says more", value=device)
     if shape not in SHAPES:
         raise ConfigError("shape", f"one of {', '.join(SHAPES)}", value=shape)
     kinds = {name: kind for kind, name in cpu_decode.SERVED.items()}
@@ -52,13 +60,14 @@ def run(*, shape: str, dtype: str, threads: int, most_tokens: int, seconds: floa
     torch.set_num_threads(threads)
     try:
         began = time.perf_counter()
-        paged_attention.prepare(kinds[dtype], torch.device("cpu"))
+        where = torch.device(device)
+        paged_attention.prepare(kinds[dtype], where)
         ready = time.perf_counter() - began
-        if cpu_decode.kernel(dtype) is None:
+        if device == "cpu" and cpu_decode.kernel(dtype) is None:
             raise ConfigError("dtype", "numba has no kernel for it here; the log says why", value=dtype)
-        ceiling = _ceiling(seconds)
+        ceiling = _ceiling(where, seconds)
         calls = [
-            _measure(SHAPES[shape], kinds[dtype], rows, context, ceiling, seconds)
+            _measure(SHAPES[shape], kinds[dtype], where, rows, context, ceiling, seconds)
             for rows in ROWS
             for context in CONTEXTS
             if rows * context <= most_tokens and _bytes(SHAPES[shape], kinds[dtype], rows * context) <= MOST_BYTES
@@ -66,7 +75,8 @@ def run(*, shape: str, dtype: str, threads: int, most_tokens: int, seconds: floa
     finally:
         torch.set_num_threads(before)
     result = {
-        "what": "paged decode on the CPU, medians; cold caches",
+        "what": "paged decode, medians; cold caches",
+        "device": device,
         "shape": shape,
         "dtype": dtype,
         "threads": threads,
@@ -76,8 +86,7 @@ def run(*, shape: str, dtype: str, threads: int, most_tokens: int, seconds: floa
         "machine": machine.describe(),
     }
     _print(result)
-    if out:
-        Path(out).write_text(json.dumps(result, indent=2) + "\n")
+    report.save(result, out, _charts(result))
     return result
 
 
@@ -85,20 +94,29 @@ def _bytes(shape: tuple[int, int, int], dtype: torch.dtype, tokens: int) -> int:
     return 2 * tokens * shape[1] * shape[2] * dtype.itemsize
 
 
-def _ceiling(seconds: float) -> float:
+def _ceiling(device: torch.device, seconds: float) -> float:
     """Bytes a second."""
-    large = torch.ones(COLD_BYTES // 4)
-    return COLD_BYTES / _median(large.sum, seconds)
+    large = torch.ones(ceilings.READ_BYTES[device.type] // 4, device=device)
+    return large.nbytes / _medians(device, (large.sum,), seconds)[0]
 
 
 def _measure(
-    shape: tuple[int, int, int], dtype: torch.dtype, rows: int, context: int, ceiling: float, seconds: float
+    shape: tuple[int, int, int],
+    dtype: torch.dtype,
+    device: torch.device,
+    rows: int,
+    context: int,
+    ceiling: float,
+    seconds: float,
 ) -> dict[str, Any]:
-    calls = _calls(shape, dtype, rows, context)
+    calls = _calls(shape, dtype, device, rows, context)
     read = _bytes(shape, dtype, rows * context)
-    turn = count()
-    kernel = _median(lambda: cpu.attend(calls[next(turn) % len(calls)]), seconds)
-    gathered = _median(lambda: cpu.attend(calls[next(turn) % len(calls)], gather=True), seconds)
+    turn, (attend, gather) = count(), _ways(device)
+    kernel, gathered = _medians(
+        device,
+        (lambda: attend(calls[next(turn) % len(calls)]), lambda: gather(calls[next(turn) % len(calls)])),
+        seconds,
+    )
     return {
         "rows": rows,
         "context": context,
@@ -109,40 +127,68 @@ def _measure(
     }
 
 
-def _calls(shape: tuple[int, int, int], dtype: torch.dtype, rows: int, context: int) -> list[AttentionCall]:
-    """Calls over pages of their own, in a random order."""
+def _ways(device: torch.device) -> tuple[Way, Way]:
+    """The kernel, and what it replaces."""
+    if device.type == "cpu":
+        return cpu.attend, partial(cpu.attend, gather=True)
+    from chatpager.kernels import cuda
+
+    return cuda.attend, gather_all
+
+
+def gather_all(call: AttentionCall) -> None:
+    """Decode of rows whose contexts fill their pages: every page is copied, then torch attends."""
+    tables = call.block_tables.long()
+    keys, values = (c[tables].flatten(1, 2).transpose(1, 2) for c in (call.key_cache, call.value_cache))
+    out = scaled_dot_product_attention(call.query.unsqueeze(2), keys, values, scale=call.scale, enable_gqa=True)
+    call.out.copy_(out.squeeze(2))
+
+
+def _calls(
+    shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device, rows: int, context: int
+) -> list[AttentionCall]:
+    """Calls over pages of their own, in a random order; keys and values lie as in the engine's cache."""
     heads, kv_heads, dim = shape
     pages = rows * context // PAGE
     sets = max(1, COLD_BYTES // _bytes(shape, dtype, rows * context))
-    tables = torch.randperm(sets * pages, dtype=torch.int32).view(sets, rows, -1)
-    caches = torch.randn(2, PAGE, kv_heads, dim).to(dtype).repeat(sets * pages, 1, 1, 1, 1)
-    query, lengths, workspace = torch.randn(rows, heads, dim).to(dtype), torch.full((rows,), context), Workspace()
+    tables = torch.randperm(sets * pages, dtype=torch.int32, device=device).view(sets, rows, -1)
+    page = torch.randn(2, PAGE, kv_heads, dim).to(device, dtype)
+    keys, values = (one.repeat(sets * pages, 1, 1, 1) for one in page)
+    query, workspace = torch.randn(rows, heads, dim).to(device, dtype), Workspace()
+    lengths = torch.full((rows,), context, dtype=torch.int32, device=device)
     return [
-        check(
-            query, caches[:, 0], caches[:, 1], table, lengths.int(), PAGE, context, return_lse=False,
-            workspace=workspace,
-        )
+        check(query, keys, values, table, lengths, PAGE, context, return_lse=False, workspace=workspace)
         for table in tables
-    ]  # fmt: skip
+    ]
 
 
-def _median(call: Callable[[], object], seconds: float) -> float:
-    """Of at least five calls, and of as many as fit ``seconds``."""
-    call()
-    took: list[float] = []
+def _medians(device: torch.device, calls: Sequence[Callable[[], object]], seconds: float) -> list[float]:
+    """Of at least five calls each, and of as many as fit ``seconds`` each; they take turns."""
+    for call in calls:
+        ceilings.timed(device, call)
+    took: list[list[float]] = [[] for _ in calls]
     began = time.perf_counter()
-    while len(took) < 5 or time.perf_counter() - began < seconds:
-        start = time.perf_counter()
-        call()
-        took.append(time.perf_counter() - start)
-    return statistics.median(took)
+    while len(took[0]) < 5 or time.perf_counter() - began < len(calls) * seconds:
+        for call, times in zip(calls, took, strict=True):
+            times.append(ceilings.timed(device, call))
+    return [statistics.median(times) for times in took]
+
+
+def _charts(result: dict[str, Any]) -> list[str]:
+    charts = []
+    for rows in dict.fromkeys(call["rows"] for call in result["calls"]):
+        calls = [call for call in result["calls"] if call["rows"] == rows]
+        series = {name: [call[f"{name}_us"] for call in calls] for name in ("torch", "kernel")}
+        places = [f"{call['context']:,}" for call in calls]
+        charts.append(plot.lines(f"Decode of {rows} rows, by tokens of context", places, series, " us"))
+    return charts
 
 
 def _print(result: dict[str, Any]) -> None:
     console = Console()
     told = (
-        f"{result['shape']} {result['dtype']}, {result['threads']} threads: ready in {result['ready_s']} s, "
-        f"a sum reads {result['ceiling_gb_s']} GB/s"
+        f"{result['shape']} {result['dtype']} on {result['device']}, {result['threads']} threads: "
+        f"ready in {result['ready_s']} s, a sum reads {result['ceiling_gb_s']} GB/s"
     )
     console.print(Text(told))
     table = Table("rows", "context", "kernel us", "torch us", "times", "of ceiling")

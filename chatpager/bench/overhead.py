@@ -1,12 +1,11 @@
 """``chatpager bench overhead``: what a step costs beside the model, with many sequences decoding.
 
-Scheduling, blocks, names, leases and outputs are the engine's own work; the model's is timed apart, so the figure can
-be set against a step of any hardware.
+Scheduling, blocks, names, leases, outputs and the step's tensors are the engine's own work; what the model and the
+sampling take is timed apart, so the figure can be set against a step of any hardware.
 """
 
 from __future__ import annotations
 
-import json
 import random
 import statistics
 import tempfile
@@ -18,13 +17,14 @@ from rich.console import Console
 from rich.progress import track
 from rich.text import Text
 
-from chatpager.bench import machine, models
+from chatpager.bench import machine, models, report
+from chatpager.bench.workload import p99
 from chatpager.config import EngineConfig
+from chatpager.engine.batch import Batch
 from chatpager.engine.engine import Engine
 from chatpager.engine.heads import Strength
 from chatpager.engine.messages import AddRequest, LeaseRequest
 from chatpager.engine.model_runner import ModelRunner
-from chatpager.engine.plan import Plan
 from chatpager.engine.sampler import Sampled
 from chatpager.engine.sampling_params import SamplingParams
 from chatpager.errors import ConfigError
@@ -45,27 +45,26 @@ def run(*, sequences: int, steps: int, shape: str, out: str | None) -> dict[str,
             raise ConfigError(name, f"must be between {least} and {most}", value=value)
     with tempfile.TemporaryDirectory() as temporary:
         parameters = models.make_model(shape, Path(temporary))
-        whole, model, leases = measure(_engine(Path(temporary), sequences, steps), sequences, steps)
+        whole, model, leases = measure(*_engine(Path(temporary), sequences, steps), sequences, steps)
     own = [all_of_it - models_part for all_of_it, models_part in zip(whole, model, strict=True)]
     result = {
         "what": "a step's time beside the model's, all sequences decoding one token",
         "shape": shape,
         "parameters": parameters,
         "sequences": sequences,
-        "steps": steps,
-        "own_ms": {"p50": _ms(statistics.median(own)), "p99": _ms(_p99(own))},
+        "steps": len(own),
+        "own_ms": {"p50": _ms(statistics.median(own)), "p99": _ms(p99(own))},
         "step_ms": {"p50": _ms(statistics.median(whole))},
         "own_of_step": round(sum(own) / sum(whole), 4),
         "leases": leases,
         "machine": machine.describe(),
     }
     _print(result)
-    if out:
-        Path(out).write_text(json.dumps(result, indent=2) + "\n")
+    report.save(result, out)
     return result
 
 
-def _engine(folder: Path, sequences: int, steps: int) -> Engine:
+def _engine(folder: Path, sequences: int, steps: int) -> tuple[Engine, ModelRunner]:
     config = EngineConfig(
         model=str(folder),
         dtype="float32",
@@ -74,10 +73,12 @@ def _engine(folder: Path, sequences: int, steps: int) -> Engine:
         max_model_len=longest(steps),
         max_num_batched_tokens=max(1024, sequences),
         max_num_seqs=sequences,
+        step_seconds=0.0,  # or the first ones would be through before the last ones' prompts are
         swap_space=0.0,
         seed=1,
     )
-    return Engine(config, ModelRunner(config))
+    runner = ModelRunner(config)
+    return Engine(config, runner), runner
 
 
 def longest(steps: int) -> int:
@@ -85,19 +86,19 @@ def longest(steps: int) -> int:
     return 2 * PROMPT_TOKENS + steps + 8
 
 
-def measure(engine: Engine, sequences: int, steps: int) -> tuple[list[float], list[float], int]:
-    """Seconds of each step, and of the model in it; and the leases that stood. The engine keeps nothing of ours but its
-    cache."""
-    run_plan, spent = engine.runner.run, [0.0]
+def measure(engine: Engine, runner: ModelRunner, sequences: int, steps: int) -> tuple[list[float], list[float], int]:
+    """Seconds of each step, and of the model in it; and the leases that stood. ``runner`` is the engine's, which keeps
+    nothing of ours but its cache."""
+    compute, spent = runner.compute, [0.0]
 
-    def timed(plan: Plan) -> list[Sampled]:
+    def timed(batch: Batch) -> list[Sampled]:
         began = time.perf_counter()
         try:
-            return run_plan(plan)
+            return compute(batch)
         finally:
             spent[0] = time.perf_counter() - began
 
-    engine.runner.run = timed  # type: ignore[method-assign]
+    runner.compute = timed  # type: ignore[method-assign]
     _ask(engine, sequences, PROMPT_TOKENS, 1)
     while engine.has_work:
         engine.step(time.monotonic)
@@ -112,7 +113,7 @@ def measure(engine: Engine, sequences: int, steps: int) -> tuple[list[float], li
         engine.step(time.monotonic)
         whole.append(time.perf_counter() - began)
         model.append(spent[0])
-    engine.runner.run = run_plan  # type: ignore[method-assign]
+    runner.compute = compute  # type: ignore[method-assign]
     return whole, model, sum(bool(head.leases) for head in engine.leases.heads.values())
 
 
@@ -132,10 +133,6 @@ def _ask(engine: Engine, sequences: int, tokens: int, answer: int) -> None:
 def _left(engine: Engine) -> int:
     """Steps in which every sequence decodes."""
     return min(seq.max_length - len(seq) for seq in engine.scheduler.running) - 1
-
-
-def _p99(seconds: list[float]) -> float:
-    return statistics.quantiles(seconds, n=100, method="inclusive")[98]
 
 
 def _ms(seconds: float) -> float:

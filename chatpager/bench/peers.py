@@ -18,8 +18,9 @@ from typing import Any
 
 import aiohttp
 
-from chatpager.bench import accounting, server
+from chatpager.bench import accounting, machine, server
 from chatpager.bench.completions import PeerError, Refused, Target, ask
+from chatpager.engine.thread_choice import without_our_policy
 from chatpager.errors import ConfigError
 
 STOP_SECONDS = 30.0
@@ -60,12 +61,17 @@ class Peer:
         if not any(note.startswith(kind) for note in self.notes):
             self.notes.append(text)
 
+    def environment(self) -> dict[str, str]:
+        """Without what this program has set for itself: another's threads wait as they would without us."""
+        return without_our_policy(os.environ if self.env is None else self.env)
+
     def facts(self) -> dict[str, Any]:
         """For the results."""
         return {
             **({"command": self.told or shlex.join(self.command)} if self.command else {"url": self.url}),
             "model": self.target.model if self.target else None,
             "version": self.version or None,
+            "environment": machine.threading(self.environment()) if self.command else None,
             "peak_resident_mib": round(self.peak_bytes / (1 << 20)) or None,
             "notes": self.notes,
         }
@@ -145,7 +151,7 @@ async def serving(
     with peer.log.open("ab") as out:
         try:
             peer.process = subprocess.Popen(  # noqa: ASYNC220
-                filled, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=peer.env, start_new_session=True
+                filled, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=peer.environment(), start_new_session=True
             )
         except OSError as error:
             raise PeerError(

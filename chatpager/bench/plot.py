@@ -54,7 +54,10 @@ def bars(title: str, values: Mapping[str, float], unit: str) -> str:
     return f"<figure><figcaption>{html.escape(title)}</figcaption>{''.join(parts)}</svg></figure>"
 
 
-STYLE = "body{font:14px system-ui;margin:2em;max-width:60em}svg text{font:12px system-ui;fill:#555}ul{list-style:none}"
+STYLE = (
+    "body{font:14px system-ui;margin:2em;max-width:60em}svg text{font:12px system-ui;fill:#555}ul{list-style:none}"
+    "table{border-collapse:collapse}td,th{border:1px solid #ccc;padding:4px;text-align:left}caption{text-align:left}"
+)
 
 
 def page(title: str, charts: Sequence[str], note: str) -> str:

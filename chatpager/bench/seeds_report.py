@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import html
 import json
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from chatpager.bench import plot
+from chatpager.bench import plot, report
 
 HEADS = ("what", "theirs (second-hand)", "ours", "static baseline", "why it differs")
 FIELDS = ("title", "theirs", "ours", "static", "why")
@@ -43,11 +42,8 @@ def _title(result: dict[str, Any]) -> str:
 
 
 def _table(result: dict[str, Any]) -> str:
-    def line(kind: str, cells: list[str]) -> str:
-        return "<tr>" + "".join(f"<{kind}>{html.escape(cell)}</{kind}>" for cell in cells) + "</tr>"
-
-    rows = [line("th", list(HEADS)), *(line("td", [row[name] for name in FIELDS]) for row in result["rows"])]
-    return f'<table border="1" cellpadding="6" style="border-collapse:collapse">{"".join(rows)}</table>'
+    rows = [{head: row[name] for head, name in zip(HEADS, FIELDS, strict=True)} for row in result["rows"]]
+    return report.table(rows, "each figure beside those that are told of others")
 
 
 def _of_block_sizes(figures: dict[str, Any]) -> list[str]:

@@ -56,15 +56,21 @@ def throughput(m: Measure) -> Row:
     ours, static = m.mixed
     ratio = ours.rate / static.rate
     equal = statistics.fmean(a == b for a, b in zip(ours.tokens, static.tokens, strict=True))
+    s = m.sizes
+    alike = [Ask(m.prompt(s.prompt_mean), s.block_answer) for _ in range(s.slots)]
+    step, static_step = (
+        statistics.median(served.gaps(0)) for served in m.both(alike, s.max_len, s.slots, "equal batches")
+    )
     return Row(
         "throughput", "tokens of answers a second, varied requests", "10-24x plain Hugging Face, on a GPU",
         f"{ours.rate:,.0f}/s ({ratio:.1f}x)", f"{static.rate:,.0f}/s",
         "a GPU decodes many sequences in nearly the time of one, as weights are read once; a CPU is soon limited by "
         "arithmetic, so more sequences at once bring less. Model, lengths and memory differ too. "
         f"{equal:.0%} of the answers are the same to the last token; rounding decides between tokens that are nearly "
-        "as likely. On a CPU part of ours is faster linears, not batching",
+        f"as likely. With {s.slots} equal sequences a step takes {_ms(step)} here and {_ms(static_step)} there: "
+        f"{static_step / step:.1f}x of ours are faster steps, {ratio * step / static_step:.1f}x batching and pages",
         {"ours": round(ours.rate, 2), "static": round(static.rate, 2), "ratio": round(ratio, 3),
-         "equal_answers": round(equal, 4)},
+         "step_ms": _round_ms(step), "static_step_ms": _round_ms(static_step), "equal_answers": round(equal, 4)},
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 import signal
 import statistics
@@ -143,13 +144,27 @@ def _model(options: Options, peers: list[Peer], folder: Path, console: Console) 
         if not given.is_dir():
             hint = "name a folder with a model; chatpager bench model makes one"
             raise ConfigError("model", f"is no folder; {hint}", value=options.model)
-        return given.resolve(), None
+        return given.resolve(), _parameters(given)
     if not any("{model}" in word for peer in peers for word in peer.command):
         return None, None
     made = folder / f"random-{options.shape}"
     with console.status(Text(f"making a random model of shape {options.shape}")):
         parameters = models.make_model(options.shape, made)
     return made, parameters
+
+
+def _parameters(model: Path) -> int | None:
+    """As its files say; None where they say nothing that we understand."""
+    from safetensors import SafetensorError, safe_open
+
+    total = 0
+    try:
+        for file in model.glob("*.safetensors"):
+            with safe_open(file, "numpy") as tensors:
+                total += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return None
+    return total or None
 
 
 async def _measure(bench: Bench) -> None:
@@ -162,7 +177,7 @@ async def _measure(bench: Bench) -> None:
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as client:
         if bench.options.one_at_a_time:
             for turn in range(bench.options.rounds):
-                for peer in bench.peers:
+                for peer in in_turn(bench.peers, turn):
                     async with serving(peer, bench.model, bench.logs, client, bench.options.start_seconds):
                         for scenario in bench.found:
                             await _one(bench, client, turn, scenario, peer)
@@ -175,8 +190,14 @@ async def _measure(bench: Bench) -> None:
                 )
             for turn in range(bench.options.rounds):
                 for scenario in bench.found:
-                    for peer in bench.peers:
+                    for peer in in_turn(bench.peers, turn):
                         await _one(bench, client, turn, scenario, peer)
+
+
+def in_turn(peers: list[Peer], turn: int) -> list[Peer]:
+    """Each is the first in its round: what heats or slows the machine meets all of them."""
+    first = turn % len(peers)
+    return peers[first:] + peers[:first]
 
 
 async def _one(bench: Bench, client: aiohttp.ClientSession, turn: int, scenario: str, peer: Peer) -> None:
@@ -218,7 +239,7 @@ def _result(bench: Bench, parameters: int | None) -> dict[str, Any]:
     model = bench.model.name if bench.model else None
     return {
         "what": "OpenAI-compatible servers on the same prompts, medians over rounds",
-        "model": bench.options.shape if parameters else model,
+        "model": model if bench.options.model or not model else bench.options.shape,
         "parameters": parameters,
         "rounds": bench.options.rounds,
         "seed": bench.seed,

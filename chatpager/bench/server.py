@@ -29,15 +29,24 @@ def command(model: Path, data: Path, port: str, *flags: str) -> tuple[list[str],
 @contextmanager
 def running(model: Path, data: Path, *flags: str) -> Iterator[str]:
     """Serve ``model`` on a free port; gives the address. Raises RuntimeError with the server's last words."""
+    with served(model, data, *flags) as (address, _):
+        yield address
+
+
+@contextmanager
+def served(model: Path, data: Path, *flags: str, failpoints: str = "") -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The same, with its process, in which ``failpoints`` are armed."""
     port = free_port()
     log = data / "server.log"
     argv, env = command(model, data, str(port), *flags)
+    if failpoints:
+        env |= {"CHATPAGER_TEST_MODE": "1", "CHATPAGER_FAILPOINTS": failpoints}
     with log.open("w") as out:
         process = subprocess.Popen(argv, stdout=out, stderr=out, env=env)
     try:
         address = f"http://127.0.0.1:{port}"
         _wait(address, process, log)
-        yield address
+        yield address, process
     finally:
         process.terminate()
         try:

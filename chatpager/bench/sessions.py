@@ -9,7 +9,6 @@ time that it takes.
 
 from __future__ import annotations
 
-import json
 import random
 import statistics
 import tempfile
@@ -23,8 +22,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from chatpager.bench import machine, models, plot
+from chatpager.bench import machine, models, plot, report
 from chatpager.bench.traces import BLOCK, TRACES, Turn, blocks, lengths
+from chatpager.bench.workload import p99
 from chatpager.config import EngineConfig
 from chatpager.engine.block_pool import EvictionClass
 from chatpager.engine.engine import Engine
@@ -95,9 +95,7 @@ def run(
         "machine": machine.describe(),
     }
     _print(console, result)
-    if out:
-        Path(out).write_text(json.dumps(result, indent=2) + "\n")
-        Path(out).with_suffix(".html").write_text(_plots(result))
+    report.save(result, out, _charts(result))
     return result
 
 
@@ -215,17 +213,13 @@ def _figures(served: dict[str, Served], pool: int) -> dict[str, Any]:
                 "from_host": round(s.host / s.attainable, 4),
                 "lost_tokens": s.lost,
                 "ttft_p50_ms": _ms(statistics.median(s.ttft)),
-                "ttft_p99_ms": _ms(_p99(s.ttft)),
-                "first_p99_ms": _ms(_p99(s.first)),
+                "ttft_p99_ms": _ms(p99(s.ttft)),
+                "first_p99_ms": _ms(p99(s.first)),
                 "ttft_of_cold": round(statistics.median(s.ttft) / cold, 4),
             }
             for name, s in served.items()
         },
     }
-
-
-def _p99(seconds: Sequence[float]) -> float:
-    return statistics.quantiles(seconds, n=100, method="inclusive")[98]
 
 
 def _ms(seconds: float) -> float:
@@ -254,7 +248,7 @@ def _print(console: Console, result: dict[str, Any]) -> None:
         console.print(table)
 
 
-def _plots(result: dict[str, Any]) -> str:
+def _charts(result: dict[str, Any]) -> list[str]:
     places = [f"{of}x" for of in result["working_sets"]]
 
     def series(fact: str, factor: float = 1.0) -> dict[str, list[float]]:
@@ -263,11 +257,8 @@ def _plots(result: dict[str, Any]) -> str:
             for name in BASELINES
         }
 
-    charts = [
+    return [
         plot.lines("Cached tokens of those attainable", places, series("hit_of_attainable", 100.0), " %"),
         plot.lines("Time to first token, median of the turns that came back", places, series("ttft_p50_ms"), " ms"),
         plot.lines("Time to first token, 99th percentile of them", places, series("ttft_p99_ms"), " ms"),
     ]
-    about = {key: value for key, value in result.items() if key != "working_sets"}
-    title = f"Working sets of the {result['trace']} trace, in multiples of the device's KV cache"
-    return plot.page(title, charts, json.dumps(about, indent=2))

@@ -6,7 +6,6 @@ ceilings is the floor. The model's steps are timed without a scheduler; what the
 
 from __future__ import annotations
 
-import json
 import random
 import statistics
 import tempfile
@@ -20,7 +19,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from chatpager.bench import ceilings, machine, models, overhead, plot
+from chatpager.bench import ceilings, machine, models, overhead, plot, report
 from chatpager.bench.ceilings import Ceilings
 from chatpager.config import EngineConfig
 from chatpager.engine import loader
@@ -62,8 +61,8 @@ def run(options: Options) -> dict[str, Any]:
         ("steps", (options.steps,), 2),
         ("step_tokens", (options.step_tokens,), 1),
     ):
-        if not values or min(values) < least:
-            raise ConfigError(name, f"must be at least {least}", value=values)
+        if (lowest := min(values, default=0)) < least:
+            raise ConfigError(name, f"must be at least {least}", value=lowest)
     if not options.kv_gib > 0:
         raise ConfigError("kv_gib", "must be above 0", value=options.kv_gib)
     if options.dtype not in ("auto", *loader.DTYPES):
@@ -73,7 +72,7 @@ def run(options: Options) -> dict[str, Any]:
         parameters = models.make_model(options.shape, folder)
         runner = _runner(options, folder)
         most = ceilings.measure(runner.model.device, runner.model.dtype)
-        cells = [_cell(options, runner, most, *where) for where in track(_grid(options), "measuring")]
+        cells = [_cell(options, runner, parameters, most, *where) for where in track(_grid(options), "measuring")]
         host = [_host(options, runner, batch) for batch in track(options.batches, "the engine's own work")]
     result = {
         "what": "steps of the model against the floor: bytes over read bandwidth, or operations over a matmul's peak",
@@ -88,9 +87,7 @@ def run(options: Options) -> dict[str, Any]:
         "engine": host,
         "machine": machine.describe(),
     }
-    if options.out:
-        Path(options.out).write_text(json.dumps(result, indent=2) + "\n")
-        Path(options.out).with_suffix(".html").write_text(_page(result))
+    report.save(result, options.out, _charts(result))
     _print(result)
     return result
 
@@ -120,6 +117,7 @@ def _runner(options: Options, folder: Path) -> ModelRunner:
         max_model_len=longest,
         max_num_batched_tokens=max(options.step_tokens, batch, 1024),
         max_num_seqs=batch,
+        step_seconds=0.0,
         swap_space=0.0,
         seed=1,
     )
@@ -127,7 +125,9 @@ def _runner(options: Options, folder: Path) -> ModelRunner:
 
 
 @torch.inference_mode()
-def _cell(options: Options, runner: ModelRunner, most: Ceilings, kind: str, batch: int, context: int) -> dict[str, Any]:
+def _cell(
+    options: Options, runner: ModelRunner, parameters: int, most: Ceilings, kind: str, batch: int, context: int
+) -> dict[str, Any]:
     """Milliseconds of one step (median and best) and its floor; or why it was not measured."""
     cell: dict[str, Any] = {"kind": kind, "batch": batch, "context": context}
     if _blocks(batch, context) > runner.num_blocks - 1:
@@ -138,7 +138,7 @@ def _cell(options: Options, runner: ModelRunner, most: Ceilings, kind: str, batc
     device = runner.model.device
     runner.run(plan)
     seconds = [ceilings.timed(device, lambda: runner.run(plan)) for _ in range(options.steps)]
-    floor, bound = most.floor(*work(runner, kind, batch, context))
+    floor, bound = most.floor(*work(runner, parameters, kind, batch, context))
     median = statistics.median(seconds)
     return {
         **cell,
@@ -170,13 +170,15 @@ def _plan(runner: ModelRunner, kind: str, batch: int, context: int) -> Plan:
     return plan
 
 
-def work(runner: ModelRunner, kind: str, batch: int, context: int) -> tuple[float, float]:
-    """Bytes that a step must read or write at least, and operations (two a multiplication), of a dense model."""
-    config, module = runner.model.config, runner.model.module
+def work(runner: ModelRunner, parameters: int, kind: str, batch: int, context: int) -> tuple[float, float]:
+    """Bytes that a step must read or write at least, and operations (two a multiplication), of a dense model.
+
+    ``parameters`` are those of its files: a loaded model's linears keep their weights in forms of their own.
+    """
+    config = runner.model.config
     size = runner.model.dtype.itemsize
     head = config.vocab_size * config.hidden_size
-    total = sum(p.numel() for p in module.parameters())
-    body = total - head if config.tie_word_embeddings else total - 2 * head
+    body = parameters - head if config.tie_word_embeddings else parameters - 2 * head
     kv = batch * context * runner.shape.bytes_per_token(size)
     dots = 4 * runner.shape.layers * config.num_attention_heads * runner.shape.head_dim
     if kind == "decode":
@@ -189,7 +191,7 @@ def work(runner: ModelRunner, kind: str, batch: int, context: int) -> tuple[floa
 def _host(options: Options, runner: ModelRunner, batch: int) -> dict[str, Any]:
     """What the engine adds to a decode step, and the share of the time in which the model runs."""
     engine = Engine(replace(runner.config, max_num_seqs=batch), runner)
-    whole, model, _ = overhead.measure(engine, batch, options.steps)
+    whole, model, _ = overhead.measure(engine, runner, batch, options.steps)
     own = [step - part for step, part in zip(whole, model, strict=True)]
     return {
         "batch": batch,
@@ -221,7 +223,7 @@ def _print(result: dict[str, Any]) -> None:
     console.print(table)
 
 
-def _page(result: dict[str, Any]) -> str:
+def _charts(result: dict[str, Any]) -> list[str]:
     charts = []
     contexts = sorted({cell["context"] for cell in result["cells"]})
     for kind in ("decode", "prefill"):
@@ -232,8 +234,7 @@ def _page(result: dict[str, Any]) -> str:
                 places = [f"{c['batch']} sequences" for c in cells]
                 charts.append(plot.lines(f"One {kind} step, {context:,} tokens each", places, series, " ms"))
     own = {f"{row['batch']} sequences": row["own_ms"] for row in result["engine"]}
-    charts.append(plot.bars("The engine's own work in a decode step", own, " ms"))
-    return plot.page(f"Steps of {result['shape']} against their floor", charts, json.dumps(result, indent=2))
+    return [*charts, plot.bars("The engine's own work in a decode step", own, " ms")]
 
 
 def _measured(cells: Many[dict[str, Any]], kind: str, context: int) -> list[dict[str, Any]]:

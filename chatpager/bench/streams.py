@@ -2,14 +2,13 @@
 
 The same requests are served twice a round: by a server, to as many sessions over WebSockets at once, and by an engine
 in this process, stepped until it has nothing left. Both have the same model, settings and policy of threads; while one
-is measured the other has nothing to do. The client's work is part of the first: it runs on the same cores, and how much
-of them it had is told.
+is measured the other has nothing to do, and which comes first changes from round to round. Neither keeps KV blocks on a
+disk. The client's work is part of the first: it runs on the same cores, and how much of them it had is told.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import statistics
 import tempfile
@@ -21,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.text import Text
 
-from chatpager.bench import machine, models, server
+from chatpager.bench import machine, models, report, server
 from chatpager.bench.text import fresh_text
 from chatpager.client import AsyncClient, Session
 from chatpager.config import EngineConfig
@@ -69,6 +68,7 @@ def run(*, streams: int, prompt: int, answer: int, rounds: int, shape: str, out:
         ):
             rounds_s = asyncio.run(_measure(url, engine, streams, prompt, answer, rounds))
     served, bare, client = (statistics.median(times) for times in zip(*rounds_s, strict=True))
+    overheads = [one.served / one.bare - 1 for one in rounds_s]
     result = {
         "what": "seconds for all answers: streamed over WebSockets, and from the engine alone",
         "shape": shape,
@@ -80,13 +80,13 @@ def run(*, streams: int, prompt: int, answer: int, rounds: int, shape: str, out:
         "engine_s": [round(one.bare, 3) for one in rounds_s],
         "client_cpu_s": [round(one.client_cpu, 3) for one in rounds_s],
         "tokens_per_s": {"served": round(streams * answer / served, 1), "engine": round(streams * answer / bare, 1)},
-        "overhead": round(served / bare - 1, 4),
+        "overheads": [round(one, 4) for one in overheads],
+        "overhead": round(statistics.median(overheads), 4),
         "client_share": round(client / served, 4),
         "machine": machine.describe(),
     }
     _print(console, result)
-    if out:
-        Path(out).write_text(json.dumps(result, indent=2) + "\n")
+    report.save(result, out)
     return result
 
 
@@ -95,6 +95,7 @@ def _flags() -> list[str]:
         *("--max-model-len", str(MAX_MODEL_LEN)),
         *("--max-num-batched-tokens", str(BATCHED_TOKENS)),
         *("--num-kv-blocks", str(KV_BLOCKS)),
+        *("--disk-space", "0"),
     ]
 
 
@@ -117,14 +118,13 @@ async def _measure(url: str, engine: Engine, streams: int, prompt: int, answer: 
         per_token = SAMPLE_CHARACTERS / statistics.median(lengths)
         _compute(engine, rng, lengths, 4)
         measured = []
-        for _ in track(range(rounds), "measuring"):
+        for turn in track(range(rounds), "measuring"):
+            bare = _timed_compute(engine, rng, lengths, answer) if turn % 2 else None
             sessions = await _sessions(client, streams)
             began, cpu = time.perf_counter(), time.process_time()
             lengths = await _serve(sessions, rng, int(prompt * per_token), answer)
             served, client_cpu = time.perf_counter() - began, time.process_time() - cpu
-            began = time.perf_counter()
-            _compute(engine, rng, lengths, answer)
-            measured.append(Round(served, time.perf_counter() - began, client_cpu))
+            measured.append(Round(served, bare or _timed_compute(engine, rng, lengths, answer), client_cpu))
     return measured
 
 
@@ -145,6 +145,12 @@ async def _serve(sessions: list[Session], rng: random.Random, characters: int, a
         return int(reply.reply.input_tokens)
 
     return list(await asyncio.gather(*(turn(s, t) for s, t in zip(sessions, texts, strict=True))))
+
+
+def _timed_compute(engine: Engine, rng: random.Random, lengths: list[int], answer: int) -> float:
+    began = time.perf_counter()
+    _compute(engine, rng, lengths, answer)
+    return time.perf_counter() - began
 
 
 def _compute(engine: Engine, rng: random.Random, lengths: list[int], answer: int) -> None:

@@ -8,7 +8,6 @@ token.
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import statistics
@@ -22,7 +21,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from chatpager.bench import machine, models
+from chatpager.bench import machine, models, report
 from chatpager.config import EngineConfig
 from chatpager.engine.engine import Engine
 from chatpager.engine.messages import AddRequest, Usage
@@ -67,8 +66,7 @@ def run(*, tokens: int, shape: str, rounds: int, out: str | None) -> dict[str, A
         turns = measure.rounds(rounds)
     result = _summary(turns, tokens, shape, parameters)
     _print(result)
-    if out:
-        Path(out).write_text(json.dumps(result, indent=2) + "\n")
+    report.save(result, out)
     return result
 
 

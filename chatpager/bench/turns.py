@@ -8,7 +8,6 @@ compared is the time from sending to the first piece of text.
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import statistics
 import tempfile
@@ -20,7 +19,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.text import Text
 
-from chatpager.bench import machine, models, server
+from chatpager.bench import machine, models, report, server
 from chatpager.bench.text import fresh_text
 from chatpager.client import AsyncClient, Reply, Session
 from chatpager.errors import ConfigError
@@ -62,8 +61,7 @@ def run(*, history: int, shape: str, rounds: int, out: str | None) -> dict[str, 
             pairs = asyncio.run(_measure(url, history, rounds, models.letter(folder)))
     result = _summary(pairs, history, shape, parameters)
     _print(console, result)
-    if out:
-        Path(out).write_text(json.dumps(result, indent=2) + "\n")
+    report.save(result, out)
     return result
 
 

@@ -1,24 +1,23 @@
-"""The command line (floor 5). Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 a model that cannot be
-served, 130 interrupted."""
+"""The command line (floor 5). Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 130
+interrupted."""
 
 from __future__ import annotations
 
 import sys
 
 from chatpager.cli.app import app
+from chatpager.cli.leaving import leave
 from chatpager.engine.thread_choice import spin_briefly
-from chatpager.errors import ChatpagerError, ConfigError, ModelLoadError
+from chatpager.errors import ChatpagerError, ConfigError
 
 
 def main() -> None:
     """Entry point of ``chatpager``: errors raised on purpose are one line, not a traceback."""
     spin_briefly()
     try:
-        app()
+        app(prog_name="chatpager")  # also as python -m: a shell completes this name
     except ConfigError as error:
         _fail(error, 2)
-    except ModelLoadError as error:
-        _fail(error, 3)
     except ChatpagerError as error:
         _fail(error, 1)
     except KeyboardInterrupt:
@@ -27,6 +26,8 @@ def main() -> None:
 
 def _fail(error: ChatpagerError, code: int) -> None:
     print(f"chatpager: {error}", file=sys.stderr)
+    if "torch" in sys.modules:
+        leave(code)
     sys.exit(code)
 
 

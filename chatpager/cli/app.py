@@ -3,37 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sys
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import typer
 
 from chatpager import __version__
-from chatpager.cli import prefixes, remote
 from chatpager.cli.benches import bench_app
 from chatpager.cli.flags import with_settings
 from chatpager.cli.keys import has_live_key, keys
+from chatpager.cli.prefixes import cache
+from chatpager.cli.remote import AsJson, ConfigFile, Remote, on_server, tell
+from chatpager.cli.sessions import sessions
 from chatpager.errors import ConfigError
 from chatpager.program import program
 
 app = typer.Typer(
     name="chatpager",
+    epilog="Example: chatpager demo",
     help="A session-first chat server: it owns the conversation and computes only what is new.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-db = typer.Typer(help="The database.", no_args_is_help=True)
-settings_app = typer.Typer(help="The settings.", no_args_is_help=True)
+db = typer.Typer(help="The database.", epilog="Example: chatpager db upgrade", no_args_is_help=True)
+settings_app = typer.Typer(help="The settings.", epilog="Example: chatpager config show", no_args_is_help=True)
 app.add_typer(db, name="db")
 app.add_typer(settings_app, name="config")
-app.add_typer(remote.sessions, name="sessions")
-app.add_typer(prefixes.cache, name="cache")
+app.add_typer(sessions, name="sessions")
+app.add_typer(cache, name="cache")
 app.add_typer(keys, name="keys")
 app.add_typer(bench_app, name="bench")
-
-ConfigFile = Annotated[str | None, typer.Option("--config", help="settings file; default: ./chatpager.toml, then XDG")]
 
 DEMO_DEFAULTS: dict[str, Any] = {
     "dtype": "float32",
@@ -60,7 +63,7 @@ def _root(
     pass
 
 
-@app.command()
+@app.command(epilog="Example: chatpager demo --port 9000 --no-browser")
 @with_settings("engine", "server", "store", leave_out={"model"}, defaults=DEMO_DEFAULTS)
 def demo(
     settings: dict[str, Any],
@@ -74,68 +77,88 @@ def demo(
     _serve(given, config, DEMO_DEFAULTS, browser=browser and has_display())
 
 
-@app.command()
+@app.command(epilog="Example: chatpager serve Qwen/Qwen3-0.6B --port 9000")
 @with_settings("engine", "server", "store", leave_out={"model"}, defaults=SERVE_DEFAULTS)
 def serve(
     settings: dict[str, Any],
     model: Annotated[str | None, typer.Argument(help="model folder, or a name on the Hugging Face hub")] = None,
     config: ConfigFile = None,
 ) -> None:
-    """Serve a model. Example: [bold]chatpager serve Qwen/Qwen3-0.6B --port 9000[/bold]"""
+    """Serve a model."""
     _serve({**settings, "model": model}, config, SERVE_DEFAULTS, browser=False)
 
 
 def _serve(given: dict[str, Any], file: str | None, defaults: dict[str, Any], *, browser: bool) -> None:
-    """What the settings alone tell to be wrong is told at once: importing torch takes seconds."""
+    """What is wrong without the model being read is told at once: importing torch takes seconds."""
+    from chatpager.engine import lean_imports
+
+    lean_imports.link_ahead()
+    gc.disable()  # to look again and again at what is imported takes a fifth of the time; until all is loaded
+    from rich.console import Console
+
+    from chatpager.cli.leaving import leave
+    from chatpager.cli.listening import cannot_listen
+    from chatpager.cli.models import fetch_model, local_model
+    from chatpager.cli.phases import phase
+    from chatpager.cli.signals import give_up_on_signals
     from chatpager.config import load
     from chatpager.server.access import exposure, is_exposed
 
     config = load(given, file=file, defaults=defaults)
-    if is_exposed(config.server) and not asyncio.run(has_live_key(config.store.resolved_database_url())):
-        raise exposure(config.server)
-    if not config.engine.model:
+    model = config.engine.model
+    if not model:
         raise ConfigError(
             "model", f"name a model folder ({program()} serve FOLDER), or use the built-in one: {program()} demo"
         )
-    from chatpager.cli.serving import serve_model
+    path = local_model(model)
+    if problem := cannot_listen(config.server):
+        raise problem
+    if is_exposed(config.server) and not asyncio.run(has_live_key(config.store.resolved_database_url())):
+        raise exposure(config.server)
+    console = Console()
+    give_up_on_signals(console)
+    path = path or fetch_model(model, console)
+    # Until torch is there nothing can be logged, so as a log nothing is said yet.
+    with phase(console, "starting") if config.server.log_format == "console" else nullcontext():
+        lean_imports.prepare()
+        from chatpager.cli.serving import serve_model
+    gc.freeze()  # what was imported stays: nobody looks through it any more
+    serve_model(config, path, console, browser=browser)
+    leave(0)
 
-    serve_model(config, browser=browser)
 
-
-@app.command()
+@app.command(epilog="Example: chatpager chat --session conv_...")
+@on_server
 def chat(
+    server: Remote,
     session: Annotated[str | None, typer.Option(help="session to go on with (conv_...); default: a new one")] = None,
-    url: Annotated[
-        str | None, typer.Option(envvar="CHATPAGER_URL", help="the server's address; default: from the settings")
-    ] = None,
-    api_key: Annotated[str | None, typer.Option(help="the server's key; default: from the settings")] = None,
-    config: ConfigFile = None,
+    thoughts: Annotated[bool, typer.Option(help="show what the model thinks before it answers")] = True,
 ) -> None:
     """Chat with a server that is running: in the terminal, or line by line from a pipe."""
     from chatpager.cli.chatting import chat_in_terminal
-    from chatpager.config import load
 
-    server = load({"api_key": api_key}, file=config).server
-    again = f" --url {url}" if url else ""
-    chat_in_terminal(url or address(server.host, server.port), session, server.api_key, again)
+    chat_in_terminal(server.url, session, server.api_key, server.again, thoughts=thoughts)
 
 
-@app.command()
+@app.command(epilog="Example: chatpager doctor --model Qwen/Qwen3-0.6B --json")
 @with_settings("engine", "server", "store", defaults=SERVE_DEFAULTS)
 def doctor(
     settings: dict[str, Any],
     config: ConfigFile = None,
-    json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check this machine, the settings, the model and the database, and say what to do about what is wrong."""
+    from chatpager.cli.leaving import leave
+
+    gc.disable()
     from chatpager.cli.doctor import examine
 
-    raise typer.Exit(asyncio.run(examine(settings, config, SERVE_DEFAULTS, as_json=json)))
+    leave(asyncio.run(examine(settings, config, SERVE_DEFAULTS, as_json=as_json)))
 
 
-@db.command("upgrade")
+@db.command("upgrade", epilog="Example: chatpager db upgrade --data-dir /srv/chatpager")
 @with_settings("store")
-def db_upgrade(settings: dict[str, Any], config: ConfigFile = None) -> None:
+def db_upgrade(settings: dict[str, Any], config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Make the database, or bring its schema up to date; no server may run on it meanwhile."""
     from chatpager.config import load
     from chatpager.store import Store, schema
@@ -144,21 +167,21 @@ def db_upgrade(settings: dict[str, Any], config: ConfigFile = None) -> None:
         await (await Store.open(url, migrate=True)).close()
 
     asyncio.run(upgrade(load(settings, file=config).store.resolved_database_url()))
-    typer.echo(f"the database is at revision {schema.head()}")
+    tell({"revision": schema.head()}, f"the database is at revision {schema.head()}", as_json=as_json)
 
 
-@settings_app.command("show")
+@settings_app.command("show", epilog="Example: chatpager config show --json")
 @with_settings("engine", "server", "store", defaults=SERVE_DEFAULTS)
 def config_show(
     settings: dict[str, Any],
     config: ConfigFile = None,
-    json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Every setting, its value, and where the value came from, as `serve` has them; `demo` has a few defaults of its
     own, which its --help shows."""
     from chatpager.cli.settings import show
 
-    show(settings, config, SERVE_DEFAULTS, as_json=json)
+    show(settings, config, SERVE_DEFAULTS, as_json=as_json)
 
 
 def has_display() -> bool:
@@ -166,9 +189,3 @@ def has_display() -> bool:
     if os.environ.get("CI"):
         return False
     return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-
-
-def address(host: str, port: int) -> str:
-    """Where a browser on this machine finds a server that listens there."""
-    shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104
-    return f"http://{f'[{shown}]' if ':' in shown else shown}:{port}"

@@ -6,22 +6,30 @@ from typing import Annotated
 
 import typer
 
-from chatpager.cli.peer_benches import bench_engine, bench_model, bench_serve
-from chatpager.cli.remote import ConfigFile, Key, Url, call
+from chatpager.cli.load_benches import bench_chaos, bench_load
+from chatpager.cli.peer_benches import SHAPES, bench_engine, bench_model, bench_serve, whole_numbers
+from chatpager.cli.remote import Remote, on_server
+from chatpager.cli.results import ResultFile
 from chatpager.errors import ConfigError
 
-bench_app = typer.Typer(help="Measure this machine, or a server that runs.", no_args_is_help=True)
-bench_app.command("model")(bench_model)
-bench_app.command("serve")(bench_serve)
-bench_app.command("engine")(bench_engine)
+bench_app = typer.Typer(
+    help="Measure this machine, or a server that runs.",
+    epilog="Example: chatpager bench turns --rounds 5",
+    no_args_is_help=True,
+)
+bench_app.command("model", epilog="Example: chatpager bench model --shape 160m --out m160")(bench_model)
+bench_app.command("serve", epilog="Example: chatpager bench serve --shape 15m --trial")(bench_serve)
+bench_app.command("engine", epilog="Example: chatpager bench engine --batches 1,16 --contexts 2048")(bench_engine)
+bench_app.command("load", epilog="Example: chatpager bench load --streams 100 --seconds 10")(bench_load)
+bench_app.command("chaos", epilog="Example: chatpager bench chaos --only kill,cut --rounds 20")(bench_chaos)
 
 
-@bench_app.command("turns")
+@bench_app.command("turns", epilog="Example: chatpager bench turns --rounds 5")
 def bench_turns(
     history: Annotated[int, typer.Option(help="tokens of history before the second turn")] = 2000,
-    shape: Annotated[str, typer.Option(help="random-weight model: 15m or 100m")] = "100m",
+    shape: Annotated[str, typer.Option(help=f"random-weight model: {SHAPES}")] = "100m",
     rounds: Annotated[int, typer.Option(help="measured sessions")] = 5,
-    out: Annotated[str | None, typer.Option(help="write the figures to this JSON file")] = None,
+    out: ResultFile = None,
 ) -> None:
     """Time to first token of a second turn against a cold one of the same length."""
     from chatpager.bench.turns import run
@@ -29,12 +37,12 @@ def bench_turns(
     run(history=history, shape=shape, rounds=rounds, out=out)
 
 
-@bench_app.command("tiers")
+@bench_app.command("tiers", epilog="Example: chatpager bench tiers --tokens 8192 --rounds 1")
 def bench_tiers(
     tokens: Annotated[int, typer.Option(help="tokens of history")] = 2000,
-    shape: Annotated[str, typer.Option(help="random-weight model: 15m or 100m")] = "100m",
+    shape: Annotated[str, typer.Option(help=f"random-weight model: {SHAPES}")] = "100m",
     rounds: Annotated[int, typer.Option(help="measured conversations")] = 3,
-    out: Annotated[str | None, typer.Option(help="write the figures to this JSON file")] = None,
+    out: ResultFile = None,
 ) -> None:
     """Time to first token of a turn whose history is on the device, in host memory, on disk, or nowhere."""
     from chatpager.bench.tiers import run
@@ -42,7 +50,7 @@ def bench_tiers(
     run(tokens=tokens, shape=shape, rounds=rounds, out=out)
 
 
-@bench_app.command("sessions")
+@bench_app.command("sessions", epilog="Example: chatpager bench sessions --trace agent --working-sets 1,2,4")
 def bench_sessions(
     trace: Annotated[
         str, typer.Option(help="return: one after the other; agent: tools between; chat: people")
@@ -53,8 +61,8 @@ def bench_sessions(
     working_sets: Annotated[
         str, typer.Option(help="all sessions' tokens in multiples of the device's room, comma separated: 1,2,4,8")
     ] = "2",
-    shape: Annotated[str, typer.Option(help="random-weight model: 15m or 100m")] = "15m",
-    out: Annotated[str | None, typer.Option(help="write the figures to this JSON file, and plots beside it")] = None,
+    shape: Annotated[str, typer.Option(help=f"random-weight model: {SHAPES}")] = "15m",
+    out: ResultFile = None,
 ) -> None:
     """What sessions find in the cache when they come back, against caches that forget them."""
     from chatpager.bench.sessions import run
@@ -68,13 +76,13 @@ def bench_sessions(
     run(trace=trace, sessions=sessions, tokens=tokens, rounds=rounds, working_sets=multiples, shape=shape, out=out)
 
 
-@bench_app.command("agents")
+@bench_app.command("agents", epilog="Example: chatpager bench agents --only langgraph --rounds 2")
 def bench_agents(
     only: Annotated[str | None, typer.Option(help="google-adk, openai-agents, langgraph; comma separated")] = None,
     head: Annotated[int, typer.Option(help="characters that all agents are told")] = 4000,
     answer: Annotated[int, typer.Option(help="tokens of each answer")] = 64,
     rounds: Annotated[int, typer.Option(help="measured pipelines of each kind")] = 3,
-    out: Annotated[str | None, typer.Option(help="write the figures to this JSON file")] = None,
+    out: ResultFile = None,
 ) -> None:
     """What agents who take turns find of each other's prompts, in the frameworks that are installed, with and without
     our helper."""
@@ -83,12 +91,12 @@ def bench_agents(
     run(only=only.split(",") if only else None, head=head, answer=answer, rounds=rounds, out=out)
 
 
-@bench_app.command("overhead")
+@bench_app.command("overhead", epilog="Example: chatpager bench overhead --shape 15m")
 def bench_overhead(
     sequences: Annotated[int, typer.Option(help="sequences that decode at once")] = 256,
     steps: Annotated[int, typer.Option(help="measured steps")] = 50,
-    shape: Annotated[str, typer.Option(help="random-weight model: 15m or 100m")] = "100m",
-    out: Annotated[str | None, typer.Option(help="write the figures to this JSON file")] = None,
+    shape: Annotated[str, typer.Option(help=f"random-weight model: {SHAPES}")] = "100m",
+    out: ResultFile = None,
 ) -> None:
     """What the engine's own work takes of a step: scheduling, blocks, names, leases and outputs."""
     from chatpager.bench.overhead import run
@@ -96,14 +104,14 @@ def bench_overhead(
     run(sequences=sequences, steps=steps, shape=shape, out=out)
 
 
-@bench_app.command("streams")
+@bench_app.command("streams", epilog="Example: chatpager bench streams --streams 16 --shape 15m")
 def bench_streams(
     streams: Annotated[int, typer.Option(help="WebSocket sessions at once")] = 64,
     prompt: Annotated[int, typer.Option(help="tokens in, of each")] = 256,
     answer: Annotated[int, typer.Option(help="tokens out, of each")] = 128,
     rounds: Annotated[int, typer.Option(help="rounds, each served and bare")] = 3,
-    shape: Annotated[str, typer.Option(help="random-weight model: 15m or 100m")] = "100m",
-    out: Annotated[str | None, typer.Option(help="write the figures to this JSON file")] = None,
+    shape: Annotated[str, typer.Option(help=f"random-weight model: {SHAPES}")] = "100m",
+    out: ResultFile = None,
 ) -> None:
     """What many WebSocket streams cost on top of the engine that computes them."""
     from chatpager.bench.streams import run
@@ -111,27 +119,39 @@ def bench_streams(
     run(streams=streams, prompt=prompt, answer=answer, rounds=rounds, shape=shape, out=out)
 
 
-@bench_app.command("kernels")
+@bench_app.command("kernels", epilog="Example: chatpager bench kernels --dtype float32")
 def bench_kernels(
     shape: Annotated[str, typer.Option(help="query heads/KV heads/dimension: 12/4/64, 16/8/128 or 8/4/32")] = "12/4/64",
     dtype: Annotated[str, typer.Option(help="bfloat16 or float32")] = "bfloat16",
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     threads: Annotated[int, typer.Option(help="torch threads")] = 1,
     most_tokens: Annotated[int, typer.Option(help="tokens of all rows of a call at most")] = 1 << 20,
     seconds: Annotated[float, typer.Option(help="of measuring each call, twice")] = 0.3,
-    out: Annotated[str | None, typer.Option(help="write the figures to this JSON file")] = None,
+    out: ResultFile = None,
 ) -> None:
-    """Paged decode on this CPU against the torch path it replaces, and as a share of what memory can be read at."""
+    """Paged decode against the torch path it replaces, and as a share of what memory can be read at."""
     from chatpager.bench.kernels import run
 
-    run(shape=shape, dtype=dtype, threads=threads, most_tokens=most_tokens, seconds=seconds, out=out)
+    run(shape=shape, dtype=dtype, device=device, threads=threads, most_tokens=most_tokens, seconds=seconds, out=out)
 
 
-@bench_app.command("seeds")
+@bench_app.command("grammars", epilog="Example: chatpager bench grammars --rows 1,4")
+def bench_grammars(
+    rows: Annotated[str, typer.Option(help="sequences of a step, comma separated")] = "1,16",
+    out: ResultFile = None,
+) -> None:
+    """What a grammar adds to the built-in model's steps, and to a first answer."""
+    from chatpager.bench.grammars import run
+
+    run(rows=whole_numbers("rows", rows), out=out)
+
+
+@bench_app.command("seeds", epilog="Example: chatpager bench seeds --only waste,long --quick")
 def bench_seeds(
     only: Annotated[str | None, typer.Option(help="rows to measure, comma separated, such as waste,long")] = None,
     quick: Annotated[bool, typer.Option(help="small sizes: to see that it runs, not for figures")] = False,
-    shape: Annotated[str, typer.Option(help="random-weight model: 15m or 100m")] = "15m",
-    out: Annotated[str | None, typer.Option(help="write the figures to this JSON file, and a page beside it")] = None,
+    shape: Annotated[str, typer.Option(help=f"random-weight model: {SHAPES}")] = "15m",
+    out: ResultFile = None,
 ) -> None:
     """The figures that texts about PagedAttention give, beside ours and those of static batching in the same memory."""
     from chatpager.bench.seeds import run
@@ -139,12 +159,12 @@ def bench_seeds(
     run(shape=shape, only=only.split(",") if only else None, quick=quick, out=out)
 
 
-@bench_app.command("isolation")
+@bench_app.command("isolation", epilog="Example: chatpager bench isolation --probes 100")
 def bench_isolation(
     probes: Annotated[int, typer.Option(help="timed prompts across tenants, and as many within one")] = 400,
     tokens: Annotated[int, typer.Option(help="tokens of each prompt")] = 512,
-    shape: Annotated[str, typer.Option(help="random-weight model: 15m or 100m")] = "15m",
-    out: Annotated[str | None, typer.Option(help="write the figures to this JSON file")] = None,
+    shape: Annotated[str, typer.Option(help=f"random-weight model: {SHAPES}")] = "15m",
+    out: ResultFile = None,
 ) -> None:
     """Whether the time to a first token tells what another tenant has asked.
 
@@ -155,14 +175,15 @@ def bench_isolation(
     run(probes=probes, tokens=tokens, shape=shape, out=out)
 
 
-@bench_app.command("flood")
+@bench_app.command("flood", epilog="Example: chatpager bench flood --factor 1.2")
+@on_server
 def bench_flood(
+    server: Remote,
     tokens: Annotated[int, typer.Option(help="tokens of a conversation's first message")] = 1000,
     factor: Annotated[float, typer.Option(help="tokens of the flood, in what the device has room for")] = 1.5,
     seed: Annotated[int, typer.Option(help="of the made-up texts")] = 0,
-    out: Annotated[str | None, typer.Option(help="write the receipts to this JSON file")] = None,
-    url: Url = None, api_key: Key = None, config: ConfigFile = None,
-) -> None:  # fmt: skip
+    out: ResultFile = None,
+) -> None:
     """Flood a running server between two turns of three conversations and print their receipts.
 
     One is pinned, one left as it is, and of one the leases are let go. Fails if a receipt does not add up or the
@@ -170,4 +191,4 @@ def bench_flood(
     """
     from chatpager.bench.flood import run
 
-    call(url, api_key, config, lambda client: run(client, tokens=tokens, factor=factor, seed=seed, out=out))
+    server.call(lambda client: run(client, tokens=tokens, factor=factor, seed=seed, out=out))

@@ -1,7 +1,8 @@
 """``chatpager chat``: a conversation in the terminal, or line by line from a pipe.
 
 At a terminal Ctrl+C ends the answer that runs, or drops the line that is being typed; a second one on an empty line
-ends the chat. From a pipe every line is a message; only answers go to standard output, and the first refusal ends it.
+ends the chat. From a pipe every line is a message; only answers go to standard output, what the model thinks goes to
+standard error with the receipts, and the first refusal ends it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from chatpager.cli.refusals import refusal
+from chatpager.cli.showing import Showing, history, visible
 from chatpager.client import AsyncClient, ClientError, Reply, Session
 from chatpager.errors import ConfigError
 from chatpager.program import program
@@ -23,8 +25,11 @@ from chatpager.program import program
 HELP = "Type and press Enter. Ctrl+C stops an answer; Ctrl+D or /quit leaves; the session stays on the server."
 
 
-def chat_in_terminal(url: str, session_id: str | None, api_key: str | None, again: str = "") -> None:
+def chat_in_terminal(
+    url: str, session_id: str | None, api_key: str | None, again: str = "", *, thoughts: bool = True
+) -> None:
     """Chat until there is no more input. ``again``: the flags with which the same server is found next time.
+    ``thoughts``: whether they are shown.
 
     Raises:
         ConfigError: the address or the session's id cannot be one.
@@ -48,7 +53,7 @@ def chat_in_terminal(url: str, session_id: str | None, api_key: str | None, agai
                 session = None
             else:
                 session = runner.run(client.session(session_id))
-            talk = _Talk(runner, client, session, at_terminal, again)
+            talk = _Talk(runner, client, session, at_terminal, again, thoughts=thoughts)
             talk.begin()
             for text in _typed() if at_terminal else _piped():
                 talk.ask(text)
@@ -95,10 +100,17 @@ class _Talk:
     """``session`` is None until a message of it is stored."""
 
     def __init__(
-        self, runner: asyncio.Runner, client: AsyncClient, session: Session | None, at_terminal: bool, again: str
+        self,
+        runner: asyncio.Runner,
+        client: AsyncClient,
+        session: Session | None,
+        at_terminal: bool,
+        again: str,
+        *,
+        thoughts: bool,
     ) -> None:
         self._runner, self._client, self._session = runner, client, session
-        self._at_terminal, self._again = at_terminal, again
+        self._at_terminal, self._again, self._thoughts = at_terminal, again, thoughts
         self._answers = Console(highlight=False, soft_wrap=True)
         self._about = self._answers if at_terminal else Console(highlight=False, soft_wrap=True, stderr=True)
 
@@ -109,8 +121,8 @@ class _Talk:
         self._about.print(Text(f"{f'session {session.id}' if session else 'new session'} - {HELP}", "dim"))
         if session:
             self._runner.run(session.prefetch())
-        for role, text in self._runner.run(session.history()) if session else []:
-            self._about.print(Text("you" if role == "user" else visible(role), "bold"), Text(visible(text)))
+        for shown in history(self._runner.run(session.items())) if session else ():
+            self._about.print(shown)
 
     def ask(self, text: str) -> None:
         """One turn. Raises ClientError where it is refused and nobody is there to read why."""
@@ -129,18 +141,19 @@ class _Talk:
             self._about.print(Text(visible(str(error)), "red"))
 
     async def _answer(self, text: str) -> Reply:
-        if self._at_terminal:
-            self._answers.print(Text("assistant ", "bold"), end="")
+        who = "assistant" if self._at_terminal else ""
+        showing = Showing(self._answers, self._about, who=who, thoughts=self._thoughts)
+        showing.begin()
         session = self._session or await self._client.session()
         answer = session.send(text)
         try:
             async with answer:
-                async for piece in answer:
-                    self._answers.print(Text(visible(piece)), end="")
+                async for event in answer.events():
+                    showing.show(event)
         finally:
             if self._session is None:
                 await self._keep(session, begun=answer.reply.id is not None)
-        self._answers.print()
+        showing.end()
         return answer.reply
 
     async def _keep(self, session: Session, *, begun: bool) -> None:
@@ -155,14 +168,6 @@ class _Talk:
         if self._session is None:
             return
         self._about.print(Text(f"to go on: {program()} chat --session {self._session.id}{self._again}", "dim"))
-
-
-CONTROLS = {i: "\N{REPLACEMENT CHARACTER}" for i in (*range(0x20), *range(0x7F, 0xA0)) if chr(i) not in "\n\t"}
-
-
-def visible(text: str) -> str:
-    """``text`` without what a terminal obeys: C0, DEL and C1 controls, but for line ends and tabs."""
-    return text.translate(CONTROLS)
 
 
 def account(reply: Reply) -> str:

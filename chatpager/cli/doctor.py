@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.text import Text
 
+from chatpager.cli.listening import cannot_listen
 from chatpager.config import Config, load
 from chatpager.errors import ChatpagerError
 
@@ -73,15 +72,9 @@ def _page() -> Finding:
 
 
 def _port(config: Config) -> Finding:
-    host, port = config.server.host, config.server.port
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            way_out = "; choose another with --port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else ""
-            return Finding("port", "note", f"{host}:{port} cannot be used ({error.strerror or error}){way_out}")
-    return Finding("port", "ok", f"{host}:{port} is free")
+    if problem := cannot_listen(config.server):
+        return Finding("port", "wrong", str(problem))
+    return Finding("port", "ok", f"{config.server.host}:{config.server.port} is free")
 
 
 async def _access(config: Config) -> Finding:

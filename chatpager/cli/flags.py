@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Annotated, Any
 
@@ -22,22 +22,26 @@ def with_settings(
     given is None, and its value comes from the environment, the file or the default (``config.load``). ``defaults``
     are the command's own, which its help shows."""
     chosen = [s for s in all_settings() if s.section in sections and s.name not in leave_out]
+    flags = [_flag(s, (defaults or {}).get(s.name, s.default)) for s in chosen]
+    return lambda function: filled_in(function, "settings", flags, dict)
 
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name != "settings"]
-        flags = [_flag(s, (defaults or {}).get(s.name, s.default)) for s in chosen]
 
-        @wraps(function)
-        def command(**given: Any) -> Any:
-            settings = {s.name: given.pop(s.name) for s in chosen}
-            return function(settings=settings, **given)
+def filled_in(
+    function: Callable[..., Any], name: str, flags: Sequence[inspect.Parameter], make: Callable[[dict[str, Any]], Any]
+) -> Callable[..., Any]:
+    """``function`` as a command that has ``flags`` in place of its parameter ``name``, which ``make`` makes of what
+    they were given."""
+    own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name != name]
 
-        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in [*own, *flags]]
-        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        command.__annotations__ = {p.name: p.annotation for p in parameters}
-        return command
+    @wraps(function)
+    def command(**given: Any) -> Any:
+        made = make({flag.name: given.pop(flag.name) for flag in flags})
+        return function(**{name: made}, **given)
 
-    return decorate
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in [*own, *flags]]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command
 
 
 def _flag(s: Setting, value: Any) -> inspect.Parameter:

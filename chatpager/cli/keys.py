@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -16,63 +15,78 @@ from rich.table import Table
 from rich.text import Text
 
 from chatpager.cli.flags import with_settings
-from chatpager.cli.remote import WIDE, AsJson, ConfigFile
+from chatpager.cli.remote import WIDE, AsJson, ConfigFile, print_json, tell
+from chatpager.errors import ConfigError
 
 if TYPE_CHECKING:
     from chatpager.store import ApiKey, Store
 
-keys = typer.Typer(help="API keys: who may use the server, and for which tenant.", no_args_is_help=True)
+keys = typer.Typer(
+    help="API keys: who may use the server, and for which tenant.",
+    epilog="Example: chatpager keys create --tenant ann --name laptop",
+    no_args_is_help=True,
+)
 T = TypeVar("T")
+MAX_DAYS = 36_500
 
 
-@keys.command()
+@keys.command(epilog="Example: chatpager keys create --tenant ann --name laptop")
 @with_settings("store")
 def create(
     settings: dict[str, Any],
     tenant: Annotated[str, typer.Option(help="whose conversations and cache the key opens")],
     name: Annotated[str, typer.Option(help="what the key is for, as the list shows it")] = "",
-    role: Annotated[str, typer.Option(help="user, or admin: sees what is the whole server's too")] = "user",
+    role: Annotated[
+        str, typer.Option(help="user; admin: sees what is the whole server's too; read-only: that alone")
+    ] = "user",
+    days: Annotated[float | None, typer.Option(help="how long it opens anything; for ever by default")] = None,
     config: ConfigFile = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make a key and print it, this once. A server of this database asks for a key from then on."""
     from chatpager.store import new_key
 
-    made, key = new_key(tenant, name, role, _now())
+    now = _now()
+    made, key = new_key(tenant, name, role, now, expires_at=None if days is None else _after(now, days))
     _with_store(settings, config, lambda store: store.create_key(made), migrate=True)
-    typer.echo(key)
+    if as_json:
+        print_json({**_row(made), "key": key})
+    else:
+        typer.echo(key)
     typer.echo(f"{made.id}, {made.role} of tenant {made.tenant}: the key is shown only now", err=True)
-    typer.echo("servers of this database ask for a key from now on; the page cannot send one yet", err=True)
+    typer.echo("servers of this database ask for a key from now on", err=True)
 
 
-@keys.command("list")
+@keys.command("list", epilog="Example: chatpager keys list --json")
 @with_settings("store")
 def list_keys(
     settings: dict[str, Any],
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Every key: whose it is, how it begins, and whether it was revoked."""
+    """Every key: whose it is, how it begins, whether it was revoked, and when it expires."""
     found = _with_store(settings, config, lambda store: store.keys())
     if as_json:
-        typer.echo(json.dumps([_row(key) for key in found], indent=2))
+        print_json([_row(key) for key in found])
         return
-    table = Table("id", "tenant", "role", "key", "made", "revoked", "name", box=None)
+    table = Table("id", "tenant", "role", "key", "made", "revoked", "expires", "name", box=None)
     for key in found:
-        made, revoked = _time(key.created_at), _time(key.revoked_at)
-        table.add_row(key.id, key.tenant, key.role, f"{key.prefix}...", made, revoked or "-", Text(key.name))
+        times = (_time(at) or "-" for at in (key.created_at, key.revoked_at, key.expires_at))
+        table.add_row(key.id, key.tenant, key.role, f"{key.prefix}...", *times, Text(key.name))
     Console(width=None if sys.stdout.isatty() else WIDE).print(table)
 
 
-@keys.command()
+@keys.command(epilog="Example: chatpager keys revoke key_...")
 @with_settings("store")
 def revoke(
     settings: dict[str, Any],
     id: Annotated[str, typer.Argument(metavar="ID", help="of the key (key_...), as the list shows it")],
     config: ConfigFile = None,
+    as_json: AsJson = False,
 ) -> None:
     """End a key for good. A running server refuses it within seconds."""
     key = _with_store(settings, config, lambda store: store.revoke_key(id, now=_now()))
-    typer.echo(f"{key.id} of tenant {key.tenant} is revoked")
+    tell(_row(key), f"{key.id} of tenant {key.tenant} is revoked", as_json=as_json)
 
 
 async def has_live_key(url: str) -> bool:
@@ -87,7 +101,7 @@ async def has_live_key(url: str) -> bool:
         return False
     store = await Store.open(url, migrate=False)
     try:
-        return any(key.revoked_at is None for key in await store.keys())
+        return any(key.opens(_now()) for key in await store.keys())
     finally:
         await store.close()
 
@@ -110,12 +124,18 @@ def _with_store(
 
 
 def _row(key: ApiKey) -> dict[str, Any]:
-    shown = ("id", "tenant", "role", "name", "prefix", "created_at", "revoked_at")
+    shown = ("id", "tenant", "role", "name", "prefix", "created_at", "revoked_at", "expires_at")
     return {name: getattr(key, name) for name in shown}
 
 
 def _time(at: int | None) -> str:
     return "" if at is None else datetime.fromtimestamp(at / 1000, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def _after(now: int, days: float) -> int:
+    if not 0 < days <= MAX_DAYS:
+        raise ConfigError("days", f"is a number above 0, and at most {MAX_DAYS}", value=days)
+    return now + round(days * 86_400_000)
 
 
 def _now() -> int:

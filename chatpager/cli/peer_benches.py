@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from chatpager.cli.results import ResultFile, writable
 from chatpager.errors import ConfigError
 
 SHAPES = "15m, 100m, llama-15m, 160m, 500m, qwen3-0.6b or llama-8b"
@@ -39,7 +40,7 @@ def bench_engine(
     step_tokens: Annotated[int, typer.Option(help="prompt tokens of a step at the most")] = 8192,
     kv_gib: Annotated[float, typer.Option(help="memory for contexts at the most, in GiB")] = 4.0,
     dtype: Annotated[str, typer.Option(help="of weights and KV cache; auto: the model's, bfloat16")] = "auto",
-    out: Annotated[str | None, typer.Option(help="write the figures to this .json file, and a page beside it")] = None,
+    out: ResultFile = None,
 ) -> None:
     """Steps of the model against the least time that this machine's memory and arithmetic allow them.
 
@@ -50,8 +51,8 @@ def bench_engine(
     run(
         Options(
             shape=shape,
-            batches=_numbers("batches", batches),
-            contexts=_numbers("contexts", contexts),
+            batches=whole_numbers("batches", batches),
+            contexts=whole_numbers("contexts", contexts),
             steps=steps,
             step_tokens=step_tokens,
             kv_gib=kv_gib,
@@ -61,7 +62,7 @@ def bench_engine(
     )
 
 
-def _numbers(name: str, text: str) -> tuple[int, ...]:
+def whole_numbers(name: str, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
@@ -95,7 +96,8 @@ def bench_serve(
     seed: Annotated[int | None, typer.Option(help="of the prompts; default: new ones each run")] = None,
     trial: Annotated[bool, typer.Option("--trial", help="few and short requests: does it all work?")] = False,
     out: Annotated[
-        str | None, typer.Option(help="write the figures to this .json file; a page and the logs go beside it")
+        str | None,
+        typer.Option(help="write the figures to this .json file; a page and the logs go beside it", callback=writable),
     ] = None,
 ) -> None:
     """Measure OpenAI-compatible servers side by side: on the same prompts, with chatpager as one of the columns.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
@@ -11,26 +10,33 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from chatpager.cli.remote import TIERS, WIDE, AsJson, ConfigFile, Key, Url, cache, print_json, request
-from chatpager.errors import ConfigError
+from chatpager.cli.cache import TIERS, cache
+from chatpager.cli.reading import read_text
+from chatpager.cli.remote import WIDE, AsJson, Remote, on_server, print_json, tell
+from chatpager.cli.sessions import check_seconds
 
 __all__ = ["cache"]
 
 Label = Annotated[str, typer.Argument(metavar="LABEL", help="its name: letters, digits, . _ -")]
 
 
-@cache.command()
+@cache.command(epilog="Example: chatpager cache publish rules --instructions-file rules.txt --ttl 3600")
+@on_server
 def publish(
+    server: Remote,
     label: Label,
     instructions_file: Annotated[Path, typer.Option(help="the instructions (system prompt), UTF-8; - is the input")],
     ttl: Annotated[float | None, typer.Option(help="seconds that it is kept on the device, up to a day")] = None,
-    url: Url = None, api_key: Key = None, config: ConfigFile = None, as_json: AsJson = False,
-) -> None:  # fmt: skip
+    as_json: AsJson = False,
+) -> None:
     """Share the KV blocks of instructions between all tenants whose conversations begin with them."""
-    if ttl is not None and not 0 < ttl < float("inf"):
-        raise typer.BadParameter("a number of seconds above 0", param_hint="--ttl")
-    body = {"label": label, "instructions": _read(instructions_file).removesuffix("\n"), "ttl": ttl}
-    found = request("POST", "/v1/prefixes", body, url, api_key, config)
+    check_seconds(ttl, "--ttl")
+    body = {
+        "label": label,
+        "instructions": read_text(instructions_file, "instructions_file").removesuffix("\n"),
+        "ttl": ttl,
+    }
+    found = server.request("POST", "/v1/prefixes", body)
     if as_json:
         print_json(found)
         return
@@ -39,10 +45,11 @@ def publish(
         typer.echo(f"{pin['status']}: {pin['tokens']:,} tokens on the device for {pin['expires_in']:.0f} s")
 
 
-@cache.command()
-def prefixes(url: Url = None, api_key: Key = None, config: ConfigFile = None, as_json: AsJson = False) -> None:
+@cache.command(epilog="Example: chatpager cache prefixes --json")
+@on_server
+def prefixes(server: Remote, as_json: AsJson = False) -> None:
     """What is published, where it is, and how many conversations begin with it."""
-    found = request("GET", "/v1/prefixes", None, url, api_key, config)["data"]
+    found = server.request("GET", "/v1/prefixes")["data"]
     if as_json:
         print_json(found)
         return
@@ -54,20 +61,10 @@ def prefixes(url: Url = None, api_key: Key = None, config: ConfigFile = None, as
     Console(width=WIDE).print(table)
 
 
-@cache.command()
-def withdraw(label: Label, url: Url = None, api_key: Key = None, config: ConfigFile = None) -> None:
+@cache.command(epilog="Example: chatpager cache withdraw rules")
+@on_server
+def withdraw(server: Remote, label: Label, as_json: AsJson = False) -> None:
     """End the sharing of what was published; conversations keep what they have until their next turn."""
     if not label.strip():
         raise typer.BadParameter("is empty", param_hint="LABEL")
-    request("DELETE", f"/v1/prefixes/{quote(label, safe='')}", None, url, api_key, config)
-    typer.echo("withdrawn")
-
-
-def _read(path: Path) -> str:
-    try:
-        raw = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
-        return raw.decode()
-    except OSError as error:
-        raise ConfigError("instructions_file", error.strerror or str(error), value=str(path)) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError("instructions_file", "is no UTF-8 text", value=str(path)) from error
+    tell(server.request("DELETE", f"/v1/prefixes/{quote(label, safe='')}"), "withdrawn", as_json=as_json)

@@ -15,7 +15,15 @@ KEY_HINT = {
 }
 
 
-def refusal(error: ClientError, *, has_key: bool) -> ChatpagerError:
+class Refusal(ChatpagerError):
+    """``code`` is the wire's, None where no server answered."""
+
+    def __init__(self, message: str, code: str | None) -> None:
+        self.code = code
+        super().__init__(message)
+
+
+def refusal(error: ClientError, *, has_key: bool) -> Refusal:
     """``has_key``: whether a key was sent along."""
     hint = f"; {KEY_HINT[has_key]}" if error.code == "invalid_api_key" else ""
-    return ChatpagerError(f"{error}{hint}")
+    return Refusal(f"{error}{hint}", error.code)

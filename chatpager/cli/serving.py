@@ -3,37 +3,48 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import logging
+import gc
 import os
-import signal
-import sys
+import resource
 import threading
 import time
 import webbrowser
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import structlog
 from aiohttp import web
 from rich.console import Console
 from rich.text import Text
 
-from chatpager.cli.app import address
-from chatpager.config import Config, ServerConfig
+from chatpager import failpoints
+from chatpager.cli.listening import listening_refused
+from chatpager.cli.logs import log_turn, set_up_logs
+from chatpager.cli.models import model_name
+from chatpager.cli.phases import phase
+from chatpager.cli.remote import address
+from chatpager.cli.signals import NUMBERS, give_up
+from chatpager.cli.watchdog import watch
+from chatpager.config import Config, EngineConfig
 from chatpager.engine.engine import Engine
 from chatpager.engine.loader import check, sampling_defaults
+from chatpager.engine.runner import Runner
 from chatpager.engine.tokenizer import Tokenizer
-from chatpager.errors import ConfigError, ModelLoadError
+from chatpager.errors import ConfigError
 from chatpager.program import program
 from chatpager.server.app import drain, make_app
+from chatpager.server.connections import make_runner
+from chatpager.server.event_loop import event_loop_runner
 from chatpager.server.keyring import KEYRING
 from chatpager.server.metrics import Metrics
-from chatpager.server.patience import TooManyConnections, make_runner
+from chatpager.server.patience import TooManyConnections
 from chatpager.server.requests import Served
-from chatpager.server.service import Service
+from chatpager.server.service import SERVICE, Service
+from chatpager.server.shown_settings import settings_told
 from chatpager.sessions.hub import SessionHub
+from chatpager.sessions.restarts import Breaker
 from chatpager.sessions.salts import domain_of, server_secret
 from chatpager.sessions.stream import Ended
 from chatpager.sessions.turn import LiveTurn
@@ -41,34 +52,41 @@ from chatpager.store import Store
 
 log = structlog.get_logger("chatpager")
 
+BACKLOG = 4096
+"""Connections that may wait to be accepted, if the system lets them: many come at once where a server was restarted."""
 
-def serve_model(config: Config, *, browser: bool) -> None:
+
+def serve_model(config: Config, path: Path, console: Console, *, browser: bool) -> None:
+    """``path``: the model's folder."""
     set_up_logs(config.server.log_format)
-    runner = _event_loop_runner()
+    runner = event_loop_runner()
     with runner:
-        runner.run(serve(config, browser=browser))
+        runner.run(serve(config, path, console, browser=browser))
 
 
-async def serve(config: Config, *, browser: bool = False, console: Console | None = None) -> None:
+async def serve(config: Config, path: Path, console: Console, *, browser: bool = False) -> None:
     """Run until SIGINT or SIGTERM; a second signal does not wait for running turns."""
-    console = console or Console(stderr=False)
     stop = asyncio.Event()
-    _on_signals(lambda number: _give_up(console, number))
-    path = await asyncio.to_thread(find_model, config.engine.model, console)
+    _allow_open_files()
+    _leave_no_core()
+    _on_signals(lambda number: give_up(console, number))
     name = config.server.served_model_name or model_name(config.engine.model, path)
     runner = make_runner(make_app(config.server, service_opener(config, path, name)))
     asyncio.get_running_loop().set_exception_handler(TooManyConnections())
-    with console.status(Text(f"loading {name}")):
+    words = f"loading {name}; a first start also compiles kernels for this machine: half a minute"
+    with phase(console, words, as_log=config.server.log_format == "json"):
         await runner.setup()
     try:
-        site = web.TCPSite(runner, config.server.host, config.server.port)
+        site = web.TCPSite(runner, config.server.host, config.server.port, backlog=BACKLOG)
         try:
             await site.start()
         except (OSError, UnicodeError) as error:
-            raise _cannot_listen(error, config.server) from error
+            raise listening_refused(error, config.server) from error
         url = _url(site, config.server.host)
         locked = not await runner.app[KEYRING].open()
+        settle_memory()
         console.print(banner(runner.app, url, locked=locked), soft_wrap=True)
+        watch(runner.app[SERVICE].hub.engine, config.server.watchdog_seconds)
         if browser:
             threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
         _on_signals(lambda number: _end(stop))
@@ -79,24 +97,30 @@ async def serve(config: Config, *, browser: bool = False, console: Console | Non
         await runner.cleanup()
 
 
-def _cannot_listen(error: OSError | UnicodeError, server: ServerConfig) -> ConfigError:
-    """UnicodeError: the host cannot be a name."""
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    if isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES):
-        return ConfigError("port", f"cannot listen: {reason}; choose another with --port", value=server.port)
-    problem = f"cannot listen: {reason}; give an address of this machine with --host"
-    return ConfigError("host", problem, value=server.host)
+def settle_memory() -> None:
+    """What was imported and loaded is there for good. The collector, which did not run until now, would look through it
+    all, for half a second and more, whenever there are many sockets; it looks once, and then at what came since."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
+def _allow_open_files() -> None:
+    """As many as this user may have: every connection is one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # a system may say that there is no limit and still have one
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _leave_no_core() -> None:
+    """What a crash would write to the disk has everything in it that was said. Nor do child processes."""
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, most))
 
 
 def _on_signals(react: Callable[[int], None]) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in NUMBERS:
         asyncio.get_running_loop().add_signal_handler(number, react, number)
-
-
-def _give_up(console: Console, number: int) -> None:
-    """While it loads nobody is served, and a thread that fetches a model would not let the process end."""
-    console.show_cursor()
-    os._exit(128 + number)
 
 
 def _end(stop: asyncio.Event) -> None:
@@ -122,34 +146,50 @@ def service_opener(config: Config, path: Path, name: str) -> Callable[[], Awaita
 
             def on_end(turn: LiveTurn, ended: Ended) -> None:
                 metrics.turn_ended(turn, ended)
-                log_turn(turn, ended)
+                log_turn(turn, ended, content=config.server.log_content)
 
             hub = SessionHub(
                 store,
                 tokenizer,
-                lambda: build_engine(config, path, domain_of(secret)),
+                engine_builder(config, path, domain_of(secret)),
                 secret=secret,
                 max_turns=config.server.max_queue,
+                max_turns_per_tenant=config.server.max_queue_per_tenant,
                 on_end=on_end,
+                wall=wall_clock,
+                breaker=Breaker(),
             )
             await hub.open()
         except BaseException:
             await store.close()
             raise
-        return Service(config.server, hub, served, metrics, started_at=time.time_ns() // 1_000_000)
+        started_at = time.time_ns() // 1_000_000
+        return Service(config.server, hub, served, metrics, started_at=started_at, settings=settings_told(config))
 
     return open_service
 
 
-def build_engine(config: Config, path: Path, domain: bytes) -> Engine:
-    """Runs in the engine's thread. ``domain``: of the blocks that it finds on disk."""
-    from dataclasses import replace
+def wall_clock() -> int:
+    """Milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000 + 1000 * failpoints.jumped("clock.wall")
 
-    from chatpager.engine.model_runner import ModelRunner
 
+def engine_builder(config: Config, path: Path, domain: bytes) -> Callable[[], Engine]:
+    """Makes engines in the engine's thread, all with one model: it is loaded once."""
     engine = replace(config.engine, model=str(path))
-    runner = ModelRunner(engine)
-    if engine.kv_dir:
+    loaded: list[Runner] = []
+
+    def build() -> Engine:
+        if not loaded:
+            loaded.append(make_model(engine))
+        return build_engine(config, engine, loaded[0], domain)
+
+    return build
+
+
+def build_engine(config: Config, engine: EngineConfig, runner: Runner, domain: bytes) -> Engine:
+    """``domain``: of the blocks that it finds on disk."""
+    if engine.kv_dir or engine.engine == "fake":  # whose blocks are so small that the disk would hold millions
         return Engine(engine, runner, domain=domain)
     try:
         kv_dir = str(config.store.resolved_data_dir() / "kv")
@@ -161,43 +201,26 @@ def build_engine(config: Config, path: Path, domain: bytes) -> Engine:
         return Engine(engine, runner, domain=domain)
 
 
-def find_model(name: str, console: Console) -> Path:
-    """The folder of a model, fetched from the hub when it is not one.
+def make_model(config: EngineConfig) -> Runner:
+    """What computes the tokens."""
+    if config.engine == "fake":
+        from chatpager.engine.fake_runner import FakeRunner
 
-    Raises:
-        ModelLoadError: it is neither, or cannot be fetched.
-    """
-    path = Path(name).expanduser()
-    if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        return path
-    from huggingface_hub import snapshot_download
+        log.warning("engine.fake", result="no model answers: all that is said is made up")
+        return FakeRunner(config)
+    from chatpager.engine.model_runner import ModelRunner
 
-    about = f"fetching {name} from the Hugging Face hub (only safetensors, configuration and tokenizer)"
-    console.print(Text(about))
-    wanted = ["*.safetensors", "*.json", "tokenizer*", "*.jinja", "*.model"]
-    try:
-        return Path(snapshot_download(name, allow_patterns=wanted))
-    except Exception as error:  # whatever the hub's client raises means the same here
-        raise ModelLoadError(
-            name, f"no such folder, and the hub did not give it: {str(error).splitlines()[0]}"
-        ) from error
-
-
-def model_name(asked: str, path: Path) -> str:
-    """What clients call the model: its name on the hub, whose copy here is called by its revision, or its folder's."""
-    return path.name if path == Path(asked).expanduser() else asked
+    return ModelRunner(config)
 
 
 def banner(app: web.Application, url: str, *, locked: bool) -> Text:
-    from chatpager.server.service import SERVICE
-
     service = app[SERVICE]
     hub, name = service.hub, service.served.name
     usable = f"{hub.num_blocks:,} usable blocks of {hub.block_size} tokens: {hub.num_blocks * hub.block_size:,} tokens"
     header = ' -H "authorization: Bearer $CHATPAGER_API_KEY"' if locked else ""
     key = "YOUR KEY" if locked else "-"
     warm = "" if hub.warm_fraction is None else f"; {hub.warm_fraction:.0%} of what was told before is on disk"
-    told = f""" serves {name}
+    told = f""" serves {name}{"; NO MODEL ANSWERS, what is said is made up" if hub.is_fake else ""}
 
   chat       {url}
   terminal   {program()} chat --url {url}
@@ -208,65 +231,6 @@ def banner(app: web.Application, url: str, *, locked: bool) -> Text:
   data       {service.store.shown}
 """
     return Text.assemble("\n", ("chatpager", "bold"), told)
-
-
-def log_turn(turn: LiveTurn, ended: Ended) -> None:
-    """One line a turn; never its text."""
-    log.info(
-        "turn",
-        id=turn.id,
-        tenant=turn.request.tenant,
-        session=turn.request.session_id,
-        status=ended.status,
-        prompt=len(turn.prompt),
-        cached=ended.receipt.cached_tokens if ended.receipt else 0,
-        miss=ended.receipt.miss_reason if ended.receipt else None,
-        generated=ended.output_tokens,
-        ttft_ms=ended.timings.ttft_ms,
-        tok_s=ended.timings.decode_tok_s,
-        error=ended.error_code,
-    )
-
-
-SHARED = 3
-"""Processors that add to an event; those behind them make a line of it."""
-
-
-def set_up_logs(form: str) -> None:
-    """Structured lines on standard error, for people or for machines."""
-    processors: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    if form == "json":
-        processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    else:
-        # Not the default: it shows local variables, and they may hold what people wrote.
-        plain = structlog.dev.plain_traceback
-        processors.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain))
-    # What the engine and the libraries say, who know only the standard library's logging, in the same form.
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=processors[:SHARED],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *processors[SHARED:]],
-        )
-    )
-    logging.getLogger().handlers = [handler]
-    structlog.configure(
-        processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-
-
-def _event_loop_runner() -> asyncio.Runner:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.Runner()
-    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
 def _url(site: web.TCPSite, host: str) -> str:

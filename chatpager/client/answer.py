@@ -12,6 +12,7 @@ import msgspec
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
+from chatpager.client.events import Event, Text, event_of
 from chatpager.client.refusals import ClientError, refusal_of
 from chatpager.client.reply import Reply
 
@@ -37,6 +38,9 @@ class Answer:
         """Connections that were tried since then."""
         self.reply = Reply()
 
+    def __repr__(self) -> str:
+        return f"<Answer {self.reply!r}>"
+
     async def __aenter__(self) -> Self:
         self._socket = await self._client.connect()
         try:
@@ -54,10 +58,16 @@ class Answer:
         await self._socket.close()
 
     async def __aiter__(self) -> AsyncIterator[str]:
+        async for event in self.events():
+            if isinstance(event, Text):
+                yield event.text
+
+    async def events(self) -> AsyncIterator[Event]:
+        """What happens, text and all else, as it happens; the last is ``Ended``."""
         assert self._socket is not None, "enter the answer first: async with session.send(...)"
         while not self.reply.done:
-            if piece := await self._receive():
-                yield piece
+            if event := event_of(await self._receive()):
+                yield event
 
     async def cancel(self) -> None:
         """Ask the server to end the answer: at once, or as soon as it has begun."""
@@ -77,29 +87,30 @@ class Answer:
                 while self.reply.id is None:
                     await self._receive()
 
-    async def _receive(self) -> str:
-        """Take one event; the text that it adds. Raises ClientError."""
+    async def _receive(self) -> dict[str, Any] | None:
+        """Take one of the wire's events into the reply; None where the connection was exchanged, or what came was only
+        about that. Raises ClientError."""
         assert self._socket is not None
         begun = self.reply.id is not None
         try:
-            event = msgspec.json.decode(await self._socket.recv())
+            event: dict[str, Any] = msgspec.json.decode(await self._socket.recv())
         except ConnectionClosed as error:
             await self._resume(error)
-            return ""
+            return None
         if event["type"] == "chatpager.resumed" and not event["recovered"]:
             raise self._interrupted()
         if event["type"] == "error":
             if begun and self._cancelling:
-                return ""  # the cancelling came too late; the answer's end is on its way
+                return None  # the cancelling came too late; the answer's end is on its way
             if not begun:
                 self.reply.refuse(event["error"]["message"])
             raise refusal_of(event["error"], event["status"])
         if "sequence_number" in event:
             self._heard, self._tries = event["sequence_number"], 0
-        piece = self.reply.feed(event)
+        self.reply.feed(event)
         if self._cancelling and not begun and self.reply.id:
             await self.cancel()
-        return piece
+        return event
 
     async def _resume(self, lost: ConnectionClosed) -> None:
         """Go on over another connection with what this one did not bring. What has not begun cannot: it may be stored,

@@ -56,6 +56,9 @@ class AsyncClient:
         self._http: aiohttp.ClientSession | None = None
         self.resume_pauses = resume_pauses
 
+    def __repr__(self) -> str:
+        return f"<AsyncClient of {self.url}{', with a key' if self._headers else ''}>"
+
     async def __aenter__(self) -> Self:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=ANSWER_SECONDS)
         self._http = aiohttp.ClientSession(headers=self._headers, timeout=timeout)
@@ -87,15 +90,20 @@ class AsyncClient:
 
     async def request(self, method: str, path: str, body: object = None) -> dict[str, Any]:
         """One HTTP call. Raises ClientError."""
+        try:
+            return msgspec.json.decode(await self.read(method, path, body), type=dict[str, Any])
+        except msgspec.DecodeError as error:
+            raise ClientError(f"what answers at {self.url} is no chatpager server") from error
+
+    async def read(self, method: str, path: str, body: object = None) -> bytes:
+        """One HTTP call, and its answer as it comes. Raises ClientError."""
         assert self._http is not None, "use the client as a context manager: async with AsyncClient(...)"
         try:
             async with self._http.request(method, self.url + path, json=body) as response:
                 raw = await response.read()
                 if response.status >= 400:
                     raise refusal(raw, response.status)
-                return msgspec.json.decode(raw, type=dict[str, Any])
-        except msgspec.DecodeError as error:
-            raise ClientError(f"what answers at {self.url} is no chatpager server") from error
+                return raw
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self._unreachable(error) from error
 
@@ -130,6 +138,9 @@ class Session:
         self._client = client
         self.id = session_id
 
+    def __repr__(self) -> str:
+        return f"<Session {self.id} at {self._client.url}>"
+
     def send(self, text: str | list[dict[str, Any]], **options: Any) -> Answer:
         """Ask, or send items such as a tool's results; ``options`` are fields of ``response.create``, such as
         ``temperature`` or ``tools``."""
@@ -153,6 +164,33 @@ class Session:
             if not page["has_more"]:
                 return found
             after = f"&after={page['last_id']}"
+
+    async def fork(self, at: str | None = None) -> Session:
+        """A session that begins with this one's messages, up to the answer ``at`` (a response's id) or all of them.
+        Raises ClientError."""
+        body = {"at": at} if at else {}
+        return Session(
+            self._client, (await self._client.request("POST", f"/v1/conversations/{self.id}/fork", body))["id"]
+        )
+
+    async def pin(self, ttl: float | None = None, *, tokens: int | None = None, soft: bool = False) -> dict[str, Any]:
+        """Keep the prefix, or the first ``tokens`` of it, on the device for ``ttl`` seconds (a minute if not said);
+        what was granted. Raises ClientError."""
+        wishes = {"ttl": ttl, "tokens": tokens, "strength": "soft" if soft else "hard"}
+        body = {name: value for name, value in wishes.items() if value is not None}
+        return await self._client.request("PUT", f"/v1/conversations/{self.id}/pin", body)
+
+    async def unpin(self) -> None:
+        """End the session's leases. Raises ClientError."""
+        await self._client.request("DELETE", f"/v1/conversations/{self.id}/pin")
+
+    async def cache(self) -> dict[str, Any]:
+        """Where the session's tokens are, and its leases. Raises ClientError."""
+        return await self._client.request("GET", f"/v1/conversations/{self.id}/cache")
+
+    async def delete(self) -> None:
+        """Delete all of it. Raises ClientError."""
+        await self._client.request("DELETE", f"/v1/conversations/{self.id}")
 
     async def prefetch(self) -> int:
         """Bring what the server keeps of the session in host memory or on disk to the device, before the next message;

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+SHOWN_ERROR = 80
+"""Characters of an error, in a reply's ``repr``."""
 TERMINAL = {"response.completed", "response.incomplete", "response.failed"}
 
 
@@ -14,30 +16,40 @@ class Reply:
     def __init__(self) -> None:
         self.id: str | None = None
         self.text = ""
+        self.reasoning = ""
+        """What the model thought first."""
         self.status = "in_progress"
         self.error: str | None = None
         self.response: dict[str, Any] = {}
         """The response object of the terminal event."""
 
+    def __repr__(self) -> str:
+        """Without what was said: a reply may stand in a log."""
+        told = [self.id or "no id", self.status, f"{len(self.text)} characters"]
+        if self.response:
+            told.append(f"{self.input_tokens} tokens in ({self.cached_tokens} cached), {self.output_tokens} out")
+        told += [f"{len(self.calls)} calls"] if self.calls else []
+        told += [f"error: {self.error[:SHOWN_ERROR]}"] if self.error else []
+        return f"<Reply {', '.join(told)}>"
+
     @property
     def done(self) -> bool:
         return self.status != "in_progress"
 
-    def feed(self, event: dict[str, Any]) -> str:
-        """The text that one event adds."""
+    def feed(self, event: dict[str, Any]) -> None:
+        """Take one event of the wire."""
         kind = event["type"]
         if kind == "response.created":
             self.id = event["response"]["id"]
         elif kind == "response.output_text.delta":
-            piece: str = event["delta"]
-            self.text += piece
-            return piece
+            self.text += event["delta"]
+        elif kind == "response.reasoning_text.delta":
+            self.reasoning += event["delta"]
         elif kind in TERMINAL:
             self.response = event["response"]
             self.status = self.response["status"]
             if error := self.response.get("error"):
                 self.error = error["message"]
-        return ""
 
     def refuse(self, message: str) -> None:
         self.status, self.error = "refused", message
@@ -57,8 +69,9 @@ class Reply:
 
     @property
     def calls(self) -> list[dict[str, Any]]:
-        """The tools that it calls: items with ``call_id``, ``name`` and ``arguments``."""
-        return [item for item in self.response.get("output", []) if item["type"] == "function_call"]
+        """The tools that it calls: items with ``call_id``, ``name`` and ``arguments``. A call that was cut is none."""
+        items = [item for item in self.response.get("output", []) if item["type"] == "function_call"]
+        return [item for item in items if item.get("status") != "incomplete"]
 
     @property
     def receipt(self) -> dict[str, Any]:

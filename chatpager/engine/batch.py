@@ -73,10 +73,10 @@ class BatchBuilder:
         widest = max((len(row.seq.block_table) for row in rows), default=0)
         assert widest <= self._max_blocks, (widest, self._max_blocks)
         tables = self._tables[1][: len(rows) * widest].reshape(len(rows), widest)
+        tables.fill(0)
         for table, row in zip(tables, rows, strict=True):
             ids = row.seq.block_table.array
             table[: len(ids)] = ids
-            table[len(ids) :] = 0
         self._fill_decodes(rows[:num_decodes], tables)
         tokens = self._fill_extends(rows[num_decodes:], tables[num_decodes:], num_decodes)
         lens = self._context_lens[1]

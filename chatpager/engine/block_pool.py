@@ -144,6 +144,8 @@ class BlockPool:
         self.blocks = [Block(i) for i in range(num_blocks)]
         self.blocks[0].state = BlockState.NULL
         self.free: deque[int] = deque(range(1, num_blocks))
+        self.changed = bytearray(b"\0" + b"\1" * (num_blocks - 1))
+        """By id, 1 where a block may look otherwise than when somebody last took its mark away (``block_map``)."""
         self.index: dict[BlockHash, Block] = {}
         self.branches = Branches()
         """The blocks in ``index``."""
@@ -179,6 +181,7 @@ class BlockPool:
         block = self.blocks[self.free.popleft()]
         assert block.state is BlockState.FREE and block.ref == 0 and block.hash is None, block
         block.state, block.ref = BlockState.OWNED, 1
+        self.changed[block.id] = 1
         return block
 
     def share(self, block: Block) -> None:
@@ -202,6 +205,7 @@ class BlockPool:
         if block.state is BlockState.OWNED:
             block.state = BlockState.FREE
             self.free.appendleft(block.id)
+            self.changed[block.id] = 1
             return False
         self._no_longer_held(block)
         return block.children == 0
@@ -225,6 +229,7 @@ class BlockPool:
         self._names += 1
         block.born, block.used_at = self._names, self.now
         block.depth = parent.depth + 1 if parent else 0
+        self.changed[block.id] = 1
         self.index[name] = block
         self.branches.add(block)
         if not is_tail:
@@ -268,6 +273,7 @@ class BlockPool:
         assert name is not None and self.index[name] is block
         self.leased -= block.hard > 0
         self.softly_leased -= block.soft > 0
+        self.changed[block.id] = 1
         del self.index[name]
         self.branches.remove(block)
         if not block.is_tail:
@@ -280,6 +286,7 @@ class BlockPool:
     def lease(self, block: Block, change: int, *, hard: bool) -> None:
         """One lease more (+1) or less (-1) on a CACHED block."""
         assert block.state is BlockState.CACHED and (block.hard if hard else block.soft) + change >= 0, block
+        self.changed[block.id] = 1
         self._count_leases(block, -1)
         if hard:
             block.hard += change
@@ -300,6 +307,7 @@ class BlockPool:
             self.spared += change
 
     def _evictable(self, block: Block, change: int) -> None:
+        self.changed[block.id] = 1
         self.evictable += change
         self._count_idle(block, change)
 

@@ -13,6 +13,7 @@ import transformers
 from safetensors import safe_open
 
 from chatpager.engine import architectures
+from chatpager.engine.lean_imports import with_all_kernels
 from chatpager.engine.model_folder import one_line, read_json
 from chatpager.errors import ModelLoadError
 
@@ -41,16 +42,20 @@ def check(path: Path, config: Any) -> None:
             read, or no model be built.
     """
     transformers.utils.logging.disable_progress_bar()
+
+    def report_of_sketch() -> Any:
+        return _sketch(config).from_pretrained(
+            None,
+            config=config,
+            state_dict=_headers(path),
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )[1]
+
     try:
         with _no_report():
-            _, report = _sketch(config).from_pretrained(
-                None,
-                config=config,
-                state_dict=_headers(path),
-                dtype=torch.float32,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-            )
+            report = with_all_kernels(report_of_sketch)
     except ModelLoadError:
         raise
     except Exception as error:  # a configuration may be wrong in any way

@@ -125,28 +125,23 @@ class StackProgram:
         self._rows_call(cpu_rows.add_norm_table(self._x, self._delta, norm.weight, norm.eps, self._normed))
 
     def _rows_call(self, table: Sequence[int]) -> None:
-        from chatpager.kernels import cpu_rows_jit as at
-
         kernel = _there(cpu_rows.kernel(self._dtype))
-        self._program.add([kernel], table, rows=at.ROWS, parts=at.PARTS, counter=at.NEXT)
+        self._program.add([kernel], table, rows=cpu_rows.ROWS, parts=cpu_rows.PARTS, counter=cpu_rows.NEXT)
 
     def _product(self, x: torch.Tensor, linear: Streamed, out: torch.Tensor) -> None:
-        from chatpager.kernels import cpu_linear_jit as at
-
         table = cpu_linear.call_table(x, linear.weights, out, 1, self._scratch)
+        at = cpu_linear
         counters = [at.NEXT, at.WIDENED]
         self._program.add(_there(linear.kernels), table, rows=at.ROWS, parts=at.PARTS, counter=counters)
 
     def _attend(self, layer: Any) -> None:
-        from chatpager.kernels import cpu_jit as stored
-        from chatpager.kernels import cpu_tiles as at
-
+        at = cpu_decode
         keys, values = self.cache.keys[layer.layer_idx], self.cache.values[layer.layer_idx]
         query, key, value = layer.split(self._qkv)
         table = cpu_decode.store_table(key, value, keys, values, self._slots)
         self._program.add(
             [_there(cpu_decode.kernel("store"))], table,
-            rows=stored.TOKENS, counter=stored.NEXT_TOKEN, slots=stored.SLOTS, wrong_slot=stored.WRONG,
+            rows=at.TOKENS, counter=at.NEXT_TOKEN, slots=at.SLOTS, wrong_slot=at.WRONG,
         )  # fmt: skip
         call = AttentionCall(
             query=query, key_cache=keys, value_cache=values, block_tables=self._tables[0],

@@ -7,10 +7,12 @@ character that the answer's end cuts in half is dropped, not shown as U+FFFD.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from tokenizers import Tokenizer as Backend
 from tokenizers.decoders import DecodeStream
+
+from chatpager.engine.answer_marks import without_marks_of_its_own
 
 REPLACEMENT = "�"
 
@@ -52,27 +54,41 @@ class TextStream:
     """Detokenised text up to the first stop string, which may begin in one token and end in another.
 
     Text that could be the beginning of a stop string is held back until it is certain. None is looked for in the text
-    of the first ``min_tokens`` tokens.
+    of the first ``min_tokens`` tokens. A token that has one of the ``marks``, by its id, stands as that in the text.
     """
 
     def __init__(
-        self, backend: Backend, stops: Iterable[str] = (), *, include_stop: bool = False, min_tokens: int = 0
+        self,
+        backend: Backend,
+        stops: Iterable[str] = (),
+        *,
+        include_stop: bool = False,
+        min_tokens: int = 0,
+        marks: Mapping[int, str] | None = None,
     ) -> None:
         self._detokenizer = Detokenizer(backend)
         self._stops = tuple(stops)
         self._include_stop = include_stop
         self._held = ""
         self._unchecked = min_tokens
+        self._marks = marks or {}
         self.text = ""
         """Everything given out so far."""
         self.stopped: str | None = None
         """The stop string that ended the text."""
+
+    @property
+    def length(self) -> int:
+        """Characters of the text, those that are held back included."""
+        return len(self.text) + len(self._held)
 
     def push(self, token_id: int) -> str:
         """The next piece of text; after ``stopped`` is set there is no more."""
         if self.stopped is not None:
             return ""
         piece = self._detokenizer.push(token_id)
+        if self._marks:
+            piece = self._marks.get(token_id) or without_marks_of_its_own(piece)
         if self._unchecked:
             self._unchecked -= 1
             self._held = piece

@@ -13,7 +13,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import struct
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -21,17 +20,13 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-import xxhash
-
+from chatpager.engine.block_files import BlockFile, Plain
 from chatpager.engine.block_hash import BlockProof
 from chatpager.engine.head_records import HeadRecords
 from chatpager.engine.whole_file import PART, unlink, write_whole
 
 log = logging.getLogger(__name__)
 
-MAGIC = b"chatpager kv\x00\x01"
-HEADER = struct.Struct(f"<{len(MAGIC)}s32sQ16s")
-"""Magic and version, proof, length of the content in bytes, its xxh3-128."""
 SUFFIX = ".kv"
 LOCK = "lock"
 PAUSE = 0.02
@@ -44,13 +39,17 @@ MAX_WAITING = 64 << 20
 class DiskTier:
     """At most ``capacity`` bytes of blocks under ``folder``. Of those that no conversation is recorded as having, and
     while there are none of all, the one used longest ago goes first, and of a conversation its end before its
-    beginning. ``domain`` is that of the model that is served, the salt apart.
+    beginning. ``domain`` is that of the model that is served, the salt apart. Files that were written in another way
+    than ``form`` are deleted: who seals them has none left that are not.
 
     ``save`` hands a block to a thread that writes it; ``find`` and the rest are for the engine's thread.
     """
 
-    def __init__(self, folder: Path, capacity: int, domain: BlockProof = NO_DOMAIN) -> None:
+    def __init__(
+        self, folder: Path, capacity: int, domain: BlockProof = NO_DOMAIN, form: BlockFile | None = None
+    ) -> None:
         self.folder = folder
+        self._form = form or Plain()
         self.capacity = capacity
         self.bad_files = 0
         """Files that were not what their names say."""
@@ -182,7 +181,7 @@ class DiskTier:
                 return None
         path, problem = self._path(proof), f"{self._path(proof)} does not hold what its name says"
         try:
-            content = _content(path.read_bytes(), proof)
+            content = self._form.unpack(path.read_bytes(), proof)
         except OSError as error:
             content, problem = None, str(error)
         with self._lock:
@@ -296,8 +295,9 @@ class DiskTier:
         self._pause()
         size = 0
         try:
-            write_whole(self._path(proof), HEADER.pack(MAGIC, proof, len(content), _checksum(content)) + content)
-            size = HEADER.size + len(content)
+            whole = self._form.pack(proof, content)
+            write_whole(self._path(proof), whole)
+            size = len(whole)
         finally:
             self._entered(proof, content, size)
 
@@ -364,6 +364,9 @@ class DiskTier:
             elif path.suffix == SUFFIX and (proof := _proof(path.stem)):
                 with suppress(FileNotFoundError):
                     stat = path.stat()
+                    if not isinstance(self._form, Plain) and not _begins(path, self._form.magic):
+                        unlink(path)
+                        continue
                     found.append((stat.st_mtime_ns, proof, stat.st_size))
         return ((proof, size) for _, proof, size in sorted(found))
 
@@ -397,18 +400,12 @@ def _proof(name: str) -> BlockProof | None:
     return BlockProof(raw) if len(raw) == 32 else None
 
 
-def _content(raw: bytes, proof: BlockProof) -> bytes | None:
-    """The content of a file, if all of it is as the header says, and the header is this block's."""
-    if len(raw) < HEADER.size:
-        return None
-    magic, name, length, checksum = HEADER.unpack_from(raw)
-    content = raw[HEADER.size :]
-    whole = magic == MAGIC and name == proof and length == len(content) and checksum == _checksum(content)
-    return content if whole else None
-
-
-def _checksum(content: bytes) -> bytes:
-    return xxhash.xxh3_128_digest(content)
+def _begins(path: Path, magic: bytes) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(magic)) == magic
+    except OSError:
+        return False
 
 
 def _touch(path: Path) -> None:

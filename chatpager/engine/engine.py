@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import get_args
 
 from chatpager.config import EngineConfig
+from chatpager.engine.attempts import Attempts
 from chatpager.engine.block_pool import BlockPool
 from chatpager.engine.cache_events import CacheEvent
 from chatpager.engine.drafts import DRAFT, ONE_TOKEN, Drafts
+from chatpager.engine.grammar_compiler import GrammarCompiler
 from chatpager.engine.heads import LeaseChange, LeaseEvent
-from chatpager.engine.histogram import Histogram
 from chatpager.engine.intake import Intake
 from chatpager.engine.known_sessions import KnownSessions
 from chatpager.engine.messages import (
@@ -20,10 +20,10 @@ from chatpager.engine.messages import (
     FinishReason,
     LeaseRequest,
     PublishPrefix,
-    SampledLogprobs,
     StepOutput,
     Usage,
 )
+from chatpager.engine.open_requests import OpenRequests
 from chatpager.engine.plan import Limits, Plan, Row
 from chatpager.engine.prefix_cache import PrefixCache
 from chatpager.engine.published import PublishedPrefix
@@ -32,25 +32,11 @@ from chatpager.engine.runner import Runner
 from chatpager.engine.sampler import Sampled
 from chatpager.engine.scheduler import Scheduler
 from chatpager.engine.sequence import Sequence, SequenceStatus, set_apart
-from chatpager.engine.stats import (
-    EngineStats,
-    cache_stats,
-    memory_stats,
-    tier_stats,
-)
+from chatpager.engine.stats import EngineStats, cache_stats, memory_stats, tier_stats
 from chatpager.engine.tiers import TRIED_BLOCKS, Tiers, open_tiers
-from chatpager.errors import (
-    EngineError,
-    InvalidRequest,
-    NumericError,
-    StepFailed,
-)
-
-log = logging.getLogger(__name__)
+from chatpager.errors import EngineError, InvalidRequest, NumericError
 
 FINGERPRINT_DIGITS = 12
-TOKEN_SECONDS = -10, 6
-"""A millisecond to a minute, as powers of two."""
 MEASURED_BLOCKS = 4
 """Blocks that a step must compute for its time to say something about one."""
 
@@ -78,7 +64,7 @@ class Engine:
         if limits is None:
             # A step always has room for one token of every running sequence.
             seqs = min(config.max_num_seqs, config.max_num_batched_tokens)
-            limits = Limits(config.max_num_batched_tokens, seqs)
+            limits = Limits(config.max_num_batched_tokens, seqs, step_seconds=config.step_seconds)
         self._intake = Intake(config, runner, longest=longest, max_num_seqs=limits.max_num_seqs, hash_bits=hash_bits)
         self.tiers = tiers
         if tiers is None and config.enable_prefix_caching:
@@ -97,11 +83,18 @@ class Engine:
         self.drafts = Drafts(self.cache, limits.max_num_batched_tokens)
         self.published = self._intake.published
         self.sessions = KnownSessions(self.cache, self.published, self.drafts, max_model_len=runner.max_model_len)
-        self._requests: dict[str, Request] = {}
-        self._failed_steps = self._repeated_tokens = 0
-        self._between_tokens = Histogram(*TOKEN_SECONDS)
-        self._early: list[StepOutput] = []
-        """Outputs that a cancel made between two steps, or a step that was interrupted."""
+        self._requests = OpenRequests(self.scheduler, self.sessions, self.leases)
+        self._attempts = Attempts(runner)
+
+    @property
+    def grammars(self) -> GrammarCompiler | None:
+        """What compiles the grammars of requests, set by whoever has the tokenizer. A grammar that somebody holds
+        compiled costs the engine nothing."""
+        return self._intake.grammars
+
+    @grammars.setter
+    def grammars(self, compiler: GrammarCompiler) -> None:
+        self._intake.grammars = compiler
 
     # -- commands -----------------------------------------------------------------------------------------------------
 
@@ -109,7 +102,8 @@ class Engine:
         """Queue a request.
 
         Raises:
-            InvalidRequest: no prompt, a token outside the vocabulary (also in ``logit_bias``), or an id in use.
+            InvalidRequest: no prompt, a token outside the vocabulary (also in ``logit_bias``), an id in use, or a
+                grammar that cannot be used.
             ContextLengthExceeded: prompt and one token of answer do not fit ``max_model_len``.
             CapacityExceeded: they do not fit the pool, whatever is evicted.
         """
@@ -127,11 +121,11 @@ class Engine:
         if request is None or (index is not None and index not in request.unfinished):
             return
         if index is None:
-            self._end_request(request_id, FinishReason.CANCELLED, self._early)
+            self._requests.end_request(request_id, FinishReason.CANCELLED)
         else:
             set_apart(request.seqs, index)
-            self._end_sequence(request.seqs[index], FinishReason.CANCELLED, self._early)
-            self._forget(request_id, index)
+            self._requests.end_sequence(request.seqs[index], FinishReason.CANCELLED)
+            self._requests.forget(request_id, index)
 
     def stop(self, request_id: str, index: int = 0) -> Usage | None:
         """End one sequence because its reader found a stop string; no output is made for it. Its account, or None of
@@ -140,16 +134,21 @@ class Engine:
         if request is None or index not in request.unfinished:
             return None
         set_apart(request.seqs, index)
-        usage = self._usage(request.seqs[index])
-        self._end_turn(request.seqs[index])
-        self._forget(request_id, index)
+        usage = self._requests.usage(request.seqs[index])
+        self._requests.end_turn(request.seqs[index])
+        self._requests.forget(request_id, index)
         return usage
 
     def lease(self, request: LeaseRequest, now: float) -> LeaseEvent | None:
         """Give or renew a lease; None: nothing is known of its session."""
         self.leases.tick(now)
         return self.leases.acquire(
-            request.owner, request.strength, request.ttl, tokens=request.tokens, reason=request.reason
+            request.owner,
+            request.strength,
+            request.ttl,
+            tokens=request.tokens,
+            reason=request.reason,
+            replaces=request.replaces,
         )
 
     def prefetch(self, request: AddRequest, now: float) -> int:
@@ -162,9 +161,9 @@ class Engine:
         seq = self._intake.sequence(request, speculative=True)
         match = self.cache.match(seq)
         try:
-            missing = self.cache.reach(seq) - len(match.blocks)
+            missing = self.cache.below.reach(seq) - len(match.blocks)
             if 0 < missing <= self.cache.spare() and not self._computes:
-                self.cache.restore(seq, match)
+                self.cache.below.restore(seq, match)
         finally:
             match.rollback()
         head = self.leases.heads.get(seq.owner)
@@ -196,7 +195,7 @@ class Engine:
     @property
     def has_work(self) -> bool:
         saving = self.tiers is not None and self.tiers.has_work
-        return bool(self._computes or self._early or saving or self.drafts.wait)
+        return bool(self._computes or self._requests.outputs or saving or self.drafts.wait)
 
     @property
     def _computes(self) -> bool:
@@ -209,15 +208,14 @@ class Engine:
             self.tiers.give_way(self._computes)
         self._speculate(clock())
         try:
-            self._step(clock, self._early)
+            self._step(clock)
         finally:
             self.scheduler.settle()
         self.drafts.settle()
         if self.tiers is not None:
             self.tiers.give_way(self._computes)
             self.tiers.work(idle=not self._computes)
-        outputs, self._early = self._early, []
-        return [output for output in outputs if output.request_id != DRAFT]
+        return [output for output in self._requests.take_outputs() if output.request_id != DRAFT]
 
     def _speculate(self, now: float) -> None:
         """Where there is nothing else to compute, compute a slice of what somebody is still writing."""
@@ -225,12 +223,13 @@ class Engine:
             self._requests[DRAFT] = Request([part], now, unfinished={0})
             self.scheduler.add(part)
 
-    def _step(self, clock: Callable[[], float], outputs: list[StepOutput]) -> None:
+    def _step(self, clock: Callable[[], float]) -> None:
         now = clock()
         self.leases.tick(now)
         plan = self.scheduler.schedule()
         if not plan.rows:
-            assert outputs or not self.scheduler.waiting or self.scheduler.running, "requests wait and nothing runs"
+            told = self._requests.outputs
+            assert told or not self.scheduler.waiting or self.scheduler.running, "requests wait and nothing runs"
             return
         for row in plan.rows:
             request = self._requests[row.seq.request_id]
@@ -238,7 +237,7 @@ class Engine:
                 request.started = now
                 request.draft_tokens = self._claim_draft(row.seq)
         try:
-            computed = self._compute(plan)
+            computed = self._attempts.compute(plan)
         except BaseException:
             self.scheduler.take_back_copies(plan)
             raise
@@ -248,9 +247,9 @@ class Engine:
             if row.seq.status is not SequenceStatus.RUNNING:
                 continue  # a sibling's failure ended its request a moment ago
             if isinstance(result, EngineError):
-                self._fail(row, result, outputs)
+                self._fail(row, result)
             else:
-                self._advance(row, result, now, outputs)
+                self._advance(row, result, now)
 
     def _claim_draft(self, seq: Sequence) -> int:
         if seq.speculative or not self.cache.enabled:
@@ -260,117 +259,36 @@ class Engine:
         return self.drafts.claim(names, on_device // self.config.block_size)
 
     def _time_step(self, plan: Plan, seconds: float) -> None:
-        """What a block costs to compute, where a step computed enough of them to tell."""
+        """For the size of coming steps; and what a block costs, where this one computed enough of them to tell."""
+        self.scheduler.took(plan, seconds)
         blocks = sum(row.count for row in plan.rows) / self.config.block_size
         if self.tiers is not None and blocks >= MEASURED_BLOCKS:
             self.tiers.times.compute.add(seconds / blocks)
 
-    def _compute(self, plan: Plan) -> list[tuple[Row, list[Sampled] | EngineError]]:
-        """Run the plan; if it raises, run its rows one by one, so that only those at fault fail.
-
-        A row that was computed may be computed again: it writes the same keys and values to the same places, and what
-        it copies first is held until the step is over.
-        """
-        try:
-            return _by_row(plan, self.runner.run(plan))
-        except Exception as error:
-            self._failed_steps += 1
-            log.error("a step of %d sequences failed", len(plan.rows), exc_info=error)
-            if len(plan.rows) == 1:
-                failure = StepFailed(f"a step of request {plan.rows[0].seq.request_id} raised {type(error).__name__}")
-                failure.__cause__ = error
-                return [(plan.rows[0], failure)]
-        self._repeated_tokens += sum(row.count for row in plan.rows)
-        return [pair for row in plan.rows for pair in self._compute(Plan([row]))]
-
-    def _advance(self, row: Row, sampled: list[Sampled], now: float, outputs: list[StepOutput]) -> None:
-        if any(s.token_id is None for s in sampled):
-            self._fail(row, NumericError("the model's logits are not numbers"), outputs)
+    def _advance(self, row: Row, sampled: list[Sampled], now: float) -> None:
+        if any(s.token_id is None and s.failure is None for s in sampled):
+            self._fail(row, NumericError("the model's logits are not numbers"))
             return
         self.scheduler.commit(row)
         seq = row.seq
         if not row.samples:
-            done = (seq.committed, seq.num_prompt_tokens, seq.cached_tokens)
-            if seq.num_output_tokens == 0:
-                usage = self._usage(seq, now)
-                outputs.append(StepOutput(request_id=seq.request_id, prefilled=done, usage=usage))
+            self._requests.tell_progress(seq, now)
             return
         request = self._requests[seq.request_id]
         if request.first_token is None:
             request.first_token = now
         for sample, s in zip(row.samples, sampled, strict=True):
-            assert s.token_id is not None
-            sample.token_ids.append(s.token_id)
-            if sample.sampled_at is not None:
-                self._between_tokens.add(now - sample.sampled_at)
-            sample.sampled_at = now
-            outputs.append(self._output(sample, s.token_id, s.logprobs, now))
+            if s.token_id is None:  # what was computed is sound, and its siblings follow the grammar elsewhere
+                self._requests.end_sequence(sample, FinishReason.ERROR, s.failure)
+                self._requests.forget(seq.request_id, sample.index)
+            else:
+                self._requests.tell_token(sample, s.token_id, s.logprobs, now)
 
-    def _output(self, seq: Sequence, token_id: int, logprobs: SampledLogprobs | None, now: float) -> StepOutput:
-        reason = seq.finish_reason()
-        usage = self._usage(seq, now) if reason or seq.num_output_tokens == 1 else None
-        if reason:
-            self._end_turn(seq)
-            self._forget(seq.request_id, seq.index)
-        return StepOutput(
-            request_id=seq.request_id,
-            index=seq.index,
-            token_ids=[token_id],
-            logprobs=[logprobs] if logprobs else None,
-            finish_reason=reason,
-            usage=usage,
-        )
-
-    def _usage(self, seq: Sequence, now: float | None = None) -> Usage:
-        return self._requests[seq.request_id].usage(seq, self.leases.heads.get(seq.owner), now)
-
-    # -- endings ------------------------------------------------------------------------------------------------------
-
-    def _end_turn(self, seq: Sequence) -> None:
-        """Take a sequence out whose turn ended as it should, or was ended: the session's head moves with it."""
-        if seq.status is SequenceStatus.RUNNING:
-            self.sessions.keep(seq)
-        self.scheduler.finish(seq)
-
-    def _fail(self, row: Row, error: EngineError, outputs: list[StepOutput]) -> None:
+    def _fail(self, row: Row, error: EngineError) -> None:
         """A request whose step went wrong ends; what it computed is not found again if it may be poisoned."""
         if isinstance(error, NumericError):
             self.cache.discard(row.seq)
-        self._end_request(row.seq.request_id, FinishReason.ERROR, outputs, error)
-
-    def _end_request(
-        self, request_id: str, reason: FinishReason, outputs: list[StepOutput], error: EngineError | None = None
-    ) -> None:
-        request = self._requests[request_id]
-        for seq in request.seqs:
-            if seq.index in request.unfinished:
-                self._end_sequence(seq, reason, outputs, error)
-        del self._requests[request_id]
-
-    def _end_sequence(
-        self, seq: Sequence, reason: FinishReason, outputs: list[StepOutput], error: EngineError | None = None
-    ) -> None:
-        usage = self._usage(seq)
-        if error:
-            self.scheduler.finish(seq)
-        else:
-            self._end_turn(seq)
-        outputs.append(
-            StepOutput(
-                request_id=seq.request_id,
-                index=seq.index,
-                finish_reason=reason,
-                usage=usage,
-                error_code=error.code if error else None,
-                error_message=str(error) if error else None,
-            )
-        )
-
-    def _forget(self, request_id: str, index: int) -> None:
-        request = self._requests[request_id]
-        request.unfinished.discard(index)
-        if not request.unfinished:
-            del self._requests[request_id]
+        self._requests.end_request(row.seq.request_id, FinishReason.ERROR, error)
 
     # -- the rest -----------------------------------------------------------------------------------------------------
 
@@ -394,10 +312,10 @@ class Engine:
             preemptions=self.scheduler.stats.preemptions,
             swaps=self.scheduler.stats.swaps,
             recomputed_tokens=self.scheduler.stats.recomputed_tokens,
-            repeated_tokens=self._repeated_tokens,
+            repeated_tokens=self._attempts.repeated_tokens,
             deferred=self.scheduler.stats.deferred,
-            failed_steps=self._failed_steps,
-            between_tokens=self._between_tokens.distribution(),
+            failed_steps=self._attempts.failed_steps,
+            between_tokens=self._requests.between_tokens.distribution(),
         )
 
     def cache_events(self, after: int | None, limit: int) -> tuple[list[CacheEvent], int]:
@@ -434,8 +352,3 @@ class Engine:
         alive = sum(1 + len(seq.forks) for seq in (*running, *self.scheduler.waiting))
         unfinished = sum(len(request.unfinished) for request in self._requests.values())
         assert alive == unfinished, f"{unfinished} sequences have not ended, the scheduler has {alive}"
-
-
-def _by_row(plan: Plan, sampled: list[Sampled]) -> list[tuple[Row, list[Sampled] | EngineError]]:
-    rest = iter(sampled)
-    return [(row, [next(rest) for _ in row.samples]) for row in plan.rows]

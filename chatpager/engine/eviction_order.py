@@ -21,6 +21,7 @@ class EvictionOrder:
 
     def offer(self, block: Block) -> None:
         """It is, or may have become, a candidate of another class."""
+        self._pool.changed[block.id] = 1
         if not _is_candidate(block):
             return
         heapq.heappush(self._heap, _key(block))

@@ -9,6 +9,8 @@ import xxhash
 
 from chatpager.config import EngineConfig
 from chatpager.engine.block_hash import BlockHasher
+from chatpager.engine.constraint import Constraint
+from chatpager.engine.grammar_compiler import GrammarCompiler
 from chatpager.engine.messages import AddRequest
 from chatpager.engine.published import PublishedPrefixes
 from chatpager.engine.runner import Runner
@@ -31,6 +33,8 @@ class Intake:
         self._arrivals = self._seeded = 0
         public = BlockHasher([*runner.hash_domain(), ("public", "")], config.block_size, bits=hash_bits)
         self.published = PublishedPrefixes(public, runner.vocab_size)
+        self.grammars: GrammarCompiler | None = None
+        """Needs the tokenizer, which whoever has it brings."""
 
     def sequence(self, request: AddRequest, *, speculative: bool = False) -> Sequence:
         """The request's first sequence, with its siblings as ``forks``. One that is ``speculative`` is not sampled, and
@@ -40,6 +44,7 @@ class Intake:
             InvalidRequest, ContextLengthExceeded, CapacityExceeded: see ``Engine.add``.
         """
         self._check(request)
+        constraint = self._constraint(request)
         params, prompt = request.params, request.prompt_token_ids
         wanted = params.max_tokens if params.max_tokens is not None else self._longest
         self._arrivals += 1
@@ -60,6 +65,7 @@ class Intake:
             seed=seed,
             owner=request.owner,
             prefix=prefix,
+            constraint=constraint,
         )
         first.forks = [first.fork(i, seed + i) for i in range(1, params.n)]
         for twin, owner in zip(first.forks, request.more_owners, strict=False):
@@ -70,6 +76,14 @@ class Intake:
         """Of the model's blocks in the domain of ``salt``."""
         domain = [*self._runner.hash_domain(), ("salt", salt)]
         return BlockHasher(domain, self._block_size, bits=self._hash_bits)
+
+    def _constraint(self, request: AddRequest) -> Constraint | None:
+        grammar = request.params.grammar
+        if grammar is None:
+            return None
+        if self.grammars is None:
+            raise InvalidRequest("grammar: it needs the model's tokenizer, and there is none", param="grammar")
+        return self.grammars.compile(grammar, request.salt).constraint()
 
     def _check(self, request: AddRequest) -> None:
         prompt, params, runner = request.prompt_token_ids, request.params, self._runner

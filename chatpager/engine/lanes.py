@@ -11,6 +11,8 @@ class Lanes:
         self.left = self._long_left = self._short_left = budget
         self._threshold = threshold
         self._share = share
+        self.cut = False
+        """Whether somebody would have got more, had there been room."""
 
     def is_long(self, remaining: int) -> bool:
         return remaining > self._threshold
@@ -26,7 +28,9 @@ class Lanes:
 
     def chunk(self, remaining: int) -> int:
         """Tokens that a prompt with ``remaining`` tokens to go may compute now."""
-        return min(remaining, self.left, self._long_left if self.is_long(remaining) else self._short_left)
+        count = min(remaining, self.left, self._long_left if self.is_long(remaining) else self._short_left)
+        self.cut = self.cut or count < remaining
+        return count
 
     def take(self, remaining: int, count: int) -> None:
         self.left -= count

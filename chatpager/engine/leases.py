@@ -6,8 +6,8 @@ hard one out of eviction's reach. Leases bias eviction and never block admission
 unique blocks, which leaves room for the longest request, and are clipped to it rather than refused. Where memory is
 needed and there is no other, leases are revoked, soft ones before hard ones, the one with the longest time left first.
 
-A deadline is only ever moved later, and by its holder: reading a block does not renew it. Time comes in with ``tick``,
-in the seconds of one clock that does not go back.
+A deadline is moved by its holder alone, and earlier only where that is asked for: reading a block does not renew it.
+Time comes in with ``tick``, in the seconds of one clock that does not go back.
 """
 
 from __future__ import annotations
@@ -184,14 +184,25 @@ class LeaseBook:
 
     # -- leases -------------------------------------------------------------------------------------------------------
 
+    def holders(self, strength: Strength) -> dict[str, Head]:
+        """The sessions that have a lease of this strength."""
+        return self._held[strength]
+
     def acquire(
-        self, owner: str, strength: Strength, ttl: float, *, tokens: int | None = None, reason: str = ""
+        self,
+        owner: str,
+        strength: Strength,
+        ttl: float,
+        *,
+        tokens: int | None = None,
+        reason: str = "",
+        replaces: bool = False,
     ) -> LeaseEvent | None:
         """Ask for a lease on the first ``tokens`` of a conversation (None: on all of it), or renew it.
 
-        It is granted as far as the budget goes, for at most ``TTL_CAPS``; neither its deadline nor its span is ever
-        shortened. None: nothing of this session is on the device, so there is nothing to keep. One that would cover
-        nothing is clipped to no tokens, and there is no lease.
+        It is granted as far as the budget goes, for at most ``TTL_CAPS``; neither its deadline nor its span is
+        shortened, unless it ``replaces`` what was asked for before. None: nothing of this session is on the device, so
+        there is nothing to keep. One that would cover nothing is clipped to no tokens, and there is no lease.
         """
         head = self.heads.get(owner)
         if head is None or not head.resident():
@@ -207,9 +218,15 @@ class LeaseBook:
             self._held[strength][owner] = head
             change = "granted"
         else:
-            if deadline > lease.deadline:
+            if replaces or deadline > lease.deadline:
                 lease.deadline, lease.reason = deadline, reason
-            lease.span = None if span is None or lease.span is None else max(lease.span, span)
+            if replaces:
+                self._uncover(head, lease, len(head.chain) if span is None else span)
+            elif lease.span is None or span is None:
+                span = None
+            else:
+                span = max(lease.span, span)
+            lease.span = span
         heapq.heappush(self._deadlines, (lease.deadline, owner, strength))
         self._make_room(head, lease)
         self._cover(head, lease)
@@ -224,11 +241,12 @@ class LeaseBook:
             self._drop(owner, head, lease)
         return event
 
-    def release(self, owner: str) -> None:
-        """End the leases of a session."""
+    def release(self, owner: str, strength: Strength | None = None) -> None:
+        """End the leases of a session, or only that of one strength."""
         head = self.heads.get(owner)
         for lease in list(head.leases.values()) if head else []:
-            self._end(owner, lease, "released")
+            if strength in (None, lease.strength):
+                self._end(owner, lease, "released")
 
     def tick(self, now: float) -> None:
         """It is ``now``: end the leases whose deadline has come."""

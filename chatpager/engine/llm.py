@@ -17,6 +17,7 @@ from chatpager.engine.beam_search import Beam, BeamSearchParams, beam_search
 from chatpager.engine.chat_template import ChatMessage, ChatTemplate
 from chatpager.engine.detokenizer import TextStream
 from chatpager.engine.engine import Engine
+from chatpager.engine.grammar_compiler import GrammarCompiler
 from chatpager.engine.messages import AddRequest, FinishReason, SampledLogprobs, StepOutput, Usage
 from chatpager.engine.model_runner import ModelRunner
 from chatpager.engine.sampling_params import SamplingParams
@@ -61,7 +62,7 @@ class LLM:
     """
 
     def __init__(self, model: str | Path, **settings: Any) -> None:
-        config = check_engine(EngineConfig(model=str(model)), settings)
+        config = check_engine(EngineConfig(model=str(model), step_seconds=0.0), settings)  # nobody waits for a token
         self.runner = ModelRunner(config)
         self.engine = Engine(config, self.runner)
         self._requests = 0
@@ -133,6 +134,10 @@ class LLM:
         text, ids = self._tokenize(prompt)
         if params.stop and not self._has_tokenizer():
             raise InvalidRequest("stop strings need the model's tokenizer, and its folder has none", param="stop")
+        if params.grammar and self.engine.grammars is None and self._has_tokenizer():
+            self.engine.grammars = GrammarCompiler(
+                self.tokenizer, vocab_size=self.runner.vocab_size, eos_token_ids=self.runner.eos_token_ids
+            )
         self._requests += 1
         outputs = [CompletionOutput(i, logprobs=[] if params.logprobs is not None else None) for i in range(params.n)]
         streams = [self.tokenizer.text_stream(params) for _ in outputs] if self._has_tokenizer() else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,12 @@ from chatpager.engine import architectures, checkpoint, cpu_modules, cpu_stack
 from chatpager.engine.architectures import Shape
 from chatpager.engine.attention import ATTENTION, register
 from chatpager.engine.cpu_linears import Maker
+from chatpager.engine.lean_imports import with_all_kernels
 from chatpager.engine.model_folder import one_line, read_json, require_folder
 from chatpager.engine.sampling_params import SamplingParams
 from chatpager.errors import ConfigError, InvalidRequest, ModelLoadError
+
+log = logging.getLogger(__name__)
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 DTYPES = {
@@ -29,6 +33,7 @@ DTYPES = {
     "float64": torch.float64,
 }
 PIECE = 1 << 20
+SHOWN_FILES = 8
 GENERATION = "generation_config.json"
 
 
@@ -84,6 +89,8 @@ def load(path: Path, *, dtype: str = "auto", device: str = "auto", quantization:
         ConfigError: weights cannot be quantised on that device, or beside numbers of that type.
     """
     checked = check(path)
+    if passed_over := code_in(path, checked.raw_config):
+        log.warning("code in %s is never run: %s", path, ", ".join(passed_over[:SHOWN_FILES]))
     place = _device(device)
     kind_of_number = _dtype(dtype, checked.config, path)
     if quantization != "none" and (place.type != "cpu" or kind_of_number not in (torch.float32, torch.bfloat16)):
@@ -114,8 +121,9 @@ def _module(path: Path, config: Any, dtype: torch.dtype) -> torch.nn.Module:
     register()
     transformers.utils.logging.disable_progress_bar()
     model_class = getattr(transformers, architectures.SERVED[config.model_type])
-    try:
-        module, report = model_class.from_pretrained(
+
+    def load_with_report() -> Any:
+        return model_class.from_pretrained(
             path,
             config=config,
             dtype=dtype,
@@ -125,6 +133,9 @@ def _module(path: Path, config: Any, dtype: torch.dtype) -> torch.nn.Module:
             local_files_only=True,
             output_loading_info=True,
         )
+
+    try:
+        module, report = with_all_kernels(load_with_report)
     except Exception as error:
         raise ModelLoadError(path, one_line(error)) from error
     checkpoint.refuse(report, path)
@@ -135,6 +146,12 @@ def read_config(path: Path) -> dict[str, Any]:
     """config.json as a dictionary; ``auto_map`` and Python files beside it are never used."""
     require_folder(path)
     return read_json(path / "config.json", required=True)
+
+
+def code_in(path: Path, raw_config: dict[str, Any]) -> list[str]:
+    """What of a folder other programs would run."""
+    asked = ["auto_map in config.json"] if raw_config.get("auto_map") else []
+    return asked + [file.name for pattern in ("*.py", *PICKLES) for file in sorted(path.glob(pattern))]
 
 
 def weight_files(path: Path) -> list[Path]:

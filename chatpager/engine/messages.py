@@ -58,6 +58,8 @@ class LeaseRequest(msgspec.Struct, frozen=True, kw_only=True, tag="lease_request
     tokens: int | None = None
     reason: str = ""
     """Shown with the lease."""
+    replaces: bool = False
+    """What was asked for before does not count any more; else neither its time nor its tokens are shortened."""
 
 
 class ReleaseLease(msgspec.Struct, frozen=True, tag="release_lease"):

@@ -207,11 +207,14 @@ class ModelRunner:
     def run(self, plan: Plan) -> list[Sampled]:
         """Compute one step. The list is in the order of the plan's rows, and of each row's ``samples``."""
         batch = self._builder.build(plan)
-        with self._chosen_threads(batch.num_tokens):
-            logits = self.forward(batch)
-            sampled = sample(logits, batch.samples)
+        sampled = self.compute(batch)
         by_seq = {id(seq): s for (_, seq), s in zip(batch.samples, sampled, strict=True)}
         return [by_seq[id(seq)] for row in plan.rows for seq in row.samples]
+
+    def compute(self, batch: Batch) -> list[Sampled]:
+        """The step's part that is the model's, whose time grows with its size: in the order of ``batch.samples``."""
+        with self._chosen_threads(batch.num_tokens):
+            return sample(self.forward(batch), batch.samples)
 
     @contextmanager
     def _chosen_threads(self, tokens: int) -> Iterator[None]:

@@ -21,6 +21,8 @@ class Limits:
     """Tokens that a waiting request's uncached length seems shorter for every step it has waited."""
     max_preemptions: int = 3
     watermark: float = 0.01
+    step_seconds: float = 0.0
+    """How long a step with prompts may take while others decode, by what such steps took (``pace``); 0: no bound."""
     window: int = 32
     """Waiting requests that are compared in one step."""
 
@@ -40,6 +42,11 @@ class Row:
 @dataclass
 class Plan:
     rows: list[Row] = field(default_factory=list)
+    decodes: bool = False
+    """Whether somebody waits for a next token in it."""
+    prompt_tokens: int = 0
+    cut: bool = False
+    """Whether a prompt would have got more, had there been room in the step."""
 
 
 @dataclass

@@ -5,14 +5,13 @@ says where to look; then the beginning of one more block, which is copied. Evict
 the lowest class first (dead, cold, tail, idle session, soft lease), then the least recently used, then the deepest, so
 a conversation loses its end before its beginning and what is left can still be hit. What is under a hard lease is not
 taken. Evicted blocks that were worth something go to the lower tiers, if there are any, and come back from there when a
-prompt continues a hit with them.
+prompt continues a hit with them (``Restoring``).
 """
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import pairwise
 
 from chatpager.engine.block_hash import BlockHash, BlockProof
@@ -21,14 +20,10 @@ from chatpager.engine.eviction_order import EvictionOrder
 from chatpager.engine.ghost_index import Eviction, GhostIndex
 from chatpager.engine.leases import LeaseBook
 from chatpager.engine.match import CacheStats, Match
-from chatpager.engine.reading import Reading, Source
+from chatpager.engine.restoring import Restoring
 from chatpager.engine.sequence import Sequence
 from chatpager.engine.tiers import Demoted, Tiers
 
-log = logging.getLogger(__name__)
-
-Found = tuple[BlockProof, bytes, Source]
-"""A block that a lower tier had: its content and where it was."""
 GHOSTS = 4
 """Evicted names that are remembered, in multiples of the pool."""
 
@@ -57,6 +52,7 @@ class PrefixCache:
             pool, block_size, budget=lease_budget, reconsider=self._order.offer, bury=self._bury_below
         )
         self.ghosts = GhostIndex(GHOSTS * pool.usable)
+        self.below = Restoring(self)
 
     # -- finding ------------------------------------------------------------------------------------------------------
 
@@ -114,82 +110,6 @@ class PrefixCache:
             self.stats.collisions += 1
             return None
         return block
-
-    def reach(self, seq: Sequence) -> int:
-        """Leading blocks of ``seq`` that some tier had when this was first asked, or the device has now."""
-        on_device = self.peek(seq)
-        if self.tiers is None or not self.enabled:
-            return on_device
-        if seq.reach is None:
-            seq.reach = on_device
-            for proof in self._proofs(seq, on_device):
-                if proof not in self.tiers:
-                    break
-                seq.reach += 1
-        return max(seq.reach, on_device)
-
-    def _proofs(self, seq: Sequence, start: int) -> Iterator[BlockProof]:
-        """The proofs of the blocks of ``seq`` that a match may cover, from ``start`` on; those before are CACHED."""
-        proof = self.pool.index[seq.hashes[start - 1]].proof if start else seq.hasher.proof
-        for i in range(start, self.matchable_blocks(seq)):
-            proof = seq.hasher.prove(proof, seq.block_tokens(i))
-            yield proof
-
-    def restore(self, seq: Sequence, match: Match, *, at_once: bool = True) -> bool:
-        """Continue a match with blocks of the lower tiers, as far as they go without a gap. There must be room for
-        them; they are held and CACHED like those before. Where it is interrupted, what was found stays where it was.
-        False: not ``at_once``, and the step's time for reading is over before they are all there."""
-        if self.tiers is None or not self.enabled:
-            return True
-        if seq.reading is None:
-            seq.reading = Reading(self.matchable_blocks(seq) - len(match.blocks))
-        match.restored = seq.reading.sources(match.blocks)
-        whole = True
-        found: list[Found] = []
-        ids: list[int] = []
-        try:
-            whole = self._find_below(seq, len(match.blocks), found, at_once)
-            if found:
-                ids = self.allocate(len(found), by=seq.owner)
-                self.tiers.restore(ids, found)
-        except BaseException as error:
-            self.free(ids)
-            self.tiers.take_back(found)
-            if not isinstance(error, Exception):
-                raise
-            self.stats.failed_restores += 1
-            log.error("%d KV blocks were not restored", len(found), exc_info=error)
-        else:
-            self._enter(seq, match, ids, found)
-        if whole:
-            seq.reach = len(match.blocks)
-        return whole
-
-    def _find_below(self, seq: Sequence, start: int, found: list[Found], at_once: bool) -> bool:
-        assert self.tiers is not None and seq.reading is not None
-        names = seq.full_hashes(self.matchable_blocks(seq))
-        for name, proof in zip(names[start:], self._proofs(seq, start), strict=True):
-            if name in self.pool.index:
-                break  # (it has another content behind it)
-            if not at_once and not seq.reading.given_up and self.tiers.is_over(proof):
-                return False
-            if (kept := self.tiers.find(proof, seq.reading)) is None:
-                break
-            found.append((proof, *kept))
-        return True
-
-    def _enter(self, seq: Sequence, match: Match, ids: list[int], found: list[Found]) -> None:
-        """The blocks ``ids`` have the contents: name them. They were wanted, and are worth something from now on."""
-        assert seq.reading is not None
-        for block_id, (proof, _, source) in zip(ids, found, strict=True):
-            block, i = self.pool.blocks[block_id], len(match.blocks)
-            parent = match.blocks[-1] if match.blocks else None
-            self.pool.name(block, seq.hashes[i], parent, seq.block_tokens(i), domain=seq.domain(i))
-            block.proof, block.hits, block.last_use = proof, 1, self.pool.clock
-            self.ghosts.forget(seq.hashes[i])
-            match.blocks.append(block)
-            match.restored[source] += 1
-            seq.reading.brought(block, source)
 
     def save(self, owner: str, blocks: list[Block]) -> None:
         """Write what a conversation consists of to the disk, where there is one."""

@@ -12,7 +12,7 @@ from chatpager.engine.tiers import Pages
 
 
 class Runner(Pages, Protocol):
-    """What the engine needs of a model: ``ModelRunner``, or a test's fake."""
+    """What the engine needs of a model: ``ModelRunner``, ``FakeRunner``, or a test's own."""
 
     num_blocks: int
     max_model_len: int

@@ -13,17 +13,20 @@ from dataclasses import dataclass
 import torch
 import xxhash
 
+from chatpager.engine.constraint import constrain, dead_ends
 from chatpager.engine.messages import SampledLogprobs, TokenLogprob
 from chatpager.engine.sequence import Sequence
 from chatpager.engine.token_history import TokenHistory
+from chatpager.errors import GrammarFailed
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """``token_id`` None: the logits were not numbers."""
+    """``token_id`` None: the logits were not numbers, or else there is a ``failure``."""
 
     token_id: int | None
     logprobs: SampledLogprobs | None = None
+    failure: GrammarFailed | None = None
 
 
 def sample(logits: torch.Tensor, samples: Seq[tuple[int, Sequence]]) -> list[Sampled]:
@@ -35,15 +38,21 @@ def sample(logits: torch.Tensor, samples: Seq[tuple[int, Sequence]]) -> list[Sam
     raw = logits.index_select(0, rows).float()
     sound = torch.isfinite(raw.amax(-1)).tolist()
     shaped = _shape(raw, seqs)
-    tokens = shaped.argmax(-1)
-    drawn = [i for i, seq in enumerate(seqs) if not seq.params.greedy and sound[i]]
+    failed = constrain(shaped, seqs)
+    best, tokens = shaped.max(-1)
+    failed |= dead_ends(best, seqs)
+    good = [ok and i not in failed for i, ok in enumerate(sound)]
+    drawn = [i for i, seq in enumerate(seqs) if not seq.params.greedy and good[i]]
     if drawn:
         picked = torch.tensor(drawn, device=logits.device)
         tokens[picked] = _draw(shaped[picked], [seqs[i] for i in drawn])
     ids = tokens.tolist()
-    wanted = [i for i, seq in enumerate(seqs) if seq.params.logprobs is not None and sound[i]]
+    wanted = [i for i, seq in enumerate(seqs) if seq.params.logprobs is not None and good[i]]
     logprobs = _logprobs(raw, ids, seqs, wanted)
-    return [Sampled(ids[i] if ok else None, logprobs.get(i)) for i, ok in enumerate(sound)]
+    return [
+        Sampled(ids[i], logprobs.get(i)) if good[i] else Sampled(None, failure=failed.get(i) if ok else None)
+        for i, ok in enumerate(sound)
+    ]
 
 
 def uniform(seed: int, position: int) -> float:
@@ -67,7 +76,7 @@ def _shape(raw: torch.Tensor, seqs: list[Sequence]) -> torch.Tensor:
 
 def _has_rules(seq: Sequence) -> bool:
     p = seq.params
-    return p.penalised or bool(p.logit_bias) or seq.num_output_tokens < p.min_tokens
+    return p.penalised or bool(p.logit_bias) or seq.constraint is not None or seq.num_output_tokens < p.min_tokens
 
 
 def _apply_rules(row: torch.Tensor, seq: Sequence) -> None:
@@ -75,7 +84,7 @@ def _apply_rules(row: torch.Tensor, seq: Sequence) -> None:
     if p.logit_bias:
         biased = [(t, b) for t, b in p.logit_bias.items() if t < row.numel()]
         row[[t for t, _ in biased]] += torch.tensor([b for _, b in biased], device=row.device)
-    if seq.num_output_tokens < p.min_tokens:
+    if seq.num_output_tokens < p.min_tokens and seq.constraint is None:  # whose grammar may have to end
         ends = [*p.stop_token_ids, *seq.eos_token_ids]
         row[[t for t in ends if t < row.numel()]] = -torch.inf
     if p.penalised:

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from chatpager.engine.grammar import Grammar
 from chatpager.errors import InvalidRequest
 
 MAX_N = 64
@@ -24,6 +25,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     likeliest. ``max_tokens`` None means up to the model's window. ``seed`` None lets the engine draw one. As in vLLM
     ``stop`` and ``stop_token_ids`` may be None; they are read as ().
     Penalties follow vLLM: repetition over prompt and answer, presence and frequency over the answer.
+    With a ``grammar`` an answer ends where that is complete: before only if ``max_tokens`` or a stop comes first, and
+    there also if ``min_tokens`` or ``ignore_eos`` ask for more than it allows.
     """
 
     n: int = 1
@@ -43,6 +46,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     logprobs: int | None = None
     seed: int | None = None
     include_stop_str_in_output: bool = False
+    grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
         for what, read, names in _TYPES:
@@ -107,6 +111,12 @@ def _bias(value: Any) -> dict[int, float]:
     return {_whole(token): _number(bias) for token, bias in dict(value).items()}
 
 
+def _grammar(value: Any) -> Grammar:
+    if not isinstance(value, Grammar):
+        raise TypeError
+    return value
+
+
 def _or_none(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda value: None if value is None else read(value)
 
@@ -120,6 +130,7 @@ _TYPES: tuple[tuple[str, Callable[[Any], Any], tuple[str, ...]], ...] = (
     ("a text, a list of texts or None", _texts, ("stop",)),
     ("a list of token ids or None", lambda v: () if v is None else tuple(map(_whole, v)), ("stop_token_ids",)),
     ("a map of token ids to numbers or None", _or_none(_bias), ("logit_bias",)),
+    ("a Grammar or None", _or_none(_grammar), ("grammar",)),
 )
 """What a field must be, what makes it one (or raises), and the fields."""
 

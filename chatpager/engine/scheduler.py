@@ -4,7 +4,7 @@ There is no prefill phase and no decode phase, only sequences whose ``committed`
 budget. Order: sequences that need one token, then prompts with little left (the short lane: warm turns), then long
 prompts in chunks; while both lanes have somebody, each has its share of the prefill budget. Requests wait in the order
 of priority, then of what is left to compute less a credit that grows with age, so warm turns go first and cold ones are
-overtaken for a bounded time only.
+overtaken for a bounded time only; and looked at are those that come first where tenants take turns.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from chatpager.engine.block_pool import BlockState
 from chatpager.engine.claims import Claims
 from chatpager.engine.lanes import Lanes
 from chatpager.engine.match import Match
+from chatpager.engine.pace import Pace
 from chatpager.engine.plan import Limits, Plan, Row, SchedulerStats
 from chatpager.engine.prefix_cache import PrefixCache
+from chatpager.engine.rounds import Rounds
 from chatpager.engine.sequence import Sequence, SequenceStatus
 
 
@@ -28,7 +30,7 @@ class Scheduler:
         self.limits = limits
         self.block_size = cache.block_size
         self.waiting: list[Sequence] = []
-        """By priority, then age."""
+        """By priority, then by rounds of tenants, then age."""
         self.running: list[Sequence] = []
         """In the order of admission."""
         self.stats = SchedulerStats()
@@ -37,6 +39,8 @@ class Scheduler:
         self._copied: list[int] = []
         """Blocks held because a row of this step copies them."""
         self._claims = Claims()
+        self._rounds = Rounds()
+        self._pace = Pace(limits.step_seconds, limits.max_num_batched_tokens)
 
     @property
     def occupied(self) -> int:
@@ -47,6 +51,11 @@ class Scheduler:
 
     def add(self, seq: Sequence) -> None:
         seq.status = SequenceStatus.WAITING
+        place = bisect_left(self.waiting, seq.priority, key=lambda other: other.priority)
+        first = self.waiting[place] if place < len(self.waiting) else None
+        earliest = first.round if first is not None and first.priority == seq.priority else None
+        number = self._rounds.joined(seq.hasher.tenant, earliest)
+        seq.round = number if seq.round is None else seq.round  # one that was preempted has its place again
         insort(self.waiting, seq, key=_turn)
 
     def commit(self, row: Row) -> None:
@@ -90,6 +99,7 @@ class Scheduler:
         place = bisect_left(self.waiting, _turn(seq), key=_turn)
         if place < len(self.waiting) and self.waiting[place] is seq:
             del self.waiting[place]
+            self._rounds.left(seq.hasher.tenant)
 
     def _share_table(self, seq: Sequence, twin: Sequence) -> None:
         for block_id in seq.block_table:
@@ -97,7 +107,7 @@ class Scheduler:
         twin.block_table = list(seq.block_table)
         twin.committed, twin.published, twin.written = seq.committed, seq.published, seq.written
         twin.hashes = list(seq.hashes)
-        twin.first_admitted, twin.is_long = True, seq.is_long
+        twin.first_admitted, twin.is_long, twin.round = True, seq.is_long, seq.round
         twin.cached_tokens, twin.reached = seq.cached_tokens, seq.reached
         twin.restored_tokens = Counter(seq.restored_tokens)
         twin.status = SequenceStatus.RUNNING
@@ -123,12 +133,18 @@ class Scheduler:
             raise
         return plan
 
+    def took(self, plan: Plan, seconds: float) -> None:
+        """What ``plan`` took to compute, for the size of those to come."""
+        self._pace.took(plan.decodes, plan.prompt_tokens, seconds, full=plan.cut)
+
     def _fill(self, plan: Plan) -> None:
         self.cache.begin_step()
         budget = self.limits.max_num_batched_tokens
         for seq in sorted((s for s in self.running if s.remaining == 1), key=lambda s: s.priority):
             if budget and seq.status is SequenceStatus.RUNNING:
                 budget -= self._grow(plan, seq, 1)
+        plan.decodes = bool(plan.rows)
+        budget = min(budget, self._pace.room(plan.decodes))
         candidates = self._candidates()
         lanes = self._lanes(budget, candidates)
         prefills = sorted(
@@ -139,11 +155,18 @@ class Scheduler:
             if count and seq.status is SequenceStatus.RUNNING:
                 lanes.take(seq.remaining, self._grow(plan, seq, count))
         self._admit(plan, lanes, candidates)
+        plan.prompt_tokens, plan.cut = budget - lanes.left, lanes.cut
 
     def _lanes(self, budget: int, candidates: list[_Candidate]) -> Lanes:
-        threshold = min(self.limits.long_prefill_threshold, self.limits.max_num_batched_tokens // 2)
-        lanes = Lanes(budget, threshold=threshold, share=self.limits.long_prefill_share)
+        """Where steps are small, hardly anything is short; so the shortest prompt always is, beside a longer one."""
         running = [s.remaining for s in self.running if s.remaining > 1]
+        shortest = min([*running, *(c.uncached for c in candidates)], default=0)
+        threshold = min(
+            self.limits.long_prefill_threshold,
+            self.limits.max_num_batched_tokens // 2,
+            max(self._pace.room(decoding=True) // 2, shortest),
+        )
+        lanes = Lanes(budget, threshold=threshold, share=self.limits.long_prefill_share)
         lanes.divide(
             long_runs=any(map(lanes.is_long, running)),
             short_comes=not all(map(lanes.is_long, [*running, *(c.uncached for c in candidates)])),
@@ -154,7 +177,7 @@ class Scheduler:
         """Add a row for ``count`` more tokens of a running sequence, preempting others for its blocks if need be.
         Returns the tokens planned: ``count``, or 0 when the sequence itself had to give way."""
         need, shared = self._blocks_needed(seq, count)
-        while need > self._allocatable(seq):
+        while need and need > self._allocatable(seq):
             victim = self._victim(seq)
             if victim is seq and self.cache.leases.revoke(need - self._allocatable(seq)):
                 continue
@@ -162,14 +185,15 @@ class Scheduler:
             if victim is seq:
                 return 0
             need, shared = self._blocks_needed(seq, count)
-        fresh = self.cache.allocate(need, by=seq.owner)
+        fresh = self.cache.allocate(need, by=seq.owner) if need else []
         copy = None
         if shared is not None:
             old = seq.block_table[shared]
             copy = (old, fresh.pop())
             seq.block_table[shared] = copy[1]
             self._copied.append(old)  # the table's hold becomes the step's
-        seq.block_table.extend(fresh)
+        if fresh:
+            seq.block_table.extend(fresh)
         done = seq.committed + count == len(seq)
         plan.rows.append(Row(seq, count, [seq, *seq.forks] if done else [], copy))
         return count
@@ -229,15 +253,14 @@ class Scheduler:
             return []
         oldest = self.waiting[: self.limits.window]
         credit = self.limits.age_credit
-        found = [_Candidate(s, len(s) - self.cache.reach(s) * self.block_size) for s in oldest]
-        return sorted(
-            found, key=lambda c: (c.seq.priority, max(0, c.uncached - credit * c.seq.age), c.seq.arrival, c.seq.index)
-        )
+        found = [_Candidate(s, len(s) - self.cache.below.reach(s) * self.block_size) for s in oldest]
+        return sorted(found, key=lambda c: (c.seq.priority, max(0, c.uncached - credit * c.seq.age), _turn(c.seq)))
 
     def _admit(self, plan: Plan, lanes: Lanes, candidates: list[_Candidate]) -> None:
         for candidate in candidates:
             seq = candidate.seq
             if self.occupied + 1 + len(seq.forks) > self.limits.max_num_seqs or not lanes.left:
+                lanes.cut = lanes.cut or not lanes.left
                 break
             if self._is_deferred(seq):
                 self.stats.deferred += 1
@@ -260,7 +283,7 @@ class Scheduler:
     def _admit_one(self, plan: Plan, lanes: Lanes, seq: Sequence) -> bool:
         """Match, check that the whole prompt fits (not only its first chunk), and start. False: no room now."""
         match = self.cache.match(seq)
-        if not lanes.chunk(len(seq) - self.cache.reach(seq) * self.block_size):
+        if not lanes.chunk(len(seq) - self.cache.below.reach(seq) * self.block_size):
             match.rollback()
             return True
         need = _blocks(len(seq), self.block_size)
@@ -272,7 +295,7 @@ class Scheduler:
             match.rollback()
             return False
         try:
-            whole = self.cache.restore(seq, match, at_once=not plan.rows)
+            whole = self.cache.below.restore(seq, match, at_once=not plan.rows)
         except BaseException:
             match.rollback()
             raise
@@ -291,6 +314,7 @@ class Scheduler:
 
     def _start(self, seq: Sequence, match: Match, lanes: Lanes) -> None:
         self._stop_waiting(seq)
+        self._rounds.begun(seq.round or 0)
         self.running.append(seq)
         if self._immune(seq):
             self._promised.append(seq)
@@ -338,9 +362,9 @@ class _Candidate:
     uncached: int
 
 
-def _turn(seq: Sequence) -> tuple[int, int, int]:
+def _turn(seq: Sequence) -> tuple[int, int, int, int]:
     """A request's place in the queue; no two are equal."""
-    return seq.priority, seq.arrival, seq.index
+    return seq.priority, seq.round or 0, seq.arrival, seq.index
 
 
 def _blocks(tokens: int, block_size: int) -> int:

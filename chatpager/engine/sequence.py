@@ -14,6 +14,7 @@ from chatpager.engine.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
     from chatpager.engine.block_pool import Block
+    from chatpager.engine.constraint import Constraint
     from chatpager.engine.ghost_index import Eviction
     from chatpager.engine.published import PublishedPrefix
     from chatpager.engine.reading import Reading, Source
@@ -37,12 +38,14 @@ class Sequence:
     """
 
     __slots__ = (
+        "__weakref__",
         "_block_table",
         "age",
         "arrival",
         "cached_tokens",
         "claims",
         "committed",
+        "constraint",
         "eos_token_ids",
         "evicted",
         "first_admitted",
@@ -65,6 +68,7 @@ class Sequence:
         "reading",
         "request_id",
         "restored_tokens",
+        "round",
         "sampled_at",
         "seed",
         "speculative",
@@ -73,6 +77,46 @@ class Sequence:
         "token_ids",
         "written",
     )
+
+    speculative: bool
+    """Nobody has asked yet: it counts in no figure."""
+    owner: str
+    """The session whose turn this is."""
+    prefix: PublishedPrefix | None
+    """The published prefix that it begins with, whose blocks ``hasher`` names for everybody."""
+    round: int | None
+    """Of its tenant's requests it is the one of this round (``Rounds``); None: it has not waited."""
+    reached: int
+    """The most that ``committed`` ever was: preemption takes the blocks away, not the fact."""
+    published: int
+    """Leading blocks whose content stands in the prefix cache, under this table's block or an equal one."""
+    written: int
+    """First block of the table this sequence computed itself; the ones before came from the prefix cache."""
+    claims: range
+    """Blocks of the prompt that others wait for instead of computing them too."""
+    hashes: list[BlockHash]
+    history: TokenHistory | None
+    """Made by the sampler for a sequence with penalties."""
+    constraint: Constraint | None
+    """Of a sequence with a grammar."""
+    cached_tokens: int
+    """Prompt tokens found in the cache when first admitted; later admissions do not count."""
+    restored_tokens: Counter[Source]
+    """Those of them that were not on the device."""
+    reach: int | None
+    """Leading blocks that the tiers had together when somebody first asked."""
+    reading: Reading | None
+    """What it has had of the lower tiers since it began to wait."""
+    evicted: Eviction | None
+    """How the first block that was not found then had been lost."""
+    tail: tuple[Block, int] | None
+    """The block, and its ``born``, of which it copied the beginning."""
+    is_long: bool
+    """The lane by which it was admitted first."""
+    sampled_at: float | None
+    """When its last token came."""
+    forks: list[Sequence]
+    """Siblings of the same request that start from this one's prompt once it is computed (n > 1)."""
 
     def __init__(
         self,
@@ -90,59 +134,24 @@ class Sequence:
         owner: str = "",
         prefix: PublishedPrefix | None = None,
         speculative: bool = False,
+        constraint: Constraint | None = None,
     ) -> None:
-        self.request_id = request_id
-        self.speculative = speculative
-        """Nobody has asked yet: it counts in no figure."""
-        self.owner = owner
-        """The session whose turn this is."""
-        self.prefix = prefix
-        """The published prefix that it begins with, whose blocks ``hasher`` names for everybody."""
-        self.index = index
-        self.token_ids = token_ids
-        self.num_prompt_tokens = len(token_ids)
-        self.params = params
-        self.max_length = max_length
-        self.eos_token_ids = eos_token_ids
-        self.priority = priority
-        self.arrival = arrival
-        self.seed = seed
+        self.request_id, self.index, self.owner, self.speculative = request_id, index, owner, speculative
+        self.token_ids, self.num_prompt_tokens = token_ids, len(token_ids)
+        self.params, self.constraint, self.seed = params, constraint, seed
+        self.max_length, self.eos_token_ids = max_length, eos_token_ids
+        self.hasher, self.prefix = hasher, prefix
+        self.priority, self.arrival = priority, arrival
         self.status = SequenceStatus.WAITING
         self._block_table = BlockTable()
-        self.committed = 0
-        self.reached = 0
-        """The most that ``committed`` ever was: preemption takes the blocks away, not the fact."""
-        self.published = 0
-        """Leading blocks whose content stands in the prefix cache, under this table's block or an equal one."""
-        self.written = 0
-        """First block of the table this sequence computed itself; the ones before came from the prefix cache."""
+        self.hashes, self.forks = [], []
+        self.committed = self.reached = self.published = self.written = 0
         self.claims = range(0)
-        """Blocks of the prompt that others wait for instead of computing them too."""
-        self.hasher = hasher
-        self.hashes: list[BlockHash] = []
-        self.history: TokenHistory | None = None
-        """Made by the sampler for a sequence with penalties."""
-        self.age = 0
-        self.preemptions = 0
-        self.cached_tokens = 0
-        """Prompt tokens found in the cache when first admitted; later admissions do not count."""
-        self.restored_tokens: Counter[Source] = Counter()
-        """Those of them that were not on the device."""
-        self.reach: int | None = None
-        """Leading blocks that the tiers had together when somebody first asked."""
-        self.reading: Reading | None = None
-        """What it has had of the lower tiers since it began to wait."""
-        self.evicted: Eviction | None = None
-        """How the first block that was not found then had been lost."""
-        self.tail: tuple[Block, int] | None = None
-        """The block, and its ``born``, of which it copied the beginning."""
-        self.is_long = False
-        """The lane by which it was admitted first."""
-        self.sampled_at: float | None = None
-        """When its last token came."""
-        self.first_admitted = False
-        self.forks: list[Sequence] = []
-        """Siblings of the same request that start from this one's prompt once it is computed (n > 1)."""
+        self.age = self.preemptions = self.cached_tokens = 0
+        self.restored_tokens = Counter()
+        self.is_long = self.first_admitted = False
+        self.round = self.reach = self.reading = self.evicted = self.tail = None
+        self.history = self.sampled_at = None
 
     @property
     def block_table(self) -> BlockTable:
@@ -184,12 +193,12 @@ class Sequence:
 
     def finish_reason(self) -> FinishReason | None:
         """Why the sequence ends with its last token, if it does."""
-        last, produced = self.token_ids[-1], self.num_output_tokens
-        if produced >= self.params.min_tokens:
-            if last in self.params.stop_token_ids:
-                return FinishReason.STOP
-            if last in self.eos_token_ids and not self.params.ignore_eos:
-                return FinishReason.STOP
+        last, enough = self.token_ids[-1], self.num_output_tokens >= self.params.min_tokens
+        if enough and last in self.params.stop_token_ids:
+            return FinishReason.STOP
+        # Of a grammar it is the end: nothing else is allowed there.
+        if last in self.eos_token_ids and (self.constraint or (enough and not self.params.ignore_eos)):
+            return FinishReason.STOP
         return FinishReason.LENGTH if len(self.token_ids) >= self.max_length else None
 
     def fork(self, index: int, seed: int) -> Sequence:
@@ -206,6 +215,7 @@ class Sequence:
             seed=seed,
             index=index,
             prefix=self.prefix,
+            constraint=self.constraint.again() if self.constraint else None,
         )
         twin.num_prompt_tokens = self.num_prompt_tokens
         twin.hashes = list(self.hashes)

@@ -87,6 +87,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     """From any tier; ``host_hit_tokens`` and ``disk_hit_tokens`` of them were not on the device."""
     host_hit_tokens: int
     disk_hit_tokens: int
+    block_bytes: int
     host_bytes: int
     host_capacity: int
     disk_bytes: int
@@ -163,6 +164,7 @@ def tier_stats(tiers: Tiers | None, block_bytes: int) -> dict[str, Any]:
     """What EngineStats tells of the lower tiers; nothing of one that there is not."""
     host, disk = (tiers.host, tiers.disk) if tiers else (None, None)
     return {
+        "block_bytes": block_bytes,
         "host_bytes": len(host) * block_bytes if host is not None else 0,
         "host_capacity": host.capacity * block_bytes if host is not None else 0,
         "disk_bytes": disk.used if disk is not None else 0,
@@ -198,11 +200,11 @@ def session_cache(head: Head, block_size: int, now: float, tiers: Tiers | None) 
         host_tokens=kept[Source.HOST] * block_size,
         disk_tokens=kept[Source.DISK] * block_size,
         shared_tokens=sum(len(block.tokens) for block, _ in head.chain[:resident] if block.heads > 1),
-        leases=_leases(head, block_size, now),
+        leases=lease_states(head, block_size, now),
     )
 
 
-def _leases(head: Head, block_size: int, now: float) -> list[LeaseState]:
+def lease_states(head: Head, block_size: int, now: float) -> list[LeaseState]:
     resident = head.resident()
     return [
         LeaseState(
@@ -235,7 +237,7 @@ def published_cache(
             not owner.startswith(OWNER) and len(head.proofs) >= blocks and head.proofs[blocks - 1] == last
             for owner, head in heads.items()
         ),
-        leases=_leases(mine, size, now) if mine else [],
+        leases=lease_states(mine, size, now) if mine else [],
     )
 
 

@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 
+LONGEST_TRIAL = 0.25
+"""Seconds of a step above which no other number is tried: who waits for it would wait twice as long, and of one that
+long most is multiplied, in operations that have time to wait for each other."""
 EVERY = 40
 """Steps of a size between two trials of another number of threads: a trial of twice the time costs a twentieth."""
 TRIAL_STEPS = 2
@@ -25,14 +28,22 @@ BETTER = 0.95
 """Of the present choice's time: what a trial must stay under to be taken."""
 
 SPIN_ROUNDS = "10000"
-"""How long OpenMP's threads spin for the next operation before they sleep. Measured on two quiet cores (151 million
-parameters, one row): a step of 19.9 ms, 27.4 with libgomp's own default, 31.8 without spinning; see bench/LOG.md."""
+"""How long OpenMP's threads spin for the next operation before they sleep: bench/LOG.md has what was measured."""
+_SPIN, _POLICY = "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"
+_set_here: list[str] = []
+"""Variables of this process's environment that are ours and not its user's."""
 
 
 def spin_briefly(environ: MutableMapping[str, str] = os.environ) -> None:
     """Set libgomp's policy of waiting unless somebody has; it is read once, when torch is imported."""
-    if "OMP_WAIT_POLICY" not in environ:
-        environ.setdefault("GOMP_SPINCOUNT", SPIN_ROUNDS)
+    if _POLICY not in environ and _SPIN not in environ:
+        environ[_SPIN] = SPIN_ROUNDS
+        _set_here.append(_SPIN)
+
+
+def without_our_policy(environ: Mapping[str, str]) -> dict[str, str]:
+    """The same for a program that is not ours: with its user's policy of waiting, or none."""
+    return {name: value for name, value in environ.items() if name not in _set_here}
 
 
 def candidates(cores: int) -> tuple[int, ...]:
@@ -73,7 +84,7 @@ class ThreadChoice:
         if size.option is None:
             size.recent.append(each)
             size.steps += 1
-            if size.steps % EVERY == 0:
+            if size.steps % EVERY == 0 and seconds <= LONGEST_TRIAL:
                 size.option = self._next(size)
             return
         size.trial.append(each)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
 from chatpager.config import EngineConfig
+from chatpager.engine.block_files import sealed_by
 from chatpager.engine.block_hash import BlockProof
 from chatpager.engine.block_pool import Block
 from chatpager.engine.block_times import Average, BlockTimes
@@ -291,10 +292,14 @@ class Tiers:
     def close(self) -> None:
         """Save what is left, as far as the disk takes it in ``CLOSE_SECONDS``, and let its thread end."""
         until = time.monotonic() + CLOSE_SECONDS
-        while self._unsaved and time.monotonic() < until:
-            self.work(idle=True)
-        if self.disk is not None:
-            self.disk.close(max(0.0, until - time.monotonic()))
+        try:
+            while self._unsaved and time.monotonic() < until:
+                self.work(idle=True)
+        finally:  # another engine may come, of this process or another, and wants the folder and the memory
+            if self.disk is not None:
+                self.disk.close(max(0.0, until - time.monotonic()))
+            if self.host is not None:
+                self.host.clear()
 
 
 def _groups(blocks: Sequence[T]) -> Iterator[Sequence[T]]:
@@ -316,7 +321,8 @@ def open_tiers(config: EngineConfig, pages: Pages, domain: BlockProof) -> Tiers 
         host = HostTier(blocks)
     if config.kv_dir and config.disk_space:
         try:
-            disk = DiskTier(Path(config.kv_dir).expanduser(), int(config.disk_space * GIB), domain)
+            form = sealed_by(config.kv_key_file) if config.kv_key_file else None
+            disk = DiskTier(Path(config.kv_dir).expanduser(), int(config.disk_space * GIB), domain, form)
         except OSError as error:
             raise ConfigError("kv_dir", f"cannot be used: {error}", value=config.kv_dir) from error
     return Tiers(pages, host=host, disk=disk) if host is not None or disk is not None else None

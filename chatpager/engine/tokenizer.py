@@ -1,6 +1,6 @@
 """The model's tokenizer and chat template: text to ids and messages to text.
 
-The template runs in transformers' immutable Jinja sandbox; no code from the model folder runs. Text that people write
+The template runs in a sandbox (``template_sandbox``); no code from the model folder runs. Text that people write
 never becomes a control token (``control_tokens.steering`` says which ones are): where it spells one, or would become
 one, it is encoded as ordinary characters. An answer rendered from its text may hold the marks that its text shows
 (``<think>``), for the model wrote them; only special tokens, which no answer's text shows, are ordinary there. Text
@@ -10,7 +10,8 @@ that spells none gets the ids that the backend gives it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Container, Mapping, Sequence
 from copy import copy
 from functools import cached_property
 from pathlib import Path
@@ -21,12 +22,18 @@ import xxhash
 from tokenizers import Tokenizer as Backend
 
 from chatpager.engine import control_tokens
-from chatpager.engine.call_forms import CallParser, call_parser
+from chatpager.engine.answer_forms import AnswerForm, answer_form
+from chatpager.engine.answer_marks import marks_of
+from chatpager.engine.call_parser import AnswerParser
+from chatpager.engine.call_writing import CallWriting, call_writing
 from chatpager.engine.control_tokens import ControlTokens
 from chatpager.engine.detokenizer import TextStream
 from chatpager.engine.model_folder import one_line, read_json, require_folder
 from chatpager.engine.remembered_pieces import RememberedPieces
 from chatpager.engine.sampling_params import SamplingParams
+from chatpager.engine.template_budget import TooMuch
+from chatpager.engine.template_sandbox import ChatSandbox
+from chatpager.engine.token_spelling import Spelled, TokenSpelling
 from chatpager.errors import InvalidRequest, ModelLoadError
 
 PIECES_BYTES = 64 << 20
@@ -56,6 +63,12 @@ class Tokenizer:
             raise ModelLoadError(path / "tokenizer.json", f"no usable tokenizer: {one_line(error)}") from error
         self._pieces = RememberedPieces(PIECES_BYTES)
         self._whose = ""
+        self._templates: dict[bool, ChatSandbox] = {}
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Of the tokens that have no text."""
+        return self._special.ids
 
     # -- ids and text -------------------------------------------------------------------------------------------------
 
@@ -77,12 +90,38 @@ class Tokenizer:
         half = len(text) // 2
         return self.encode_plain(text[:half]) + self.encode_plain(text[half:])
 
+    def encode_prompt(self, text: str) -> list[int]:
+        """Ids of a bare prompt: what the tokenizer begins every text with (a BOS token, say), and ``text`` as plain."""
+        return [*self._beginning, *self.encode_plain(text)]
+
+    @cached_property
+    def _beginning(self) -> list[int]:
+        plain, whole = self.encode("a"), self.encode("a", add_special_tokens=True)
+        return whole[: next((i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), 0)]
+
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         return self.backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
 
-    def text_stream(self, params: SamplingParams) -> TextStream:
+    @cached_property
+    def spell(self) -> Callable[[int], Spelled]:
+        """What a token stands for by itself."""
+        return TokenSpelling(self.backend).spell
+
+    def text_stream(self, params: SamplingParams, *, marked: bool = False) -> TextStream:
+        """``marked``: for ``answer_parser``, which sees the tokens that give an answer its parts."""
         include, least = params.include_stop_str_in_output, params.min_tokens
-        return TextStream(self.backend, params.stop, include_stop=include, min_tokens=least)
+        marks = self._marks if marked else None
+        return TextStream(self.backend, params.stop, include_stop=include, min_tokens=least, marks=marks)
+
+    @cached_property
+    def _marks(self) -> Mapping[int, str]:
+        return marks_of(self.backend, self._form.tokens)
+
+    @property
+    def structure_ids(self) -> frozenset[int]:
+        """Of the tokens that give an answer its parts: whether they are special or not, nothing that is told has
+        them."""
+        return frozenset(self._marks)
 
     @cached_property
     def longest_token_bytes(self) -> int | None:
@@ -118,10 +157,44 @@ class Tokenizer:
         template = self._hf.chat_template
         return xxhash.xxh3_128_hexdigest(f"{self.backend.to_str()}\0{template!r}".encode())
 
+    def answer_parser(self, names: Container[str] | None, *, opened: bool = False) -> AnswerParser | None:
+        """What reads an answer of the model, see ``AnswerForm.parser``."""
+        return self._form.parser(names, opened=opened)
+
+    @cached_property
+    def _form(self) -> AnswerForm:
+        return answer_form(str(self._hf.chat_template or ""))
+
     @property
-    def call_parser(self) -> Callable[[], CallParser] | None:
-        """What reads the model's tool calls; None where the template asks for a form that is not known here."""
-        return call_parser(str(self._hf.chat_template or ""))
+    def thinks(self) -> bool:
+        """Whether what the model generates says more than its answers show."""
+        return self._form.thinks
+
+    def opens_thought(self, prompt: str) -> bool:
+        """Whether a rendered prompt ends with what opens the model's thoughts."""
+        return self._form.tags is not None and prompt.rstrip().endswith(self._form.tags.opens)
+
+    @property
+    def closes_thoughts_unseen(self) -> bool:
+        """Whether a special token does: under a grammar none is drawn, and thoughts would not end."""
+        tags = self._form.tags
+        return tags is not None and self.backend.token_to_id(tags.closes) in self._special.ids
+
+    @property
+    def writes_calls(self) -> bool:
+        """Whether the template asks for calls in a form that is known here."""
+        return self._form.reads_calls and (self.rendered_calls is None or bool(self._marks))
+
+    @property
+    def rendered_calls(self) -> re.Pattern[str] | None:
+        """How the template writes an answer's calls, in whose arguments a slot stands; None: their place is that of the
+        answer's text."""
+        return self._form.rendered_calls
+
+    @property
+    def call_writing(self) -> CallWriting | None:
+        """How a grammar has the model write calls; None where its form cannot be forced."""
+        return call_writing(str(self._hf.chat_template or ""), {mark: i for i, mark in self._marks.items()})
 
     def render(
         self,
@@ -138,17 +211,26 @@ class Tokenizer:
         if not self.has_template:
             raise InvalidRequest("this model has no chat template; it can only complete prompts", param="messages")
         try:
-            text: str = self._hf.apply_chat_template(
-                list(messages),
+            return self._template(bool(tools)).render(
+                [{name: value for name, value in message.items() if value is not None} for message in messages],
                 tools=list(tools) if tools else None,
-                tokenize=False,
+                documents=None,
                 add_generation_prompt=add_generation_prompt,
+                **self._hf.special_tokens_map,
             )
+        except TooMuch as error:
+            problem = f"the model's chat template takes too much for these messages: {error}; send fewer of them"
         except Exception as error:  # a template is a program, and may fail in any way
-            raise InvalidRequest(
-                f"the model's chat template refuses these messages: {error}", param="messages"
-            ) from error
-        return text
+            problem = f"the model's chat template refuses these messages: {one_line(error)}"
+        raise InvalidRequest(problem, param="messages")
+
+    def _template(self, with_tools: bool) -> ChatSandbox:
+        """A model may have one of its own for tools. Compiled once."""
+        found = self._templates.get(with_tools)
+        if found is None:
+            text = self._hf.get_chat_template(None, [{}] if with_tools else None)
+            found = self._templates[with_tools] = ChatSandbox(text)
+        return found
 
     def guard(self, text: str, *, answer: bool = False) -> str:
         """``text`` with every control token it spells replaced by a mark, so that rendered text can tell them from the

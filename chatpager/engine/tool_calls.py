@@ -1,24 +1,19 @@
-"""Tools as a chat template shows them to a model, and the calls that it answers with.
-
-Calls are read in the form of Hermes and Qwen: ``<tool_call>``, a JSON object with ``name`` and ``arguments``,
-``</tool_call>``. What has not exactly this form stays text, for a call that was told cannot be taken back; so one is
-told when all of it is there.
-"""
+"""Tools as a chat template shows them to a model, and the calls that it answers with."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
+import xxhash
 
-OPEN, CLOSE = "<tool_call>", "</tool_call>"
 MAX_DEPTH = 64
 """Of objects and lists in each other: templates and guards walk them by recursion."""
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 """Of a tool: OpenAI's rule."""
-_IN_BODY = re.compile(rf'\\.|"|{CLOSE}', re.DOTALL)
 
 
 class Tool(msgspec.Struct, frozen=True):
@@ -36,19 +31,57 @@ class Tool(msgspec.Struct, frozen=True):
 
 
 class FunctionCall(msgspec.Struct, frozen=True):
-    """``arguments`` is the text of a JSON object, as it was generated."""
+    """``arguments`` is the text of a JSON object, as it was generated. ``id``: what its result names, if known."""
 
     name: str
     arguments: str
+    id: str = ""
 
-    def shown(self) -> dict[str, Any]:
-        """As transformers' templates take it. What a client says was called need not be JSON."""
-        try:
-            arguments: Any = msgspec.json.decode(self.arguments)
-        except (msgspec.DecodeError, RecursionError):
-            arguments = self.arguments
-        arguments = self.arguments if is_too_deep(arguments) else arguments
-        return {"type": "function", "function": {"name": self.name, "arguments": arguments}}
+    def shown(self, *, as_text: bool = False) -> dict[str, Any]:
+        """As transformers' templates take it, or, ``as_text``, those that write arguments as they are. What a client
+        says was called need not be JSON."""
+        arguments: Any = self.arguments
+        if not as_text:
+            with suppress(msgspec.DecodeError, RecursionError):
+                arguments = msgspec.json.decode(self.arguments)
+            arguments = self.arguments if is_too_deep(arguments) else arguments
+        named = {"id": shown_id(self.id)} if self.id else {}
+        return {"type": "function", **named, "function": {"name": self.name, "arguments": arguments}}
+
+
+def shown_id(call_id: str) -> str:
+    """A call's id as templates take it: Mistral's insist on nine letters and digits."""
+    return xxhash.xxh3_64_hexdigest(call_id.encode(errors="surrogatepass"))[:9]
+
+
+class Thought(msgspec.Struct, frozen=True, tag="thought"):
+    """A piece of what is thought before or between what is said, never empty."""
+
+    text: str
+
+
+class CallStart(msgspec.Struct, frozen=True):
+    """A call began: a tool of this name, whose arguments follow."""
+
+    name: str
+
+
+class CallDelta(msgspec.Struct, frozen=True, tag="call_delta"):
+    """What was added to the arguments of the call that began last, never empty."""
+
+    arguments: str
+
+
+class CallEnd(msgspec.Struct, frozen=True, tag="call_end"):
+    """Nothing more comes of it. Its arguments are the text of a JSON object, unless it was cut or went wrong."""
+
+
+Piece = str | Thought | CallStart | CallDelta | CallEnd
+"""What a parser makes of an answer: text, thoughts, and calls piece by piece. Nothing else stands in a call."""
+
+
+def told_at_once(call: FunctionCall) -> list[Piece]:
+    return [CallStart(call.name), CallDelta(call.arguments), CallEnd()]
 
 
 def is_too_deep(value: Any) -> bool:
@@ -64,6 +97,24 @@ def _children(value: Any) -> Iterable[Any]:
     return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
+def is_object(arguments: str) -> bool:
+    """Whether this is the text of a JSON object: what a call that ended well has."""
+    try:
+        msgspec.json.decode(arguments, type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return False
+    return True
+
+
+def is_value(text: str) -> bool:
+    """Whether this is JSON."""
+    try:
+        msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return False
+    return True
+
+
 def read_call(body: str, arguments_name: str = "arguments") -> FunctionCall | None:
     """A call's JSON object; None where it is none."""
     try:
@@ -76,75 +127,3 @@ def read_call(body: str, arguments_name: str = "arguments") -> FunctionCall | No
     if not isinstance(name, str) or not NAME.fullmatch(name):
         return None
     return FunctionCall(name, bytes(arguments).decode())
-
-
-class ToolCallParser:
-    """Text in as it comes, pieces of text and whole calls out; the same ones however the text was cut.
-
-    Space around calls belongs to them, so space is held back until it is known what follows it.
-    """
-
-    def __init__(self) -> None:
-        self._held = ""
-        self._scanned = 0
-        """Where in a held call's body to go on looking for its end."""
-        self._quoted = False
-        """Whether a string of the body is open there."""
-        self._called = False
-
-    def push(self, text: str) -> list[str | FunctionCall]:
-        self._held += text
-        return list(self._read())
-
-    def finish(self) -> list[str | FunctionCall]:
-        """What was held back, now that nothing follows. A call that only lacks its last tag is one."""
-        held, self._held = self._held, ""
-        body = held.lstrip()
-        if body.startswith(OPEN) and (call := read_call(body.removeprefix(OPEN))):
-            return [call]
-        return [held] if body or (held and not self._called) else []
-
-    def _read(self) -> Iterator[str | FunctionCall]:
-        while self._held:
-            start = self._held.find(OPEN)
-            if start < 0:
-                yield from self._text(len(self._held) - _undecided(self._held))
-                return
-            if before := self._held[:start].rstrip():
-                yield from self._text(len(before))
-                start = self._held.find(OPEN)
-            end = self._end_of_body(start + len(OPEN))
-            if end is None:
-                return
-            yield self._called_or_text(start, end)
-
-    def _text(self, count: int) -> Iterator[str]:
-        if count:
-            yield self._held[:count]
-            self._held = self._held[count:]
-
-    def _end_of_body(self, start: int) -> int | None:
-        """Where the closing tag begins that is in no string of the body."""
-        at = max(start, self._scanned)
-        for found in _IN_BODY.finditer(self._held, at):
-            at = found.end()
-            if found[0] == '"':
-                self._quoted = not self._quoted
-            elif found[0] == CLOSE and not self._quoted:
-                return found.start()
-        self._scanned = max(at, len(self._held) - len(CLOSE) + 1)
-        return None
-
-    def _called_or_text(self, start: int, end: int) -> str | FunctionCall:
-        whole = self._held[: end + len(CLOSE)]
-        call = read_call(whole[start + len(OPEN) : end])
-        self._held = self._held[len(whole) :]
-        self._scanned, self._quoted = 0, False
-        self._called = self._called or call is not None
-        return call or whole
-
-
-def _undecided(text: str) -> int:
-    """Length of the end of ``text`` that may belong to a call: the beginning of a tag, and space before it."""
-    tag = next((n for n in range(min(len(text), len(OPEN) - 1), 0, -1) if text.endswith(OPEN[:n])), 0)
-    return len(text) - len(text[: len(text) - tag].rstrip())

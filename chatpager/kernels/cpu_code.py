@@ -9,13 +9,17 @@ from __future__ import annotations
 import ctypes
 import importlib
 import logging
+import struct
 from array import array
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+
+from chatpager.kernels import kept_code
 
 log = logging.getLogger(__name__)
 
@@ -45,12 +49,33 @@ class Kernel(NamedTuple):
 def kernel_of(room: str, name: str) -> Kernel | None:
     """Compile, or load what was compiled before; None where that fails, and a warning says so once."""
     try:
-        # numba is slow to import
-        owner = importlib.import_module(f"chatpager.kernels.{room}").compiled(name)
+        owner = _kept(room, name) or _compiled(room, name)
     except Exception as error:  # of numba, of LLVM or of a broken installation; torch can do without any of them
         log.warning("the CPU computes %s with torch alone, which is slower: numba failed with %r", name, error)
         return None
     return Kernel(ctypes.CFUNCTYPE(None, ctypes.c_void_p)(owner.address), owner.address, owner)
+
+
+def _kept(room: str, name: str) -> kept_code.Linked | None:
+    try:
+        code = kept_code.find(room, name)
+        return kept_code.link(code) if code else None
+    except Exception as error:  # LLVM may be older than what it is asked for; numba knows
+        log.debug("the kept %s of %s was not linked: %r", name, room, error)
+        return None
+
+
+def _compiled(room: str, name: str) -> Any:
+    made = importlib.import_module(f"chatpager.kernels.{room}").compiled(name)  # numba is slow to import
+    with suppress(AttributeError, RuntimeError):  # numba tells what it made to those who know it well
+        kept_code.keep(room, name, kept_code.Code(made.native_name, made._library._get_compiled_object()))
+    return made
+
+
+@cache
+def bits(number: float) -> int:
+    """How a table of int64 holds a float32."""
+    return int.from_bytes(struct.pack("<f", number), "little")
 
 
 def parts_for(read: int) -> int:

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-import struct
 from array import array
 
 import torch
 from torch import Tensor
 
 from chatpager.kernels.arguments import AttentionCall
-from chatpager.kernels.cpu_code import Kernel, kernel_of, parts_for
+from chatpager.kernels.cpu_code import Kernel, bits, kernel_of, parts_for
 
 SERVED = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 """numba reads no float16, and nobody measures float64."""
+
+# The places of a call's arguments in its table of int64: addresses, and strides in elements. ``cpu_tiles`` reads it.
+(
+    QUERY, QUERY_TOKEN, QUERY_HEAD, KEY, VALUE, BLOCK, SLOT, HEAD, TABLES, TABLE_ROW, TABLE_COLUMN, CONTEXTS, CONTEXT,
+    OUT, OUT_TOKEN, OUT_HEAD, LSE, ROWS, KV_HEADS, GROUP, DIM, BLOCK_SIZE, WINDOW, PARTS, SCRATCH, WORDS, SCALE,
+    SOFTCAP, BLOCKS, WRONG_BLOCK, NEXT, ENDED,
+) = range(32)  # fmt: skip
+# The places of a store's arguments; strides and the size of a head's row are in bytes.
+(
+    NEW_KEY, NEW_KEY_TOKEN, NEW_KEY_HEAD, NEW_VALUE, NEW_VALUE_TOKEN, NEW_VALUE_HEAD, KEYS, VALUES, TO_BLOCK, TO_SLOT,
+    TO_HEAD, SLOTS, SLOTS_STEP, TOKENS, HEADS, ROW_BYTES, PAGE, ROOM, NEXT_TOKEN, WRONG,
+) = range(20)  # fmt: skip
 
 
 def kernel(name: str) -> Kernel | None:
@@ -45,7 +56,7 @@ def decode(call: AttentionCall, tokens: int, lse: Tensor) -> bool:
     scratch = call.workspace.take("decode", (parts, part_words(call)), torch.float32, call.query.device)
     table = call_table(call, lse, parts, scratch)
     found.run(table, parts)
-    if wrong := table[-3]:
+    if wrong := table[WRONG_BLOCK]:
         raise IndexError(f"block_tables names block {wrong}, but the caches have {call.key_cache.shape[0]}")
     return True
 
@@ -61,12 +72,8 @@ def part_words(call: AttentionCall) -> int:
     return -(-words // 16) * 16
 
 
-def _bits(number: float) -> int:
-    return int.from_bytes(struct.pack("<f", number), "little")
-
-
 def call_table(call: AttentionCall, lse: Tensor, parts: int, scratch: Tensor) -> array[int]:
-    """In the order of the names in ``cpu_tiles``; the block that is none and the two counters stand last."""
+    """In the order of the places; the block that is none and the two counters stand last."""
     return array("q", (
         call.query.data_ptr(), call.query.stride(0), call.query.stride(1),
         call.key_cache.data_ptr(), call.value_cache.data_ptr(), *call.key_cache.stride()[:3],
@@ -74,7 +81,7 @@ def call_table(call: AttentionCall, lse: Tensor, parts: int, scratch: Tensor) ->
         call.context_lens.data_ptr(), call.context_lens.stride(0),
         call.out.data_ptr(), call.out.stride(0), call.out.stride(1), lse.data_ptr(),
         call.query.shape[0], call.kv_heads, call.group, call.head_dim, call.block_size, call.sliding_window or 0,
-        parts, scratch.data_ptr(), scratch.stride(0), _bits(call.scale), _bits(call.softcap or 0.0),
+        parts, scratch.data_ptr(), scratch.stride(0), bits(call.scale), bits(call.softcap or 0.0),
         call.key_cache.shape[0], 0, 0, 0,
     ))  # fmt: skip
 
@@ -92,13 +99,13 @@ def store(key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, sl
         return False
     table = store_table(key, value, key_cache, value_cache, slot_mapping)
     found.run(table)
-    if table[-1] >= 0:
-        raise IndexError(f"slot_mapping names slot {table[-1]}, but the caches have {table[-3]}")
+    if table[WRONG] >= 0:
+        raise IndexError(f"slot_mapping names slot {table[WRONG]}, but the caches have {table[ROOM]}")
     return True
 
 
 def store_table(key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slot_mapping: Tensor) -> array[int]:
-    """In the order of the names in ``cpu_jit``; the slot that is past the end stands last."""
+    """In the order of the places; the slot that is past the end stands last."""
     size = key.element_size()
     room = key_cache.shape[0] * key_cache.shape[1]
     return array("q", (

@@ -4,14 +4,10 @@
 Importing this imports numba: seconds, not milliseconds.
 """
 
-import zlib
-from pathlib import Path
-
 import numba
 import numpy as np
 from numba import types
 
-from chatpager.kernels import cpu_vectors
 from chatpager.kernels.cpu_vectors import INT64, LANES, bits_of_float, float_of_bits
 
 jit = numba.njit(fastmath={"contract"}, error_model="numpy")
@@ -87,27 +83,7 @@ def _place(base, d, dim):
     return spread_place
 
 
-def sources(*files):
-    """A number of what a kernel in ``files`` is made of; this file and ``cpu_vectors`` count without being named.
-
-    numba keeps what it compiled until the file of the function itself changes; an entry that returns this number has
-    it in its name there, so that the files it imports count too.
-    """
-    return zlib.crc32(b"".join(Path(each).read_bytes() for each in (*files, __file__, cpu_vectors.__file__)))
-
-
 def as_c_calls_it(entry):
-    """A function of the address of a table of int64: compiled, or loaded from numba's cache on disk."""
-    try:
-        return numba.cfunc(types.int64(INT64), cache=_cacheable())(entry)
-    except Exception:  # the folder is full or was taken away, or what lies in it was cut short; or a true failure again
-        return numba.cfunc(types.int64(INT64))(entry)
-
-
-def _cacheable():
-    """numba refuses to define a function where no folder can be written that would keep it."""
-    try:
-        numba.njit(cache=True)(lambda: None)
-    except RuntimeError:
-        return False
-    return True
+    """A function of the address of a table of int64, compiled; ``kept_code`` keeps it, and not numba, which would have
+    to be imported to find it again."""
+    return numba.cfunc(types.void(INT64))(entry)

@@ -7,37 +7,50 @@ that was cut is merged by the part that ends last. Importing this imports numba:
 
 import numpy as np
 
-from chatpager.kernels import cpu_tiles
-from chatpager.kernels.cpu_entry import as_c_calls_it, jit, pasted, place, put, sources
-from chatpager.kernels.cpu_tiles import (
+from chatpager.kernels.cpu_decode import (
     CONTEXT,
     CONTEXTS,
     DIM,
     ENDED,
     GROUP,
+    HEADS,
     KEY,
+    KEYS,
     KV_HEADS,
     LSE,
+    NEW_KEY,
+    NEW_KEY_HEAD,
+    NEW_KEY_TOKEN,
+    NEW_VALUE,
+    NEW_VALUE_HEAD,
+    NEW_VALUE_TOKEN,
     NEXT,
-    NOTHING,
-    OFFSETS,
-    ONE,
+    NEXT_TOKEN,
     OUT,
     OUT_HEAD,
     OUT_TOKEN,
+    PAGE,
     PARTS,
     QUERY,
+    ROOM,
+    ROW_BYTES,
     ROWS,
     SCALE,
     SCRATCH,
+    SLOTS,
+    SLOTS_STEP,
+    TO_BLOCK,
+    TO_HEAD,
+    TO_SLOT,
+    TOKENS,
     VALUE,
+    VALUES,
     WINDOW,
     WORDS,
-    ZERO,
-    attend,
-    exp,
-    load_query,
+    WRONG,
 )
+from chatpager.kernels.cpu_entry import as_c_calls_it, jit, pasted, place, put
+from chatpager.kernels.cpu_tiles import NOTHING, OFFSETS, ONE, ZERO, attend, exp, load_query
 from chatpager.kernels.cpu_vectors import (
     LANES,
     bfloat16_at,
@@ -159,13 +172,6 @@ def merge_cut(p, out, total):
         before += tokens
 
 
-# The places of a store's arguments; strides and the size of a head's row are in bytes.
-(
-    NEW_KEY, NEW_KEY_TOKEN, NEW_KEY_HEAD, NEW_VALUE, NEW_VALUE_TOKEN, NEW_VALUE_HEAD, KEYS, VALUES, TO_BLOCK, TO_SLOT,
-    TO_HEAD, SLOTS, SLOTS_STEP, TOKENS, HEADS, ROW_BYTES, PAGE, ROOM, NEXT_TOKEN, WRONG,
-) = range(20)  # fmt: skip
-
-
 @jit
 def put_tokens(p):
     """Copy rows of heads into their slots; a slot past the room is told, and nothing copied."""
@@ -192,18 +198,14 @@ def put_tokens(p):
 
 def compiled(name):
     """A kernel as C calls it: ``name`` is float32, bfloat16 (decode) or store."""
-    made_of = sources(__file__, cpu_tiles.__file__)
 
     def float32(p):  # pragma: no cover
         work(p, float32_at(p[QUERY]), float32_at(p[KEY]), float32_at(p[VALUE]), float32_at(p[OUT]), 16)
-        return made_of
 
     def bfloat16(p):  # pragma: no cover
         work(p, bfloat16_at(p[QUERY]), bfloat16_at(p[KEY]), bfloat16_at(p[VALUE]), bfloat16_at(p[OUT]), 32)
-        return made_of
 
     def store(p):  # pragma: no cover
         put_tokens(p)
-        return made_of
 
     return as_c_calls_it({"float32": float32, "bfloat16": bfloat16, "store": store}[name])

@@ -10,6 +10,12 @@ from torch import Tensor
 
 from chatpager.kernels.cpu_code import Kernel, kernel_of, parts_for
 
+# The places of a call's arguments in its table of int64: addresses, strides in elements. ``cpu_linear_jit`` reads it.
+(
+    INPUT, INPUT_ROW, WIDE, WIDE_ROW, WEIGHT, WEIGHT_ROW, SCALE, BIAS, OUT, OUT_ROW, ROWS, IN, COLUMNS, PARTS, SUMS_AT,
+    NEXT, WIDENED,
+) = range(17)  # fmt: skip
+
 SUMS = 16
 """Floats a part needs for its sums: a cache line, so that no two parts share one."""
 NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.int8: "int8"}
@@ -80,7 +86,7 @@ def _stride(dim: int) -> int:
 
 
 def call_table(x: Tensor, weights: Weights, out: Tensor, parts: int, scratch: Tensor) -> array[int]:
-    """In the order of the names in ``cpu_linear_jit``; ``scratch`` is float32, of ``scratch_floats`` numbers."""
+    """In the order of the places; ``scratch`` is float32, of ``scratch_floats`` numbers."""
     rows, dim = x.shape
     stride, wide = _stride(dim), scratch.data_ptr()
     weight, scale, bias = weights

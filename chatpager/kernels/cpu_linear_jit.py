@@ -7,14 +7,27 @@ is taken in the same order in every block, so that threads, and the number of ro
 
 import numpy as np
 
-from chatpager.kernels.cpu_entry import as_c_calls_it, jit, put, sources, widen
+from chatpager.kernels.cpu_entry import as_c_calls_it, jit, put, widen
+from chatpager.kernels.cpu_linear import (
+    BIAS,
+    COLUMNS,
+    IN,
+    INPUT,
+    INPUT_ROW,
+    NEXT,
+    OUT,
+    OUT_ROW,
+    PARTS,
+    ROWS,
+    SCALE,
+    SUMS_AT,
+    WEIGHT,
+    WEIGHT_ROW,
+    WIDE,
+    WIDE_ROW,
+    WIDENED,
+)
 from chatpager.kernels.cpu_vectors import LANES, bfloat16_at, float32_at, int8_at, next_of, products, spread
-
-# The places of a call's arguments in its table of int64: addresses, and strides in elements. `cpu_linear` fills it.
-(
-    INPUT, INPUT_ROW, WIDE, WIDE_ROW, WEIGHT, WEIGHT_ROW, SCALE, BIAS, OUT, OUT_ROW, ROWS, IN, COLUMNS, PARTS, SUMS,
-    NEXT, WIDENED,
-) = range(17)  # fmt: skip
 
 MOST = 16
 """Sums of a block, at most; `cpu_linear` gives each part room for so many."""
@@ -83,7 +96,7 @@ def multiply(p, weights, out):
     most = 3 if widest == 4 else 4 if widest > 1 else 8
     part = next_of(p, NEXT)
     while part < parts:
-        sums = float32_at(p[SUMS] + 4 * MOST * part)
+        sums = float32_at(p[SUMS_AT] + 4 * MOST * part)
         column, last = part * p[COLUMNS] // parts, (part + 1) * p[COLUMNS] // parts
         while column < last:
             columns = most if last - column >= most else 1
@@ -102,35 +115,27 @@ def multiply(p, weights, out):
 
 def compiled(name):
     """As C calls it: ``rows_INPUT_WEIGHT``, which widens rows, or ``product_INPUT_WEIGHT``."""
-    made_of = sources(__file__)
 
     def rows_bfloat16_bfloat16(p):  # pragma: no cover
         spread_rows(p, bfloat16_at(p[INPUT]))
-        return made_of
 
     def rows_float32_float32(p):  # pragma: no cover
         widen_rows(p, float32_at(p[INPUT]))
-        return made_of
 
     def rows_bfloat16_int8(p):  # pragma: no cover
         widen_rows(p, bfloat16_at(p[INPUT]))
-        return made_of
 
     def product_bfloat16_bfloat16(p):  # pragma: no cover
         multiply(p, bfloat16_at(p[WEIGHT]), bfloat16_at(p[OUT]))
-        return made_of
 
     def product_float32_float32(p):  # pragma: no cover
         multiply(p, float32_at(p[WEIGHT]), float32_at(p[OUT]))
-        return made_of
 
     def product_bfloat16_int8(p):  # pragma: no cover
         multiply(p, int8_at(p[WEIGHT]), bfloat16_at(p[OUT]))
-        return made_of
 
     def product_float32_int8(p):  # pragma: no cover
         multiply(p, int8_at(p[WEIGHT]), float32_at(p[OUT]))
-        return made_of
 
     entries = {entry.__name__: entry for entry in (
         rows_bfloat16_bfloat16, rows_float32_float32, rows_bfloat16_int8, product_bfloat16_bfloat16,

@@ -5,17 +5,19 @@ Tensors are [rows, ...] of one dtype, their last dimension contiguous; nothing h
 
 from __future__ import annotations
 
-import struct
 from array import array
-from functools import cache
 
 import torch
 from torch import Tensor
 
-from chatpager.kernels.cpu_code import Kernel, kernel_of, parts_for
+from chatpager.kernels.cpu_code import Kernel, bits, kernel_of, parts_for
 
 SERVED = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+
+# The places of a call's arguments in its table of int64: addresses, strides in elements. ``cpu_rows_jit`` reads it.
+(OP, ROWS, DIM, X, X_ROW, Y, Y_ROW, WEIGHT, WEIGHT_2, OUT, OUT_ROW, EPS, HEADS, KV_HEADS, PARTS, NEXT) = range(16)
 NORM, ADD_NORM, ROTATE, GATE, ADD = range(5)
+"""What may stand at ``OP``."""
 
 
 def kernel(dtype: torch.dtype) -> Kernel | None:
@@ -91,13 +93,8 @@ def gate_table(x: Tensor, out: Tensor) -> array[int]:
 
 def _run(found: Kernel, table: array[int], x: Tensor) -> None:
     parts = min(len(x), parts_for(x.numel() * x.element_size()))
-    table[-2] = parts
+    table[PARTS] = parts
     found.run(table, parts)
-
-
-@cache
-def _bits(number: float) -> int:
-    return int.from_bytes(struct.pack("<f", number), "little")
 
 
 def _table(
@@ -110,9 +107,9 @@ def _table(
     eps: float = 0.0,
     heads: tuple[int, int] = (0, 0),
 ) -> array[int]:
-    """In the order of the names in ``cpu_rows_jit``, with one part."""
+    """In the order of the places, with one part."""
     first, second = (0 if weight is None else weight.data_ptr() for weight in weights)
     return array("q", (
         op, len(x), dim, x.data_ptr(), x.stride(0), y.data_ptr(), y.stride(0), first, second,
-        out.data_ptr(), out.stride(0), _bits(eps), *heads, 1, 0,
+        out.data_ptr(), out.stride(0), bits(eps), *heads, 1, 0,
     ))  # fmt: skip

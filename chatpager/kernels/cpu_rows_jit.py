@@ -8,14 +8,31 @@ for the order of a norm's sum and the last bits of an exponential.
 import numba
 import numpy as np
 
-from chatpager.kernels import cpu_tiles
-from chatpager.kernels.cpu_entry import as_c_calls_it, jit, put, rounded, sources, widen
+from chatpager.kernels.cpu_entry import as_c_calls_it, jit, put, rounded, widen
+from chatpager.kernels.cpu_rows import (
+    ADD,
+    DIM,
+    EPS,
+    GATE,
+    HEADS,
+    KV_HEADS,
+    NEXT,
+    NORM,
+    OP,
+    OUT,
+    OUT_ROW,
+    PARTS,
+    ROTATE,
+    ROWS,
+    WEIGHT,
+    WEIGHT_2,
+    X_ROW,
+    Y_ROW,
+    X,
+    Y,
+)
 from chatpager.kernels.cpu_tiles import ONE, ZERO, exp
 from chatpager.kernels.cpu_vectors import bfloat16_at, float32_at, float_of_bits, next_of
-
-# The places of a call's arguments in its table of int64: addresses, strides in elements. `cpu_rows` fills it.
-(OP, ROWS, DIM, X, X_ROW, Y, Y_ROW, WEIGHT, WEIGHT_2, OUT, OUT_ROW, EPS, HEADS, KV_HEADS, PARTS, NEXT) = range(16)
-NORM, ADD_NORM, ROTATE, GATE, ADD = range(5)
 
 summing = numba.njit(fastmath={"contract", "reassoc"}, error_model="numpy")
 """In any order, so in vectors; the compiled order is the same for every row."""
@@ -103,15 +120,12 @@ def work(p, x, y, weight, weight_2, out):
 
 def compiled(name):
     """``float32`` or ``bfloat16`` as C calls it."""
-    made_of = sources(__file__, cpu_tiles.__file__)
 
     def float32(p):  # pragma: no cover
         work(p, float32_at(p[X]), float32_at(p[Y]), float32_at(p[WEIGHT]), float32_at(p[WEIGHT_2]), float32_at(p[OUT]))
-        return made_of
 
     def bfloat16(p):  # pragma: no cover
         at = bfloat16_at
         work(p, at(p[X]), at(p[Y]), at(p[WEIGHT]), at(p[WEIGHT_2]), at(p[OUT]))
-        return made_of
 
     return as_c_calls_it({"float32": float32, "bfloat16": bfloat16}[name])

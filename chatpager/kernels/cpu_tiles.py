@@ -8,6 +8,25 @@ is the maxima and sums of a row's heads and their outputs, not yet divided; of b
 
 import numpy as np
 
+from chatpager.kernels.cpu_decode import (
+    BLOCK,
+    BLOCK_SIZE,
+    BLOCKS,
+    DIM,
+    GROUP,
+    HEAD,
+    KV_HEADS,
+    QUERY_HEAD,
+    QUERY_TOKEN,
+    SCRATCH,
+    SLOT,
+    SOFTCAP,
+    TABLE_COLUMN,
+    TABLE_ROW,
+    TABLES,
+    WORDS,
+    WRONG_BLOCK,
+)
 from chatpager.kernels.cpu_entry import jit, pasted, place, widen
 from chatpager.kernels.cpu_vectors import (
     LANES,
@@ -20,13 +39,6 @@ from chatpager.kernels.cpu_vectors import (
     power_of_two,
     prefetch,
 )
-
-# The places of a call's arguments in its table of int64: addresses, and strides in elements. `cpu_decode` fills it.
-(
-    QUERY, QUERY_TOKEN, QUERY_HEAD, KEY, VALUE, BLOCK, SLOT, HEAD, TABLES, TABLE_ROW, TABLE_COLUMN, CONTEXTS, CONTEXT,
-    OUT, OUT_TOKEN, OUT_HEAD, LSE, ROWS, KV_HEADS, GROUP, DIM, BLOCK_SIZE, WINDOW, PARTS, SCRATCH, WORDS, SCALE,
-    SOFTCAP, BLOCKS, WRONG_BLOCK, NEXT, ENDED,
-) = range(32)  # fmt: skip
 
 OFFSETS = 4 * LANES
 """Words of the offsets of two tiles, before a part's queries, scores and states; `cpu_decode.part_words` counts all."""
@@ -95,7 +107,7 @@ def weigh(scores, maximum, total, sums, dim):
 
 
 @jit
-def fill(p, row, first, count, base, offsets):
+def fill(p, row, first, count, offsets):
     """Where ``count`` tokens of a row lie from token ``first`` on, in elements of the caches. An entry that is no block
     is told, and block 0 read in its place."""
     tables, size = int32_at(p[TABLES]), p[BLOCK_SIZE]
@@ -168,13 +180,13 @@ def attend(p, keys, values, lines, row, start, stop, part, state):
     sums = float32_at(state)
     for i in range(heads * (dim + 2)):
         sums[i] = NOTHING if i < heads else ZERO
-    fill(p, row, start, min(LANES, stop - start), 0, there)
+    fill(p, row, start, min(LANES, stop - start), there)
     for first in range(start, stop, LANES):
         count = min(LANES, stop - first)
         later = max(0, min(LANES, stop - first - LANES))
         for t in range(count):
             here[t] = there[t]
-        fill(p, row, first + LANES, later, 0, there)
+        fill(p, row, first + LANES, later, there)
         score_tile(p, keys, values, lines, here, count, queries, scores)
         for head in range(heads):
             tile, mixed = float32_at(scores + 4 * LANES * head), float32_at(state + 4 * (2 * heads + head * dim))

@@ -1,10 +1,11 @@
-"""Who may come in: the Host, the Origin, the key and its role, checked before any route runs; and errors in OpenAI's
-shape."""
+"""Who may come in: the Host, the Origin, the key (or what stands for one) and its role, checked before any route runs;
+and errors in OpenAI's shape."""
 
 from __future__ import annotations
 
 import ipaddress
 import logging
+import re
 import secrets
 from collections.abc import Awaitable, Callable
 from urllib.parse import SplitResult, urlsplit
@@ -13,6 +14,7 @@ import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Middleware
+from structlog.contextvars import bound_contextvars
 
 from chatpager.config import ServerConfig
 from chatpager.errors import (
@@ -22,15 +24,15 @@ from chatpager.errors import (
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
-    Overloaded,
     RequestTooLarge,
     StoreError,
-    UpgradeRequired,
 )
 from chatpager.program import program
-from chatpager.server import wire
-from chatpager.server.error_bodies import error_body
-from chatpager.server.keyring import CALLER, KEYRING, Caller, digest_sent
+from chatpager.server.attribution import attribution
+from chatpager.server.error_answers import REQUEST_ID, error_response, is_anthropic, retry_hints
+from chatpager.server.input_items import shown
+from chatpager.server.keyring import CALLER, Caller
+from chatpager.server.logins import FOREIGN_ORIGIN, SENDER, caller_of, is_secure, sender_of
 from chatpager.sessions.mistakes import log_mistake
 
 log = structlog.get_logger(__name__)
@@ -39,13 +41,14 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PUBLIC = web.AppKey("public", set[str])
 """Names of the routes that need no key: pages and health."""
 FOR_ADMINS = web.AppKey("for_admins", set[str])
-"""Names of the routes that show what is the whole server's."""
-RETRY_SECONDS = 1.0
-"""When to try again what the database did not take."""
+"""Names of the routes that show what is the whole server's, or change it."""
+FOR_READERS = web.AppKey("for_readers", set[str])
+"""Names of those that show it and change nothing: for admins, and for who may only look."""
+EXPOSED = "x-request-id, request-id, retry-after, retry-after-ms, x-should-retry"
+"""Headers that a page from elsewhere may read."""
+WAYS_OUT = ((re.compile("/v1/messages/batches"), "POST", "batches are not built: send each of them to /v1/messages"),)
+"""What to do instead of what others have and this server does not: (path, method, words)."""
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
-REQUEST_ID = web.RequestKey("request_id", str)
-FOREIGN_ORIGIN = web.RequestKey("foreign_origin", str)
-"""Of a page from elsewhere that may come in; same-origin requests and programs have none."""
 
 
 def is_loopback(host: str) -> bool:
@@ -72,43 +75,29 @@ def exposure(config: ServerConfig) -> ConfigError:
     )
 
 
-def error_response(error: ChatpagerError) -> web.Response:
-    status, body = error_body(error)
-    headers = {}
-    if isinstance(error, Overloaded | StoreError):
-        seconds = error.retry_after if isinstance(error, Overloaded) else RETRY_SECONDS
-        headers["retry-after"] = str(max(1, round(seconds)))
-        headers["retry-after-ms"] = str(round(1000 * seconds))
-    if isinstance(error, MethodNotAllowed):
-        headers["allow"] = error.allowed
-    if isinstance(error, UpgradeRequired):
-        headers["upgrade"] = "websocket"
-    return web.Response(
-        text=wire.encode(wire.ErrorAnswer(body)), status=status, content_type="application/json", headers=headers
-    )
-
-
 def errors() -> Middleware:
     """Every error becomes a typed answer; what nobody expected is logged with its request id, and not shown."""
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        request[REQUEST_ID] = "req_" + secrets.token_hex(12)
+        request[REQUEST_ID] = name = "req_" + secrets.token_hex(12)
         try:
-            return await handler(request)
+            with bound_contextvars(request_id=name, **attribution(request)):
+                return await handler(request)
         except ChatpagerError as error:
             if isinstance(error, StoreError):
                 log.error("request.not_stored", request_id=request[REQUEST_ID], reason=str(error))
-            return error_response(error)
+            return error_response(error, request)
         except web.RequestPayloadError:
-            return error_response(InvalidRequest("the body does not agree with its Content-Encoding or its length"))
+            mistake = InvalidRequest("the body does not agree with its Content-Encoding or its length")
+            return error_response(mistake, request)
         except web.HTTPException as error:
-            return error_response(_of_aiohttp(error, request))
+            return error_response(of_aiohttp(error, request), request)
         except Exception as error:
             log_mistake(
                 "request.failed", error, request_id=request[REQUEST_ID], method=request.method, route=_route(request)
             )
-            return error_response(ChatpagerError())
+            return error_response(ChatpagerError(), request)
 
     return middleware
 
@@ -122,21 +111,30 @@ def not_a_clients_mistake(record: logging.LogRecord) -> bool:
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """On every answer, an error or a stream too: the request's id, and leave for the foreign page that asked."""
     response.headers["x-request-id"] = request[REQUEST_ID]
+    if is_anthropic(request):
+        response.headers["request-id"] = request[REQUEST_ID]
+    for name, value in retry_hints(response.status).items():
+        response.headers.setdefault(name, value)
     if origin := request.get(FOREIGN_ORIGIN):
         response.headers["Access-Control-Allow-Origin"] = origin
-        response.headers["Access-Control-Expose-Headers"] = "x-request-id, retry-after, retry-after-ms"
+        response.headers["Access-Control-Expose-Headers"] = EXPOSED
         response.headers["Vary"] = "Origin"
 
 
-def _of_aiohttp(error: web.HTTPException, request: web.Request) -> ChatpagerError:
+def of_aiohttp(error: web.HTTPException, request: web.Request) -> ChatpagerError:
     """What aiohttp itself refuses, as ours."""
     if isinstance(error, web.HTTPRequestEntityTooLarge):
         return RequestTooLarge(f"the body is larger than {request.client_max_size} bytes")
     if isinstance(error, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted(error.allowed_methods))
-        return MethodNotAllowed(f"{error.method} is not allowed on {request.path}; allowed: {allowed}", allowed=allowed)
+        ways = [way for place, method, way in WAYS_OUT if method == error.method and place.fullmatch(request.path)]
+        message = f"{error.method} is not allowed on {shown(request.path)}; allowed: {allowed}"
+        return MethodNotAllowed("; ".join([message, *ways]), allowed=allowed)
     if isinstance(error, web.HTTPNotFound):
-        return NotFound(f"there is nothing at {request.method} {request.path}")
+        there = "GET /openapi.json lists what there is"
+        return NotFound(f"there is nothing at {request.method} {shown(request.path)}; {there}")
+    if isinstance(error, web.HTTPExpectationFailed):
+        return InvalidRequest("Expect: only 100-continue is met")
     return InvalidRequest(error.text or error.reason)
 
 
@@ -159,9 +157,9 @@ def gate(config: ServerConfig) -> Middleware:
                 return _preflight(request)
         route = request.match_info.route.name
         if route not in request.app[PUBLIC]:
-            request[CALLER] = caller = await request.app[KEYRING].caller(digest_sent(request))
-            if route in request.app[FOR_ADMINS]:
-                _check_role(caller)
+            request[SENDER] = sender = sender_of(request)
+            request[CALLER] = caller = await caller_of(request.app, sender)
+            _check_role(caller, request.app, route)
         return await handler(request)
 
     return middleware
@@ -179,11 +177,18 @@ def _check_host(request: web.Request, config: ServerConfig, extra: set[str]) -> 
 def _check_origin(request: web.Request, extra: set[str]) -> str | None:
     """The foreign origin that was let in, or None. Programs send no Origin, and are let in."""
     origin = request.headers.get("Origin")
-    if origin is None or _split(origin).netloc == request.host:
+    if origin is None or _is_own(_split(origin), request):
         return None
     if origin.rstrip("/") not in extra:
         raise Forbidden(f"Origin {origin!r} is not allowed here; to allow it: --allowed-origins {origin}")
     return origin
+
+
+def _is_own(origin: SplitResult, request: web.Request) -> bool:
+    """Whether the page is this server's. What a proxy took with TLS is no page's that came without: somebody on the way
+    could have written that one."""
+    plain = origin.scheme == "http" and not is_secure(request)
+    return origin.netloc == request.host and (plain or origin.scheme == "https")
 
 
 def _split(address: str) -> SplitResult:
@@ -202,8 +207,12 @@ def _preflight(request: web.Request) -> web.Response:
     )
 
 
-def _check_role(caller: Caller) -> None:
-    if caller.role != "admin":
+def _check_role(caller: Caller, app: web.Application, route: str | None) -> None:
+    if caller.role == "admin":
+        return
+    if caller.role == "read-only" and route not in app[FOR_READERS]:
+        raise Forbidden("this key may look at the server and nothing else: its role is read-only")
+    if caller.role != "read-only" and (route in app[FOR_ADMINS] or route in app[FOR_READERS]):
         raise Forbidden(
             "this shows what is the whole server's: it is for the server's own key, or one that "
             "`chatpager keys create --role admin` made"

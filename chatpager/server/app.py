@@ -12,9 +12,17 @@ from aiohttp.log import server_logger
 from chatpager.config import ServerConfig
 from chatpager.errors import UpgradeRequired
 from chatpager.server import (
+    key_watch,
+    routes_admin,
+    routes_admin_acts,
+    routes_admin_cache,
+    routes_audit,
     routes_cache,
     routes_chat,
+    routes_completions,
     routes_conversations,
+    routes_login,
+    routes_messages,
     routes_ops,
     routes_prefixes,
     routes_responses,
@@ -22,6 +30,7 @@ from chatpager.server import (
 )
 from chatpager.server.access import (
     FOR_ADMINS,
+    FOR_READERS,
     PUBLIC,
     add_headers,
     errors,
@@ -29,10 +38,17 @@ from chatpager.server.access import (
     is_exposed,
     not_a_clients_mistake,
 )
+from chatpager.server.admin_snapshot import Looking
+from chatpager.server.block_mirror import BlockMirror
+from chatpager.server.history_keeper import HistoryKeeper
 from chatpager.server.keyring import KEYRING, Keyring
+from chatpager.server.logins import LOGINS, Logins
+from chatpager.server.loop_watch import LoopWatch
+from chatpager.server.openapi import ROUTES, Routes, openapi
 from chatpager.server.patience import whole_body
 from chatpager.server.service import SERVICE, Service
-from chatpager.server.websocket import CONNECTIONS, responses_socket
+from chatpager.server.websocket import CONNECTIONS, PLACES, responses_socket
+from chatpager.sessions.fair_places import FairPlaces
 
 log = structlog.get_logger(__name__)
 
@@ -49,18 +65,30 @@ def make_app(config: ServerConfig, open_service: Callable[[], Awaitable[Service]
     app = web.Application(middlewares=[errors(), gate(config), whole_body], client_max_size=config.max_message_bytes)
     server_logger.addFilter(not_a_clients_mistake)
     app[CONNECTIONS] = set()
+    app[PLACES] = FairPlaces(config.max_sockets, config.max_sockets_per_tenant, called="sockets are open")
     app[routes_ops.ASSETS] = routes_ops.read_assets()
-    app[PUBLIC] = {"page", "health", "live", "ready"}
-    app[FOR_ADMINS] = {"metrics", "cache_events", "publish", "prefixes", "prefix", "withdraw"}
-    app.add_routes(_routes())
+    app[LOGINS] = Logins()
+    public = {"page", "health", "live", "ready", "openapi", "login", "logged_in", "logout"}
+    admins = {"audit", "metrics", "cache_events", "publish", "prefixes", "prefix", "withdraw"}
+    acts = {"admin_pin", "admin_unpin", "admin_cancel", "admin_drain"}
+    looks = {"snapshot", "live", "history", "tables", "blocks", "block", "leases", "timeline", "settings"}
+    admins, readers = admins | acts, {f"admin_{look}" for look in looks}
+    app[PUBLIC], app[FOR_ADMINS], app[FOR_READERS] = public, admins, readers
+    app[routes_admin.LOOKING], app[routes_admin_cache.MIRROR] = Looking(), BlockMirror()
+    app[routes_admin_acts.DRAIN], app[routes_admin_acts.DRAINING] = begin_drain, []
+    rows = tuple((route.method, route.path, route.kwargs.get("name")) for route in routes())
+    app[ROUTES] = Routes(rows, frozenset(public), frozenset(admins | readers))
+    app.add_routes(routes())
     app.on_response_prepare.append(add_headers)
     app.cleanup_ctx.append(_service(config, open_service))
     app.on_shutdown.append(drain)
     return app
 
 
-def _routes() -> list[web.RouteDef]:
+def routes() -> list[web.RouteDef]:
+    """Every route; what each takes and gives, ``openapi_routes`` says."""
     r, c, o = routes_responses, routes_conversations, routes_ops
+    a, whose, acts = routes_admin, routes_admin_cache, routes_admin_acts
     return [
         web.get("/v1/responses", responses_get, allow_head=False),
         web.post("/v1/responses", r.create),
@@ -71,6 +99,10 @@ def _routes() -> list[web.RouteDef]:
         web.get("/v1/responses/{id}/input_items", c.input_items),
         web.post("/v1/chat/completions", routes_chat.create),
         web.delete("/v1/chat/completions/{id}", routes_chat.delete),
+        web.post("/v1/completions", routes_completions.create),
+        web.post("/v1/messages", routes_messages.create),
+        web.post("/v1/messages/count_tokens", routes_messages.count_tokens),
+        web.delete("/v1/messages/{id}", routes_messages.delete),
         web.post("/v1/conversations", c.create),
         web.get("/v1/conversations", c.index),
         web.get("/v1/conversations/{id}", c.retrieve),
@@ -79,6 +111,7 @@ def _routes() -> list[web.RouteDef]:
         web.post("/v1/conversations/{id}/items", c.add_items),
         web.get("/v1/conversations/{id}/items", c.items),
         web.get("/v1/conversations/{id}/items/{item}", c.item),
+        web.delete("/v1/conversations/{id}/items/{item}", c.delete_item),
         web.get("/v1/conversations/{id}/export", c.export),
         web.get("/v1/conversations/{id}/cache", routes_cache.cache),
         web.put("/v1/conversations/{id}/pin", routes_cache.pin),
@@ -95,14 +128,33 @@ def _routes() -> list[web.RouteDef]:
         web.get("/v1/prefixes", routes_prefixes.index, name="prefixes"),
         web.get("/v1/prefixes/{label}", routes_prefixes.retrieve, name="prefix"),
         web.delete("/v1/prefixes/{label}", routes_prefixes.delete, name="withdraw"),
+        web.get("/v1/admin/snapshot", a.snapshot, name="admin_snapshot"),
+        web.get("/v1/admin/live", a.live, name="admin_live", allow_head=False),
+        web.get("/v1/admin/history", a.history, name="admin_history"),
+        web.get("/v1/admin/tables", whose.tables, name="admin_tables"),
+        web.get("/v1/admin/blocks", whose.blocks, name="admin_blocks"),
+        web.get("/v1/admin/blocks/{id}", whose.block, name="admin_block"),
+        web.get("/v1/admin/leases", whose.leases, name="admin_leases"),
+        web.put("/v1/admin/sessions/{tenant}/{id}/pin", whose.pin, name="admin_pin"),
+        web.delete("/v1/admin/sessions/{tenant}/{id}/pin", whose.unpin, name="admin_unpin"),
+        web.get("/v1/admin/sessions/{tenant}/{id}/turns", acts.timeline, name="admin_timeline"),
+        web.post("/v1/admin/requests/{id}/cancel", acts.cancel, name="admin_cancel"),
+        web.get("/v1/admin/settings", acts.settings, name="admin_settings"),
+        web.post("/v1/admin/drain", acts.drain, name="admin_drain"),
         web.post("/tokenize", routes_tokens.tokenize),
         web.post("/detokenize", routes_tokens.detokenize),
+        web.get("/v1/admin/audit", routes_audit.index, name="audit"),
+        web.post("/v1/login", routes_login.login, name="login"),
+        web.get("/v1/login", routes_login.logged_in, name="logged_in"),
+        web.delete("/v1/login", routes_login.logout, name="logout"),
+        web.post("/v1/ws-tickets", routes_login.ws_ticket),
         web.get("/v1/models", o.models),
         web.get("/v1/models/{id}", o.model),
         web.get("/health", o.health, name="health"),
         web.get("/health/live", o.live, name="live"),
         web.get("/health/ready", o.health, name="ready"),
         web.get("/version", o.version),
+        web.get("/openapi.json", openapi, name="openapi"),
         web.get("/metrics", o.metrics, name="metrics"),
         web.get("/{path:(?!v1/).*}", o.page, name="page"),
     ]
@@ -114,9 +166,15 @@ def _service(
     async def context(app: web.Application) -> AsyncIterator[None]:
         app[SERVICE] = service = await open_service()
         app[KEYRING] = Keyring(config.api_key, service.store, keyless=not is_exposed(config))
-        watching = asyncio.ensure_future(service.metrics.watch_loop())
+        history = HistoryKeeper(service.metrics.ledger, service.store, service.hub.wall)
+        await history.load()
+        late = LoopWatch(service.metrics.loop_was_late)
+        tasks = [asyncio.ensure_future(work) for work in (late.run(), key_watch.watch(app), history.run())]
         yield
-        watching.cancel()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await history.keep()
         await service.store.close()
 
     return context
@@ -129,10 +187,23 @@ async def drain(app: web.Application) -> None:
     clients are heard; aiohttp's own shutdown closes both doors before anything else. Without that it comes with it.
     It also comes before aiohttp waits for its handlers: they follow turns, so they return once the turns have ended.
     """
+    was_begun, draining = bool(app[routes_admin_acts.DRAINING]), begin_drain(app)
+    if not was_begun:
+        await routes_audit.drained(app[SERVICE])
+    await draining
+
+
+def begin_drain(app: web.Application) -> asyncio.Future[None]:
+    """The server's one drain, whoever asked for it first: who comes later waits for the same."""
+    begun = app[routes_admin_acts.DRAINING]
+    if not begun:
+        app[SERVICE].draining = True
+        begun.append(asyncio.ensure_future(_drain(app)))
+    return begun[0]
+
+
+async def _drain(app: web.Application) -> None:
     service = app[SERVICE]
-    if service.draining:
-        return
-    service.draining = True
     await service.hub.drain(service.config.drain_seconds)
     await service.hub.close()
     await asyncio.gather(*(connection.close() for connection in app[CONNECTIONS]), return_exceptions=True)

@@ -14,7 +14,10 @@ import msgspec
 
 from chatpager.errors import InvalidRequest
 from chatpager.server.input_items import Json
+from chatpager.server.reading import problem_of
 
+MAX_DEPTH = 2
+"""Of what may hold a mark: a message, its parts, and theirs."""
 SECONDS = {"5m": 300.0, "30m": 1800.0, "1h": 3600.0, "12h": 43_200.0, "24h": 86_400.0}
 
 
@@ -53,25 +56,40 @@ def keep_seconds(wishes: CacheWishes, items: str | Sequence[Json] | None, param:
         InvalidRequest: a wish has a wrong form.
     """
     options = wishes.prompt_cache_options or PromptCacheOptions()
-    marks = [wishes.cache_control] if wishes.cache_control else []
-    marks += [_mark(mark, place) for mark, place in _marks(items, param)]
-    asked = [options.ttl, wishes.prompt_cache_retention, *(mark.ttl or "5m" for mark in marks)]
-    return max(SECONDS.get(ttl or "", 0.0) for ttl in asked)
+    found = [*([wishes.cache_control] if wishes.cache_control else []), *marks(items, param)]
+    asked = [SECONDS.get(ttl or "", 0.0) for ttl in (options.ttl, wishes.prompt_cache_retention)]
+    return max([*asked, *map(mark_seconds, found)])
+
+
+def mark_seconds(mark: CacheControl) -> float:
+    return SECONDS[mark.ttl or "5m"]
+
+
+def marks(items: str | Sequence[Json] | None, param: str) -> list[CacheControl]:
+    """The marks of items and of their parts. Raises InvalidRequest."""
+    return [_mark(mark, place) for mark, place in _marks(items, param)]
 
 
 def _marks(items: str | Sequence[Json] | None, param: str) -> Iterator[tuple[Any, str]]:
-    """The ``cache_control`` of messages and of their parts, and where each stands."""
+    """The ``cache_control`` of messages, of their parts, and of what these consist of (a tool's result), and where each
+    stands."""
     for i, item in enumerate(items if isinstance(items, list) else ()):
-        content = item.get("content")
-        parts = content if isinstance(content, list) else ()
-        places = [(item, f"{param}[{i}]"), *((part, f"{param}[{i}].content[{j}]") for j, part in enumerate(parts))]
-        for holder, place in places:
-            if isinstance(holder, dict) and holder.get("cache_control") is not None:
+        for holder, place in _holders(item, f"{param}[{i}]", MAX_DEPTH):
+            if holder.get("cache_control") is not None:
                 yield holder["cache_control"], f"{place}.cache_control"
+
+
+def _holders(item: Any, place: str, depth: int) -> Iterator[tuple[Json, str]]:
+    if not isinstance(item, dict):
+        return
+    yield item, place
+    content = item.get("content")
+    for i, part in enumerate(content if depth and isinstance(content, list) else ()):
+        yield from _holders(part, f"{place}.content[{i}]", depth - 1)
 
 
 def _mark(mark: Any, place: str) -> CacheControl:
     try:
         return msgspec.convert(mark, CacheControl)
     except msgspec.ValidationError as error:
-        raise InvalidRequest(f"{place}: {error}", param=place) from error
+        raise InvalidRequest(f"{place}: {problem_of(error, CacheControl)[1]}", param=place) from error

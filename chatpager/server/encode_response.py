@@ -6,16 +6,20 @@ event under the same number.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
-from chatpager.server import wire
-from chatpager.sessions.answers import Answer, Delta, ToolCall
+from chatpager.engine.tool_calls import CallDelta, CallEnd, Thought
+from chatpager.server import wire, wire_events
+from chatpager.server.encode_items import CallEvents, ReasoningEvents, call_item, reasoning_item
+from chatpager.sessions.answers import Answer, CallBegun, Delta
+from chatpager.sessions.logprobs import Logprob
 from chatpager.sessions.stream import Ended, Event, Prefilled, Started
 
 SHOWN_AS: dict[str, wire.ResponseStatus] = {
+    "queued": "queued",
     "in_progress": "in_progress",
     "completed": "completed",
     "incomplete": "incomplete",
@@ -23,7 +27,7 @@ SHOWN_AS: dict[str, wire.ResponseStatus] = {
     "cancelled": "cancelled",
     "failed": "failed",
 }
-"""The store's word for a turn's state -> the wire's."""
+"""The store's word for a turn's state -> the wire's. To the store one that is "queued" is in progress."""
 TERMINAL_EVENT: dict[wire.ResponseStatus, str] = {
     "completed": "response.completed",
     "incomplete": "response.incomplete",
@@ -49,21 +53,23 @@ def item_id(response_id: str) -> str:
     return "msg_" + response_id.partition("_")[2]
 
 
-def answer_item(response_id: str, text: str, status: wire.ItemStatus) -> wire.Item:
-    part = wire.TextPart("output_text", text)
+def answer_item(response_id: str, text: str, status: wire.ItemStatus, logprobs: Sequence[Logprob] = ()) -> wire.Item:
+    part = wire.TextPart("output_text", text, logprobs=list(logprobs))
     return wire.Item(id=item_id(response_id), status=status, role="assistant", content=[part])
 
 
-def call_item(call: ToolCall, status: wire.ItemStatus = "completed") -> wire.FunctionCallItem:
-    name = "fc_" + call.id.removeprefix("call_")
-    return wire.FunctionCallItem(id=name, status=status, call_id=call.id, name=call.name, arguments=call.arguments)
-
-
-def output_items(response_id: str, answer: Answer, status: wire.ItemStatus) -> list[wire.OutputItem]:
-    """The answer's message and calls, in the order in which they began. One that says nothing is an empty message."""
-    items: list[wire.OutputItem] = [call_item(call) for call in answer.calls]
-    if answer.text or not items:
-        items.insert(answer.calls_before_text, answer_item(response_id, answer.text, status))
+def output_items(
+    response_id: str, answer: Answer, status: wire.ItemStatus, logprobs: Sequence[Logprob] = ()
+) -> list[wire.OutputItem]:
+    """What was thought, the answer's message and calls, in the order in which they began. One that says nothing is an
+    empty message."""
+    unless_whole: wire.ItemStatus = "in_progress" if status == "in_progress" else "incomplete"
+    items: list[wire.OutputItem] = [call_item(call, unless_whole) for call in answer.calls]
+    if answer.text or not (items or answer.reasoning):
+        items.insert(answer.calls_before_text, answer_item(response_id, answer.text, status, logprobs))
+    for number, (place, text) in enumerate(answer.reasoning, 1):
+        goes_on = place == len(items) and number == len(answer.reasoning)
+        items.insert(place, reasoning_item(response_id, number, text, status if goes_on else "completed"))
     return items
 
 
@@ -75,7 +81,8 @@ def usage_object(counts: Mapping[str, int]) -> wire.Usage:
     """``counts`` as the store keeps them of a turn."""
     details = wire.InputTokensDetails(counts["cached_tokens"], counts["cache_write_tokens"])
     total = counts["input_tokens"] + counts["output_tokens"]
-    return wire.Usage(counts["input_tokens"], details, counts["output_tokens"], wire.OutputTokensDetails(), total)
+    thought = wire.OutputTokensDetails(counts.get("reasoning_tokens", 0))
+    return wire.Usage(counts["input_tokens"], details, counts["output_tokens"], thought, total)
 
 
 def error_details(state: str, error: Mapping[str, str] | None) -> wire.ErrorDetails | None:
@@ -90,6 +97,7 @@ def response_object(
     state: str = "in_progress",
     *,
     answer: Answer | None = None,
+    logprobs: Sequence[Logprob] = (),
     usage: Mapping[str, int] | None = None,
     receipt: Mapping[str, Any] | None = None,
     timings: Mapping[str, Any] | None = None,
@@ -100,7 +108,7 @@ def response_object(
     """A response at any time of its life; ``state`` and the rest as the store has them."""
     status = SHOWN_AS[state]
     echoed = {k: v for k, v in facts.parameters.items() if k in wire.Response.__struct_fields__}
-    ours: dict[str, Any] = {"state": state, "cache": receipt, "timings": timings} if status != "in_progress" else {}
+    ours: dict[str, Any] = {"state": state, "cache": receipt, "timings": timings} if status in TERMINAL_EVENT else {}
     if warnings := facts.parameters.get("warnings"):
         ours["warnings"] = warnings
     return wire.Response(
@@ -108,7 +116,7 @@ def response_object(
         created_at=facts.created_at // 1000,
         status=status,
         model=facts.model,
-        output=output_items(facts.id, answer, item_status(status)) if answer is not None else [],
+        output=output_items(facts.id, answer, item_status(status), logprobs) if answer is not None else [],
         error=error_details(state, error),
         incomplete_details=wire.IncompleteDetails("max_output_tokens") if state == "incomplete" else None,
         previous_response_id=facts.previous_response_id,
@@ -131,57 +139,97 @@ class ResponseEncoder:
         self._items: list[str] = []
         """Ids of the items that were announced: the message's with the first text, or at the end of an answer without
         any."""
+        self._text_place: int | None = None
+        """The message's among them."""
+        self._call: CallEvents | None = None
+        """The call that is being told."""
+        self._thoughts: ReasoningEvents | None = None
+        """The same of what is thought."""
+        self._thought = 0
+        """Items of thoughts so far."""
 
     @property
     def response_id(self) -> str:
         return self._facts.id
 
-    def feed(self, event: Event, final: wire.Response | None = None) -> Iterable[wire.Event]:
+    def feed(self, event: Event, final: wire.Response | None = None) -> Iterable[wire_events.Event]:
         """The wire's events for one event of the log; ``final`` is needed for the last."""
+        if isinstance(event, Delta) and self._text_place is not None and self._thoughts is None:
+            return (self._text(event, self._text_place),)  # most events by far
+        return self._feed(event, final)
+
+    def _feed(self, event: Event, final: wire.Response | None) -> Iterable[wire_events.Event]:
+        if self._thoughts and not isinstance(event, Thought | Ended):
+            yield from self._end_thoughts()
         match event:
             case Started():
                 response = response_object(self._facts)
-                yield wire.ResponseEvent(type="response.created", sequence_number=self._number(), response=response)
-                yield wire.ResponseEvent(type="response.in_progress", sequence_number=self._number(), response=response)
+                yield wire_events.ResponseEvent(
+                    type="response.created", sequence_number=self._number(), response=response
+                )
+                yield wire_events.ResponseEvent(
+                    type="response.in_progress", sequence_number=self._number(), response=response
+                )
             case Prefilled():
-                yield wire.PrefillEvent(
+                yield wire_events.PrefillEvent(
                     response_id=self._facts.id, done=event.done, total=event.total, cached=event.cached
                 )
             case Delta():
                 yield from self._announce()
-                place = self._items.index(self._item)
-                yield wire.TextDelta(
-                    sequence_number=self._number(), item_id=self._item, output_index=place, delta=event.text
-                )
-            case ToolCall():
-                yield from self._tell(call_item(event))
+                yield self._text(event, self._items.index(self._item))
+            case Thought():
+                yield from self._think(event.text)
+            case CallBegun():
+                yield from self._begin(event)
+            case CallDelta():
+                assert self._call is not None, "no call has begun"
+                yield self._call.go_on(event.arguments)
+            case CallEnd():
+                yield from self._end_call()
             case _:
                 assert final is not None, "the last event needs the response's object"
                 yield from self._end(event, final)
 
-    def broken(self, error: wire.ErrorBody) -> wire.ErrorEvent:
-        """In place of the rest, where the server cannot go on with the stream."""
-        return wire.ErrorEvent(sequence_number=self._number(), message=error.message, code=error.code)
+    def _text(self, event: Delta, place: int) -> wire_events.TextDelta:
+        return wire_events.TextDelta(
+            sequence_number=self._number(),
+            item_id=self._item,
+            output_index=place,
+            delta=event.text,
+            logprobs=_told(event.logprobs) if event.logprobs else [],
+        )
 
-    def _end(self, event: Ended, final: wire.Response) -> Iterable[wire.Event]:
+    def broken(self, error: wire.ErrorBody) -> wire_events.ErrorEvent:
+        """In place of the rest, where the server cannot go on with the stream."""
+        return wire_events.ErrorEvent(sequence_number=self._number(), message=error.message, code=error.code)
+
+    def _end(self, event: Ended, final: wire.Response) -> Iterable[wire_events.Event]:
         for item in final.output:
             if isinstance(item, wire.Item):
                 yield from self._close(item, event.text)
-            elif item.id not in self._items:
-                yield from self._tell(item)
-        yield wire.ResponseEvent(type=TERMINAL_EVENT[final.status], sequence_number=self._number(), response=final)
+                continue
+            if isinstance(item, wire.ReasoningItem):
+                yield from self._last_thoughts(item)
+                continue
+            if item.id not in self._items:  # the engine gave more before it was ended from outside
+                yield from self._begin(CallBegun(item.call_id, item.name))
+            if self._call and self._call.id == item.id:
+                yield from self._end_call(item)
+        yield wire_events.ResponseEvent(
+            type=TERMINAL_EVENT[final.status], sequence_number=self._number(), response=final
+        )
 
-    def _announce(self) -> Iterable[wire.Event]:
+    def _announce(self) -> Iterable[wire_events.Event]:
         if self._item in self._items:
             return
-        place = len(self._items)
+        place = self._text_place = len(self._items)
         self._items.append(self._item)
         empty = wire.TextPart("output_text", "")
         item = msgspec.structs.replace(answer_item(self._facts.id, "", "in_progress"), content=[])
-        yield wire.ItemEvent(
+        yield wire_events.ItemEvent(
             type="response.output_item.added", sequence_number=self._number(), output_index=place, item=item
         )
-        yield wire.PartEvent(
+        yield wire_events.PartEvent(
             type="response.content_part.added",
             sequence_number=self._number(),
             item_id=self._item,
@@ -189,41 +237,71 @@ class ResponseEncoder:
             part=empty,
         )
 
-    def _close(self, item: wire.Item, text: str) -> Iterable[wire.Event]:
+    def _close(self, item: wire.Item, text: str) -> Iterable[wire_events.Event]:
         """The message, which is open until the answer's end: more text may come behind a call."""
         yield from self._announce()
         place = self._items.index(self._item)
-        part = wire.TextPart("output_text", text)
-        yield wire.TextDone(sequence_number=self._number(), item_id=self._item, output_index=place, text=text)
-        yield wire.PartEvent(
+        [part] = item.content
+        yield wire_events.TextDone(
+            sequence_number=self._number(),
+            item_id=self._item,
+            output_index=place,
+            text=text,
+            logprobs=_told(part.logprobs),
+        )
+        yield wire_events.PartEvent(
             type="response.content_part.done",
             sequence_number=self._number(),
             item_id=self._item,
             output_index=place,
             part=part,
         )
-        yield wire.ItemEvent(
+        yield wire_events.ItemEvent(
             type="response.output_item.done", sequence_number=self._number(), output_index=place, item=item
         )
 
-    def _tell(self, item: wire.FunctionCallItem) -> Iterable[wire.Event]:
-        """A call, which is whole when it is told."""
-        place = len(self._items)
-        self._items.append(item.id)
-        begun = msgspec.structs.replace(item, status="in_progress", arguments="")
-        yield wire.ItemEvent(
-            type="response.output_item.added", sequence_number=self._number(), output_index=place, item=begun
-        )
-        yield wire.ArgumentsDelta(
-            sequence_number=self._number(), item_id=item.id, output_index=place, delta=item.arguments
-        )
-        yield wire.ArgumentsDone(
-            sequence_number=self._number(), item_id=item.id, output_index=place, arguments=item.arguments
-        )
-        yield wire.ItemEvent(
-            type="response.output_item.done", sequence_number=self._number(), output_index=place, item=item
-        )
+    def _begin(self, call: CallBegun) -> Iterable[wire_events.Event]:
+        self._call = CallEvents(call, len(self._items), self._number)
+        self._items.append(self._call.id)
+        yield self._call.begin()
+
+    def _end_call(self, item: wire.FunctionCallItem | None = None) -> Iterable[wire_events.Event]:
+        assert self._call is not None, "no call has begun"
+        yield from self._call.end(item)
+        self._call = None
+
+    def _think(self, text: str) -> Iterable[wire_events.Event]:
+        if self._thoughts is None:
+            self._thought += 1
+            empty = reasoning_item(self._facts.id, self._thought, "", "in_progress")
+            self._thoughts = ReasoningEvents(empty, len(self._items), self._number)
+            self._items.append(empty.id)
+            yield from self._thoughts.begin()
+        yield self._thoughts.go_on(text)
+
+    def _end_thoughts(self, item: wire.ReasoningItem | None = None) -> Iterable[wire_events.Event]:
+        assert self._thoughts is not None, "nothing is being thought"
+        yield from self._thoughts.end(item)
+        self._thoughts = None
+
+    def _last_thoughts(self, item: wire.ReasoningItem) -> Iterable[wire_events.Event]:
+        if item.id not in self._items:
+            yield from self._think(item.content[0].text)
+        if self._thoughts and self._thoughts.id == item.id:
+            yield from self._end_thoughts(item)
 
     def _number(self) -> int:
         self._next += 1
         return self._next - 1
+
+
+def _told(logprobs: Iterable[Logprob]) -> list[dict[str, Any]]:
+    """As events have them: without bytes, which the item has."""
+    return [
+        {
+            "token": one.token,
+            "logprob": one.logprob,
+            "top_logprobs": [{"token": top.token, "logprob": top.logprob} for top in one.top_logprobs],
+        }
+        for one in logprobs
+    ]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from chatpager.errors import ChatpagerError, EngineError, RequestError, StoreError
-from chatpager.server import wire
+from chatpager.server import wire, wire_events
 
 MAX_MESSAGE = 1000
 """Characters of an error's message, which may quote what came in."""
 
 
-def error_frame(error: ChatpagerError) -> wire.ErrorFrame:
+def error_frame(error: ChatpagerError) -> wire_events.ErrorFrame:
     status, body = error_body(error)
-    return wire.ErrorFrame(status=status, error=body)
+    return wire_events.ErrorFrame(status=status, error=body)
 
 
 def error_body(error: ChatpagerError) -> tuple[int, wire.ErrorBody]:

@@ -20,8 +20,8 @@ TEXT_PARTS = ("text", "input_text", "output_text")
 
 
 def input_messages(value: str | Sequence[Json] | None, param: str) -> list[NewMessage]:
-    """Text, or items. Of either wire: an answer's calls are items of their own, or stand in its message. Raises
-    InvalidRequest, naming the place."""
+    """Text, or items. Of either wire: an answer's calls are items of their own, or stand in its message. What was
+    thought is passed over. Raises InvalidRequest, naming the place."""
     if value is None:
         return []
     if isinstance(value, str):
@@ -30,6 +30,8 @@ def input_messages(value: str | Sequence[Json] | None, param: str) -> list[NewMe
         raise InvalidRequest(f"{param} holds at most {MAX_ITEMS} items", param=param)
     messages: list[NewMessage] = []
     for i, item in enumerate(value):
+        if item.get("type") == "reasoning":
+            continue  # what was thought before an answer of ours is known; nobody else's stands in a prompt
         message = _message(item, f"{param}[{i}]")
         if item.get("type") == "function_call" and messages and messages[-1].role == "assistant":
             before = messages.pop()
@@ -38,6 +40,12 @@ def input_messages(value: str | Sequence[Json] | None, param: str) -> list[NewMe
             )
         messages.append(message)
     return messages
+
+
+def check_says_something(messages: Sequence[NewMessage], param: str) -> None:
+    """Raises InvalidRequest: all of them are empty."""
+    if messages and not any(_says_something(part) or "call_id" in part for m in messages for part in m.content):
+        raise InvalidRequest(f"{param}: it is empty; say something", param=param)
 
 
 def _says_something(part: Json) -> bool:
@@ -65,7 +73,7 @@ def _message(item: Json, place: str) -> NewMessage:
     if calls and role != "assistant":
         raise InvalidRequest(f"{place}: only an assistant calls tools", param=f"{place}.tool_calls")
     said = item.get("content")
-    text = "" if said is None and calls else _text(said, f"{place}.content")
+    text = "" if said is None and calls else _text(said, f"{place}.content", generated=role == "assistant")
     return NewMessage(role=role, content=answer_content(text, calls))
 
 
@@ -86,14 +94,14 @@ def _call(function: Json, call_id: Any, place: str) -> ToolCall:
     return ToolCall(
         _field(call_id, "the call's id", place),
         _field(function.get("name"), "name", place),
-        _field(function.get("arguments"), "arguments", place),
+        _field(function.get("arguments"), "arguments", place, generated=True),
     )
 
 
-def _field(value: Any, name: str, place: str) -> str:
+def _field(value: Any, name: str, place: str, *, generated: bool = False) -> str:
     if not isinstance(value, str):
         raise InvalidRequest(f"{place}: {name} is missing", param=place)
-    return check_text(value, place)
+    return check_text(value, place, generated=generated)
 
 
 def _result(item: Json, id_name: str, text_name: str, place: str) -> NewMessage:
@@ -104,26 +112,29 @@ def _result(item: Json, id_name: str, text_name: str, place: str) -> NewMessage:
     return NewMessage(role="tool", content=result_content(check_text(call_id, f"{place}.{id_name}"), text))
 
 
-def _text(content: Any, place: str) -> str:
+def _text(content: Any, place: str, *, generated: bool = False) -> str:
     if isinstance(content, str):
-        return check_text(content, place)
+        return check_text(content, place, generated=generated)
     if not isinstance(content, list):
         raise InvalidRequest(f"{place}: text, or a list of parts", param=place)
-    return "".join(_part(part, f"{place}[{i}]") for i, part in enumerate(content))
+    return "".join(_part(part, f"{place}[{i}]", generated) for i, part in enumerate(content))
 
 
-def _part(part: Any, place: str) -> str:
+def _part(part: Any, place: str, generated: bool) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind not in TEXT_PARTS:
         raise InvalidRequest(f"{place}: only parts of type {', '.join(TEXT_PARTS)}", param=place)
     text = part.get("text")
     if not isinstance(text, str):
         raise InvalidRequest(f"{place}: text is missing", param=f"{place}.text")
-    return check_text(text, place)
+    return check_text(text, place, generated=generated)
 
 
-def check_text(text: str, place: str) -> str:
-    if "\0" in text:
+def check_text(text: str, place: str, *, generated: bool = False) -> str:
+    """``generated``: a model may have said it, which may be anything; it must not keep the conversation from going on.
+
+    Raises InvalidRequest."""
+    if "\0" in text and not generated:
         raise InvalidRequest(f"{place}: holds a NUL character", param=place)
     return text
 

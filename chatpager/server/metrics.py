@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from math import inf
 
@@ -12,27 +13,41 @@ from prometheus_client.registry import Collector
 
 from chatpager.engine.histogram import Distribution
 from chatpager.engine.stats import EngineStats
+from chatpager.errors import Overloaded, RateLimited
+from chatpager.server.lags import Lags
+from chatpager.server.ledger import Ledger
+from chatpager.server.numeric_health import NumericHealth
+from chatpager.server.own_figures import OwnFigures
 from chatpager.sessions.stream import Ended
 from chatpager.sessions.turn import LiveTurn
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
-BEAT_SECONDS = 0.25
-"""Between two looks at the event loop's lag."""
+LONG_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+LAG_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 
 
 class Metrics:
-    """One registry a server. ``turn_ended`` counts; ``render`` adds the engine's figures of the moment."""
+    """One registry a server. ``turn_ended`` counts; ``render`` adds the engine's figures of the moment. The ``ledger``
+    is told the same, for the admin page."""
 
     def __init__(self) -> None:
+        self.ledger = Ledger()
         self.registry = r = CollectorRegistry()
         self._turns = Counter("chatpager_turns", "Turns that ended", ["kind", "status"], registry=r)
         self._prompt = Counter(
             "chatpager_prompt_tokens", "Prompt tokens by where they came from", ["source"], registry=r
         )
+        self._attainable = Counter(
+            "chatpager_attainable_tokens",
+            "Prompt tokens that the cache could have given had nothing been evicted",
+            registry=r,
+        )
         self._generated = Counter("chatpager_generated_tokens", "Tokens generated", registry=r)
         self._misses = Counter("chatpager_miss_turns", "Turns by why the cache gave no more", ["reason"], registry=r)
         self._ttft = Histogram("chatpager_ttft_seconds", "Time to first token", ["cache"], registry=r, buckets=SECONDS)
+        self._duration = Histogram(
+            "chatpager_turn_seconds", "From a turn's request to its end", ["status"], registry=r, buckets=LONG_SECONDS
+        )
         self._queue = Histogram(
             "chatpager_queue_seconds",
             "Time until admission, by whether there was much to compute",
@@ -46,18 +61,34 @@ class Metrics:
             ["recovered"],
             registry=r,
         )
-        self._lag = Histogram(
-            "chatpager_event_loop_lag_seconds",
-            "How late the event loop comes to what is due",
+        self._lag = Lags(
+            "chatpager_event_loop_lag_seconds", "How late the event loop comes to what is due", LAG_SECONDS
+        )
+        r.register(self._lag)
+        self._sent = Lags(
+            "chatpager_step_to_socket_seconds",
+            "From the end of a step to the write of what it brought to a WebSocket",
+            LAG_SECONDS,
+        )
+        r.register(self._sent)
+        self._sending: dict[float, int] = {}
+        """Events that are written in this round of the event loop, by when their steps ended."""
+        self._refused = Counter(
+            "chatpager_refused",
+            "Turns and sockets for which there was no room, by their errors",
+            ["code"],
             registry=r,
-            buckets=LAG_SECONDS,
         )
         self.sockets = Gauge("chatpager_ws_connections", "Open WebSockets", registry=r)
         self._engine = EngineFigures()
         r.register(self._engine)
+        self.numbers = NumericHealth()
 
     def turn_ended(self, turn: LiveTurn, ended: Ended) -> None:
+        self.numbers.turn_ended(ended)
+        self.ledger.turn_ended(turn, ended, warm=_is_warm(turn, ended))
         self._turns.labels(turn.request.kind, ended.status).inc()
+        self._duration.labels(ended.status).observe(ended.timings.total_ms / 1000)
         self._generated.inc(ended.output_tokens)
         if turn.usage is not None and turn.usage.admitted:
             lane = "long" if turn.usage.is_long else "short"
@@ -68,35 +99,59 @@ class Metrics:
         self._prompt.labels("host").inc(ended.receipt.host_tokens)
         self._prompt.labels("disk").inc(ended.receipt.disk_tokens)
         self._prompt.labels("computed").inc(ended.receipt.computed_tokens)
+        self._attainable.inc(ended.receipt.attainable_tokens)
         if ended.receipt.miss_reason:
             self._misses.labels(ended.receipt.miss_reason).inc()
         if ended.timings.ttft_ms is not None:
-            warm = "warm" if ended.receipt.cached_tokens >= ended.receipt.block_size else "cold"
+            warm = "warm" if _is_warm(turn, ended) else "cold"
             self._ttft.labels(warm).observe(ended.timings.ttft_ms / 1000)
 
+    def refused(self, error: Overloaded | RateLimited) -> None:
+        self.ledger.refused[error.code] += 1
+        self._refused.labels(error.code).inc()
+
     def resumed(self, *, recovered: bool) -> None:
+        self.ledger.resumed[recovered] += 1
         self._resumes.labels(str(recovered).lower()).inc()
 
-    async def watch_loop(self) -> None:
-        """Measure the event loop's lag for as long as it runs."""
-        loop = asyncio.get_running_loop()
-        while True:
-            due = loop.time() + BEAT_SECONDS
-            await asyncio.sleep(BEAT_SECONDS)
-            self._lag.observe(max(0.0, loop.time() - due))
+    def sending(self, stepped_at: float) -> None:
+        """An event of a step that ended then (on ``time.monotonic``) was given to a WebSocket's transport, which writes
+        it before the event loop's next round. Only that counts as sent."""
+        if not self._sending:
+            asyncio.get_running_loop().call_soon(self._sent_all)
+        self._sending[stepped_at] = self._sending.get(stepped_at, 0) + 1
 
-    def render(self, stats: EngineStats | None) -> bytes:
+    def _sent_all(self) -> None:
+        now, sent, self._sending = time.monotonic(), self._sending, {}
+        for stepped_at, count in sent.items():
+            self._sent.add(now - stepped_at, count)
+
+    def loop_was_late(self, seconds: float) -> None:
+        self.ledger.lags.append(seconds)
+        self._lag.add(seconds)
+
+    def render(self, stats: EngineStats | None, own: OwnFigures | None = None) -> bytes:
         """The exposition text; ``stats`` None when the engine has stopped."""
+        self._engine.own = own or self._engine.own
         self._engine.stats = stats or self._engine.stats
         return generate_latest(self.registry)
 
 
+def _is_warm(turn: LiveTurn, ended: Ended) -> bool | None:
+    """Whether a whole block of its prompt was found; None of a turn that asked for no prompt of its own."""
+    if ended.receipt is None or turn.index:
+        return None
+    return ended.receipt.cached_tokens >= ended.receipt.block_size
+
+
 class EngineFigures(Collector):
-    """What the engine counts itself, as of ``stats``."""
+    """What the engine counts itself, as of ``stats``, and what the process takes."""
 
     stats: EngineStats | None = None
+    own = OwnFigures()
 
     def collect(self) -> Iterable[Metric]:
+        yield from self.own.collect()
         if self.stats is None:
             return
         yield from _gauges(self.stats)

@@ -1,11 +1,58 @@
-"""A response that is asked for twice is begun once: its key (the header ``Idempotency-Key``, or ``idempotency_key`` in
-a WebSocket's frame) names it for its tenant, for as long as it is stored."""
+"""What is asked for twice is begun once. Its key (the header ``Idempotency-Key``, or ``idempotency_key`` in a frame of
+a WebSocket) names it for its tenant: a response for as long as it is stored, other answers for some minutes."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+from aiohttp import web
+
 from chatpager.errors import IdempotencyConflict
-from chatpager.server.service import Service, begin
+from chatpager.server.input_items import Json
+from chatpager.server.keyed_turns import Name
+from chatpager.server.readers import is_kept
+from chatpager.server.reading import checked_key
+from chatpager.server.requests import UNKEPT_KEY, digest_of
+from chatpager.server.service import SERVICE, Service, abandoned, begin, begin_all
 from chatpager.sessions.turn import KeyTaken, LiveTurn, TurnRequest
+
+HEADER = "Idempotency-Key"
+
+
+def key_of(request: web.Request) -> str | None:
+    """Raises InvalidRequest."""
+    return checked_key(request.headers.get(HEADER), HEADER)
+
+
+def with_warning(request: TurnRequest, warning: str) -> TurnRequest:
+    warnings = [*request.parameters.get("warnings", []), warning]
+    return replace(request, parameters={**request.parameters, "warnings": warnings})
+
+
+async def begin_keyed(request: web.Request, raw: Json, wanted: Sequence[TurnRequest]) -> Sequence[LiveTurn]:
+    """For the wires whose answers have no name to be got by: the turns of ``wanted``, or those that the request's key
+    began before, from the body ``raw``.
+
+    Raises:
+        IdempotencyConflict: the key came before with another request.
+        what ``service.begin`` does.
+    """
+    service, key = request.app[SERVICE], key_of(request)
+    if key is not None and not is_kept(wanted[0]):
+        key, wanted = None, [with_warning(one, UNKEPT_KEY) for one in wanted]
+    if key is None:
+        return await begin_all(service, wanted)
+    name, size = Name(wanted[0].tenant, request.path, key), len(await request.read())
+    asking = asyncio.ensure_future(
+        service.keyed.begin(name, digest_of(raw), size, lambda: begin_all(service, wanted)),
+    )
+    try:
+        return await asyncio.shield(asking)
+    except asyncio.CancelledError:
+        asking.add_done_callback(abandoned(service, told=True))
+        raise
 
 
 async def begin_once(service: Service, request: TurnRequest) -> LiveTurn | str:

@@ -1,4 +1,4 @@
-"""How long a connection may keep the server waiting, and what is said when there are too many of them."""
+"""How long a body may keep the server waiting, and what is said when there are too many of them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,7 @@ from chatpager.server.service import SERVICE
 
 log = structlog.get_logger(__name__)
 
-IDLE_SECONDS = 75.0
-"""A connection on which no request has begun for so long is closed: one that has sent nothing, or half a head, too."""
 REMIND_SECONDS = 60.0
-
-
-def make_runner(app: web.Application, *, idle_seconds: float = IDLE_SECONDS) -> web.AppRunner:
-    return web.AppRunner(app, handler_cancellation=True, access_log=None, keepalive_timeout=idle_seconds)
 
 
 @web.middleware
@@ -50,10 +44,13 @@ class TooManyConnections:
         if not (isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE) and "socket" in context):
             loop.default_exception_handler(context)
             return
-        if loop.time() >= self._due:
-            self._due = loop.time() + self._remind
+        self.tell(loop.time(), str(error.strerror))
+
+    def tell(self, now: float, reason: str) -> None:
+        if now >= self._due:
+            self._due = now + self._remind
             log.error(
                 "connections.refused",
-                reason=str(error.strerror),
+                reason=reason,
                 way_out="fewer clients, or a higher limit on open files (ulimit -n)",
             )

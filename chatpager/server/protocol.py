@@ -23,7 +23,8 @@ from chatpager.errors import (
     TooManyLanes,
     UnsupportedEvent,
 )
-from chatpager.server import wire
+from chatpager.server import wire, wire_events
+from chatpager.server.client_events import Cancel, ClientEvent, Create, Draft, Lane, Prefetch, Resume
 from chatpager.server.encode_response import ResponseEncoder, ResponseFacts
 from chatpager.server.error_bodies import error_frame
 from chatpager.server.input_items import Json, shown
@@ -36,8 +37,6 @@ MAX_WAITING = 32
 MAX_LANES = 32
 """That are in use on one socket at once."""
 MAX_LANE_NAME = 128
-
-
 NOT_OF_THE_BODY = {"type", "stream", "background", "stream_id", "idempotency_key"}
 """Fields of the frame itself, and those that say how HTTP is to answer: a socket always streams."""
 
@@ -63,53 +62,6 @@ TRANSITIONS: dict[tuple[State, Call], State] = {
 }
 
 
-Lane = str | None
-
-
-@dataclass(frozen=True)
-class Create:
-    """Begin a response with this body, unless its ``key`` (the frame's ``idempotency_key``) has begun one before."""
-
-    body: Json
-    lane: Lane = None
-    key: str | None = None
-
-
-@dataclass(frozen=True)
-class Resume:
-    """Tell a response's events again, those behind the number ``after``, and go on as they come."""
-
-    response_id: str
-    after: int = -1
-    lane: Lane = None
-
-
-@dataclass(frozen=True)
-class Cancel:
-    """End this response now."""
-
-    response_id: str
-    lane: Lane = None
-
-
-@dataclass(frozen=True)
-class Draft:
-    """Somebody is writing a response's input: so far it is this body, or none any more. It gets no answer: what is
-    wrong with it, the response will say."""
-
-    body: Json | None
-
-
-@dataclass(frozen=True)
-class Prefetch:
-    """Somebody is about to go on with this conversation. It gets no answer."""
-
-    conversation: str
-
-
-ClientEvent = Create | Resume | Cancel | Draft | Prefetch
-
-
 @dataclass
 class _LaneState:
     state: State = State.IDLE
@@ -130,7 +82,7 @@ class ResponsesProtocol:
         self._lanes: dict[Lane, _LaneState] = {}
         """Those that are in use."""
         self._events: list[ClientEvent] = []
-        self._frames: list[str] = []
+        self._frames: list[bytes] = []
 
     def state(self, lane: Lane = None) -> State:
         return self._lanes[lane].state if lane in self._lanes else State.IDLE
@@ -174,13 +126,19 @@ class ResponsesProtocol:
             case "chatpager.draft" if self._extended:
                 body = {k: v for k, v in frame.items() if k not in NOT_OF_THE_BODY}
                 self._events.append(Draft(body if body.get("input") else None))
+            case "chatpager.ping" if self._extended:
+                t = frame.get("t")
+                if t is not None and (not isinstance(t, int | float) or isinstance(t, bool)):
+                    raise InvalidRequest("t is a number, which comes back", param="t")
+                self._send(wire_events.PongFrame(t=t), None)
             case "chatpager.prefetch" if self._extended:
                 conversation = frame.get("conversation")
                 if not isinstance(conversation, str):
                     raise InvalidRequest("conversation is missing", param="conversation")
                 self._events.append(Prefetch(conversation))
             case str(kind):
-                raise UnsupportedEvent(f"there is no event of type {shown(kind)}", param="type")
+                hint = "" if self._extended else f"; those of ours need the subprotocol {SUBPROTOCOL}"
+                raise UnsupportedEvent(f"there is no event of type {shown(kind)}{hint}", param="type")
             case _:
                 raise UnsupportedEvent("an event has a type", param="type")
 
@@ -228,7 +186,7 @@ class ResponsesProtocol:
         if not (isinstance(error, ResponseNotFound) and response_id in here):
             self._error(error, lane)
 
-    def resumed(self, frame: wire.ResumedFrame, lane: Lane = None) -> None:
+    def resumed(self, frame: wire_events.ResumedFrame, lane: Lane = None) -> None:
         """What became of a ``Resume``: before ``began``, or before ``refused``."""
         if self._extended:
             self._send(frame, lane)
@@ -238,7 +196,7 @@ class ResponsesProtocol:
         streams = self._lanes.get(lane)
         assert streams and streams.encoder, self.state(lane)
         for frame in streams.encoder.feed(event, final):
-            if isinstance(frame, wire.PrefillEvent):
+            if isinstance(frame, wire_events.PrefillEvent):
                 if self._extended:
                     self._send(frame, lane)
             elif frame.sequence_number > streams.after or (isinstance(event, Ended) and _is_last(frame)):
@@ -248,13 +206,13 @@ class ResponsesProtocol:
             self._move(Call.ENDED, lane)
             self._next(lane)
 
-    def lease_changed(self, frame: wire.LeaseFrame) -> None:
+    def lease_changed(self, frame: wire_events.LeaseFrame) -> None:
         """Something became of a lease on one of this client's conversations."""
         if self._extended:
             self._send(frame, None)
 
-    def frames_to_send(self) -> list[str]:
-        """Text frames for the client, each once."""
+    def frames_to_send(self) -> list[bytes]:
+        """Text frames for the client, in UTF-8, each once."""
         frames, self._frames = self._frames, []
         return frames
 
@@ -274,15 +232,15 @@ class ResponsesProtocol:
         assert (state, call) in TRANSITIONS, f"{call} while {state}"
         self._lanes.setdefault(name, _LaneState()).state = TRANSITIONS[state, call]
 
-    def _send(self, frame: wire.Frame, lane: Lane) -> None:
-        self._frames.append(wire.encode_in(lane, frame))
+    def _send(self, frame: wire_events.Frame, lane: Lane) -> None:
+        self._frames.append(wire_events.encode_in(lane, frame))
 
     def _error(self, error: ChatpagerError, lane: Lane = None) -> None:
         self._send(error_frame(error), lane)
 
 
-def _is_last(frame: wire.Event) -> bool:
-    return isinstance(frame, wire.ResponseEvent)
+def _is_last(frame: wire_events.Event) -> bool:
+    return isinstance(frame, wire_events.ResponseEvent)
 
 
 def _response_id(frame: Json) -> str:

@@ -9,45 +9,57 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from chatpager.errors import InvalidJSON, InvalidRequest
-from chatpager.server.input_items import Json
+from chatpager.server.input_items import Json, shown
 
 S = TypeVar("S", bound=msgspec.Struct)
 MAX_KEY = 255
+MAX_WARNINGS = 16
+USUAL_TIERS = (None, "auto", "default", "standard_only")
+"""Of OpenAI's and Anthropic's service tiers, those that ask for nothing special."""
 
 HARMLESS: dict[str, tuple[type, ...]] = {
     "max_tool_calls": (int,), "prompt_cache_key": (str,), "safety_identifier": (str,),
-    "service_tier": (str,), "stream_options": (dict,), "type": (str,), "user": (str,),
+    "reasoning": (dict,), "reasoning_effort": (str,), "service_tier": (str,), "stream_options": (dict,), "type": (str,),
+    "user": (str,),
 }  # fmt: skip
 """Name -> the types it may have besides null."""
 
-NO_LOGPROBS = "logprobs are not built yet on this wire"
-NO_STRUCTURE, NO_REASONING = "structured output is not built yet", "no reasoning models yet"
+BY_WIRE = (
+    "its name differs by wire: text.format on /v1/responses, response_format on /v1/chat/completions, "
+    "output_config.format on /v1/messages; /v1/completions has only chatpager.grammar"
+)
+GUIDED = "of vLLM; send it as response_format or text.format (a schema), or as chatpager.grammar (regex, lark, schema)"
+VLLMS: dict[str, tuple[type, ...]] = {"json": (dict, str), "regex": (str,), "choice": (list,), "grammar": (str,)}
 UNBUILT: dict[str, tuple[tuple[type, ...], Callable[[Any], bool], str]] = {
     "functions": ((list,), bool, "not built; send them as tools"),
-    "background": ((bool,), bool, "not built yet; a stored response goes on without its reader anyway"),
+    "background": ((bool,), bool, "only a response runs in the background: POST it to /v1/responses"),
     "stream_id": ((str,), bool, "lanes are a WebSocket's; over HTTP send another request"),
     "n": ((int,), lambda v: v not in (None, 1), "a response is one; several choices are had on /v1/chat/completions"),
-    "logprobs": ((bool,), bool, NO_LOGPROBS),
-    "top_logprobs": ((int,), bool, NO_LOGPROBS),
+    "logprobs": ((bool,), bool, 'a response has them with include: ["message.output_text.logprobs"]'),
     # The other values of OpenAI's name parts of answers that there are none of here.
-    "include": ((list,), lambda v: "message.output_text.logprobs" in (v or []), NO_LOGPROBS),
+    "include": (
+        (list,),
+        lambda v: "message.output_text.logprobs" in (v or []),
+        "logprobs: of all but a response",
+    ),
     "prompt": ((dict,), bool, "stored prompts are not built; send the text"),
     "truncation": ((str,), lambda v: v not in (None, "disabled"), 'only "disabled": nothing is cut off silently'),
-    "text": ((dict,), lambda v: _format(v) != "text", NO_STRUCTURE),
-    "response_format": ((dict,), lambda v: _format({"format": v}) != "text", NO_STRUCTURE),
+    "text": ((dict,), lambda v: _format(v) != "text", BY_WIRE),
+    "response_format": ((dict,), lambda v: _format({"format": v}) != "text", BY_WIRE),
     "audio": ((dict,), bool, "text only"),
     "modalities": ((list,), lambda v: v not in (None, ["text"]), "text only"),
-    "context_management": ((list, dict), bool, "compaction is not built yet"),
+    "context_management": ((list, dict), bool, "a conversation is compacted by POST /v1/conversations/{id}/compact"),
     "moderation": ((dict,), bool, "moderation is not built"),
+    **{f"guided_{kind}": (types, bool, GUIDED) for kind, types in VLLMS.items()},
+    "structured_outputs": ((dict,), bool, GUIDED),
     "cache_salt": ((str,), bool, "salts come from the credentials, not from the request"),
-    "reasoning": ((dict,), lambda v: any(x is not None for x in (v or {}).values()), NO_REASONING),
-    "reasoning_effort": ((str,), bool, NO_REASONING),
 }
 """Name -> the types it may have besides null, whether a value asks for the feature, and why it is refused then."""
 
@@ -85,7 +97,7 @@ def _has_half_a_pair(data: str | bytes) -> bool:
 
 
 def read(raw: Json, kind: type[S]) -> tuple[S, list[str]]:
-    """``raw`` as the struct, and the names of its fields that nothing is known of.
+    """``raw`` as the struct, and what of it comes to nothing, in words.
 
     Raises:
         InvalidRequest: with the field's name as ``param``.
@@ -100,9 +112,30 @@ def read(raw: Json, kind: type[S]) -> tuple[S, list[str]]:
     try:
         value = msgspec.convert(raw, kind, str_keys=True)
     except msgspec.ValidationError as error:
-        param, problem = _place(str(error))
+        param, problem = problem_of(error, kind)
         raise InvalidRequest(f"{param or 'request'}: {problem}", param=param) from error
-    return value, sorted(set(raw) - {*fields, *HARMLESS, *UNBUILT})
+    unknown = sorted(set(raw) - {*fields, *HARMLESS, *UNBUILT})
+    told = [f"unknown field {shown(name)} was passed over" for name in unknown[:MAX_WARNINGS]]
+    if raw.get("service_tier") not in USUAL_TIERS:
+        told.append("service_tier: every request is served alike; chatpager.priority says which come first")
+    return value, told
+
+
+def problem_of(error: msgspec.ValidationError, kind: type[msgspec.Struct]) -> tuple[str | None, str]:
+    """The field's name, and what is wrong with it: with the values that there are, where it takes only some."""
+    param, problem = _place(str(error))
+    known = _choices(kind, param.split(".")) if param and problem.startswith("Invalid enum value") else []
+    return param, f"{problem}; one of {', '.join(map(json.dumps, known))}" if known else problem
+
+
+def _choices(hint: Any, names: Sequence[str]) -> list[Any]:
+    """The values of a field that takes only some, by the names that lead to it from a struct."""
+    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if not names:
+        return [value for member in members if get_origin(member) is Literal for value in get_args(member)]
+    structs = [member for member in members if isinstance(member, type) and issubclass(member, msgspec.Struct)]
+    below = get_type_hints(structs[0]).get(names[0]) if structs else None
+    return _choices(below, names[1:]) if below is not None else []
 
 
 def _place(message: str) -> tuple[str | None, str]:

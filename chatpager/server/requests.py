@@ -4,105 +4,38 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import xxhash
 
 from chatpager.engine.sampling_params import SamplingParams
-from chatpager.errors import InvalidRequest, ModelNotFound
-from chatpager.server.cache_wishes import CacheWishes, keep_seconds
-from chatpager.server.input_items import Json, check_text, input_messages, shown
+from chatpager.errors import InvalidJSON, InvalidRequest, ModelNotFound
+from chatpager.server.cache_wishes import keep_seconds
+from chatpager.server.extensions import Extensions
+from chatpager.server.formats import Form, answer_form
+from chatpager.server.input_items import Json, check_says_something, check_text, input_messages, shown
 from chatpager.server.reading import read
-from chatpager.server.tools import Offered, offered_tools
-from chatpager.sessions.around import Placement
+from chatpager.server.request_bodies import SAMPLING_FIELDS, ChatCreate, ResponseCreate, Sampling
+from chatpager.server.tools import Offered
 from chatpager.sessions.turn import TurnRequest
-from chatpager.store import NewMessage, text_content
+from chatpager.store import NewMessage, TurnKind, text_content
 
 MAX_METADATA = 16
-MAX_WARNINGS = 16
 MAX_INT = 2**31 - 1
-MAX_CHOICES = 128
-"""OpenAI's limit."""
+LOGPROBS = "message.output_text.logprobs"
+ECHOED = (
+    "frequency_penalty", "max_tool_calls", "presence_penalty", "prompt_cache_key", "prompt_cache_retention",
+    "safety_identifier", "top_logprobs", "user",
+)  # fmt: skip
+"""A response says what it was asked for."""
+HOW_TOLD = {"type", "stream", "stream_options", "background"}
+"""Fields of a request that say nothing of what is asked."""
 UNKEPT_KEY = "nothing is kept of a turn with store: false, so its key is not known again either"
+THINKS_ALONE = "whether and how much is thought is the model's"
+ID_PREFIXES: dict[TurnKind, str] = {"response": "resp_", "chat": "chatcmpl_", "message": "msg_"}
 PREPARING = SamplingParams(temperature=0.0, max_tokens=1)
 """The prompt is computed once its first token is sampled, which nobody sees."""
-
-
-class Extensions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The ``chatpager`` object of a request."""
-
-    priority: Annotated[int, msgspec.Meta(ge=-MAX_INT, le=MAX_INT)] = 0
-
-
-class ResponseExtensions(Extensions, frozen=True, forbid_unknown_fields=True):
-    """``instructions``: where they stand."""
-
-    instructions: Placement = "head"
-
-
-class Sampling(CacheWishes, frozen=True, kw_only=True):
-    """Fields that both wires share; the last five are the field's usual extensions."""
-
-    temperature: float | None = None
-    top_p: float | None = None
-    seed: int | None = None
-    stop: str | list[str] | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    logit_bias: dict[int, float] | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-    min_tokens: int | None = None
-    ignore_eos: bool | None = None
-
-
-SAMPLING_FIELDS = tuple(set(Sampling.__struct_fields__) - set(CacheWishes.__struct_fields__))
-
-
-class Calling(Sampling, frozen=True, kw_only=True):
-    """Fields of tools, which both wires share but for the form of each tool."""
-
-    tools: list[Json] | None = None
-    tool_choice: str | Json | None = None
-    parallel_tool_calls: bool | None = None
-
-    def offered(self, *, nested: bool) -> Offered:
-        """Raises InvalidRequest."""
-        return offered_tools(self.tools, self.tool_choice, self.parallel_tool_calls is not False, nested=nested)
-
-
-class ResponseCreate(Calling, frozen=True, kw_only=True):
-    """Body of POST /v1/responses, and of the ``response.create`` frame."""
-
-    model: str | None = None
-    input: str | list[Json] | None = None
-    instructions: str | None = None
-    conversation: str | Json | None = None
-    previous_response_id: str | None = None
-    max_output_tokens: int | None = None
-    metadata: dict[str, Any] | None = None
-    store: bool | None = None
-    generate: bool | None = None
-    stream: bool | None = None
-    chatpager: ResponseExtensions = ResponseExtensions()
-
-
-class ChatCreate(Calling, frozen=True, kw_only=True):
-    """Body of POST /v1/chat/completions."""
-
-    messages: list[Json]
-    model: str | None = None
-    n: Annotated[int, msgspec.Meta(ge=1, le=MAX_CHOICES)] | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    metadata: dict[str, Any] | None = None
-    store: bool | None = None
-    generate: bool | None = None
-    stream: bool | None = None
-    stream_options: Json | None = None
-    chatpager: Extensions = Extensions()
 
 
 class Served(NamedTuple):
@@ -119,8 +52,10 @@ def response_request(
     raw: Json, served: Served, tenant: str, key: str | None = None, *, draft: bool = False
 ) -> TurnRequest:
     """A turn for the Responses API; ``key`` as ``TurnRequest.client_key``. Of a ``draft`` the last message is not
-    finished: instructions behind it are no part of the conversation yet. Raises InvalidRequest, ModelNotFound."""
-    body, unknown = read(raw, ResponseCreate)
+    finished: instructions behind it are no part of the conversation yet.
+
+    Raises InvalidJSON, InvalidRequest, ModelNotFound."""
+    body, warnings = read(raw, ResponseCreate)
     check_model(body.model, served)
     session_id = _conversation_id(body.conversation)
     previous = check_text(body.previous_response_id or "", "previous_response_id") or None
@@ -128,6 +63,7 @@ def response_request(
     if session_id and previous:
         raise InvalidRequest("send conversation or previous_response_id, not both", param="conversation")
     messages = input_messages(body.input, "input")
+    check_says_something(messages, "input")
     placed = "tail" if draft and body.chatpager.instructions == "append" else body.chatpager.instructions
     if instructions and placed == "append":
         messages.append(NewMessage(role="developer", content=text_content(instructions)))
@@ -137,8 +73,11 @@ def response_request(
     stored = body.store is not False
     if session_id and not stored:
         raise InvalidRequest("a conversation's turns are stored; leave store out", param="store")
-    params = sampling_params(body, body.max_output_tokens, served, "max_output_tokens")
+    warnings = [*_without_effect(body, stored=stored, session_id=session_id), *warnings]
+    told = (body.top_logprobs or 0) if LOGPROBS in (body.include or []) else None
+    params = sampling_params(body, body.max_output_tokens, served, "max_output_tokens", told)
     offered = body.offered(nested=False)
+    form = answer_form(body.text.format if body.text else None, body.chatpager.grammar, "text.format")
     echo = {
         "instructions": body.instructions,
         **({"instructions_placed": placed} if instructions and placed != "head" else {}),
@@ -147,45 +86,61 @@ def response_request(
         "top_p": params.top_p,
         "max_output_tokens": body.max_output_tokens,
         "store": stored,
-        **({"sent": _digest(raw)} if key else {}),
+        **({"background": True} if body.background else {}),
+        **{name: raw[name] for name in ECHOED if raw.get(name) is not None},
+        **({"sent": digest_of(raw)} if key else {}),
         **({"sent_messages": len(messages)} if whole else {}),
         **offered.echo,
+        **({"text": form.echo} if form.echo else {}),
     }
-    kept = keep_seconds(body, body.input, "input")
-    generate = body.generate is not False and not body.prewarms
-    return TurnRequest(
-        id="resp_" + secrets.token_hex(16),
-        tenant=tenant,
-        kind="response",
-        model=served.name,
-        messages=messages,
-        params=params if generate else PREPARING,
+    return turn_request(
+        "response",
+        tenant,
+        served,
+        Asked(messages, params, offered, form, body.chatpager, keep_seconds(body, body.input, "input")),
+        echo,
+        [*warnings, *([] if stored or not key else [UNKEPT_KEY])],
+        stored=stored,
+        generate=body.generate is not False and not body.prewarms,
         session_id=session_id,
         previous_turn_id=previous,
         whole=whole,
         instructions=instructions if placed == "head" else None,
         tail=instructions if placed == "tail" else None,
-        tools=offered.tools,
-        may_call=offered.may_call,
-        stored=stored,
-        generate=generate,
-        priority=body.chatpager.priority,
-        keep_seconds=kept,
+        title=body.chatpager.session_title if session_id else None,
         compare_with=_compared(body),
         client_key=key if stored else None,
-        parameters=_with_warnings(
-            _without_answer(echo, generate),
-            [*offered.warnings, *([] if stored or not key else [UNKEPT_KEY])],
-            unknown,
-            unkept=kept > 0 and not stored,
-        ),
+        **({"on_disconnect": "continue"} if body.background else {}),
     )
 
 
-def _digest(raw: Json) -> str:
-    """Of what is asked, however it is to be answered."""
-    asked = {name: value for name, value in raw.items() if name not in ("type", "stream", "background")}
-    return xxhash.xxh3_128_hexdigest(msgspec.json.encode(asked, order="deterministic"))
+def _without_effect(body: ResponseCreate, *, stored: bool, session_id: str | None) -> list[str]:
+    """Wishes that come to nothing, in words. Raises InvalidRequest of those that cannot be."""
+    if body.background and not stored:
+        raise InvalidRequest(
+            "background: a response that is not stored could not be had; leave store out", param="background"
+        )
+    if body.background and body.chatpager.on_disconnect == "cancel":
+        message = "chatpager.on_disconnect: a response in the background has no reader to wait for"
+        raise InvalidRequest(message, param="chatpager.on_disconnect")
+    cut = ["truncation: nothing is cut off; an input that does not fit is refused"] if body.truncation == "auto" else []
+    if body.text and body.text.verbosity not in (None, "medium"):
+        cut.append("text.verbosity: how much is said is the model's; say it in the instructions")
+    if any(value is not None for value in (body.reasoning or {}).values()):
+        cut.append(f"reasoning: {THINKS_ALONE}")
+    if body.top_logprobs and LOGPROBS not in (body.include or []):
+        cut.append(f'top_logprobs: logprobs are told with include: ["{LOGPROBS}"]')
+    return [*cut, *body.chatpager.check(stored=stored, session_id=session_id)]
+
+
+def digest_of(raw: Json) -> str:
+    """Of what is asked, however it is to be answered. Raises InvalidJSON: it is nested so deep that it could only just
+    be read."""
+    asked = {name: value for name, value in raw.items() if name not in HOW_TOLD}
+    try:
+        return xxhash.xxh3_128_hexdigest(msgspec.json.encode(asked, order="deterministic"))
+    except RecursionError as error:
+        raise InvalidJSON("the request is nested too deep") from error
 
 
 def _compared(body: ResponseCreate) -> str | None:
@@ -195,48 +150,86 @@ def _compared(body: ResponseCreate) -> str | None:
 
 def chat_request(raw: Json, served: Served, tenant: str) -> tuple[TurnRequest, ChatCreate]:
     """A turn for Chat Completions, which sends the whole conversation. Raises InvalidRequest, ModelNotFound."""
-    body, unknown = read(raw, ChatCreate)
+    body, warnings = read(raw, ChatCreate)
     check_model(body.model, served)
     messages = input_messages(body.messages, "messages")
     if not messages:
         raise InvalidRequest("there are no messages", param="messages")
+    check_says_something(messages, "messages")
     if body.prompt_cache_options and body.prompt_cache_options.comparison_response_id:
         param = "prompt_cache_options.comparison_response_id"
         raise InvalidRequest("diagnostics are told on /v1/responses only", param=param)
     limit_name = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
-    params = sampling_params(body, getattr(body, limit_name), served, limit_name)
+    if body.top_logprobs is not None and not body.logprobs:
+        raise InvalidRequest("top_logprobs: send logprobs: true with it", param="top_logprobs")
+    told = (body.top_logprobs or 0) if body.logprobs else None
+    params = sampling_params(body, getattr(body, limit_name), served, limit_name, told)
     generate = body.generate is not False and not body.prewarms
     n = (body.n or 1) if generate else 1
     offered = body.offered(nested=True)
+    form = answer_form(body.response_format, body.chatpager.grammar, "response_format")
+    stored = body.store is not False
+    thinks = [f"reasoning_effort: {THINKS_ALONE}"] if body.reasoning_effort is not None else []
+    warnings = [*body.chatpager.check(stored=stored), *thinks, *warnings]
     echo: Json = {"metadata": check_metadata(body.metadata), **({"n": n} if n > 1 else {}), **offered.echo}
+    params = msgspec.structs.replace(params, n=n)
     kept = keep_seconds(body, body.messages, "messages")
-    request = TurnRequest(
-        id="chatcmpl_" + secrets.token_hex(16),
+    asked = Asked(messages, params, offered, form, body.chatpager, kept)
+    return turn_request("chat", tenant, served, asked, echo, warnings, stored=stored, generate=generate), body
+
+
+# -- what the wires have in common ------------------------------------------------------------------------------------
+
+
+class Asked(NamedTuple):
+    """What a request with messages asks for, on any wire."""
+
+    messages: list[NewMessage]
+    params: SamplingParams
+    offered: Offered
+    form: Form
+    wishes: Extensions
+    keep_seconds: float
+
+
+def turn_request(
+    kind: TurnKind,
+    tenant: str,
+    served: Served,
+    asked: Asked,
+    echo: Json,
+    warnings: Sequence[str],
+    *,
+    stored: bool,
+    generate: bool = True,
+    whole: bool = True,
+    **more: Any,
+) -> TurnRequest:
+    """``echo`` is what an answer says of the request; ``more`` are fields of the turn's that only one wire has."""
+    params = msgspec.structs.replace(asked.params, grammar=asked.form.grammar)
+    unkept = asked.wishes.keeps(asked.keep_seconds) and not stored
+    parameters = echo if generate else {**echo, "generate": False}
+    return TurnRequest(
+        id=ID_PREFIXES[kind] + secrets.token_hex(16),
         tenant=tenant,
-        kind="chat",
+        kind=kind,
         model=served.name,
-        messages=messages,
-        params=msgspec.structs.replace(params, n=n) if generate else PREPARING,
-        whole=True,
-        tools=offered.tools,
-        may_call=offered.may_call,
-        stored=body.store is not False,
+        messages=asked.messages,
+        params=params if generate else PREPARING,
+        whole=whole,
+        tools=asked.offered.tools,
+        may_call=asked.offered.may_call,
+        call_rule=asked.offered.rule,
+        grammar_field=asked.form.field,
+        stored=stored,
         generate=generate,
-        priority=body.chatpager.priority,
-        keep_seconds=kept,
-        parameters=_with_warnings(
-            _without_answer(echo, generate), offered.warnings, unknown, unkept=kept > 0 and body.store is False
-        ),
+        parameters=with_warnings(parameters, warnings, unkept=unkept),
+        **{**asked.wishes.wishes(asked.keep_seconds), **more},
     )
-    return request, body
 
 
-def _without_answer(parameters: Json, generate: bool) -> Json:
-    return parameters if generate else {**parameters, "generate": False}
-
-
-def _with_warnings(parameters: Json, warnings: Sequence[str], unknown: Sequence[str], *, unkept: bool) -> Json:
-    warnings = [*warnings, *(f"unknown field {shown(name)} was passed over" for name in unknown[:MAX_WARNINGS])]
+def with_warnings(parameters: Json, warnings: Sequence[str], *, unkept: bool) -> Json:
+    warnings = list(warnings)
     if unkept:
         warnings.append("nothing is kept of a turn with store: false, so its prefix is not pinned either")
     return {**parameters, "warnings": warnings} if warnings else parameters
@@ -248,7 +241,9 @@ def _with_warnings(parameters: Json, warnings: Sequence[str], unknown: Sequence[
 def check_model(name: str | None, served: Served) -> None:
     """Raises ModelNotFound."""
     if name is not None and name not in ("", "default", served.name):
-        raise ModelNotFound(f"model {shown(name)} is not served here; this is {served.name!r}", param="model")
+        raise ModelNotFound(
+            f"model {shown(name)} is not served here; this is {served.name!r}, or 'default'", param="model"
+        )
 
 
 def check_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -262,7 +257,15 @@ def check_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     return metadata
 
 
-def sampling_params(body: Sampling, limit: int | None, served: Served, limit_name: str) -> SamplingParams:
+def sampling_params(
+    body: Sampling,
+    limit: int | None,
+    served: Served,
+    limit_name: str,
+    logprobs: int | None = None,
+    *,
+    stop_name: str = "stop",
+) -> SamplingParams:
     """The request's wishes over the model's own defaults. Raises InvalidRequest."""
     given = {name: getattr(body, name) for name in SAMPLING_FIELDS}
     wishes = {**served.defaults, **{k: v for k, v in given.items() if v is not None}}
@@ -270,9 +273,16 @@ def sampling_params(body: Sampling, limit: int | None, served: Served, limit_nam
         raise InvalidRequest(f"{limit_name} must be between 1 and {MAX_INT}", param=limit_name)
     if body.top_k is not None and body.top_k > MAX_INT:
         raise InvalidRequest(f"top_k must be at most {MAX_INT}", param="top_k")
+    if body.stop == "":
+        raise InvalidRequest(f"{stop_name}: an empty text stands everywhere; leave it out", param=stop_name)
     if isinstance(wishes.get("stop"), list):
         wishes["stop"] = tuple(wishes["stop"])
-    return SamplingParams(max_tokens=limit, **wishes)
+    try:
+        return SamplingParams(max_tokens=limit, logprobs=logprobs, **wishes)
+    except InvalidRequest as error:
+        if error.param != "stop":
+            raise
+        raise InvalidRequest(error.message.replace("stop", stop_name, 1), param=stop_name) from error
 
 
 def _conversation_id(value: str | Json | None) -> str | None:

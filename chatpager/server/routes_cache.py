@@ -10,7 +10,8 @@ from aiohttp import web
 
 from chatpager.engine.heads import TTL_CAPS, LeaseEvent, Strength
 from chatpager.errors import InvalidRequest, NothingCached, ResponseNotFound, SessionBusy
-from chatpager.server import wire
+from chatpager.server import wire, wire_conversations
+from chatpager.server.auditing import audited
 from chatpager.server.input_items import Json, check_text, shown
 from chatpager.server.keyring import CALLER, tenant_of
 from chatpager.server.reading import decode
@@ -18,10 +19,13 @@ from chatpager.server.routes_conversations import conversation_object, page_limi
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE, Service
 from chatpager.sessions.heads import names_of, owner_of
+from chatpager.sessions.keeping import KEPT_AT_MOST
 from chatpager.sessions.revising import Role
 from chatpager.store import MessageHash, Session, Turn
 
 MAX_EVENTS = 10_000
+LIMITS = {Strength.SOFT: TTL_CAPS[Strength.SOFT], Strength.HARD: KEPT_AT_MOST}
+"""Of a pin's ``ttl``, in seconds."""
 MAX_TOOL_NAME = 64
 """OpenAI's limit."""
 NOTHING = LeaseEvent(owner="", change="clipped", strength=Strength.SOFT, tokens=0, seconds_left=0.0)
@@ -31,7 +35,7 @@ async def cache(request: web.Request) -> web.Response:
     service, session = await _known(request)
     found = await service.hub.keeper.cache_of(_owner(session))
     facts = msgspec.to_builtins(found) if found else {}
-    return json_response(wire.ConversationCache(id=session.id, **facts))
+    return json_response(wire_conversations.ConversationCache(id=session.id, **facts))
 
 
 async def top(request: web.Request) -> web.Response:
@@ -42,7 +46,7 @@ async def top(request: web.Request) -> web.Response:
     rows = []
     for owner, found in await service.hub.keeper.largest(whose, page_limit(request, 20)):
         tenant, name = names_of(owner)
-        rows.append(wire.CacheHolder(id=name, tenant=tenant, **msgspec.to_builtins(found)))
+        rows.append(wire_conversations.CacheHolder(id=name, tenant=tenant, **msgspec.to_builtins(found)))
     return json_response({"object": "list", "data": rows})
 
 
@@ -66,8 +70,13 @@ async def events(request: web.Request) -> web.Response:
     (happened, missed), last, epoch = await service.hub.engine.ask(
         lambda engine: (engine.cache_events(after, limit), engine.pool.events.last, engine.pool.events.epoch)
     )
-    rows = [wire.CacheEvent(e.type, e.number, e.block.hex(), e.parent.hex() if e.parent else None) for e in happened]
-    return json_response(wire.CacheEvents(data=rows, epoch=epoch, last_sequence_number=last, missed=missed))
+    rows = [
+        wire_conversations.CacheEvent(e.type, e.number, e.block.hex(), e.parent.hex() if e.parent else None)
+        for e in happened
+    ]
+    return json_response(
+        wire_conversations.CacheEvents(data=rows, epoch=epoch, last_sequence_number=last, missed=missed)
+    )
 
 
 def _number(request: web.Request, name: str, default: int | None) -> int | None:
@@ -80,11 +89,13 @@ def _number(request: web.Request, name: str, default: int | None) -> int | None:
 
 
 async def pin(request: web.Request) -> web.Response:
-    """Keep the conversation's prefix, until ``ttl`` seconds from now or for as long as somebody is connected to it."""
+    """Keep the conversation's prefix, until ``ttl`` seconds from now or for as long as somebody is connected to it: no
+    longer, whatever was asked for before."""
     service, session = await _known(request)
-    strength, ttl, tokens = _wish(decode(await request.read() or b"{}"))
+    strength, ttl, tokens = pin_wish(decode(await request.read() or b"{}"))
+    await audited(request, "conversation.pinned", session.id)
     await service.hub.prefetcher.bring(session.tenant, session.id)
-    event = await service.hub.keeper.pin(_owner(session), strength, ttl, tokens)
+    event = await service.hub.keeper.pin(_owner(session), strength, ttl, tokens, replaces=True)
     if event is None or not event.tokens:
         raise NothingCached(await _why_not(service, session))
     return json_response(pin_object(session.id, event))
@@ -126,6 +137,7 @@ async def hint(request: web.Request) -> web.Response:
 
 async def unpin(request: web.Request) -> web.Response:
     service, session = await _known(request)
+    await audited(request, "conversation.unpinned", session.id)
     service.hub.keeper.unpin(_owner(session))
     return json_response(wire.Deleted(id=session.id, object="conversation.pin.deleted"))
 
@@ -140,7 +152,9 @@ async def fork(request: web.Request) -> web.Response:
     turn = await _turn_at(service, session, at) if at else None
     tip = (turn.tip_hash or turn.input_tip) if turn else None
     new_id, now = "conv_" + secrets.token_hex(16), service.hub.wall()
-    child = await service.store.fork_session(session.tenant, session.id, new_id=new_id, at=tip, now=now)
+    child = await service.store.fork_session(
+        session.tenant, session.id, new_id=new_id, at=tip, now=now, most=service.config.max_forks
+    )
     usage = (turn.usage or {}) if turn else None
     tokens = usage.get("input_tokens", 0) + usage.get("output_tokens", 0) - 1 if usage is not None else None
     if tip is None or await _contains(service, session, tip):  # what it has left behind is not in its head
@@ -207,15 +221,16 @@ def _known_fields(body: Json, *names: str) -> Json:
     return body
 
 
-def _wish(body: Json) -> tuple[Strength, float, int | None]:
+def pin_wish(body: Json) -> tuple[Strength, float, int | None]:
     _known_fields(body, "ttl", "tokens", "strength")
     try:
         strength = Strength(body.get("strength", Strength.HARD))
     except ValueError:
         raise InvalidRequest("strength is hard or soft", param="strength") from None
     ttl, tokens = body.get("ttl", TTL_CAPS[strength]), body.get("tokens")
-    if type(ttl) not in (int, float) or not ttl > 0:
-        raise InvalidRequest("ttl is a number of seconds above 0", param="ttl")
+    if type(ttl) not in (int, float) or not 0 < ttl <= LIMITS[strength]:
+        limit = f"{LIMITS[strength]:.0f}, of a {strength} pin"
+        raise InvalidRequest(f"ttl is a number of seconds above 0, and at most {limit}", param="ttl")
     if tokens is not None and (type(tokens) is not int or tokens < 1):
         raise InvalidRequest("tokens is a whole number above 0", param="tokens")
     return strength, ttl, tokens

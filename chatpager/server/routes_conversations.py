@@ -6,32 +6,23 @@ import asyncio
 import secrets
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
-import msgspec
 from aiohttp import web
 
-from chatpager.errors import InvalidRequest, ItemNotFound, ResponseNotFound, StoreError
-from chatpager.server import wire
-from chatpager.server.encode_response import (
-    SHOWN_AS,
-    answer_item,
-    call_item,
-    error_details,
-    item_id,
-    item_status,
-    usage_object,
-)
+from chatpager.errors import InvalidRequest, ItemNotFound, ResponseNotFound, SessionBusy, StoreError
+from chatpager.server import wire, wire_conversations
+from chatpager.server.auditing import audited
+from chatpager.server.cutting import without
+from chatpager.server.encode_conversation import live_items, message_items
 from chatpager.server.input_items import Json, check_text, input_messages, shown
 from chatpager.server.keyring import tenant_of
 from chatpager.server.markdown import as_markdown
 from chatpager.server.reading import decode
 from chatpager.server.requests import check_metadata
 from chatpager.server.routes_responses import json_response
-from chatpager.server.service import SERVICE, Service
-from chatpager.sessions.answers import call_id_of, calls_of
-from chatpager.sessions.turn import LiveTurn
-from chatpager.store import Message, Session, Turn, text_of
+from chatpager.server.service import SERVICE, Service, kept_answers, told_answers
+from chatpager.store import Message, Session
 
 MAX_PAGE = 100
 MAX_TITLE = 200
@@ -54,6 +45,8 @@ async def create(request: web.Request) -> web.Response:
 async def index(request: web.Request) -> web.Response:
     service, tenant = request.app[SERVICE], tenant_of(request)
     after = request.query.get("after")
+    if request.query.get("order", "desc") != "desc":
+        raise InvalidRequest("order: conversations come in one, desc: the latest activity first", param="order")
     cursor = (await service.store.session(tenant, after)).cursor if after else None
     words = check_text(request.query.get("search", ""), "search") or None
     rows, more = await service.store.list_sessions(tenant, limit=page_limit(request, 50), after=cursor, search=words)
@@ -81,6 +74,7 @@ async def delete(request: web.Request) -> web.Response:
     """A turn of it that runs or begins meanwhile is ended and deleted with it: once this is answered nothing is left,
     and nothing is written afterwards. A client that leaves does not stop it halfway."""
     service, session_id = request.app[SERVICE], request.match_info["id"]
+    await audited(request, "conversation.deleted", session_id)
     await asyncio.shield(service.hub.delete_session(tenant_of(request), session_id))
     return json_response(wire.Deleted(id=session_id, object="conversation.deleted"))
 
@@ -97,7 +91,7 @@ async def add_items(request: web.Request) -> web.Response:
     hashes = await service.hub.append_messages(tenant, session_id, messages)
     service.hub.prefetcher.soon(tenant, session_id)  # a tool's result, most likely: its answer is asked for next
     added = [message for message in await _chain(service, tenant, session_id) if message.hash in hashes]
-    return json_response(_page([item for message in added for item in _items_of(message, None)], False))
+    return json_response(_page([item for message in added for item in message_items(message)], False))
 
 
 async def items(request: web.Request) -> web.Response:
@@ -131,7 +125,7 @@ async def input_items(request: web.Request) -> web.Response:
     before = next((i for i, message in enumerate(chain, 1) if message.hash == turn.parent_hash), 0)
     if sent := turn.request.get("sent_messages"):  # the whole conversation, of which the beginning was stored before
         before = len(chain) - sent
-    found = [item for message in chain[before:] for item in _items_of(message, None)]
+    found = [item for message in chain[before:] for item in message_items(message)]
     return json_response(_paged(request, found))
 
 
@@ -159,13 +153,40 @@ async def item(request: web.Request) -> web.Response:
     return json_response(found)
 
 
+async def delete_item(request: web.Request) -> web.Response:
+    """The conversation goes on without an item; of a message that has others it is the others. What stands behind it
+    stays as it was said, and is computed anew with the next turn."""
+    service, wanted = request.app[SERVICE], request.match_info["item"]
+    tenant = tenant_of(request)
+    told = await _told(service, tenant, request.match_info["id"])
+    place, found = next(((place, item) for place, item in told.items if item.id == wanted), (None, None))
+    if place is None or found is None:
+        raise ItemNotFound(f"the conversation has no item {shown(wanted)}")
+    if place == len(told.chain):
+        raise SessionBusy("the answer is still running; cancel it, or wait for its end")
+    left = without(told.chain[place], found)
+    changed = await service.hub.revising.put(tenant, told.session, told.chain, place, [left] if left else [])
+    return json_response(conversation_object(service, changed))
+
+
 async def _chain(service: Service, tenant: str, session_id: str) -> list[Message]:
     return await service.store.load_chain(tenant, (await service.store.session(tenant, session_id)).tip_hash)
 
 
+class _Told(NamedTuple):
+    """A conversation's items, each with the place of its message in the chain."""
+
+    session: Session
+    chain: list[Message]
+    items: list[tuple[int, wire.AnyItem]]
+
+
 async def _all_items(service: Service, tenant: str, session_id: str) -> list[wire.AnyItem]:
-    """Every message and call as an item, oldest first; an answer with its turn's account, a running one as far as it
-    is."""
+    return [item for _, item in (await _told(service, tenant, session_id)).items]
+
+
+async def _told(service: Service, tenant: str, session_id: str) -> _Told:
+    """Every message, thought and call as an item, oldest first; a running answer as far as it is, behind the chain."""
     store = service.store
     # First: a turn that ends while the store is read is in what was read last, or here.
     live = service.hub.live_of_session(tenant, session_id)
@@ -175,71 +196,24 @@ async def _all_items(service: Service, tenant: str, session_id: str) -> list[wir
             session, turns = await store.session(tenant, session_id), await store.turns_of(tenant, session_id)
     chain = await store.load_chain(tenant, session.tip_hash)
     answered = {turn.tip_hash: turn for turn in turns if turn.tip_hash}
-    found = [item for message in chain for item in _items_of(message, answered.get(message.hash))]
+    told = await told_answers(service, tenant, [(m, answered[m.hash]) for m in chain if m.hash in answered])
+    told |= await kept_answers(service, chain, turns)
+    found = [
+        (place, item)
+        for place, m in enumerate(chain)
+        for item in message_items(m, answered.get(m.hash), told.get(m.hash))
+    ]
     if live is not None and live.request.generate and (not chain or chain[-1].hash == live.input_tip):
-        found += _live_items(live)
-    return found
-
-
-def _items_of(message: Message, turn: Turn | None) -> list[wire.AnyItem]:
-    """A message with its text, and its calls. What an answer that only calls has to say of its turn, its first call
-    says."""
-    said, calls = _item(message, turn), [call_item(call) for call in calls_of(message.content)]
-    if not isinstance(said, wire.Item) or not calls or text_of(message.content):
-        return [said, *calls]
-    return [msgspec.structs.replace(calls[0], chatpager=said.chatpager), *calls[1:]]
-
-
-def _item(message: Message, turn: Turn | None) -> wire.Item | wire.FunctionOutputItem:
-    text = text_of(message.content)
-    if (call_id := call_id_of(message.content)) is not None:
-        name = "fco_" + message.hash.partition(":")[2]
-        return wire.FunctionOutputItem(id=name, status="completed", call_id=call_id, output=text)
-    if message.role != "assistant":
-        part = wire.TextPart("input_text", text)
-        return wire.Item(id=_message_id(message.hash), status="completed", role=message.role, content=[part])
-    if turn is None:
-        part = wire.TextPart("output_text", text)
-        status = item_status(SHOWN_AS[message.status])
-        return wire.Item(id=_message_id(message.hash), status=status, role="assistant", content=[part])
-    ours = {
-        "response_id": turn.id,
-        "state": turn.status,
-        "usage": usage_object(turn.usage) if turn.usage else None,
-        "cache": turn.receipt,
-        "timings": turn.timings,
-        "error": error_details(turn.status, turn.error),
-    }
-    return _answer(turn.id, text, turn.status, ours)
-
-
-def _live_items(turn: LiveTurn) -> list[wire.AnyItem]:
-    answer = turn.stream.answer
-    calls = [call_item(call) for call in answer.calls]
-    return [_live_item(turn, answer.text), *calls] if answer.text or not calls else [*calls]
-
-
-def _live_item(turn: LiveTurn, text: str) -> wire.Item:
-    unknown = dict.fromkeys(("usage", "cache", "timings", "error"))
-    ours = {"response_id": turn.id, "state": "in_progress", **unknown}
-    return _answer(turn.id, text, "in_progress", ours)
-
-
-def _answer(turn_id: str, text: str, state: str, ours: Json) -> wire.Item:
-    plain = answer_item(turn_id, text, item_status(SHOWN_AS[state]))
-    return wire.Item(id=item_id(turn_id), status=plain.status, role=plain.role, content=plain.content, chatpager=ours)
+        found += [(len(chain), item) for item in live_items(live)]
+    return _Told(session, chain, found)
 
 
 # -- parts ------------------------------------------------------------------------------------------------------------
 
 
-def _message_id(message_hash: str) -> str:
-    return "msg_" + message_hash.partition(":")[2]
-
-
-def conversation_object(service: Service, session: Session) -> wire.Conversation:
+def conversation_object(service: Service, session: Session) -> wire_conversations.Conversation:
     live = service.hub.live_of_session(session.tenant, session.id)
-    return wire.Conversation(
+    return wire_conversations.Conversation(
         id=session.id,
         created_at=session.created_at // 1000,
         metadata={**session.metadata, **({"title": session.title} if session.title else {})},

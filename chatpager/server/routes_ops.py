@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,17 @@ from chatpager import __version__
 from chatpager.engine.stats import EngineStats
 from chatpager.errors import EngineStopped, ModelNotFound
 from chatpager.server import wire
+from chatpager.server.own_figures import own_figures
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE, Service
 
 STATIC = Path(__file__).parent / "static"
 CSP = (
-    "default-src 'self'; script-src 'self'; style-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; "
+    "default-src 'self'; script-src 'self'; style-src 'self'; connect-src 'self'{sockets}; img-src 'self' data:; "
     "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+HOST = re.compile(r"[A-Za-z0-9.-]+(:\d+)?")
+"""What may stand in a policy; to an address in brackets 'self' must do."""
 TYPES = {
     ".html": "text/html",
     ".js": "text/javascript",
@@ -34,6 +38,7 @@ TYPES = {
 NO_PAGE = """chatpager is running. Its page is not built in this checkout; to build it: make page
 The API is at /v1 (Responses, Conversations, Chat Completions), metrics at /metrics, health at /health.
 """
+PAGES = {"/": "/index.html", "/admin": "/admin.html"}
 ASSETS = web.AppKey("assets", dict[str, tuple[bytes, str]])
 
 
@@ -71,9 +76,16 @@ async def health(request: web.Request) -> web.Response:
     """Ready to begin turns, or 503 with the reason; and what the KV cache holds."""
     service = request.app[SERVICE]
     stats = await _stats(service)
-    engine = "stopped" if not service.hub.engine.alive else "stalled" if stats is None else "ok"
+    thread = service.hub.engine
+    dead = "restarting" if thread.restarting else "stopped"
+    able = "ok" if service.metrics.numbers.good else "numeric_errors"
+    engine = dead if not thread.alive else "stalled" if stats is None else able
     status = "draining" if service.draining else engine
     body: dict[str, Any] = {"status": status, "version": __version__, "model": service.served.name}
+    if thread.restarts:
+        body["restarts"] = thread.restarts
+    if service.hub.is_fake:
+        body["engine"] = "fake"
     if stats is not None:
         memory = stats.memory
         body["kv"] = {
@@ -104,7 +116,7 @@ async def version(request: web.Request) -> web.Response:
 
 async def metrics(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
-    text = service.metrics.render(await _stats(service))
+    text = service.metrics.render(await _stats(service), await own_figures(service.store.transactions))
     return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
 
@@ -117,12 +129,18 @@ async def _stats(service: Service) -> EngineStats | None:
         return None
 
 
+def policy(host: str) -> str:
+    """What a page of this host may load and whom it may ask: nobody else. Older browsers do not count the sockets of a
+    host as its own."""
+    return CSP.format(sockets=f" ws://{host} wss://{host}" if HOST.fullmatch(host) else "")
+
+
 async def page(request: web.Request) -> web.Response:
-    """The chat page or one of its files."""
-    path = "/index.html" if request.path == "/" else request.path
+    """The chat page, the admin page, or one of their files."""
+    path = PAGES.get(request.path, request.path)
     asset = request.app[ASSETS].get(path)
     if asset is None:
-        if request.path == "/":
+        if request.path in PAGES:
             return web.Response(text=NO_PAGE)
         raise web.HTTPNotFound
     body, kind = asset
@@ -132,7 +150,7 @@ async def page(request: web.Request) -> web.Response:
         content_type=kind,
         charset="utf-8" if kind.startswith("text/") else None,
         headers={
-            "Content-Security-Policy": CSP,
+            "Content-Security-Policy": policy(request.host),
             "X-Content-Type-Options": "nosniff",
             "Referrer-Policy": "no-referrer",
             "Cache-Control": "public, max-age=31536000, immutable" if hashed else "no-cache",

@@ -9,12 +9,14 @@ import msgspec
 from aiohttp import web
 
 from chatpager.errors import InvalidRequest
-from chatpager.server import wire
+from chatpager.server import wire, wire_conversations
+from chatpager.server.auditing import audited
 from chatpager.server.input_items import Json, check_text
 from chatpager.server.reading import decode
 from chatpager.server.routes_cache import lease_granted
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE
+from chatpager.sessions.keeping import KEPT_AT_MOST
 from chatpager.sessions.publishing import Known
 
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -25,6 +27,7 @@ async def create(request: web.Request) -> web.Response:
     """Publish instructions, compute them, and with a ``ttl`` keep them on the device for so many seconds."""
     service = request.app[SERVICE]
     label, instructions, ttl = _wish(decode(await request.read()))
+    await audited(request, "prefix.published", label)
     known, pinned = await service.hub.publisher.publish(label, instructions, service.served.name, ttl)
     pin = None
     if ttl is not None:
@@ -44,6 +47,7 @@ async def retrieve(request: web.Request) -> web.Response:
 
 async def delete(request: web.Request) -> web.Response:
     service, label = request.app[SERVICE], request.match_info["label"]
+    await audited(request, "prefix.withdrawn", label)
     await service.hub.publisher.withdraw(label)
     return json_response(wire.Deleted(id=label, object="prefix.deleted"))
 
@@ -56,14 +60,14 @@ def _wish(body: Json) -> tuple[str, str, float | None]:
         raise InvalidRequest("label is 1 to 64 of A-Z a-z 0-9 . _ -, a letter or digit first", param="label")
     if not isinstance(instructions, str):
         raise InvalidRequest("instructions is a text", param="instructions")
-    if ttl is not None and (type(ttl) not in (int, float) or not ttl > 0):
-        raise InvalidRequest("ttl is a number of seconds above 0", param="ttl")
+    if ttl is not None and (type(ttl) not in (int, float) or not 0 < ttl <= KEPT_AT_MOST):
+        raise InvalidRequest(f"ttl is a number of seconds above 0, and at most {KEPT_AT_MOST:.0f}", param="ttl")
     return label, check_text(instructions, "instructions"), ttl
 
 
-def _prefix(known: Known, **more: Any) -> wire.Prefix:
+def _prefix(known: Known, **more: Any) -> wire_conversations.Prefix:
     cache = msgspec.to_builtins(known.cache) if known.cache else {"label": known.prefix.label}
-    return wire.Prefix(
+    return wire_conversations.Prefix(
         status="published" if known.cache else "not_served",
         model=known.prefix.model,
         created_at=known.prefix.created_at // 1000,

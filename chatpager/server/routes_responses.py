@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
-from chatpager.server import wire
+from chatpager.server import wire, wire_events
 from chatpager.server.encode_response import ResponseEncoder
 from chatpager.server.keyring import tenant_of
-from chatpager.server.once import begin_once
-from chatpager.server.reading import checked_key, decode
+from chatpager.server.once import begin_once, key_of
+from chatpager.server.reading import decode
 from chatpager.server.requests import response_request
 from chatpager.server.resuming import event_number, events_gone, resumable
 from chatpager.server.service import (
@@ -19,7 +19,6 @@ from chatpager.server.service import (
     facts_of,
     final_response,
     live_response,
-    reader_gone,
     stored_response,
 )
 from chatpager.server.sse import Frames, send_events
@@ -35,32 +34,32 @@ async def create(request: web.Request) -> web.StreamResponse:
     service, tenant = request.app[SERVICE], tenant_of(request)
     raw = decode(await request.read())
     stream = raw.get("stream") is True
-    key = checked_key(request.headers.get("Idempotency-Key"), "Idempotency-Key")
-    turn = await begin_once(service, response_request(raw, service.served, tenant, key))
+    wanted = response_request(raw, service.served, tenant, key_of(request))
+    turn = await begin_once(service, wanted)
     if isinstance(turn, str):
         if stream:
             raise events_gone(turn)
         return json_response(await stored_response(service, tenant, turn))
-    try:
+    if raw.get("background") is True and not stream:
+        return json_response(_as_it_is(turn))
+    with service.readers.reading(turn, told=stream):
         if not stream:
             return json_response(final_response(turn, await turn.stream.end()))
         encoder = ResponseEncoder(facts_of(turn))
         return await send_events(request, _frames(turn, encoder), lambda error: _frame(encoder.broken(error)))
-    finally:
-        reader_gone(service, turn, told=stream)
 
 
 async def _frames(turn: LiveTurn, encoder: ResponseEncoder, after: int = -1) -> Frames:
     async for event in turn.stream.follow():
         final = final_response(turn, event) if isinstance(event, Ended) else None
         for frame in encoder.feed(event, final):
-            if isinstance(frame, wire.PrefillEvent):
+            if isinstance(frame, wire_events.PrefillEvent):
                 continue
-            if frame.sequence_number > after or (final and isinstance(frame, wire.ResponseEvent)):
+            if frame.sequence_number > after or (final and isinstance(frame, wire_events.ResponseEvent)):
                 yield _frame(frame)  # the end also to a client that has more numbers than there are
 
 
-def _frame(event: wire.Event | wire.ErrorEvent) -> str:
+def _frame(event: wire_events.Event | wire_events.ErrorEvent) -> str:
     return f"event: {event.type}\ndata: {wire.encode(event)}"
 
 
@@ -82,10 +81,12 @@ async def _resume(request: web.Request) -> web.StreamResponse:
         ResponseEventsExpired: it has ended, and what is kept of it is the whole.
     """
     after = event_number(request.query.get("starting_after", "-1"))
-    turn = await resumable(request.app[SERVICE], tenant_of(request), request.match_info["id"])
+    service = request.app[SERVICE]
+    turn = await resumable(service, tenant_of(request), request.match_info["id"])
     encoder = ResponseEncoder(facts_of(turn))
     frames = _frames(turn, encoder, after)
-    return await send_events(request, frames, lambda error: _frame(encoder.broken(error)))
+    with service.readers.reading(turn, told=True):
+        return await send_events(request, frames, lambda error: _frame(encoder.broken(error)))
 
 
 async def cancel(request: web.Request) -> web.Response:
@@ -102,6 +103,11 @@ async def delete(request: web.Request) -> web.Response:
     response_id = request.match_info["id"]
     await delete_turn(request.app[SERVICE], tenant_of(request), response_id, "response")
     return json_response(wire.Deleted(id=response_id, object="response"))
+
+
+def _as_it_is(turn: LiveTurn) -> wire.Response:
+    """Of a key that came before, it may be at its end."""
+    return final_response(turn, turn.stream.ended) if turn.stream.ended else live_response(turn)
 
 
 def _live(request: web.Request) -> LiveTurn | None:

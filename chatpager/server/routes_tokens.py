@@ -18,7 +18,7 @@ from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE
 
 MAX_IDS = 1 << 20
-Id = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+Id = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Tokenize(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +45,7 @@ async def input_tokens(request: web.Request) -> web.Response:
 
 async def tokenize(request: web.Request) -> web.Response:
     service, tenant = request.app[SERVICE], tenant_of(request)
-    body, _ = read(decode(await request.read()), Tokenize)
+    body, told = read(decode(await request.read()), Tokenize)
     check_model(body.model, service.served)
     if (body.prompt is None) == (body.messages is None):
         raise InvalidRequest("send either prompt or messages", param="prompt")
@@ -54,9 +54,15 @@ async def tokenize(request: web.Request) -> web.Response:
         ids = await service.hub.prompt(asked)
     else:
         ids = await service.hub.text_ids(tenant, check_text(body.prompt or "", "prompt"))
-    told = await service.hub.texts([[id] for id in ids]) if body.return_token_strs else None
+    texts = await service.hub.texts([[id] for id in ids]) if body.return_token_strs else None
     return json_response(
-        wire.Tokens(count=len(ids), max_model_len=service.hub.max_model_len, tokens=list(ids), token_strs=told)
+        wire.Tokens(
+            count=len(ids),
+            max_model_len=service.hub.max_model_len,
+            tokens=list(ids),
+            token_strs=texts,
+            chatpager={"warnings": told} if told else None,
+        )
     )
 
 
@@ -64,5 +70,9 @@ async def detokenize(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
     body, _ = read(decode(await request.read()), Detokenize)
     check_model(body.model, service.served)
+    size = service.hub.num_tokens
+    for i, token in enumerate(body.tokens):
+        if token >= size:
+            raise InvalidRequest(f"tokens[{i}] is {token}, outside 0..{size - 1}", param=f"tokens[{i}]")
     (text,) = await service.hub.texts([body.tokens])
     return json_response({"prompt": text})

@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 import msgspec
 from aiohttp import web
 
 from chatpager.config import ServerConfig
-from chatpager.errors import EngineStopped, ResponseNotFound
-from chatpager.server import wire
+from chatpager.errors import EngineStopped, Overloaded, RateLimited, ResponseNotFound
+from chatpager.server import wire, wire_admin
 from chatpager.server.cache_diagnostics import diagnostics
 from chatpager.server.encode_response import ResponseFacts, response_object
+from chatpager.server.keyed_turns import KeyedTurns
 from chatpager.server.metrics import Metrics
+from chatpager.server.readers import Readers, found_again
 from chatpager.server.requests import Served
-from chatpager.sessions.answers import Answer, calls_of
+from chatpager.sessions.answers import Answer, Reasoning, calls_of
 from chatpager.sessions.hub import SessionHub
 from chatpager.sessions.keeping import BEAT_SECONDS
+from chatpager.sessions.logprobs import logprobs_of
 from chatpager.sessions.stream import Ended
-from chatpager.sessions.turn import LiveTurn, TurnRequest, choice_id
-from chatpager.store import Store, Turn, TurnKind, text_of
+from chatpager.sessions.turn import LiveTurn, TurnRequest, TurnState, choice_id
+from chatpager.store import Message, MessageHash, Store, Turn, TurnKind, text_of
 
-CALLED: dict[TurnKind, str] = {"response": "response", "chat": "chat completion"}
+CALLED: dict[TurnKind, str] = {
+    "response": "response",
+    "chat": "chat completion",
+    "completion": "completion",
+    "message": "message",
+}
 
 
 @dataclass
@@ -34,9 +43,13 @@ class Service:
     served: Served
     metrics: Metrics
     started_at: int
+    settings: Sequence[wire_admin.Setting] = ()
+    """As admins are shown them."""
     draining: bool = False
-    send_seconds: float = 30.0
+    send_seconds: float = 8.0
     """A frame that a client does not take for so long ends its connection."""
+    frames_per_second: float = 100.0
+    """That one WebSocket may send in the long run."""
     body_seconds: float = 60.0
     """From a request's head to the end of its body."""
     close_seconds: float = 5.0
@@ -49,20 +62,25 @@ class Service:
     """Between two signs of life that an open WebSocket gives of its conversations."""
     keepalive_seconds: float = 10.0
     """Between two comments of an event stream."""
+    look_seconds: float = 1.0
+    """Between two looks that an admin's page is told of."""
+
+    def __post_init__(self) -> None:
+        self.keyed = KeyedTurns()
+        self.readers = Readers(self.config.detach_grace, self.stop)
 
     @property
     def store(self) -> Store:
         return self.hub.store
 
+    def stop(self, turn: LiveTurn) -> None:
+        """End a turn, if it runs, for want of readers."""
+        if turn.stream.ended is None:
+            with suppress(EngineStopped):  # then the hub ends the turn
+                self.hub.cancel(turn.request.tenant, turn.id)
+
 
 SERVICE = web.AppKey("service", Service)
-
-
-def goes_on_alone(request: TurnRequest, *, told: bool) -> bool:
-    """Whether a turn runs to its end when its reader goes: one that can be found again does, through its conversation,
-    by its key, or by its id if the reader was ``told`` it."""
-    found_again = told or request.session_id is not None or request.client_key is not None
-    return request.stored and request.kind == "response" and found_again
 
 
 async def begin(service: Service, request: TurnRequest) -> list[LiveTurn]:
@@ -78,24 +96,39 @@ async def begin(service: Service, request: TurnRequest) -> list[LiveTurn]:
     try:
         return await asyncio.shield(submitting)
     except asyncio.CancelledError:
-        submitting.add_done_callback(_abandon(service))
+        submitting.add_done_callback(abandoned(service, told=False))
+        raise
+    except (Overloaded, RateLimited) as error:
+        service.metrics.refused(error)
         raise
 
 
-def _abandon(service: Service) -> Callable[[asyncio.Future[list[LiveTurn]]], None]:
-    def settled(submitting: asyncio.Future[list[LiveTurn]]) -> None:
-        if not submitting.cancelled() and submitting.exception() is None:
-            for turn in submitting.result():
-                reader_gone(service, turn, told=False)
+async def begin_all(service: Service, requests: Sequence[TurnRequest]) -> Sequence[LiveTurn]:
+    """All of them or none. Raises what ``begin`` does."""
+    turns: list[LiveTurn] = []
+    try:
+        for request in requests:
+            turns += await begin(service, request)
+    except BaseException:
+        for turn in turns:
+            service.stop(turn)
+        raise
+    return turns
+
+
+def abandoned(service: Service, *, told: bool) -> Callable[[asyncio.Future[Any]], None]:
+    """What is to be done with the turns that somebody was waiting for who has left; ``told`` as ``Readers`` has it."""
+
+    def settled(beginning: asyncio.Future[Sequence[LiveTurn]]) -> None:
+        if not beginning.cancelled() and beginning.exception() is None:
+            for turn in beginning.result():
+                if found_again(turn.request, told=told):
+                    with service.readers.reading(turn, told=told):
+                        pass
+                else:  # its id was told to nobody, whatever was to become of it
+                    service.stop(turn)
 
     return settled
-
-
-def reader_gone(service: Service, turn: LiveTurn, *, told: bool) -> None:
-    """The only reader of a turn has left. ``told``: it knows the turn's id."""
-    if turn.stream.ended is None and not goes_on_alone(turn.request, told=told):
-        with suppress(EngineStopped):  # then the hub ends the turn
-            service.hub.cancel(turn.request.tenant, turn.id)
 
 
 # -- response objects -------------------------------------------------------------------------------------------------
@@ -115,6 +148,7 @@ def final_response(turn: LiveTurn, ended: Ended) -> wire.Response:
         facts_of(turn),
         ended.status,
         answer=ended.answer if turn.token_ids else None,
+        logprobs=logprobs_of(turn.stream.events) if turn.request.params.logprobs is not None else (),
         usage=turn.stored_usage(ended),
         receipt=facts["cache"],
         timings=facts["timings"],
@@ -125,9 +159,14 @@ def final_response(turn: LiveTurn, ended: Ended) -> wire.Response:
 
 
 def live_response(turn: LiveTurn) -> wire.Response:
-    """The response as far as it was shown: what the engine gave beyond that is not in the journal yet."""
+    """The response as far as it was shown: what the engine gave beyond that is not in the journal yet. ``queued`` is
+    one that runs in the background, until the engine has begun with it."""
     answer = turn.stream.answer
-    return response_object(facts_of(turn), answer=answer if answer.text or answer.calls else None)
+    waits = turn.state is TurnState.QUEUED and turn.request.parameters.get("background")
+    state = "queued" if waits else "in_progress"
+    return response_object(
+        facts_of(turn), state, answer=answer if answer.text or answer.calls or answer.reasoning else None
+    )
 
 
 async def stored_response(service: Service, tenant: str, response_id: str) -> wire.Response | dict[str, object]:
@@ -149,8 +188,7 @@ async def stored_response(service: Service, tenant: str, response_id: str) -> wi
 async def rebuilt_response(service: Service, turn: Turn) -> wire.Response:
     answer = None
     if turn.tip_hash is not None:
-        content = (await service.store.load_chain(turn.tenant, turn.tip_hash))[-1].content
-        answer = Answer(text_of(content), tuple(calls_of(content)), 0)
+        answer = await stored_answer(service, turn, (await service.store.load_chain(turn.tenant, turn.tip_hash))[-1])
     facts = ResponseFacts(turn.id, turn.created_at, turn.model, turn.previous_turn_id, turn.session_id, turn.request)
     return response_object(
         facts,
@@ -162,6 +200,52 @@ async def rebuilt_response(service: Service, turn: Turn) -> wire.Response:
         error=turn.error,
         completed_at=turn.completed_at,
     )
+
+
+async def stored_answer(service: Service, turn: Turn, message: Message) -> Answer:
+    """A turn's answer, from its message; what was thought only where its ids can be read."""
+    text = text_of(message.content)
+    read = await service.hub.rereader.answer(turn, message.token_ids, text) if message.token_ids else None
+    return read or Answer(text, tuple(calls_of(message.content)), 0)
+
+
+async def told_answers(
+    service: Service, tenant: str, answered: Sequence[tuple[Message, Turn]]
+) -> dict[MessageHash, Answer]:
+    """By their messages, the answers among these that may have said more than the message tells: thoughts, and where
+    they stood."""
+    found = {turn.id: (message, turn) for message, turn in answered if _may_have_thought(turn)}
+    bodies = await service.store.responses(tenant, list(found)) if found else {}
+    return {
+        message.hash: answer_told(message, bodies[id]["output"])
+        if id in bodies
+        else await stored_answer(service, turn, message)
+        for id, (message, turn) in found.items()
+    }
+
+
+async def kept_answers(service: Service, chain: Sequence[Message], turns: Sequence[Turn]) -> dict[MessageHash, Answer]:
+    """By their messages, the answers of ``chain`` that none of a conversation's ``turns`` gave as they stand there, as
+    behind a summary: what was thought is in their ids."""
+    given = {turn.tip_hash for turn in turns}
+    kept = [m for m in chain if m.role == "assistant" and m.token_ids and m.hash not in given]
+    read = {message.hash: await service.hub.rereader.kept(message, turns) for message in kept}
+    return {hash: answer for hash, answer in read.items() if answer and answer.reasoning}
+
+
+def _may_have_thought(turn: Turn) -> bool:
+    """Of a turn that a crash ended nothing was counted."""
+    return turn.usage is None or "reasoning_tokens" in turn.usage
+
+
+def answer_told(message: Message, output: Sequence[dict[str, Any]]) -> Answer:
+    """A turn's answer from its message and its response's output."""
+    kinds = [item["type"] for item in output]
+    calls_before = kinds[: kinds.index("message")].count("function_call") if "message" in kinds else 0
+    thoughts = [
+        Reasoning(place, item["content"][0]["text"]) for place, item in enumerate(output) if item["type"] == "reasoning"
+    ]
+    return Answer(text_of(message.content), tuple(calls_of(message.content)), calls_before, tuple(thoughts))
 
 
 async def delete_turn(service: Service, tenant: str, turn_id: str, kind: TurnKind) -> None:
@@ -181,6 +265,7 @@ async def delete_turn(service: Service, tenant: str, turn_id: str, kind: TurnKin
     names = [choice_id(turn_id, index) for index in range(choices)]
     for name in names:
         await service.hub.end(tenant, name)
+    service.keyed.forget(names)
     if live is not None and not live.request.stored:
         return
     for name in names[:0:-1]:  # the one that is named last: what is cut short here can be asked for again

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from chatpager.errors import ChatpagerError
 from chatpager.server import wire
-from chatpager.server.access import REQUEST_ID
+from chatpager.server.error_answers import REQUEST_ID
 from chatpager.server.error_bodies import error_body
 from chatpager.server.service import SERVICE
 from chatpager.sessions.mistakes import log_mistake

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any
 
 import msgspec
@@ -16,88 +16,72 @@ import structlog
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from chatpager.engine.heads import LeaseEvent
-from chatpager.errors import ChatpagerError, InvalidAPIKey, RequestTooLarge, StoreError
-from chatpager.server import wire
-from chatpager.server.access import REQUEST_ID
+from chatpager.errors import ChatpagerError, ConnectionTooOld, InvalidAPIKey, Overloaded, RateLimited, StoreError
+from chatpager.server import wire_events
+from chatpager.server.client_events import Cancel, Create, Draft, Lane, Prefetch, Resume
+from chatpager.server.drafting import Drafts
 from chatpager.server.encode_response import SHOWN_AS
-from chatpager.server.error_bodies import error_frame
+from chatpager.server.error_answers import REQUEST_ID
 from chatpager.server.input_items import Json
-from chatpager.server.keyring import KEYRING, digest_sent, tenant_of
+from chatpager.server.keyring import tenant_of
+from chatpager.server.logins import SENDER, caller_of
 from chatpager.server.once import begin_once
-from chatpager.server.protocol import (
-    SUBPROTOCOL,
-    Cancel,
-    Create,
-    Draft,
-    Lane,
-    Prefetch,
-    ResponsesProtocol,
-    Resume,
-)
+from chatpager.server.opening import Opening, conversation_known, opening
+from chatpager.server.protocol import SUBPROTOCOL, ResponsesProtocol
 from chatpager.server.requests import response_request
-from chatpager.server.resuming import event_number, events_gone, resumable
-from chatpager.server.service import SERVICE, Service, facts_of, final_response, reader_gone
+from chatpager.server.responses_socket import ResponsesSocket
+from chatpager.server.resuming import events_gone, resumable
+from chatpager.server.service import SERVICE, Service, facts_of
+from chatpager.server.telling import Telling
+from chatpager.sessions.fair_places import FairPlaces
 from chatpager.sessions.mistakes import log_mistake
-from chatpager.sessions.stream import Ended, Prefilled
-from chatpager.sessions.turn import LiveTurn, TurnRequest
+from chatpager.sessions.turn import LiveTurn
 
 log = structlog.get_logger(__name__)
 
-HEARTBEAT_SECONDS = 20.0
 MAX_CONVERSATIONS = 32
 """That one socket keeps alive and hears of; where it speaks in more, the one it left longest ago is left to itself."""
 CONNECTIONS: web.AppKey[set[Connection]] = web.AppKey("connections")
-
-
-class ResponsesSocket(web.WebSocketResponse):
-    """Says why before it closes for a frame that it did not read."""
-
-    async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
-        if code == WSCloseCode.MESSAGE_TOO_BIG and not message:
-            error = RequestTooLarge(f"a frame is larger than {self._max_msg_size} bytes")
-            return await self.refuse(code, error)
-        return await super().close(code=code, message=message, drain=drain)
-
-    async def refuse(self, code: int, error: ChatpagerError) -> bool:
-        with suppress(ConnectionResetError):
-            await self.send_str(wire.encode(error_frame(error)))
-        return await self.close(code=code, message=str(error).encode())
+PLACES = web.AppKey("places", FairPlaces)
+"""For WebSockets."""
 
 
 async def responses_socket(request: web.Request) -> web.WebSocketResponse:
+    """Raises Overloaded, RateLimited, InvalidRequest, ConversationNotFound: no socket is opened."""
+    asked = opening(request.query)
+    tenant, places = tenant_of(request), request.app[PLACES]
+    try:
+        places.take(tenant)
+    except (Overloaded, RateLimited) as error:
+        request.app[SERVICE].metrics.refused(error)
+        raise
+    try:
+        await conversation_known(request, asked)
+        return await _opened_socket(request, asked)
+    finally:
+        places.give_back(tenant)
+
+
+async def _opened_socket(request: web.Request, asked: Opening) -> web.WebSocketResponse:
     service = request.app[SERVICE]
-    resume = _resume_of(request)
     ws = ResponsesSocket(
-        protocols=[SUBPROTOCOL],
-        heartbeat=HEARTBEAT_SECONDS,
-        max_msg_size=service.config.max_message_bytes,
-        timeout=service.close_seconds,
-        compress=False,
+        max_message_bytes=service.config.max_message_bytes,
+        close_seconds=service.close_seconds,
+        send_seconds=service.send_seconds,
+        frames_per_second=service.frames_per_second,
     )
     await ws.prepare(request)
     connection = Connection(ws, request, service)
     request.app[CONNECTIONS].add(connection)
     service.metrics.sockets.inc()
-    if conversation := request.query.get("conversation"):
-        service.hub.prefetcher.soon(tenant_of(request), conversation)
+    if asked.conversation:
+        service.hub.prefetcher.soon(tenant_of(request), asked.conversation)
     try:
-        await connection.run(resume)
+        await connection.run(asked.resume)
     finally:
         service.metrics.sockets.dec()
         request.app[CONNECTIONS].discard(connection)
     return ws
-
-
-def _resume_of(request: web.Request) -> tuple[str, int] | None:
-    """The response that the client was reading when it lost its last socket, and the number of the last event it got.
-
-    Raises:
-        InvalidRequest: the socket is not opened.
-    """
-    response_id = request.query.get("response_id")
-    if not response_id:
-        return None
-    return response_id, event_number(request.query.get("starting_after", "-1"))
 
 
 class Connection:
@@ -106,8 +90,8 @@ class Connection:
     def __init__(self, ws: ResponsesSocket, request: web.Request, service: Service) -> None:
         self._ws = ws
         self._tenant = tenant_of(request)
-        self._keyring, self._key = request.app[KEYRING], digest_sent(request)
-        self._transport = request.transport
+        self._app, self.sender = request.app, request[SENDER]
+        self._turned_out = False
         self._request_id = request[REQUEST_ID]
         self._service = service
         self._protocol = ResponsesProtocol(extended=ws.ws_protocol == SUBPROTOCOL)
@@ -115,57 +99,82 @@ class Connection:
         self._tasks: set[asyncio.Task[None]] = set()
         self._owners: dict[str, None] = {}
         """Heads of the conversations that were spoken in here, the last spoken in last."""
-        self._drafts: list[Json | None] = []
-        """The one that is being passed on, and what was written since."""
-        self._drafts_ended = 0
+        self._drafts = Drafts(service, self._tenant, self._request_id)
 
     async def run(self, resume: tuple[str, int] | None = None) -> None:
         """Serve until the client leaves; first go on with a response that it was reading."""
-        beating = asyncio.get_running_loop().create_task(self._beat())
+        loop, age = asyncio.get_running_loop(), self._service.config.ws_max_age
+        self._next_beat = loop.call_later(self._service.beat_seconds, self._beat)
+        grows_old = loop.call_later(age, lambda: self._spawn(self._grow_old(age))) if age else None
         try:
             if resume:
                 self._protocol.resume(*resume)
-                await self._act()
-            async for message in self._ws:
-                if not await self._is_welcome():
-                    break
-                if message.type is WSMsgType.TEXT:
-                    self._protocol.receive_text(message.data)
-                elif message.type is WSMsgType.BINARY:
-                    self._protocol.receive_binary()
-                await self._act()
+                await self.act()
+            async with aclosing(self._ws.frames()) as frames:
+                async for message in frames:
+                    if not await self._is_welcome():
+                        break
+                    if message.type is WSMsgType.TEXT:
+                        self._protocol.receive_text(message.data)
+                    elif message.type is WSMsgType.BINARY:
+                        self._protocol.receive_binary()
+                    await self.act()
         finally:
+            if self._ws.close_code == WSCloseCode.ABNORMAL_CLOSURE:
+                self._ws.cut()  # aiohttp waits for what is left to be taken, and nobody is there
             for owner in self._owners:
                 self._service.hub.keeper.unwatch(owner, self._lease_changed)
-            for task in (beating, *self._tasks):
-                task.cancel()
-            self._end_draft()
-            await asyncio.gather(beating, *self._tasks, return_exceptions=True)
+            self._next_beat.cancel()
+            if grows_old:
+                grows_old.cancel()
+            self._drafts.end()
+            if self._tasks:
+                for task in self._tasks:
+                    task.cancel()
+                await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _is_welcome(self) -> bool:
-        """Whether the key that opened the socket still opens it; if not, it is closed. What it began goes on, as when
-        its reader leaves."""
+    async def _is_welcome(self, *, used: bool = True) -> bool:
+        """Whether the key or the login that opened the socket still opens it; if not, it is closed. What it began goes
+        on, as when its reader leaves."""
         try:
-            await self._keyring.caller(self._key)
+            await caller_of(self._app, self.sender, used=used)
         except InvalidAPIKey as error:
-            await self._ws.refuse(WSCloseCode.POLICY_VIOLATION, error)
+            await self._refuse(error)
             return False
         except StoreError as error:
             # What is asked of the store will say so; a cancel asks nothing of it.
             log.debug("ws.key_not_checked", request_id=self._request_id, reason=str(error))
         return True
 
-    async def _beat(self) -> None:
-        """An open connection is a sign of life of its conversations."""
-        while True:
-            await asyncio.sleep(self._service.beat_seconds)
-            if await self._is_welcome():
-                self._service.hub.keeper.alive(self._owners, connected=True)
+    def turn_out(self, error: InvalidAPIKey) -> None:
+        """Tell it once, and close; whoever does not take that is cut off."""
+        if not self._turned_out:
+            self._turned_out = True
+            self._spawn(self._refuse(error))
+
+    async def _refuse(self, error: InvalidAPIKey) -> None:
+        try:
+            async with asyncio.timeout(self._service.send_seconds):
+                await self._ws.refuse(WSCloseCode.POLICY_VIOLATION, error)
+        except TimeoutError:
+            self._ws.cut()
+
+    def _beat(self) -> None:
+        """An open connection is a sign of life of its conversations. A task that sleeps until then would be the half of
+        an idle socket's memory."""
+        self._next_beat = asyncio.get_running_loop().call_later(self._service.beat_seconds, self._beat)
+        self._service.hub.keeper.alive(self._owners, connected=True)
+
+    async def _grow_old(self, age: float) -> None:
+        """The socket has been open for as long as one may be; its responses go on as when it is lost."""
+        async with self._sending:
+            error = ConnectionTooOld(f"a socket stays open for {age:g} s; connect again, and go on where you were")
+            await self._ws.refuse(WSCloseCode.GOING_AWAY, error)
 
     def _lease_changed(self, event: LeaseEvent) -> None:
         if event.change in ("clipped", "expired", "revoked"):
             self._protocol.lease_changed(lease_frame(event))
-            self._spawn(self._act())
+            self._spawn(self.act())
 
     async def close(self) -> None:
         """For the server's end: every turn has ended; let that be told, then say goodbye."""
@@ -175,7 +184,7 @@ class Connection:
                     await asyncio.wait(self._tasks)
         await self._ws.close(code=WSCloseCode.SERVICE_RESTART, message=b"the server is restarting")
 
-    async def _act(self) -> None:
+    async def act(self) -> None:
         """Do what the protocol wants done, and send what it wants sent.
 
         The reading loop and the responses' tasks all come here. Frames leave the protocol only under the lock, so
@@ -192,22 +201,32 @@ class Connection:
                 case Prefetch(conversation):
                     self._service.hub.prefetcher.soon(self._tenant, conversation)
                 case Draft(body):
-                    self._drafts.append(body)
-                    if len(self._drafts) == 1:
-                        self._spawn(self._pass_drafts_on())
+                    if self._drafts.add(body):
+                        self._spawn(self._drafts.pass_on())
         async with self._sending:
-            for frame in self._protocol.frames_to_send():
-                await self._send(frame)
+            if frames := self._protocol.frames_to_send():
+                await self._send(frames)
 
-    async def _send(self, frame: str) -> None:
+    async def _send(self, frames: list[bytes]) -> None:
         try:
-            async with asyncio.timeout(self._service.send_seconds):
-                await self._ws.send_str(frame)
+            await self._ws.send_within(self._service.send_seconds, frames)
         except TimeoutError:
             log.warning("ws.reader_stalled", request_id=self._request_id)
-            self._cut()
+            self._ws.cut()
         except ConnectionResetError:
             log.debug("ws.reader_left", request_id=self._request_id)
+
+    def is_free(self) -> bool:
+        """Whether ``write`` may be called now: nobody is sending, and the client takes what it gets."""
+        return not self._sending.locked() and self._ws.has_room()
+
+    def write(self) -> None:
+        """Send what the protocol wants sent, where nothing is to be waited for."""
+        if frames := self._protocol.frames_to_send():
+            self._ws.write_frames(frames)
+
+    def written(self, stepped_at: float) -> None:
+        self._service.metrics.sending(stepped_at)
 
     def _cancel(self, response_id: str, lane: Lane) -> None:
         try:
@@ -215,40 +234,18 @@ class Connection:
         except ChatpagerError as error:
             self._protocol.not_cancelled(response_id, error, lane)
 
-    async def _pass_drafts_on(self) -> None:
-        """One after the other, but of those that came meanwhile only the last."""
-        while self._drafts:
-            body = self._drafts[-1]
-            del self._drafts[:-1]
-            if body is None:
-                self._end_draft()
-            else:
-                with suppress(ChatpagerError):
-                    await self._draft(response_request(body, self._service.served, self._tenant, draft=True))
-            if self._drafts[-1] is body:
-                self._drafts.clear()
-
-    async def _draft(self, request: TurnRequest) -> None:
-        ended = self._drafts_ended
-        await self._service.hub.draft(request, self._request_id, lambda: self._drafts_ended == ended)
-
-    def _end_draft(self) -> None:
-        self._drafts_ended += 1
-        self._service.hub.end_draft(self._request_id)
-
     async def _respond(self, body: Json, lane: Lane, key: str | None) -> None:
         turn = await self._begin(body, lane, key)
         if turn is None:
-            await self._act()
+            await self.act()
             return
         try:
             await self._follow(turn, lane)
         finally:
-            reader_gone(self._service, turn, told=True)
-            self._end_draft()
+            self._drafts.end()
 
     async def _resume(self, response_id: str, after: int, lane: Lane) -> None:
-        told = wire.ResumedFrame(response_id=response_id, recovered=False, starting_after=after, status=None)
+        told = wire_events.ResumedFrame(response_id=response_id, recovered=False, starting_after=after, status=None)
         try:
             turn = await resumable(self._service, self._tenant, response_id)
         except Exception as error:
@@ -257,27 +254,21 @@ class Connection:
                 error = ChatpagerError()
             self._protocol.resumed(told, lane)
             self._protocol.refused(error, lane)
-            await self._act()
+            await self.act()
             return
         status = SHOWN_AS[turn.stream.ended.status if turn.stream.ended else "in_progress"]
         self._protocol.resumed(msgspec.structs.replace(told, recovered=True, status=status), lane)
         await self._follow(turn, lane, after)
 
     async def _follow(self, turn: LiveTurn, lane: Lane, after: int = -1) -> None:
+        with self._service.readers.reading(turn, told=True):
+            await self._tell(turn, lane, after)
+
+    async def _tell(self, turn: LiveTurn, lane: Lane, after: int) -> None:
         self._follow_leases(turn.owner)
         self._protocol.began(facts_of(turn), lane, after)
-        clock, due = asyncio.get_running_loop().time, 0.0
-        past = len(turn.stream.events) if after >= 0 else 0
-        place = 0
-        async for event in turn.stream.follow():
-            place += 1
-            if isinstance(event, Prefilled):
-                if clock() < due or place <= past:
-                    continue
-                due = clock() + self._service.prefill_seconds
-            final = final_response(turn, event) if isinstance(event, Ended) else None
-            self._protocol.turn_event(event, final, lane)
-            await self._act()
+        seconds = self._service.prefill_seconds
+        await Telling(turn, lane, self._protocol, self, again=after >= 0, prefill_seconds=seconds).run()
 
     def _follow_leases(self, owner: str) -> None:
         if not owner:
@@ -315,15 +306,11 @@ class Connection:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
             log_mistake("ws.response_failed", error, request_id=self._request_id)
-            self._cut()
-
-    def _cut(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
+            self._ws.cut()
 
 
-def lease_frame(event: LeaseEvent) -> wire.LeaseFrame:
-    return wire.LeaseFrame(
+def lease_frame(event: LeaseEvent) -> wire_events.LeaseFrame:
+    return wire_events.LeaseFrame(
         conversation=event.owner.partition("\0")[2],
         change=event.change,
         strength=event.strength,

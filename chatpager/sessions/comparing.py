@@ -15,8 +15,8 @@ from chatpager.engine.chat_template import ChatMessage
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.errors import RequestError, ResponseNotFound
 from chatpager.sessions.around import around_of
-from chatpager.sessions.prompting import Prompting
-from chatpager.sessions.receipt import common_prefix
+from chatpager.sessions.prompting import Prompting, Question
+from chatpager.sessions.receipt import Break, common_prefix
 from chatpager.store import Store, Turn
 
 SHOWN_TOKENS = 12
@@ -109,6 +109,34 @@ class Comparing:
             common_tokens=common_prefix(prompt, other.token_ids),
         )
 
+    async def parted(
+        self, turn: Turn, asks: Question, computed: Sequence[int] | None = None, *, shown: bool = True
+    ) -> Break | None:
+        """Where what is about to be asked leaves an earlier ``turn``; None: nowhere, or that cannot be asked any more.
+        ``computed``: the turn's prompt and its answer, where they are known. ``shown``: what it says there, too."""
+        try:
+            earlier = await self._asked(turn)
+        except RequestError:
+            return None
+        then, now = earlier.token_ids, asks.prompt.token_ids
+        if computed is not None and common_prefix(then, computed) == len(then):
+            then = computed
+        common = common_prefix(then, now)
+        if common in (len(then), len(now)):
+            return None
+        place: int | None = len(earlier.messages)  # its answer's
+        if common < len(earlier.token_ids):
+            place = _first_other(earlier.messages, asks.messages)
+        known = place is not None and place < len(asks.messages)
+        return Break(
+            response_id=turn.id,
+            token_index=common,
+            message_index=place,
+            role=asks.messages[place].role if place is not None and known else None,
+            expected=self._shown(then[common:]) if shown else None,
+            got=self._shown(now[common:]),
+        )
+
     async def explain(self, tenant: str, first: str, second: str, block_size: int) -> Explanation:
         """Raises ResponseNotFound, ConversationNotFound."""
         a, b = await self.asked(tenant, first), await self.asked(tenant, second)
@@ -128,8 +156,7 @@ class Comparing:
     def _divergence(self, a: Asked, b: Asked, common: int) -> Divergence | None:
         if common in (len(a.token_ids), len(b.token_ids)):
             return None
-        pairs = enumerate(zip(a.messages, b.messages, strict=False))
-        place = next((i for i, (x, y) in pairs if x != y), None)
+        place = _first_other(a.messages, b.messages)
         return Divergence(
             token=common,
             message=place,
@@ -140,3 +167,7 @@ class Comparing:
 
     def _shown(self, token_ids: Sequence[int]) -> str:
         return self._tokenizer.decode(token_ids[:SHOWN_TOKENS], skip_special_tokens=False)
+
+
+def _first_other(a: Sequence[ChatMessage], b: Sequence[ChatMessage]) -> int | None:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), None)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
 import msgspec
 import structlog
 
 from chatpager import failpoints
+from chatpager.engine.answer_marks import unmarked
 from chatpager.engine.messages import StepOutput
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.errors import EngineStopped, StoreError
-from chatpager.sessions.answers import answer_content
+from chatpager.sessions.answers import Said, answer_content, joined
 from chatpager.sessions.mistakes import INTERNAL, log_mistake
 from chatpager.sessions.receipt import Receipt
-from chatpager.sessions.stream import Ended, Prefilled
+from chatpager.sessions.stream import Ended, Event, Prefilled, Started
 from chatpager.sessions.turn import Happening, LiveTurn, TurnState, choice_id
 from chatpager.store import (
     EndStatus,
@@ -32,6 +34,38 @@ from chatpager.store import (
 log = structlog.get_logger(__name__)
 
 NOT_STORED = "the answer could not be stored"
+MERGE_AFTER = 0.05
+"""Seconds that what a step brought may have waited for those before it; who reads sees no token come later by that."""
+AT_A_TIME = 64
+"""Turns that are served before others than turns have theirs."""
+
+
+class News:
+    """What some steps brought for one turn. ``stepped_at``: when the first of them ended."""
+
+    __slots__ = ("entry", "events", "merges", "stepped_at", "turn")
+
+    def __init__(self, turn: LiveTurn, stepped_at: float, merges: bool) -> None:
+        self.turn = turn
+        self.stepped_at = stepped_at
+        self.merges = merges
+        """What goes on with what is there already becomes one with it."""
+        self.events: list[Event] = []
+        self.entry: JournalEntry | None = None
+        """What must be written before anyone sees it."""
+
+    def add(self, said: list[Said], entry: JournalEntry | None) -> None:
+        if entry is not None:
+            self.entry = entry if self.entry is None else self.entry.then(entry)
+        if not self.merges:
+            self.events += said
+            return
+        for more in said:
+            last = self.events[-1] if self.events else None
+            if last is not None and not isinstance(last, Started | Prefilled | Ended) and (both := joined(last, more)):
+                self.events[-1] = both
+            else:
+                self.events.append(more)
 
 
 class Delivery:
@@ -49,6 +83,7 @@ class Delivery:
         account: Callable[[LiveTurn], Receipt | None],
         ended: Callable[[LiveTurn, Ended, MessageHash | None], None],
         pauses: Sequence[float],
+        merge_after: float = MERGE_AFTER,
         clock: Callable[[], float],
         wall: Callable[[], int],
     ) -> None:
@@ -57,16 +92,16 @@ class Delivery:
         self._tokenizer = tokenizer
         self._cancel = cancel
         self._account, self._ended = account, ended
-        self._pauses = pauses
+        self._pauses, self._merge_after = pauses, merge_after
         self._clock, self._wall = clock, wall
-        self._inbox: list[StepOutput] = []
+        self._inbox: list[tuple[float, list[StepOutput]]] = []
         self._arrived = asyncio.Event()
         self._finishing: dict[str, asyncio.Task[None]] = {}
         self._closing = False
 
-    def receive(self, outputs: list[StepOutput]) -> None:
-        """What one step of the engine brought; called on the loop, once a step."""
-        self._inbox += outputs
+    def receive(self, outputs: list[StepOutput], stepped_at: float = 0.0) -> None:
+        """What one step of the engine brought, which ended ``stepped_at``; called on the loop, once a step."""
+        self._inbox.append((stepped_at, outputs))
         self._arrived.set()
 
     async def run(self) -> None:
@@ -74,9 +109,9 @@ class Delivery:
         while self._inbox or not self._closing:
             await self._arrived.wait()
             self._arrived.clear()
-            outputs, self._inbox = self._inbox, []
+            steps, self._inbox = self._inbox, []
             try:
-                await self._deliver(outputs)
+                await self._deliver(steps)
             except Exception as error:
                 log_mistake("delivery.failed", error)
                 for turn in list(self._turns.values()):
@@ -92,39 +127,53 @@ class Delivery:
         self._closing = True
         self._arrived.set()
 
-    async def _deliver(self, outputs: Sequence[StepOutput]) -> None:
-        shown: list[tuple[LiveTurn, str, bool, Prefilled | None]] = []
-        entries: list[JournalEntry] = []
+    async def _deliver(self, steps: Sequence[tuple[float, Sequence[StepOutput]]]) -> None:
+        """What has waited for longer than ``merge_after`` is told of each turn as one event: there are fewer to send
+        then, and all readers get the same ones, for events have no numbers before."""
+        news: dict[str, News] = {}
         now = self._clock()
-        for output in outputs:
-            turn = self._turns.get(choice_id(output.request_id, output.index))
-            if turn is None:
-                continue
-            with self._alone(turn):
-                text, entry = turn.take(output, now)
-                if entry and turn.request.stored:
-                    entries.append(entry)
-                last = turn.state is TurnState.CLOSING
-                shown.append((turn, text, last, Prefilled(*output.prefilled) if output.prefilled else None))
-                if turn.stopped_by_string and not output.finish_reason:
-                    self._cancel_quietly(turn)
-        if entries:
+        merges = any(at and time.monotonic() - at > self._merge_after for at, _ in steps)
+        for stepped_at, outputs in steps:
+            for place, output in enumerate(outputs, 1):
+                self._take(output, stepped_at, now, news, merges)
+                if place % AT_A_TIME == 0:
+                    await asyncio.sleep(0)
+        if entries := [one.entry for one in news.values() if one.entry]:
             await self._journal(entries)
-        for turn, text, last, progress in shown:
-            with self._alone(turn):
-                self._show(turn, text, last, progress)
-        for turn, *_ in shown:
-            if turn.state is TurnState.CLOSING:
-                self.end(turn)
+        for place, one in enumerate(news.values(), 1):
+            try:
+                if one.events and not self._is_ending(one.turn):
+                    one.turn.stream.extend(one.events, one.stepped_at)
+            except Exception as error:
+                self._went_wrong(one.turn, error)
+            if place % AT_A_TIME == 0:
+                await asyncio.sleep(0)
+        for one in news.values():
+            if one.turn.state is TurnState.CLOSING:
+                self.end(one.turn)
 
-    @contextmanager
-    def _alone(self, turn: LiveTurn) -> Iterator[None]:
-        """A mistake in what concerns one turn ends that turn and no other."""
+    def _take(self, output: StepOutput, stepped_at: float, now: float, news: dict[str, News], merges: bool) -> None:
+        id = choice_id(output.request_id, output.index)
+        turn = self._turns.get(id)
+        if turn is None:
+            return
         try:
-            yield
+            said, entry = turn.take(output, now)
+            one = news.get(id)
+            if one is None:
+                one = news[id] = News(turn, stepped_at, merges)
+            if output.prefilled:
+                one.events.append(Prefilled(*output.prefilled))
+            one.add(said, entry if turn.request.stored else None)
+            if turn.stopped_by_string and not output.finish_reason:
+                self._cancel_quietly(turn)
         except Exception as error:
-            log_mistake("turn.failed", error, turn=turn.id)
-            self.end(turn, failed=INTERNAL)
+            self._went_wrong(turn, error)
+
+    def _went_wrong(self, turn: LiveTurn, error: Exception) -> None:
+        """A mistake in what concerns one turn ends that turn and no other."""
+        log_mistake("turn.failed", error, turn=turn.id)
+        self.end(turn, failed=INTERNAL)
 
     async def _journal(self, entries: Sequence[JournalEntry]) -> None:
         """A token that is not in the journal is never shown: its turn ends here."""
@@ -145,14 +194,6 @@ class Delivery:
         for turn_id in refused:
             if turn := self._turns.get(turn_id):
                 self.end(turn, failed=failed)
-
-    def _show(self, turn: LiveTurn, text: str, last: bool, progress: Prefilled | None) -> None:
-        if self._is_ending(turn):
-            return
-        if progress:
-            turn.stream.append(progress)
-        for event in turn.shown(text, last=last):
-            turn.stream.append(event)
 
     def _cancel_quietly(self, turn: LiveTurn) -> None:
         with suppress(EngineStopped):
@@ -253,13 +294,18 @@ class Delivery:
 
     def _exact_ids(self, turn: LiveTurn) -> list[int]:
         """The answer's ids; where a stop string cut the text inside a token, the ids of the text that is left."""
-        ids, decode = turn.answer_ids(), self._tokenizer.decode
+        ids, unsaid = turn.answer_ids(), self._tokenizer.structure_ids
+
+        def decode(ids: Sequence[int]) -> str:
+            return self._tokenizer.decode([i for i in ids if i not in unsaid])
+
         if not turn.stopped_by_string:
             return ids
-        kept, excess = len(ids), len(decode(ids)) - len(turn.text)
+        said = unmarked(turn.text)
+        kept, excess = len(ids), len(decode(ids)) - len(said)
         while kept and len(decode(ids[kept:])) < excess:
             kept -= 1  # a guess from the end alone: decoding the whole answer for each token would be slow
         kept = min(kept + 1, len(ids))
-        while not turn.text.startswith(text := decode(ids[:kept])):
+        while not said.startswith(text := decode(ids[:kept])):
             kept -= 1
-        return [*ids[:kept], *self._tokenizer.encode_plain(turn.text[len(text) :])]
+        return [*ids[:kept], *self._tokenizer.encode_plain(said[len(text) :])]

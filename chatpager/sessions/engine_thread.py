@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from chatpager.engine.engine import Engine
+from chatpager.engine.grammar_probe import deep_stacks
 from chatpager.engine.heads import LeaseEvent
 from chatpager.engine.messages import (
     AddRequest,
@@ -34,36 +35,63 @@ from chatpager.engine.messages import (
 from chatpager.engine.stats import EngineStats
 from chatpager.errors import ChatpagerError, EngineStopped, RequestError
 from chatpager.sessions.mistakes import log_mistake
+from chatpager.sessions.restarts import Breaker
 
 T = TypeVar("T")
 Outputs = Callable[[list[StepOutput]], None]
 STOPPED = "the engine has stopped; restart the server"
+STARTS_AGAIN = "the engine has failed and starts again; ask again in a moment"
 
 
 class EngineThread:
-    """``build`` makes the engine inside the thread; ``on_outputs`` and ``on_leases`` run on the loop that called
-    ``start``."""
+    """``build`` makes the engine inside the thread, and again after it died if the ``breaker`` allows it. The rest run
+    on the loop that called ``start``: ``on_death`` when an engine ends in whatever way, ``on_restart`` with the one
+    that takes its place, which knows of nothing that the last one did."""
 
     def __init__(
         self,
         build: Callable[[], Engine],
         on_outputs: Outputs,
         on_leases: Callable[[list[LeaseEvent]], None] = lambda events: None,
+        *,
+        on_death: Callable[[], None] = lambda: None,
+        on_restart: Callable[[Engine], None] = lambda engine: None,
+        breaker: Breaker | None = None,
     ) -> None:
         self._build = build
         self._on_outputs = on_outputs
         self._on_leases = on_leases
+        self._on_death, self._on_restart = on_death, on_restart
+        self._breaker = breaker
+        self.restarts = 0
+        self.restarting = False
         self._commands: queue.SimpleQueue[Command | Callable[[Engine], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="chatpager-engine", daemon=True)
         self._stopped = threading.Event()
+        self._over = False
+        """There will be no further engine."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ready: asyncio.Future[Engine] | None = None
         self._asked: set[asyncio.Future[Any]] = set()
         """Questions on their way to the thread; it may end before it reads them."""
+        self.stepped_at = 0.0
+        """When the step ended whose outputs are being given to ``on_outputs``, on ``time.monotonic``; 0: of no step."""
+        self.step: int | None = None
+        """Number of the step that is running."""
+        self._steps = 0
 
     @property
     def alive(self) -> bool:
-        return self._thread.is_alive() and not self._stopped.is_set()
+        return self._thread.is_alive() and not self._is_gone
+
+    @property
+    def _is_gone(self) -> bool:
+        return self._over or self._stopped.is_set()
+
+    @property
+    def why(self) -> str:
+        """What to say where it is not ``alive``."""
+        return STARTS_AGAIN if self.restarting else STOPPED
 
     async def start(self) -> Engine:
         """Load the model; returns the engine, of which only what never changes may be read here.
@@ -73,8 +101,12 @@ class EngineThread:
         """
         self._loop = asyncio.get_running_loop()
         self._ready = self._loop.create_future()
-        self._thread.start()
-        return await self._ready
+        with deep_stacks():
+            self._thread.start()
+        try:
+            return await self._ready
+        finally:
+            self._ready = None  # it would hold the first engine, and all its memory, beside every later one
 
     def send(self, command: Command) -> None:
         """Hand over a command; its outcome comes as an output.
@@ -82,8 +114,8 @@ class EngineThread:
         Raises:
             EngineStopped: the thread has ended.
         """
-        if self._stopped.is_set():
-            raise EngineStopped(STOPPED)
+        if self._is_gone:
+            raise EngineStopped(self.why)
         self._commands.put(command)
 
     async def stats(self) -> EngineStats:
@@ -116,8 +148,8 @@ class EngineThread:
             else:
                 loop.call_soon_threadsafe(settle, said)
 
-        if self._stopped.is_set():
-            raise EngineStopped(STOPPED)
+        if self._is_gone:
+            raise EngineStopped(self.why)
         self._asked.add(answer)
         self._commands.put(ask)
         try:
@@ -133,25 +165,38 @@ class EngineThread:
 
     def _settle(self, built: Engine | Exception) -> None:
         """Tell who waits for the start, unless they have given up."""
-        assert self._ready is not None
-        if self._ready.done():
+        if self._ready is None or self._ready.done():
             return
         if isinstance(built, Exception):
             self._ready.set_exception(built)
         else:
             self._ready.set_result(built)
 
+    def _stepped(self, outputs: list[StepOutput], at: float) -> None:
+        self.stepped_at = at
+        self._on_outputs(outputs)
+        self.stepped_at = 0.0
+
+    def _restarted(self, engine: Engine) -> None:
+        """On the loop, behind the last one's ``_ended``: whatever comes from now on is for this one."""
+        self.restarts += 1
+        self.restarting = False
+        self._stopped.clear()
+        self._on_restart(engine)
+
     def _ended(self) -> None:
-        """The thread's last word, on the loop: what was asked too late gets no figures."""
+        """An engine's last word, on the loop: what was asked too late gets no figures."""
         for answer in self._asked:
             if not answer.done():
-                answer.set_exception(EngineStopped(STOPPED))
+                answer.set_exception(EngineStopped(self.why))
         self._on_outputs([])
+        self._on_death()
 
     # -- inside the thread --------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        assert self._loop is not None and self._ready is not None
+        assert self._loop is not None
+        engine: Engine | None
         try:
             engine = self._build()
         except Exception as error:
@@ -159,18 +204,60 @@ class EngineThread:
             self._tell(self._settle, error)
             return
         self._tell(self._settle, engine)
+        while engine is not None and self._dies(engine):
+            engine = None  # its memory is for the next one
+            engine = self._build_again()
+            if engine is not None:
+                self._tell(self._restarted, engine)
+        self._over = True
+
+    def _build_again(self) -> Engine | None:
+        """None where it must not be, cannot be, or the thread was to end."""
+        try:
+            while self._commands.get_nowait() is not None:
+                pass  # for the one that died: who waits for it is told
+            self.restarting = False
+            return None
+        except queue.Empty:
+            pass
+        if not self.restarting:
+            return None
+        try:
+            return self._build()
+        except Exception as error:
+            log_mistake("engine.not_restarted", error)
+            self.restarting = False
+            return None
+
+    def _dies(self, engine: Engine) -> bool:
+        """Serve until it dies of a mistake, or until the thread shall end: False."""
+        died = False
         try:
             while self._take_commands(engine):
-                if outputs := engine.step(time.monotonic):
-                    self._tell(self._on_outputs, outputs)
+                self.step = self._steps = self._steps + 1
+                outputs = engine.step(time.monotonic)
+                self.step = None
+                if outputs:
+                    self._tell(self._stepped, outputs, time.monotonic())
                 if events := engine.leases.take_events():
                     self._tell(self._on_leases, events)
         except Exception as error:
-            log_mistake("engine.stopped", error)
+            died = True
+            self.restarting = self._breaker is not None and self._breaker.allows(time.monotonic())
+            log_mistake("engine.stopped", error, restarts=self.restarting)
         finally:
+            self.step = None
+            self._over = not (died and self.restarting)
             self._stopped.set()
             self._tell(self._ended)
+            self._close(engine)
+        return died
+
+    def _close(self, engine: Engine) -> None:
+        try:
             engine.close()
+        except Exception as error:
+            log_mistake("engine.not_closed", error)
 
     def _tell(self, function: Callable[..., object], *args: object) -> None:
         assert self._loop is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chatpager.errors import PreviousResponseNotFound, ResponseNotFound, SessionBusy
+from chatpager.errors import ConversationNotFound, PreviousResponseNotFound, ResponseNotFound, SessionBusy
 from chatpager.sessions.orphans import Orphans
 from chatpager.sessions.turn import TurnRequest
 from chatpager.store import Message, MessageHash, NewMessage, Store
@@ -25,10 +25,17 @@ async def history_of(
         return stored, request.messages[len(stored) :]
     tip: MessageHash | None = None
     if request.session_id is not None:
-        tip = (await store.session(tenant, request.session_id)).tip_hash
+        tip = await _tip_of_session(tenant, request.session_id, store)
     elif request.previous_turn_id is not None:
         tip = await _tip_of(tenant, request.previous_turn_id, store, orphans)
     return await store.load_chain(tenant, tip), request.messages
+
+
+async def _tip_of_session(tenant: str, session_id: str, store: Store) -> MessageHash | None:
+    try:
+        return (await store.session(tenant, session_id)).tip_hash
+    except ConversationNotFound as error:
+        raise ConversationNotFound(error.message, param="conversation") from error
 
 
 async def _tip_of(tenant: str, turn_id: str, store: Store, orphans: Orphans) -> MessageHash:

@@ -14,6 +14,7 @@ from contextlib import suppress
 import structlog
 
 from chatpager.engine.engine import Engine
+from chatpager.engine.grammar_compiler import Compiled, GrammarCompiler
 from chatpager.engine.heads import LeaseEvent
 from chatpager.engine.messages import AddRequest, CancelRequest, DraftRequest, StepOutput
 from chatpager.engine.tokenizer import Tokenizer
@@ -27,35 +28,42 @@ from chatpager.errors import (
 from chatpager.sessions.admission import Admission
 from chatpager.sessions.answers import call_id_of
 from chatpager.sessions.beginning import Beginner, Begun, Served
-from chatpager.sessions.delivery import Delivery
-from chatpager.sessions.engine_thread import STOPPED, EngineThread
+from chatpager.sessions.constraining import Constraining
+from chatpager.sessions.delivery import MERGE_AFTER, Delivery
+from chatpager.sessions.engine_thread import EngineThread
 from chatpager.sessions.heads import Heads, owner_of
+from chatpager.sessions.inspecting import Inspector
 from chatpager.sessions.keeping import Keeper
-from chatpager.sessions.orphans import Orphans, log_interrupted
+from chatpager.sessions.orphans import Orphans
 from chatpager.sessions.prefetching import Prefetcher
 from chatpager.sessions.prompting import Prompting
 from chatpager.sessions.publishing import Publisher, Room
 from chatpager.sessions.receipt import KeyDomain
 from chatpager.sessions.recent import Recent
 from chatpager.sessions.remembered import Remembered
+from chatpager.sessions.rereading import Rereader
+from chatpager.sessions.restarts import Breaker
 from chatpager.sessions.revising import Revising
 from chatpager.sessions.salts import Salts
 from chatpager.sessions.stream import Ended, Started
+from chatpager.sessions.to_the_end import to_the_end
 from chatpager.sessions.tool_waits import ToolWaits
 from chatpager.sessions.turn import KeyTaken, LiveTurn, TurnRequest
 from chatpager.store import MessageHash, NewMessage, Store
 
 log = structlog.get_logger(__name__)
 
-REPLAY_EVENTS = 1 << 19
-"""Of all turns that can be told again; some 150 bytes each."""
+REPLAY_BYTES = 80 << 20
+"""Of all turns that can be told again: some half a million events without logprobs."""
 REMEMBERED_TOKENS = 4 << 20
 """Token ids of past turns kept to say where a prompt diverged from the turn before; 4 bytes each."""
 
 
 class SessionHub:
-    """``secret`` keeps tenants apart (salts.py). ``max_turns`` run or wait at once. An end that the store refuses is
-    tried again after each of ``pauses``, in seconds. A turn's events can be told again for ``replay_seconds`` from its
+    """``secret`` keeps tenants apart (salts.py). ``max_turns`` run or wait at once, of
+    one tenant ``max_turns_per_tenant`` (None: as many as leave others room). An end that the store refuses is
+    tried again after each of ``pauses``, in seconds; what was said of a turn becomes one event where it waits for more
+    than ``merge_after`` seconds to be told. A turn's events can be told again for ``replay_seconds`` from its
     end on. ``on_end`` is told of every turn's end. ``clock`` is in seconds and never goes back, ``wall`` in
     milliseconds."""
 
@@ -67,8 +75,11 @@ class SessionHub:
         *,
         secret: bytes = b"",
         max_turns: int = 1024,
+        max_turns_per_tenant: int | None = None,
         pauses: Sequence[float] = (0.1, 0.5, 2.0),
+        merge_after: float = MERGE_AFTER,
         replay_seconds: float = 300.0,
+        breaker: Breaker | None = None,
         on_end: Callable[[LiveTurn, Ended], None] = lambda turn, ended: None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
@@ -76,22 +87,32 @@ class SessionHub:
         self.store = store
         self.tokenizer = tokenizer
         self._prompting = Prompting(tokenizer)
+        self._constraining = Constraining(tokenizer)
         self.turns: dict[str, LiveTurn] = {}
         self.wall = wall
         self._salts = Salts(secret)
         self._on_end = on_end
         self._clock = clock
-        self._admission = Admission(max_turns)
+        self._admission = Admission(max_turns, max_turns_per_tenant)
         self._beginning: dict[str, asyncio.Task[None]] = {}
         """Turns whose rows are being stored, by id."""
-        self.orphans = Orphans(store, lambda id: id in self.turns or id in self._beginning, wall)
+        self.rereader = Rereader(tokenizer)
+        self.orphans = Orphans(store, self.rereader, lambda id: id in self.turns or id in self._beginning, wall)
         self._remembered = Remembered(REMEMBERED_TOKENS)
-        self._recent = Recent(replay_seconds, REPLAY_EVENTS)
+        self._recent = Recent(replay_seconds, REPLAY_BYTES)
         self._heads = Heads()
         self._beginner = Beginner(store, tokenizer, self._prompting, self.orphans, self._remembered, wall)
         self.comparing = self._beginner.comparing
-        self.engine = EngineThread(build_engine, self._receive, self._leases_changed)
+        self.engine = EngineThread(
+            build_engine,
+            self._receive,
+            self._leases_changed,
+            on_death=self._engine_died,
+            on_restart=self._engine_restarted,
+            breaker=breaker,
+        )
         self.keeper = Keeper(self.engine, clock)
+        self.inspector = Inspector(self.engine, self.keeper, clock)
         self.publisher = Publisher(
             store, self._prompting, self.engine, self.keeper, vocab=tokenizer.fingerprint, clock=clock, wall=wall
         )
@@ -106,11 +127,13 @@ class SessionHub:
             account=lambda turn: turn.account(self.block_size, self.caching, self._domain(turn.request.tenant)),
             ended=self._turn_ended,
             pauses=pauses,
+            merge_after=merge_after,
             clock=clock,
             wall=wall,
         )
         self._delivering: asyncio.Task[None] | None = None
         self._keeping: asyncio.Task[None] | None = None
+        self._republishing: set[asyncio.Task[None]] = set()
         self._closing = False
 
     # -- opening and closing ------------------------------------------------------------------------------------------
@@ -123,7 +146,7 @@ class SessionHub:
         """
         try:
             await self.store.claim()
-            log_interrupted(await self.store.recover(self.wall()))
+            await self.orphans.end_all()
             published = await self.store.prefixes()
             engine = await self.engine.start()
         except BaseException:
@@ -132,7 +155,9 @@ class SessionHub:
         self.max_model_len = self._prompting.limit = engine.runner.max_model_len
         self.block_size = engine.config.block_size
         self.num_blocks = engine.pool.usable
+        self.num_tokens = max(engine.runner.vocab_size, self.tokenizer.backend.get_vocab_size(with_added_tokens=True))
         self.warm_fraction = engine.warm_fraction
+        self.is_fake = engine.config.engine == "fake"
         self.caching = engine.config.enable_prefix_caching
         self._fingerprint = engine.fingerprint
         self._beginner.served = Served(
@@ -140,6 +165,12 @@ class SessionHub:
             engine.scheduler.limits.max_num_seqs,
             engine.runner.vocab_size,
             engine.runner.eos_token_ids,
+        )
+        engine.grammars = self._constraining.compiler = GrammarCompiler(
+            self.tokenizer,
+            vocab_size=engine.runner.vocab_size,
+            eos_token_ids=engine.runner.eos_token_ids,
+            probe=self._constraining.probe,
         )
         longest = min(self.max_model_len, (self.num_blocks - 1) * self.block_size)
         self.publisher.open(Room(self.block_size, self.max_model_len, longest, self.caching), published)
@@ -162,19 +193,32 @@ class SessionHub:
         if self._beginning:
             await asyncio.wait(list(self._beginning.values()))
         await self.engine.stop()
+        if self._republishing:
+            await asyncio.wait(self._republishing)
         self._delivery.close()
         if self._delivering:
             await self._delivering
         self._prompting.close()
+        self._constraining.close()
 
     def _receive(self, outputs: list[StepOutput]) -> None:
         self.publisher.receive(outputs)
-        self._delivery.receive(outputs)
-        if not self.engine.alive:
-            self.publisher.stopped()
-        if not self.engine.alive and not self._closing:
+        self._delivery.receive(outputs, self.engine.stepped_at)
+
+    def _engine_died(self) -> None:
+        self.publisher.stopped()
+        if not self._closing:
             for turn in list(self.turns.values()):
-                self._delivery.end(turn, failed=(EngineStopped.code, STOPPED))
+                self._delivery.end(turn, failed=(EngineStopped.code, self.engine.why))
+
+    def _engine_restarted(self, engine: Engine) -> None:
+        """Its cache is cold, and leases come again with their conversations; what was published is published again."""
+        engine.grammars = self._constraining.compiler
+        if self._closing:
+            return
+        task = asyncio.get_running_loop().create_task(self.publisher.open_again())
+        self._republishing.add(task)
+        task.add_done_callback(self._republishing.discard)
 
     def _leases_changed(self, events: list[LeaseEvent]) -> None:
         self.keeper.tell(events)
@@ -191,32 +235,40 @@ class SessionHub:
         When this returns their input is stored and their streams have begun.
 
         Raises:
-            Overloaded, ConversationNotFound, PreviousResponseNotFound, SessionBusy, ContextLengthExceeded,
-            InputTooLong, InvalidRequest, IdempotencyConflict, StoreError, EngineStopped, KeyTaken: nothing was begun.
+            Overloaded, RateLimited, ConversationNotFound, PreviousResponseNotFound, SessionBusy,
+            ContextLengthExceeded, InputTooLong, InvalidRequest, IdempotencyConflict, StoreError, EngineStopped,
+            KeyTaken: nothing was begun.
         """
         self._check_open()
         self._beginner.check(request)
         submitted = self._clock()
-        await self._admission.enter(request.conversation, request.params.n)
+        await self._admission.enter(request.tenant, request.conversation, request.params.n)
         begun: list[Begun] = []
         try:
             self._check_open()
             if request.client_key and await self.store.turn_of_key(request.tenant, request.client_key):
                 raise KeyTaken  # by one that it waited for
-            begun = await self._beginner.begin(request, submitted)
+            request, compiled = await self._constraining.prepare(request, self._salts.of(request.tenant))
+            begun = await self._begin(request, submitted, compiled)
             try:
                 await self._store_and_start(begun)
             except SessionBusy:
                 # The session has no other turn here: it was added to meanwhile, or has an orphan.
                 await self.orphans.end(request.tenant)
-                begun = await self._beginner.begin(request, submitted)
+                begun = await self._begin(request, submitted, compiled)
                 await self._store_and_start(begun)
         except BaseException:
             if not begun or not begun[0].turn.stream.events:
                 for _ in range(request.params.n):
-                    self._admission.leave(request.conversation)
+                    self._admission.leave(request.tenant, request.conversation)
             raise
         return [turn for turn, _ in begun]
+
+    async def _begin(self, request: TurnRequest, submitted: float, compiled: Compiled | None) -> list[Begun]:
+        begun = await self._beginner.begin(request, submitted)
+        for turn, _ in begun:
+            turn.compiled = compiled
+        return begun
 
     async def _store_and_start(self, begun: Sequence[Begun]) -> None:
         """All of it or nothing, also when the caller is cancelled meanwhile: a row without a turn is an orphan."""
@@ -320,6 +372,9 @@ class SessionHub:
     async def delete_turn(self, tenant: str, turn_id: str) -> None:
         """Delete what is stored of a turn that has ended; where it was the end of a conversation without a session,
         that is nobody's from now on. Raises what ``Store.turn`` and ``Store.delete_turn`` do."""
+        await to_the_end(self._delete_turn(tenant, turn_id))
+
+    async def _delete_turn(self, tenant: str, turn_id: str) -> None:
         turn = await self.store.turn(tenant, turn_id)
         await self.store.delete_turn(tenant, turn_id)
         self._recent.forget(turn_id)
@@ -392,11 +447,12 @@ class SessionHub:
         if self._closing:
             raise Overloaded("the server is shutting down", retry_after=5.0)
         if not self.engine.alive:
-            raise EngineStopped(STOPPED)
+            raise EngineStopped(self.engine.why)
 
     def _turn_ended(self, turn: LiveTurn, ended: Ended, tip: MessageHash | None) -> None:
         del self.turns[turn.id]
-        self._admission.leave(turn.request.conversation)
+        turn.compiled = None
+        self._admission.leave(turn.request.tenant, turn.request.conversation)
         if ended.status == "completed" and not turn.request.generate:
             tip = turn.input_tip
         if tip and turn.receipt:
@@ -405,11 +461,12 @@ class SessionHub:
                 # With instructions or tools around it the same conversation has other blocks.
                 same = not (turn.request.instructions or turn.request.tools)
                 self.keeper.replaced(displaced, turn.owner) if same else self.keeper.closed(displaced)
-            if ended.calls:
-                self.tool_waits.called(turn.request.tenant, turn.owner, ended.calls)
+            if calls := [call for call in ended.calls if call.is_whole]:
+                self.tool_waits.called(turn.request.tenant, turn.owner, calls)
             else:
                 self.keeper.alive([turn.owner])
             self.keeper.keep(turn.owner, turn.request.keep_seconds)
+            self.keeper.keep(turn.owner, turn.request.keep_prompt_seconds, len(turn.prompt))
         else:
             self._heads.stayed(turn.request, turn.owner, turn.parent)
         self._on_end(turn, ended)

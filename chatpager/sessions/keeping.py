@@ -7,17 +7,20 @@ renewed from here until its time has come, so that a server that has died or han
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
+from chatpager.engine.engine import Engine
 from chatpager.engine.heads import LeaseEvent, Strength
 from chatpager.engine.messages import CloseSession, ForkSession, LeaseRequest, ReleaseLease, RewindSession
+from chatpager.engine.residence import Residence
 from chatpager.engine.stats import PublishedCache, SessionCache
 from chatpager.errors import EngineStopped
 from chatpager.sessions.engine_thread import EngineThread
@@ -29,21 +32,66 @@ BEAT_SECONDS = 20.0
 """Between two signs of life of an open connection: two may be lost before a lease ends."""
 KEPT_AT_MOST = 24 * 3600.0
 """Seconds that a conversation can be asked to be kept."""
+MAX_SPANS = 8
+"""Of one pin; beyond them the two that end nearest to each other are kept as one."""
 MAX_PINS = 1 << 12
 MAX_PINS_OF_ONE = 1 << 9
 """Of one tenant: each is renewed at every beat, which the steps wait for."""
 
 Watcher = Callable[[LeaseEvent], None]
-Leased = TypeVar("Leased", SessionCache, PublishedCache)
+Leased = TypeVar("Leased", SessionCache, PublishedCache, Residence)
+
+
+class Span(NamedTuple):
+    """The conversation's first ``tokens`` (``inf``: all of them), kept ``until`` then."""
+
+    tokens: float
+    until: float
 
 
 @dataclass
 class Pin:
-    """A hard lease on the first ``tokens`` (None: on all) that is renewed ``until`` then; who is connected puts that
-    off."""
+    """A hard lease that is renewed until its last span ends, on what the longest of those that have not covers; who is
+    connected puts their ends off."""
 
-    tokens: int | None
-    until: float
+    spans: list[Span]
+
+    @property
+    def until(self) -> float:
+        return max(span.until for span in self.spans)
+
+    def tokens(self, now: float) -> int | None:
+        """That are to be kept now; None: all."""
+        longest = max(span.tokens for span in self.spans if span.until > now)
+        return None if longest == math.inf else int(longest)
+
+    def with_span(self, new: Span, now: float) -> Pin:
+        """Also this one; without those that it covers for as long, and those that have ended."""
+        return Pin(_needed([*(span for span in self.spans if span.until > now), new]))
+
+    def put_off(self, until: float, now: float) -> Pin:
+        running = [span for span in self.spans if span.until > now] or [max(self.spans, key=lambda span: span.until)]
+        return Pin(_needed([span._replace(until=max(span.until, until)) for span in running]))
+
+
+def _needed(spans: list[Span]) -> list[Span]:
+    """Without those that another covers for as long: the more tokens, the sooner they end."""
+    needed: list[Span] = []
+    for span in sorted(spans, reverse=True):
+        if not needed or span.until > needed[-1].until:
+            needed.append(span)
+    while len(needed) > MAX_SPANS:
+        i = min(range(len(needed) - 1), key=lambda i: needed[i + 1].until - needed[i].until)
+        needed[i : i + 2] = [Span(needed[i].tokens, needed[i + 1].until)]
+    return needed
+
+
+def _lease_softly(engine: Engine, request: LeaseRequest, now: float) -> LeaseEvent | None:
+    """One that replaces what was asked for before ends a hard lease too, once it is granted."""
+    event = engine.lease(request, now)
+    if request.replaces and event is not None and event.tokens:
+        engine.leases.release(request.owner, Strength.HARD)
+    return event
 
 
 class Keeper:
@@ -54,19 +102,33 @@ class Keeper:
         self._watchers: dict[str, set[Watcher]] = {}
 
     async def pin(
-        self, owner: str, strength: Strength, seconds: float, tokens: int | None = None, reason: str = ""
+        self,
+        owner: str,
+        strength: Strength,
+        seconds: float,
+        tokens: int | None = None,
+        reason: str = "",
+        *,
+        replaces: bool = False,
     ) -> LeaseEvent | None:
         """Ask for a lease; what was granted, if only no tokens. None: nothing of this conversation is on the device. A
-        hard one for longer than one lease lasts is renewed until its time has come.
+        hard one for longer than one lease lasts is renewed until its time has come. Unless it ``replaces`` what was
+        asked for before, that is not shortened.
 
         Raises:
             EngineStopped: there is no engine any more.
         """
-        request = LeaseRequest(owner=owner, strength=strength, ttl=seconds, tokens=tokens, reason=reason)
+        request = LeaseRequest(
+            owner=owner, strength=strength, ttl=seconds, tokens=tokens, reason=reason, replaces=replaces
+        )
         if strength is Strength.SOFT:
-            return await self._engine.ask(lambda engine: engine.lease(request, self._clock()))
+            event = await self._engine.ask(lambda engine: _lease_softly(engine, request, self._clock()))
+            if replaces and event is not None and event.tokens:
+                self._pins.pop(owner, None)
+            return event
         before = self._pins.get(owner)
-        self._note(owner, seconds, tokens)  # before the engine is asked: what ends the pin meanwhile ends it
+        # Before the engine is asked: what ends the pin meanwhile ends it.
+        self._note(owner, seconds, tokens, replaces=replaces)
         event = await self._engine.ask(lambda engine: engine.lease(request, self._clock()))
         if event is None or not event.tokens:
             self._pins.pop(owner, None)
@@ -77,10 +139,11 @@ class Keeper:
         left = pin.until - self._clock() if pin else 0.0
         return msgspec.structs.replace(event, seconds_left=max(event.seconds_left, left))
 
-    def keep(self, owner: str, seconds: float) -> None:
-        """Keep all that the conversation's turn left, for so long from now or until it was asked to be kept before."""
+    def keep(self, owner: str, seconds: float, tokens: int | None = None) -> None:
+        """Keep all that the conversation's turn left, or its first ``tokens``, for so long from now or until it was
+        asked to be kept before."""
         if owner and seconds > 0:
-            self._note(owner, seconds, None)
+            self._note(owner, seconds, tokens)
             self._renew(owner)
 
     def wait(self, owner: str, seconds: float, reason: str) -> None:
@@ -89,16 +152,14 @@ class Keeper:
             self._engine.send(LeaseRequest(owner=owner, strength=Strength.SOFT, ttl=seconds, reason=reason))
         self._renew(owner)
 
-    def _note(self, owner: str, seconds: float, tokens: int | None) -> None:
-        """What was asked for before is not shortened."""
-        until = self._clock() + min(seconds, KEPT_AT_MOST)
+    def _note(self, owner: str, seconds: float, tokens: int | None, *, replaces: bool = False) -> None:
+        now = self._clock()
+        span = Span(math.inf if tokens is None else tokens, now + min(seconds, KEPT_AT_MOST))
         before = self._pins.pop(owner, None)
-        if before is not None and before.until > self._clock():
-            until = max(until, before.until)
-            tokens = None if tokens is None or before.tokens is None else max(tokens, before.tokens)
+        pin = Pin([span]) if before is None or replaces else before.with_span(span, now)
         tenant, _ = names_of(owner)
         of_one = [pinned for pinned in self._pins if names_of(pinned)[0] == tenant]
-        self._pins[owner] = Pin(tokens, until)
+        self._pins[owner] = pin
         if len(of_one) >= MAX_PINS_OF_ONE:
             del self._pins[of_one[0]]
         elif len(self._pins) > MAX_PINS:
@@ -109,13 +170,13 @@ class Keeper:
         pin = self._pins.get(owner)
         if pin is None:
             return
-        left = pin.until - self._clock()
-        if left <= 0:
+        now = self._clock()
+        if pin.until <= now:
             del self._pins[owner]
             return
-        ttl = min(left, LIFE_SECONDS)
+        ttl, tokens = min(pin.until - now, LIFE_SECONDS), pin.tokens(now)
         with suppress(EngineStopped):
-            self._engine.send(LeaseRequest(owner=owner, strength=Strength.HARD, ttl=ttl, tokens=pin.tokens))
+            self._engine.send(LeaseRequest(owner=owner, strength=Strength.HARD, ttl=ttl, tokens=tokens, replaces=True))
 
     def beat(self) -> None:
         """Renew what is to be kept whoever is connected."""
@@ -153,20 +214,22 @@ class Keeper:
         """Both are heads of the same conversation, and ``by`` goes on with it: a pin on it is no shorter."""
         pin = self._pins.get(owner)
         self.closed(owner)
-        if pin is not None and pin.until > self._clock():
-            self._note(by, pin.until - self._clock(), pin.tokens)
-            self._renew(by)
+        for span in pin.spans if pin is not None else ():
+            if span.until > self._clock():
+                tokens = None if span.tokens == math.inf else int(span.tokens)
+                self._note(by, span.until - self._clock(), tokens)
+        self._renew(by)
 
     def alive(self, owners: Iterable[str], *, connected: bool = False) -> None:
         """Somebody is there for these conversations, or was until now: they are kept softly. What is pinned stays so
         for as long as somebody is ``connected``."""
-        until = self._clock() + LIFE_SECONDS
+        now = self._clock()
         for owner in filter(None, owners):
             with suppress(EngineStopped):
                 self._engine.send(LeaseRequest(owner=owner, strength=Strength.SOFT, ttl=LIFE_SECONDS))
             pin = self._pins.get(owner)
             if pin is not None and connected:
-                pin.until = max(pin.until, until)
+                self._pins[owner] = pin.put_off(now + LIFE_SECONDS, now)
             self._renew(owner)
 
     async def cache_of(self, owner: str) -> SessionCache | None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
+from chatpager.sessions.rereading import Rereader
 from chatpager.store import Recovered, Store, Turn
 
 log = structlog.get_logger(__name__)
@@ -15,17 +16,23 @@ class Orphans:
     """``runs`` tells of a turn's id whether this server has the turn; nobody else has turns in the database, see
     ``Store.claim``."""
 
-    def __init__(self, store: Store, runs: Callable[[str], bool], wall: Callable[[], int]) -> None:
+    def __init__(self, store: Store, rereader: Rereader, runs: Callable[[str], bool], wall: Callable[[], int]) -> None:
         self._store = store
+        self._rereader = rereader
         self._runs = runs
         self._wall = wall
+
+    async def end_all(self) -> None:
+        """At the start, before any turn runs: end every one of every tenant's. Raises StoreError."""
+        log_interrupted(await self._store.recover(self._wall(), content=self._rereader.content))
 
     async def end(self, tenant: str) -> None:
         """End those of a tenant as ``interrupted``, with what had been shown of their answers. Raises StoreError."""
         live = await self._store.active_turns(tenant)
         orphans = [turn.id for turn in live if not self._runs(turn.id)]
         if orphans:
-            log_interrupted(await self._store.recover(self._wall(), orphans, tenant=tenant))
+            content = self._rereader.content
+            log_interrupted(await self._store.recover(self._wall(), orphans, tenant=tenant, content=content))
 
     async def end_if_any(self, turns: Sequence[Turn]) -> bool:
         """``end``, if one of the ``turns``, of one tenant, is an orphan: then they are to be read again."""

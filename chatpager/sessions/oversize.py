@@ -18,7 +18,9 @@ PIECE = 1 << 14
 
 
 def check_bytes(messages: Sequence[ChatMessage], tokenizer: Tokenizer, limit: int) -> None:
-    """Without the tokenizer: not even the vocabulary's longest token brings so many bytes into ``limit`` tokens.
+    """Without the tokenizer: not even the vocabulary's longest token brings so many bytes into ``limit`` tokens; or
+    there is more space around the texts than anybody means. A template may trim it, and may as well not: megabytes of
+    it held up the process for half a minute.
 
     Raises:
         InputTooLong
@@ -27,6 +29,10 @@ def check_bytes(messages: Sequence[ChatMessage], tokenizer: Tokenizer, limit: in
     size = sum(len(text.encode(errors="surrogatepass")) for text in _written(messages))
     if longest is not None and size > limit * longest:
         raise InputTooLong(size, limit)
+    around = [m.text for m in messages if m.token_ids is None]
+    whole = sum(map(len, around))
+    if whole - sum(len(text.strip()) for text in around) > USUAL_CHARACTERS * max(limit, PIECE):
+        raise InputTooLong(whole, limit)
 
 
 def check_tokens(messages: Sequence[ChatMessage], tokenizer: Tokenizer, limit: int) -> None:

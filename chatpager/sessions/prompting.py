@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import reduce
+from functools import partial, reduce
 from typing import NamedTuple
 
 import msgspec
 
 from chatpager.engine.chat_template import ChatMessage, ChatTemplate, Prompt
+from chatpager.engine.token_spelling import Spelled
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.engine.tool_calls import FunctionCall, Tool
+from chatpager.errors import InvalidRequest
 from chatpager.sessions.answers import call_id_of, calls_of
 from chatpager.sessions.around import NOTHING, Around
 from chatpager.sessions.oversize import check_bytes, check_tokens
@@ -84,14 +86,24 @@ class Prompting:
         then = (await self.question(tenant, [*before, longer], around)).prompt.token_ids
         return now[: common_prefix(now, then)]
 
+    async def bare(self, tenant: str, prompt: str | Sequence[int]) -> Question:
+        """A prompt that no template stands around. Raises InputTooLong, and InvalidRequest where it has no tokens."""
+        ids = await self._encoded(tenant, prompt, Tokenizer.encode_prompt) if isinstance(prompt, str) else prompt
+        if not ids:
+            raise InvalidRequest("prompt: it has no tokens, so there is nothing to go on from", param="prompt")
+        return Question([], Prompt(list(ids), "none"))
+
     async def text(self, tenant: str, text: str) -> Sequence[int]:
         """The ids of text that nothing stands around, as people write it. Raises InputTooLong."""
+        return await self._encoded(tenant, text, Tokenizer.encode_plain)
+
+    async def _encoded(self, tenant: str, text: str, how: Callable[[Tokenizer, str], Sequence[int]]) -> Sequence[int]:
         message = [ChatMessage("user", text)]
         check_bytes(message, self._tokenizer, self.limit)
 
         def encode() -> Sequence[int]:
             check_tokens(message, self._tokenizer, self.limit)
-            return self._tokenizer.apart(tenant).encode_plain(text)
+            return how(self._tokenizer.apart(tenant), text)
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, encode)
 
@@ -102,6 +114,14 @@ class Prompting:
             return [self._tokenizer.decode(some, skip_special_tokens=False) for some in ids]
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, decode)
+
+    async def spelling(self) -> Callable[[int], Spelled]:
+        """``Tokenizer.spell``, whose making takes as long as reading the vocabulary does."""
+
+        def made() -> Callable[[int], Spelled]:
+            return self._tokenizer.spell
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, made)
 
     async def shared(self, instructions: str) -> Sequence[int]:
         """What asks for an answer with these instructions begins with this, whatever is said first.
@@ -121,18 +141,20 @@ class Prompting:
         messages: list[ChatMessage] = []
         for message in conversation:
             called |= {call.id: call.name for call in calls_of(message.content)}
-            messages.append(replace(self._chat_message(message), name=called.get(call_id_of(message.content))))
+            call_id = call_id_of(message.content)
+            messages.append(replace(self._chat_message(message), name=called.get(call_id), call_id=call_id))
         return messages
 
     def _chat_message(self, message: Message | NewMessage) -> ChatMessage:
         """Ids of another vocabulary mean nothing here, so such an answer is rendered from its text and calls."""
         text, calls = text_of(message.content), calls_of(message.content)
+        shown = [FunctionCall(call.name, call.arguments, call.id) for call in calls]
         known = message.role == "assistant" and message.vocab == self._tokenizer.fingerprint
         if known and message.token_ids is not None:
-            return ChatMessage(
-                message.role, self._tokenizer.decode(message.token_ids) if calls else text, message.token_ids
-            )
-        return ChatMessage(message.role, text, calls=[FunctionCall(call.name, call.arguments) for call in calls])
+            says_more = calls or self._tokenizer.thinks
+            generated = partial(self._tokenizer.decode, message.token_ids) if says_more else None
+            return ChatMessage(message.role, text, message.token_ids, shown, generated=generated)
+        return ChatMessage(message.role, text, calls=shown)
 
     def _prompt(self, tenant: str, messages: Sequence[ChatMessage], tools: Sequence[Tool], asks: bool) -> Prompt:
         check_tokens([*_tools_text(tools), *messages], self._tokenizer, self.limit)

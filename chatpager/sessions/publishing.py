@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import msgspec
+import structlog
 
 from chatpager.engine.heads import LeaseEvent, Strength
 from chatpager.engine.messages import AddRequest, CancelRequest, PublishPrefix, StepOutput, WithdrawPrefix
@@ -27,11 +28,15 @@ from chatpager.errors import (
     NothingCached,
     PrefixTooShort,
     StepFailed,
+    StoreError,
 )
-from chatpager.sessions.engine_thread import STOPPED, EngineThread
+from chatpager.sessions.engine_thread import EngineThread
 from chatpager.sessions.keeping import Keeper
 from chatpager.sessions.prompting import Prompting
+from chatpager.sessions.to_the_end import to_the_end
 from chatpager.store import Prefix, Store
+
+log = structlog.get_logger(__name__)
 
 ONE_TOKEN = SamplingParams(temperature=0.0, max_tokens=1)
 
@@ -88,6 +93,14 @@ class Publisher:
                 with suppress(EngineStopped):
                     self._engine.send(PublishPrefix(label=prefix.label, token_ids=tokens))
 
+    async def open_again(self) -> None:
+        """An engine that took another's place has nothing that was published."""
+        try:
+            async with self._changing:
+                self.open(self.room, await self._store.prefixes())
+        except StoreError as error:
+            log.error("prefixes.not_published_again", reason=str(error))
+
     def _in_blocks(self, token_ids: Sequence[int]) -> list[int]:
         """The block size may have changed since they were stored, so the store has them all."""
         return list(token_ids[: len(token_ids) // self.room.block_size * self.room.block_size])
@@ -120,16 +133,21 @@ class Publisher:
             token_ids=tuple(ids),
             created_at=self._wall(),
         )
-        async with self._changing:
-            stored = await self._store.publish_prefix(new)
-            tokens = self._in_blocks(stored.token_ids)
-            command = PublishPrefix(label=label, token_ids=tokens)
-            await self._engine.ask(lambda engine: engine.publish(command))
+        tokens = await to_the_end(self._publish(new))
         await self._compute(tokens)
         pinned = None
         if seconds is not None:
             pinned = await self._keeper.pin(owner_of(label), Strength.HARD, seconds)
         return await self.known(label), pinned
+
+    async def _publish(self, new: Prefix) -> Sequence[int]:
+        """Its tokens in whole blocks, which the engine shares from now on."""
+        async with self._changing:
+            stored = await self._store.publish_prefix(new)
+            tokens = self._in_blocks(stored.token_ids)
+            command = PublishPrefix(label=new.label, token_ids=tokens)
+            await self._engine.ask(lambda engine: engine.publish(command))
+        return tokens
 
     def _check(self, ids: Sequence[int], tokens: Sequence[int]) -> None:
         if not tokens:
@@ -169,7 +187,7 @@ class Publisher:
         """The engine brings nothing any more."""
         for done in self._computing.values():
             if not done.done():
-                done.set_exception(EngineStopped(STOPPED))
+                done.set_exception(EngineStopped(self._engine.why))
 
     async def withdraw(self, label: str) -> None:
         """Prompts that come from now on share it no more.
@@ -177,6 +195,9 @@ class Publisher:
         Raises:
             PrefixNotFound, StoreError: nothing was changed.
         """
+        await to_the_end(self._withdraw(label))
+
+    async def _withdraw(self, label: str) -> None:
         async with self._changing:
             await self._store.withdraw_prefix(label)
             self._keeper.closed(owner_of(label))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 MissReason = Literal[
     "cold", "diverged", "evicted", "lease_expired", "sub_block", "lost", "disabled", "fingerprint", "salt"
@@ -32,6 +33,20 @@ class Eviction(msgspec.Struct, frozen=True):
     lease_revoked: bool = False
 
 
+class Break(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a prompt left what the same tenant's turn ``response_id`` had asked, or been answered: the first token that
+    differs, the message it stands in and that message's role here (instructions count as one; None: in none of them),
+    and the text with which the earlier turn and this prompt go on. ``expected`` None: that turn is of another
+    conversation, whose text is not to be kept here."""
+
+    response_id: str
+    token_index: int
+    message_index: int | None
+    role: str | None
+    expected: str | None
+    got: str
+
+
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens by source; device + host + disk + computed = prompt, of a turn whose prompt was computed to its end. Of
     one that ended before (cancelled, failed, interrupted) ``computed_tokens`` is what was computed until then, and the
@@ -40,7 +55,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     ``attainable_tokens`` is what the cache could have given had nothing been evicted; ``diverged_at`` the
     first token that differs from the conversation's last turn. Below the device only full blocks are kept: what a
     prompt that comes back from there lacks of the last one is ``sub_block``. ``domain`` None: of a version that did not
-    say."""
+    say. ``broken`` is there where the request asked for it; None: the prompt goes on with all of the turn before."""
 
     prompt_tokens: int
     device_tokens: int
@@ -57,6 +72,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     evicted: Eviction | None = None
     template: str
     domain: KeyDomain | None = None
+    broken: Break | UnsetType | None = msgspec.field(name="break", default=UNSET)
 
     @property
     def cached_tokens(self) -> int:

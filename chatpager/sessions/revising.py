@@ -17,6 +17,7 @@ from chatpager.sessions.orphans import Orphans
 from chatpager.sessions.prompting import Prompting
 from chatpager.sessions.receipt import common_prefix
 from chatpager.sessions.remembered import Past, Remembered
+from chatpager.sessions.to_the_end import to_the_end
 from chatpager.store import Message, NewMessage, Session, Store, Turn, text_content
 
 Role = Literal["system", "user", "assistant"]
@@ -57,9 +58,13 @@ class Revising:
         chain = await self._store.load_chain(tenant, to)
         # Before the change: a turn that begins after it has its own head, which is not to be cut.
         common = common_prefix(await self._ids(tenant, left, asked), await self._ids(tenant, chain, asked))
-        changed = await self._unless_busy(tenant, lambda: self._store.rewind_session(tenant, session_id, to=to))
-        self._keeper.rewound(owner_of(tenant, session_id), common)
-        return changed
+
+        async def change() -> Session:
+            changed = await self._unless_busy(tenant, lambda: self._store.rewind_session(tenant, session_id, to=to))
+            self._keeper.rewound(owner_of(tenant, session_id), common)
+            return changed
+
+        return await to_the_end(change())
 
     async def compact(self, tenant: str, session_id: str, summary: str, role: Role, keep: int) -> Session:
         """``summary``, said by ``role``, stands in place of everything before the last ``keep`` answers and what asked
@@ -80,28 +85,50 @@ class Revising:
         after = await self._asking(tenant, new, asked)
         if len(after) >= self._prompting.limit:
             raise ContextLengthExceeded(len(after), 1, self._prompting.limit)
+        return await self._rewrite(tenant, session, new, await self._ids(tenant, chain, asked), after)
+
+    async def put(
+        self, tenant: str, session: Session, chain: Sequence[Message], place: int, instead: Sequence[NewMessage]
+    ) -> Session:
+        """``instead`` stands in place of a message of the session's ``chain``; what is behind it is kept.
+
+        Raises:
+            ConversationNotFound, StoreError.
+            SessionBusy: a turn of it runs, or it has gone on meanwhile.
+        """
+        new = [*map(_again, chain[:place]), *instead, *map(_again, chain[place + 1 :])]
+        asked = await self._asked_last(tenant, session.id)
         before = await self._ids(tenant, chain, asked)
+        return await self._rewrite(tenant, session, new, before, await self._ids(tenant, new, asked))
+
+    async def _rewrite(
+        self, tenant: str, session: Session, new: Sequence[NewMessage], before: Sequence[int], after: Sequence[int]
+    ) -> Session:
+        """The session consists of ``new``, with whose ids a question begins ``after``, where it began ``before``."""
+
+        def store() -> Awaitable[Session]:
+            now = self._wall()
+            return self._store.compact_session(tenant, session.id, expected=session.tip_hash, new=new, now=now)
 
         async def change() -> Session:
-            now = self._wall()
-            return await self._store.compact_session(tenant, session_id, expected=session.tip_hash, new=new, now=now)
+            changed = await self._unless_busy(tenant, store)
+            if changed.tip_hash is not None:
+                past = self._remembered.get(session.tip_hash) or Past(before, None)
+                self._remembered.put(changed.tip_hash, past.ids, past.published)
+            self._keeper.rewound(owner_of(tenant, session.id), common_prefix(before, after))
+            return changed
 
-        changed = await self._unless_busy(tenant, change)
-        assert changed.tip_hash is not None
-        past = self._remembered.get(session.tip_hash) or Past(before, None)
-        self._remembered.put(changed.tip_hash, past.ids, past.published)
-        self._keeper.rewound(owner_of(tenant, session_id), common_prefix(before, after))
-        return changed
+        return await to_the_end(change())
 
     async def _asked_last(self, tenant: str, session_id: str) -> Mapping[str, Any]:
         """The parameters of the last turn: with its instructions and tools its blocks begin."""
         turns = await self._store.turns_of(tenant, session_id)
         return turns[-1].request if turns else {}
 
-    async def _ids(self, tenant: str, chain: Sequence[Message], asked: Mapping[str, Any]) -> Sequence[int]:
+    async def _ids(self, tenant: str, chain: Sequence[Message | NewMessage], asked: Mapping[str, Any]) -> Sequence[int]:
         """With what a question about the conversation begins; nothing of one that cannot be asked as it stands."""
         try:
-            return await self._asking(tenant, chain, asked)
+            return await self._asking(tenant, chain, asked) if chain else ()
         except RequestError:
             return ()
 

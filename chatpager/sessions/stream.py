@@ -7,12 +7,15 @@ the same thing in the same order, and numbers that a wire derives from the log's
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from array import array
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 
-from chatpager.sessions.answers import Answer, Delta, ToolCall, answer_of
+from chatpager.sessions.answers import Answer, Reasoning, Said, ToolCall, answer_of
+from chatpager.sessions.bell import Bell
 from chatpager.sessions.receipt import Receipt
 from chatpager.store import EndStatus
 
@@ -50,7 +53,9 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
     text: str
     calls: tuple[ToolCall, ...] = ()
     calls_before_text: int = 0
+    reasoning: tuple[Reasoning, ...] = ()
     output_tokens: int
+    reasoning_tokens: int = 0
     receipt: Receipt | None
     cache_write_tokens: int
     timings: Timings
@@ -59,14 +64,14 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
 
     @property
     def answer(self) -> Answer:
-        return Answer(self.text, self.calls, self.calls_before_text)
+        return Answer(self.text, self.calls, self.calls_before_text, self.reasoning)
 
     def facts(self) -> dict[str, Any]:
         """Receipt and timings as the store keeps them and the wires show them."""
         return {"cache": msgspec.to_builtins(self.receipt), "timings": msgspec.to_builtins(self.timings)}
 
 
-Event = Started | Prefilled | Delta | ToolCall | Ended
+Event = Started | Prefilled | Said | Ended
 
 
 CATCH_UP = 64
@@ -78,7 +83,9 @@ class TurnStream:
 
     def __init__(self) -> None:
         self.events: list[Event] = []
-        self._grown = asyncio.Event()
+        self.stepped_at = array("d")
+        """Of each event when the step ended that it came from, on ``time.monotonic``; 0 where it came from none."""
+        self._watching: list[Callable[[], None]] = []
 
     @property
     def ended(self) -> Ended | None:
@@ -94,25 +101,39 @@ class TurnStream:
     def text(self) -> str:
         return self.answer.text
 
-    def append(self, event: Event) -> None:
-        assert self.ended is None, f"{event} after the end"
-        self.events.append(event)
-        self._grown.set()
-        self._grown = asyncio.Event()
+    def append(self, event: Event, stepped_at: float = 0.0) -> None:
+        self.extend((event,), stepped_at)
+
+    def extend(self, events: Sequence[Event], stepped_at: float = 0.0) -> None:
+        """Add what came at once, of one step."""
+        assert self.ended is None, f"{events} after the end"
+        self.events += events
+        self.stepped_at.extend([stepped_at] * len(events))
+        for grown in tuple(self._watching):
+            grown()
+
+    @contextmanager
+    def watched(self, grown: Callable[[], None]) -> Iterator[None]:
+        """``grown`` is called whenever there are more events, by whoever adds them: it must be quick, and not raise."""
+        self._watching.append(grown)
+        try:
+            yield
+        finally:
+            self._watching.remove(grown)
 
     async def follow(self, since: int = 0) -> AsyncIterator[Event]:
         """The events from place ``since`` on, as they come, to the end."""
-        place = since
-        while True:
-            grown = self._grown
-            while place < len(self.events):
-                yield self.events[place]
-                place += 1
-                if place % CATCH_UP == 0:
-                    await asyncio.sleep(0)
-            if self.ended is not None:
-                return
-            await grown.wait()
+        place, bell = since, Bell()
+        with self.watched(bell.ring):
+            while True:
+                while place < len(self.events):
+                    yield self.events[place]
+                    place += 1
+                    if place % CATCH_UP == 0:
+                        await asyncio.sleep(0)
+                if self.ended is not None:
+                    return
+                await bell.rung()
 
     async def end(self) -> Ended:
         """Wait for the last event."""

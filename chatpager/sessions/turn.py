@@ -6,21 +6,32 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
-from chatpager.engine.call_forms import CallParser
+import msgspec
+from msgspec import UNSET, UnsetType
+from structlog.contextvars import get_contextvars
+
+from chatpager.engine.call_grammar import CallRule
+from chatpager.engine.call_parser import AnswerParser
 from chatpager.engine.detokenizer import TextStream
+from chatpager.engine.grammar_compiler import Compiled
 from chatpager.engine.messages import FinishReason, StepOutput, Usage
 from chatpager.engine.sampling_params import SamplingParams
+from chatpager.engine.token_spelling import Spelled
 from chatpager.engine.tool_calls import Tool
-from chatpager.sessions.answers import Answer, AnswerReader, Delta, ToolCall, answer_of
+from chatpager.sessions.answers import Answer, AnswerReader, Delta, Said, answer_of
 from chatpager.sessions.around import Around
 from chatpager.sessions.comparing import Compared
 from chatpager.sessions.heads import shown_to
-from chatpager.sessions.receipt import Eviction, KeyDomain, Receipt, receipt
+from chatpager.sessions.logprobs import PlacedLogprobs
+from chatpager.sessions.placing import PlacingReader
+from chatpager.sessions.receipt import Break, Eviction, KeyDomain, Receipt, receipt
 from chatpager.sessions.remembered import Past
 from chatpager.sessions.stream import Ended, Timings, TurnStream
 from chatpager.store import EndStatus, JournalEntry, MessageHash, NewMessage, TurnKind
+
+OnDisconnect = Literal["continue", "cancel"]
 
 
 class TurnState(StrEnum):
@@ -65,9 +76,16 @@ class TurnRequest:
     of the ``tail`` at its end; neither are part of the conversation. ``stored`` False keeps nothing: such a turn cannot
     be found again. Without ``generate`` the prompt is computed and there is no answer: whoever goes on from there finds
     it done. ``compare_with`` names an earlier response whose prompt this one's is compared with.
-    ``tools`` are shown to the model; unless it ``may_call`` them, all that it answers is text.
+    ``tools`` are shown to the model; unless it ``may_call`` them, all that it answers is text. ``call_rule`` says more
+    of how. ``grammar_field`` names the field that ``params.grammar`` came from; unless it ``may_think``, that leaves no
+    room for thoughts.
+    ``prompt`` asks the model as it is, without a template, and there are no messages then: its text is plain, its ids
+    may be any of the vocabulary; such a turn is not stored.
     ``client_key`` names the request for its tenant: a second one with the same key begins nothing.
-    ``keep_seconds`` from its end on its prefix is kept on the device, as far as the budget of leases goes.
+    ``keep_seconds`` from its end on its prefix is kept on the device, as far as the budget of leases goes, and for
+    ``keep_prompt_seconds`` as much of it as this turn asked the model. ``title``: the session is called so from now on.
+    ``explain``: the receipt says where the prompt left the turn before it.
+    ``on_disconnect`` says whether the turn ends when its reader leaves; None leaves that to the wire.
     ``body`` makes the wire's object at the turn's end, which is stored with it."""
 
     id: str
@@ -83,10 +101,18 @@ class TurnRequest:
     tail: str | None = None
     tools: Sequence[Tool] = ()
     may_call: bool = False
+    prompt: str | Sequence[int] | None = None
+    call_rule: CallRule | None = None
+    grammar_field: str = "grammar"
+    may_think: bool = True
     stored: bool = True
     generate: bool = True
     priority: int = 0
     keep_seconds: float = 0.0
+    keep_prompt_seconds: float = 0.0
+    on_disconnect: OnDisconnect | None = None
+    explain: bool = False
+    title: str | None = None
     compare_with: str | None = None
     client_key: str | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
@@ -113,7 +139,26 @@ def choice_id(request_id: str, index: int) -> str:
 
 class LiveTurn:
     """A turn that runs: answer number ``index`` of its request. ``take`` is given each output of the engine; what it
-    returns is journalled, then shown."""
+    returns is journalled, then shown. ``spell``: logprobs are told with the text, their tokens spelled so."""
+
+    input_tip: MessageHash | None = None
+    previous: Sequence[int] | None = None
+    past: Past | None = None
+    """The same, where this server computed it and remembers it."""
+    previous_domain: KeyDomain | None = None
+    """Else, where its blocks were, if that is known."""
+    compared: Compared | None = None
+    broken: Break | UnsetType | None = UNSET
+    owner = ""
+    """The head in the engine that this turn moves."""
+    parent: MessageHash | None = None
+    """Where that head stood."""
+    compiled: Compiled | None = None
+    """Its grammar, held for the engine."""
+    usage: Usage | None = None
+    receipt: Receipt | None = None
+    finish: FinishReason | None = None
+    error: tuple[str, str] | None = None
 
     def __init__(
         self,
@@ -122,7 +167,8 @@ class LiveTurn:
         text: TextStream,
         *,
         index: int = 0,
-        parser: Callable[[], CallParser] | None = None,
+        parser: AnswerParser | None = None,
+        spell: Callable[[int], Spelled] | None = None,
         template: str,
         eos: frozenset[int],
         created_at: int,
@@ -133,27 +179,19 @@ class LiveTurn:
         self.prompt = prompt
         self.template = template
         self.created_at = created_at
+        self.request_id: str | None = get_contextvars().get("request_id")
+        """Of the call that began it, for the log."""
+        self.client_session: str | None = get_contextvars().get("client_session")
+        """What the client calls the session that the call was of, for the log."""
         self.stream = TurnStream()
         self.state = TurnState.QUEUED
         self.token_ids: list[int] = []
-        self.input_tip: MessageHash | None = None
-        self.previous: Sequence[int] | None = None
-        self.past: Past | None = None
-        """The same, where this server computed it and remembers it."""
-        self.previous_domain: KeyDomain | None = None
-        """Else, where its blocks were, if that is known."""
-        self.compared: Compared | None = None
-        self.owner = ""
-        """The head in the engine that this turn moves."""
-        self.parent: MessageHash | None = None
-        """Where that head stood."""
-        self.usage: Usage | None = None
-        self.receipt: Receipt | None = None
-        self.finish: FinishReason | None = None
-        self.error: tuple[str, str] | None = None
+        self.logprobs: list[PlacedLogprobs] = []
+        """Of its tokens, where the request's parameters ask for them, but not with the text."""
         self._text = text
-        self._parser = parser if request.may_call else None
-        self._reader = self._new_reader()
+        self._reader = PlacingReader(self.id, parser, spell) if spell else AnswerReader(self.id, parser)
+        self._said: list[Said] = []
+        self._reasoning_tokens = 0
         self._eos = eos
         self._journalled = 0
         self._submitted = submitted
@@ -169,19 +207,19 @@ class LiveTurn:
         """As it was generated; ``answer`` is what that says."""
         return self._text.text
 
-    def _new_reader(self) -> AnswerReader:
-        return AnswerReader(self.id, self._parser() if self._parser else None)
-
-    def shown(self, text: str, *, last: bool) -> list[Delta | ToolCall]:
-        """What readers may see with the next text that ``take`` gave; ``last``: nothing follows."""
-        return self._reader.read(text, last=last)
-
     def answer(self) -> Answer:
-        return answer_of(self._new_reader().read(self.text, last=True))
+        """Nothing is added to it any more."""
+        self._said += self._reader.finish()
+        return answer_of(self._said)
+
+    @property
+    def stop_string(self) -> str | None:
+        """The one that ended the text."""
+        return self._text.stopped
 
     @property
     def stopped_by_string(self) -> bool:
-        return self._text.stopped is not None
+        return self.stop_string is not None
 
     @property
     def status(self) -> EndStatus:
@@ -193,31 +231,48 @@ class LiveTurn:
         assert (self.state, what) in TRANSITIONS, f"{what} in state {self.state} of turn {self.id}"
         self.state = TRANSITIONS[self.state, what]
 
-    def take(self, output: StepOutput, now: float) -> tuple[str, JournalEntry | None]:
-        """The text that one output added, and the journal entry that must be written before anyone sees it."""
+    def take(self, output: StepOutput, now: float) -> tuple[list[Said], JournalEntry | None]:
+        """What one output added, and the journal entry that must be written before anyone sees it."""
         if self.state in (TurnState.CLOSING, TurnState.ENDED):
-            return "", None
+            return [], None
         self.usage = output.usage or self.usage
         if output.prefilled:
             self.happen(Happening.PREFILLED)
-        text = ""
-        for token_id in output.token_ids if self.request.generate else ():
+        said: list[Said] = []
+        for i, token_id in enumerate(output.token_ids if self.request.generate else ()):
             if self.stopped_by_string:
                 break  # what the engine computed past the stop string is not part of the answer
             self.happen(Happening.TOKEN)
             self.token_ids.append(token_id)
-            text += self._text.push(token_id)
+            if output.logprobs:
+                self._place(PlacedLogprobs(self._text.length, output.logprobs[i]))
+            said += self._read(self._text.push(token_id))
             self._first = self._first if self._first is not None else now
             self._last = now
         if output.finish_reason:
-            text += self._close(output)
-        return text, self._entry(text)
+            said += self._reader.read(self._close(output)) + self._reader.finish()
+        self._said += said
+        return said, self._entry(said)
 
-    def _entry(self, text: str) -> JournalEntry | None:
+    def _place(self, placed: PlacedLogprobs) -> None:
+        if isinstance(self._reader, PlacingReader):
+            self._reader.place(placed)
+        else:
+            self.logprobs.append(placed)
+
+    def _read(self, text: str) -> list[Said]:
+        """What a token's text says. The tags around thoughts count as thought."""
+        was_thinking = self._reader.is_thinking
+        said = self._reader.read(text)
+        self._reasoning_tokens += was_thinking or self._reader.is_thinking
+        return said
+
+    def _entry(self, said: Sequence[Said]) -> JournalEntry | None:
         """What the journal lacks of ``answer_ids``. A last token that may be the closing one waits for the next, which
-        tells that it was not; but text that goes on needs a token, because entries are named by their first."""
+        tells that it was not; but what goes on needs a token, because entries are named by their first."""
         first, end = self._journalled, len(self.token_ids)
-        if self._closed and not (text and first == end - 1 and self.state is TurnState.DECODE):
+        text = "".join(event.text for event in said if isinstance(event, Delta))
+        if self._closed and not (said and first == end - 1 and self.state is TurnState.DECODE):
             end -= 1
         self._journalled = end
         if first == end and not text:
@@ -274,7 +329,7 @@ class LiveTurn:
             return None
         # What was published or withdrawn since then gives its blocks other names: nothing of it could be found.
         was_renamed = self.past is not None and self.past.published != self.usage.published
-        return receipt(
+        found = receipt(
             self.prompt,
             self.usage.cached_tokens,
             self.committed,
@@ -292,6 +347,7 @@ class LiveTurn:
             domain=domain,
             earlier=self.previous_domain,
         )
+        return msgspec.structs.replace(found, broken=self.broken)
 
     def _lost(self, usage: Usage) -> Eviction | None:
         if usage.lost is None:
@@ -324,6 +380,7 @@ class LiveTurn:
             "cached_tokens": self.receipt.cached_tokens if self.receipt else 0,
             "cache_write_tokens": ended.cache_write_tokens,
             "output_tokens": ended.output_tokens,
+            **({"reasoning_tokens": ended.reasoning_tokens} if ended.reasoning_tokens else {}),
         }
 
     def ended(self, now: float, at: int, status: EndStatus | None = None) -> Ended:
@@ -334,6 +391,7 @@ class LiveTurn:
             at=at,
             **self.answer()._asdict(),
             output_tokens=len(self.token_ids),
+            reasoning_tokens=self._reasoning_tokens,
             receipt=self.receipt,
             cache_write_tokens=self._cache_write_tokens(),
             timings=self.timings(now),

@@ -7,7 +7,9 @@ provenance, because message rows are shared: which request led from which input 
 used, what it found in the cache. A turn's row changes once, at its end; while it is live it is the only live one of its
 session. A **response** is the wire's object at a turn's end. The **journal** holds the tokens of turns that run; at the
 end of a turn they become a message. **Prefixes** are the operator's: beginnings whose KV blocks all tenants share.
-**API keys** say which tenant somebody is; of the keys themselves only digests are here.
+**API keys** say which tenant somebody is; of the keys themselves only digests are here. The **audit** says what was
+done that users may not do: rows are added to it, and the database itself refuses to change one.
+**History** is what all turns found in the cache, by the minute.
 
 Every message is needed by a session or a turn; deleting the last of these deletes the message.
 
@@ -19,6 +21,7 @@ from chatpager.store.chain import MessageHash
 from chatpager.store.keys import digest_of, new_key
 from chatpager.store.records import (
     ApiKey,
+    AuditEntry,
     BegunTurn,
     Content,
     DeletedSession,
@@ -45,6 +48,7 @@ from chatpager.store.store import Store
 
 __all__ = [
     "ApiKey",
+    "AuditEntry",
     "BegunTurn",
     "Content",
     "DeletedSession",

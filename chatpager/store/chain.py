@@ -73,8 +73,43 @@ def name(
 
 
 def content_name(parent: MessageHash, role: str, content: bytes) -> MessageHash:
-    """A message's ``content_hash``; ``parent`` is its parent's, or the tenant's root."""
-    return _named("content", parent, role, content)
+    """A message's ``content_hash``; ``parent`` is its parent's, or the tenant's root.
+
+    The arguments of a tool's call count by their value: clients read them and write them again as they like.
+    """
+    return _named("content", parent, role, _by_value(content) if CALL_MARK in content else content)
+
+
+CALL_MARK = b'"tool_call"'
+
+
+def _by_value(content: bytes) -> bytes:
+    return canonical([{**part, **_arguments(part)} for part in msgspec.json.decode(content)])
+
+
+def _arguments(part: Mapping[str, Any]) -> dict[str, Any]:
+    """The value of a call's arguments as JSON with sorted keys, in which 1.0 is 1, as in JavaScript; nothing where they
+    are no JSON."""
+    text = part.get("arguments")
+    if part.get("type") != "tool_call" or not isinstance(text, str):
+        return {}
+    try:
+        value = _whole_numbers(msgspec.json.decode(text))
+        return {"arguments": [msgspec.json.encode(value, order="deterministic").decode()]}
+    except (msgspec.DecodeError, OverflowError, RecursionError, UnicodeError):
+        return {}
+
+
+def _whole_numbers(value: Any) -> Any:
+    match value:
+        case float() if value.is_integer():
+            return int(value)
+        case dict():
+            return {key: _whole_numbers(item) for key, item in value.items()}
+        case list():
+            return [_whole_numbers(item) for item in value]
+        case _:
+            return value
 
 
 def canonical(content: Sequence[Mapping[str, Any]]) -> bytes:

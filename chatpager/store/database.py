@@ -12,25 +12,31 @@ import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import URL, ColumnElement, Insert, Table, event, func, select
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from chatpager import failpoints
 from chatpager.errors import StoreError
 from chatpager.store import address, claim, faults
 from chatpager.store.one_visit import OneVisit
+from chatpager.store.visits import Visits, Work, set_pragmas
 
 T = TypeVar("T")
 BUSY_TIMEOUT_MS = 5000
 NUL = "\0"
 """PostgreSQL takes it in no text, so no id and no title has one."""
-_PRAGMAS = ("foreign_keys=ON", "wal_autocheckpoint=4096")
-"""With SQLite's own 1,000 pages of log, one step in twenty of 64 turns waited for a checkpoint."""
+_PRAGMAS = ("foreign_keys=ON", "wal_autocheckpoint=16384", "secure_delete=ON")
+"""The log is carried over beside the journal's writes (``one_visit``); only where that does not keep up a write waits,
+as with SQLite's own 1,000 pages one step in twenty of 64 turns did. What is deleted is overwritten with zeros, as not
+every build of SQLite does by itself."""
 _CONNECT_SECONDS = 10
+_SOON = 0.02
 _COMMAND_SECONDS = 60
 
 
@@ -45,10 +51,15 @@ class Database:
         self._queue = asyncio.Lock() if self.file else nullcontext()
         self._identity: tuple[int, int] | None = None
         self._unusable = ""
+        self.transactions = {"read": 0, "write": 0}
+        """Begun since it was opened."""
+        self._log_holds_deleted = True
+        """It may: also what was deleted by a server that died before the log was emptied."""
         self._claim: int | claim.ConnectionClaim | None = None
         pragmas = (*_PRAGMAS, f"busy_timeout={busy_timeout_ms}")
         self._engine = _sqlite_engine(self.url, pragmas) if self.file else _postgres_engine(self.url)
         self._one_visit = OneVisit(self.file, pragmas) if self.file else None
+        self._visits = Visits(self.url, (*pragmas, "synchronous=FULL")) if self.file else None
 
     def make_file(self) -> None:
         """Make SQLite's file and its folder, for this user only; whatever exists is left as it is.
@@ -73,10 +84,23 @@ class Database:
             raise StoreError(f"the database {self.shown} does not exist; `chatpager db upgrade` makes it")
         with faults.translated(self.shown):
             async with self._engine.connect() as c:
-                mode = (await c.exec_driver_sql("PRAGMA journal_mode=WAL")).scalar()
+                mode = await self._write_ahead(c)
         if mode != "wal":
             raise StoreError(f"the database {self.shown} is on a file system that cannot share memory (WAL)")
         self._identity = _identity(self.file)
+
+    async def _write_ahead(self, c: AsyncConnection) -> str:
+        """The journal's mode once it has been asked to be a write-ahead log. SQLite does not wait for another
+        connection that changes the same, whatever its busy timeout is: so we do."""
+        now = asyncio.get_running_loop().time
+        until = now() + self._busy_timeout_ms / 1000
+        while True:
+            try:
+                return str((await c.exec_driver_sql("PRAGMA journal_mode=WAL")).scalar())
+            except OperationalError as error:
+                if not faults.is_locked(error) or now() >= until:
+                    raise
+            await asyncio.sleep(_SOON)
 
     async def claim(self) -> None:
         """Become, or stay, the only server of this database until ``close``. Raises StoreError when another one is."""
@@ -96,15 +120,17 @@ class Database:
             await held.release()
         elif held is not None:
             os.close(held)
-        visiting, self._one_visit = self._one_visit, None
-        if visiting is not None:
-            await visiting.close()
+        for visiting in (self._one_visit, self._visits):
+            if visiting is not None:
+                await visiting.close()
+        self._one_visit = self._visits = None
         await self._engine.dispose()
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """One transaction that only reads; on SQLite it sees one state of the database."""
         self._check_usable()
+        self.transactions["read"] += 1
         with faults.translated(self.shown):
             async with self._engine.connect() as c:
                 if self.file:
@@ -132,6 +158,34 @@ class Database:
             failpoints.hit(f"store.{name}.before_commit")
             await c.commit()
 
+    async def reading(self, work: Work[T], *, long: bool = False) -> T:
+        """What ``work`` returns of a transaction as ``read`` opens; on SQLite in one visit to a thread. ``long``: it
+        may take a while, and waits for others of the kind."""
+        if self._visits is None:
+            async with self.read() as c:
+                return await work(c)
+        self._check_usable()
+        self.transactions["read"] += 1
+        with faults.translated(self.shown):
+            return await self._visits.read(work, long=long)
+
+    async def writing(
+        self, name: str, work: Work[T], tenant: str | None = None, *, deletes: bool = False, owned: bool = False
+    ) -> T:
+        """What ``work`` returns of a durable transaction as ``write`` opens; on SQLite in one visit to a thread.
+        What it ``deletes`` is then in no file of SQLite's any more, or once nobody reads what the log has."""
+        if self._visits is None:
+            async with self.write(name, tenant, deletes=deletes, owned=owned) as c:
+                return await work(c)
+        async with self._writing(name):
+            self._log_holds_deleted |= deletes
+            done = await self._visits.write(work, partial(failpoints.hit, f"store.{name}.before_commit"))
+            if self._log_holds_deleted:
+                if self._one_visit is not None:
+                    await self._one_visit.carried_over()
+                self._log_holds_deleted = not await self._visits.empty_log()
+            return done
+
     async def write_in_one_visit(self, name: str, work: Callable[[sqlite3.Connection], T]) -> T:
         """One relaxed transaction of SQLite's, as short in the event loop as can be: ``work`` runs in a thread."""
         async with self._writing(name):
@@ -143,6 +197,7 @@ class Database:
         """Around a write, whichever way: in its turn, to a database that can be written to, with errors in words."""
         async with self._queue:
             self._check_usable()
+            self.transactions["write"] += 1
             try:
                 with faults.translated(self.shown):
                     yield
@@ -173,10 +228,7 @@ def _sqlite_engine(url: URL, pragmas: tuple[str, ...]) -> AsyncEngine:
 
     @event.listens_for(engine.sync_engine, "connect")
     def _on_connect(connection: Any, record: Any) -> None:
-        cursor = connection.cursor()
-        for pragma in (*pragmas, "synchronous=FULL"):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
+        set_pragmas((*pragmas, "synchronous=FULL"), connection, record)
         record.info["durable"] = True
 
     return engine

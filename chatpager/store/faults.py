@@ -81,6 +81,11 @@ def meaning(error: BaseException) -> str | None:
     return "refused the statement" if isinstance(error, DBAPIError) else None
 
 
+def is_locked(error: BaseException) -> bool:
+    """Whether ``error`` says that another connection has the database and may soon let go of it."""
+    return meaning(error) == _LOCKED
+
+
 def lost_a_write(error: BaseException | None) -> bool:
     """Whether ``error`` leaves unknown what reached the disk; only reopening the database can tell."""
     original = error.orig if isinstance(error, DBAPIError) else error

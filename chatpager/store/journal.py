@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, bindparam, delete, select
+from sqlalchemy import ColumnElement, delete, literal_column, select
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -14,6 +15,11 @@ from chatpager.store import chain
 from chatpager.store.database import insert_or_ignore
 from chatpager.store.records import Journaled, JournalEntry
 from chatpager.store.tables import LIVE, turn_journal, turns
+
+T = TypeVar("T")
+_SQLITE = sqlite.dialect()
+MOST_ROWS = 128
+"""Of one statement: with four values each, fewer than the 999 that any SQLite takes."""
 
 
 async def write(c: AsyncConnection, entries: Sequence[JournalEntry]) -> set[str]:
@@ -28,11 +34,22 @@ async def write(c: AsyncConnection, entries: Sequence[JournalEntry]) -> set[str]
 
 
 def write_sqlite(entries: Sequence[JournalEntry], c: sqlite3.Connection) -> set[str]:
-    """``write``, in one go and without locks: SQLite has one writer."""
-    ids = _turns_of(entries)
-    live = {id for id in ids if c.execute(_IS_LIVE, {"id": id}).fetchone()}
-    c.executemany(_INSERT, _rows(entries, live))
-    return ids - live
+    """``write``, in one go and without locks: SQLite has one writer. In few statements of many rows each, for a thread
+    gives the interpreter away at every row that it steps to, and may wait for milliseconds until it has it again."""
+    ids = list(_turns_of(entries))
+    ended = {row[0] for some in _portions(ids) for row in c.execute(_ended_of(len(some)), some)}
+    for some in _portions(_rows(entries, set(ids) - ended)):
+        c.execute(_insert_of(len(some)), [value for row in some for value in row.values()])
+    return ended
+
+
+def _portions(of: list[T]) -> Iterator[list[T]]:
+    """The whole in order, in portions of so few sizes that SQLite has a statement ready for each."""
+    start = 0
+    while left := len(of) - start:
+        size = min(MOST_ROWS, 1 << (left.bit_length() - 1))
+        yield of[start : start + size]
+        start += size
 
 
 def _turns_of(entries: Sequence[JournalEntry]) -> set[str]:
@@ -52,9 +69,18 @@ def _rows(entries: Sequence[JournalEntry], live: set[str]) -> list[dict[str, Any
     ]
 
 
-_SQLITE = sqlite.dialect(paramstyle="named")
-_IS_LIVE = str(select(turns.c.id).where(turns.c.id == bindparam("id"), LIVE).compile(dialect=_SQLITE))
-_INSERT = str(sqlite.insert(turn_journal).on_conflict_do_nothing().compile(dialect=_SQLITE))
+@cache
+def _ended_of(count: int) -> str:
+    """Of so many turns those that are not live."""
+    live = select(turns.c.id).where(turns.c.id == literal_column("column1"), LIVE).compile(dialect=_SQLITE)
+    return f"SELECT column1 FROM (VALUES {', '.join(['(?)'] * count)}) WHERE NOT EXISTS ({live})"  # noqa: S608
+
+
+@cache
+def _insert_of(count: int) -> str:
+    names = ", ".join(column.name for column in turn_journal.columns)
+    rows = ", ".join([f"({', '.join('?' * len(turn_journal.columns))})"] * count)
+    return f"INSERT OR IGNORE INTO {turn_journal.name} ({names}) VALUES {rows}"  # noqa: S608
 
 
 async def read(c: AsyncConnection, turn_id: str) -> Journaled:

@@ -13,12 +13,14 @@ import re
 import secrets
 from typing import get_args
 
+from msgspec import structs
 from sqlalchemy import exists, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from chatpager.errors import ConfigError, KeyNotFound
+from chatpager.store import auditing
 from chatpager.store.database import NUL
-from chatpager.store.records import ApiKey, Role
+from chatpager.store.records import ApiKey, AuditEntry, Role
 from chatpager.store.tables import api_keys
 
 MARK = "cp_"
@@ -34,7 +36,7 @@ def digest_of(key: str) -> bytes:
     return hashlib.sha256(key.encode(errors="surrogateescape")).digest()
 
 
-def new_key(tenant: str, name: str, role: str, now: int) -> tuple[ApiKey, str]:
+def new_key(tenant: str, name: str, role: str, now: int, *, expires_at: int | None = None) -> tuple[ApiKey, str]:
     """A row to store, and the key itself, which is nowhere else.
 
     Raises:
@@ -58,6 +60,7 @@ def new_key(tenant: str, name: str, role: str, now: int) -> tuple[ApiKey, str]:
             prefix=key[:SHOWN],
             created_at=now,
             revoked_at=None,
+            expires_at=expires_at,
         ),
         key,
     )
@@ -65,6 +68,12 @@ def new_key(tenant: str, name: str, role: str, now: int) -> tuple[ApiKey, str]:
 
 async def create(c: AsyncConnection, key: ApiKey) -> None:
     await c.execute(insert(api_keys).values({column.name: getattr(key, column.name) for column in api_keys.columns}))
+    await auditing.add(c, _by_the_operator(key, "key.created", key.created_at))
+
+
+def _by_the_operator(key: ApiKey, action: str, now: int) -> AuditEntry:
+    """Keys are made and ended in the database itself, by who has it."""
+    return AuditEntry(at=now, key="operator", tenant=key.tenant, action=action, target=key.id, address="")
 
 
 async def every(c: AsyncConnection) -> list[ApiKey]:
@@ -87,9 +96,12 @@ async def find(c: AsyncConnection, digest: bytes) -> ApiKey | None:
 async def revoke(c: AsyncConnection, id: str, now: int) -> ApiKey:
     """One that was revoked before stays revoked since then."""
     k = api_keys.c
-    if NUL not in id:
-        await c.execute(update(api_keys).where(k.id == id, k.revoked_at.is_(None)).values(revoked_at=now))
-    row = None if NUL in id else (await c.execute(select(api_keys).where(k.id == id))).one_or_none()
+    row = None if NUL in id else (await c.execute(select(api_keys).where(k.id == id).with_for_update())).one_or_none()
     if row is None:
         raise KeyNotFound(f"no key {id!r}")
-    return ApiKey(**row._mapping)
+    key = ApiKey(**row._mapping)
+    if key.revoked_at is not None:
+        return key
+    await c.execute(update(api_keys).where(k.id == id).values(revoked_at=now))
+    await auditing.add(c, _by_the_operator(key, "key.revoked", now))
+    return structs.replace(key, revoked_at=now)

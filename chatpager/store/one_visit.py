@@ -1,52 +1,55 @@
-"""SQLite in one visit: a small transaction that runs in a thread of its own from its beginning to its commit.
-
-An asynchronous connection goes to its thread and back for every statement, and again for every cursor. For the journal,
-which is written at every step, that took the event loop 2 to 3 ms of CPU a token.
-"""
+"""The journal's way to SQLite: as ``visits``, and without SQLAlchemy, for it is written at every step."""
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TypeVar
 
 from chatpager import failpoints
+from chatpager.store.visits import in_thread
 
 T = TypeVar("T")
+LOG_ROWS = 4096
+"""Written since the log was last carried to the database, after which that is done again. Each is a page of the log,
+for every turn writes at a place of its own."""
+PASSES = 8
+"""What is written while the log is carried over needs another pass, a short one."""
 
 
 class OneVisit:
-    """A connection to ``file`` whose commits are relaxed: they outlive the process, not a power cut."""
+    """A connection to ``file`` whose commits are relaxed: they outlive the process, not a power cut. The log is carried
+    to the database beside them: a step that waited for that would wait for the disk."""
 
     def __init__(self, file: Path, pragmas: tuple[str, ...]) -> None:
         self._file, self._pragmas = file, pragmas
         self._thread = ThreadPoolExecutor(1, "chatpager-journal")
         self._connection: sqlite3.Connection | None = None
+        self._beside = ThreadPoolExecutor(1, "chatpager-checkpoint")
+        self._carrying: Future[None] | None = None
+        self._rows = 0
 
     async def write(self, name: str, work: Callable[[sqlite3.Connection], T]) -> T:
-        """What ``work`` returns, committed. Raises sqlite3.Error; then nothing was written.
+        """What ``work`` returns, committed. Raises sqlite3.Error; then nothing was written."""
+        return await in_thread(self._thread, self._write, name, work)
 
-        Who is cancelled waits until the thread is done, so that the next writer does not come upon it.
-        """
-        writing = asyncio.get_running_loop().run_in_executor(self._thread, self._write, name, work)
-        try:
-            return await asyncio.shield(writing)
-        except asyncio.CancelledError:
-            await asyncio.wait([writing])
-            if not writing.cancelled() and (error := writing.exception()):
-                raise error from None
-            raise
+    async def carried_over(self) -> None:
+        """Wait until nothing carries the log over, so that somebody else can."""
+        if self._carrying is not None:
+            await asyncio.wait([asyncio.wrap_future(self._carrying)])
 
     async def close(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
         self._thread.shutdown()
+        await asyncio.to_thread(self._beside.shutdown)
 
     def _write(self, name: str, work: Callable[[sqlite3.Connection], T]) -> T:
         c = self._connection = self._connection or self._connect()
+        before = c.total_changes
         c.execute("BEGIN IMMEDIATE")
         try:
             done = work(c)
@@ -56,7 +59,19 @@ class OneVisit:
             if c.in_transaction:
                 c.execute("ROLLBACK")
             raise
+        self._rows += c.total_changes - before
+        if self._rows >= LOG_ROWS and (self._carrying is None or self._carrying.done()):
+            self._rows = 0
+            self._carrying = self._beside.submit(self._carry_over)
         return done
+
+    def _carry_over(self) -> None:
+        """What fails of it is tried again, and told by who has to wait for it in the end (``wal_autocheckpoint``)."""
+        with suppress(sqlite3.Error), closing(self._connect()) as c:
+            for _ in range(PASSES):
+                _, written, carried = c.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                if written == carried:
+                    break
 
     def _connect(self) -> sqlite3.Connection:
         c = sqlite3.connect(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType
@@ -15,10 +15,11 @@ Content = Sequence[dict[str, Any]]
 EndStatus = Literal["completed", "incomplete", "interrupted", "cancelled", "failed"]
 """How a turn ended, and with it its answer; every other message is ``completed``."""
 TurnStatus = Literal["in_progress"] | EndStatus
-TurnKind = Literal["response", "chat"]
+TurnKind = Literal["response", "chat", "completion", "message"]
 
-Role = Literal["user", "admin"]
-"""A user has what is its tenant's; an admin also sees what is the whole server's."""
+Role = Literal["user", "admin", "read-only"]
+"""A user has what is its tenant's; an admin also sees what is the whole server's, and a read-only one nothing else than
+that: no conversation, and nothing that it could change."""
 
 TipMove = Literal["moved", "session_moved", "no_session", "already_finished", "turn_gone"]
 """What the end of a turn did to its session's tip.
@@ -69,7 +70,8 @@ class Message(Struct, frozen=True, kw_only=True):
 class Session(Struct, frozen=True, kw_only=True):
     """A conversation. ``updated_at`` is when a message last came in: renaming is no activity.
 
-    ``forked_from`` names a session that may have been deleted since.
+    ``forked_from`` names a session that may have been deleted since, and so does ``root``: the one from which this one
+    and all that it was forked from came.
     """
 
     id: str
@@ -81,6 +83,7 @@ class Session(Struct, frozen=True, kw_only=True):
     parameters: dict[str, Any]
     created_at: int
     updated_at: int
+    root: str | None = None
 
     @property
     def cursor(self) -> str:
@@ -93,7 +96,8 @@ class NewTurn(Struct, frozen=True, kw_only=True):
 
     ``expected_tip`` is where the session must stand; by default at ``parent_hash``. It differs where a turn goes back:
     another answer to an earlier message, or an earlier message edited. ``client_key`` makes the beginning idempotent:
-    the same key with the same input gives the turn that exists. ``title`` names the session if it has no name.
+    the same key with the same input gives the turn that exists. ``title`` names the session if it has no name, and
+    where it ``renames`` it, one that has.
     """
 
     id: str
@@ -110,6 +114,7 @@ class NewTurn(Struct, frozen=True, kw_only=True):
     client_key: str | None = None
     request: dict[str, Any] = {}
     title: str = ""
+    renames: bool = False
 
 
 class Turn(Struct, frozen=True, kw_only=True):
@@ -162,7 +167,7 @@ class BegunTurn(Struct, frozen=True, kw_only=True):
     duplicate: bool = False
 
 
-class JournalEntry(Struct, frozen=True, kw_only=True):
+class JournalEntry(Struct, frozen=True, kw_only=True, gc=False):
     """Tokens of a live turn, written before they are sent. ``first_index`` counts the turn's tokens from 0."""
 
     turn_id: str
@@ -170,12 +175,25 @@ class JournalEntry(Struct, frozen=True, kw_only=True):
     token_ids: Sequence[int]
     text: str
 
+    def then(self, next: JournalEntry) -> JournalEntry:
+        """Both in one: ``next`` is of the same turn, and begins where this one ends."""
+        return JournalEntry(
+            turn_id=self.turn_id,
+            first_index=self.first_index,
+            token_ids=(*self.token_ids, *next.token_ids),
+            text=self.text + next.text,
+        )
+
 
 class Journaled(Struct, frozen=True, kw_only=True):
     """What a live turn's journal holds, up to the first gap if there is one."""
 
     token_ids: tuple[int, ...]
     text: str
+
+
+ReadContent = Callable[[Turn, Journaled], Content]
+"""What a live turn's answer consists of, as far as the journal has it. Called in some thread."""
 
 
 class FinishedTurn(Struct, frozen=True, kw_only=True):
@@ -221,7 +239,8 @@ class DeletedSession(Struct, frozen=True, kw_only=True):
 
 
 class ApiKey(Struct, frozen=True, kw_only=True):
-    """What is stored of a key: ``digest`` is its SHA-256, ``prefix`` its first characters, for people."""
+    """What is stored of a key: ``digest`` is its SHA-256, ``prefix`` its first characters, for people; from
+    ``expires_at`` on it opens nothing."""
 
     id: str
     tenant: str
@@ -231,3 +250,23 @@ class ApiKey(Struct, frozen=True, kw_only=True):
     prefix: str
     created_at: int
     revoked_at: int | None
+    expires_at: int | None = None
+
+    def opens(self, now: int) -> bool:
+        """Whether it is neither revoked nor expired."""
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+
+class AuditEntry(Struct, frozen=True, kw_only=True):
+    """What somebody did who may do what users may not. ``key``: the id of a stored key, "own" (the server's, which
+    settings name), "none" (a server that asks for none) or "operator" (who has the machine); ``address``: where it came
+    from."""
+
+    number: int = 0
+    """The store gives it; a later one is higher."""
+    at: int
+    key: str
+    tenant: str
+    action: str
+    target: str
+    address: str

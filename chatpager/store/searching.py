@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from chatpager.store.chain import MessageHash
 from chatpager.store.records import text_of
 from chatpager.store.tables import messages, sessions
+from chatpager.store.visits import aside
 
 MOST_FOUND = 1000
 """Messages that are looked at for one search, the newest first."""
@@ -33,7 +33,7 @@ async def _said(c: AsyncConnection, tenant: str, words: str) -> list[MessageHash
     somewhere = func.lower(m.content).like(pattern, escape="/")
     query = select(m.hash, m.content).where(m.tenant == tenant, somewhere)
     rows = (await c.execute(query.order_by(m.created_at.desc(), m.hash).limit(MOST_FOUND))).all()
-    return await asyncio.to_thread(_with, words.lower(), rows)
+    return await aside(_with, words.lower(), rows)
 
 
 def _escaped(words: str) -> str:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from msgspec import UNSET, UnsetType
-from sqlalchemy import case, delete, exists, insert, select, tuple_, update
+from sqlalchemy import delete, exists, func, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from chatpager.errors import ConversationNotFound, InvalidRequest, SessionBusy
+from chatpager.errors import ConversationNotFound, InvalidRequest, SessionBusy, TooManyForks
 from chatpager.store import journal, messages, searching
 from chatpager.store.chain import MessageHash
 from chatpager.store.database import NUL
@@ -72,9 +72,17 @@ async def change(
     return await get(c, tenant, id)
 
 
-async def fork(c: AsyncConnection, tenant: str, id: str, new_id: str, at: MessageHash | None, now: int) -> Session:
-    """A session with the messages of ``id`` up to ``at`` (None: all), which may lie on a branch it has left."""
+async def fork(
+    c: AsyncConnection, tenant: str, id: str, new_id: str, at: MessageHash | None, now: int, most: int | None = None
+) -> Session:
+    """A session with the messages of ``id`` up to ``at`` (None: all), which may lie on a branch it has left. There are
+    ``most`` forks of one root, whatever they were forked from in between."""
     parent = await get(c, tenant, id)
+    root = parent.root or parent.id
+    if most is not None:
+        forks = select(func.count()).select_from(sessions).where(sessions.c.root == root)
+        if ((await c.execute(forks)).scalar() or 0) >= most:
+            raise TooManyForks(f"there are {most} forks of conversation {root!r} and of its forks; delete some of them")
     if at is not None and not await _holds(c, parent, at):
         raise InvalidRequest(f"the conversation has no message {at}", param="at")
     child = Session(
@@ -87,6 +95,7 @@ async def fork(c: AsyncConnection, tenant: str, id: str, new_id: str, at: Messag
         parameters=parent.parameters,
         created_at=now,
         updated_at=now,
+        root=root,
     )
     return await create(c, child)
 
@@ -127,10 +136,11 @@ async def compact(
     session = await get(c, tenant, id, to_change=True)
     if session.tip_hash != expected:
         raise SessionBusy("the conversation has gone on meanwhile")
-    return await _stand_at(c, session, (await messages.insert(c, tenant, None, new, now))[-1])
+    hashes = await messages.insert(c, tenant, None, new, now)
+    return await _stand_at(c, session, hashes[-1] if hashes else None)
 
 
-async def _stand_at(c: AsyncConnection, session: Session, tip: MessageHash) -> Session:
+async def _stand_at(c: AsyncConnection, session: Session, tip: MessageHash | None) -> Session:
     """No message came in, so it counts as no activity; what nothing needs any more goes."""
     if (await c.execute(select(exists().where(turns.c.session_id == session.id, LIVE)))).scalar():
         raise SessionBusy("a turn of the conversation is running; change its past when it has ended")
@@ -140,14 +150,19 @@ async def _stand_at(c: AsyncConnection, session: Session, tip: MessageHash) -> S
 
 
 async def move_tip(
-    c: AsyncConnection, tenant: str, id: str, expected: MessageHash | None, tip: MessageHash, now: int, title: str = ""
+    c: AsyncConnection, tenant: str, id: str, expected: MessageHash | None, tip: MessageHash, now: int
 ) -> bool:
-    """Compare-and-set of the tip; a session without a name is called ``title``."""
-    _check_title(title)
+    """Compare-and-set of the tip."""
     s = sessions.c
-    named = {"title": case((s.title == "", title), else_=s.title)} if title else {}
     here = update(sessions).where(s.id == id, s.tenant == tenant, s.tip_hash.is_not_distinct_from(expected))
-    return (await c.execute(here.values(tip_hash=tip, updated_at=now, **named))).rowcount == 1
+    return (await c.execute(here.values(tip_hash=tip, updated_at=now))).rowcount == 1
+
+
+async def name(c: AsyncConnection, tenant: str, id: str, title: str, *, over: bool) -> None:
+    """Call a session ``title`` if it has no name, or whatever it is called where that goes ``over`` it."""
+    _check_title(title)
+    here = update(sessions).where(sessions.c.id == id, sessions.c.tenant == tenant)
+    await c.execute((here if over else here.where(sessions.c.title == "")).values(title=title))
 
 
 async def remove(c: AsyncConnection, tenant: str, id: str) -> DeletedSession:

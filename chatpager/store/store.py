@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from msgspec import UNSET, UnsetType
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from chatpager.store import journal, keys, messages, prefixes, schema, sessions, turns
+from chatpager.store import auditing, history, journal, keys, messages, prefixes, schema, sessions, turns
 from chatpager.store.chain import MessageHash
 from chatpager.store.database import BUSY_TIMEOUT_MS, Database
 from chatpager.store.records import (
     ApiKey,
+    AuditEntry,
     BegunTurn,
     DeletedSession,
     Finished,
@@ -23,6 +25,7 @@ from chatpager.store.records import (
     NewMessage,
     NewTurn,
     Prefix,
+    ReadContent,
     Recovered,
     Session,
     Turn,
@@ -63,6 +66,11 @@ class Store:
             await database.close()
             raise
         return cls(database)
+
+    @property
+    def transactions(self) -> Mapping[str, int]:
+        """Begun since it was opened, by kind: "read" and "write"."""
+        return self._database.transactions
 
     async def claim(self) -> None:
         """Become, or stay, the only server of this database, until it is closed or the process ends in whatever way. If
@@ -105,13 +113,11 @@ class Store:
             created_at=now,
             updated_at=now,
         )
-        async with self._database.write("create_session") as c:
-            return await sessions.create(c, new)
+        return await self._database.writing("create_session", lambda c: sessions.create(c, new))
 
     async def session(self, tenant: str, id: str) -> Session:
         """Raises ConversationNotFound."""
-        async with self._database.read() as c:
-            return await sessions.get(c, tenant, id)
+        return await self._database.reading(lambda c: sessions.get(c, tenant, id))
 
     async def list_sessions(
         self, tenant: str, *, limit: int, after: str | None = None, search: str | None = None
@@ -122,8 +128,9 @@ class Store:
         Raises:
             InvalidRequest: ``after`` is no cursor.
         """
-        async with self._database.read() as c:
-            return await sessions.page(c, tenant, limit, after, search)
+        return await self._database.reading(
+            lambda c: sessions.page(c, tenant, limit, after, search), long=search is not None
+        )
 
     async def update_session(
         self,
@@ -135,8 +142,9 @@ class Store:
         parameters: dict[str, Any] | UnsetType = UNSET,
     ) -> Session:
         """Replace what is given. Raises ConversationNotFound."""
-        async with self._database.write("update_session") as c:
-            return await sessions.change(c, tenant, id, title, metadata, parameters)
+        return await self._database.writing(
+            "update_session", lambda c: sessions.change(c, tenant, id, title, metadata, parameters)
+        )
 
     async def delete_session(self, tenant: str, id: str) -> DeletedSession:
         """Delete the session, its turns that have ended, and every message that nothing else needs.
@@ -144,20 +152,23 @@ class Store:
         Raises:
             ConversationNotFound: there is none.
         """
-        async with self._database.write("delete_session", tenant, deletes=True) as c:
-            return await sessions.remove(c, tenant, id)
+        return await self._database.writing(
+            "delete_session", lambda c: sessions.remove(c, tenant, id), tenant, deletes=True
+        )
 
     async def fork_session(
-        self, tenant: str, id: str, *, new_id: str, at: MessageHash | None = None, now: int
+        self, tenant: str, id: str, *, new_id: str, at: MessageHash | None = None, now: int, most: int | None = None
     ) -> Session:
         """Another session with the same messages up to ``at``; one row, nothing is copied.
 
         Raises:
             ConversationNotFound: there is no session ``id``.
             InvalidRequest: ``at`` is no message of it.
+            TooManyForks: there are ``most`` that came from where this one did.
         """
-        async with self._database.write("fork_session", tenant) as c:
-            return await sessions.fork(c, tenant, id, new_id, at, now)
+        return await self._database.writing(
+            "fork_session", lambda c: sessions.fork(c, tenant, id, new_id, at, now, most), tenant
+        )
 
     async def rewind_session(self, tenant: str, id: str, *, to: MessageHash) -> Session:
         """The session ends with message ``to`` again; what turns said and were asked stays stored.
@@ -167,8 +178,9 @@ class Store:
             InvalidRequest: ``to`` is no message of it.
             SessionBusy: a turn of it runs.
         """
-        async with self._database.write("rewind_session", tenant, deletes=True) as c:
-            return await sessions.rewind(c, tenant, id, to)
+        return await self._database.writing(
+            "rewind_session", lambda c: sessions.rewind(c, tenant, id, to), tenant, deletes=True
+        )
 
     async def compact_session(
         self, tenant: str, id: str, *, expected: MessageHash | None, new: Sequence[NewMessage], now: int
@@ -179,8 +191,9 @@ class Store:
             ConversationNotFound: there is no session ``id``.
             SessionBusy: it does not stand at ``expected``, or a turn of it runs.
         """
-        async with self._database.write("compact_session", tenant, deletes=True) as c:
-            return await sessions.compact(c, tenant, id, expected, new, now)
+        return await self._database.writing(
+            "compact_session", lambda c: sessions.compact(c, tenant, id, expected, new, now), tenant, deletes=True
+        )
 
     # -- messages
 
@@ -193,27 +206,24 @@ class Store:
             ConversationNotFound: there is no session ``id``.
             SessionBusy: a turn of it runs.
         """
-        async with self._database.write("append_messages", tenant) as c:
-            return await sessions.append(c, tenant, id, new, now)
+        return await self._database.writing(
+            "append_messages", lambda c: sessions.append(c, tenant, id, new, now), tenant
+        )
 
     async def load_chain(self, tenant: str, tip: MessageHash | None) -> list[Message]:
         """The messages up to ``tip``, root first. Raises NotFound."""
-        async with self._database.read() as c:
-            return await messages.load(c, tenant, tip)
+        return await self._database.reading(lambda c: messages.load(c, tenant, tip))
 
     async def has_message(self, tenant: str, hash: MessageHash | None) -> bool:
-        async with self._database.read() as c:
-            return hash is not None and await messages.is_stored(c, tenant, hash)
+        return hash is not None and await self._database.reading(lambda c: messages.is_stored(c, tenant, hash))
 
     async def match_content(self, tenant: str, sent: Sequence[NewMessage]) -> list[Message]:
         """The longest stored chain with the contents of the first of ``sent``, root first; often one shorter."""
-        async with self._database.read() as c:
-            return await messages.match(c, tenant, sent)
+        return await self._database.reading(lambda c: messages.match(c, tenant, sent))
 
     async def verify(self, tenant: str, tip: MessageHash) -> list[MessageHash]:
         """Derive every hash of a chain again; returns those whose rows were altered. Raises NotFound."""
-        async with self._database.read() as c:
-            return await messages.verify(c, tenant, tip)
+        return await self._database.reading(lambda c: messages.verify(c, tenant, tip))
 
     # -- turns
 
@@ -231,8 +241,11 @@ class Store:
     async def begin_turns(self, new: Sequence[NewTurn]) -> list[BegunTurn]:
         """``begin_turn`` for several of one tenant: all of them or none."""
         tenant, deletes = new[0].tenant, any(map(turns.leaves_a_branch, new))
-        async with self._database.write("begin_turn", tenant, deletes=deletes, owned=True) as c:
+
+        async def begin(c: AsyncConnection) -> list[BegunTurn]:
             return [await turns.begin(c, each) for each in new]
+
+        return await self._database.writing("begin_turn", begin, tenant, deletes=deletes, owned=True)
 
     async def journal(self, entries: Sequence[JournalEntry]) -> set[str]:
         """Write the tokens of one step, of any number of turns, before they are sent: they outlive the process.
@@ -249,58 +262,64 @@ class Store:
 
     async def journaled(self, tenant: str, id: str) -> Journaled:
         """The tokens of a live turn so far; nothing of one that has ended. Raises ResponseNotFound."""
-        async with self._database.read() as c:
+
+        async def read(c: AsyncConnection) -> Journaled:
             await turns.get(c, tenant, id)
             return await journal.read(c, id)
+
+        return await self._database.reading(read)
 
     async def finish_turn(self, done: FinishedTurn) -> Finished:
         """Store a turn's answer and its end; never refuses, but says which end is stored and what became of the
         session's tip."""
-        async with self._database.write("finish_turn", done.tenant) as c:
-            return await turns.finish(c, done)
+        return await self._database.writing("finish_turn", lambda c: turns.finish(c, done), done.tenant)
 
     async def recover(
-        self, now: int, ids: Collection[str] | None = None, *, tenant: str | None = None
+        self,
+        now: int,
+        ids: Collection[str] | None = None,
+        *,
+        tenant: str | None = None,
+        content: ReadContent = turns.text_told,
     ) -> list[Recovered]:
-        """End live turns as ``interrupted``, with what the journal kept of their answers: every one, or those of
-        ``ids``, which may have ended; beside other writers only those of one ``tenant``.
+        """End live turns as ``interrupted``, with what ``content`` reads in what the journal kept of their answers:
+        every one, or those of ``ids``, which may have ended; beside other writers only those of one ``tenant``.
 
         For the server that has claimed the database. Before its first turn no live turn has an owner.
         """
-        async with self._database.write("recover", tenant, owned=True) as c:
-            return await turns.recover(c, now, ids)
+        return await self._database.writing(
+            "recover", lambda c: turns.recover(c, now, ids, content), tenant, owned=True
+        )
 
     async def turn(self, tenant: str, id: str) -> Turn:
         """Raises ResponseNotFound."""
-        async with self._database.read() as c:
-            return await turns.get(c, tenant, id)
+        return await self._database.reading(lambda c: turns.get(c, tenant, id))
 
     async def turn_of_key(self, tenant: str, client_key: str) -> Turn | None:
         """The turn that the key began."""
-        async with self._database.read() as c:
-            return await turns.of_key(c, tenant, client_key)
+        return await self._database.reading(lambda c: turns.of_key(c, tenant, client_key))
 
     async def turn_of_answer(self, tenant: str, answer: MessageHash) -> Turn | None:
         """The turn that gave this answer; of several, which gave the very same, the latest. None: it was deleted."""
-        async with self._database.read() as c:
-            return await turns.of_answer(c, tenant, answer)
+        return await self._database.reading(lambda c: turns.of_answer(c, tenant, answer))
 
     async def turns_of(self, tenant: str, session_id: str) -> list[Turn]:
         """A session's turns, oldest first, with those that it inherited when it was forked: at most one of these
         for each message, its ``tip_hash``. Raises ConversationNotFound.
         """
-        async with self._database.read() as c:
-            return await turns.of_session(c, tenant, session_id)
+        return await self._database.reading(lambda c: turns.of_session(c, tenant, session_id))
 
     async def active_turns(self, tenant: str) -> list[Turn]:
         """The turns in progress, oldest first."""
-        async with self._database.read() as c:
-            return await turns.live(c, tenant)
+        return await self._database.reading(lambda c: turns.live(c, tenant))
 
     async def response(self, tenant: str, id: str) -> dict[str, Any] | None:
         """The response's body at its end; None while it runs, or if it ended without. Raises ResponseNotFound."""
-        async with self._database.read() as c:
-            return await turns.body(c, tenant, id)
+        return await self._database.reading(lambda c: turns.body(c, tenant, id))
+
+    async def responses(self, tenant: str, ids: Collection[str]) -> dict[str, dict[str, Any]]:
+        """The bodies of those of these responses that have ended with one, by id."""
+        return await self._database.reading(lambda c: turns.bodies(c, tenant, ids))
 
     async def delete_turn(self, tenant: str, id: str) -> int:
         """Delete a turn, its response, and the messages that nothing else needs; returns how many those were.
@@ -308,8 +327,7 @@ class Store:
         Raises:
             ResponseNotFound: there is none.
         """
-        async with self._database.write("delete_turn", tenant, deletes=True) as c:
-            return await turns.remove(c, tenant, id)
+        return await self._database.writing("delete_turn", lambda c: turns.remove(c, tenant, id), tenant, deletes=True)
 
     # -- prefixes
 
@@ -319,46 +337,58 @@ class Store:
         Raises:
             PrefixExists: its label has other instructions, or those of another vocabulary.
         """
-        async with self._database.write("publish_prefix") as c:
-            return await prefixes.add(c, new)
+        return await self._database.writing("publish_prefix", lambda c: prefixes.add(c, new))
 
     async def prefix(self, label: str) -> Prefix:
         """Raises PrefixNotFound."""
-        async with self._database.read() as c:
-            return await prefixes.get(c, label)
+        return await self._database.reading(lambda c: prefixes.get(c, label))
 
     async def prefixes(self) -> list[Prefix]:
         """All of them, of whatever model, the oldest first."""
-        async with self._database.read() as c:
-            return await prefixes.every(c)
+        return await self._database.reading(prefixes.every)
 
     async def withdraw_prefix(self, label: str) -> None:
         """Raises PrefixNotFound."""
-        async with self._database.write("withdraw_prefix") as c:
-            await prefixes.remove(c, label)
+        await self._database.writing("withdraw_prefix", lambda c: prefixes.remove(c, label))
+
+    # -- history
+
+    async def keep_history(self, rows: Mapping[int, Mapping[str, Any]], *, oldest: int) -> None:
+        """Put figures of these minutes (seconds since the epoch) in place of what was kept of them, and forget what is
+        older than ``oldest``."""
+        await self._database.writing("keep_history", lambda c: history.keep(c, rows, oldest))
+
+    async def history(self, since: int) -> dict[int, dict[str, Any]]:
+        """The minutes from ``since`` on, oldest first."""
+        return await self._database.reading(lambda c: history.since(c, since))
 
     # -- api keys
 
     async def create_key(self, key: ApiKey) -> None:
-        async with self._database.write("create_key") as c:
-            await keys.create(c, key)
+        await self._database.writing("create_key", lambda c: keys.create(c, key))
 
     async def keys(self) -> list[ApiKey]:
         """Every tenant's, revoked ones too, the oldest first."""
-        async with self._database.read() as c:
-            return await keys.every(c)
+        return await self._database.reading(keys.every)
 
     async def has_keys(self) -> bool:
         """Whether one was ever stored."""
-        async with self._database.read() as c:
-            return await keys.any_stored(c)
+        return await self._database.reading(keys.any_stored)
 
     async def key(self, digest: bytes) -> ApiKey | None:
         """The key with this SHA-256, which may be revoked."""
-        async with self._database.read() as c:
-            return await keys.find(c, digest)
+        return await self._database.reading(lambda c: keys.find(c, digest))
 
     async def revoke_key(self, id: str, *, now: int) -> ApiKey:
         """Raises KeyNotFound."""
-        async with self._database.write("revoke_key") as c:
-            return await keys.revoke(c, id, now)
+        return await self._database.writing("revoke_key", lambda c: keys.revoke(c, id, now))
+
+    # -- the audit, to which keys' makings and ends are added with them
+
+    async def audit(self, entry: AuditEntry) -> None:
+        """Add what somebody is about to do: once this returns it outlives a power cut."""
+        await self._database.writing("audit", lambda c: auditing.add(c, entry))
+
+    async def audited(self, *, limit: int, before: int | None = None) -> tuple[list[AuditEntry], bool]:
+        """What was done, the latest first, from the entry ``before`` this number on; and whether more was."""
+        return await self._database.reading(lambda c: auditing.page(c, limit, before))

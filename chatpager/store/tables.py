@@ -1,7 +1,7 @@
 """The schema as SQLAlchemy sees it; ``migrations/`` is what makes it. ``alembic check`` keeps the two equal.
 
 Every index serves a query or the deletion of a row that others point to. Ids that are provenance only
-(``forked_from``, ``previous_turn_id``, and ``turns.parent_hash``, which is an ancestor of ``input_tip``) have no
+(``forked_from``, ``root``, ``previous_turn_id``, and ``turns.parent_hash``, an ancestor of ``input_tip``) have no
 foreign key: what they name may be deleted without them. Nor has the journal: on PostgreSQL the check was more than half
 of the time of a step (2.7 ms for 64 rows, 1.1 ms without), so who deletes a turn deletes its journal.
 """
@@ -17,6 +17,7 @@ from sqlalchemy import (
     Dialect,
     ForeignKey,
     Index,
+    Integer,
     LargeBinary,
     MetaData,
     Table,
@@ -77,8 +78,11 @@ sessions = Table(
     Column("parameters", Json, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
+    Column("root", Text),
     Index(None, "tenant", "updated_at", "id"),
 )
+_FORKS: dict[str, Any] = {f"{name}_where": text("root IS NOT NULL") for name in ("sqlite", "postgresql")}
+Index("ix_sessions_root", sessions.c.root, **_FORKS)
 
 turns = Table(
     "turns",
@@ -149,4 +153,25 @@ api_keys = Table(
     Column("prefix", Text, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("revoked_at", BigInteger),
+    Column("expires_at", BigInteger),
 )
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("address", Text, nullable=False),
+)
+
+history = Table(
+    "history",
+    metadata,
+    Column("minute", BigInteger, primary_key=True, autoincrement=False),
+    Column("figures", Json, nullable=False),
+)
+"""``minute`` is its first second since the epoch."""

@@ -15,16 +15,20 @@ from chatpager.store.chain import MessageHash, canonical
 from chatpager.store.database import NUL, insert_or_ignore
 from chatpager.store.records import (
     BegunTurn,
+    Content,
     Finished,
     FinishedTurn,
+    Journaled,
     NewMessage,
     NewTurn,
+    ReadContent,
     Recovered,
     TipMove,
     Turn,
     text_content,
 )
 from chatpager.store.tables import LIVE, responses, turns
+from chatpager.store.visits import aside
 
 
 async def begin(c: AsyncConnection, new: NewTurn) -> BegunTurn:
@@ -52,8 +56,11 @@ async def begin(c: AsyncConnection, new: NewTurn) -> BegunTurn:
         return await _stood_in_the_way(c, new)
     if new.session_id is not None:
         expected = new.parent_hash if new.expected_tip is UNSET else new.expected_tip
-        if not await sessions.move_tip(c, new.tenant, new.session_id, expected, turn.input_tip, new.now, new.title):
+        moved = await sessions.move_tip(c, new.tenant, new.session_id, expected, turn.input_tip, new.now)
+        if not moved:
             raise SessionBusy("the conversation has gone on meanwhile")
+        if new.title:
+            await sessions.name(c, new.tenant, new.session_id, new.title, over=new.renames)
         if leaves_a_branch(new):
             await messages.sweep(c, [expected])
     return BegunTurn(turn=turn, messages=hashes)
@@ -146,26 +153,29 @@ async def _advance(c: AsyncConnection, turn: Turn, tip: MessageHash, now: int) -
     return "moved" if moved else "session_moved"
 
 
-async def recover(c: AsyncConnection, now: int, ids: Collection[str] | None = None) -> list[Recovered]:
+def text_told(turn: Turn, kept: Journaled) -> Content:
+    """The text of an answer, without what else there is to it."""
+    return text_content(kept.text)
+
+
+async def recover(
+    c: AsyncConnection, now: int, ids: Collection[str] | None = None, content: ReadContent = text_told
+) -> list[Recovered]:
     """End live turns as ``interrupted``, their answers what the journal holds; the second time there is none."""
     done = []
     # Held from here on: what a server that lost its claim is just writing of them is waited for, and read.
     for turn in await _ordered(c, LIVE, *([] if ids is None else [turns.c.id.in_(ids)]), to_change=True):
         partial = await journal.read(c, turn.id)
-        message = NewMessage(
-            role="assistant",
-            content=text_content(partial.text),
-            status="interrupted",
-            vocab=turn.vocab,
-            token_ids=partial.token_ids,
-        )
-        ending = FinishedTurn(
-            id=turn.id,
-            tenant=turn.tenant,
-            status="interrupted",
-            message=message if partial.token_ids else None,
-            now=now,
-        )
+        message = None
+        if partial.token_ids:
+            message = NewMessage(
+                role="assistant",
+                content=await aside(content, turn, partial),
+                status="interrupted",
+                vocab=turn.vocab,
+                token_ids=partial.token_ids,
+            )
+        ending = FinishedTurn(id=turn.id, tenant=turn.tenant, status="interrupted", message=message, now=now)
         end = await finish(c, ending)
         done.append(
             Recovered(
@@ -204,6 +214,11 @@ async def of_key(c: AsyncConnection, tenant: str, client_key: str) -> Turn | Non
 async def body(c: AsyncConnection, tenant: str, id: str) -> dict[str, Any] | None:
     await get(c, tenant, id)
     return (await c.execute(select(responses.c.body).where(responses.c.turn_id == id))).scalar_one_or_none()
+
+
+async def bodies(c: AsyncConnection, tenant: str, ids: Collection[str]) -> dict[str, dict[str, Any]]:
+    query = select(responses).join(turns).where(turns.c.tenant == tenant, turns.c.id.in_(ids))
+    return {row.turn_id: row.body for row in await c.execute(query)}
 
 
 async def remove(c: AsyncConnection, tenant: str, id: str) -> int:

@@ -21,7 +21,8 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/v1/models" and WAY != "no models":
             self.answer(200, {"data": [{"id": "words"}]} if WAY != "empty list" else {"data": []})
         elif self.path == "/props":
-            self.answer(200, {"build_info": "b1-strange"})
+            policy = os.environ.get("GOMP_SPINCOUNT", "none")
+            self.answer(200, {"build_info": f"b1-strange, spins {policy}"})
         else:
             self.answer(404, {})
 

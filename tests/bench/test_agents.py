@@ -12,7 +12,12 @@ def test_what_cannot_be_measured_is_refused_by_name(wrong):
         agents.run(**{"only": None, "head": 10, "answer": 1, "rounds": 1, "out": None, **wrong})
 
 
-@pytest.mark.parametrize("only", [None, ["langgraph"], ["a framework of mine"]])
+def test_what_is_no_framework_is_refused_with_those_that_are():
+    with pytest.raises(ConfigError, match="only = 'mine': must be some of google-adk, openai-agents, langgraph"):
+        agents.run(only=["langgraph", "mine"], head=10, answer=1, rounds=1, out=None)
+
+
+@pytest.mark.parametrize("only", [None, ["langgraph"]])
 def test_frameworks_that_are_not_there_are_named(monkeypatch, only):
     monkeypatch.setattr(agents, "installed", lambda packages: False)
     with pytest.raises(ConfigError, match=only[0] if only else "no framework") as refused:

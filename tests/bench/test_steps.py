@@ -1,11 +1,12 @@
 """The engine's steps against their floor, on the smallest model."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
 
-from chatpager.bench import ceilings, steps
+from chatpager.bench import ceilings, models, steps
 from chatpager.bench.ceilings import Ceilings
 from chatpager.errors import ConfigError
 
@@ -22,6 +23,7 @@ def test_every_step_has_a_time_and_a_floor(tmp_path, capsys, monkeypatch):
     assert len(cells) == 8
     assert cells.pop(("prefill", 3, 90))["skipped"] == "more tokens than --step-tokens"
     for cell in cells.values():
+        assert cell["floor_ms"] >= 1000 * 2 * 9_965_824 / (result["read_gb_per_s"] * 1e9) * 0.99  # all weights
         assert 0 < cell["best_ms"] <= cell["ms"]
         assert cell["of_floor"] == pytest.approx(cell["floor_ms"] / cell["ms"], rel=0.01, abs=1e-3)
     for row in result["engine"]:
@@ -34,10 +36,6 @@ class Model:
     """The shape of a model of two layers, as the runner has it; the numbers below are counted by hand."""
 
     def __init__(self, tied):
-        # body: 100 weights; head and embedding: 10 x 4 each
-        sizes = [100, 40] if tied else [100, 40, 40]
-        self.module = self
-        self.parameters = lambda: [torch.empty(n) for n in sizes]
         self.config = type("Config", (), {"vocab_size": 10, "hidden_size": 4, "tie_word_embeddings": tied,
                                           "num_attention_heads": 2})  # fmt: skip
         self.dtype = torch.bfloat16
@@ -55,8 +53,20 @@ class Runner:
 def test_the_work_of_a_step_is_what_one_counts_by_hand(tied):
     kv = 2 * 2 * 1 * 2 * 2  # keys and values, two layers, one head of two, two bytes
     pair = 4 * 2 * 2 * 2  # two products of two operations, two layers, two heads of two
-    assert steps.work(Runner(tied), "decode", 3, 5) == (140 * 2 + 15 * kv, 2 * 140 * 3 + pair * 15)
-    assert steps.work(Runner(tied), "prefill", 3, 5) == (140 * 2 + 15 * kv, 2 * 100 * 15 + 2 * 40 * 3 + pair * 3 * 15)
+    all_of_them = 100 + (40 if tied else 2 * 40)  # body; head and embedding, 10 x 4 each
+    work = partial(steps.work, Runner(tied), all_of_them)
+    assert work("decode", 3, 5) == (140 * 2 + 15 * kv, 2 * 140 * 3 + pair * 15)
+    assert work("prefill", 3, 5) == (140 * 2 + 15 * kv, 2 * 100 * 15 + 2 * 40 * 3 + pair * 3 * 15)
+
+
+def test_the_work_of_a_model_that_is_loaded_is_that_of_its_files(tmp_path):
+    parameters = models.make_model("llama-15m", tmp_path)
+    options = steps.Options(**SMALL)
+    runner = steps._runner(options, tmp_path)
+    # Embedding and head are 8,192 x 256 each, and a step reads the second.
+    assert parameters == 12_062_976
+    read = 2 * (12_062_976 - 8192 * 256) + 20 * runner.shape.bytes_per_token(2)
+    assert steps.work(runner, parameters, "decode", 1, 20)[0] == read
 
 
 def test_the_floor_is_the_longer_of_the_two():
@@ -78,7 +88,7 @@ def test_contexts_that_the_memory_does_not_hold_are_left_out(monkeypatch):
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"batches": (0,)}, "batches"),
+        ({"batches": (4, 0)}, "batches = 0: must be at least 1"),
         ({"contexts": ()}, "contexts"),
         ({"steps": 1}, "steps"),
         ({"kv_gib": 0}, "kv_gib"),

@@ -11,7 +11,7 @@ import unicodedata
 
 import pytest
 
-from chatpager.cli.chatting import visible
+from chatpager.cli.showing import visible
 from chatpager.demo import model_path
 from tests.processes import clean_env, serving
 

@@ -85,9 +85,12 @@ def test_a_port_that_is_taken(chatpager):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        result = chatpager("doctor", "--json", "--port", taken.getsockname()[1])
-    assert findings(result)["port"][0] == "note"
-    assert "--port" in findings(result)["port"][1]
+        port = taken.getsockname()[1]
+        result = chatpager("doctor", "--json", "--port", port)
+    assert result.code == 1
+    state, text = findings(result)["port"]
+    assert state == "wrong"
+    assert text.startswith(f"port = {port}: ") and "--port" in text
 
 
 @pytest.mark.parametrize("made", [True, False])
@@ -110,7 +113,9 @@ def test_a_data_folder_whose_name_is_too_long(chatpager, home):
 
 def test_a_host_that_cannot_be_one(chatpager):
     result = chatpager("doctor", "--json", "--port", 0, "--host", "x" * 300)
-    assert findings(result)["port"][0] == "note"
+    assert result.code == 1
+    state, text = findings(result)["port"]
+    assert state == "wrong" and "--host" in text
 
 
 def test_a_wrong_setting_is_no_finding_but_an_error(chatpager):
@@ -123,6 +128,7 @@ def test_the_database_is_made_once_and_then_up_to_date(chatpager, home):
     assert (first.code, first.err) == (0, "")
     assert first == again
     assert "the database is at revision" in first.out
+    assert json.loads(chatpager("db", "upgrade", "--json").out) == {"revision": first.out.split()[-1]}
     state, text = findings(chatpager("doctor", "--json", "--port", 0))["database"]
     assert state == "ok"
     assert str(home) in text

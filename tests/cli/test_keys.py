@@ -58,12 +58,18 @@ def test_a_key_is_shown_once_and_listed_by_its_beginning(chatpager, make):
     assert [row["revoked_at"] for row in rows] == [None, None]
     assert chatpager("keys", "revoke", ann).out == f"{ann} of tenant ann is revoked\n"
     head, first, second = chatpager("keys", "list").out.splitlines()
-    assert head.split() == ["id", "tenant", "role", "key", "made", "revoked", "name"]
+    assert head.split() == ["id", "tenant", "role", "key", "made", "revoked", "expires", "name"]
     assert first.split()[:4] == [ann, "ann", "user", f"{key[:8]}..."] and first.rstrip().endswith("[laptop]")
     assert first.split()[6] != "-" and second.split()[6] == "-"
     for argv in (["keys", "list"], ["keys", "list", "--json"], ["config", "show"], ["doctor", "--port", 0]):
         said = chatpager(*argv)
         assert key not in said.out + said.err and other not in said.out + said.err
+
+
+def test_a_key_is_made_for_a_program(chatpager):
+    made = json.loads(chatpager("keys", "create", "--tenant", "ann", "--json").out)
+    key = made.pop("key")
+    assert made == listed(chatpager)[0] and key.startswith(made["prefix"])
 
 
 @pytest.mark.parametrize(
@@ -72,6 +78,8 @@ def test_a_key_is_shown_once_and_listed_by_its_beginning(chatpager, make):
         (["create", "--tenant", "a b"], 2, ["tenant = 'a b'", "letters"]),
         (["create", "--tenant", "ann", "--role", "root"], 2, ["role = 'root'", "user or admin"]),
         (["create", "--tenant", "ann", "--name", "x" * 101], 2, ["name", "100"]),
+        (["create", "--tenant", "ann", "--days", "0"], 2, ["days = 0", "above 0"]),
+        (["create", "--tenant", "ann", "--days", "1e9"], 2, ["days", "at most"]),
         (["revoke", "key_none"], 1, ["no key 'key_none'"]),
     ],
 )
@@ -83,6 +91,13 @@ def test_what_is_wrong_is_told_in_one_line_and_changes_nothing(chatpager, make, 
     [line] = result.err.splitlines()
     assert line.startswith("chatpager: ") and all(word in line for word in words)
     assert listed(chatpager) == before
+
+
+def test_a_key_may_be_made_for_some_days(chatpager, make):
+    make("--tenant", "ann", "--days", "1.5")
+    [row] = listed(chatpager)
+    assert row["expires_at"] - row["created_at"] == 1.5 * 86_400_000
+    assert chatpager("keys", "list").out.splitlines()[1].split()[7].startswith("20")
 
 
 @pytest.mark.parametrize("argv", [["list"], ["revoke", "key_1"]])
@@ -110,7 +125,8 @@ def test_a_server_that_runs_hears_of_keys(chatpager, make, fork_server, home):
         assert chatpager("cache", "top", *asks, bobs).out.splitlines()[1].split()[-1] == "ann"
         again = chatpager("chat", "--session", session, *asks[:2], typed="Who am I?\n", CHATPAGER_API_KEY=key)
         assert again.code == 0, again.err
-        assert chatpager("keys", "revoke", ann).code == 0
+        revoked = json.loads(chatpager("keys", "revoke", ann, "--json").out)
+        assert revoked["id"] == ann and revoked["revoked_at"] is not None
         soon(server.url, key, 401)
         refused = chatpager("sessions", "list", *asks, key)
         assert refused.code == 1 and "or was revoked" in refused.err

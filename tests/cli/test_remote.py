@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import shutil
 import socket
@@ -10,6 +11,7 @@ import urllib.request
 
 import pytest
 
+from chatpager.cli.sessions import _print_raw
 from chatpager.client import client
 from tests.processes import serving
 
@@ -39,10 +41,10 @@ def session(chatpager, server):
 
 
 def test_sessions_are_listed_the_latest_first(ask, session):
-    first = ask("sessions", "list").splitlines()[1]
+    first = ask("sessions", "ls").splitlines()[1]
     assert first.split()[0] == session
     assert "My name is Ada" in first
-    assert json.loads(ask("sessions", "list", "--json", "--limit", 1))[0]["id"] == session
+    assert json.loads(ask("sessions", "ls", "--json", "--limit", 1))[0]["id"] == session
 
 
 def test_a_session_is_pinned_and_let_go(ask, session, server):
@@ -65,8 +67,8 @@ def test_a_session_is_forked_and_deleted(ask, session, chatpager, server):
     child = result.out.strip()
     assert child != session
     assert f"chat --session {child} --url {server.url}" in result.err
-    assert ask("sessions", "delete", child) == "deleted\n"
-    assert child not in ask("sessions", "list")
+    assert ask("sessions", "rm", child) == f"deleted {child}\n"
+    assert child not in ask("sessions", "ls")
     assert "no conversation" in ask("sessions", "show", child, code=1)
 
 
@@ -80,6 +82,72 @@ def test_a_session_goes_back_to_an_earlier_answer(ask, session, chatpager, serve
     with urllib.request.urlopen(f"{server.url}/v1/conversations/{session}/items?order=asc") as found:
         assert json.loads(found.read())["data"] == items[:2]
     assert "no response" in ask("sessions", "rewind", session, "resp_none", code=1)
+
+
+def test_a_session_is_found_by_what_was_said_and_by_its_title(ask, session):
+    assert ask("sessions", "rename", session, "Rainy [days]") == "renamed\n"
+    for words in ("with my cat", "rainy"):
+        found = ask("sessions", "search", words)
+        assert session in found and "Rainy [days]" in found
+    assert json.loads(ask("sessions", "search", "no one said this", "--json")) == []
+    assert "no conversation" in ask("sessions", "rename", "conv_none", "a", code=1)
+
+
+def test_what_was_said_does_not_steer_a_terminal(tmp_path):
+    said = "a\x1b[2Jb\x9b\tc\nd\u202e\n"
+    terminal, ours = os.openpty()
+    with open(ours, "w") as out:
+        _print_raw(said.encode(), out)
+        assert os.read(terminal, 1000).decode() == "a\ufffd[2Jb\ufffd\tc\r\nd\ufffd\r\n"
+    os.close(terminal)
+    with open(tmp_path / "talk.md", "w") as out:
+        _print_raw(said.encode(), out)
+    assert (tmp_path / "talk.md").read_bytes() == said.encode()
+
+
+def test_a_session_is_exported(ask, session):
+    whole = json.loads(ask("sessions", "export", session))
+    assert (whole["object"], whole["conversation"]["id"]) == ("conversation.export", session)
+    assert [item["role"] for item in whole["items"]] == ["user", "assistant"]
+    assert "My name is Ada and I live in Paris with my cat." in ask("sessions", "export", session, "--format", "md")
+    ask("sessions", "export", session, "--format", "pdf", code=2)
+
+
+def test_a_session_is_kept_for_a_tool_brought_back_and_made_short(ask, session, chatpager, server, tmp_path):
+    assert re.match(r"\w+: soft, \d+ tokens for \d+ s\n", ask("sessions", "hint", session, "--tool", "search"))
+    assert re.match(r"\w+: soft, \d+ tokens for 9\d s\n", ask("sessions", "hint", session, "--eta", 99))
+    assert "--tool" in ask("sessions", "hint", session, code=2)
+    assert ask("sessions", "prefetch", session) == "0 tokens brought to the device\n", "it is there"
+    file = tmp_path / "summary.txt"
+    file.write_text("Ada has a cat.\n")
+    assert ask("sessions", "compact", session, file, "--keep", 0) == "compacted\n"
+    exported = json.loads(ask("sessions", "export", session))["items"]
+    assert [item["content"][0]["text"] for item in exported] == ["Ada has a cat."]
+    again = chatpager("sessions", "compact", session, "-", "--keep", 9, "--url", server.url, typed="Again.\n")
+    assert (again.code, "nothing is older" in again.err) == (1, True)
+
+
+def test_several_sessions_are_deleted_at_once_and_the_old_names_still_work(ask, session, server):
+    other = server.post("/v1/conversations")["id"]
+    assert ask("sessions", "delete", session, other, other) == f"deleted {session}\ndeleted {other}\n"
+    assert {session, other}.isdisjoint(ask("sessions", "list").split())
+    assert "is empty" in ask("sessions", "rm", other, " ", code=2)
+
+
+def test_a_session_that_is_not_there_does_not_keep_the_others(chatpager, session, server):
+    other = server.post("/v1/conversations")["id"]
+    result = chatpager("sessions", "rm", "conv_none", session, "conv_gone", other, "--url", server.url)
+    assert (result.code, result.out) == (1, f"deleted {session}\ndeleted {other}\n")
+    told = result.err.splitlines()
+    assert [line.startswith("chatpager: no conversation") for line in told] == [True, True]
+    assert "conv_none" in told[0] and "conv_gone" in told[1]
+
+
+def test_nothing_more_is_deleted_once_the_server_refuses_or_is_gone(chatpager, fork_server, tmp_path):
+    with serving(fork_server, tmp_path, "--api-key", "k") as locked:
+        for url in (locked.url, "http://127.0.0.1:9"):
+            result = chatpager("sessions", "rm", "conv_a", "conv_b", "--url", url)
+            assert (result.code, result.out, len(result.err.splitlines())) == (1, "", 1)
 
 
 def test_what_the_cache_holds_and_saved(ask, session):
@@ -105,14 +173,14 @@ def test_ids_are_whole_and_titles_are_one_line_whatever_they_hold(ask, server, c
     with urllib.request.urlopen(call) as answer:
         made = json.loads(answer.read())["id"]
     fork = chatpager("sessions", "fork", made, "--url", server.url).out.strip()
-    lines = {line.split()[0]: line for line in ask("sessions", "list").splitlines()}
+    lines = {line.split()[0]: line for line in ask("sessions", "ls").splitlines()}
     shown = lines[made]
     assert (
         "\N{REPLACEMENT CHARACTER}[31mred\N{REPLACEMENT CHARACTER}[0m two three \N{REPLACEMENT CHARACTER}back" in shown
     )
     assert shown.rstrip().endswith("long")
     assert f"(of {made})" in lines[fork]
-    assert "the latest 1; --limit" in chatpager("sessions", "list", "--limit", 1, "--url", server.url).err
+    assert "the latest 1; --limit" in chatpager("sessions", "ls", "--limit", 1, "--url", server.url).err
 
 
 def test_a_part_is_pinned_and_what_is_no_time_or_id_is_refused(ask, session):
@@ -124,10 +192,10 @@ def test_a_part_is_pinned_and_what_is_no_time_or_id_is_refused(ask, session):
 
 def test_a_key_is_asked_for_in_the_commands_own_words(chatpager, fork_server, tmp_path):
     with serving(fork_server, tmp_path, "--api-key", "k") as server:
-        for command in (("sessions", "list"), ("chat",)):
+        for command in (("sessions", "ls"), ("chat",)):
             without = chatpager(*command, "--url", server.url, typed="Hello\n" if command == ("chat",) else "")
             assert "give it with --api-key or CHATPAGER_API_KEY" in without.err
-        wrong = chatpager("sessions", "list", "--url", server.url, "--api-key", "x")
+        wrong = chatpager("sessions", "ls", "--url", server.url, "--api-key", "x")
         assert "the one that was given is not this server's" in wrong.err
 
 
@@ -215,6 +283,37 @@ def test_instructions_that_cannot_be_read_are_named(ask, tmp_path, content):
 )
 def test_what_is_no_command_for_prefixes(ask, wrong):
     ask("cache", *wrong, code=2)
+
+
+def test_what_a_command_did_a_program_can_have(ask, session, server, tmp_path):
+    def told(*argv):
+        return json.loads(ask("sessions", *argv, "--json"))
+
+    assert told("rename", session, "Rain")["chatpager"]["title"] == "Rain"
+    lease = told("pin", session, "--ttl", 90)
+    assert (lease["object"], lease["id"], lease["strength"]) == ("conversation.pin", session, "hard")
+    assert told("hint", session, "--tool", "search")["object"] == "conversation.hint"
+    assert told("prefetch", session) == {"object": "conversation.prefetch", "id": session, "tokens": 0}
+    assert told("unpin", session) == {"id": session, "object": "conversation.pin.deleted", "deleted": True}
+    child = told("fork", session)
+    assert child["chatpager"]["forked_from"] == session
+    answer = json.loads(ask("sessions", "export", session))["items"][1]["chatpager"]["response_id"]
+    assert told("rewind", session, answer)["id"] == session
+    file = tmp_path / "summary.txt"
+    file.write_text("Ada has a cat.\n")
+    assert told("compact", session, file, "--keep", 0)["id"] == session
+    deleted = told("rm", child["id"], session)
+    assert [(one["id"], one["deleted"]) for one in deleted] == [(child["id"], True), (session, True)]
+    rules = tmp_path / "rules.txt"
+    rules.write_text("Be kind, be short, and say what you do not know. " * 4)
+    ask("cache", "publish", "kind", "--instructions-file", rules)
+    assert json.loads(ask("cache", "withdraw", "kind", "--json"))["id"] == "kind"
+
+
+def test_what_of_several_was_deleted_a_program_can_have(chatpager, session, server):
+    result = chatpager("sessions", "rm", "conv_none", session, "--json", "--url", server.url)
+    assert result.code == 1 and "conv_none" in result.err
+    assert [one["id"] for one in json.loads(result.out)] == [session]
 
 
 def test_who_has_most_of_the_cache(ask, session):

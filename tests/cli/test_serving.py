@@ -10,12 +10,13 @@ import socket
 import subprocess
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from chatpager.cli.serving import model_name
+from chatpager.cli.models import model_name
 from chatpager.demo import model_path
 from tests.processes import clean_env, free_port, serving, spawn
 
@@ -86,9 +87,9 @@ def test_names_are_printed_as_they_are(fork_server, home):
 
 
 def test_a_name_that_the_hub_would_refuse_is_printed_as_it_is(chatpager):
-    result = chatpager("serve", "[some]/model")
+    result = chatpager("serve", "[some]/model", "--port", 0)
     assert result.out.startswith("fetching [some]/model from the Hugging Face hub")
-    assert result.code == 3
+    assert result.code == 1
     assert result.err.startswith("chatpager: cannot load [some]/model: no such folder, and the hub")
 
 
@@ -207,7 +208,7 @@ def test_ctrl_c_ends_it_while_it_fetches_a_model(home):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(60)
         hub = {"HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}", "HF_HUB_OFFLINE": "0"}
-        process = spawn("serve", "some/model", env=clean_env(home, NO_PROXY="127.0.0.1", **hub))
+        process = spawn("serve", "some/model", "--port", "0", env=clean_env(home, NO_PROXY="127.0.0.1", **hub))
         with silent.accept()[0]:
             process.send(signal.SIGINT)
             assert process.wait(10) == 130
@@ -215,14 +216,61 @@ def test_ctrl_c_ends_it_while_it_fetches_a_model(home):
         assert process.err.whole() == ""
 
 
+def logged(server):
+    """The log of a server that began by saying that it loads its model."""
+    first, *lines = [json.loads(line) for line in server.process.err.whole().splitlines()]
+    assert (first["event"], first["phase"].split()[0]) == ("start", "loading")
+    return lines
+
+
 def test_started_from_nothing_it_logs_for_machines_and_ends_well(home):
     with serving(spawn, home, "--log-format", "json") as server:
-        server.post("/v1/responses", {"input": "My secret is rain."})
+        body = json.dumps({"input": "My secret is rain.", "conversation": server.post("/v1/conversations")["id"]})
+        call = urllib.request.Request(f"{server.url}/v1/responses", body.encode(), {"X-Session-Id": "agent 7"})
+        with urllib.request.urlopen(call, timeout=60) as answer:
+            name, told = answer.headers["x-request-id"], json.load(answer)
         assert server.stop() == 0
-        [line] = [json.loads(line) for line in server.process.err.whole().splitlines()]
-        assert (line["event"], line["status"]) == ("turn", "completed")
-        assert "rain" not in str(line)
+        [line] = logged(server)
+        usage, timings = told["usage"], told["chatpager"]["timings"]
+        assert line == {
+            "event": "turn", "level": "info", "timestamp": line["timestamp"], "request_id": name, "id": told["id"],
+            "tenant": "default", "session": told["conversation"]["id"], "client_session": "agent 7",
+            "status": "completed", "reason": "stop",
+            "prompt": usage["input_tokens"], "cached": 0, "miss": "cold", "generated": usage["output_tokens"],
+            "ttft_ms": timings["ttft_ms"], "tok_s": timings["decode_tok_s"], "error": None,
+        }  # fmt: skip
     assert os.path.exists(home / "data" / "chatpager" / "chatpager.db")
+
+
+def test_what_is_said_is_logged_only_where_somebody_asked_for_it(fork_server, home):
+    with serving(fork_server, home, "--log-format", "json", "--log-content") as server:
+        told = server.post("/v1/responses", {"input": "My secret is rain."})
+        server.post("/v1/completions", {"prompt": "Once", "max_tokens": 1})
+        assert server.stop() == 0
+        line, bare = logged(server)
+        assert (line["input"], bare["input"]) == (["My secret is rain."], ["Once"])
+        assert line["output"] == told["output"][0]["content"][0]["text"]
+
+
+def test_a_server_leaves_no_core(fork_server, home):
+    with serving(fork_server, home) as server:
+        limits = Path(f"/proc/{server.process.pid}/limits").read_text()
+    [core] = [line.split() for line in limits.splitlines() if line.startswith("Max core file size")]
+    assert core[4] == "0"
+
+
+def test_a_key_may_stand_in_a_file(fork_server, home, chatpager):
+    (home / "key").write_text("hush\n")
+    (home / "key").chmod(0o600)
+    with serving(fork_server, home, "--api-key-file", str(home / "key"), "--host", "0.0.0.0") as server:
+        assert status(f"{server.url}/v1/models") == 401
+        listed = ("sessions", "ls", "--url", server.url)
+        assert chatpager(*listed).code == 1
+        assert chatpager(*listed, "--api-key-file", home / "key").code == 0
+        assert chatpager(*listed, CHATPAGER_API_KEY_FILE=str(home / "key")).code == 0
+        assert chatpager(*listed, "--api-key", "wrong", CHATPAGER_API_KEY_FILE=str(home / "key")).code == 1
+        assert chatpager(*listed, "--api-key-file", home / "key", CHATPAGER_API_KEY="wrong").code == 0
+        assert "hush" not in chatpager("config", "show", "--api-key-file", home / "key").out
 
 
 def test_a_folder_for_kv_blocks_that_cannot_be_used_is_refused_only_where_it_was_asked_for(

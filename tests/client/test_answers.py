@@ -8,7 +8,7 @@ import pytest
 from websockets.asyncio.server import serve as serve_websocket
 
 from chatpager import AsyncClient
-from chatpager.client import ClientError, Reply
+from chatpager.client import ClientError, Created, Reply
 from chatpager.client.answer import Answer
 from tests.serving import DEADLINE, GREEDY, eventually
 
@@ -19,6 +19,20 @@ LONG = {**GREEDY, "max_output_tokens": 300}
 async def session(server):
     async with asyncio.timeout(DEADLINE), AsyncClient(server.url) as client:
         yield await client.session()
+
+
+async def test_what_stands_in_a_log_says_nothing_of_what_was_said(session, server):
+    async with session.send("My secret is rain.", **GREEDY) as answer:
+        assert repr(answer) == "<Answer <Reply no id, in_progress, 0 characters>>"
+        said = "".join([piece async for piece in answer])
+    reply = answer.reply
+    used = f"{reply.input_tokens} tokens in (0 cached), 8 out"
+    assert repr(reply) == f"<Reply {reply.id}, incomplete, {len(said)} characters, {used}>"
+    assert repr(session) == f"<Session {session.id} at {server.url}>"
+    assert repr(AsyncClient(server.url, api_key="hush")) == f"<AsyncClient of {server.url}, with a key>"
+    refused = Reply()
+    refused.refuse("no " * 100)
+    assert len(repr(refused)) < 150 and "refused" in repr(refused)
 
 
 async def test_leaving_early_ends_the_answer(session, server):
@@ -51,15 +65,17 @@ async def test_leaving_without_reading_a_word_ends_it_too(session, server):
 
 async def test_an_exception_while_reading_ends_it(session, server):
     server.gate.hold(after=4)
+    turns = []
 
     async def ask():
         async with session.send("Hello", **LONG) as answer:
             async for _ in answer:
+                turns.append(await server.live_turn())
                 raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         await ask()
-    await cancelled(server, await server.live_turn())
+    await cancelled(server, turns[0])
 
 
 async def test_cancel_and_read_to_the_end(session, server):
@@ -122,7 +138,7 @@ async def test_a_cancel_that_comes_too_late_loses_nothing_of_the_answer():
         telling(*frames) as url,
         Answer(AsyncClient(url), {"input": "Hi"}) as answer,
     ):
-        assert await answer._receive() == ""
+        assert await anext(answer.events()) == Created("resp_1")
         await answer.cancel()
         assert await collect(answer) == ["Hello"]
     assert (answer.reply.status, answer.reply.text) == ("completed", "Hello")
@@ -278,6 +294,7 @@ def test_a_reply_without_an_account():
     assert (reply.status, reply.done, reply.text, reply.receipt) == ("in_progress", False, "", {})
     assert (reply.input_tokens, reply.output_tokens, reply.cached_tokens) == (0, 0, 0)
     assert reply.miss_reason is None and reply.ttft_ms is None
-    assert reply.feed({"type": "chatpager.prefill"}) == ""
+    reply.feed({"type": "chatpager.prefill"})
+    assert reply.text == ""
     reply.feed({"type": "response.failed", "response": {"status": "failed", "error": {"message": "no"}, "usage": None}})
     assert (reply.error, reply.done, reply.input_tokens) == ("no", True, 0)

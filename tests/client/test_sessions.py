@@ -75,6 +75,25 @@ async def test_a_session_goes_back_and_is_made_short(client):
         await session.compact("Again.", keep=9)
 
 
+async def test_a_session_is_forked_pinned_let_go_and_deleted(client):
+    session = await client.session()
+    first = await session.ask("The quick brown fox jumps over the lazy dog.", **GREEDY)
+    await session.ask("And then?", **GREEDY)
+    child, whole = await session.fork(first.id), await session.fork()
+    assert len(await child.history()) == 2 and await whole.history() == await session.history()
+    granted = await session.pin(30, tokens=16)
+    assert (granted["strength"], granted["tokens"]) == ("hard", 16)
+    assert (await session.pin(soft=True))["strength"] == "soft"
+    found = await session.cache()
+    assert found["device_tokens"] == found["tokens"] > 16
+    assert {lease["strength"] for lease in found["leases"]} == {"soft"}, "the later one stands"
+    await session.unpin()
+    assert (await session.cache())["leases"] == []
+    await session.delete()
+    with pytest.raises(ClientError, match="no conversation"):
+        await session.cache()
+
+
 async def test_sessions_the_latest_first(client):
     made = [(await client.session(title=str(n))).id for n in range(3)]
     last = await client.session(made[0])

@@ -20,6 +20,7 @@ from google.adk.agents.context_cache_config import ContextCacheConfig  # noqa: E
 from google.adk.apps import App  # noqa: E402
 from google.adk.models.lite_llm import LiteLlm  # noqa: E402
 from google.adk.runners import InMemoryRunner  # noqa: E402
+from google.adk.workflow import START, Workflow  # noqa: E402
 from google.genai import types  # noqa: E402
 
 from chatpager.client.integrations.adk import ChatPagerLlm, SharedPrefixPlugin  # noqa: E402
@@ -85,6 +86,17 @@ async def sequential():
     assert plain[1][2] < plain[0][1] + plain[0][3] - 1 - BLOCK, plain
 
 
+async def workflow():
+    """The same agents as nodes of a graph."""
+    nodes = agents(ours)
+    graph = App(
+        name="graph", root_agent=Workflow(name="all", edges=[(START, *nodes)]), plugins=[SharedPrefixPlugin(HEAD)]
+    )
+    used = await told(graph, "A story about graphs.")
+    assert [author for author, *_ in used] == list(ROLES), used
+    print(used, file=sys.stderr)
+
+
 def instructions_told(used):
     """The last thing that each answer of ours was asked: whose it is."""
     found = []
@@ -121,6 +133,7 @@ def leases():
 
 async def main():
     await sequential()
+    await workflow()
     await parallel()
     await pinned()
     print("google-adk is content")

@@ -52,6 +52,9 @@ async def main():
         assert_shared(await pipeline(SQLiteSession("shared"), run_config(HEAD, model_provider=provider)))
         stored = OpenAIConversationsSession(openai_client=client)
         assert_shared(await pipeline(stored, run_config(HEAD, model_provider=provider)))
+        count = len(await stored.get_items())
+        assert (await stored.pop_item())["role"] == "assistant" and len(await stored.get_items()) == count - 1
+        await stored.clear_session()
         agent = Agent(name="writer", instructions=HEAD, model="default", model_settings=SETTINGS)
         config = RunConfig(model_provider=provider, tracing_disabled=True)
         first = await Runner.run(agent, "A story.", run_config=config, auto_previous_response_id=True)

@@ -13,6 +13,7 @@ from tests.processes import ROOT
 KEPT = ROOT / ".pytest_cache" / "clients"
 """What is fetched once, beside pytest's own cache."""
 SECONDS = 600
+FRAMEWORKS = Path(__file__).with_name("frameworks.txt")
 
 
 def fetched(name: str, command: list[str], marker: str, env: dict[str, str] | None = None) -> Path:
@@ -38,3 +39,29 @@ def fetched(name: str, command: list[str], marker: str, env: dict[str, str] | No
 def pip_into(*packages: str) -> list[str]:
     """A command for ``fetched``."""
     return [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", *packages, "--target"]
+
+
+def deb_into(package: str) -> list[str]:
+    """A command for ``fetched``: a Debian package's files, of which nothing is installed and no service started."""
+    return ["sh", "-c", 'cd "$1" && apt-get download -q "$0" && dpkg -x ./*.deb . && rm ./*.deb', package]
+
+
+PACKAGES = {
+    "frameworks": (["--no-deps", "--no-compile", "-r", str(FRAMEWORKS)], "langgraph"),
+    "anthropic-2": (["anthropic==2.14.0"], "anthropic"),
+    "openai-2": (["openai==2.54.0"], "openai"),
+    "grafana-11": (["--no-deps", "grafana-foundation-sdk==1769699379!11.6.0"], "grafana_foundation_sdk"),
+}
+"""What pip is told, and what is there then."""
+
+
+def package(name: str) -> Path:
+    """The folder of one of ``PACKAGES``; see ``fetched``."""
+    told, marker = PACKAGES[name]
+    return fetched(name, pip_into(*told), marker)
+
+
+def promtool() -> str:
+    """Prometheus's own tool: this machine's, or Debian's; see ``fetched``."""
+    program = "usr/bin/promtool"
+    return shutil.which("promtool") or str(fetched("promtool", deb_into("prometheus"), program) / program)

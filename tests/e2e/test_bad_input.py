@@ -10,6 +10,7 @@ from websockets.exceptions import ConnectionClosed
 
 from chatpager.config import ServerConfig
 from tests.processes import serving
+from tests.reliability.inside import told_inside
 
 TOO_LARGE = "x" * (ServerConfig().max_message_bytes + 1)
 TOO_LONG = "word " * 9000
@@ -39,7 +40,7 @@ TURNS = {
     "an unknown response": (
         {"input": "Hello", "previous_response_id": "resp_x"}, "previous_response_not_found", "previous_response_id",
     ),
-    "an unknown conversation": ({"input": "Hello", "conversation": "conv_x"}, "conversation_not_found", None),
+    "an unknown conversation": ({"input": "Hello", "conversation": "conv_x"}, "conversation_not_found", "conversation"),
     "a response with a NUL": (
         {"input": "Hello", "previous_response_id": "\0"}, "invalid_request", "previous_response_id",
     ),
@@ -145,7 +146,8 @@ def is_well(url):
 
 
 def is_typed(error):
-    return set(error) == {"message", "type", "param", "code"} and error["message"] and "Traceback" not in str(error)
+    assert told_inside(json.dumps(error)) is None
+    return set(error) == {"message", "type", "param", "code"} and error["message"]
 
 
 @pytest.mark.parametrize(("method", "path", "body", "status", "code"), REQUESTS.values(), ids=REQUESTS.keys())

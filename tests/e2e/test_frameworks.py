@@ -1,9 +1,6 @@
-"""Agent frameworks, as their users write them, in a process with those packages.
+"""Agent frameworks, as their users write them, in a process with those packages."""
 
-These are half a gigabyte and take minutes to fetch the first time, so they are not tried on every commit:
-``pytest -m slow tests/e2e/test_frameworks.py``
-"""
-
+import asyncio
 import json
 import os
 import subprocess
@@ -13,20 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.fetching import fetched, pip_into
+from chatpager.server.websocket import CONNECTIONS
+from tests.chat_models import TOOLS_CHATML, save_tokenizer
+from tests.e2e.fetching import package
 from tests.processes import ROOT
+from tests.serving import eventually
 
-PACKAGES = (
-    "google-adk==2.13.0", "litellm==1.110.2", "openai-agents==0.20.0", "langchain-openai==1.7.4", "langgraph==1.2.24",
-)  # fmt: skip
-"""They hold openai below 3 and websockets below 16, so that is tried here too."""
-
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
 def folder():
-    return fetched("frameworks", pip_into(*PACKAGES), "langgraph")
+    return package("frameworks")
 
 
 def test_the_bench_tells_what_they_share(folder, tmp_path):
@@ -50,3 +45,38 @@ def test_agents_that_take_turns_share_what_was_computed(server_url, folder, clie
     done = subprocess.run([sys.executable, script, server_url], capture_output=True, text=True, env=env, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("is content\n")
+
+
+CALL = '<tool_call>\n{"name": "search", "arguments": {"query": "weather in Oslo"}}\n</tool_call>'
+
+
+def agent(prompt):
+    if "Tell a long story." in prompt:
+        return "on and " * 100
+    return "It rains." if "<tool_response>\nRain" in prompt else CALL
+
+
+async def test_an_agent_calls_a_tool_and_a_run_that_is_given_up_frees_its_blocks(serve, folder, tmp_path):
+    model = save_tokenizer(tmp_path / "tool-model", TOOLS_CHATML)
+    script = Path(__file__).with_name("client_of_openai_agents_tools.py")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+    pipe = asyncio.subprocess.PIPE
+    async with serve(agent, model=model, blocks=400, length=1500) as server:
+        command = [sys.executable, str(script), server.url]
+        process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe, env=env)
+        try:
+            said = await asyncio.wait_for(process.stdout.readline(), 300)
+            assert said == b"called\n", (await process.stderr.read()).decode()
+            server.gate.hold(after=6)
+            process.stdin.write(b"go\n")
+            turn = await server.live_turn()
+            assert await process.stdout.readline() == b"given up\n"
+            assert await process.wait() == 0
+            await eventually(lambda: not server.app[CONNECTIONS])
+            server.gate.open()
+            assert (await server.turn_ended(turn)).status == "cancelled"
+            await eventually(lambda: not server.hub.turns)
+            assert (await server.hub.engine.ask(lambda engine: engine.stats())).memory.active == 0
+        finally:
+            if process.returncode is None:
+                process.kill()

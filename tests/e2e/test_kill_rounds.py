@@ -10,20 +10,11 @@ from dataclasses import dataclass, field
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from chatpager.bench.faults import KILL_PLACES, MID_STREAM, kill_spec
 from tests.processes import UNTRACED, serving
 
 ROUNDS = 100
 ROUNDS_OF_A_SESSION = 5
-PLACES = {  # where the server kills itself, and the latest hit at which it does
-    "store.begin_turn.before_commit": 3,
-    "store.begin_turn.after_commit": 3,
-    "store.journal.before_commit": 40,
-    "store.journal.after_commit": 40,
-    "store.finish_turn.before_commit": 3,
-    "store.finish_turn.after_commit": 3,
-    "sessions.before_terminal_event": 3,
-}
-MID_STREAM = "in the middle of the stream"
 QUESTIONS = ["What is chatpager?", "My name is Ada.", "你好", "What is a KV block?", "What is my name?"]
 
 
@@ -114,10 +105,10 @@ def check(server, talk):
 
 def test_a_hundred_killed_servers_lose_nothing_anyone_has_seen(fork_server, tmp_path):
     rng, talk, ends = random.Random(7), None, collections.Counter()
-    places = [*PLACES, MID_STREAM]
+    places = [*KILL_PLACES, MID_STREAM]
     for n in range(ROUNDS + 1):
         place = places[n % len(places)]
-        spec = "" if place == MID_STREAM else f"{place}=kill@{rng.randint(1, PLACES[place])}"
+        spec = kill_spec(place, rng)
         env = {"CHATPAGER_TEST_MODE": "1", "CHATPAGER_FAILPOINTS": spec if n < ROUNDS else "", **UNTRACED}
         with serving(fork_server, tmp_path, **env) as server:
             if talk:

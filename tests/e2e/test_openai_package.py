@@ -182,6 +182,8 @@ class TestConversations:
         assert client.conversations.items.retrieve(items[-1].id, conversation_id=made.id) == items[-1]
         added = client.conversations.items.create(made.id, items=[{"role": "user", "content": "One more."}])
         assert [i.content[0].text for i in added.data] == ["One more."]
+        assert client.conversations.items.delete(added.data[0].id, conversation_id=made.id).id == made.id
+        assert len(list(client.conversations.items.list(made.id))) == 3
         assert client.conversations.delete(made.id).deleted
         with pytest.raises(openai.NotFoundError):
             client.conversations.retrieve(made.id)
@@ -202,7 +204,7 @@ def test_models(client):
         ({"temperature": -1.0}, openai.BadRequestError, "invalid_request", "temperature"),
         ({"tools": [{"type": "web_search"}]}, openai.BadRequestError, "invalid_request", "tools"),
         ({"input": "word " * 9000}, openai.BadRequestError, "context_length_exceeded", "input"),
-        ({"conversation": "conv_never"}, openai.NotFoundError, "conversation_not_found", None),
+        ({"conversation": "conv_never"}, openai.NotFoundError, "conversation_not_found", "conversation"),
         (
             {"previous_response_id": "resp_never"},
             openai.NotFoundError,

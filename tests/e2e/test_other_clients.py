@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from websockets.asyncio.client import connect
 
-from tests.e2e.fetching import fetched, pip_into
+from tests.e2e.fetching import fetched, package
 from tests.processes import Output
 
 SECONDS = 120
 
 
 def test_openai_2_works_as_its_users_write_it(server_url):
-    folder = fetched("openai-2", pip_into("openai==2.54.0"), "openai")
+    folder = package("openai-2")
     script = Path(__file__).with_name("client_of_openai_2.py")
     env = {**os.environ, "PYTHONPATH": str(folder)}
     done = subprocess.run([sys.executable, script, f"{server_url}/v1"], capture_output=True, text=True, env=env)
@@ -63,7 +63,7 @@ def wscat():
 
 
 def test_wscat_asks_from_its_command_line(server_url, wscat):
-    """As the README has it. wscat ends by itself, ``-w`` seconds after it has sent."""
+    """As docs/protocol.md has it. wscat ends by itself, ``-w`` seconds after it has sent."""
     address = server_url.replace("http", "ws") + "/v1/responses"
     create = json.dumps({"type": "response.create", "input": "Hello"})
     ours, theirs = os.openpty()
@@ -89,6 +89,8 @@ def test_wscat_talks_from_a_terminal(server_url, wscat):
         said.wait_for("Connected")
         os.write(ours, b'{"type": "response.create", "input": "Hello"}\r')
         said.wait_for(r'"type": ?"response.completed"')
+        for _ in range(2):
+            first_heard_is_created(ours, said)
         os.write(ours, b"not json\r")
         said.wait_for("invalid_json")
         os.write(ours, b"\x04")
@@ -98,3 +100,13 @@ def test_wscat_talks_from_a_terminal(server_url, wscat):
             process.kill()
             process.wait()
     said.whole()
+
+
+def first_heard_is_created(terminal, said):
+    """And what is heard until the end is whole characters."""
+    heard = len(said.text)
+    os.write(terminal, '{"type": "response.create", "input": "你好😀"}\r'.encode())
+    first = said.wait_for(r'< \{"type": ?"([a-z._]+)"', after=heard)
+    assert first[1] == "response.created"
+    end = said.wait_for(r'"type": ?"response\.(?:completed|incomplete|failed)"', after=heard)
+    assert "\N{REPLACEMENT CHARACTER}" not in said.text[heard : end.end()]

@@ -1,149 +1,30 @@
-"""The page in a real Chromium, against a real server: what a person sees and what goes over its socket.
+"""The page in a real Chromium, against a real server: what a person sees and what goes over its socket."""
 
-``CHATPAGER_E2E_URL`` names a server that runs already, to be looked at in place of the tests' own.
-"""
-
-import json
-import os
-import re
-import shutil
 import uuid
 
 import pytest
 
+from tests.e2e.browsing import (
+    ANSWERED,
+    BADGE,
+    BROWSER,
+    LONG,
+    PHONE,
+    answers,
+    ask,
+    badges,
+    choose,
+    expect,
+    field,
+    letters,
+    row_of,
+    rows,
+    send,
+    stored,
+)
 from tests.processes import serving
 
-playwright = pytest.importorskip("playwright.sync_api")
-expect = playwright.expect
-CHROMIUM = shutil.which("chromium")
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)"),
-]
-
-ANSWERED = 60_000  # milliseconds that a turn of the demonstration model may take
-LONG = 1000
-"""Tokens of an answer that takes the demonstration model some seconds."""
-BADGE = re.compile(r"cached [\d,]+ / [\d,]+ tokens · .+ to first token")
-
-
-@pytest.fixture
-def page_url(request) -> str:
-    given = os.environ.get("CHATPAGER_E2E_URL")
-    return (given or request.getfixturevalue("server_url")).rstrip("/") + "/"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield chromium
-        chromium.close()
-
-
-class Wire:
-    """Stands between the page and its server: sees every frame, can hold the server's back and cut the line.
-
-    ``asking`` is added to every request the page makes: what its person cannot ask for, such as a long answer.
-    """
-
-    def __init__(self, page) -> None:
-        self.sent: list[dict] = []
-        self.received: list[dict] = []
-        self.asking: dict = {}
-        self.hold_after: str | None = None
-        self.refusing = False
-        self.held: list[str] = []
-        self.line = self.server = None
-        page.route_web_socket(re.compile("/v1/responses$"), self.connect)
-
-    def connect(self, line) -> None:
-        if self.refusing:
-            line.close()
-            return
-        self.line, self.server = line, line.connect_to_server()
-        line.on_message(self.from_page)
-        self.server.on_message(self.from_server)
-
-    def from_page(self, frame: str) -> None:
-        event = json.loads(frame)
-        self.sent.append(event)
-        self.server.send(json.dumps({**event, **self.asking}) if event["type"] == "response.create" else frame)
-
-    def from_server(self, frame: str) -> None:
-        if self.held:
-            self.held.append(frame)
-            return
-        event = json.loads(frame)
-        self.received.append(event)
-        self.line.send(frame)
-        if event["type"] == self.hold_after:
-            self.held.append("")
-
-    def release(self) -> None:
-        frames, self.held, self.hold_after = self.held[1:], [], None
-        for frame in frames:
-            self.from_server(frame)
-
-    def cut(self) -> None:
-        self.server.close()
-        self.line.close()
-
-
-@pytest.fixture
-def complaints() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def page(browser, page_url, complaints):
-    context = browser.new_context()
-    opened = context.new_page()
-    opened.on("pageerror", lambda error: complaints.append(str(error)))
-    opened.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-    opened.wire = Wire(opened)
-    opened.goto(page_url)
-    expect(opened.get_by_role("heading", name="Ask me something.")).to_be_visible()
-    yield opened
-    context.close()
-
-
-def field(page):
-    return page.get_by_role("textbox", name="Message", exact=True)
-
-
-def badges(page):
-    return page.locator(".badge")
-
-
-def answers(page):
-    return page.locator(".message-assistant .message-text")
-
-
-def send(page, text: str) -> None:
-    field(page).fill(text)
-    field(page).press("Enter")
-
-
-def ask(page, text: str) -> str:
-    """Send `text`, wait for the whole answer, and return it."""
-    before = badges(page).count()
-    send(page, text)
-    expect(badges(page)).to_have_count(before + 1, timeout=ANSWERED)
-    expect(page.get_by_role("button", name="Send")).to_be_visible()
-    return answers(page).last.inner_text()
-
-
-def rows(page):
-    return page.get_by_role("navigation", name="Chats").get_by_role("link")
-
-
-def stored(page) -> list[str]:
-    """The texts of the open conversation, as the server has them."""
-    conversation = page.url.split("#/c/")[1]
-    items = page.request.get(page.url.split("#")[0] + f"v1/conversations/{conversation}/items?order=asc").json()["data"]
-    return ["".join(part["text"] for part in item["content"]) for item in items]
+pytestmark = BROWSER
 
 
 def test_every_turn_shows_its_badge_and_the_second_is_warm(page, complaints):
@@ -190,23 +71,23 @@ def test_chats_are_listed_renamed_reopened_and_deleted(page):
     expect(answers(page)).to_have_text([answer])
     title = f"About Ada {uuid.uuid4()}"
     row = page.locator(".session").filter(has=page.locator(f'a[href="{page.url[page.url.index("#") :]}"]'))
-    row.hover()
-    row.get_by_title("Rename").focus()  # the list may move under the mouse; the focus stays with its row
-    row.get_by_title("Rename").click()
+    choose(page, row, "Rename")
     page.get_by_role("textbox", name="Title of the chat").fill(title)
     page.get_by_role("textbox", name="Title of the chat").press("Enter")
     expect(page.get_by_role("heading", level=1)).to_have_text(title)
 
-    count = rows(page).count()
-    delete = page.get_by_role("button", name=f"Delete {title}")
-    delete.click()
-    page.get_by_role("button", name="Keep it").click()
-    expect(rows(page)).to_have_count(count)
-    expect(delete).to_be_focused()
-    delete.press("Enter")
-    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    choose(page, row_of(page, title), "Delete")
     expect(page.get_by_role("heading", name="Ask me something.")).to_be_visible()
     expect(rows(page).filter(has_text=title)).to_have_count(0)
+    page.get_by_role("button", name="Undo").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text(title)
+    expect(answers(page)).to_have_text([answer])
+
+    address = page.url
+    choose(page, row_of(page, title), "Delete")
+    page.goto("about:blank")  # who leaves does not wait
+    page.goto(address)
+    expect(page.get_by_text("This chat does not exist any more.")).to_be_visible()
 
 
 @pytest.mark.parametrize("way", ["button", "key"])
@@ -234,7 +115,7 @@ def test_an_answer_whose_socket_drops_is_read_from_the_server_to_its_end(page):
     page.wire.release()
     page.wire.hold_after = None
     expect(badges(page)).to_have_count(1, timeout=ANSWERED)
-    assert " ".join(stored(page)[1].split()) == " ".join(answers(page).inner_text().split())
+    assert letters(stored(page)[1]) == letters(answers(page).inner_text())
     ask(page, "你好")
 
 
@@ -253,8 +134,8 @@ def test_an_answer_is_followed_to_its_end_after_a_reload_in_the_middle_of_it(pag
     expect(page.get_by_role("button", name="Send")).to_be_visible(timeout=ANSWERED)
     expect(stop).to_have_count(0)
     whole = answers(page).inner_text()
-    assert whole.startswith(begun)
-    assert " ".join(stored(page)[1].split()) == " ".join(whole.split())
+    assert letters(whole).startswith(letters(begun))
+    assert letters(stored(page)[1]) == letters(whole)
     short = page.get_by_text("Cut short: the answer reached its limit on tokens.")
     expect(short).to_be_visible()
     page.reload()
@@ -327,14 +208,14 @@ def test_whole_sentences_are_told_to_a_screen_reader(page):
 
 
 def test_on_a_phone_the_list_is_a_drawer(page):
-    page.set_viewport_size({"width": 390, "height": 844})
+    page.set_viewport_size(PHONE)
     sidebar = page.locator("#sidebar")
     expect(sidebar).not_to_be_in_viewport()
     page.get_by_role("button", name="Show chats").click()
     expect(sidebar).to_be_in_viewport()
     page.keyboard.press("Escape")
     expect(sidebar).not_to_be_in_viewport()
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
 
 
 def test_a_chat_that_is_gone_says_so(page, page_url):

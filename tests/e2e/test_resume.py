@@ -6,7 +6,7 @@ from itertools import pairwise
 import openai
 import pytest
 
-from tests.e2e.cutting import cutting
+from chatpager.bench.faults import cutting
 
 pytestmark = pytest.mark.filterwarnings("ignore:connect.. must be used as a context manager:DeprecationWarning")
 CUTS = 200

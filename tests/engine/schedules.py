@@ -11,7 +11,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from chatpager.config import EngineConfig
-from chatpager.engine.disk_tier import HEADER, DiskTier
+from chatpager.engine.block_files import HEADER
+from chatpager.engine.disk_tier import DiskTier
 from chatpager.engine.engine import Engine
 from chatpager.engine.heads import Strength
 from chatpager.engine.host_tier import HostTier

@@ -7,7 +7,8 @@ import threading
 import pytest
 
 from chatpager.engine import disk_tier
-from chatpager.engine.disk_tier import HEADER, DiskTier, claim
+from chatpager.engine.block_files import HEADER
+from chatpager.engine.disk_tier import DiskTier, claim
 from chatpager.engine.head_records import HeadRecords
 from chatpager.engine.reading import Source
 from chatpager.engine.tiers import Tiers
@@ -229,6 +230,16 @@ class TestDisk:
         gate.set()
         engine.close()
         assert len(tier) == 10
+
+    def test_an_engine_that_cannot_save_lets_go_of_the_folder_and_of_host_memory(self, disk, tmp_path, monkeypatch):
+        engine = make_engine(disk=disk(), host_blocks=8)
+        engine.tiers.host.put(b"x" * 32, b"k")
+        monkeypatch.setattr(Tiers, "work", lambda self, *, idle: 1 / 0)
+        engine.tiers._unsaved.append((engine.pool.blocks[1], 0))
+        with pytest.raises(ZeroDivisionError):
+            engine.close()
+        assert len(engine.tiers.host) == 0
+        disk().close()
 
     def test_what_was_evicted_or_deleted_meanwhile_is_not_saved(self, disk, monkeypatch):
         monkeypatch.setattr(Tiers, "work", lambda self, *, idle: None)

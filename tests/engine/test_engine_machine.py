@@ -36,7 +36,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from chatpager.engine.disk_tier import HEADER, DiskTier
+from chatpager.engine.block_files import HEADER
+from chatpager.engine.disk_tier import DiskTier
 from chatpager.engine.heads import Strength
 from chatpager.engine.messages import DraftRequest, LeaseRequest, PublishPrefix
 from chatpager.engine.plan import Plan

@@ -161,7 +161,7 @@ class TestHost:
         engine.add(request("again", LONG), 0.0)
         seq = engine.scheduler.waiting[0]
         match = engine.cache.match(seq)
-        engine.cache.restore(seq, match)
+        engine.cache.below.restore(seq, match)
         match.rollback()
         engine.cancel("again")
         flood(engine, name="more")

@@ -120,7 +120,7 @@ class World:
         going = tuple((s.request_id[0], s.committed, len(s), s.preemptions) for s in engine.scheduler.running)
         waiting = tuple((s.request_id[0], len(s), s.preemptions, min(s.age, 2)) for s in engine.scheduler.waiting)
         host = tuple(engine.tiers.host._dead), tuple(engine.tiers.host._alive)
-        return tuple(cached), len(engine.pool.free), heads, going, waiting, host, bool(engine._early)
+        return tuple(cached), len(engine.pool.free), heads, going, waiting, host, bool(engine._requests.outputs)
 
 
 def chain(block):

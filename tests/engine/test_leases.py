@@ -188,6 +188,26 @@ class TestLeases:
         engine.leases.tick(90.0)
         assert not engine.pool.leased
 
+    @pytest.mark.parametrize("strength", [SOFT, HARD])
+    def test_one_that_replaces_another_may_be_shorter_and_cover_less(self, strength):
+        engine = make_engine(num_blocks=64, max_model_len=64)
+        turn(engine, "s", range(20))
+        whole = lease(engine, "s", strength, ttl=50)
+
+        def replacing(ttl, tokens=None):
+            request = LeaseRequest(owner="s", strength=strength, ttl=ttl, tokens=tokens, replaces=True)
+            event = engine.lease(request, 0.0)
+            engine.audit()
+            return event.tokens, event.seconds_left
+
+        assert replacing(20, 8) == (8, 20)
+        assert replacing(30) == (whole.tokens, 30)
+        assert replacing(10, 4) == (4, 10)
+        assert lease(engine, "s", strength, ttl=5, tokens=8).seconds_left == 10, "an ordinary wish takes nothing away"
+        engine.leases.tick(10.0)
+        assert not engine.leases.heads["s"].leases
+        engine.audit()
+
     def test_reading_does_not_revive_it(self, clock):
         engine = make_engine()
         mine, _ = turn(engine, "s", range(9))

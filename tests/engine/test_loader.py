@@ -268,11 +268,16 @@ def test_the_check_of_a_good_folder_knows_its_shape(folder):
     assert (checked.shape, checked.eos_token_ids) == (loaded.shape, loaded.eos_token_ids)
 
 
-def test_code_beside_a_served_model_is_never_run(folder):
+def test_code_beside_a_served_model_is_never_run_and_that_is_told(folder, caplog):
+    loader.load(folder, device="cpu")
+    assert not caplog.records
     write_config(folder, auto_map={"AutoModelForCausalLM": "evil.Model"})
     (folder / "evil.py").write_text(f"open({str(folder / 'canary')!r}, 'w')")
+    (folder / "old.bin").write_bytes(b"")
     loader.load(folder, device="cpu")
     assert not (folder / "canary").exists()
+    [record] = caplog.records
+    assert record.getMessage().endswith("is never run: auto_map in config.json, evil.py, old.bin")
 
 
 def unserved():

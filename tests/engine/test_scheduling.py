@@ -63,6 +63,55 @@ class TestRow33FairnessBetweenWarmAndCold:
             assert [o.request_id for o in outputs if o.token_ids] == ["stream"]
 
 
+class TestTenantsTakeTurns:
+    def order(self, engine):
+        """The requests in the order in which they end."""
+        ended = []
+        while engine.stats().waiting or engine.stats().running:
+            ended += [o.request_id for o in step(engine) if o.finish_reason]
+        return ended
+
+    def test_who_sends_many_waits_for_itself_and_others_for_one_of_them(self):
+        engine = make_engine(num_blocks=400, max_model_len=200, max_tokens=64, max_seqs=1)
+        for i in range(80):
+            engine.add(request(f"a{i}", [i, 1, 2], 2, salt=b"a"), 0.0)
+        for i in range(3):
+            engine.add(request(f"b{i}", [i, 1, 2], 2, salt=b"b"), 0.0)
+            engine.add(request(f"c{i}", [i, 3, 4, 5] * 20, 2, salt=b"c"), 0.0)
+        order = self.order(engine)
+        assert order.index("b0") <= 3 and order.index("b2") <= 12 and order.index("c2") <= 24
+        assert [name for name in order if name[0] == "a"] == [f"a{i}" for i in range(80)]
+
+    def test_one_who_comes_later_does_not_wait_for_what_came_before(self):
+        engine = make_engine(num_blocks=400, max_model_len=200, max_tokens=64, max_seqs=1)
+        for i in range(80):
+            engine.add(request(f"a{i}", [i, 1, 2], 2, salt=b"a"), 0.0)
+        order = []
+        while len(order) < 20:
+            order += [o.request_id for o in step(engine) if o.finish_reason]
+        engine.add(request("b", [1, 2, 3], 2, salt=b"b"), 0.0)
+        order += self.order(engine)
+        assert order.index("b") <= 23
+
+    def test_what_is_taken_back_counts_no_more(self):
+        engine = make_engine(num_blocks=400, max_model_len=200, max_tokens=64, max_seqs=1)
+        for i in range(80):
+            engine.add(request(f"a{i}", [i, 1, 2], 2, salt=b"a"), 0.0)
+        for i in range(80):
+            engine.cancel(f"a{i}")
+        for i in range(40):
+            engine.add(request(f"b{i}", [i, 1, 2], 2, salt=b"b"), 0.0)
+        engine.add(request("late", [1, 2, 3], 2, salt=b"a"), 0.0)
+        assert [name for name in self.order(engine) if name[0] != "a"].index("late") <= 3
+
+    def test_importance_comes_before_turns(self):
+        engine = make_engine(num_blocks=400, max_model_len=200, max_tokens=64, max_seqs=1)
+        for i in range(5):
+            engine.add(request(f"a{i}", [i, 1, 2], 2, salt=b"a", priority=-1), 0.0)
+        engine.add(request("b", [1, 2, 3], 2, salt=b"b"), 0.0)
+        assert self.order(engine)[-1] == "b"
+
+
 class TestPreemption:
     def test_the_latest_and_least_important_gives_way(self):
         engine = make_engine(num_blocks=20)

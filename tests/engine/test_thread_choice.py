@@ -7,15 +7,17 @@ from collections.abc import Callable
 
 import pytest
 
-from chatpager.engine.thread_choice import EVERY, ThreadChoice, candidates, spin_briefly
+from chatpager.engine import thread_choice
+from chatpager.engine.thread_choice import EVERY, ThreadChoice, candidates, spin_briefly, without_our_policy
 
 
-def _serve(choice: ThreadChoice, steps: int, tokens: int, seconds: Callable[[int], float]) -> Counter[int]:
+def _serve(choice: ThreadChoice, steps: int, tokens: int, hundredths: Callable[[int], float]) -> Counter[int]:
+    """``hundredths`` of a second that a step takes with so many threads."""
     used: Counter[int] = Counter()
     for _ in range(steps):
         threads = choice.threads(tokens)
         used[threads] += 1
-        choice.took(tokens, seconds(threads))
+        choice.took(tokens, hundredths(threads) / 100)
     return used
 
 
@@ -66,6 +68,10 @@ def test_a_single_option_is_never_tried_against_anything() -> None:
     assert _serve(ThreadChoice([3]), 5 * EVERY, 8, lambda threads: 1.0) == {3: 5 * EVERY}
 
 
+def test_nobody_waits_for_a_trial_of_a_step_that_takes_long() -> None:
+    assert _serve(ThreadChoice([2, 1]), 5 * EVERY, 1024, {2: 100.0, 1: 50.0}.__getitem__) == {2: 5 * EVERY}
+
+
 @pytest.mark.parametrize(
     ("cores", "options"), [(1, (1,)), (2, (2, 1)), (3, (3, 2, 1)), (4, (4, 3, 2)), (16, (16, 15, 8))]
 )
@@ -81,3 +87,12 @@ def test_whoever_runs_the_server_may_choose_how_threads_wait() -> None:
     environ = {}
     spin_briefly(environ)
     assert environ == {"GOMP_SPINCOUNT": "10000"}
+
+
+def test_programs_that_are_not_ours_wait_as_they_would_without_us(monkeypatch) -> None:
+    monkeypatch.setattr(thread_choice, "_set_here", [])
+    his = {"GOMP_SPINCOUNT": "10000", "HOME": "/"}
+    assert without_our_policy(his) == his
+    ours = {"HOME": "/"}
+    spin_briefly(ours)
+    assert without_our_policy(ours) == {"HOME": "/"}

@@ -43,6 +43,23 @@ class TestIds:
         assert len(tokenizer.encode_plain("<|im_end|>")) > 1
         assert tokenizer.decode(tokenizer.encode_plain("<|im_end|>")) == "<|im_end|>"
 
+    def test_a_bare_prompt_begins_as_the_tokenizer_has_it_and_is_plain(self, tokenizer, tmp_path):
+        assert tokenizer.encode_prompt("<|im_end|> the") == tokenizer.encode_plain("<|im_end|> the")
+        file = save_tokenizer(tmp_path) / "tokenizer.json"
+        whole = json.loads(file.read_text())
+        bos = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}
+        whole["post_processor"] = {
+            "type": "TemplateProcessing",
+            "single": [bos, {"Sequence": {"id": "A", "type_id": 0}}, bos],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}},
+        }
+        file.write_text(json.dumps(whole))
+        begins = Tokenizer(tmp_path)
+        assert begins.encode("a", add_special_tokens=True) == [0, *begins.encode("a"), 0]
+        assert begins.encode_prompt("<|im_end|> the") == [0, *begins.encode_plain("<|im_end|> the")]
+        assert begins.encode_prompt("") == [0]
+
     @settings(max_examples=200, deadline=None)
     @given(st.lists(st.sampled_from(["<|im_end|>", "<|im_start|>", "<|", "a", "\n", "\ufdd0", "1\ufdd1", "\ufdd2"])))
     def test_a_user_cannot_write_a_control_token(self, tokenizer, parts):
@@ -116,7 +133,7 @@ ALTERNATE = (
 STRIPS = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and not loop.last %}"
     "{{ m.content.split('</think>')[-1] | trim }}{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}"
-    "<|im_start|>assistant\n"
+    "{{ '<|im_start|>assistant\n' }}"
 )
 FORGETS = "{% for m in messages if m.role == 'user' %}{{ m.content }}\n{% endfor %}"
 

@@ -107,12 +107,13 @@ def test_rows_of_another_dtype_are_left_to_others(dtype):
     assert (out == 7).all()
 
 
-def test_without_numba_nothing_is_written_and_one_warning_told(monkeypatch, caplog):
+def test_without_numba_nothing_is_written_and_one_warning_told(monkeypatch, caplog, tmp_path):
     def fails(name):
         raise RuntimeError("LLVM is unwell")
 
     from chatpager.kernels import cpu_linear_jit
 
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(cpu_linear_jit, "compiled", fails)
     monkeypatch.setattr(cpu_linear, "kernel_of", cache(cpu_code.kernel_of.__wrapped__))
     out = torch.full((1, 3), 7.0).bfloat16()

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from chatpager.kernels import cpu_code, cpu_linear, cpu_program, cpu_rows
-from chatpager.kernels import cpu_linear_jit as products
-from chatpager.kernels import cpu_rows_jit as passes
+from chatpager.kernels import cpu_linear as products
+from chatpager.kernels import cpu_rows as passes
 from chatpager.kernels.cpu_linear import Weights
 from chatpager.kernels.cpu_program import Program
 

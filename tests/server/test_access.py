@@ -134,6 +134,20 @@ async def test_our_own_page_is_at_home(server):
     assert answer.status == 200 and "Access-Control-Allow-Origin" not in answer.headers
 
 
+@pytest.mark.parametrize(
+    ("scheme", "proxied", "status"),
+    [
+        ("http", None, 200), ("https", None, 200), ("http", "http", 200), ("https", "http", 200),
+        ("https", "https", 200), ("http", "https", 403), ("http", "HTTPS", 403), ("ftp", None, 403),
+        ("chrome-extension", None, 403), ("ws", None, 403),
+    ],
+)  # fmt: skip
+async def test_our_own_page_is_one_that_came_as_safely_as_we_are_reached(server, scheme, proxied, status):
+    """A proxy that takes TLS says so."""
+    headers = {"Origin": f"{scheme}://127.0.0.1:{server.port}"} | ({"X-Forwarded-Proto": proxied} if proxied else {})
+    assert (await server.get("/v1/models", headers=headers)).status == status
+
+
 async def test_a_friend_s_page_may_read_everything_errors_and_streams_too(serve):
     headers = {"Origin": FRIEND}
     async with serve(allowed_origins=FRIEND, api_key="secret") as server:

@@ -34,6 +34,24 @@ async def test_a_conversations_cache(server):
     assert 50 < lease["seconds_left"] <= 60
 
 
+async def test_branches_that_begin_at_once_have_one_head(server):
+    first = await server.respond(LONG)
+    engine = await server.hub.engine.ask(lambda engine: engine)
+    asked = {"previous_response_id": first["id"], "chatpager": {"instructions": "tail"}}
+    server.gate.hold()
+    roles = [f"Read it as reader {n} would." for n in range(4)]
+    branches = [asyncio.create_task(server.respond("What is it?", instructions=role, **asked)) for role in roles]
+    await eventually(lambda: len(server.hub.turns) == 4)
+    server.gate.hold(after=3)
+    await server.held()
+    refs = [block.ref for block in engine.pool.blocks]
+    server.gate.open()
+    told = await asyncio.gather(*branches)
+    held = first["usage"]["total_tokens"] - 1
+    assert refs.count(4) >= held // BLOCK > 3 and 1 in refs
+    assert all(one["usage"]["input_tokens_details"]["cached_tokens"] >= held for one in told)
+
+
 async def test_of_a_conversation_that_has_not_begun_nothing_is_cached(server):
     conversation = await server.conversation()
     cache = (await server.get(f"{PATH}/{conversation}/cache")).json
@@ -65,6 +83,38 @@ async def test_a_pin_for_longer_than_a_lease_lasts_says_how_long(server):
     assert 7190 < hard["seconds_left"] <= 7200
     [first] = (await server.get("/v1/cache/top?limit=1")).json["data"]
     assert max(lease["seconds_left"] for lease in first["leases"]) > 7190
+
+
+async def test_a_later_pin_replaces_an_earlier_one(server):
+    conversation, _ = await talked(server, LONG)
+    for strength in ("hard", "soft"):
+        granted = []
+        for ttl, tokens in ((40, 40), (20, 16), (30, 24)):
+            asked = {"ttl": ttl, "tokens": tokens, "strength": strength}
+            pin = (await server.call("PUT", f"{PATH}/{conversation}/pin", asked)).json
+            assert ttl - 1 < pin["expires_in"] <= ttl
+            leases = (await server.get(f"{PATH}/{conversation}/cache")).json["leases"]
+            [kept] = [lease for lease in leases if lease["strength"] == strength]
+            assert ttl - 1 < kept["seconds_left"] <= ttl and kept["tokens"] == pin["tokens"]
+            granted.append(pin["tokens"])
+        assert granted == [40, 16, 24]
+
+
+async def test_a_later_soft_pin_ends_a_hard_one(server):
+    conversation, _ = await talked(server, LONG)
+    await server.call("PUT", f"{PATH}/{conversation}/pin", {"ttl": 7200})
+    pin = (await server.call("PUT", f"{PATH}/{conversation}/pin", {"ttl": 30, "strength": "soft"})).json
+    server.hub.keeper.beat()
+    [lease] = (await server.get(f"{PATH}/{conversation}/cache")).json["leases"]
+    assert (lease["strength"], lease["tokens"]) == ("soft", pin["tokens"]) and lease["seconds_left"] <= 30
+
+
+async def test_a_wish_of_a_turn_does_not_shorten_a_pin(server):
+    conversation, _ = await talked(server, LONG)
+    await server.call("PUT", f"{PATH}/{conversation}/pin", {"ttl": 7200})
+    await server.respond("And?", conversation=conversation, chatpager={"pin": {"ttl": 5}})
+    leases = (await server.get(f"{PATH}/{conversation}/cache")).json["leases"]
+    assert max(lease["seconds_left"] for lease in leases) > 7190
 
 
 @pytest.mark.parametrize(
@@ -123,12 +173,28 @@ async def test_the_same_asked_once_more_without_a_mark_leaves_it_pinned(server):
         ({"strength": 1}, "strength"),
         ({"tokens": 0}, "tokens"),
         ({"tokens": 1.5}, "tokens"),
+        ({"ttl": 86_401}, "ttl"),
+        ({"ttl": 1e300}, "ttl"),
+        ({"ttl": 601, "strength": "soft"}, "ttl"),
     ],
 )
 async def test_what_is_no_pin(server, body, param):
     conversation, _ = await talked(server, "Hello")
     answer = await server.call("PUT", f"{PATH}/{conversation}/pin", body)
     assert answer.refusal == (400, "invalid_request", param)
+
+
+async def test_who_asks_for_more_than_a_day_is_told_the_limit(server):
+    conversation, _ = await talked(server, LONG)
+    for asked, limit in (({"ttl": 1e6}, "86400"), ({"ttl": 1e6, "strength": "soft"}, "600")):
+        assert limit in (await server.call("PUT", f"{PATH}/{conversation}/pin", asked)).error["message"]
+    assert (await server.call("PUT", f"{PATH}/{conversation}/pin", {"ttl": 86_400})).status == 200
+    for path, body in (
+        ("/v1/responses", {"input": "a", "chatpager": {"pin": {"ttl": 86_401}}}),
+        ("/v1/prefixes", {"label": "a", "instructions": LONG, "ttl": 86_401}),
+    ):
+        answer = await server.post(path, body)
+        assert answer.refusal[:2] == (400, "invalid_request") and "86400" in answer.error["message"], path
 
 
 @pytest.mark.parametrize(("method", "name"), [("GET", "cache"), ("PUT", "pin"), ("DELETE", "pin"), ("POST", "fork")])
@@ -167,6 +233,19 @@ async def test_a_fork_of_all_of_it(server):
     conversation, _ = await talked(server, "Hello")
     fork = (await server.post(f"{PATH}/{conversation}/fork")).json
     assert len(await server.items(fork["id"])) == 2
+
+
+async def test_a_fork_too_many(serve):
+    """A loop that forks without end meets its end."""
+    async with serve(max_forks=20) as server:
+        last = await server.conversation()
+        for _ in range(20):
+            last = (await server.post(f"{PATH}/{last}/fork")).json["id"]
+        answer = await server.post(f"{PATH}/{last}/fork")
+        assert answer.refusal == (409, "too_many_forks", None)
+        assert len((await server.get("/v1/conversations?limit=100")).json["data"]) == 21
+        await server.delete(f"{PATH}/{last}")
+        assert (await server.post(f"{PATH}/{(await server.conversation())}/fork")).status == 200
 
 
 @pytest.mark.parametrize("at", [3, "resp_none"])

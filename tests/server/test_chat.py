@@ -45,6 +45,19 @@ async def test_the_second_turn_finds_the_first_by_its_words(server):
     assert 0 < other["usage"]["prompt_tokens_details"]["cached_tokens"] < cached
 
 
+async def test_an_answer_that_holds_a_nul_does_not_end_its_conversation(serve):
+    async with serve(lambda prompt: "a\0b") as server:
+        messages = [user("The quick brown fox jumps over the lazy dog.")]
+        first = (await server.post(PATH, {"messages": messages})).json
+        said = first["choices"][0]["message"]
+        assert said["content"] == "a\0b"
+        second = (await server.post(PATH, {"messages": [*messages, said, user("And then?")]})).json
+        assert second["usage"]["prompt_tokens_details"]["cached_tokens"] == first["usage"]["total_tokens"] - 1
+        blocks = [*messages, {"role": "assistant", "content": [{"type": "text", "text": "a\0b"}]}, user("And then?")]
+        assert (await server.post("/v1/messages", {"messages": blocks, "max_tokens": 9})).status == 200
+        assert (await server.post(PATH, {"messages": [user("a\0b")]})).status == 400
+
+
 async def test_what_is_not_stored_is_found_by_no_later_turn(server):
     messages = [user("The quick brown fox jumps over the lazy dog.")]
     first = await ask(server, messages, store=False)

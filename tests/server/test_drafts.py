@@ -35,7 +35,7 @@ async def drafted(server, socket, input, **more):
     """Send a draft and wait until it is computed."""
     await draft(socket, input, **more)
     await received(socket)
-    await eventually(lambda: not any(connection._drafts for connection in server.app[CONNECTIONS]))
+    await eventually(lambda: not any(connection._drafts.waiting for connection in server.app[CONNECTIONS]))
     await until(server, lambda engine: not engine.has_work)
 
 
@@ -113,7 +113,7 @@ async def test_while_the_conversation_is_answered_there_is_no_draft_of_it(server
         await server.held()
         await draft(other, TEXT, conversation=conversation)
         await received(other)
-        await eventually(lambda: not any(connection._drafts for connection in server.app[CONNECTIONS]))
+        await eventually(lambda: not any(connection._drafts.waiting for connection in server.app[CONNECTIONS]))
         server.gate.open()
         await socket.rest()
         await until(server, lambda engine: not engine.has_work)

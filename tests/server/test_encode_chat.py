@@ -7,6 +7,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from chatpager.server import wire
 from chatpager.server.encode_chat import ChunkEncoder, completion, usage_of_all
+from chatpager.sessions.answers import ToolCall
 from chatpager.sessions.stream import Ended
 from tests.server.turn_logs import USAGE, ended, log
 
@@ -57,6 +58,34 @@ def test_a_failure_gives_no_last_chunk(status):
 
 def test_every_chunk_names_its_choice():
     assert {chunk["choices"][0]["index"] for chunk in chunks(log("a", "b"), index=3)} == {3}
+
+
+CALLS = [ToolCall(f"call_1_{n}", "f", f'{{"n": {n}}}') for n in range(2)]
+
+
+def test_a_call_has_its_name_once_and_then_its_arguments_as_they_come():
+    deltas = [c["choices"][0]["delta"] for c in chunks(log("So:", *CALLS))]
+    told = [part for delta in deltas for part in delta.get("tool_calls", [])]
+    for n in range(2):
+        first, *rest = [part for part in told if part["index"] == n]
+        assert first == {
+            "index": n,
+            "id": f"call_1_{n}",
+            "type": "function",
+            "function": {"name": "f", "arguments": ""},
+        }
+        assert rest == [{"index": n, "function": {"arguments": piece}} for piece in ('{"n', f'": {n}}}')]
+
+
+@pytest.mark.parametrize(
+    ("calls", "status", "reason"),
+    [
+        (CALLS, "completed", "tool_calls"), (CALLS, "incomplete", "length"),
+        ([ToolCall("c", "f", '{"n": ')], "completed", "stop"), ([ToolCall("c", "f", '{"n": ')], "incomplete", "length"),
+    ],
+)  # fmt: skip
+def test_only_a_call_that_is_whole_is_why_an_answer_ended(calls, status, reason):
+    assert chunks(log(*calls, status=status))[-1]["choices"][0]["finish_reason"] == reason
 
 
 def test_one_object():

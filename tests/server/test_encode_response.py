@@ -6,7 +6,8 @@ import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from chatpager.server import wire
+from chatpager.engine.tool_calls import CallEnd, Thought
+from chatpager.server import wire, wire_events
 from chatpager.server.encode_response import ResponseEncoder, item_id, item_status, response_object
 from chatpager.sessions.answers import Answer, ToolCall
 from chatpager.sessions.stream import Ended
@@ -43,7 +44,7 @@ def test_every_end(status):
     assert (last["type"], response["status"]) == (event, shown)
     assert done["type"] == "response.output_item.done" and done["item"] == response["output"][0]
     assert done["item"]["status"] == item
-    assert done["item"]["content"] == [{"type": "output_text", "text": "Hello", "annotations": []}]
+    assert done["item"]["content"] == [{"type": "output_text", "text": "Hello", "annotations": [], "logprobs": []}]
     assert response["chatpager"]["state"] == status
     assert (response["completed_at"] is not None) == (status == "completed")
     assert response["incomplete_details"] == ({"reason": "max_output_tokens"} if status == "incomplete" else None)
@@ -103,6 +104,66 @@ def test_items_stand_in_the_order_in_which_they_began(pieces, status):
     assert [done[i] for i in range(len(output))] == output
     calls = [piece for piece in pieces if isinstance(piece, ToolCall)]
     assert [i["arguments"] for i in output if i["type"] == "function_call"] == [call.arguments for call in calls]
+    for place, item in enumerate(output):
+        if item["type"] == "function_call":
+            assert arguments_told(events, place) == [item["arguments"]] * 2 and item["status"] == "completed"
+
+
+def arguments_told(events, place):
+    """Those of one call: its deltas joined, and those that were told at its end."""
+    told = [event for event in events if event.get("output_index") == place and "arguments" in event["type"]]
+    assert told[-1]["type"].endswith(".done") and all(event["delta"] for event in told[:-1])
+    return ["".join(event["delta"] for event in told[:-1]), told[-1]["arguments"]]
+
+
+@pytest.mark.parametrize("shown", [0, 2, 3, 4])
+def test_a_call_that_is_cut_is_incomplete_and_told_as_far_as_it_came(shown):
+    """``shown``: of the events of a call that breaks off; the rest is told with the end."""
+    cut = ToolCall("call_1_9", "f", '{"n": ')
+    *events, end = log(CALLS[0], cut, status="incomplete")
+    events = encode([*events[: len(events) - 3 + min(shown, 3)], *([CallEnd()] if shown == 4 else []), end])
+    whole, broken = events[-1]["response"]["output"]
+    assert (whole["status"], broken["status"], broken["arguments"]) == ("completed", "incomplete", '{"n": ')
+    assert arguments_told(events, 1) == ['{"n": '] * 2
+    assert [e["item"] for e in events if e["type"] == "response.output_item.done"] == [whole, broken]
+    assert [e["sequence_number"] for e in events] == list(range(len(events)))
+
+
+@pytest.mark.parametrize(
+    ("pieces", "kinds"),
+    [
+        ([Thought("a"), Thought("b"), "c"], ["reasoning", "message"]),
+        ([Thought("a"), CALLS[0], Thought("b"), "c"], ["reasoning", "function_call", "reasoning", "message"]),
+        ([Thought("a"), "b", Thought("c"), "d", CALLS[0]], ["reasoning", "message", "reasoning", "function_call"]),
+        ([Thought("a")], ["reasoning"]),
+    ],
+)
+@pytest.mark.parametrize("status", ["completed", "incomplete"])
+@pytest.mark.parametrize("shown", [True, False])
+def test_thoughts_are_items(pieces, kinds, status, shown):
+    """``shown``: or else only the end tells of all."""
+    started, *events, end = log(*pieces, status=status)
+    events = encode([started, *(events if shown else []), end])
+    output = events[-1]["response"]["output"]
+    assert [item["type"] for item in output] == kinds
+    for event in events:
+        event.get("response", {}).pop("chatpager", None)
+        EVENT.validate_python(event)
+    done = {e["output_index"]: e["item"] for e in events if e["type"] == "response.output_item.done"}
+    assert [done[i] for i in range(len(output))] == output
+    for place, item in enumerate(output):
+        if item["type"] == "reasoning":
+            told = [e for e in events if e.get("output_index") == place]
+            assert [e["type"].removeprefix("response.") for e in told[:2]] == [
+                "output_item.added",
+                "content_part.added",
+            ]
+            text = "".join(e["delta"] for e in told if e["type"] == "response.reasoning_text.delta")
+            [whole] = [e["text"] for e in told if e["type"] == "response.reasoning_text.done"]
+            assert item["content"] == [{"type": "reasoning_text", "text": text}] and text == whole
+            is_last = place == len(output) - 1
+            assert item["status"] == ("incomplete" if is_last and status == "incomplete" else "completed")
+    assert [e["sequence_number"] for e in events] == list(range(len(events)))
 
 
 def test_a_call_that_only_the_end_tells_of_is_told_then():
@@ -128,7 +189,7 @@ def test_the_prefill_has_no_number():
     encoder = ResponseEncoder(of)
     events = [frame for event in log("a", prefills=2)[:4] for frame in encoder.feed(event)]
     assert [getattr(e, "sequence_number", None) for e in events] == [0, 1, None, None, 2, 3, 4]
-    assert events[2] == wire.PrefillEvent(response_id="resp_1", done=5, total=20, cached=0)
+    assert events[2] == wire_events.PrefillEvent(response_id="resp_1", done=5, total=20, cached=0)
 
 
 def test_a_stream_that_breaks_ends_with_the_next_number():
@@ -165,7 +226,10 @@ def test_a_response_echoes_its_request():
         "output": [], "error": None, "incomplete_details": None, "instructions": "Be brief.", "metadata": {"a": "b"},
         "parallel_tool_calls": True, "temperature": 0.5, "top_p": 0.9, "tool_choice": "auto", "tools": [],
         "max_output_tokens": 7, "previous_response_id": "resp_0", "conversation": {"id": "conv_1"}, "store": False,
-        "background": False, "completed_at": None, "truncation": "disabled", "usage": None,
+        "background": False, "completed_at": None, "max_tool_calls": None, "prompt_cache_key": None,
+        "prompt_cache_retention": None, "reasoning": {"effort": None, "summary": None}, "safety_identifier": None,
+        "service_tier": "default", "text": {"format": {"type": "text"}}, "top_logprobs": 0, "truncation": "disabled",
+        "usage": None, "user": None, "presence_penalty": 0.0, "frequency_penalty": 0.0,
         "prompt_cache_diagnostics": None, "chatpager": {"warnings": ["unknown field"]},
     }  # fmt: skip
 

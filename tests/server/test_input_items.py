@@ -4,6 +4,8 @@ import pytest
 
 from chatpager.errors import InvalidRequest
 from chatpager.server.input_items import MAX_ITEMS
+from chatpager.sessions.answers import calls_of
+from chatpager.store import text_of
 from tests.server.reading import chat, message, refused, respond
 
 
@@ -91,6 +93,19 @@ def test_what_is_wrong_with_an_item_is_named_by_its_place(item, place):
     assert refused(chat, messages=[USER, item]) == "messages" + place
 
 
+@pytest.mark.parametrize("content", ["a\0b", [{"type": "text", "text": "a\0b"}]])
+def test_what_a_model_said_may_be_anything(content):
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '"\0"'}}
+    said = chat(messages=[USER, {"role": "assistant", "content": content, "tool_calls": [call]}, USER]).messages[1]
+    assert (text_of(said.content), calls_of(said.content)[0].arguments) == ("a\0b", '"\0"')
+    items = [
+        USER,
+        {"role": "assistant", "content": content},
+        {"type": "function_call", "call_id": "c", **call["function"]},
+    ]
+    assert respond(input=[*items, USER]).messages[1] == said
+
+
 def test_the_message_of_a_refused_item_is_short():
     with pytest.raises(InvalidRequest) as error:
         respond(input=[{"type": "x" * 100_000}])
@@ -103,5 +118,16 @@ def test_so_many_items_and_no_more():
     assert refused(chat, messages=(MAX_ITEMS + 1) * [USER]) == "messages"
 
 
-def test_an_empty_text_is_an_input():
-    assert respond(input="").messages == [message("user", "")]
+def test_an_empty_text_stands_beside_others():
+    said = [{"role": "user", "content": ""}, USER]
+    assert respond(input=said).messages == chat(messages=said).messages == [message("user", ""), message("user", "a")]
+    result = {"type": "function_call_output", "call_id": "c1", "output": ""}
+    assert len(respond(input=[result], previous_response_id="resp_1").messages) == 1
+
+
+def test_what_was_thought_is_passed_over():
+    thought = {"type": "reasoning", "id": "rs_1", "summary": [], "content": [{"type": "reasoning_text", "text": "Hm."}]}
+    call = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"}
+    said = {"role": "assistant", "content": "b"}
+    assert respond(input=[USER, thought, said, thought, call]).messages == respond(input=[USER, said, call]).messages
+    assert chat(messages=[USER, {**said, "reasoning_content": "Hm."}]).messages == chat(messages=[USER, said]).messages

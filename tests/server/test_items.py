@@ -186,3 +186,56 @@ async def test_an_answer_whose_response_was_deleted_stays_said(server):
     _, answer = await server.items(conversation)
     assert texts([answer]) == [told["output"][0]["content"][0]["text"]]
     assert answer["status"] == "incomplete" and "chatpager" not in answer
+
+
+async def take_out(server, conversation, item):
+    answer = await server.delete(f"/v1/conversations/{conversation}/items/{item['id']}")
+    assert (answer.status, answer.json["id"], answer.json["object"]) == (200, conversation, "conversation")
+
+
+async def test_an_item_is_taken_out_and_the_others_stay(server):
+    conversation = await server.conversation()
+    for text in ("One.", "Two.", "Three."):
+        told = await server.respond(text, conversation=conversation)
+    before = await server.items(conversation)
+    await take_out(server, conversation, before[2])
+    after = await server.items(conversation)
+    assert texts(after) == texts([*before[:2], *before[3:]])
+    assert after[:2] == before[:2], "what stands before it is the same"
+    await take_out(server, conversation, after[-1])
+    assert await server.items(conversation) == after[:-1]
+    again = await server.respond("And then?", conversation=conversation)
+    assert again["usage"]["input_tokens_details"]["cached_tokens"] > 0
+    assert (await server.get(f"/v1/responses/{told['id']}")).json["output"] == told["output"], "a response is its own"
+    while left := await server.items(conversation):
+        await take_out(server, conversation, left[0])
+    assert (await server.respond("Hello", conversation=conversation))["status"] == "incomplete"
+
+
+async def test_an_item_that_is_not_there_or_still_grows_is_not_taken_out(server):
+    conversation = await server.conversation(items=[user("a")])
+    path = f"/v1/conversations/{conversation}/items"
+    assert (await server.delete(f"{path}/msg_never")).refusal == (404, "item_not_found", None)
+    assert (await server.delete("/v1/conversations/conv_never/items/x")).refusal[1] == "conversation_not_found"
+    server.gate.hold(after=3)
+    running = asyncio.create_task(server.respond("Hold", conversation=conversation))
+    await server.held()
+    for item in await server.items(conversation):
+        assert (await server.delete(f"{path}/{item['id']}")).refusal == (409, "session_busy", None)
+    server.gate.open()
+    await running
+    assert len(await server.items(conversation)) == 3
+
+
+async def test_of_a_message_with_several_items_the_others_stay(server):
+    calls = [{"type": "function_call", "call_id": f"call_{n}", "name": "f", "arguments": "{}"} for n in "ab"]
+    sent = [user("Look."), {"role": "assistant", "content": "I look."}, *calls]
+    conversation = await server.conversation(items=sent)
+
+    async def kinds():
+        return [item.get("call_id", item["type"]) for item in await server.items(conversation)]
+
+    assert await kinds() == ["message", "message", "call_a", "call_b"]
+    for place, left in ((2, ["message", "message", "call_b"]), (1, ["message", "call_b"]), (1, ["message"])):
+        await take_out(server, conversation, (await server.items(conversation))[place])
+        assert await kinds() == left

@@ -6,7 +6,7 @@ import pytest
 
 from chatpager.errors import InvalidAPIKey, StoreError
 from chatpager.server import keyring
-from chatpager.server.keyring import CACHE_SECONDS, NO_KEY, OWNER, Caller, Keyring
+from chatpager.server.keyring import ANYBODY, CACHE_SECONDS, NO_KEY, OWNER, Caller, Keyring
 from chatpager.store import Store, digest_of, new_key
 
 
@@ -22,7 +22,7 @@ async def store(empty_database, tmp_path):
 @pytest.fixture
 def ring(store):
     def make(own=None, *, keyless=True):
-        made = Keyring(own, store, keyless=keyless, clock=lambda: made.now)
+        made = Keyring(own, store, keyless=keyless, clock=lambda: made.now, wall=lambda: round(made.now * 1000))
         made.now = 100.0
         return made
 
@@ -93,6 +93,25 @@ async def test_a_revoked_key_is_believed_for_no_longer_than_it_was_looked_up_for
     assert await held.caller(other) == Caller("bob", "user")
 
 
+async def test_a_key_opens_nothing_from_its_end_on(store, ring):
+    made, key = new_key("ann", "", "user", 1, expires_at=110_000)
+    await store.create_key(made)
+    held, late, digest = ring(), ring(), digest_of(key)
+    held.now, late.now = 109.999, 110.0
+    assert await held.caller(digest) == Caller("ann", "user")
+    await nobody(late, digest)
+    held.now += CACHE_SECONDS
+    await nobody(held, digest)
+
+
+async def test_a_caller_says_by_which_key_it_came(store, ring):
+    id, digest = await key_of(store)
+    assert (await ring().caller(digest)).key == id
+    assert (await ring("secret").caller(digest_of("secret"))).key == OWNER.key == "own"
+    await store.revoke_key(id, now=2)
+    assert ANYBODY == OWNER and ANYBODY.key == "none"
+
+
 async def test_what_was_looked_up_is_not_looked_up_again_at_once_and_what_is_nobodys_not_remembered(store, ring):
     _, digest = await key_of(store)
     held = ring()
@@ -116,3 +135,12 @@ async def test_of_keys_that_are_many_the_ones_looked_up_first_are_forgotten(stor
     for digest in digests:
         await held.caller(digest)
     assert len(held._cached) == 2
+
+
+async def test_of_many_who_come_at_once_to_an_open_server_one_asks_the_store(store, ring):
+    held = ring()
+    for _ in range(2):
+        asked = store.transactions["read"]
+        assert set(await asyncio.gather(*(held.caller(NO_KEY) for _ in range(50)))) == {OWNER}
+        assert store.transactions["read"] == asked + 1
+        held.now += CACHE_SECONDS

@@ -103,11 +103,11 @@ async def test_a_reader_that_leaves_before_its_turn_has_begun(server):
     await server.live_turn()
     async with server.socket() as socket:
         await socket.create("two", conversation=conversation)
-        await eventually(lambda: server.hub._admission._taken == 2)
+        await eventually(lambda: server.hub._admission._places.taken == 2)
     await eventually(lambda: not server.app[CONNECTIONS])
     server.gate.open()
     await first
-    await eventually(lambda: not server.hub.turns and not server.hub._admission._taken)
+    await eventually(lambda: not server.hub.turns and not server.hub._admission._places.taken)
     assert [item["role"] for item in await server.items(conversation)] == ["user", "assistant"] * 2
 
 
@@ -154,3 +154,55 @@ async def test_a_reader_that_leaves_when_the_engine_has_stopped(server):
     server.hub.engine._stopped.clear()
     server.gate.open()
     assert (await server.turn_ended(turn)).status == "incomplete"
+
+
+async def test_a_turn_that_goes_on_alone_for_too_long_ends(serve):
+    async with serve(detach_grace=0) as server:
+        assert await left_http(server, stream=True) == "cancelled"
+        conversation = await server.conversation()
+        assert await left_http(server, conversation=conversation) == "cancelled"
+        assert not server.service.readers.alone
+
+
+async def test_one_that_was_asked_to_go_on_does_not_end(serve):
+    async with serve(detach_grace=0) as server:
+        assert await left_http(server, stream=True, chatpager={"on_disconnect": "continue"}) == "incomplete"
+        made = await server.post("/v1/responses", {"input": "Hello", **GREEDY, "background": True})
+        await eventually(lambda: not server.hub.turns)
+        assert (await server.get("/v1/responses/" + made.json["id"])).json["status"] == "incomplete"
+
+
+async def test_who_comes_back_in_time_finds_it_running(server):
+    server.gate.hold(after=3)
+    async with server.socket() as socket:
+        await socket.create("Hello", **{**LONG, "max_output_tokens": 40})
+        turn = await server.live_turn()
+        await server.held()
+    alone = server.service.readers.alone
+    await eventually(lambda: turn.id in alone)
+    left = alone[turn.id].when() - asyncio.get_running_loop().time()
+    assert 55 < left <= server.service.config.detach_grace == 60
+    async with server.socket(query=f"?response_id={turn.id}") as first, server.socket() as second:
+        await eventually(lambda: not alone)
+        await second.send(type="response.resume", response_id=turn.id)
+        await second.receive()
+        await first.ws.close()
+        await second.ws.ping()
+        assert not alone, "somebody reads it"
+        server.gate.open()
+        assert (await second.rest())[-1]["response"]["status"] == "incomplete"
+    assert not alone
+
+
+async def test_of_two_readers_the_last_one_ends_what_goes_with_its_reader(server):
+    server.gate.hold(after=3)
+    async with server.socket() as second:
+        async with server.socket() as first:
+            await first.create("Hello", **{**LONG, "max_output_tokens": 40}, chatpager={"on_disconnect": "cancel"})
+            turn = await server.live_turn()
+            await server.held()
+            await second.send(type="response.resume", response_id=turn.id)
+            await second.receive()
+        await eventually(lambda: server.service.readers._reading[turn.id] == 1)
+        assert turn.stream.ended is None
+    assert await settled(server, turn) == "cancelled"

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 
 import pytest
 
@@ -10,7 +11,7 @@ from chatpager.engine.heads import Strength
 from chatpager.engine.host_tier import HostTier
 from chatpager.engine.messages import LeaseRequest
 from chatpager.engine.tiers import Tiers
-from chatpager.server.metrics import BEAT_SECONDS, Metrics
+from chatpager.server.metrics import Metrics
 from tests.engine.fakes import answer, make_engine, request, run, step
 from tests.engine.tiering import LONG, flood
 from tests.serving import GREEDY
@@ -229,25 +230,26 @@ async def test_readers_that_come_back(server):
     assert (got['resumes_total{recovered="true"}'], got['resumes_total{recovered="false"}']) == (1, 1)
 
 
-async def test_the_event_loop_s_lag_is_what_it_comes_too_late(monkeypatch):
-    loop = asyncio.get_running_loop()
-    now = loop.time()
-    monkeypatch.setattr(loop, "time", lambda: now)
+def test_the_event_loop_s_lag_is_what_it_comes_too_late():
     metrics = Metrics()
-    watching = asyncio.ensure_future(metrics.watch_loop())
-    await asyncio.sleep(0)
-    now += BEAT_SECONDS + 0.75
-    for _ in range(4):
-        await asyncio.sleep(0)
-    watching.cancel()
+    metrics.loop_was_late(0.75)
     got = exposed(metrics.render(None))
     assert got["event_loop_lag_seconds_count"] == 1
     assert got["event_loop_lag_seconds_sum"] == pytest.approx(0.75)
 
 
-async def test_a_server_watches_its_loop(server):
-    tasks = [task for task in asyncio.all_tasks() if task.get_coro().__qualname__ == "Metrics.watch_loop"]
-    assert len(tasks) == 1
+async def test_what_is_given_to_sockets_counts_once_it_is_written(monkeypatch):
+    metrics = Metrics()
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    for ago in (0.25, 0.25, 0.5):
+        metrics.sending(now - ago)
+    assert exposed(metrics.render(None))["step_to_socket_seconds_count"] == 0
+    now += 1
+    await asyncio.sleep(0)
+    got = exposed(metrics.render(None))
+    assert got["step_to_socket_seconds_count"] == 3
+    assert got["step_to_socket_seconds_sum"] == pytest.approx(4.0)
 
 
 async def test_no_name_of_a_conversation_is_a_label(server):

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from chatpager.server.keyed_turns import KeyedTurns, Name
 from tests.serving import GREEDY, eventually
 
 ASK = {"input": "Hello", **GREEDY}
@@ -80,6 +81,17 @@ async def test_of_one_that_ended_long_ago_there_is_the_whole(serve):
             assert first.json["id"] in error["error"]["message"]
 
 
+async def test_after_a_restart_it_is_the_one_that_was(serve):
+    async with serve() as server:
+        ask = {**ASK, "conversation": await server.conversation()}
+        first = await server.post("/v1/responses", ask, **keyed("k"))
+    async with serve() as server:
+        assert (await server.post("/v1/responses", ask, **keyed("k"))).json == first.json
+        other = await server.post("/v1/responses", {**ask, "input": "Something else"}, **keyed("k"))
+        assert other.refusal == (409, "idempotency_conflict", None)
+        assert await count(server, ask["conversation"]) == 2
+
+
 async def test_the_same_key_with_something_else_is_a_conflict(server):
     first = await server.post("/v1/responses", ASK, **keyed("k"))
     other = await server.post("/v1/responses", {**ASK, "input": "Something else"}, **keyed("k"))
@@ -99,3 +111,181 @@ async def test_what_is_no_key(server, key):
         await socket.create("Hello", idempotency_key=key)
         error = await socket.receive()
         assert (error["error"]["code"], error["error"]["param"]) == ("invalid_request", "idempotency_key")
+
+
+USER = [{"role": "user", "content": "Hello"}]
+SHORT = {"temperature": 0, "max_tokens": 8}
+OTHERS = [
+    ("/v1/chat/completions", {"messages": USER, "n": 2, "ignore_eos": True, **SHORT}),
+    ("/v1/completions", {"prompt": ["one", "two"], "ignore_eos": True, **SHORT}),
+    ("/v1/messages", {"messages": USER, **SHORT}),
+]
+others = pytest.mark.parametrize(("path", "body"), OTHERS, ids=["chat", "completions", "messages"])
+
+
+def begun(server):
+    return sum(sample.value for sample in turns_counted(server))
+
+
+def turns_counted(server):
+    [family] = server.service.metrics._turns.collect()
+    return [sample for sample in family.samples if sample.name.endswith("_total")]
+
+
+async def streamed(server, path, body, key):
+    answer = await server.post(path, {**body, "stream": True}, **keyed(key))
+    assert answer.status == 200, answer.body
+    return [line for line in answer.body.decode().splitlines() if line.startswith("data: ")]
+
+
+@others
+async def test_other_wires_tell_the_same_answer_again(server, path, body):
+    first, second = [await server.post(path, body, **keyed("k")) for _ in range(2)]
+    assert first.status == second.status == 200 and first.json == second.json
+    assert "warnings" not in first.json["chatpager"]
+    count = begun(server)
+    frames = await streamed(server, path, body, "k")
+    assert any(first.json["id"] in frame for frame in frames)
+    assert frames == await streamed(server, path, body, "k")
+    assert begun(server) == count
+    assert (await server.post(path, body, **keyed("another"))).json["id"] != first.json["id"]
+    assert (await server.post(path, body)).json["id"] != first.json["id"]
+
+
+@others
+async def test_other_wires_refuse_a_key_that_came_with_something_else(server, path, body):
+    await server.post(path, body, **keyed("k"))
+    other = await server.post(path, {**body, "max_tokens": 7}, **keyed("k"))
+    assert other.status == 409 and b"this key came before with another request" in other.body
+    elsewhere = next(one for one in OTHERS if one[0] != path)
+    assert (await server.post(*elsewhere, **keyed("k"))).status == 200, "each path has its own keys"
+    wrong = await server.post(path, body, **keyed("x" * 256))
+    assert wrong.status == 400 and b"Idempotency-Key" in wrong.body
+
+
+@others
+async def test_on_other_wires_those_that_come_at_once_are_one(server, path, body):
+    server.gate.hold(after=3)
+    asking = [asyncio.create_task(server.post(path, body, **keyed("k"))) for _ in range(3)]
+    asking.append(asyncio.create_task(streamed(server, path, body, "k")))
+    await server.held()
+    asking.append(asyncio.create_task(server.post(path, body, **keyed("k"))))
+    server.gate.open()
+    *whole, frames = [await one for one in (*asking[:3], asking[4], asking[3])]
+    assert len({answer.json["id"] for answer in whole}) == 1
+    assert any(whole[0].json["id"] in frame for frame in frames)
+
+
+@others
+async def test_on_other_wires_an_answer_that_was_cut_off_is_not_told_again(server, path, body):
+    server.gate.hold(after=3)
+    asking = asyncio.create_task(server.post(path, body, **keyed("k")))
+    await server.held()
+    for turn in list(server.hub.turns.values()):
+        server.hub.cancel(turn.request.tenant, turn.id)
+    server.gate.open()
+    first = await asking
+    await eventually(lambda: not server.service.keyed._running)
+    count = begun(server)
+    again = await server.post(path, body, **keyed("k"))
+    assert again.status == 200 and again.json["id"] != first.json["id"]
+    assert begun(server) > count
+
+
+@others
+async def test_on_other_wires_a_reader_that_leaves_ends_nothing_that_its_key_finds_again(server, path, body):
+    server.gate.hold(after=3)
+    asking = asyncio.create_task(server.post(path, body, **keyed("k")))
+    await server.held()
+    ids = set(server.hub.turns)
+    asking.cancel()
+    await eventually(lambda: server.service.readers.alone.keys() == ids)
+    again = asyncio.create_task(server.post(path, body, **keyed("k")))
+    await eventually(lambda: not server.service.readers.alone)
+    server.gate.open()
+    assert (await again).json["id"] in ids
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+async def test_on_other_wires_what_is_not_stored_or_was_deleted_has_no_key(server, path):
+    body = {"messages": USER, **SHORT}
+    told = [(await server.post(path, {**body, "store": False}, **keyed("k"))).json for _ in range(2)]
+    assert told[0]["id"] != told[1]["id"] and any("key" in one for one in told[0]["chatpager"]["warnings"])
+    first, again = [(await server.post(path, body, **keyed("k"))).json["id"] for _ in range(2)]
+    assert first == again
+    assert (await server.delete(f"{path}/{first}")).status == 200
+    assert (await server.post(path, body, **keyed("k"))).json["id"] != first
+
+
+async def test_on_other_wires_a_key_whose_request_was_refused_is_free_again(serve):
+    async with serve(hub={"max_turns": 1}) as server:
+        path, body = OTHERS[-1]
+        server.gate.hold(after=3)
+        first = asyncio.create_task(server.post(path, body, **keyed("first")))
+        await server.held()
+        assert (await server.post(path, body, **keyed("k"))).status == 529
+        server.gate.open()
+        assert (await first).status == 200
+        assert (await server.post(path, body, **keyed("k"))).status == 200
+
+
+class Ended:
+    """A turn that gave so much text."""
+
+    def __init__(self, text=""):
+        self.text, self.prompt, self.status = text, [1, 2], "completed"
+        self.stream = self
+        self.events = [self]
+
+    async def end(self):
+        return self
+
+    def forget_prompt(self):
+        self.prompt = range(len(self.prompt))
+
+
+class Asked:
+    """Keys of ``KeyedTurns``, and how often each was begun."""
+
+    def __init__(self, **settings):
+        self.now, self.count = 0.0, 0
+        self.keyed = KeyedTurns(clock=lambda: self.now, **settings)
+
+    async def ask(self, key, tenant="t", text=""):
+        async def begin():
+            self.count += 1
+            return [Ended(text)]
+
+        [turn] = await self.keyed.begin(Name(tenant, "/", key), "asked", 10, begin)
+        await eventually(lambda: not self.keyed._running)
+        return turn
+
+
+async def test_a_key_is_known_for_as_long_as_is_said():
+    asked = Asked(seconds=600.0)
+    await asked.ask("k")
+    asked.now = 599.0
+    kept = await asked.ask("k")
+    assert asked.count == 1 and kept.prompt == range(2)
+    await asked.ask("other")
+    asked.now = 600.0
+    await asked.ask("k")
+    assert asked.count == 3
+    await asked.ask("other")
+    assert asked.count == 3
+    await asked.ask("k", tenant="another")
+    assert asked.count == 4
+
+
+async def test_what_is_kept_has_a_bound():
+    asked = Asked(size=2000)
+    for key in "abc":
+        await asked.ask(key, text="x" * 700)
+    await asked.ask("c")
+    await asked.ask("b")
+    assert asked.count == 3
+    await asked.ask("a")
+    assert asked.count == 4
+    await asked.ask("d", text="x" * 5000)
+    await asked.ask("d", text="x" * 5000)
+    assert asked.count == 6 and not asked.keyed._ended

@@ -7,7 +7,7 @@ from openai.types import Model
 from prometheus_client.parser import text_string_to_metric_families
 
 from chatpager import __version__
-from chatpager.server.routes_ops import ASSETS, read_assets
+from chatpager.server.routes_ops import ASSETS, policy, read_assets
 from tests.serving import BLOCK, GREEDY
 
 
@@ -75,6 +75,9 @@ async def test_metrics_count_turns_and_tokens(server):
     assert got['chatpager_miss_turns_total{reason="cold"}'] == 2
     assert got['chatpager_ttft_seconds_count{cache="warm"}'] == 1
     assert got['chatpager_queue_seconds_count{lane="short"}'] == 3
+    assert got['chatpager_turn_seconds_count{status="incomplete"}'] == 3
+    took = sum(answer["chatpager"]["timings"]["total_ms"] for answer in (first, second)) / 1000
+    assert got['chatpager_turn_seconds_sum{status="incomplete"}'] > took
     assert got['chatpager_requests{state="running"}'] == 0
     assert got['chatpager_kv_blocks{state="leased"}'] > 0
 
@@ -133,14 +136,32 @@ async def test_the_page_and_its_files(server, built):
     assert (index.status, index.body) == (200, b"<!doctype html>")
     assert index.headers["content-type"] == "text/html; charset=utf-8"
     assert index.headers["cache-control"] == "no-cache"
-    policy = index.headers["content-security-policy"]
-    assert "default-src 'self'" in policy and "unsafe" not in policy and "http" not in policy
+    policy_sent = index.headers["content-security-policy"]
+    assert "default-src 'self'" in policy_sent and "unsafe" not in policy_sent and "http" not in policy_sent
+    assert f"connect-src 'self' ws://127.0.0.1:{server.port} wss://127.0.0.1:{server.port};" in policy_sent
     assert index.headers["x-content-type-options"] == "nosniff"
     script = await server.get("/assets/main-1a2b.js")
     assert script.headers["content-type"] == "text/javascript; charset=utf-8"
     assert "immutable" in script.headers["cache-control"]
     assert (await server.get("/assets/font-1a2b.woff2")).headers["content-type"] == "font/woff2"
     assert (await server.call("HEAD", "/")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "sockets"),
+    [
+        ("localhost:8000", " ws://localhost:8000 wss://localhost:8000"),
+        ("chat.example", " ws://chat.example wss://chat.example"),
+        ("[::1]:8000", ""),
+        ("chat.example;script-src *", ""),
+        ("a b", ""),
+        ("*", ""),
+    ],
+)
+def test_a_page_may_open_sockets_to_its_own_host_alone(host, sockets):
+    sources = dict(part.strip().partition(" ")[::2] for part in policy(host).split(";"))
+    assert sources["connect-src"] == "'self'" + sockets
+    assert sources["script-src"] == "'self'" and len(sources) == 9
 
 
 @pytest.mark.parametrize(

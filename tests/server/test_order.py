@@ -12,14 +12,14 @@ async def test_a_frame_that_waits_for_its_reader_holds_back_those_behind_it(serv
         await eventually(lambda: server.app[CONNECTIONS])
         [connection] = server.app[CONNECTIONS]
         reader_takes_more = asyncio.Event()
-        send = connection._ws.send_str
+        send = connection._ws.send_within
 
-        async def send_slowly(frame):
-            if '"response.output_text.done"' in frame:
+        async def send_slowly(seconds, frames):
+            if any(b'"response.output_text.done"' in frame for frame in frames):
                 await reader_takes_more.wait()
-            await send(frame)
+            await send(seconds, frames)
 
-        connection._ws.send_str = send_slowly
+        connection._ws.send_within = send_slowly
         await socket.create("one")
         await socket.create("two")
         ended = server.service.metrics._turns.labels("response", "incomplete")._value

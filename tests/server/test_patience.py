@@ -2,11 +2,15 @@
 
 import asyncio
 import errno
+import resource
+from math import inf
 
+import aiohttp
 import pytest
 import structlog
 from websockets.exceptions import ConnectionClosedError
 
+from chatpager.server.connections import Files, files_allowed
 from chatpager.server.patience import TooManyConnections
 from tests.serving import DEADLINE, eventually
 
@@ -109,6 +113,47 @@ class TestTooManyConnections:
     async def test_another_error_of_accept_is_told_as_it_is(self, caplog):
         TooManyConnections()(asyncio.get_running_loop(), self.context(errno.ENOBUFS))
         assert "out of system resource" in caplog.text
+
+
+def has_files(server, files):
+    """From now on, for connections that come."""
+    of = server.runner.server
+    of._limits = of._limits._replace(files=files)
+
+
+class TestNoFileIsLeft:
+    async def test_who_takes_of_the_reserve_is_told_to_come_later_and_those_who_are_there_notice_nothing(self, serve):
+        async with serve(lambda prompt: "hello there") as server, server.socket() as socket:
+            has_files(server, Files(0, inf))
+            with structlog.testing.capture_logs() as said:
+                for _ in range(3):
+                    async with aiohttp.ClientSession() as http, http.get(f"{server.url}/v1/models") as answer:
+                        body = await answer.json()
+                    assert (answer.status, body["error"]["code"]) == (503, "server_is_overloaded")
+                    assert answer.headers["retry-after"] == "1" and answer.headers["connection"] == "close"
+            assert [line["event"] for line in said if line["log_level"] == "error"] == ["connections.refused"]
+            await socket.create("Hello", max_output_tokens=5)
+            assert (await socket.rest())[-1]["response"]["status"] == "incomplete"
+            has_files(server, Files(inf, inf))
+            assert (await server.get("/v1/models")).status == 200
+
+    async def test_beyond_half_of_the_reserve_there_is_no_answer(self, serve):
+        async with serve() as server:
+            has_files(server, Files(0, 0))
+            with pytest.raises(aiohttp.ClientConnectionError):
+                async with aiohttp.ClientSession() as http, http.get(f"{server.url}/v1/models"):
+                    pass
+            await eventually(lambda: not any(one.is_too_many for one in server.runner.server.connections))
+            has_files(server, Files(inf, inf))
+            assert (await server.get("/v1/models")).status == 200
+
+    @pytest.mark.parametrize(
+        ("allowed", "files"),
+        [(256, Files(224, 240)), (4096, Files(4032, 4064)), (resource.RLIM_INFINITY, Files(inf, inf))],
+    )
+    def test_of_few_files_an_eighth_is_kept(self, monkeypatch, allowed, files):
+        monkeypatch.setattr(resource, "getrlimit", lambda what: (allowed, allowed))
+        assert files_allowed() == files
 
 
 async def test_the_sockets_that_are_closed_are_gone_from_the_server(serve):

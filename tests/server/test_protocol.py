@@ -14,6 +14,7 @@ from chatpager.errors import (
     SessionBusy,
     StoreError,
 )
+from chatpager.server.client_events import Cancel, Create, Draft, Resume
 from chatpager.server.error_bodies import error_body
 from chatpager.server.protocol import (
     MAX_LANE_NAME,
@@ -21,11 +22,7 @@ from chatpager.server.protocol import (
     MAX_WAITING,
     TRANSITIONS,
     Call,
-    Cancel,
-    Create,
-    Draft,
     ResponsesProtocol,
-    Resume,
     State,
 )
 from chatpager.sessions.stream import Ended
@@ -355,3 +352,34 @@ def test_the_table_of_states_is_the_whole_truth(protocol, state, call):
 def test_errors_on_the_wire(error, status, type, code, message):
     got, body = error_body(error)
     assert (got, body.type, body.code, body.message, body.param) == (status, type, code, message, None)
+
+
+@pytest.mark.parametrize("kind", ["response.steer", "response.inject", "session.update"])
+def test_what_openai_has_and_we_have_not_is_an_error_and_the_socket_lives_on(protocol, kind):
+    protocol.receive_text(json.dumps({"type": kind, "response_id": "resp_1"}))
+    [error] = frames(protocol)
+    assert (error["status"], error["error"]["code"]) == (400, "unsupported_event")
+    create(protocol, input="Hello")
+    assert protocol.events_received() == [Create({"input": "Hello"})]
+
+
+@pytest.mark.parametrize("t", [0, 1723.25, None])
+def test_a_ping_comes_back_with_its_time(t):
+    extended = ResponsesProtocol(extended=True)
+    extended.receive_text(json.dumps({"type": "chatpager.ping", "t": t}))
+    assert frames(extended) == [{"type": "chatpager.pong", "t": t}]
+    assert extended.events_received() == []
+
+
+@pytest.mark.parametrize("t", ["now", True, [], {}])
+def test_a_ping_s_time_is_a_number(t):
+    extended = ResponsesProtocol(extended=True)
+    extended.receive_text(json.dumps({"type": "chatpager.ping", "t": t}))
+    [error] = frames(extended)
+    assert error["error"]["param"] == "t"
+
+
+def test_a_ping_is_only_for_those_who_know_us(protocol):
+    protocol.receive_text('{"type": "chatpager.ping", "t": 1}')
+    [error] = frames(protocol)
+    assert error["error"]["code"] == "unsupported_event"

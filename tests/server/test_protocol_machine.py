@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from chatpager.errors import ResponseNotFound, SessionBusy, StoreError
-from chatpager.server.protocol import MAX_WAITING, Cancel, Create, Draft, ResponsesProtocol, State
+from chatpager.server.client_events import Cancel, Create, Draft
+from chatpager.server.protocol import MAX_WAITING, ResponsesProtocol, State
 from chatpager.sessions.stream import Ended
 from tests.server.turn_logs import facts, final, log
 

@@ -1,13 +1,14 @@
 """What clients send: read into a turn, or refused by the field's name."""
 
 import json
+from contextlib import suppress
 
 import pytest
 
 from chatpager.errors import InvalidJSON, InvalidRequest, ModelNotFound
 from chatpager.server import reading
 from chatpager.server.reading import HARMLESS, decode
-from chatpager.server.requests import chat_request, check_metadata
+from chatpager.server.requests import chat_request, check_metadata, response_request
 from tests.server.reading import SERVED, chat, message, refused, respond
 
 BIG = 2**31 - 1
@@ -163,7 +164,18 @@ def test_a_wrong_value_is_named(field):
         ({"logit_bias": {"a": 1}}, "logit_bias"),
         ({"stop": ["a", 3]}, "stop[1]"),
         ({"chatpager": {"unheard_of": 1}}, "chatpager"),
-        ({"chatpager": {"explain": True}}, "chatpager"),
+        ({"chatpager": {"explain": 1}}, "chatpager.explain"),
+        ({"chatpager": {"on_disconnect": "wait"}}, "chatpager.on_disconnect"),
+        ({"chatpager": {"on_disconnect": "continue"}, "store": False}, "chatpager.on_disconnect"),
+        ({"chatpager": {"pin": {}}}, "chatpager.pin"),
+        ({"chatpager": {"pin": {"ttl": 0}}}, "chatpager.pin.ttl"),
+        ({"chatpager": {"pin": {"ttl": 60, "scope": "all"}}}, "chatpager.pin.scope"),
+        ({"chatpager": {"session_title": ""}}, "chatpager.session_title"),
+        ({"chatpager": {"session_title": "a\0"}}, "chatpager.session_title"),
+        ({"background": "yes"}, "background"),
+        ({"background": True, "store": False}, "background"),
+        ({"background": True, "chatpager": {"on_disconnect": "cancel"}}, "chatpager.on_disconnect"),
+        ({"truncation": "left"}, "truncation"),
         ({"chatpager": {"priority": "high"}}, "chatpager.priority"),
         ({"chatpager": {"priority": 10**30}}, "chatpager.priority"),
     ],
@@ -186,12 +198,11 @@ def test_the_largest_numbers_that_are_taken():
 
 
 UNBUILT = {
-    "functions": [{"name": "f"}], "background": True,
-    "stream_id": "lane", "n": 2, "logprobs": True, "top_logprobs": 3, "prompt": {"id": "pmpt"}, "truncation": "auto",
-    "text": {"format": {"type": "json_object"}}, "response_format": {"type": "json_schema"}, "audio": {"voice": "x"},
+    "functions": [{"name": "f"}],
+    "stream_id": "lane", "n": 2, "prompt": {"id": "pmpt"}, "audio": {"voice": "x"},
     "modalities": ["audio"], "context_management": [{}], "moderation": {"model": "x"}, "cache_salt": "x",
-    "reasoning": {"effort": "high"}, "reasoning_effort": "high",
-    "include": ["reasoning.encrypted_content", "message.output_text.logprobs"],
+    "guided_json": {"type": "object"}, "guided_regex": "a", "guided_choice": ["a"], "guided_grammar": "x",
+    "structured_outputs": {"choice": ["a"]},
 }  # fmt: skip
 
 
@@ -202,11 +213,35 @@ def test_a_feature_that_is_not_built_is_refused_by_its_name(field):
         assert refused(chat, **{field: UNBUILT[field]}) == field
 
 
+def test_a_chat_is_refused_what_only_a_response_can():
+    assert refused(chat, background=True) == "background"
+    assert refused(chat, truncation="auto") == "truncation"
+
+
+def test_a_wish_that_comes_to_nothing_is_told():
+    [told] = respond(input="a", reasoning={"effort": "low", "summary": None}).parameters["warnings"]
+    assert told.startswith("reasoning: ")
+    [told] = chat(reasoning_effort="low").parameters["warnings"]
+    assert told.startswith("reasoning_effort: ")
+    [told] = respond(input="a", truncation="auto").parameters["warnings"]
+    assert told.startswith("truncation: ")
+    for turn in (respond(input="a", chatpager={"session_title": "A story"}), chat(chatpager={"session_title": "A"})):
+        [told] = turn.parameters["warnings"]
+        assert told.startswith("chatpager.session_title ") and turn.title is None
+    [told] = respond(input="a", store=False, chatpager={"pin": {"ttl": 60}}).parameters["warnings"]
+    assert "not pinned" in told
+
+
+def test_what_has_no_effect_is_echoed():
+    asked = {"user": "u", "safety_identifier": "s", "prompt_cache_key": "k", "max_tool_calls": 3}
+    assert asked.items() <= respond(input="a", **asked).parameters.items()
+
+
 ASKS_FOR_NOTHING = {
     "tools": [[], None], "functions": [None], "background": [False, None],
-    "stream_id": [None, ""], "n": [1, None], "logprobs": [False, None], "top_logprobs": [0, None], "prompt": [None],
+    "stream_id": [None, ""], "n": [1, None], "logprobs": [False, None], "top_logprobs": [None], "prompt": [None],
     "truncation": ["disabled", None],
-    "text": [None, {}, {"format": None}, {"format": {"type": "text"}}, {"verbosity": "low"}],
+    "text": [None, {}, {"format": None}, {"format": {"type": "text"}}, {"verbosity": "medium"}],
     "response_format": [None, {"type": "text"}, {}], "audio": [None], "modalities": [["text"], None],
     "context_management": [None], "moderation": [None], "cache_salt": [None, ""],
     "reasoning": [None, {}, {"effort": None}], "reasoning_effort": [None],
@@ -225,15 +260,12 @@ def test_a_field_that_asks_for_nothing_is_taken_without_a_word(field):
         assert "warnings" not in chat(**{field: value}).parameters
 
 
-@pytest.mark.parametrize("value", ["json", 3, {"format": "json"}, {"format": []}, {"format": {"type": "json_object"}}])
-def test_every_way_to_ask_for_a_structure_is_refused(value):
-    assert refused(respond, input="a", text=value) == "text"
-
-
 VALUES = {dict: {"a": 1}, list: ["a"], str: "x", int: 3, bool: True}
 
 
-@pytest.mark.parametrize("field", sorted(HARMLESS.keys() - {"stream_options"}))
+@pytest.mark.parametrize(
+    "field", sorted(HARMLESS.keys() - {"stream_options", "reasoning", "reasoning_effort", "service_tier"})
+)
 def test_harmless_fields_are_taken_without_a_word(field):
     for value in (None, *(VALUES[kind] for kind in HARMLESS[field])):
         assert "warnings" not in respond(input="a", **{field: value}).parameters
@@ -328,6 +360,14 @@ def test_metadata_beyond_them(metadata):
 def test_what_is_no_json_object(data):
     with pytest.raises(InvalidJSON):
         decode(data)
+
+
+def test_what_is_nested_as_deep_as_can_be_read():
+    """What can be read cannot always be written again: that is refused, too."""
+    for depth in range(700, 1100):
+        with suppress(InvalidJSON):
+            raw = decode('{"input": "a", "unknown": ' + "[" * depth + "]" * depth + "}")
+            response_request(raw, SERVED, "t", "key")
 
 
 HALVES = [r"\ud800", r"\udc00", r"\uD800x", r"\ud800\ud800", r"\udc00\ud800", r"\\\ud83d and more", r"\ud83d\n"]

@@ -112,7 +112,7 @@ async def test_a_stop_string_ends_the_answer(serve):
             {"input": "a", "previous_response_id": "resp_x"},
             (404, "previous_response_not_found", "previous_response_id"),
         ),
-        ({"input": "a", "conversation": "conv_x"}, (404, "conversation_not_found", None)),
+        ({"input": "a", "conversation": "conv_x"}, (404, "conversation_not_found", "conversation")),
         ({"input": "a", "model": "other"}, (404, "model_not_found", "model")),
         ({"input": "a", "tools": [{"type": "function"}]}, (400, "invalid_request", "tools")),
         ({"input": "a", "tools": [{"type": "function", "name": "f"}]}, (400, "invalid_request", "tools")),

@@ -41,7 +41,7 @@ async def test_a_stream_and_a_whole_answer_say_the_same(server):
 
 async def test_a_refusal_before_the_stream_is_plain_http(server):
     answer = await server.post("/v1/responses", {"input": "a", "stream": True, "conversation": "conv_x"})
-    assert answer.refusal == (404, "conversation_not_found", None)
+    assert answer.refusal == (404, "conversation_not_found", "conversation")
 
 
 async def test_a_running_response_shows_its_text_so_far(server):

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from websockets.exceptions import ConnectionClosed
 
+from chatpager.server.app import drain
 from chatpager.server.websocket import CONNECTIONS
 from tests.server.stalling import UPGRADE, stalled
 from tests.serving import GREEDY, eventually
@@ -33,6 +34,23 @@ async def test_a_drain_lets_running_turns_end_and_refuses_new_ones(server):
             await socket.receive()
         assert closed.value.rcvd.code == 1012
         await closing
+
+
+async def test_a_shutdown_waits_for_the_drain_that_an_admin_began(server):
+    server.gate.hold(after=2)
+    async with server.socket() as socket:
+        await socket.create("Hello")
+        await server.held()
+        assert (await server.post("/v1/admin/drain")).status == 200
+        ending = asyncio.ensure_future(drain(server.app))
+        server.service.stats_seconds = 0.05
+        assert (await server.get("/health/ready")).json["status"] == "draining"
+        assert not ending.done()
+        server.gate.open()
+        assert (await socket.rest())[-1]["response"]["status"] == "incomplete"
+        await ending
+    entries, _ = await server.service.store.audited(limit=20, before=None)
+    assert [entry.action for entry in entries] == ["server.drained"]
 
 
 async def test_what_a_drain_has_no_time_for_is_interrupted_and_kept(serve):

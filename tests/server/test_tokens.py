@@ -14,6 +14,12 @@ async def test_text_there_and_back(server):
     assert (await server.post("/detokenize", {"tokens": answer["tokens"]})).json == {"prompt": TEXT}
 
 
+async def test_what_is_passed_over_is_named(server):
+    answer = (await server.post("/tokenize", {"prompt": "a", "add_generation_prompt": False})).json
+    assert answer["chatpager"] == {"warnings": ["unknown field 'add_generation_prompt' was passed over"]}
+    assert (await server.post("/tokenize", {"prompt": "a"})).json["chatpager"] is None
+
+
 async def test_messages_are_counted_as_they_ask_the_model(server):
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
     counted = (await server.post("/tokenize", {"messages": messages})).json
@@ -44,15 +50,23 @@ async def test_input_tokens_are_those_of_the_turn_to_come(server):
         ("/detokenize", {"tokens": [-1]}, (400, "invalid_request", "tokens[0]")),
         ("/detokenize", {"tokens": [2**40]}, (400, "invalid_request", "tokens[0]")),
         ("/v1/responses/input_tokens", {}, (400, "invalid_request", "input")),
-        ("/v1/responses/input_tokens", {"input": "a", "conversation": "c"}, (404, "conversation_not_found", None)),
+        (
+            "/v1/responses/input_tokens", {"input": "a", "conversation": "c"},
+            (404, "conversation_not_found", "conversation"),
+        ),
     ],
 )  # fmt: skip
 async def test_what_cannot_be_counted(server, path, body, refusal):
     assert (await server.post(path, body)).refusal == refusal
 
 
-async def test_ids_beyond_the_vocabulary_have_no_text(server):
-    assert (await server.post("/detokenize", {"tokens": [2**32 - 1]})).json == {"prompt": ""}
+async def test_ids_beyond_the_vocabulary_are_refused_by_name(server):
+    last = server.hub.num_tokens - 1
+    assert (await server.post("/detokenize", {"tokens": [last, 0]})).status == 200
+    for beyond in (last + 1, 2**32, 2**64 - 1):
+        refused = await server.post("/detokenize", {"tokens": [0, beyond]})
+        assert refused.refusal == (400, "invalid_request", "tokens[1]")
+        assert refused.error["message"] == f"tokens[1] is {beyond}, outside 0..{last}"
 
 
 async def test_a_prompt_that_does_not_fit_is_counted(server):

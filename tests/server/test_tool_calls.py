@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import groupby
 
 import openai
 import pytest
@@ -15,9 +16,11 @@ from chatpager.server.requests import response_request
 from chatpager.sessions.heads import owner_of
 from tests.chat_models import TOOLS_CHATML, save_tokenizer
 from tests.serving import open_serving
+from tests.serving_client import sse_events
 
 CALL = '<tool_call>\n{"name": "search", "arguments": {"query": "weather in Oslo", "days": 2.50}}\n</tool_call>'
 ARGUMENTS = '{"query": "weather in Oslo", "days": 2.50}'
+CHINESE = '{"query": "奥斯陆的天气 😀👩‍👩‍👧", "é\\n": ["\\ud83d\\ude00", {"</tool_call>": -1.5e3}], "days": null}'
 SEARCH = {
     "type": "function",
     "name": "search",
@@ -41,6 +44,8 @@ def agent(prompt):
         return "search" if '"name": "search"' in prompt else "none"
     if "<tool_response>\nRain" in prompt:
         return "It rains."
+    if "In Chinese" in prompt:
+        return CALL.replace(ARGUMENTS, CHINESE)
     return "Let me see.\n" + CALL if "Oslo" in prompt else CALL + "\n" + CALL
 
 
@@ -102,14 +107,14 @@ async def test_the_events_of_a_call(server):
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
     call = events[-1]["response"]["output"][1]
     told = [event for event in events if event.get("output_index") == 1]
-    assert [event["type"] for event in told] == [
+    assert [kind for kind, _ in groupby(event["type"] for event in told)] == [
         "response.output_item.added",
         "response.function_call_arguments.delta",
         "response.function_call_arguments.done",
         "response.output_item.done",
     ]
     assert told[0]["item"] == {**call, "arguments": "", "status": "in_progress"} and told[-1]["item"] == call
-    assert "".join(e["delta"] for e in told if e["type"].endswith("delta")) == told[2]["arguments"] == ARGUMENTS
+    assert "".join(e["delta"] for e in told if e["type"].endswith("delta")) == told[-2]["arguments"] == ARGUMENTS
     text = "".join(e["delta"] for e in events if e["type"] == "response.output_text.delta")
     assert text == "Let me see."
 
@@ -176,12 +181,94 @@ async def test_a_call_over_the_websocket(server):
     assert frames[-1]["response"]["output"][0]["content"][0]["text"] == "It rains."
 
 
-async def test_a_call_that_is_cut_off_is_text(server):
+async def test_a_call_that_is_cut_off_before_it_is_one_is_text(server):
     cut = await respond(server, ASK, max_output_tokens=30)
     [message] = cut["output"]
     assert cut["status"] == "incomplete" and message["content"][0]["text"].startswith("Let me see.\n<tool_call>")
     chat = await complete(server, [{"role": "user", "content": ASK}], max_tokens=30)
     assert chat["choices"][0]["finish_reason"] == "length" and "tool_calls" not in chat["choices"][0]["message"]
+
+
+async def test_a_call_that_is_cut_off_later_is_incomplete(server):
+    """It is told as it stands, on every wire; what came of it is asked for by nobody, and the next turn goes on."""
+    conversation = await server.conversation()
+    cut = await respond(server, ASK, conversation=conversation, max_output_tokens=70)
+    message, call = cut["output"]
+    assert (cut["status"], message["status"], call["status"]) == ("incomplete", "incomplete", "incomplete")
+    assert call["arguments"] and ARGUMENTS.startswith(call["arguments"]) and call["arguments"] != ARGUMENTS
+    assert (await server.items(conversation))[-1] == call
+    [lease] = (await server.get(f"/v1/conversations/{conversation}/cache")).json["leases"]
+    assert lease["reason"] == "", "it waits for no tool"
+    chat = await complete(server, [{"role": "user", "content": ASK}], max_tokens=70)
+    assert chat["choices"][0]["finish_reason"] == "length"
+    [told] = chat["choices"][0]["message"]["tool_calls"]
+    assert told["function"]["arguments"] == call["arguments"]
+    for again in ({"conversation": conversation}, {"previous_response_id": cut["id"]}):
+        second = await respond(server, "And tomorrow in Oslo?", max_output_tokens=4, **again)
+        before = cut["usage"]["input_tokens"] + cut["usage"]["output_tokens"] - 1
+        assert second["usage"]["input_tokens_details"]["cached_tokens"] >= before
+    async with server.events("/v1/responses", {"input": ASK, "tools": [SEARCH], "max_output_tokens": 70}) as stream:
+        events = [event async for _, event in stream]
+    assert "".join(e["delta"] for e in events if e["type"].endswith("arguments.delta")) == call["arguments"]
+    assert events[-1]["response"]["output"][1]["status"] == "incomplete"
+
+
+async def test_every_wire_tells_a_call_piece_by_piece_and_the_same(server):
+    whole = await respond(server, ASK)
+    body = {"input": ASK, "tools": [SEARCH]}
+    async with server.events("/v1/responses", body) as stream:
+        told = {"sse": [event async for _, event in stream]}
+    async with server.socket() as socket:
+        await socket.send(type="response.create", **body)
+        told["socket"] = await socket.rest()
+        response_id = told["socket"][-1]["response"]["id"]
+    middle = next(e["sequence_number"] for e in told["socket"] if e["type"].endswith("arguments.delta"))
+    path = f"/v1/responses/{response_id}?stream=true&starting_after={middle}"
+    async with server.http.get(server.url + path) as answer:
+        told["again"] = [event async for _, event in sse_events(answer.content)]
+    assert told["again"] == told["socket"][middle + 1 :]
+    told["again"] = told["socket"][: middle + 1] + told["again"]
+    for events in told.values():
+        pieces = [event["delta"] for event in events if event["type"].endswith("arguments.delta")]
+        assert len(pieces) > 5 and "".join(pieces) == ARGUMENTS == whole["output"][1]["arguments"]
+        call = events[-1]["response"]["output"][1]
+        assert next(e["item"] for e in events if e["type"] == "response.output_item.done") == call
+
+
+async def test_characters_of_several_tokens_come_whole(server):
+    """Of the scripted model's tokens most are single bytes."""
+    async with server.events("/v1/responses", {"input": "In Chinese", "tools": [SEARCH]}) as stream:
+        events = [event async for _, event in stream]
+    pieces = [event["delta"] for event in events if event["type"].endswith("arguments.delta")]
+    assert "".join(pieces) == CHINESE == (await respond(server, "In Chinese"))["output"][0]["arguments"]
+    assert json.loads(CHINESE) and "\ufffd" not in CHINESE and len(pieces) > 20
+    body = {"messages": [{"role": "user", "content": "In Chinese"}], "tools": [NESTED]}
+    async with server.events("/v1/chat/completions", body) as stream:
+        deltas = [chunk["choices"][0]["delta"] async for _, chunk in stream if chunk != "[DONE]"]
+    told = [part["function"]["arguments"] for delta in deltas for part in delta.get("tool_calls", [])]
+    assert "".join(told) == CHINESE
+
+
+async def test_a_call_is_told_while_it_is_generated(server):
+    server.gate.hold(after=65)
+    async with server.events("/v1/responses", {"input": ASK, "tools": [SEARCH]}) as stream:
+        turn = await server.live_turn()
+        await server.held()
+        seen = [event async for _, event in take_until(stream, "response.function_call_arguments.delta")]
+        running = (await server.get("/v1/responses/" + turn.id)).json["output"][1]
+        assert turn.stream.ended is None and seen[-2]["item"]["name"] == running["name"] == "search"
+        assert running["status"] == "in_progress" and running["arguments"].startswith(seen[-1]["delta"])
+        assert ARGUMENTS.startswith(running["arguments"]) and running["arguments"] != ARGUMENTS
+        server.gate.open()
+        *_, last = [event async for _, event in stream]
+    assert last["response"]["output"][1] == {**running, "arguments": ARGUMENTS, "status": "completed"}
+
+
+async def take_until(events, kind):
+    async for event in events:
+        yield event
+        if event[1]["type"] == kind:
+            return
 
 
 async def test_every_choice_calls_by_itself(server):
@@ -250,6 +337,8 @@ async def test_from_python(server):
         assert [call["name"] for call in first.calls] == ["search"] and first.text == "Let me see."
         second = await session.ask([output(call) for call in first.calls], tools=[SEARCH])
         assert (second.text, second.calls) == ("It rains.", [])
+        cut = await (await client.session()).ask(ASK, tools=[SEARCH], max_output_tokens=70)
+        assert (cut.status, cut.calls) == ("incomplete", []), "nobody is to run half a call"
         assert await session.history() == [("user", ASK), ("assistant", "Let me see."), ("assistant", "It rains.")]
 
 

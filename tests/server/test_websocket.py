@@ -24,6 +24,20 @@ async def test_a_response_on_a_socket(serve):
         assert (await server.get("/v1/responses/" + response["id"])).json == response
 
 
+async def test_a_turn_knows_the_request_that_began_it(server):
+    server.gate.hold()
+    async with server.socket() as socket:
+        await socket.create("Hello")
+        turn = await server.live_turn()
+        assert turn.request_id == socket.ws.response.headers["x-request-id"]
+        server.gate.open()
+        await socket.rest()
+    answers = await asyncio.gather(*(server.post("/v1/responses", {"input": "a", **GREEDY}) for _ in range(3)))
+    for answer in answers:
+        told = server.hub.told("default", answer.json["id"])
+        assert told.request_id == answer.headers["x-request-id"]
+
+
 async def test_a_socket_says_the_same_as_http(server):
     async with server.socket() as socket:
         await socket.create("Hello")

@@ -5,7 +5,7 @@ import json
 import msgspec
 import pytest
 
-from chatpager.server import wire
+from chatpager.server import wire, wire_chat, wire_conversations, wire_events
 
 EMPTY = {"id": "x", "created_at": 1, "status": "completed", "model": "tiny", "output": []}
 
@@ -19,10 +19,10 @@ def test_text_stays_what_it_is():
     ("value", "tag"),
     [
         (wire.Response(**EMPTY), "response"),
-        (wire.Conversation(id="x", created_at=1, metadata={}, chatpager={}), "conversation"),
+        (wire_conversations.Conversation(id="x", created_at=1, metadata={}, chatpager={}), "conversation"),
         (wire.Page(data=[], first_id=None, last_id=None, has_more=False), "list"),
         (wire.Model(id="x", created=1), "model"),
-        (wire.ChatChunk(id="x", created=1, model="tiny", choices=[]), "chat.completion.chunk"),
+        (wire_chat.ChatChunk(id="x", created=1, model="tiny", choices=[]), "chat.completion.chunk"),
     ],
 )
 def test_objects_name_what_they_are(value, tag):
@@ -30,7 +30,7 @@ def test_objects_name_what_they_are(value, tag):
 
 
 def test_events_name_what_they_are():
-    delta = wire.TextDelta(sequence_number=0, item_id="x", delta="a")
+    delta = wire_events.TextDelta(sequence_number=0, item_id="x", delta="a")
     assert json.loads(wire.encode(delta)) == {
         "type": "response.output_text.delta", "sequence_number": 0, "item_id": "x", "output_index": 0,
         "content_index": 0, "delta": "a", "logprobs": [],

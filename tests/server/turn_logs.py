@@ -1,7 +1,8 @@
 """Logs of turns as the hub writes them, for the encoders and the protocol."""
 
+from chatpager.engine.tool_calls import CallDelta, CallEnd
 from chatpager.server.encode_response import ResponseFacts, response_object
-from chatpager.sessions.answers import Delta, answer_of
+from chatpager.sessions.answers import CallBegun, Delta, ToolCall, answer_of
 from chatpager.sessions.receipt import Receipt
 from chatpager.sessions.stream import Ended, Prefilled, Started, Timings
 
@@ -37,13 +38,22 @@ def ended(status="completed", text="Hello", tokens=3, **more):
     )  # fmt: skip
 
 
+def said(piece):
+    """A text, a thought or a call as events. A call comes in two pieces, and has no end unless it is whole."""
+    if not isinstance(piece, ToolCall):
+        return [Delta(piece) if isinstance(piece, str) else piece]
+    halves = (piece.arguments[:3], piece.arguments[3:])
+    ends = [CallEnd()] if piece.is_whole else []
+    return [CallBegun(piece.id, piece.name), *(CallDelta(half) for half in halves if half), *ends]
+
+
 def log(*pieces, status="completed", id="resp_1", prefills=0, tokens=None):
     """Every event of a turn whose answer came in these pieces, texts and calls."""
     tokens = len(pieces) if tokens is None else tokens
-    said = [Delta(piece) if isinstance(piece, str) else piece for piece in pieces]
-    answer = answer_of(said)._asdict()
+    events = [event for piece in pieces for event in said(piece)]
+    answer = answer_of(events)._asdict()
     prefilled = [Prefilled(5 * i, 20, 0) for i in range(1, prefills + 1)]
-    return [Started(id, 1_700_000_000_123), *prefilled, *said, ended(status, tokens=tokens, **answer)]
+    return [Started(id, 1_700_000_000_123), *prefilled, *events, ended(status, tokens=tokens, **answer)]
 
 
 def final(of, facts):

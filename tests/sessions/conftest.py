@@ -2,6 +2,7 @@
 
 import itertools
 from contextlib import asynccontextmanager
+from math import inf
 
 import pytest
 
@@ -116,13 +117,14 @@ def rig(tokenizer, database):
 
         def build():
             built.append(Engine(config, runner, limits=Limits(step, min(step, 16))))
-            return built[0]
+            return built[-1]
 
         r = Rig(None, runner)
+        hub_args.setdefault("merge_after", inf)
         hub_args.setdefault("on_end", lambda turn, ended: r.ended.append((turn.id, ended)))
         r.hub = SessionHub(store, tokenizer, build, **hub_args)
         await r.hub.open()
-        r.engine = built[0]
+        r.engine, r.engines = built[0], built
         try:
             yield r
         finally:

@@ -7,12 +7,15 @@ from chatpager.errors import (
     ContextLengthExceeded,
     ConversationNotFound,
     InputTooLong,
+    InvalidRequest,
     Overloaded,
     PreviousResponseNotFound,
+    RateLimited,
     ResponseNotFound,
     SessionBusy,
 )
-from chatpager.sessions.stream import Delta, Prefilled
+from chatpager.sessions.answers import Delta
+from chatpager.sessions.stream import Prefilled
 from tests.sessions.conftest import TENANT
 
 
@@ -103,6 +106,35 @@ class TestRefusals:
                 if turn not in refused:
                     await turn.stream.end()
             await asyncio.gather(*(r.ask("b") for _ in range(4)))
+
+    async def test_a_tenant_that_fills_the_queue_leaves_others_room(self, rig):
+        async with rig(max_turns=10) as r:
+            gate = r.hold()
+            greedy = await asyncio.gather(*(r.hub.submit(r.request("a")) for _ in range(20)), return_exceptions=True)
+            refused = [x for x in greedy if isinstance(x, RateLimited)]
+            assert len(refused) == 12 and all(x.retry_after > 0 for x in refused)
+            late = await r.hub.submit(r.request("b", tenant="other"))
+            gate.open()
+            for turn in [late, *(turn for turn in greedy if turn not in refused)]:
+                assert (await turn.stream.end()).status == "completed"
+            assert (await r.ask("c"))[1].status == "completed"
+
+    async def test_a_tenant_s_own_number_of_turns(self, rig):
+        async with rig(max_turns=10, max_turns_per_tenant=2) as r:
+            gate = r.hold()
+            session = await r.session()
+            first = await r.hub.submit(r.request("a", session=session))
+            waiting = asyncio.ensure_future(r.hub.submit(r.request("b", session=session)))
+            await asyncio.sleep(0.01)
+            with pytest.raises(RateLimited, match="2 of this tenant's at most 2 turns are running or waiting"):
+                await r.hub.submit(r.request("c"))
+            with pytest.raises(InvalidRequest, match="n is at most 2 here \\(max_queue_per_tenant\\)"):
+                await r.hub.submit(r.request("c", params=SamplingParams(temperature=1.0, max_tokens=2, n=3)))
+            other = await r.hub.submit(r.request("d", tenant="other"))
+            gate.open()
+            for turn in (first, await waiting, other):
+                await turn.stream.end()
+            await r.ask("e")
 
     async def test_what_is_refused_takes_no_place(self, rig):
         async with rig(max_turns=1) as r:

@@ -3,11 +3,14 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatpager.engine.tool_calls import ToolCallParser
+from chatpager.engine.call_forms import TagParser
+from chatpager.engine.tool_calls import CallDelta, CallEnd, Thought
 from chatpager.sessions.answers import (
     Answer,
     AnswerReader,
+    CallBegun,
     Delta,
+    Reasoning,
     ToolCall,
     answer_content,
     answer_of,
@@ -22,14 +25,23 @@ FIRST, SECOND = (ToolCall(f"call_ab_{n}", "f", '{"a": 1}') for n in (1, 2))
 
 
 def read(*texts, calls=True):
-    reader = AnswerReader("resp_ab", ToolCallParser() if calls else None)
-    return [event for i, text in enumerate(texts) for event in reader.read(text, last=i == len(texts) - 1)]
+    reader = AnswerReader("resp_ab", TagParser() if calls else None)
+    return [*(event for text in texts for event in reader.read(text)), *reader.finish()]
 
 
 def test_text_and_calls():
-    assert read("So: ", CALL, CALL) == [Delta("So:"), FIRST, SECOND]
+    arguments = [CallDelta("{"), CallDelta(FIRST.arguments[1:])]
+    calls = [[CallBegun(call.id, "f"), *arguments, CallEnd()] for call in (FIRST, SECOND)]
+    assert read("So: ", CALL, CALL) == [Delta("So:"), *calls[0], *calls[1]]
     assert answer_of(read(CALL + " and " + CALL)) == Answer(" and", (FIRST, SECOND), 1)
-    assert answer_of(read(CALL)) == Answer("", (FIRST,), 0)
+    assert answer_of(read(CALL)) == answer_of(read(*CALL)) == Answer("", (FIRST,), 0)
+    assert FIRST.is_whole and not answer_of(read(CALL[:45])).calls[0].is_whole
+
+
+def test_thoughts_stand_where_they_began():
+    thoughts = [Thought("a"), Thought("b"), Delta("x"), Thought("c"), Delta("y"), CallBegun("1", "f"), Thought("d")]
+    call = ToolCall("1", "f", "")
+    assert answer_of(thoughts) == Answer("xy", (call,), 0, (Reasoning(0, "ab"), Reasoning(2, "c"), Reasoning(4, "d")))
 
 
 def test_without_tools_all_is_text():

@@ -8,7 +8,8 @@ from chatpager.errors import (
     EngineStopped,
     StoreError,
 )
-from chatpager.sessions.stream import Delta, Ended
+from chatpager.sessions.answers import Delta
+from chatpager.sessions.stream import Ended
 from chatpager.store import Store
 from tests.serving_client import eventually
 from tests.sessions.conftest import TENANT
@@ -97,8 +98,10 @@ class TestFaults:
         async with rig(lambda prompt: "a b c d") as r:
             gate = r.hold()
             bad, good = [await r.hub.submit(r.request("a")) for _ in range(2)]
-            append = bad.stream.append
-            monkeypatch.setattr(bad.stream, "append", lambda e: append(e) if isinstance(e, Ended) else 1 / 0)
+            extend = bad.stream.extend
+            monkeypatch.setattr(
+                bad.stream, "extend", lambda e, at=0: extend(e, at) if isinstance(e[0], Ended) else 1 / 0
+            )
             gate.open()
             ended = await bad.stream.end()
             assert (ended.status, ended.error_code) == ("failed", "internal_error")

@@ -1,14 +1,18 @@
 import asyncio
+import threading
 
 import pytest
 
 from chatpager.engine.sequence import SamplingParams
+from chatpager.engine.token_spelling import Spelled
+from chatpager.engine.tokenizer import Tokenizer
 from chatpager.errors import (
     ConversationNotFound,
     PreviousResponseNotFound,
     ResponseNotFound,
 )
-from chatpager.sessions.stream import Delta, Ended, Prefilled, Started
+from chatpager.sessions.answers import Delta
+from chatpager.sessions.stream import Ended, Prefilled, Started
 from chatpager.store.database import Database
 from tests.sessions.conftest import TENANT
 
@@ -137,13 +141,13 @@ class TestTitles:
         """The acknowledgement waits for one transaction."""
         async with rig() as r:
             session, names = await r.session(), []
-            write = Database.write
+            writing = Database.writing
 
             def watched(self, name, *args, **more):
                 names.append(name)
-                return write(self, name, *args, **more)
+                return writing(self, name, *args, **more)
 
-            monkeypatch.setattr(Database, "write", watched)
+            monkeypatch.setattr(Database, "writing", watched)
             gate = r.hold()
             turn = await r.hub.submit(r.request("hello", session=session))
             assert names == ["begin_turn"]
@@ -175,3 +179,18 @@ class TestTenants:
             _, other = await r.ask("the very same words " * 5, tenant="other")
             assert same.receipt.device_tokens > 0
             assert other.receipt.device_tokens == 0
+
+
+async def test_tokens_are_spelled_where_logprobs_are_told_and_off_the_loop(rig, monkeypatch):
+    threads = []
+
+    def spell(tokenizer):
+        threads.append(threading.current_thread().name)
+        return lambda token_id: Spelled("a", b"a")
+
+    monkeypatch.setattr(Tokenizer, "spell", property(spell))
+    async with rig() as r:
+        await r.ask("Hello")
+        assert threads == []
+        await r.ask("Hello", params=SamplingParams(temperature=0.0, max_tokens=4, logprobs=0))
+    assert [name.rsplit("_", 1)[0] for name in threads] == ["chatpager-tokenizer"]

@@ -1,8 +1,22 @@
 """Pins that are renewed until their time has come: what the engine is sent, and when."""
 
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
 from chatpager.engine.heads import LeaseEvent, Strength
 from chatpager.engine.messages import LeaseRequest
-from chatpager.sessions.keeping import BEAT_SECONDS, KEPT_AT_MOST, LIFE_SECONDS, MAX_PINS, MAX_PINS_OF_ONE, Keeper
+from chatpager.sessions.keeping import (
+    BEAT_SECONDS,
+    KEPT_AT_MOST,
+    LIFE_SECONDS,
+    MAX_PINS,
+    MAX_PINS_OF_ONE,
+    MAX_SPANS,
+    Keeper,
+    Span,
+)
 
 
 class Sent(list):
@@ -65,6 +79,59 @@ def test_a_wish_has_a_cap_and_so_has_their_number():
     assert ("0", None) not in renewed
 
 
+def test_a_pin_that_replaces_another_is_shorter_than_it():
+    world = World()
+    world.keeper.keep("a", 500)
+    world.keeper._note("a", 50, 16, replaces=True)
+    world.sent.clear()
+    assert [world.beat() for _ in range(4)] == [[("a", 16)], [("a", 16)], [], []]
+
+
+def test_what_is_kept_for_longer_is_no_more_than_was_asked_to_be():
+    """Of a session's pin and a longer one on a prefix the prefix alone is left when the session's ends."""
+    world = World()
+    world.keeper.keep("a", 50)
+    world.keeper.keep("a", 90, 16)
+    world.keeper.keep("a", 70, 24)
+    world.keeper.keep("a", 60, 8)
+    world.sent.clear()
+    assert [world.beat() for _ in range(5)] == [[("a", None)], [("a", None)], [("a", 24)], [("a", 16)], []]
+
+
+@given(st.lists(st.tuples(st.none() | st.integers(1, 7), st.integers(1, 50), st.integers(0, 30)), min_size=1))
+def test_each_wish_is_kept_to_its_end_and_nothing_longer(wishes):
+    """(tokens, seconds, seconds that pass): against all of them one by one."""
+    world, all_ends = World(), []
+    for tokens, seconds, passed in wishes:
+        world.keeper.keep("a", seconds, tokens)
+        all_ends.append((math.inf if tokens is None else tokens, world.now + seconds))
+        world.now += passed
+        world.sent.clear()
+        world.keeper.beat()
+        running = [tokens for tokens, until in all_ends if until > world.now]
+        kept = world.sent.taken()
+        assert [tokens or math.inf for _, tokens in kept] == ([max(running)] if running else [])
+
+
+def test_a_pin_has_only_so_many_spans_and_each_wish_is_kept_to_its_end_at_least():
+    world, tokens = World(), range(3 * MAX_SPANS, 0, -1)
+    for i, some in enumerate(tokens):
+        world.keeper.keep("a", 100 + i * i, some)
+        assert len(world.keeper._pins["a"].spans) <= MAX_SPANS
+    for i, some in enumerate(tokens):
+        assert world.keeper._pins["a"].tokens(world.now + 99 + i * i) >= some
+    assert world.keeper._pins["a"].until == 1100 + (len(tokens) - 1) ** 2
+    assert world.keeper._pins["a"].tokens(1000.0 + 99 + (len(tokens) - 1) ** 2) < 3, "the far ones are not joined"
+
+
+def test_what_is_put_off_to_the_same_end_is_one():
+    world = World()
+    world.keeper.keep("a", 30, 16)
+    world.keeper.keep("a", 40, 8)
+    world.keeper.alive(["a"], connected=True)
+    assert world.keeper._pins["a"].spans == [Span(16, world.now + LIFE_SECONDS)]
+
+
 def test_a_revoked_or_released_pin_is_over():
     for change in ("revoked", "released"):
         world = World()
@@ -120,10 +187,10 @@ def test_who_is_connected_puts_the_end_of_a_pin_off_and_takes_no_more_of_it():
         assert soft == ["a", "b"]
         assert world.sent.taken() == [("a", 16)]
     world.keeper._note("a", 10, 8)
-    assert world.keeper._pins["a"].tokens == 16
+    assert world.keeper._pins["a"].tokens(world.now) == 16
     world.now += 2 * LIFE_SECONDS
     world.keeper._note("a", 10, 8)
-    assert world.keeper._pins["a"].tokens == 8, "what had ended before is over"
+    assert world.keeper._pins["a"].tokens(world.now) == 8, "what had ended before is over"
     world.keeper.closed("a")
     world.keeper.alive(["a"], connected=True)
     assert world.sent.taken() == []

@@ -9,8 +9,8 @@ from chatpager.errors import (
     Overloaded,
     StoreError,
 )
+from chatpager.sessions.answers import Delta
 from chatpager.sessions.hub import SessionHub
-from chatpager.sessions.stream import Delta
 from chatpager.store import Store
 from tests.chat_models import EOS
 from tests.serving_client import eventually
@@ -122,7 +122,7 @@ class TestOpeningAndClosing:
         def build():
             raise ModelLoadError("/nowhere", "no such folder")
 
-        async def refuse(*args):
+        async def refuse(*args, **more):
             raise StoreError("the database is away")
 
         store = await Store.open(database, migrate=True)

@@ -74,3 +74,12 @@ async def test_an_answer_that_the_client_wrote_is_tokenised_no_further_than_need
         with pytest.raises(InputTooLong):
             await r.hub.submit(r.request(messages=[user("a"), answer, user("b")], whole=True))
         assert sum(encoded) <= PIECE
+
+
+async def test_megabytes_of_space_around_a_text_are_refused_and_what_a_template_may_trim_is_not(rig, encoded):
+    async with rig(length=200) as r:
+        encoded.clear()
+        with pytest.raises(InputTooLong):
+            await r.hub.submit(r.request("a" + " " * 1_000_000))
+        assert encoded == []
+        check_bytes([ChatMessage("user", "a" + " " * 2 * PIECE)], r.hub._prompting._tokenizer, 200)

@@ -127,6 +127,20 @@ async def test_withdrawn_it_is_shared_no_more(rig):
         assert (await ask(r, "bob")).cached_tokens == 0
 
 
+async def test_who_leaves_while_it_is_withdrawn_leaves_nothing_half_done(rig):
+    async with rig() as r:
+        await publish(r)
+        async with r.hub.store._database._queue:
+            leaving = asyncio.create_task(r.hub.publisher.withdraw("support"))
+            await asyncio.sleep(0)
+            leaving.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await leaving
+        with pytest.raises(PrefixNotFound):
+            await r.hub.publisher.withdraw("support")
+        assert await r.hub.engine.ask(lambda engine: engine.sessions.published(0.0)) == []
+
+
 async def turn_in(r, session):
     _, ended = await r.ask("And then?", session=session, instructions=RULES)
     return ended.receipt

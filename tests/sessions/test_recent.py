@@ -1,8 +1,13 @@
 """Turns that have just ended: for so long, and so many."""
 
+import tracemalloc
 from types import SimpleNamespace
 
-from chatpager.sessions.recent import Recent
+from chatpager.engine.messages import SampledLogprobs, TokenLogprob
+from chatpager.engine.token_spelling import Spelled
+from chatpager.sessions.answers import Delta
+from chatpager.sessions.logprobs import spelled
+from chatpager.sessions.recent import EVENT_BYTES, Recent, size_of
 
 
 def turn(name, size=10, session=None):
@@ -12,7 +17,7 @@ def turn(name, size=10, session=None):
 
 
 def test_a_turn_is_kept_for_so_long():
-    recent = Recent(seconds=5.0, size=100)
+    recent = Recent(seconds=5.0, size=100 * EVENT_BYTES)
     a, b = turn("a"), turn("b")
     recent.put(a, 0.0)
     recent.put(b, 3.0)
@@ -22,7 +27,7 @@ def test_a_turn_is_kept_for_so_long():
 
 
 def test_the_oldest_make_room():
-    recent = Recent(seconds=5.0, size=25)
+    recent = Recent(seconds=5.0, size=25 * EVENT_BYTES)
     for name in "abc":
         recent.put(turn(name), 0.0)
     assert [bool(recent.get(name, 0.0)) for name in "abc"] == [False, True, True]
@@ -33,7 +38,7 @@ def test_the_oldest_make_room():
 
 
 def test_what_is_forgotten_leaves_its_room():
-    recent = Recent(seconds=5.0, size=20)
+    recent = Recent(seconds=5.0, size=20 * EVENT_BYTES)
     recent.put(turn("a", session="s"), 0.0)
     recent.put(turn("b"), 0.0)
     recent.forget("x")
@@ -44,3 +49,17 @@ def test_what_is_forgotten_leaves_its_room():
     assert not recent.get("a", 0.0)
     recent.put(turn("c"), 0.0)
     assert recent.get("b", 0.0) and recent.get("c", 0.0)
+
+
+def test_an_event_is_charged_what_it_weighs():
+    sampled = SampledLogprobs(TokenLogprob(1, -1.5), [TokenLogprob(i, -1.5) for i in range(20)])
+
+    def event():
+        return Delta("a" * 5, (spelled(sampled, lambda i: Spelled(f"tok{i}", b"token")),))
+
+    tracemalloc.start()
+    events = [event() for _ in range(200)]
+    weighs = tracemalloc.get_traced_memory()[0] / len(events)
+    tracemalloc.stop()
+    assert 0.6 < weighs / size_of(events[0]) < 1.5
+    assert size_of(events[0]) > 20 * size_of(Delta("a" * 5))

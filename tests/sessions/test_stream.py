@@ -2,7 +2,8 @@ import asyncio
 
 import pytest
 
-from chatpager.sessions.stream import Delta, Ended, Started, Timings, TurnStream
+from chatpager.sessions.answers import Delta
+from chatpager.sessions.stream import Ended, Started, Timings, TurnStream
 
 TIMINGS = Timings(queue_ms=0, prefill_ms=0, ttft_ms=None, decode_tok_s=None, total_ms=1)
 END = Ended(

@@ -2,7 +2,10 @@ import itertools
 
 import pytest
 
+from chatpager.engine.call_forms import TagParser
 from chatpager.engine.messages import FinishReason, SamplingParams, StepOutput, Usage
+from chatpager.engine.reasoning import THINK, ThinkParser
+from chatpager.sessions.answers import Reasoning, answer_of
 from chatpager.sessions.turn import TRANSITIONS, Happening, LiveTurn, TurnRequest, TurnState
 from tests.sessions.conftest import user
 
@@ -18,18 +21,23 @@ USAGE = Usage(
 )
 
 
-def make(tokenizer, **params):
+def make(tokenizer, parser=None, **params):
     params = SamplingParams(max_tokens=50, **params)
     request = TurnRequest(id="resp_1", tenant="t", kind="response", model="m", messages=[user("x")], params=params)
     return LiveTurn(
         request,
         [5, 6, 7],
         tokenizer.text_stream(params),
+        parser=parser,
         template="exact",
         eos=frozenset({2}),
         created_at=1000,
         submitted=10.0,
     )
+
+
+def text_of(said):
+    return "".join(event.text for event in said)
 
 
 def output(*ids, finish=None, **more):
@@ -55,11 +63,11 @@ def test_text_and_journal_say_the_same(tokenizer):
     ids = tokenizer.encode_plain("héllo 你好 😀!")
     texts, entries = [], []
     for i, token in enumerate(ids):
-        text, entry = turn.take(output(token), 11.0 + i)
-        texts.append(text)
+        said, entry = turn.take(output(token), 11.0 + i)
+        texts.append(text_of(said))
         entries.append(entry)
-    text, entry = turn.take(output(2, finish=FinishReason.STOP), 50.0)
-    texts.append(text)
+    said, entry = turn.take(output(2, finish=FinishReason.STOP), 50.0)
+    texts.append(text_of(said))
     assert "".join(texts) == turn.text == "héllo 你好 😀!"
     assert entry is None, "an answer that a crash cuts off here is as it would have been stored"
     assert [e.first_index for e in entries] == list(range(len(ids)))
@@ -97,21 +105,46 @@ def test_several_tokens_in_one_output_are_one_entry(tokenizer):
 
 def test_a_prompts_progress_is_no_journal_entry(tokenizer):
     turn = make(tokenizer)
-    assert turn.take(output(prefilled=(1, 3, 0)), 11.0) == ("", None)
+    assert turn.take(output(prefilled=(1, 3, 0)), 11.0) == ([], None)
     assert turn.state is TurnState.PREFILL
 
 
 def test_a_stop_string_ends_the_text_and_what_follows_is_not_the_answers(tokenizer):
     turn = make(tokenizer, stop="STOP")
     ids = tokenizer.encode_plain("so far STOP and more")
-    text = "".join(turn.take(output(i), 11.0)[0] for i in ids)
+    text = "".join(text_of(turn.take(output(i), 11.0)[0]) for i in ids)
     assert text == turn.text == "so far "
     assert turn.stopped_by_string
     assert tokenizer.decode(turn.token_ids).startswith("so far STOP")
     assert "and" not in tokenizer.decode(turn.token_ids)
     turn.take(output(finish=FinishReason.CANCELLED), 12.0)
     assert turn.status == "completed"
-    assert turn.take(output(9), 13.0) == ("", None)
+    assert turn.take(output(9), 13.0) == ([], None)
+
+
+def test_the_journal_has_what_was_generated_and_of_its_text_what_is_said(tokenizer):
+    turn = make(tokenizer, ThinkParser(THINK, TagParser()))
+    generated = '<think>Hm.</think>\nSo: <tool_call>{"name": "f", "arguments": {}}</tool_call>'
+    ids = tokenizer.encode_plain(generated)
+    said, entries = [], []
+    for token in [*ids, 2]:
+        told, entry = turn.take(output(token, finish=FinishReason.STOP if token == 2 else None), 11.0)
+        said += told
+        entries += [entry] if entry else []
+    assert [t for e in entries for t in e.token_ids] == turn.answer_ids() == ids
+    assert "".join(e.text for e in entries) == turn.answer().text == "So:"
+    assert turn.answer() == answer_of(said) == turn.answer()
+    assert (turn.answer().reasoning, len(turn.answer().calls)) == ((Reasoning(0, "Hm."),), 1)
+    thought = tokenizer.encode_plain("<think>Hm.</think>")
+    assert turn.ended(12.0, 5).reasoning_tokens == len(thought) - len(tokenizer.encode_plain("<think>")) + 1
+
+
+def test_a_turn_that_fails_halfway_keeps_what_was_held_back(tokenizer):
+    turn = make(tokenizer, ThinkParser(THINK))
+    for token in tokenizer.encode_plain("<think>Hm.</think>"[:-3]):
+        turn.take(output(token), 11.0)
+    turn.fail("engine_x", "no")
+    assert turn.ended(12.0, 5).reasoning == turn.ended(12.0, 5).reasoning == (Reasoning(0, "Hm.</thi"),)
 
 
 def test_text_held_back_for_a_stop_string_comes_at_the_end(tokenizer):
@@ -119,8 +152,8 @@ def test_text_held_back_for_a_stop_string_comes_at_the_end(tokenizer):
     for i in tokenizer.encode_plain("so far ST"):
         turn.take(output(i), 11.0)
     assert turn.text == "so far "
-    text, entry = turn.take(output(finish=FinishReason.LENGTH), 12.0)
-    assert text == entry.text == "ST"
+    said, entry = turn.take(output(finish=FinishReason.LENGTH), 12.0)
+    assert text_of(said) == entry.text == "ST"
     assert turn.status == "incomplete"
 
 

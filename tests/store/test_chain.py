@@ -1,3 +1,4 @@
+import json as stdlib_json
 import struct
 from hashlib import blake2b
 
@@ -119,3 +120,50 @@ def test_token_ids_survive_packing(ids):
     packed = chain.pack(ids)
     assert packed == b"".join(i.to_bytes(4, "little") for i in ids)
     assert chain.unpack(packed) == tuple(ids)
+
+
+# -- calls, which clients read and write again
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def called(arguments, **more):
+    return chain.canonical([{"type": "tool_call", "id": "c1", "name": "search", "arguments": arguments, **more}])
+
+
+def content_name(content):
+    return chain.content_name(chain.root("ann"), "assistant", content)
+
+
+@given(st.dictionaries(texts, values, max_size=3))
+def test_arguments_count_by_their_value_however_a_client_writes_them(value):
+    def as_javascript(v):
+        if isinstance(v, float) and v.is_integer():
+            return int(v)
+        if isinstance(v, dict):
+            return {k: as_javascript(x) for k, x in reversed(v.items())}
+        return [as_javascript(x) for x in v] if isinstance(v, list) else v
+
+    told = content_name(called(stdlib_json.dumps(value)))
+    assert told == content_name(called(stdlib_json.dumps(as_javascript(value), indent=2, ensure_ascii=False)))
+    assert told != content_name(called(stdlib_json.dumps({**value, "one more": 1})))
+    contents = [called(stdlib_json.dumps(value, indent=i)) for i in (1, 2)]
+    one, other = (chain.name("ann", None, **{**FIELDS, "content": content}) for content in contents)
+    assert one.content_hash == other.content_hash and (one.hash == other.hash) is (value == {})
+
+
+@pytest.mark.parametrize("arguments", ["", "{", "1e400", "[" * 5000 + "]" * 5000, '{"a": "\\ud800"}'])
+def test_arguments_that_are_no_json_count_as_they_are(arguments):
+    assert content_name(called(arguments)) != content_name(called(arguments + " "))
+    assert content_name(called(arguments)) != content_name(called("{}"))
+
+
+def test_only_a_call_s_arguments_are_read():
+    for part in ({"type": "text", "text": "tool_call", "arguments": "1.0"}, {"type": "tool_call", "arguments": 1.0}):
+        other = {**part, "arguments": "1" if part["type"] == "text" else 1}
+        mark = [{"type": "tool_call", "arguments": "{}"}]
+        assert content_name(chain.canonical([part, *mark])) != content_name(chain.canonical([other, *mark]))

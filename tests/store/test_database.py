@@ -1,6 +1,7 @@
 import asyncio
 import os
 import resource
+import sqlite3
 import stat
 import sys
 from asyncio.subprocess import PIPE
@@ -18,9 +19,12 @@ from tests.store.making import begin, conversation, count, end, entry, texts, us
 
 async def pragma(store, statement):
     """On SQLite, on the connection that the next transaction will get."""
-    async with store._database.read() as c:
-        result = await c.exec_driver_sql(f"PRAGMA {statement}")
+
+    async def read(c):
+        result = await c.execute(text(f"PRAGMA {statement}"))
         return result.scalar() if result.returns_rows else None
+
+    return await store._database.reading(read)
 
 
 # -- what a commit promises
@@ -43,6 +47,16 @@ async def test_each_method_promises_what_it_says(store, monkeypatch):
         seen[name] = durable
         return write(self, name, tenant, durable=durable, **more)
 
+    writing = Database.writing
+
+    async def written(self, name, work, *rest, **more):
+        async def synced(c):
+            if self.file:
+                seen[name] = (await c.execute(text("PRAGMA synchronous"))).scalar_one() == 2
+            return await work(c)
+
+        return await writing(self, name, synced, *rest, **more)
+
     visit = Database.write_in_one_visit
 
     async def visited(self, name, work):
@@ -51,6 +65,7 @@ async def test_each_method_promises_what_it_says(store, monkeypatch):
         return await visit(self, name, work)
 
     monkeypatch.setattr(Database, "write", watched)
+    monkeypatch.setattr(Database, "writing", written)
     monkeypatch.setattr(Database, "write_in_one_visit", visited)
     await conversation(store, "conv_1", "hi", "hello")
     await store.begin_turn(begin("resp_1", user("hi")))
@@ -216,6 +231,22 @@ async def test_a_writer_elsewhere_that_does_not_let_go_is_an_error_and_not_a_han
     await store.append_messages("ann", "conv_1", [user("hi")], now=2)
     assert await texts(store, "conv_1") == ["hi"]
     await other.close()
+
+
+async def test_a_new_file_that_somebody_else_is_just_making_is_waited_for(tmp_path):
+    url = f"sqlite:///{tmp_path / 'chatpager.db'}"
+    database, impatient = Database(url), Database(url, busy_timeout_ms=1)
+    database.make_file()
+    # SQLite refuses at once, without its busy timeout, who would change the journal's mode beside this.
+    with sqlite3.connect(tmp_path / "chatpager.db", isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreError, match="is locked"):
+            await impatient.connect()
+        asyncio.get_running_loop().call_later(0.1, other.execute, "ROLLBACK")
+        await database.connect()
+    other.close()
+    await database.close()
+    await impatient.close()
 
 
 async def test_another_process_that_holds_the_lock_is_an_error_and_not_a_hang(sqlite_url, open_store):

@@ -1,11 +1,13 @@
 import asyncio
 import sqlite3
+from contextlib import closing
+from functools import reduce
 
 import pytest
 from sqlalchemy import func, insert, select
 
 from chatpager.errors import ResponseNotFound, StoreError
-from chatpager.store import JournalEntry, journal, tables
+from chatpager.store import JournalEntry, journal, one_visit, tables
 from tests.store.making import begin, end, entry, user
 
 
@@ -43,6 +45,29 @@ async def test_a_turn_that_ended_or_never_was_does_not_fail_its_neighbours(store
     assert refused == {"resp_0", "resp_2"}
     assert (await store.journaled("ann", "resp_1")).text == "c"
     assert (await store.journaled("ann", "resp_2")).text == ""
+    assert await journal_rows(store) == 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 127, 128, 129, 300])
+async def test_a_step_of_many_turns_is_written_whole_but_for_those_that_ended(store, count):
+    """Whatever the number is: it is written in portions."""
+    for n in range(count):
+        await store.begin_turn(begin(f"resp_{n}", user("hi")))
+    ended = {f"resp_{n}" for n in range(0, count, 5)}
+    for name in ended:
+        await store.finish_turn(end(name, "hello"))
+    assert await store.journal([entry(f"resp_{n}", 0, f"<{n}>") for n in range(count)]) == ended
+    assert await journal_rows(store) == count - len(ended)
+    for n in range(count):
+        assert (await store.journaled("ann", f"resp_{n}")).text == ("" if f"resp_{n}" in ended else f"<{n}>")
+
+
+async def test_entries_of_one_turn_may_be_written_as_one(store):
+    entries = [entry("resp_1", 0, "ab"), entry("resp_1", 2, ""), entry("resp_1", 2, "c"), entry("resp_1", 3, "de")]
+    await store.begin_turn(begin("resp_1", user("hi")))
+    await store.journal([reduce(JournalEntry.then, entries)])
+    held = await store.journaled("ann", "resp_1")
+    assert (held.text, held.token_ids) == ("abcde", tuple(b"abcde"))
     assert await journal_rows(store) == 1
 
 
@@ -100,6 +125,21 @@ async def test_a_full_disk_is_said_and_the_steps_after_it_are_written(sqlite_sto
     await limited(room + 1000)
     await sqlite_store.journal([entry("resp_1", 1, "x" * 100_000)])
     assert (await sqlite_store.journaled("ann", "resp_1")).text == "a" + "x" * 100_000
+
+
+async def test_the_log_is_carried_to_the_database_beside_the_journal(sqlite_store, monkeypatch, tmp_path):
+    """What the database's file has without its log, as it lies there."""
+    monkeypatch.setattr(one_visit, "LOG_ROWS", 8)
+    database = sqlite_store._database
+    await sqlite_store.begin_turn(begin("resp_1", user("hi")))
+    for index in range(8):
+        assert database._one_visit._carrying is None
+        await sqlite_store.journal([entry("resp_1", index, "a")])
+    await asyncio.wrap_future(database._one_visit._carrying)
+    alone = tmp_path / "without-its-log.db"
+    alone.write_bytes(database.file.read_bytes())
+    with closing(sqlite3.connect(alone)) as c:
+        assert c.execute("SELECT count(*) FROM turn_journal").fetchone() == (8,)
 
 
 async def test_a_disk_that_failed_under_the_journal_is_not_trusted_again(sqlite_store, monkeypatch):

@@ -6,7 +6,7 @@ from sqlalchemy import event, insert
 from chatpager.errors import (
     StoreError,
 )
-from chatpager.store import Recovered, tables
+from chatpager.store import Journaled, Recovered, tables, text_content
 from tests.store.making import VOCAB, answer, begin, conversation, count, end, entry, tip, user
 
 
@@ -30,7 +30,7 @@ async def test_what_is_asked_of_live_turns_does_not_walk_the_others(open_store, 
     """On SQLite a partial index serves only a condition that is in the statement, not in its parameters."""
     store = await open_store(sqlite_url, migrate=False)
     seen = []
-    engine = store._database._engine.sync_engine
+    engine = store._database._visits._engine
     event.listen(
         engine, "before_cursor_execute", lambda c, cursor, sql, params, context, many: seen.append((sql, params))
     )
@@ -67,6 +67,23 @@ async def test_recovery_makes_an_answer_of_what_was_journalled(store, session):
     assert (turn.status, turn.tip_hash, turn.completed_at) == ("interrupted", done.tip_hash, 50)
     assert await store.recover(now=51) == []
     assert (await count(store))["turn_journal"] == 0
+
+
+async def test_recovery_takes_an_answers_content_from_who_can_read_it(store, session):
+    called = {"type": "tool_call", "id": "call_1_1", "name": "f", "arguments": "{"}
+    await store.begin_turn(begin("resp_1", user("hi"), session_id="conv_1"))
+    await store.begin_turn(begin("resp_2", user("hi")))
+    await store.journal([entry("resp_1", 0, "hel")])
+    asked = []
+
+    def content(turn, kept):
+        asked.append((turn.id, kept))
+        return [*text_content(kept.text), called]
+
+    await store.recover(50, content=content)
+    assert asked == [("resp_1", Journaled(token_ids=tuple(b"hel"), text="hel"))], "there is no answer of the other"
+    last = (await store.load_chain("ann", await tip(store, "conv_1")))[-1]
+    assert (last.content, last.token_ids) == ([*text_content("hel"), called], tuple(b"hel"))
 
 
 async def test_recovery_of_a_turn_without_a_token_leaves_the_session_at_its_input(store, session):

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from chatpager.errors import ConversationNotFound, InvalidRequest, SessionBusy, StoreError
+from chatpager.errors import ConversationNotFound, InvalidRequest, SessionBusy, StoreError, TooManyForks
 from chatpager.store import DeletedSession, Session
 from tests.store.making import answer, begin, conversation, count, end, entry, texts, tip, user
 
@@ -184,7 +184,7 @@ async def test_a_fork_shares_every_message_and_goes_its_own_way(store):
     assert await count(store) == before | {"sessions": 2}
     assert fork == Session(
         id="conv_2", tenant="ann", tip_hash=hashes[-1], forked_from="conv_1", title="T", metadata={"m": 1},
-        parameters={"p": 1}, created_at=50, updated_at=50,
+        parameters={"p": 1}, created_at=50, updated_at=50, root="conv_1",
     )  # fmt: skip
     await store.append_messages("ann", "conv_2", [user("mine")], now=51)
     assert await texts(store, "conv_1") == ["hi", "hello", "how?", "so"]
@@ -213,6 +213,25 @@ async def test_a_fork_at_a_message_of_another_session_is_refused(store):
     with pytest.raises(InvalidRequest, match="has no message") as caught:
         await store.fork_session("ann", "conv_1", new_id="conv_3", at=other[0], now=50)
     assert caught.value.param == "at"
+
+
+async def test_so_many_forks_of_a_conversation_and_no_more_however_they_are_made(store):
+    """One beside the other, one of the other, or mixed; those of others do not count, and a deleted one makes room."""
+    await conversation(store, "conv_1", "hi", "hello")
+    await conversation(store, "conv_2", "hi", "hello")
+    await store.fork_session("ann", "conv_2", new_id="other", now=50)
+    for origin, name in (("conv_1", "a"), ("a", "b"), ("b", "c"), ("conv_1", "d")):
+        assert (await store.fork_session("ann", origin, new_id=name, now=50, most=4)).root == "conv_1"
+    for origin in ("conv_1", "a", "d"):
+        with pytest.raises(TooManyForks, match="there are 4 forks of conversation 'conv_1' and of its forks"):
+            await store.fork_session("ann", origin, new_id="e", now=50, most=4)
+    await store.delete_session("ann", "b")
+    await store.delete_session("ann", "conv_1")
+    await store.fork_session("ann", "c", new_id="e", now=50, most=4)
+    await store.fork_session("ann", "e", new_id="f", now=50)
+    with pytest.raises(TooManyForks):
+        await store.fork_session("ann", "f", new_id="g", now=50, most=5)
+    await store.fork_session("ann", "other", new_id="g", now=50, most=2)
 
 
 # -- deletion

@@ -41,13 +41,15 @@ ELSEWHERE = {
     "match_content",
     "has_message",
     "turn_of_answer",
+    "responses",
     "turn_of_key",
     "active_turns",
     "finish_turn",
 }
 """Operations of a tenant that fail for no id; the tests below and beside this file show what they do."""
 OF_THE_SERVER = {
-    "open", "claim", "close", "journal", "recover", "create_key", "keys", "has_keys", "key", "revoke_key"
+    "open", "claim", "close", "journal", "recover", "create_key", "keys", "has_keys", "key", "revoke_key", "audit",
+    "audited", "history", "keep_history",
 }  # fmt: skip
 OF_THE_OPERATOR = {"publish_prefix", "prefix", "prefixes", "withdraw_prefix"}
 """Prefixes are published for all tenants."""

@@ -201,6 +201,17 @@ async def test_the_end_of_a_turn_is_stored_whole(store, session):
     assert await store.active_turns("ann") == []
 
 
+async def test_the_bodies_of_several_responses(store, session):
+    for id, body in (("resp_1", {"id": "resp_1"}), ("resp_2", None), ("resp_3", {"n": 3})):
+        await store.begin_turn(begin(id, user("hi")))
+        await store.finish_turn(end(id, "hello", response=body))
+    await store.begin_turn(begin("resp_4", user("hi"), tenant="bob"))
+    await store.finish_turn(end("resp_4", "hello", tenant="bob", response={"id": "bob's"}))
+    asked = ["resp_1", "resp_2", "resp_4", "resp_none"]
+    assert await store.responses("ann", asked) == {"resp_1": {"id": "resp_1"}}
+    assert await store.responses("ann", []) == {}
+
+
 async def test_a_turn_may_end_without_a_token(store, session):
     begun = await store.begin_turn(begin("resp_1", user("hi"), session_id="conv_1"))
     done = await store.finish_turn(end("resp_1", status="failed"))

@@ -11,10 +11,10 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 WEB = ROOT / "web"
 STATIC = ROOT / "chatpager" / "server" / "static"
-BUDGET = 60 * 1024
+BUDGET = 150 * 1024
 
-# Who asks for donations in the lock file, the namespace of SVG, and this machine. No registry is among them.
-HOSTS = {"github.com", "opencollective.com", "tidelift.com", "www.w3.org", "127.0.0.1", "here"}
+# Who asks for donations in the lock file, the namespace of SVG, this machine and nobody. No registry is among them.
+HOSTS = {"github.com", "opencollective.com", "tidelift.com", "www.w3.org", "127.0.0.1", "here", "elsewhere.test"}
 
 built = pytest.mark.skipif(
     not (STATIC / "index.html").is_file(), reason="the page is not built: python web/hatch_build.py"
@@ -80,9 +80,10 @@ def test_what_the_policy_refuses_would_be_seen():
 
 
 @built
-def test_the_built_page_has_nothing_inline_and_links_only_to_its_own_files():
+@pytest.mark.parametrize("name", ["index.html", "admin.html"])
+def test_a_built_page_has_nothing_inline_and_links_only_to_its_own_files(name):
     page = Inline()
-    page.feed((STATIC / "index.html").read_text())
+    page.feed((STATIC / name).read_text())
     assert page.refused == []
     assert len(page.links) >= 3
     for link in page.links:
@@ -95,7 +96,7 @@ def test_the_built_style_and_script_name_no_other_host():
     for path in (STATIC / "assets").glob("*"):
         if path.suffix in {".js", ".css"}:
             hosts = set(re.findall(r"(?:https?|wss?)://([\w.-]+)", path.read_text()))
-            assert hosts <= {"www.w3.org"}, path
+            assert hosts <= {"www.w3.org", "github.com"}, path  # the latter in what highlight.js would warn of
 
 
 @built
@@ -107,5 +108,5 @@ def test_the_built_page_fits_its_budget():
 @built
 def test_the_licences_of_what_was_bundled_are_told():
     told = (STATIC / "assets" / "licenses.md").read_text()
-    for name in ("preact", "@preact/signals"):
+    for name in ("preact", "@preact/signals", "markdown-it", "dompurify", "highlight.js"):
         assert f"## {name} - " in told

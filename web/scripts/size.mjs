@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 
-const BUDGET = 60 * 1024;
+const BUDGET = 150 * 1024;
 const root = fileURLToPath(new URL("../../chatpager/server/static/", import.meta.url));
 
 const sizes = readdirSync(root, { recursive: true, withFileTypes: true })

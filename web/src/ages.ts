@@ -1,4 +1,5 @@
-/** The list's headings: conversations grouped by how long ago they were last used. */
+/** The list's headings: conversations grouped by how long ago they were last used, those that are pinned before them. */
+import { isPinned } from "./families";
 import type { Conversation } from "./wire";
 import { words } from "./words";
 
@@ -11,8 +12,9 @@ export interface AgeGroup {
 export function groupByAge(sessions: readonly Conversation[], now: number): AgeGroup[] {
   const midnight = new Date(now).setHours(0, 0, 0, 0);
   const day = 24 * 3600 * 1000;
-  const groups: AgeGroup[] = [];
-  for (const session of sessions) {
+  const pinned = sessions.filter(isPinned);
+  const groups: AgeGroup[] = pinned.length > 0 ? [{ name: words.pinned, sessions: pinned }] : [];
+  for (const session of sessions.filter((one) => !isPinned(one))) {
     const used = session.chatpager.updated_at * 1000;
     const name =
       used >= midnight ? words.today : used >= midnight - day ? words.yesterday : used >= midnight - 7 * day ? words.week : words.older;

@@ -1,5 +1,5 @@
 /** The HTTP calls of the page. Every failure is an `ApiError`: the server's own message where it sent one, else what happened to the call. */
-import type { Conversation, ErrorBody, Health, Item, Page, ResponseObject } from "./wire";
+import type { AnyItem, Conversation, ErrorBody, Explanation, Health, Page, ResponseObject } from "./wire";
 import { words } from "./words";
 
 export class ApiError extends Error {
@@ -40,37 +40,63 @@ export class Api {
     private readonly fetcher: typeof fetch = (...call) => fetch(...call),
   ) {}
 
-  sessions(after: string | null = null): Promise<Page<Conversation>> {
-    const cursor = after === null ? "" : `&after=${encodeURIComponent(after)}`;
-    return this.call("GET", `v1/conversations?limit=${SESSIONS_PER_PAGE}${cursor}`);
+  /** The newest first; with `search` those with these words in their title or in what was said. */
+  sessions(after: string | null = null, search = ""): Promise<Page<Conversation>> {
+    const query = new URLSearchParams({ limit: String(SESSIONS_PER_PAGE) });
+    if (after !== null) query.set("after", after);
+    if (search !== "") query.set("search", search);
+    return this.call("GET", `v1/conversations?${query}`);
   }
 
   session(id: string): Promise<Conversation> {
-    return this.call("GET", `v1/conversations/${encodeURIComponent(id)}`);
+    return this.call("GET", place(id));
   }
 
-  createSession(): Promise<Conversation> {
-    return this.call("POST", "v1/conversations", { metadata: {} });
+  createSession(metadata: Record<string, string> = {}, items: readonly AnyItem[] = []): Promise<Conversation> {
+    return this.call("POST", "v1/conversations", items.length === 0 ? { metadata } : { metadata, items });
   }
 
-  /** The server replaces all metadata, so the rest of it is sent along. */
-  rename(session: Conversation, title: string): Promise<Conversation> {
-    const metadata = { ...session.metadata, title };
-    return this.call("POST", `v1/conversations/${encodeURIComponent(session.id)}`, { metadata });
+  /** The server replaces all metadata, so `metadata` is the whole of it, the title too. */
+  update(id: string, metadata: Record<string, string>): Promise<Conversation> {
+    return this.call("POST", place(id), { metadata });
+  }
+
+  /** A conversation that begins as this one does, up to the answer that `at` gave. */
+  fork(id: string, at: string): Promise<Conversation> {
+    return this.call("POST", `${place(id)}/fork`, { at });
+  }
+
+  async addItems(id: string, items: readonly { type: "message"; role: string; content: string }[]): Promise<void> {
+    await this.call("POST", `${place(id)}/items`, { items });
+  }
+
+  /** Where the last prompts of two conversations part. */
+  explain(first: string, second: string): Promise<Explanation> {
+    return this.call("GET", `v1/cache/explain?${new URLSearchParams({ first, second })}`);
+  }
+
+  /** The address of a conversation as a file. */
+  exportAddress(id: string, format: "json" | "md"): string {
+    return new URL(`${place(id)}/export?format=${format}`, this.root).href;
   }
 
   async remove(id: string): Promise<void> {
-    await this.call("DELETE", `v1/conversations/${encodeURIComponent(id)}`);
+    await this.call("DELETE", place(id));
+  }
+
+  /** As `remove`, of a page that is being left: nobody hears the answer. */
+  removeOnLeaving(id: string): void {
+    void this.fetcher(new URL(place(id), this.root), { method: "DELETE", keepalive: true }).catch(() => undefined);
   }
 
   /** Every item of a conversation, oldest first. */
-  async items(id: string): Promise<Item[]> {
-    const all: Item[] = [];
+  async items(id: string): Promise<AnyItem[]> {
+    const all: AnyItem[] = [];
     for (;;) {
       const last = all.at(-1);
       const cursor = last === undefined ? "" : `&after=${encodeURIComponent(last.id)}`;
-      const path = `v1/conversations/${encodeURIComponent(id)}/items?limit=${ITEMS_PER_PAGE}&order=asc${cursor}`;
-      const page = await this.call<Page<Item>>("GET", path);
+      const path = `${place(id)}/items?limit=${ITEMS_PER_PAGE}&order=asc${cursor}`;
+      const page = await this.call<Page<AnyItem>>("GET", path);
       all.push(...page.data);
       if (!page.has_more || page.data.length === 0) return all;
     }
@@ -78,7 +104,7 @@ export class Api {
 
   /** Somebody is about to go on with it: the server brings back what it keeps of it below the device. */
   async prefetch(id: string): Promise<void> {
-    await this.call("POST", `v1/conversations/${encodeURIComponent(id)}/prefetch`, {});
+    await this.call("POST", `${place(id)}/prefetch`, {});
   }
 
   response(id: string): Promise<ResponseObject> {
@@ -113,6 +139,10 @@ export class Api {
     const message = answer.status === 401 ? words.keyWanted : (value.error?.message ?? words.notOurs(answer.status));
     throw new ApiError(answer.status, message, value.error?.code ?? null);
   }
+}
+
+function place(id: string): string {
+  return `v1/conversations/${encodeURIComponent(id)}`;
 }
 
 function parse<T>(answer: Answer): T {

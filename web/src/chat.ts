@@ -1,34 +1,34 @@
-/** What the page does over time: opens conversations, sends turns and stops them, and keeps watch over their sockets. */
+/** What the page does over time: opens conversations, sends and branches, and keeps in step with the server and other pages. */
 import { type ReadonlySignal, batch, effect, untracked } from "@preact/signals";
 import { type Api, ApiError } from "./api";
+import { type Branch, Branching } from "./branching";
+import { Carrying } from "./carrying";
+import { Deleting } from "./deleting";
 import type { Drafts } from "./drafts";
-import { Inbox, nextFrame } from "./frames";
+import { readFile } from "./files";
+import { paced } from "./frames";
 import type { Lines } from "./lines";
-import { Pursuit } from "./pursuit";
 import { Sessions } from "./sessions";
-import type { LineState, ResponsesSocket } from "./socket";
+import type { LineState } from "./socket";
 import { Store } from "./store";
-import { apply, begin, emptyThread, liveAnswer, lose, refuse, reread, stopping, withdraw } from "./turns";
-import { type ServerEvent, isRunning, isTerminal } from "./wire";
+import { reread } from "./stored";
+import { emptyThread, withdraw } from "./turns";
+import type { Wishes } from "./wire";
+import { type KeptWishes, wishesOf } from "./wishes";
 import { words } from "./words";
 
 export interface ChatOptions {
   api: Api;
   lines: Lines;
   drafts: Drafts;
+  wishes: KeptWishes;
   /** Show this conversation in the page's address. */
   navigate: (id: string | null) => void;
+  /** Tell this browser's other pages that a conversation has changed. */
+  tellOthers?: (id: string) => void;
   now?: () => number;
   wait?: (milliseconds: number) => Promise<void>;
   schedule?: (run: () => void) => void;
-}
-
-/** A turn this page sent and whose socket still stands. */
-interface Turn {
-  socket: ResponsesSocket;
-  stop: boolean;
-  lastFrame: number;
-  checking: boolean;
 }
 
 /** How long a turn may say nothing before the server is asked whether it still runs, milliseconds. */
@@ -43,25 +43,29 @@ const pause = (milliseconds: number) => new Promise<void>((resolve) => setTimeou
 export class Chat {
   readonly store = new Store();
   readonly sessions: Sessions;
-  private readonly turns = new Map<string, Turn>();
-  private readonly inbox: Inbox;
-  private readonly pursuit: Pursuit;
-  private readonly now: () => number;
+  readonly deleting: Deleting;
+  private readonly carrying: Carrying;
+  private readonly branching: Branching;
+  private readonly tellOthers: (id: string) => void;
   private readonly wait: (milliseconds: number) => Promise<void>;
-  private sent = 0;
   private strokes = 0;
   /** What the server was last told of the draft. */
   private told = "";
 
   constructor(private readonly options: ChatOptions) {
     const { store } = this;
-    const { api, now = Date.now, wait = pause, schedule = nextFrame } = options;
-    this.now = now;
+    const { api, lines, now = Date.now, wait = pause, schedule = paced(), tellOthers = () => undefined } = options;
     this.wait = wait;
-    this.sessions = new Sessions(store, api);
-    this.inbox = new Inbox((events) => this.applyAll(events), schedule);
-    const read = (id: string) => this.sessions.read(id);
-    this.pursuit = new Pursuit({ store, api, read, wait, ended: (id) => this.reload(id) });
+    this.tellOthers = tellOthers;
+    const sessions = (this.sessions = new Sessions(store, api, tellOthers));
+    this.branching = new Branching(store, api);
+    this.deleting = new Deleting({ store, api, wait, remove: (id) => this.remove(id), go: (id) => this.go(id) });
+    const ended = (id: string) => this.reload(id);
+    const changed = (id: string) => {
+      void sessions.learn(id);
+      tellOthers(id);
+    };
+    this.carrying = new Carrying({ store, api, lines, sessions, ended, changed, now, wait, schedule });
   }
 
   get line(): ReadonlySignal<LineState> {
@@ -88,9 +92,33 @@ export class Chat {
 
   /** On coming back to the tab or online: connect without waiting longer, and catch up with what other pages did. */
   wake(): void {
+    this.store.offline.value = false;
     this.options.lines.connect();
     void this.refresh();
     this.watch(SILENCE_ON_WAKE);
+  }
+
+  /** Another page of this browser has changed a conversation. */
+  heard(id: string): void {
+    void this.sessions.list();
+    if (this.store.threads.peek().has(id)) void this.reload(id);
+  }
+
+  /** See what became of the open conversation elsewhere: on other devices, where nobody tells this page. */
+  async look(): Promise<void> {
+    const { store, carrying } = this;
+    const id = store.currentId.peek();
+    const before = store.session.peek();
+    if (id === null || before === undefined || carrying.busy(id)) return;
+    await this.sessions.learn(id);
+    const after = store.session.peek();
+    if (JSON.stringify(before) !== JSON.stringify(after)) await this.reload(id);
+  }
+
+  /** A server that said it cannot work is asked whether it can again, and about turns that say nothing. */
+  watch(silence = SILENCE): void {
+    if (this.store.ailing.value) void this.sessions.askHealth();
+    this.carrying.watch(silence);
   }
 
   private async refresh(): Promise<void> {
@@ -113,32 +141,43 @@ export class Chat {
     if (id !== null) this.options.api.prefetch(id).catch(() => undefined);
   }
 
-  private go(id: string | null): void {
-    this.show(id);
+  /** Open it, and say so in the address. */
+  go(id: string | null): void {
+    this.open(id);
     this.options.navigate(id);
   }
 
   private show(id: string | null): void {
-    const { store } = this;
+    const { store, options } = this;
     batch(() => {
       store.currentId.value = id;
-      store.draft.value = this.options.drafts.read(id);
+      store.draft.value = options.drafts.read(id);
+      store.wishes.value = options.wishes.read(id) ?? {};
       store.notice.value = null;
       store.drawer.value = false;
       if (id !== null && !store.threads.value.has(id)) store.put(emptyThread(id, "loading"));
     });
   }
 
+  /** Have a branch at hand before somebody looks at it. */
+  async preload(id: string): Promise<void> {
+    const { store, sessions } = this;
+    if (store.threads.peek().has(id)) return;
+    const read = await sessions.read(id).catch(() => null); // told when it is opened
+    if (read !== null && !store.threads.peek().has(id)) store.put(read);
+  }
+
   /** Read a conversation from the server, unless a turn of it is under way here. */
   async reload(id: string): Promise<void> {
-    const { store, turns, pursuit } = this;
-    if (turns.has(id) || pursuit.has(id)) return;
+    const { store, carrying } = this;
+    if (carrying.busy(id)) return;
     const before = store.threads.value.get(id);
     try {
       const stored = await this.sessions.read(id);
       // A turn that began meanwhile, even one that has ended since, knows more than what was read.
       store.step(id, (thread) => (thread === before ? reread(thread, stored) : thread));
-      if (!turns.has(id)) void pursuit.follow(id); // a turn with a socket tells by itself how it goes
+      if (!carrying.has(id)) void carrying.pursuit.follow(id); // a turn with a socket tells by itself how it goes
+      void this.learnWishes(id);
     } catch (error) {
       const missing = error instanceof ApiError && error.status === 404;
       const told = missing || (error instanceof ApiError && error.locked);
@@ -150,13 +189,50 @@ export class Chat {
     }
   }
 
-  async remove(id: string): Promise<void> {
-    const answer = liveAnswer(this.store.threads.value.get(id));
-    if (answer?.responseId != null) this.turns.get(id)?.socket.cancel(answer.responseId);
-    if (!(await this.sessions.remove(id))) return;
-    this.turns.delete(id);
+  private async remove(id: string): Promise<void> {
+    this.carrying.forget(id);
+    if (!(await this.sessions.remove(id))) return this.sessions.list();
+    this.carrying.drop(id);
     this.options.drafts.write(id, "");
+    this.options.wishes.write(id, null);
     if (this.store.currentId.value === id) this.go(null);
+  }
+
+  /** The address of a chat as a file. */
+  exportAddress(id: string, format: "json" | "md"): string {
+    return this.options.api.exportAddress(id, format);
+  }
+
+  /** Read a chat from a file, and open it. */
+  async importChat(text: string): Promise<void> {
+    const read = readFile(text);
+    if (read === null) {
+      this.store.notice.value = words.importFailed;
+      return;
+    }
+    await this.sessions.report(async () => {
+      const session = await this.options.api.createSession(read.title === "" ? {} : { title: read.title }, read.items);
+      this.store.know(session);
+      this.tellOthers(session.id);
+      this.go(session.id);
+    });
+  }
+
+  // What a turn asks for
+
+  /** What the chat's last turn asked for, where this browser does not know. */
+  private async learnWishes(id: string): Promise<void> {
+    const { store, options, carrying } = this;
+    const last = store.threads.peek().get(id)?.messages.findLast((one) => one.responseId !== null);
+    if (last?.responseId == null || options.wishes.read(id) !== null) return;
+    const response = await carrying.pursuit.ask(last.responseId);
+    if (typeof response !== "string" && options.wishes.read(id) === null) this.wish(wishesOf(response), id);
+  }
+
+  /** What the chat's turns ask for from now on. */
+  wish(wishes: Wishes, id = this.store.currentId.peek()): void {
+    this.options.wishes.write(id, wishes);
+    if (this.store.currentId.peek() === id) this.store.wishes.value = wishes;
   }
 
   // A turn
@@ -176,14 +252,13 @@ export class Chat {
     const input = text.length >= LONG ? text : "";
     if (input === this.told) return;
     this.told = input;
-    this.options.lines.draft({ type: "chatpager.draft", ...(id === null ? {} : { conversation: id }), input });
+    const place = id === null ? {} : { conversation: id };
+    this.options.lines.draft({ type: "chatpager.draft", ...place, ...this.store.wishes.peek(), input });
   }
 
   /** Whether a message can be sent now. */
   get ready(): boolean {
-    const { store } = this;
-    const open = store.currentId.value === null || store.thread.value?.phase === "ready";
-    return open && store.live.value === null && !store.starting.value && !store.away.value;
+    return this.store.ready.value;
   }
 
   /** Send the user's message; a new chat is created first. */
@@ -193,24 +268,48 @@ export class Chat {
     const id = store.currentId.value ?? (await this.startSession());
     if (id === null) return;
     if (store.currentId.value === id) this.write("");
-    store.step(id, (thread) => begin(thread, text, `turn-${++this.sent}`));
-    const socket = this.options.lines.create(
-      { type: "response.create", conversation: id, input: text },
-      { event: (event) => this.received(id, turn, event), dropped: (sent) => this.dropped(id, sent) },
-    );
-    const turn: Turn = { socket, stop: false, lastFrame: this.now(), checking: false };
-    this.turns.set(id, turn);
+    this.carrying.send(id, text, this.options.wishes.read(id) ?? {});
   }
 
   private async startSession(): Promise<string | null> {
-    const { store } = this;
+    const { store, options } = this;
     store.starting.value = true;
     const id = await this.sessions.create();
     store.starting.value = false;
     if (id === null) return null;
-    this.options.drafts.write(null, "");
-    if (store.currentId.value === null) this.go(id);
+    options.drafts.write(null, "");
+    options.wishes.write(id, store.wishes.peek());
+    options.wishes.write(null, null);
+    if (store.currentId.value === null) this.enter(id);
     return id;
+  }
+
+  /** Show a conversation that this page has just made: there is nothing to read of it yet. */
+  private enter(id: string): void {
+    this.show(id);
+    this.options.navigate(id);
+  }
+
+  /** Say a message otherwise (`text`), or for null have an answer given again: on a branch, so that what was said before stays. */
+  async branch(key: string, text: string | null): Promise<void> {
+    const { store, options } = this;
+    const thread = store.thread.peek();
+    if (thread === undefined || !this.ready) return;
+    const wishes = store.wishes.peek();
+    const made: Branch[] = [];
+    store.starting.value = true;
+    await this.sessions.report(async () => void made.push(...(await this.branching.branch(thread, key, text))));
+    store.starting.value = false;
+    for (const { id, text: said } of made) {
+      options.wishes.write(id, wishes);
+      if (store.currentId.peek() === thread.id) this.enter(id);
+      this.carrying.send(id, said, wishes);
+    }
+  }
+
+  /** How many tokens the last prompts of two branches share. */
+  async shared(one: string, other: string): Promise<number> {
+    return (await this.options.api.explain(one, other)).common_tokens;
   }
 
   /** Take a refused message off the page: to send it again, or to have its text in the composer. */
@@ -222,77 +321,9 @@ export class Chat {
     else this.write(text);
   }
 
-  private received(id: string, turn: Turn, event: ServerEvent): void {
-    turn.lastFrame = this.now();
-    this.inbox.push(id, event);
-    const ended = isTerminal(event) || (event.type === "error" && !turn.socket.busy);
-    if (event.type === "response.created" && turn.stop) turn.socket.cancel(event.response.id);
-    if (ended && this.turns.get(id) === turn) this.turns.delete(id);
-    if (!ended && event.type !== "response.created") return;
-    this.inbox.flush();
-    void this.sessions.learn(id);
-  }
-
-  private applyAll(events: readonly [string, ServerEvent][]): void {
-    batch(() => {
-      for (const [id, event] of events) this.store.step(id, (thread) => apply(thread, event));
-    });
-  }
-
   /** Stop the open conversation's turn, whatever it is doing. */
   stop(): void {
     const id = this.store.currentId.value;
-    const answer = this.store.live.value;
-    if (id === null || answer === null || answer.stopping) return;
-    const turn = this.turns.get(id);
-    if (turn?.socket.takeBack()) {
-      this.turns.delete(id);
-      this.store.step(id, (thread) => refuse(thread, words.takenBack));
-      return;
-    }
-    this.store.step(id, (thread) => stopping(thread, true));
-    const { responseId } = answer;
-    if (turn !== undefined) {
-      turn.stop = true; // before response.created there is no id to cancel yet: `received` sends it then
-      if (responseId !== null) turn.socket.cancel(responseId);
-    } else if (responseId !== null) {
-      void this.cancelByCall(id, responseId);
-    }
-  }
-
-  private async cancelByCall(id: string, responseId: string): Promise<void> {
-    const heard = await this.sessions.report(async () => void (await this.options.api.cancel(responseId)));
-    if (!heard) this.store.step(id, (thread) => stopping(thread, false));
-  }
-
-  // Its socket
-
-  private dropped(id: string, sent: boolean): void {
-    this.turns.delete(id);
-    this.inbox.flush();
-    this.store.step(id, (thread) => (sent ? lose(thread) : refuse(thread, words.noConnection)));
-    void this.pursuit.follow(id);
-  }
-
-  /**
-   * A socket can be dead without anybody telling: after a silence the server is asked whether the turn still runs.
-   * A server that said it cannot work is asked whether it can again.
-   */
-  watch(silence = SILENCE): void {
-    if (this.store.ailing.value) void this.sessions.askHealth();
-    for (const [id, turn] of this.turns) {
-      if (!turn.checking && this.now() - turn.lastFrame >= silence) void this.check(id, turn);
-    }
-  }
-
-  private async check(id: string, turn: Turn): Promise<void> {
-    const heard = turn.lastFrame;
-    const responseId = liveAnswer(this.store.threads.value.get(id))?.responseId ?? null;
-    turn.checking = true;
-    const response = responseId === null ? "gone" : await this.pursuit.ask(responseId);
-    turn.checking = false;
-    if (this.turns.get(id) !== turn || turn.lastFrame !== heard) return;
-    if (typeof response === "object" && isRunning(response.status)) turn.lastFrame = this.now();
-    else turn.socket.abandon();
+    if (id !== null) this.carrying.stop(id);
   }
 }

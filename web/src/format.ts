@@ -1,5 +1,5 @@
 /** Figures in words: what a turn's badge and its receipt say. */
-import type { Receipt } from "./turns";
+import type { Pace, Receipt } from "./turns";
 import type { CacheReceipt, Timings, Usage } from "./wire";
 import { words } from "./words";
 
@@ -43,6 +43,15 @@ export function badge({ usage, cache, timings }: Receipt): Badge {
   return { warm: usage === null ? null : usage.input_tokens_details.cached_tokens >= (cache?.block_size ?? 1), parts };
 }
 
+/** The line under an answer while it comes. Its speed is told once there are enough pieces to go by. */
+export function paceParts({ sent, first, last, pieces }: Pace): string[] {
+  const parts = [words.paceTokens(count(pieces))];
+  if (first === null) return [];
+  parts.push(words.firstToken(duration(first - sent)));
+  if (pieces >= 5 && last > first) parts.push(words.speed(rate(((pieces - 1) * 1000) / (last - first))));
+  return parts;
+}
+
 export type PartName = keyof typeof words.promptParts;
 
 export interface PromptPart {
@@ -71,7 +80,17 @@ export function missInWords(cache: CacheReceipt): string[] {
   const reused = cache.device_tokens + cache.host_tokens + cache.disk_tokens;
   if (cache.attainable_tokens > reused) said.push(words.attainable(tokens(cache.attainable_tokens)));
   if (cache.miss_reason === "sub_block") said.push(words.blockSize(tokens(cache.block_size)));
+  said.push(...lossInWords(cache));
   if (cache.template !== "exact") said.push(words.template[cache.template]);
+  return said;
+}
+
+/** How what is missing was lost, and where the prompt left the turn before it, where the server tells. */
+function lossInWords({ evicted, published, published_tokens: shared = 0 }: CacheReceipt): string[] {
+  const said: string[] = [];
+  if (evicted) said.push(words.evictedAgo(duration(evicted.seconds_ago * 1000), evicted.by !== null));
+  if (evicted?.lease_revoked) said.push(words.leaseRevoked);
+  if (published && shared > 0) said.push(words.publishedPart(tokens(shared), published));
   return said;
 }
 
@@ -89,9 +108,20 @@ export function receiptLines({ usage, cache, timings }: Receipt): ReceiptLine[] 
     lines.push({ name: words.receiptPrompt, parts: [...sources, ...drafted, words.inAll(count(cache.prompt_tokens))] });
     lines.push({ name: words.receiptReuse, parts: [missInWords(cache).join(" ")] });
   }
+  if (cache?.break) {
+    const { token_index, role, expected, got } = cache.break;
+    lines.push({ name: words.receiptBreak, parts: [words.brokeAt(count(token_index), role)] });
+    if (expected !== null) lines.push({ name: words.expected, parts: [shown(expected)] });
+    lines.push({ name: words.got, parts: [shown(got)] });
+  }
   if (usage !== null) lines.push({ name: words.receiptAnswer, parts: answerParts(usage, timings) });
   if (timings !== null) lines.push({ name: words.receiptTime, parts: timeParts(timings) });
   return lines;
+}
+
+/** A piece of a prompt, its line ends seen. */
+function shown(text: string): string {
+  return `“${text.replaceAll("\n", "⏎")}”`;
 }
 
 function answerParts(usage: Usage, timings: Timings | null): string[] {

@@ -15,6 +15,25 @@ export function nextFrame(run: () => void): void {
   const timer = setTimeout(once, 250);
 }
 
+/**
+ * The next frame, but never so soon that drawing takes more than half of the time: what a frame cost, that long it is left alone
+ * afterwards. A long answer on a slow machine is drawn more seldom, and the page can be used meanwhile.
+ */
+export function paced(next: (run: () => void) => void = nextFrame, now: () => number = () => performance.now()): (run: () => void) => void {
+  let rested = 0;
+  return (run) => {
+    const draw = () =>
+      next(() => {
+        const begun = now();
+        run();
+        setTimeout(() => (rested = 2 * now() - begun)); // a timer that was set in a frame comes when it has been painted
+      });
+    const rest = rested - now();
+    if (rest > 0) setTimeout(draw, rest);
+    else draw();
+  };
+}
+
 export class Inbox {
   private waiting: [string, ServerEvent][] = [];
   private scheduled = false;

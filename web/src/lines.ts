@@ -4,8 +4,8 @@
  * which closes with the turn.
  */
 import type { ReadonlySignal } from "@preact/signals";
-import { type LineState, ResponsesSocket, type SocketOptions, type TurnListener } from "./socket";
-import type { CreateRequest, DraftRequest } from "./wire";
+import { type LineState, ResponsesSocket, type SocketOptions, type TurnListener, type TurnRequest } from "./socket";
+import type { DraftRequest } from "./wire";
 
 export class Lines {
   private readonly main: ResponsesSocket;
@@ -33,14 +33,14 @@ export class Lines {
     this.main.draft(request);
   }
 
-  /** Send a turn; returns the socket that carries it. */
-  create(request: CreateRequest, listener: TurnListener): ResponsesSocket {
+  /** Send a turn, or have one told; returns the socket that carries it. */
+  carry(request: TurnRequest, listener: TurnListener): ResponsesSocket {
     if (!this.main.busy) {
-      this.main.create(request, listener);
+      this.main.carry(request, listener);
       return this.main;
     }
     const extra = new ResponsesSocket({ ...this.options, lasting: false });
-    extra.create(request, {
+    extra.carry(request, {
       event: (event) => {
         listener.event(event);
         if (!extra.busy) extra.close();

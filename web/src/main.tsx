@@ -3,13 +3,20 @@ import "./styles/tokens.css";
 import "./styles/page.css";
 import "./styles/sidebar.css";
 import "./styles/thread.css";
+import "./styles/receipt.css";
+import "./styles/actions.css";
+import "./styles/markdown.css";
 import "./styles/composer.css";
+import "./styles/dialog.css";
 import { Api } from "./api";
 import { Chat } from "./chat";
 import { App } from "./components/App";
 import { ChatContext } from "./components/context";
+import { KeptWishes } from "./wishes";
+import { words } from "./words";
 import { Drafts } from "./drafts";
 import { Lines } from "./lines";
+import { preference, themeOf, wear } from "./preferences";
 import { parseRoute, routeOf } from "./route";
 
 const WATCH_EVERY = 5_000;
@@ -18,10 +25,18 @@ const root = document.baseURI;
 const socketUrl = new URL("v1/responses", root);
 socketUrl.protocol = socketUrl.protocol.replace("http", "ws");
 
+wear(themeOf(preference("theme")));
+document.documentElement.lang = words.locale;
+
+// What one page changes, this browser's others read again.
+const others = new BroadcastChannel(`chatpager:${new URL(".", root).href}`);
+
 const chat = new Chat({
   api: new Api(root),
   lines: new Lines({ url: socketUrl.href }),
   drafts: new Drafts(() => localStorage),
+  wishes: new KeptWishes(() => localStorage),
+  tellOthers: (id) => others.postMessage(id),
   navigate: (id) => {
     if (parseRoute(location.hash) !== id) location.hash = routeOf(id);
   },
@@ -29,10 +44,16 @@ const chat = new Chat({
 
 window.addEventListener("hashchange", () => chat.open(parseRoute(location.hash)));
 window.addEventListener("online", () => chat.wake());
+window.addEventListener("offline", () => (chat.store.offline.value = true));
+window.addEventListener("pagehide", () => chat.deleting.leave());
+others.onmessage = ({ data }) => chat.heard(String(data));
 document.addEventListener("visibilitychange", () => {
   if (document.visibilityState === "visible") chat.wake();
 });
-setInterval(() => chat.watch(), WATCH_EVERY);
+setInterval(() => {
+  chat.watch();
+  if (document.visibilityState === "visible") void chat.look();
+}, WATCH_EVERY);
 
 const place = document.getElementById("app");
 if (place === null) throw new Error("index.html has no element with the id app");

@@ -1,7 +1,11 @@
-/** Turns that run without a socket of this page: one that dropped, or one another page started. The server is asked until they end. */
+/**
+ * Turns that run without a socket of this page: one that dropped, or one another page started. The server tells their events
+ * again; where it cannot any more, it is asked until they end.
+ */
 import { type Api, ApiError } from "./api";
 import type { Store } from "./store";
-import { type Thread, adopt, interrupt, liveAnswer, recover, refuse } from "./turns";
+import { recover } from "./stored";
+import { type Thread, adopt, interrupt, liveAnswer, refuse } from "./turns";
 import { type ResponseObject, isRunning } from "./wire";
 import { words } from "./words";
 
@@ -12,6 +16,8 @@ export interface PursuitOptions {
   api: Api;
   /** Reads a conversation as it is stored. */
   read: (id: string) => Promise<Thread>;
+  /** Has a response's events told from where the thread is; true when it came to its end so. */
+  tell: (id: string, responseId: string) => Promise<boolean>;
   /** Called when a pursuit has ended: the stored conversation is now the truth. */
   ended: (id: string) => Promise<void>;
   /** Waits this many milliseconds. */
@@ -63,6 +69,7 @@ export class Pursuit {
   private async observe(id: string, responseId: string): Promise<boolean> {
     const response = await this.ask(responseId);
     if (response === "unreachable") return false;
+    if (response !== "gone" && isRunning(response.status) && (await this.options.tell(id, responseId))) return true;
     this.options.store.step(id, (thread) => (response === "gone" ? interrupt(thread) : adopt(thread, response)));
     return response === "gone" || !isRunning(response.status);
   }

@@ -1,13 +1,17 @@
-/** The list of conversations: reading it, and creating, renaming and deleting one. Failures show as the page's notice. */
+/** The list of conversations: reading and searching it, and creating, naming, pinning and deleting one. Failures show as the page's notice. */
 import { type Api, ApiError, reasonOf } from "./api";
+import { pinnedAs, rootOf } from "./families";
 import type { Store } from "./store";
-import { type Thread, emptyThread, fromItems } from "./turns";
+import { fromItems } from "./stored";
+import { type Thread, emptyThread } from "./turns";
 import type { Conversation } from "./wire";
 
 export class Sessions {
   constructor(
     private readonly store: Store,
     private readonly api: Api,
+    /** Other pages of this browser are told of what changed here. */
+    private readonly changed: (id: string) => void = () => undefined,
   ) {}
 
   /** Read the newest page of the list again, or with `more` the page after what is listed. */
@@ -38,7 +42,37 @@ export class Sessions {
   async rename(session: Conversation, title: string): Promise<void> {
     const wanted = title.trim();
     if (wanted === "" || wanted === session.chatpager.title) return;
-    await this.report(async () => this.store.know(await this.api.rename(session, wanted)));
+    await this.amendFamily(session, (metadata) => ({ ...metadata, title: wanted }));
+  }
+
+  async pin(session: Conversation, pinned: boolean): Promise<void> {
+    await this.amendFamily(session, (metadata) => pinnedAs(metadata, pinned));
+  }
+
+  /** A row stands for all branches of a conversation, so far as they are known here. */
+  private async amendFamily(session: Conversation, change: (metadata: Record<string, string>) => Record<string, string>): Promise<void> {
+    const family = this.store.sessions.value.filter((one) => one.id !== session.id && rootOf(one) === rootOf(session));
+    await this.report(async () => {
+      for (const one of [session, ...family]) this.store.know(await this.api.update(one.id, change(one.metadata)));
+    });
+    this.changed(session.id);
+  }
+
+  /** Look for `words` on the server; the empty text shows the whole list again. */
+  async search(text: string): Promise<void> {
+    const { store } = this;
+    store.search.value = text;
+    const words = text.trim();
+    if (words === "") {
+      store.found.value = null;
+      return;
+    }
+    try {
+      const page = await this.api.sessions(null, words);
+      if (store.search.value === text) store.found.value = page.data; // what was typed since has its own answer
+    } catch (error) {
+      store.notice.value = reasonOf(error);
+    }
   }
 
   /** True when the conversation is gone, also when somebody else deleted it before. */
@@ -50,6 +84,7 @@ export class Sessions {
         if (!(error instanceof ApiError && error.status === 404)) throw error;
       }
       this.store.forget(id);
+      this.changed(id);
     });
   }
 
@@ -67,7 +102,14 @@ export class Sessions {
   async read(id: string): Promise<Thread> {
     const session = await this.api.session(id);
     this.store.know(session);
+    await this.knowRoot(session);
     return fromItems(id, await this.api.items(id), session.chatpager.active_response_id);
+  }
+
+  /** The root of a branch lists its versions; one that is gone leaves the branch to itself. */
+  private async knowRoot(session: Conversation): Promise<void> {
+    const root = rootOf(session);
+    if (root !== session.id) await this.api.session(root).then((found) => this.store.know(found), () => undefined);
   }
 
   async askHealth(): Promise<void> {

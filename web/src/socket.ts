@@ -1,10 +1,13 @@
 /**
  * One connection to `GET /v1/responses`. It carries at most one turn at a time, so every frame that comes belongs to that turn,
  * and it comes back by itself after a drop, with growing, jittered waits. A turn that was on it when it dropped is told so
- * and is never resumed here: whoever sent it asks the server what became of it.
+ * and is never resumed by the socket: whoever sent it asks the server what became of it, and may have it told on.
  */
 import { signal } from "@preact/signals";
-import { type ClientRequest, type CreateRequest, type DraftRequest, type ServerEvent, SUBPROTOCOL, isTerminal, parseEvent } from "./wire";
+import { type ClientRequest, type CreateRequest, type DraftRequest, type ResumeRequest, type ServerEvent, SUBPROTOCOL, isTerminal, parseEvent } from "./wire";
+
+/** A turn to begin, or one that runs and is to be told. */
+export type TurnRequest = CreateRequest | ResumeRequest;
 
 /** Who sent a turn. Exactly one of a terminal event, an `error` before `response.created`, or `dropped` ends it. */
 export interface TurnListener {
@@ -32,7 +35,7 @@ export function backoff(attempt: number, first: number, longest: number, random:
 }
 
 interface Turn {
-  request: CreateRequest;
+  request: TurnRequest;
   listener: TurnListener;
   sent: boolean;
   begun: boolean;
@@ -81,8 +84,8 @@ export class ResponsesSocket {
     this.again();
   }
 
-  /** Start a turn; it waits for a connection that is being made. */
-  create(request: CreateRequest, listener: TurnListener): void {
+  /** Carry a turn; it waits for a connection that is being made. */
+  carry(request: TurnRequest, listener: TurnListener): void {
     if (this.turn !== null) throw new Error("this socket already carries a turn");
     this.turn = { request, listener, sent: false, begun: false };
     this.connect();
@@ -126,7 +129,7 @@ export class ResponsesSocket {
     const turn = this.turn;
     const event = parseEvent(frame);
     if (turn === null || event === null) return;
-    if (event.type === "response.created") turn.begun = true;
+    if (event.type === "response.created" || (event.type === "chatpager.resumed" && event.recovered)) turn.begun = true;
     if (isTerminal(event) || (event.type === "error" && !turn.begun)) this.turn = null;
     turn.listener.event(event);
   }

@@ -1,7 +1,8 @@
 /** The one place of state: signals the components read, and the few ways to change them. What happens over time is in chat.ts. */
 import { computed, signal } from "@preact/signals";
+import { type Member, latestOfEach, membersOf, rootOf } from "./families";
 import { type Thread, liveAnswer } from "./turns";
-import type { Conversation, Health, Page } from "./wire";
+import type { Conversation, Health, Page, Wishes } from "./wire";
 import { words } from "./words";
 
 function newestFirst(sessions: Iterable<Conversation>): Conversation[] {
@@ -29,6 +30,13 @@ export class Store {
   readonly currentId = signal<string | null>(null);
   readonly threads = signal<ReadonlyMap<string, Thread>>(new Map());
   readonly draft = signal("");
+  /** What the open chat's turns ask for besides their input. */
+  readonly wishes = signal<Wishes>({});
+  /** The words looked for in the list, and what was found; null while nothing is looked for. */
+  readonly search = signal("");
+  readonly found = signal<readonly Conversation[] | null>(null);
+  /** A row that was deleted and can still be had back. */
+  readonly doomed = signal<Conversation | null>(null);
   /** True from the first message of a new chat until its conversation exists. */
   readonly starting = signal(false);
   /** Something that went wrong and belongs to no turn. */
@@ -39,16 +47,44 @@ export class Store {
   readonly locked = signal(false);
   readonly server = signal<Health["status"] | null>(null);
   readonly model = signal("");
+  /** The browser says that there is no network. */
+  readonly offline = signal(false);
   readonly drawer = signal(false);
+  /** The list is put away, where the page is wide. */
+  readonly folded = signal(false);
+  readonly dialog = signal<"settings" | "help" | null>(null);
 
   readonly thread = computed(() => {
     const id = this.currentId.value;
     return id === null ? undefined : this.threads.value.get(id);
   });
   /** The server answers, but says that it cannot work. */
-  readonly ailing = computed(() => this.server.value === "stalled" || this.server.value === "stopped");
+  readonly ailing = computed(() => ["stalled", "restarting", "stopped"].includes(this.server.value ?? ""));
   readonly live = computed(() => liveAnswer(this.thread.value));
+  /** Whether a turn of the open conversation is under way, and whether it was asked to stop. */
+  readonly busy = computed(() => this.live.value !== null);
+  readonly stopping = computed(() => this.live.value?.stopping === true);
+  /** Whether a message can be sent now. */
+  readonly ready = computed(() => {
+    const open = this.currentId.value === null || this.thread.value?.phase === "ready";
+    return open && !this.busy.value && !this.starting.value && !this.away.value && !this.offline.value;
+  });
   readonly session = computed(() => this.sessions.value.find((one) => one.id === this.currentId.value));
+  /** What the list shows: found or all, a row for each family, without the one that is being deleted. */
+  readonly rows = computed(() => {
+    const gone = this.doomed.value === null ? null : rootOf(this.doomed.value);
+    const known = new Map(this.sessions.value.map((one) => [one.id, one]));
+    const listed = this.found.value?.map((one) => known.get(one.id) ?? one) ?? this.sessions.value;
+    return latestOfEach(listed).filter((one) => rootOf(one) !== gone);
+  });
+  /** The open conversation and its branches; alone where its root is not known here. */
+  readonly family = computed((): readonly Member[] => {
+    const session = this.session.value;
+    const root = session && this.sessions.value.find((one) => one.id === rootOf(session));
+    return root === undefined ? [] : membersOf(root);
+  });
+  /** The same for all branches of the open conversation. */
+  readonly rootId = computed(() => this.session.value && rootOf(this.session.value));
   readonly title = computed(() => titleOf(this.session.value));
   /** Conversations with a turn under way. */
   readonly running = computed(() => {

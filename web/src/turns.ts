@@ -1,9 +1,12 @@
 /**
  * A conversation as the page holds it, and the pure steps that change it: one per wire event, one per thing the page learns by reading.
- * Nothing here knows of sockets, signals or time; every function returns a new thread, or the same one when nothing changed.
+ * Nothing here knows of sockets, signals or clocks; every function returns a new thread, or the same one when nothing changed.
+ * Times are milliseconds and come as arguments.
  */
 import {
+  type AnyItem,
   type CacheReceipt,
+  type CallItem,
   type ErrorBody,
   type Item,
   type ResponseObject,
@@ -14,7 +17,6 @@ import {
   type TurnState,
   type Usage,
   isRunning,
-  isMessage,
   textOf,
 } from "./wire";
 
@@ -40,6 +42,23 @@ export interface Receipt {
   timings: Timings | null;
 }
 
+/** A tool that an answer called; `output` is null until its result is there. */
+export interface Call {
+  id: string;
+  callId: string;
+  name: string;
+  arguments: string;
+  output: string | null;
+}
+
+/** How fast an answer that this page watches comes: a piece is about a token. `first` is null before any. */
+export interface Pace {
+  sent: number;
+  first: number | null;
+  last: number;
+  pieces: number;
+}
+
 export interface Message {
   /** Stable while the message is on the page; the server's id may come later. */
   key: string;
@@ -50,6 +69,10 @@ export interface Message {
   receipt: Receipt | null;
   error: string | null;
   prefill: Prefill | null;
+  /** What the model thought before its answer. */
+  thoughts: string;
+  calls: readonly Call[];
+  pace: Pace | null;
   /** The user asked for a stop and the server has not ended it yet. */
   stopping: boolean;
 }
@@ -80,13 +103,15 @@ export function emptyThread(id: string, phase: ThreadPhase): Thread {
   return { id, phase, messages: [], sequence: -1 };
 }
 
-function message(key: string, role: Role, text: string, state: MessageState): Message {
-  return { key, role, text, state, responseId: null, receipt: null, error: null, prefill: null, stopping: false };
+export function message(key: string, role: Role, text: string, state: MessageState): Message {
+  const nothing = { responseId: null, receipt: null, error: null, prefill: null, thoughts: "", calls: [], pace: null };
+  return { key, role, text, state, ...nothing, stopping: false };
 }
 
 /** The user has sent `text`: their message and the answer's empty place. `key` is new on this page. */
-export function begin(thread: Thread, text: string, key: string): Thread {
-  const turn = [message(`${key}-user`, "user", text, "sending"), message(`${key}-answer`, "assistant", "", "sending")];
+export function begin(thread: Thread, text: string, key: string, now = 0): Thread {
+  const answer = { ...message(`${key}-answer`, "assistant" as const, "", "sending"), pace: { sent: now, first: null, last: now, pieces: 0 } };
+  const turn = [message(`${key}-user`, "user", text, "sending"), answer];
   return { ...thread, phase: "ready", sequence: -1, messages: [...thread.messages, ...turn] };
 }
 
@@ -104,31 +129,46 @@ function acknowledge(thread: Thread): Thread {
   return { ...thread, messages };
 }
 
-function answerText(response: ResponseObject): string {
-  return response.output.filter((item) => isMessage(item) && item.role === "assistant").map(textOf).join("");
+/** What a response says, thinks and calls. */
+function answerOf(response: ResponseObject): Pick<Message, "text" | "thoughts" | "calls"> {
+  const said = response.output.filter((item) => item.type === "message" && item.role === "assistant") as Item[];
+  const thought = response.output.filter((item) => item.type === "reasoning");
+  const called = response.output.filter((item) => item.type === "function_call");
+  return { text: said.map(textOf).join(""), thoughts: thought.map(textOf).join("\n\n"), calls: called.map(callOf) };
+}
+
+export function callOf(item: CallItem): Call {
+  return { id: item.id, callId: item.call_id, name: item.name, arguments: item.arguments, output: null };
 }
 
 /** Null where there is nothing to account for. */
-function receiptOf(usage: Usage | null, cache: CacheReceipt | null = null, timings: Timings | null = null): Receipt | null {
+export function receiptOf(usage: Usage | null, cache: CacheReceipt | null = null, timings: Timings | null = null): Receipt | null {
   return usage || cache || timings ? { usage, cache, timings } : null;
 }
 
 /** What is told of a failure; of an interruption the page has its own words. */
-function reasonOf(state: MessageState, error: TurnError | null): string | null {
+export function reasonOf(state: MessageState, error: TurnError | null): string | null {
   return state === "failed" ? (error?.message ?? null) : null;
 }
 
 function settle(thread: Thread, response: ResponseObject): Thread {
-  const { cache, timings, state = response.status } = response.chatpager;
+  const { cache, timings, state = ended(response) } = response.chatpager;
+  const told = answerOf(response);
   return amendAnswer(acknowledge(thread), (answer) => ({
     ...answer,
     responseId: response.id,
-    text: answerText(response) || answer.text,
+    text: told.text || answer.text,
+    thoughts: told.thoughts || answer.thoughts,
+    calls: told.calls.length > 0 ? told.calls : answer.calls,
     state,
     receipt: receiptOf(response.usage, cache, timings),
     error: reasonOf(state, response.error),
     prefill: null,
   }));
+}
+
+function ended(response: ResponseObject): TurnState {
+  return response.status === "queued" ? "in_progress" : response.status;
 }
 
 /** No response began: the answer's place goes away and the user's message says why. */
@@ -153,17 +193,51 @@ function onError(thread: Thread, error: ErrorBody): Thread {
   return amendAnswer(thread, (running) => ({ ...running, error: error.message })); // a terminal event still follows
 }
 
+/** Something of the answer has come: one that was lost runs again, and its pace is taken. */
+function grow(thread: Thread, now: number, change: (answer: Message) => Partial<Message>): Thread {
+  return amendAnswer(thread, (answer) => {
+    const { sent = now, first = null, pieces = 0 } = answer.pace ?? {};
+    const pace = { sent, first: first ?? now, last: now, pieces: pieces + 1 };
+    return { ...answer, state: "in_progress", prefill: null, pace, ...change(answer) };
+  });
+}
+
+/** The answer from its beginning: an event that is told again comes with everything behind it. */
+function start(answer: Message, responseId: string): Message {
+  return { ...answer, state: "in_progress", responseId, text: "", thoughts: "", calls: [] };
+}
+
+function amendCall(answer: Message, id: string, change: (call: Call) => Call): Partial<Message> {
+  return { calls: answer.calls.map((call) => (call.id === id ? change(call) : call)) };
+}
+
+/** A call begins, or is whole. */
+function putCall(thread: Thread, item: AnyItem, now: number): Thread {
+  if (item.type !== "function_call") return thread;
+  const call = callOf(item);
+  return grow(thread, now, (answer) =>
+    answer.calls.some((one) => one.id === call.id) ? amendCall(answer, call.id, () => call) : { calls: [...answer.calls, call] },
+  );
+}
+
 /** One event of the socket that carries this thread's turn. Repeats (a sequence number already seen) change nothing. */
-export function apply(thread: Thread, event: ServerEvent): Thread {
-  if (event.type !== "error" && event.type !== "chatpager.prefill") {
+export function apply(thread: Thread, event: ServerEvent, now = 0): Thread {
+  if (event.type !== "error" && event.type !== "chatpager.prefill" && event.type !== "chatpager.resumed") {
     if (event.sequence_number <= thread.sequence) return thread;
     thread = { ...thread, sequence: event.sequence_number };
   }
   switch (event.type) {
     case "response.created":
-      return amendAnswer(acknowledge(thread), (answer) => ({ ...answer, state: "in_progress", responseId: event.response.id }));
+      return amendAnswer(acknowledge(thread), (answer) => start(answer, event.response.id));
     case "response.output_text.delta":
-      return amendAnswer(thread, (answer) => ({ ...answer, text: answer.text + event.delta, prefill: null }));
+      return grow(thread, now, (answer) => ({ text: answer.text + event.delta }));
+    case "response.reasoning_text.delta":
+      return grow(thread, now, (answer) => ({ thoughts: answer.thoughts + event.delta }));
+    case "response.function_call_arguments.delta":
+      return grow(thread, now, (answer) => amendCall(answer, event.item_id, (call) => ({ ...call, arguments: call.arguments + event.delta })));
+    case "response.output_item.added":
+    case "response.output_item.done":
+      return putCall(thread, event.item, now);
     case "response.output_text.done":
       return amendAnswer(thread, (answer) => ({ ...answer, text: event.text, prefill: null }));
     case "response.completed":
@@ -200,69 +274,10 @@ export function interrupt(thread: Thread): Thread {
 /** What the server says, when asked, of the response this thread's turn belongs to. */
 export function adopt(thread: Thread, response: ResponseObject): Thread {
   if (!isRunning(response.status)) return settle(thread, response);
-  const told = answerText(response);
+  const told = answerOf(response).text;
   return amendAnswer(acknowledge(thread), (answer) => ({
     ...answer,
     responseId: response.id,
     text: answer.text.startsWith(told) ? answer.text : told, // what is stored may be behind what the socket brought
   }));
-}
-
-function fromItem(item: Item): Message {
-  const own = item.chatpager;
-  return {
-    key: item.id,
-    role: item.role,
-    text: textOf(item),
-    state: own?.state ?? (item.status === "completed" ? "completed" : "unfinished"),
-    responseId: own?.response_id ?? null,
-    receipt: own ? receiptOf(own.usage, own.cache, own.timings) : null,
-    error: own ? reasonOf(own.state, own.error) : null,
-    prefill: null,
-    stopping: false,
-  };
-}
-
-/**
- * The thread as the server stores it. `active` is the response that runs now, if any: when its item is not stored yet
- * (the answer has no text so far), its place is put at the end.
- */
-export function fromItems(id: string, items: readonly Item[], active: string | null): Thread {
-  const messages = items.filter(isMessage).map(fromItem);
-  if (active !== null && !messages.some((one) => one.responseId === active)) {
-    messages.push({ ...message(`${active}-answer`, "assistant", "", "in_progress"), responseId: active });
-  }
-  return { id, phase: "ready", messages, sequence: -1 };
-}
-
-/**
- * The stored thread in the place of what the page showed. Messages that did not change keep their object, so nothing of them is
- * drawn again; messages the server never took stay where they were, to be sent again.
- */
-export function reread(shown: Thread, stored: Thread): Thread {
-  const before = shown.messages.filter((one) => one.state !== "refused");
-  const keys = new Set(stored.messages.map((one) => one.key));
-  const messages = stored.messages.map((one, index) => merged(before[index], one, keys));
-  shown.messages.forEach((one, index) => {
-    if (one.state === "refused") messages.splice(index, 0, one);
-  });
-  return { ...stored, messages };
-}
-
-function merged(before: Message | undefined, stored: Message, keys: ReadonlySet<string>): Message {
-  if (before === undefined || before.role !== stored.role) return stored;
-  if (before.key !== stored.key && keys.has(before.key)) return stored;
-  const same = before.text === stored.text && before.state === stored.state && before.responseId === stored.responseId;
-  const complete = before.receipt !== null || stored.receipt === null;
-  return same && complete ? before : { ...stored, key: before.key };
-}
-
-/** As `reread`, for a turn whose socket dropped before it was acknowledged: the stored messages tell whether the server took it. */
-export function recover(lost: Thread, stored: Thread, reason: string): Thread {
-  const pending = lost.messages.findIndex((one) => one.role === "user" && one.state === "sending");
-  if (pending < 0) return reread(lost, stored);
-  const earlier = lost.messages.slice(0, pending).filter((one) => one.state !== "refused").length;
-  const text = lost.messages[pending]?.text;
-  const taken = stored.messages.slice(earlier).some((one) => one.role === "user" && one.text === text);
-  return reread(taken ? lost : refuse(lost, reason), stored);
 }

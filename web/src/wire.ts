@@ -36,6 +36,30 @@ export interface CacheReceipt {
   diverged_at: number | null;
   attainable_tokens: number;
   template: TemplateForm;
+  /** How the first missing block was lost. */
+  evicted?: Eviction | null;
+  /** Where the prompt left the conversation's turn before it; null where it goes on with all of that. */
+  break?: Break | null;
+  published?: string | null;
+  published_tokens?: number;
+}
+
+export interface Eviction {
+  seconds_ago: number;
+  eviction_class: string;
+  by: string | null;
+  lease_expired: boolean;
+  lease_revoked: boolean;
+}
+
+/** `expected` and `got` are how the earlier turn and this prompt go on from there. */
+export interface Break {
+  response_id: string;
+  token_index: number;
+  message_index: number | null;
+  role: string | null;
+  expected: string | null;
+  got: string;
 }
 
 /** The first token's time and the speed are null where there was no such token, or only one. */
@@ -63,24 +87,59 @@ export interface TurnError {
 /** How a turn stands, in the server's words. `incomplete` is cut at the limit on tokens, `interrupted` by the server's own end. */
 export type TurnState = "in_progress" | "completed" | "incomplete" | "interrupted" | "cancelled" | "failed";
 
+export type ItemStatus = "completed" | "incomplete" | "in_progress";
+
+/** The account of the turn that gave an answer. */
+export interface TurnAccount {
+  response_id: string;
+  state: TurnState;
+  usage: Usage | null;
+  cache: CacheReceipt | null;
+  timings: Timings | null;
+  error: TurnError | null;
+}
+
+/** Something that was said. */
 export interface Item {
   id: string;
   type: "message";
   role: Role;
-  status: "completed" | "incomplete" | "in_progress";
+  status: ItemStatus;
   content: TextPart[];
   /** Of answers that a turn of this server gave; there may be no text in a running one yet. */
-  chatpager?: {
-    response_id: string;
-    state: TurnState;
-    usage: Usage | null;
-    cache: CacheReceipt | null;
-    timings: Timings | null;
-    error: TurnError | null;
-  };
+  chatpager?: TurnAccount;
 }
 
-export type ResponseStatus = "in_progress" | "completed" | "incomplete" | "cancelled" | "failed";
+/** What a model thought before its answer. */
+export interface ReasoningItem {
+  id: string;
+  type: "reasoning";
+  status: ItemStatus;
+  content: { type: "reasoning_text"; text: string }[];
+}
+
+/** A tool that was called; `arguments` is JSON. An answer of calls alone has its account on the first. */
+export interface CallItem {
+  id: string;
+  type: "function_call";
+  status: ItemStatus;
+  call_id: string;
+  name: string;
+  arguments: string;
+  chatpager?: TurnAccount;
+}
+
+export interface CallOutputItem {
+  id: string;
+  type: "function_call_output";
+  status: ItemStatus;
+  call_id: string;
+  output: string;
+}
+
+export type AnyItem = Item | ReasoningItem | CallItem | CallOutputItem;
+
+export type ResponseStatus = "queued" | "in_progress" | "completed" | "incomplete" | "cancelled" | "failed";
 
 export interface ResponseObject {
   id: string;
@@ -88,7 +147,10 @@ export interface ResponseObject {
   created_at: number;
   status: ResponseStatus;
   model: string;
-  output: Item[];
+  output: AnyItem[];
+  /** As the request asked; null where it left the choice to the server. */
+  instructions?: string | null;
+  max_output_tokens?: number | null;
   conversation: { id: string } | null;
   error: TurnError | null;
   incomplete_details: { reason: string } | null;
@@ -103,6 +165,23 @@ export interface Conversation {
   created_at: number;
   metadata: Record<string, string>;
   chatpager: { title: string; updated_at: number; forked_from: string | null; active_response_id: string | null };
+}
+
+/** Where the prompts of two turns part; tokens of both and of their common beginning. */
+export interface Explanation {
+  first: string;
+  second: string;
+  first_tokens: number;
+  second_tokens: number;
+  common_tokens: number;
+  reusable_tokens: number;
+}
+
+/** A whole conversation, as it can be read in again. */
+export interface Export {
+  object: "conversation.export";
+  conversation: Conversation;
+  items: AnyItem[];
 }
 
 export interface Page<T> {
@@ -121,16 +200,41 @@ export interface ErrorBody {
 }
 
 export interface Health {
-  /** `stalled`: the engine does not come to the end of its step; `stopped`: it has failed, and the server wants a restart. */
-  status: "ok" | "draining" | "stalled" | "stopped";
+  /**
+   * `stalled`: the engine does not come to the end of its step; `restarting`: it has failed, and is being made anew; `stopped`: it
+   * has failed, and the server wants a restart.
+   */
+  status: "ok" | "draining" | "stalled" | "restarting" | "stopped";
   model: string;
   version: string;
 }
 
-export interface CreateRequest {
+/** What a turn may ask for besides its input. */
+export interface Wishes {
+  instructions?: string;
+  temperature?: number;
+  top_p?: number;
+  top_k?: number;
+  min_p?: number;
+  repetition_penalty?: number;
+  max_output_tokens?: number;
+  seed?: number;
+  stop?: string[];
+}
+
+export interface CreateRequest extends Wishes {
   type: "response.create";
   conversation: string;
   input: string;
+  /** `on_disconnect: "continue"`: it goes on to its end also without a reader, for whoever comes back a day later. */
+  chatpager?: { explain: boolean; on_disconnect?: "continue" };
+}
+
+/** Tell the events of a response behind the number `starting_after`, and go on with it. */
+export interface ResumeRequest {
+  type: "response.resume";
+  response_id: string;
+  starting_after: number;
 }
 
 export interface CancelRequest {
@@ -139,13 +243,13 @@ export interface CancelRequest {
 }
 
 /** What is being written, so far; without input, nothing any more. The server computes it meanwhile, and does not answer. */
-export interface DraftRequest {
+export interface DraftRequest extends Wishes {
   type: "chatpager.draft";
   conversation?: string;
   input: string;
 }
 
-export type ClientRequest = CreateRequest | CancelRequest | DraftRequest;
+export type ClientRequest = CreateRequest | ResumeRequest | CancelRequest | DraftRequest;
 
 interface Numbered {
   sequence_number: number;
@@ -155,9 +259,12 @@ export type TerminalType = "response.completed" | "response.incomplete" | "respo
 
 export type ServerEvent =
   | ({ type: "response.created" | "response.in_progress" | TerminalType; response: ResponseObject } & Numbered)
-  | ({ type: "response.output_item.added" | "response.output_item.done"; output_index: number; item: Item } & Numbered)
+  | ({ type: "response.output_item.added" | "response.output_item.done"; output_index: number; item: AnyItem } & Numbered)
   | ({ type: "response.output_text.delta"; item_id: string; output_index: number; delta: string } & Numbered)
   | ({ type: "response.output_text.done"; item_id: string; output_index: number; text: string } & Numbered)
+  | ({ type: "response.reasoning_text.delta"; item_id: string; output_index: number; delta: string } & Numbered)
+  | ({ type: "response.function_call_arguments.delta"; item_id: string; output_index: number; delta: string } & Numbered)
+  | { type: "chatpager.resumed"; response_id: string; recovered: boolean; starting_after: number; status: ResponseStatus | null }
   | { type: "chatpager.prefill"; response_id: string; done: number; total: number; cached: number }
   | { type: "error"; status: number; error: ErrorBody };
 
@@ -176,6 +283,9 @@ const KNOWN: ReadonlySet<string> = new Set<EventType>([
   "response.completed",
   "response.incomplete",
   "response.failed",
+  "response.reasoning_text.delta",
+  "response.function_call_arguments.delta",
+  "chatpager.resumed",
   "chatpager.prefill",
   "error",
 ]);
@@ -200,15 +310,10 @@ export function isTerminal(event: ServerEvent): boolean {
 }
 
 export function isRunning(status: ResponseStatus): boolean {
-  return status === "in_progress";
-}
-
-/** Whether it is something that was said: calls of tools and their results are items too. */
-export function isMessage(item: { type: string }): item is Item {
-  return item.type === "message";
+  return status === "in_progress" || status === "queued";
 }
 
 /** All text of an item, its parts joined. */
-export function textOf(item: Item): string {
+export function textOf(item: Item | ReasoningItem): string {
   return item.content.map((part) => part.text).join("");
 }

@@ -1,127 +1,23 @@
-/** Every sentence the page says, in one place: another language is another object of this shape. */
-import type { Health, MissReason, TemplateForm } from "./wire";
+/** The page's words in the reader's language. Another choice takes effect when the page is loaded again. */
+import { preference } from "./preferences";
+import { en } from "./words/en";
+import { zhHans } from "./words/zh-hans";
+import { zhHant } from "./words/zh-hant";
 
-export const words = {
-  locale: "en",
-  product: "chatpager",
-  newChat: "New chat",
-  untitled: "New chat",
-  chats: "Chats",
-  openChats: "Show chats",
-  closeChats: "Hide chats",
-  noChats: "No chats yet.",
-  moreChats: "Show more",
-  rename: "Rename",
-  renameChat: (title: string) => `Rename ${title}`,
-  chatTitle: "Title of the chat",
-  remove: "Delete",
-  removeChat: (title: string) => `Delete ${title}`,
-  removeQuestion: "Delete this chat?",
-  removeWarning: (title: string) => `“${title}” and its answers will be gone for good.`,
-  keep: "Keep it",
-  dismiss: "Dismiss",
-  today: "Today",
-  yesterday: "Yesterday",
-  week: "Last 7 days",
-  older: "Older",
+export type Words = typeof en;
 
-  emptyTitle: "Ask me something.",
-  emptyText: "I remember this conversation, so each answer computes only what is new.",
-  examples: ["My name is Ada.", "What is chatpager?", "你好"],
-  tryOne: "Try one of these",
+export const LANGUAGES: Record<string, Words> = { en, "zh-Hant": zhHant, "zh-Hans": zhHans };
 
-  conversation: "Conversation",
-  loading: "Opening the chat…",
-  missing: "This chat does not exist any more.",
-  retry: "Try again",
-  edit: "Edit",
-  toLatest: "Go to the latest message",
+/** The first of the reader's `wanted` languages that there is, else English. */
+export function pickLanguage(wanted: readonly string[]): string {
+  for (const tag of wanted) {
+    const [language = "", ...rest] = tag.toLowerCase().split("-");
+    if (language === "zh") return rest.some((part) => ["hant", "tw", "hk", "mo"].includes(part)) ? "zh-Hant" : "zh-Hans";
+    if (language in LANGUAGES) return language;
+  }
+  return "en";
+}
 
-  you: "You",
-  assistant: "Answer",
-  system: "Instructions",
-  sending: "Sending…",
-  thinking: "Working…",
-  answerLog: "Answer as it is written",
-  runningMark: "An answer is being written",
-  prefillLabel: "Reading the prompt",
-  prefill: (done: string, total: string) => `Reading the prompt: ${done} of ${total} tokens`,
-  prefillCached: (cached: string) => `${cached} from the cache`,
-  lost: "The connection was lost. Reading the answer from the server…",
-  refused: (reason: string) => `Not sent: ${reason}`,
-  lostBeforeStored: "the connection was lost before the server had the message.",
-  noConnection: "there is no connection to the server.",
-  takenBack: "you stopped it before it was sent.",
-  failedWith: (reason: string) => `Failed: ${reason}`,
-  states: {
-    cancelled: "Stopped.",
-    interrupted: "Interrupted. The server stopped before this answer was finished.",
-    failed: "Failed. This answer was not finished.",
-    unfinished: "This answer was not finished.",
-    incomplete: "Cut short: the answer reached its limit on tokens.",
-  },
+const chosen = preference("language") ?? pickLanguage(globalThis.navigator?.languages ?? []);
 
-  message: "Message",
-  placeholder: "Write a message",
-  send: "Send",
-  stop: "Stop",
-  stopping: "Stopping…",
-  keys: "Enter sends, Shift+Enter starts a new line",
-  stopKeys: "Esc stops the answer",
-
-  connecting: "Connecting to the server…",
-  offline: "No connection to the server. Trying again…",
-  server: {
-    draining: "The server is shutting down. Trying again…",
-    stalled: "The server is not getting on: its engine has been at one step for too long.",
-    stopped: "The server's engine has stopped. It answers again when the server is restarted.",
-  } satisfies Record<Exclude<Health["status"], "ok">, string>,
-  keyWanted:
-    "This server wants an API key; the page cannot send one yet. Use a client that can, or a server on loopback without any key.",
-  tryNow: "Try now",
-  unreachable: "The server could not be reached.",
-  chatUnread: "This chat could not be read.",
-  listUnread: "The chats could not be read.",
-  notOurs: (status: number) => `The server gave an answer this page does not understand (status ${status}).`,
-
-  warm: "warm",
-  cold: "cold",
-  cached: (cached: string, total: string) => `cached ${cached} / ${total} tokens`,
-  firstToken: (time: string) => `${time} to first token`,
-  speed: (rate: string) => `${rate} tok/s`,
-  receipt: "How this answer was computed",
-  receiptPrompt: "Prompt",
-  receiptAnswer: "Answer",
-  receiptTime: "Time",
-  receiptReuse: "Reuse",
-  promptParts: {
-    device: "from the device cache",
-    host: "from host memory",
-    disk: "from disk",
-    computed: "computed",
-  },
-  drafted: (count: string) => `${count} of them read while you were writing`,
-  tokens: (count: string, one: boolean) => (one ? `${count} token` : `${count} tokens`),
-  timeParts: { queue: "queued", prefill: "reading the prompt" },
-  inAll: (amount: string) => `${amount} in all`,
-  miss: {
-    cold: "Nothing more to reuse yet: no cached prompt goes on like this one.",
-    diverged: "The prompt departs from the cached one, so everything after that point was computed.",
-    evicted: "Cached blocks of this conversation had made room for others, so they were computed again.",
-    lease_expired: "The lease on this conversation had ended, and its blocks made room for others.",
-    sub_block: "Only whole blocks are kept in host memory and on disk: the end that fills none was computed again.",
-    lost: "The server was restarted, and what it had on disk of this conversation is missing or damaged: computed again.",
-    fingerprint: "The last turn was computed by another model, or laid out otherwise: what it left is of no use here.",
-    salt: "The server's secret was replaced since the last turn: what that left cannot be found any more.",
-    disabled: "The prefix cache is switched off.",
-  } satisfies Record<MissReason, string>,
-  missUnknown: (reason: string) => `Reason given by the server: ${reason}.`,
-  divergedAt: (token: string) => `They differ from token ${token} on.`,
-  allReused: "Everything that could be reused was.",
-  attainable: (tokens: string) => `At best ${tokens} could have been reused.`,
-  blockSize: (tokens: string) => `Blocks hold ${tokens}.`,
-  template: {
-    kept: "The chat template would rewrite earlier answers; they were kept as they were given, so that they can be reused.",
-    rewritten: "The chat template rewrites earlier answers, so the whole prompt was made from their text again.",
-  } satisfies Record<Exclude<TemplateForm, "exact">, string>,
-};
+export const words: Words = LANGUAGES[chosen] ?? en;

@@ -10,7 +10,9 @@ import { Message } from "../src/components/Message";
 import { ChatContext } from "../src/components/context";
 import { Drafts } from "../src/drafts";
 import { Lines } from "../src/lines";
-import { type Message as MessageData, apply, begin, emptyThread, fromItems, lose, refuse } from "../src/turns";
+import { KeptWishes } from "../src/wishes";
+import { fromItems } from "../src/stored";
+import { type Message as MessageData, apply, begin, emptyThread, lose, refuse } from "../src/turns";
 import { answerEvents, cache, item, timings, usage } from "./server";
 import { words } from "../src/words";
 import { memoryStorage } from "./storage";
@@ -25,6 +27,7 @@ beforeEach(() => {
     api: new Api("http://here/"),
     lines: new Lines({ url: "ws://here/" }),
     drafts: new Drafts(() => storage),
+    wishes: new KeptWishes(() => storage),
     navigate: () => undefined,
   });
 });
@@ -51,10 +54,17 @@ function open(thread = emptyThread("conv_1", "ready")) {
 }
 
 describe("a message", () => {
-  it("is text and never markup", () => {
+  it("of a person is text and never markup", () => {
     const text = "<img src=x onerror=alert(1)> **bold**\n  indented";
-    draw(<Message message={finished({ text })} />);
+    draw(<Message message={finished({ role: "user", text })} />);
     expect(find(".message-text").textContent).toBe(text);
+    expect(place.querySelector("img")).toBeNull();
+  });
+
+  it("of the model is Markdown, and HTML in it is text", () => {
+    draw(<Message message={finished({ text: "<img src=x onerror=alert(1)> **bold**" })} />);
+    expect(find(".message-text").textContent?.trim()).toBe("<img src=x onerror=alert(1)> bold");
+    expect(find("strong").textContent).toBe("bold");
     expect(place.querySelector("img")).toBeNull();
   });
 

@@ -128,7 +128,7 @@ describe("a stored chat", () => {
     await eventually(() => expect(chat.ready).toBe(true));
     chat.write("draft");
     server.conversations.delete(id);
-    await chat.remove(id);
+    await deleted(id);
     expect([chat.store.currentId.value, chat.store.sessions.value, chat.store.thread.value]).toEqual([null, [], undefined]);
     expect([address, chat.store.notice.value]).toEqual([[null], null]);
     chat.open(id);
@@ -139,7 +139,7 @@ describe("a stored chat", () => {
     const { id } = server.addConversation("Old");
     await start();
     server.failures.set(`/v1/conversations/${id}`, { status: 500, body: '{"error":{"message":"The disk is full."}}' });
-    await chat.remove(id);
+    await deleted(id);
     expect([chat.store.sessions.value.length, chat.store.notice.value]).toEqual([1, "The disk is full."]);
   });
 
@@ -150,10 +150,16 @@ describe("a stored chat", () => {
     server.onCreate = answers("resp_1", ["Hel", "lo"], 2);
     await chat.send("Hi");
     await eventually(() => expect(shown().at(-1)?.[1]).toBe("Hel"));
-    await chat.remove(id);
+    await deleted(id);
     await eventually(() => expect(server.cancelled).toEqual(["resp_1"]));
   });
 });
+
+/** The row of this conversation is deleted for good. */
+async function deleted(id: string): Promise<void> {
+  chat.deleting.doom(chat.store.sessions.value.find((one) => one.id === id)!);
+  await chat.deleting.commit();
+}
 
 describe("the list", () => {
   it("is read page by page", async () => {

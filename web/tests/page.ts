@@ -5,6 +5,7 @@ import { Api } from "../src/api";
 import { Chat } from "../src/chat";
 import { Drafts } from "../src/drafts";
 import { Lines } from "../src/lines";
+import { KeptWishes } from "../src/wishes";
 import type { CreateRequest } from "../src/wire";
 import { TestServer, answerEvents, cache, item, response, timings, usage } from "./server";
 import { memoryStorage } from "./storage";
@@ -30,6 +31,7 @@ function makeChat(root: string): Chat {
     api: new Api(root),
     lines,
     drafts: new Drafts(() => storage),
+    wishes: new KeptWishes(() => storage),
     navigate: (id) => void address.push(id),
     now: () => clock.now,
     wait: () => new Promise((resolve) => setTimeout(resolve, 1)),

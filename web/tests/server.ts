@@ -2,7 +2,20 @@
 import { type IncomingMessage, type ServerResponse, createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { type WebSocket, WebSocketServer } from "ws";
-import type { CacheReceipt, ClientRequest, Conversation, CreateRequest, Health, Item, ResponseObject, ServerEvent, Timings, Usage } from "../src/wire";
+import type {
+  AnyItem,
+  CacheReceipt,
+  ClientRequest,
+  Conversation,
+  CreateRequest,
+  Health,
+  Item,
+  ResponseObject,
+  ResumeRequest,
+  ServerEvent,
+  Timings,
+  Usage,
+} from "../src/wire";
 
 export const usage: Usage = {
   input_tokens: 152,
@@ -67,13 +80,15 @@ export type OnCreate = (request: CreateRequest, socket: WebSocket) => void;
 
 export class TestServer {
   readonly conversations = new Map<string, Conversation>();
-  readonly items = new Map<string, Item[]>();
+  readonly items = new Map<string, AnyItem[]>();
   readonly responses = new Map<string, ResponseObject>();
   readonly sockets = new Set<WebSocket>();
   readonly protocols: string[] = [];
   readonly cancelled: string[] = [];
   readonly drafts: [string | null, string][] = [];
   readonly calls: string[] = [];
+  /** What was forked, at which response. */
+  readonly forks: [string, string][] = [];
   /** Answers these paths with this status instead, once each. */
   readonly failures = new Map<string, { status: number; body: string }>();
   /** Holds the answer to a path, once computed, until the promise is kept. */
@@ -82,6 +97,12 @@ export class TestServer {
   locked = false;
   health: Health["status"] = "ok";
   onCreate: OnCreate = () => undefined;
+  /** Without more, the events are gone. */
+  onResume: (request: ResumeRequest, socket: WebSocket) => void = (request, socket) => {
+    const { response_id, starting_after } = request;
+    const error = { message: "gone", type: "invalid_request_error", param: "response_id", code: "response_events_expired" };
+    this.send(socket, { type: "chatpager.resumed", response_id, recovered: false, starting_after, status: null }, { type: "error", status: 410, error });
+  };
   private readonly http = createServer((request, reply) => void this.serve(request, reply));
   private readonly upgrades = new WebSocketServer({
     server: this.http,
@@ -129,7 +150,7 @@ export class TestServer {
     for (const event of events) socket.send(JSON.stringify(event));
   }
 
-  addConversation(title = "", items: Item[] = []): Conversation {
+  addConversation(title = "", items: AnyItem[] = []): Conversation {
     const id = `conv_${++this.made}`;
     const session: Conversation = {
       id,
@@ -143,9 +164,24 @@ export class TestServer {
     return session;
   }
 
+  private named(session: Conversation, metadata: Record<string, string>): Conversation {
+    session.metadata = metadata;
+    session.chatpager.title = metadata.title ?? session.chatpager.title;
+    return session;
+  }
+
+  private fork({ id, metadata, chatpager }: Conversation, at: string): Conversation {
+    this.forks.push([id, at]);
+    const child = this.addConversation(chatpager.title, upTo(this.items.get(id) ?? [], at));
+    child.metadata = { ...metadata };
+    child.chatpager.forked_from = id;
+    return child;
+  }
+
   private heard(request: ClientRequest, socket: WebSocket): void {
     if (request.type === "response.cancel") this.cancelled.push(request.response_id);
     else if (request.type === "chatpager.draft") this.drafts.push([request.conversation ?? null, request.input]);
+    else if (request.type === "response.resume") this.onResume(request, socket);
     else this.onCreate(request, socket);
   }
 
@@ -164,13 +200,13 @@ export class TestServer {
     reply.end(typeof value === "string" ? value : JSON.stringify(value));
   }
 
-  private answer(method: string, url: URL, body: { metadata: Record<string, string> } | null): { status: number; value: unknown } {
+  private answer(method: string, url: URL, body: { metadata?: Record<string, string>; at?: string; items?: AnyItem[] } | null): { status: number; value: unknown } {
     const [, kind, id, rest] = /^\/(?:v1\/)?(\w+)\/?(\w+)?\/?(\w+)?$/.exec(url.pathname) ?? [];
     const missing = { status: 404, value: { error: { message: "No such thing.", type: "not_found", param: null, code: "not_found" } } };
     if (kind === "health") return { status: this.health === "ok" ? 200 : 503, value: { status: this.health, model: "demo", version: "0" } };
     if (this.locked) return { status: 401, value: { error: { message: "send the server's key", type: "authentication_error", param: null, code: "invalid_api_key" } } };
     if (kind === "conversations" && id === undefined) {
-      if (method === "POST") return { status: 200, value: this.addConversation() };
+      if (method === "POST") return { status: 200, value: this.named(this.addConversation("", body?.items ?? []), body?.metadata ?? {}) };
       const all = [...this.conversations.values()].sort((a, b) => b.chatpager.updated_at - a.chatpager.updated_at);
       return { status: 200, value: page(all, url) };
     }
@@ -182,14 +218,18 @@ export class TestServer {
     const session = this.conversations.get(id ?? "");
     if (kind !== "conversations" || id === undefined || session === undefined) return missing;
     if (rest === "prefetch") return { status: 200, value: { object: "conversation.prefetch", id, tokens: 0 } };
+    if (rest === "fork") return { status: 200, value: this.fork(session, body?.at ?? "") };
+    if (rest === "items" && method === "POST") this.items.get(id)?.push(...(body?.items ?? []));
     if (rest === "items") return { status: 200, value: page(this.items.get(id) ?? [], url) };
-    if (method === "POST") {
-      session.metadata = body?.metadata ?? {};
-      session.chatpager.title = session.metadata.title ?? "";
-    }
+    if (method === "POST") this.named(session, body?.metadata ?? {});
     if (method === "DELETE") this.conversations.delete(id);
     return { status: 200, value: session };
   }
+}
+
+function upTo(items: readonly AnyItem[], responseId: string): AnyItem[] {
+  const end = items.findIndex((one) => "chatpager" in one && one.chatpager?.response_id === responseId);
+  return items.slice(0, end + 1);
 }
 
 function page<T extends { id: string }>(all: T[], url: URL) {

@@ -1,9 +1,9 @@
 import { afterEach, describe, expect, it, vi } from "vitest";
 import { groupByAge } from "../src/ages";
-import { sayable } from "../src/announce";
+import { sayable, spoken } from "../src/announce";
 import { Api, ApiError, reasonOf } from "../src/api";
 import { Drafts } from "../src/drafts";
-import { Inbox, nextFrame } from "../src/frames";
+import { Inbox, nextFrame, paced } from "../src/frames";
 import { parseRoute, routeOf } from "../src/route";
 import type { Conversation, ServerEvent } from "../src/wire";
 import { words } from "../src/words";
@@ -54,6 +54,10 @@ describe("what is read aloud", () => {
     expect(sayable(text, false)).toBe(end);
   });
 
+  it("has none of Markdown's marks", () => {
+    expect(spoken("## Title\n\n- **one** of `two`\n```python\nx\n```")).toBe("Title\none of two\n\nx");
+  });
+
   it("is everything once the answer is finished", () => {
     expect(sayable("Hello Ada, nice to", true)).toBe(18);
   });
@@ -102,6 +106,29 @@ describe("events", () => {
     inbox.flush();
     frames[0]!();
     expect(applied).toHaveLength(1);
+  });
+
+  it("are left for as long as the frame before has cost", () => {
+    vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+    let clock = 100;
+    const schedule = paced((run) => run(), () => clock);
+    const drawn: number[] = [];
+    const draw = (cost: number) =>
+      schedule(() => {
+        drawn.push(clock);
+        clock += cost;
+      });
+    draw(30);
+    vi.advanceTimersByTime(0);
+    draw(0);
+    expect(drawn).toEqual([100]);
+    clock += 30;
+    vi.advanceTimersByTime(30);
+    expect(drawn).toEqual([100, 160]);
+    vi.advanceTimersByTime(0);
+    draw(0);
+    expect(drawn).toEqual([100, 160, 160]);
+    vi.useRealTimers();
   });
 
   it.each(["frame", "timer"])("come with the %s, whichever is first, and only once", (first) => {

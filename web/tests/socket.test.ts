@@ -117,22 +117,22 @@ describe("a turn on the socket", () => {
       server.send(socket, ...events);
     };
     const { events: got, drops, listener } = recorder();
-    line.create(request, listener);
+    line.carry(request, listener);
     expect(line.busy).toBe(true);
     await vi.waitFor(() => expect(got).toEqual(events));
     expect([line.busy, drops]).toEqual([false, []]);
   });
 
   it("is the only one at a time", () => {
-    line.create(request, recorder().listener);
-    expect(() => line.create(request, recorder().listener)).toThrow("already carries");
+    line.carry(request, recorder().listener);
+    expect(() => line.carry(request, recorder().listener)).toThrow("already carries");
   });
 
   it("that is refused frees the socket for the next", async () => {
     const refusal: ServerEvent = { type: "error", status: 400, error: { type: "x", code: "y", message: "No.", param: null } };
     server.onCreate = (_, socket) => server.send(socket, refusal);
     const { events, listener } = recorder();
-    line.create(request, listener);
+    line.carry(request, listener);
     await vi.waitFor(() => expect(events).toEqual([refusal]));
     expect(line.busy).toBe(false);
   });
@@ -142,7 +142,7 @@ describe("a turn on the socket", () => {
     const error: ServerEvent = { type: "error", status: 400, error: { type: "x", code: "y", message: "No.", param: null } };
     server.onCreate = (_, socket) => server.send(socket, all[0]!, error, ...all.slice(1));
     const { events, listener } = recorder();
-    line.create(request, listener);
+    line.carry(request, listener);
     await vi.waitFor(() => expect(events.at(-1)?.type).toBe("response.completed"));
     expect(events).toHaveLength(all.length + 1);
   });
@@ -153,7 +153,7 @@ describe("a turn on the socket", () => {
       setImmediate(() => socket.terminate());
     };
     const { events, drops, listener } = recorder();
-    line.create(request, listener);
+    line.carry(request, listener);
     await vi.waitFor(() => expect(drops).toEqual([true]));
     expect(events.map((event) => event.type)).not.toContain("response.completed");
     await open();
@@ -163,23 +163,23 @@ describe("a turn on the socket", () => {
   it("that never left the page is told so", async () => {
     await server.close();
     const { drops, listener } = recorder();
-    line.create(request, listener);
+    line.carry(request, listener);
     await vi.waitFor(() => expect(drops).toEqual([false]));
     server = await new TestServer().listen();
   });
 
   it("can be taken back before it has left, not after", async () => {
     const { listener } = recorder();
-    line.create(request, listener);
+    line.carry(request, listener);
     expect([line.takeBack(), line.busy]).toEqual([true, false]);
     await open();
-    line.create(request, listener);
+    line.carry(request, listener);
     expect([line.takeBack(), line.busy]).toEqual([false, true]);
   });
 
   it("is dropped when the connection is taken for dead", async () => {
     const { drops, listener } = recorder();
-    line.create(request, listener);
+    line.carry(request, listener);
     await open();
     line.abandon();
     expect(drops).toEqual([true]);
@@ -205,7 +205,7 @@ describe("a turn on the socket", () => {
     await heard;
     server.onCreate = (_, one) => server.send(one, ...answerEvents("resp_1", ["Hi"]));
     const { events, listener } = recorder();
-    line.create(request, listener);
+    line.carry(request, listener);
     await vi.waitFor(() => expect(events).toEqual(answerEvents("resp_1", ["Hi"])));
   });
 });
@@ -216,7 +216,7 @@ describe("the page's lines", () => {
     server.onCreate = (_, socket) => server.send(socket, ...answerEvents("resp_1", ["Hi"]));
     for (let turn = 0; turn < 2; turn++) {
       const { events, listener } = recorder();
-      const socket = lines.create(request, listener);
+      const socket = lines.carry(request, listener);
       await vi.waitFor(() => expect(events.at(-1)?.type).toBe("response.completed"));
       expect(socket.state.value).toBe("open");
     }
@@ -227,10 +227,10 @@ describe("the page's lines", () => {
   it("give a turn sent meanwhile a socket of its own, which closes with it", async () => {
     const lines = new Lines(options(server.url));
     const [first, second] = [recorder(), recorder()];
-    lines.create(request, first.listener);
+    lines.carry(request, first.listener);
     await vi.waitFor(() => expect(lines.state.value).toBe("open"));
     server.onCreate = (_, socket) => server.send(socket, ...answerEvents("resp_2", ["Hi"]));
-    const extra = lines.create(request, second.listener);
+    const extra = lines.carry(request, second.listener);
     await vi.waitFor(() => expect(second.events.at(-1)?.type).toBe("response.completed"));
     expect([extra.state.value, lines.state.value, first.drops]).toEqual(["closed", "open", []]);
     lines.close();
@@ -239,9 +239,9 @@ describe("the page's lines", () => {
 
   it("do not make an extra socket again after it dropped", async () => {
     const lines = new Lines(options(server.url));
-    lines.create(request, recorder().listener);
+    lines.carry(request, recorder().listener);
     const { drops, listener } = recorder();
-    const extra = lines.create(request, listener);
+    const extra = lines.carry(request, listener);
     await vi.waitFor(() => expect(server.sockets.size).toBe(2));
     server.dropAll();
     await vi.waitFor(() => expect(drops).toEqual([true]));

@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { fromItems, recover, reread } from "../src/stored";
 import {
   type Message,
   type Thread,
@@ -6,17 +7,14 @@ import {
   apply,
   begin,
   emptyThread,
-  fromItems,
   interrupt,
   liveAnswer,
   lose,
-  recover,
   refuse,
-  reread,
   stopping,
   withdraw,
 } from "../src/turns";
-import type { Item, ResponseObject, ServerEvent } from "../src/wire";
+import type { ResponseObject, ServerEvent } from "../src/wire";
 import { answerEvents, cache, item, response, timings, usage } from "./server";
 
 const started = () => begin(emptyThread("conv_1", "ready"), "My name is Ada.", "turn-1");
@@ -153,12 +151,6 @@ describe("a turn whose socket dropped", () => {
   it("was not sent when the server never stored its message", () => {
     const thread = recover(lose(started()), fromItems("conv_1", [], null), "lost");
     expect(shown(thread)).toEqual([["user", "My name is Ada.", "refused"]]);
-  });
-
-  it("shows what was said and passes over calls of tools", () => {
-    const call = { id: "fc_1", type: "function_call", call_id: "call_1", name: "search", arguments: "{}" };
-    const stored = fromItems("conv_1", [item("msg_1", "user", "Hi"), call as unknown as Item], null);
-    expect(shown(stored)).toEqual([["user", "Hi", "completed"]]);
   });
 
   it("was not sent when only another page's message was stored", () => {

@@ -3,53 +3,36 @@ import { words } from "../words";
 import { Announcer } from "./Announcer";
 import { Composer } from "./Composer";
 import { ConnectionBanner } from "./ConnectionBanner";
-import { EmptyState } from "./EmptyState";
 import { Header } from "./Header";
+import { Help } from "./Help";
+import { Middle } from "./Middle";
 import { Notice } from "./Notice";
+import { Settings } from "./Settings";
 import { Sidebar } from "./Sidebar";
-import { Thread } from "./Thread";
-import { ThreadPlace } from "./ThreadPlace";
+import { Undo } from "./Undo";
 import { useChat } from "./context";
+import { useKeys } from "./keys";
 
+/** The frame. It reads nothing that changes while an answer is written, so that the list is not drawn with every token. */
 export function App() {
-  const chat = useChat();
-  const { store } = chat;
-  useStopKey();
-  const id = store.currentId.value;
-  const thread = store.thread.value;
-  const heading = id === null ? words.product : `${store.title.value} · ${words.product}`;
+  const { store } = useChat();
+  useKeys();
+  const heading = store.currentId.value === null ? words.product : `${store.title.value} · ${words.product}`;
   useEffect(() => void (document.title = heading), [heading]);
-  const empty = id === null || (thread?.phase === "ready" && thread.messages.length === 0);
   return (
-    <div class="app">
+    <div class={store.folded.value ? "app is-folded" : "app"}>
       <Sidebar />
       <main class="main">
         <Header />
         <ConnectionBanner />
         <Notice />
-        {empty ? (
-          <EmptyState />
-        ) : thread?.phase === "ready" ? (
-          <Thread key={thread.id} thread={thread} />
-        ) : (
-          <ThreadPlace phase={thread?.phase ?? "loading"} />
-        )}
+        <Middle />
         <Composer />
       </main>
       <Announcer />
+      <Undo />
+      {store.dialog.value === "settings" && <Settings />}
+      {store.dialog.value === "help" && <Help />}
     </div>
   );
-}
-
-/** Esc stops the answer, wherever the focus is; a field or dialog that uses Esc itself keeps it. */
-function useStopKey(): void {
-  const chat = useChat();
-  useEffect(() => {
-    const onKey = (event: KeyboardEvent) => {
-      if (event.key !== "Escape" || event.defaultPrevented || event.isComposing || chat.store.live.peek() === null) return;
-      chat.stop();
-    };
-    window.addEventListener("keydown", onKey);
-    return () => window.removeEventListener("keydown", onKey);
-  }, [chat]);
 }

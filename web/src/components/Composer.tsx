@@ -7,7 +7,7 @@ export function Composer() {
   const chat = useChat();
   const { store } = chat;
   const field = useRef<HTMLTextAreaElement>(null);
-  const { draft, live, currentId } = store;
+  const { draft, busy, stopping, currentId } = store;
   useFit(field, draft.value);
   useFocus(field, currentId.value);
 
@@ -42,19 +42,19 @@ export function Composer() {
           onInput={(event) => chat.write(event.currentTarget.value)}
           onKeyDown={onKeyDown}
         />
-        {live.value === null ? (
+        {!busy.value ? (
           <button type="submit" class="send" aria-label={words.send} title={words.send} disabled={!chat.ready || draft.value.trim() === ""}>
             <Icon name="up" />
           </button>
         ) : (
-          <button type="button" class="stop" disabled={live.value.stopping} onClick={() => chat.stop()}>
+          <button type="button" class="stop" disabled={stopping.value} onClick={() => chat.stop()}>
             <span class="stop-square" aria-hidden="true" />
-            {live.value.stopping ? words.stopping : words.stop}
+            {stopping.value ? words.stopping : words.stop}
           </button>
         )}
       </div>
       <p class="composer-keys" id="keys">
-        {live.value === null ? words.keys : words.stopKeys}
+        {busy.value ? words.stopKeys : words.keys}
       </p>
     </form>
   );

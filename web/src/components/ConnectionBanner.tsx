@@ -5,14 +5,15 @@ import { useChat } from "./context";
 export function ConnectionBanner() {
   const chat = useChat();
   const state = chat.line.value;
-  const { server, away, ailing, locked } = chat.store;
+  const { server, away, ailing, locked, offline } = chat.store;
   const connecting = away.value && state === "connecting";
-  const text = server.value === null || server.value === "ok" ? words.offline : words.server[server.value];
+  const told = server.value === null || server.value === "ok" ? words.offline : words.server[server.value];
+  const text = offline.value ? words.noNetwork : locked.value ? words.keyWanted : connecting ? words.connecting : told;
   return (
     <div role="status">
-      {(away.value || ailing.value || locked.value) && (
+      {(away.value || ailing.value || locked.value || offline.value) && (
         <div class="banner">
-          <span>{locked.value ? words.keyWanted : connecting ? words.connecting : text}</span>
+          <span>{text}</span>
           <button type="button" class="text-button" disabled={connecting} onClick={() => chat.wake()}>
             {words.tryNow}
           </button>

@@ -1,23 +1,47 @@
-import { count } from "../format";
-import { type Message as MessageData, type Prefill, isLive } from "../turns";
+import { useState } from "preact/hooks";
+import { type Message as MessageData, isLive } from "../turns";
 import { words } from "../words";
+import { AnswerFoot } from "./AnswerFoot";
+import { CallCard } from "./CallCard";
+import { EditMessage } from "./EditMessage";
+import { MessageActions } from "./MessageActions";
 import { MessageText } from "./MessageText";
-import { Parts } from "./Parts";
-import { TurnBadge } from "./TurnBadge";
+import { Thoughts } from "./Thoughts";
 import { useChat } from "./context";
 
-export function Message({ message }: { message: MessageData }) {
-  const name = message.role === "user" ? words.you : message.role === "assistant" ? words.assistant : words.system;
+interface MessageProps {
+  message: MessageData;
+  /** Its place among the conversation's messages. */
+  index?: number;
+  last?: boolean;
+}
+
+export function Message({ message, index = 0, last = true }: MessageProps) {
+  const [editing, setEditing] = useState(false);
+  const { role, state, text } = message;
+  const name = role === "user" ? words.you : role === "assistant" ? words.assistant : words.system;
+  const live = isLive(message);
   return (
-    <li class={`message message-${message.role} is-${message.state}`}>
+    <li class={`message message-${role} is-${state}${last ? " is-last" : ""}`} data-key={message.key}>
       <h2 class="unseen">{name}</h2>
-      {message.text !== "" && <MessageText text={message.text} />}
-      {message.role === "assistant" ? <AnswerFoot message={message} /> : <UserFoot message={message} />}
+      {message.thoughts !== "" && <Thoughts text={message.thoughts} live={live && text === ""} />}
+      {editing ? (
+        <EditMessage message={message} onDone={() => setEditing(false)} />
+      ) : (
+        text !== "" && <MessageText role={role} text={text} live={live} />
+      )}
+      {message.calls.map((call) => (
+        <CallCard key={call.id} call={call} />
+      ))}
+      {role === "assistant" ? <AnswerFoot message={message} /> : <RefusedNote message={message} />}
+      {!live && state !== "refused" && !editing && (
+        <MessageActions message={message} index={index} last={last} onEdit={() => setEditing(true)} />
+      )}
     </li>
   );
 }
 
-function UserFoot({ message }: { message: MessageData }) {
+function RefusedNote({ message }: { message: MessageData }) {
   const chat = useChat();
   if (message.state !== "refused") return null;
   return (
@@ -30,53 +54,5 @@ function UserFoot({ message }: { message: MessageData }) {
         {words.edit}
       </button>
     </div>
-  );
-}
-
-function AnswerFoot({ message }: { message: MessageData }) {
-  return (
-    <>
-      {isLive(message) && <Progress message={message} />}
-      <EndNote message={message} />
-      {message.receipt !== null && <TurnBadge receipt={message.receipt} />}
-    </>
-  );
-}
-
-/** How a finished answer ended, when it did not end by itself. */
-function EndNote({ message }: { message: MessageData }) {
-  const notes: Record<string, string> = words.states;
-  const note = message.error === null ? notes[message.state] : words.failedWith(message.error);
-  if (note === undefined) return null;
-  return <p class={`message-note note-${message.state}`}>{note}</p>;
-}
-
-function prefillParts({ done, total, cached }: Prefill): string[] {
-  const read = words.prefill(count(done), count(total));
-  return cached > 0 ? [read, words.prefillCached(count(cached))] : [read];
-}
-
-/** What is going on while there is no text to watch. */
-function Progress({ message }: { message: MessageData }) {
-  if (message.state === "lost") return <p class="message-note note-lost">{words.lost}</p>;
-  const { prefill } = message;
-  if (prefill !== null) {
-    return (
-      <div class="prefill">
-        <progress class="prefill-bar" value={prefill.done} max={prefill.total} aria-label={words.prefillLabel} />
-        <Parts of={prefillParts(prefill)} between=", " />
-      </div>
-    );
-  }
-  if (message.text !== "") return null;
-  return (
-    <p class="working">
-      <span class="working-dots" aria-hidden="true">
-        <i />
-        <i />
-        <i />
-      </span>
-      <span>{message.state === "sending" ? words.sending : words.thinking}</span>
-    </p>
   );
 }

@@ -1,5 +1,15 @@
-/** The one place where a message's text becomes elements: plain text for now, so nothing in it can ever be markup. */
-export function MessageText({ text }: { text: string }) {
+import type { Role } from "../wire";
+import { Markdown } from "./Markdown";
+
+interface MessageTextProps {
+  role: Role;
+  text: string;
+  live: boolean;
+}
+
+/** The one place where a message's text becomes elements. What a person wrote stands as they wrote it. */
+export function MessageText({ role, text, live }: MessageTextProps) {
+  if (role === "assistant") return <Markdown text={text} live={live} />;
   return (
     <div class="message-text" dir="auto">
       {text}

@@ -1,44 +1,34 @@
-import { useState } from "preact/hooks";
 import { groupByAge } from "../ages";
-import { titleOf } from "../store";
-import type { Conversation } from "../wire";
+import { count } from "../format";
 import { words } from "../words";
-import { Confirm } from "./Confirm";
 import { SessionRow } from "./SessionRow";
 import { useChat } from "./context";
 
 export function SessionList() {
   const chat = useChat();
-  const { sessions, listing, cursor } = chat.store;
-  const [doomed, setDoomed] = useState<Conversation | null>(null);
+  const { rows, found, listing, cursor } = chat.store;
+  const none = rows.value.length === 0;
   return (
     <nav class="sessions" aria-label={words.chats}>
-      {listing.value === "ready" && sessions.value.length === 0 && <p class="sessions-note">{words.noChats}</p>}
-      {listing.value === "unreachable" && <p class="sessions-note">{words.listUnread}</p>}
-      {groupByAge(sessions.value, Date.now()).map((group) => (
+      <p class={found.value === null ? "unseen" : "sessions-note"} role="status">
+        {found.value !== null && (none ? words.nothingFound : words.found(count(rows.value.length), rows.value.length === 1))}
+      </p>
+      {found.value === null && listing.value === "ready" && none && <p class="sessions-note">{words.noChats}</p>}
+      {found.value === null && listing.value === "unreachable" && <p class="sessions-note">{words.listUnread}</p>}
+      {groupByAge(rows.value, Date.now()).map((group) => (
         <section key={group.name}>
           <h2 class="sessions-age">{group.name}</h2>
           <ul>
             {group.sessions.map((session) => (
-              <SessionRow key={session.id} session={session} onDelete={() => setDoomed(session)} />
+              <SessionRow key={session.id} session={session} />
             ))}
           </ul>
         </section>
       ))}
-      {cursor.value !== null && (
+      {found.value === null && cursor.value !== null && (
         <button type="button" class="text-button sessions-more" onClick={() => void chat.sessions.list(true)}>
           {words.moreChats}
         </button>
-      )}
-      {doomed !== null && (
-        <Confirm
-          question={words.removeQuestion}
-          warning={words.removeWarning(titleOf(doomed))}
-          yes={words.remove}
-          no={words.keep}
-          onYes={() => void chat.remove(doomed.id)}
-          onClose={() => setDoomed(null)}
-        />
       )}
     </nav>
   );

@@ -1,22 +1,26 @@
 import { useComputed } from "@preact/signals";
 import { useEffect, useRef, useState } from "preact/hooks";
+import { rootOf } from "../families";
 import { routeOf } from "../route";
-import { titleOf } from "../store";
+import { type Store, titleOf } from "../store";
 import type { Conversation } from "../wire";
 import { words } from "../words";
 import { Icon } from "./Icon";
+import { SessionMenu } from "./SessionMenu";
 import { useChat } from "./context";
 
-export function SessionRow({ session, onDelete }: { session: Conversation; onDelete: () => void }) {
+export function SessionRow({ session }: { session: Conversation }) {
   const { store } = useChat();
   const [renaming, setRenaming] = useState(false);
-  const pencil = useRef<HTMLButtonElement>(null);
+  const [menu, setMenu] = useState(false);
+  const more = useRef<HTMLButtonElement>(null);
+  const wasOpen = useRef(false); // a press beside an open menu has closed it before its click comes
   const title = titleOf(session);
-  const current = useComputed(() => store.currentId.value === session.id).value;
+  const current = useComputed(() => isOpen(store, session)).value;
   const running = useComputed(() => store.running.value.has(session.id)).value; // changes seldom, the set with every token
   const renamed = (byKeyboard: boolean) => {
     setRenaming(false);
-    if (byKeyboard) requestAnimationFrame(() => pencil.current?.focus());
+    if (byKeyboard) requestAnimationFrame(() => more.current?.focus());
   };
   if (renaming) {
     return (
@@ -31,23 +35,30 @@ export function SessionRow({ session, onDelete }: { session: Conversation; onDel
         {running && <span class="session-running" role="img" aria-label={words.runningMark} />}
         {title}
       </a>
-      <div class="session-tools">
-        <button
-          type="button"
-          ref={pencil}
-          class="icon-button"
-          aria-label={words.renameChat(title)}
-          title={words.rename}
-          onClick={() => setRenaming(true)}
-        >
-          <Icon name="pencil" />
-        </button>
-        <button type="button" class="icon-button" aria-label={words.removeChat(title)} title={words.remove} onClick={onDelete}>
-          <Icon name="trash" />
-        </button>
-      </div>
+      <button
+        type="button"
+        ref={more}
+        class="icon-button session-more"
+        aria-label={words.moreOf(title)}
+        title={words.more}
+        aria-expanded={menu}
+        onPointerDown={() => (wasOpen.current = menu)}
+        onClick={() => {
+          setMenu(!wasOpen.current);
+          wasOpen.current = false;
+        }}
+      >
+        <Icon name="dots" />
+      </button>
+      {menu && <SessionMenu session={session} button={more} onRename={() => setRenaming(true)} onClose={() => setMenu(false)} />}
     </li>
   );
+}
+
+/** A row stands for all branches of its conversation. */
+function isOpen(store: Store, session: Conversation): boolean {
+  const open = store.session.value;
+  return store.currentId.value === session.id || (open !== undefined && rootOf(open) === rootOf(session));
 }
 
 /** Enter or leaving the field keeps the new title, Esc the old one. `onDone` learns whether a key ended it. */

@@ -1,16 +1,17 @@
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useRef } from "preact/hooks";
 import { words } from "../words";
 import { Icon, Mark } from "./Icon";
+import { ImportButton } from "./ImportButton";
+import { SearchField } from "./SearchField";
 import { SessionList } from "./SessionList";
 import { useChat } from "./context";
-
-const NARROW = "(max-width: 760px)";
+import { useNarrow } from "./narrow";
 
 /** The list of chats: beside the conversation, or a drawer over it where the page is narrow. */
 export function Sidebar() {
-  const { drawer } = useChat().store;
+  const { drawer, folded, dialog } = useChat().store;
   const narrow = useNarrow();
-  const hidden = narrow && !drawer.value;
+  const hidden = narrow ? !drawer.value : folded.value;
   const first = useRef<HTMLAnchorElement>(null);
   useEffect(() => {
     if (narrow && drawer.value) first.current?.focus();
@@ -39,20 +40,16 @@ export function Sidebar() {
           <Icon name="plus" />
           {words.newChat}
         </a>
+        <SearchField />
         <SessionList />
+        <div class="sidebar-foot">
+          <ImportButton />
+          <button type="button" class="text-button" onClick={() => (dialog.value = "help")}>
+            {words.help}
+          </button>
+        </div>
       </aside>
       {drawer.value && <div class="backdrop" onClick={close} />}
     </>
   );
-}
-
-function useNarrow(): boolean {
-  const [narrow, setNarrow] = useState(() => window.matchMedia(NARROW).matches);
-  useEffect(() => {
-    const query = window.matchMedia(NARROW);
-    const onChange = () => setNarrow(query.matches);
-    query.addEventListener("change", onChange);
-    return () => query.removeEventListener("change", onChange);
-  }, []);
-  return narrow;
 }

@@ -4,17 +4,24 @@ import { words } from "../words";
 import { Icon } from "./Icon";
 import { Message } from "./Message";
 import { useStickToEnd } from "./stick";
+import { GAP, useWindow } from "./windowing";
 
 export function Thread({ thread }: { thread: ThreadData }) {
   const scroller = useRef<HTMLDivElement>(null);
-  const { atEnd, toEnd } = useStickToEnd(scroller, thread.messages);
+  const { messages } = thread;
+  const { atEnd, toEnd } = useStickToEnd(scroller, thread.id, messages);
+  const names = messages.map((message) => message.key).join(" ");
+  const keys = useMemo(() => names.split(" "), [names]);
+  const { from, to, above, below } = useWindow(scroller, keys);
   return (
     <section class="thread" aria-label={words.conversation}>
       <div class="thread-scroll" ref={scroller} tabIndex={0} role="group" aria-label={words.conversation}>
         <ol class="thread-list">
-          {thread.messages.map((message) => (
-            <Slot key={message.key} message={message} />
+          {above > 0 && <Room height={above} />}
+          {messages.slice(from, to).map((message, place) => (
+            <Slot key={message.key} message={message} index={from + place} last={from + place === messages.length - 1} />
           ))}
+          {below > 0 && <Room height={below} />}
         </ol>
       </div>
       {!atEnd && (
@@ -26,7 +33,18 @@ export function Thread({ thread }: { thread: ThreadData }) {
   );
 }
 
+interface SlotProps {
+  message: MessageData;
+  index: number;
+  last: boolean;
+}
+
 /** Returns the same element while the message is the same, so that a long thread costs nothing per token but its last message. */
-function Slot({ message }: { message: MessageData }) {
-  return useMemo(() => <Message message={message} />, [message]);
+function Slot({ message, index, last }: SlotProps) {
+  return useMemo(() => <Message message={message} index={index} last={last} />, [message, index, last]);
+}
+
+/** Stands for messages that are not drawn. */
+function Room({ height }: { height: number }) {
+  return <li class="room" aria-hidden="true" style={{ height: `${height - GAP}px` }} />;
 }

@@ -1,12 +1,12 @@
 /** Scrolling that follows the end of a growing text only while the reader is there. */
 import type { RefObject } from "preact";
 import { useCallback, useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
-import type { Message } from "../turns";
+import { type Message, isLive } from "../turns";
 
 /** Distance from the end, pixels, that still counts as being there. */
 const NEAR = 24;
 
-export function useStickToEnd(scroller: RefObject<HTMLDivElement | null>, messages: readonly Message[]) {
+export function useStickToEnd(scroller: RefObject<HTMLDivElement | null>, id: string, messages: readonly Message[]) {
   const stuck = useRef(true);
   const top = useRef(0);
   const [atEnd, setAtEnd] = useState(true);
@@ -28,9 +28,15 @@ export function useStickToEnd(scroller: RefObject<HTMLDivElement | null>, messag
     settle();
   }, [stick, settle]);
 
-  // The reader's own message always brings them to the end.
+  // The reader's own message always brings them to the end; another version of the conversation leaves them where they are.
+  const shown = useRef(id);
   const own = messages.findLast((message) => message.role === "user")?.key;
-  useLayoutEffect(() => stick(true), [own, stick]);
+  const last = messages.at(-1);
+  const sent = last !== undefined && isLive(last);
+  useLayoutEffect(() => {
+    if (shown.current === id || sent) stick(true);
+    shown.current = id;
+  }, [own, id, stick]);
   useLayoutEffect(settle, [messages, settle]);
 
   useEffect(() => {
@@ -45,6 +51,7 @@ export function useStickToEnd(scroller: RefObject<HTMLDivElement | null>, messag
     };
     const sizes = new ResizeObserver(settle);
     sizes.observe(box);
+    if (box.firstElementChild !== null) sizes.observe(box.firstElementChild); // code that is coloured late grows
     box.addEventListener("scroll", onScroll, { passive: true });
     return () => {
       sizes.disconnect();

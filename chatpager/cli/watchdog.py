@@ -1,0 +1,54 @@
+"""An engine that hangs ends its process: whoever supervises that starts another, which goes on with what is stored."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+import structlog
+
+from chatpager.sessions.engine_thread import EngineThread
+
+log = structlog.get_logger(__name__)
+
+EXIT_CODE = 70
+"""EX_SOFTWARE of sysexits.h; no other end of ours has it."""
+LOOKS = 10
+"""In the time that a step may take."""
+
+
+class StepWatch:
+    """Tells when one step was seen running for ``limit`` seconds, ``between`` two looks counting once at the most: a
+    process that was stopped meanwhile, or a machine that slept, has not hung."""
+
+    def __init__(self, limit: float, between: float) -> None:
+        self._limit, self._between = limit, between
+        self._step: int | None = None
+        self._seen = 0.0
+
+    def look(self, step: int | None, elapsed: float) -> bool:
+        """``step`` is running, None: none is; ``elapsed`` seconds since the last look."""
+        if step is None or step != self._step:
+            self._step, self._seen = step, 0.0
+            return False
+        self._seen += min(elapsed, self._between)
+        return self._seen >= self._limit
+
+
+def watch(engine: EngineThread, limit: float) -> None:
+    """From a thread of its own, which the event loop cannot hold up. 0: not at all."""
+    if limit:
+        threading.Thread(target=_watch, args=(engine, limit), name="chatpager-watchdog", daemon=True).start()
+
+
+def _watch(engine: EngineThread, limit: float) -> None:
+    between = limit / LOOKS
+    steps, last = StepWatch(limit, 1.5 * between), time.monotonic()
+    while True:
+        time.sleep(between)
+        now = time.monotonic()
+        if steps.look(engine.step, now - last):
+            log.critical("engine.hangs", seconds=limit, result=f"the process ends with exit code {EXIT_CODE}")
+            os._exit(EXIT_CODE)
+        last = now

@@ -1,0 +1,166 @@
+"""A model that costs nothing, for measuring and breaking all that is around one: ``--engine fake``.
+
+What it says is a function of the prompt, the seed that the request brought and the place in the answer: words of the
+model folder's own vocabulary, so that the real detokenizer and the real wire have something to do. Its KV cache holds
+the token ids themselves. A sequence that begins on blocks which it did not compute compares them with its own tokens
+first, so a wrong block of the cache, a tier or a copy fails its request instead of going unseen.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+import xxhash
+from tokenizers import Tokenizer as Backend
+
+from chatpager.config import EngineConfig
+from chatpager.engine import loader
+from chatpager.engine.block_hash import Field
+from chatpager.engine.plan import Plan, Row
+from chatpager.engine.sampler import Sampled, sample
+from chatpager.engine.sequence import Sequence as TokenSequence
+from chatpager.errors import ConfigError
+
+NUM_BLOCKS = 65_536
+"""Of the pool where ``num_kv_blocks`` says nothing."""
+LEAST_TOKENS, MORE_TOKENS = 16, 112
+"""An answer whose length nobody bounds has so many tokens, and up to so many more."""
+_WORD = re.compile(r" ?[A-Za-z]+")
+_SURE = 50.0
+"""Logit of the next token, where a request has rules for the sampler; all others have 0."""
+
+
+class WrongBlock(Exception):
+    """A block that was found does not hold the tokens that it was found by."""
+
+
+class FakeRunner:
+    """Says words of the tokenizer in ``config.model``, whose weights are not read.
+
+    Every step ends on a beat of ``config.fake_tokens_per_second``, or at once where that is 0. ``clock`` and ``sleep``
+    are in seconds.
+
+    Raises:
+        ModelLoadError, UnsupportedModel: see ``loader.check``.
+        ConfigError: the vocabulary has no words, or the pool does not hold one sequence of ``max_model_len``.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        path = Path(config.model)
+        checked = loader.check(path)
+        self.vocab_size = checked.shape.vocab_size
+        self.eos_token_ids = checked.eos_token_ids
+        self.block_size = config.block_size
+        self.num_blocks = config.num_kv_blocks or NUM_BLOCKS
+        self.max_model_len = config.max_model_len or checked.shape.max_positions
+        if (self.num_blocks - 2) * self.block_size < self.max_model_len:
+            raise ConfigError("num_kv_blocks", f"{self.max_model_len} tokens do not fit", value=self.num_blocks)
+        self._words = _words(Backend.from_file(str(path / "tokenizer.json")))
+        if not self._words:
+            raise ConfigError("engine", "fake has nothing to say: the vocabulary has no words", value=config.engine)
+        self._memory = np.zeros((self.num_blocks, self.block_size), np.int32)
+        self._prompts: WeakKeyDictionary[TokenSequence, int] = WeakKeyDictionary()
+        """Digests of the prompts that are being answered."""
+        self._beat = 1 / config.fake_tokens_per_second if config.fake_tokens_per_second else 0.0
+        self._due = 0.0
+        self._clock, self._sleep = clock, sleep
+
+    def hash_domain(self) -> Iterable[tuple[str, Field]]:
+        return (("model", "fake"), ("kv_layout", "ids"))
+
+    # -- the KV cache's content ---------------------------------------------------------------------------------------
+
+    @property
+    def block_bytes(self) -> int:
+        return self._memory.itemsize * self.block_size
+
+    def read_blocks(self, ids: Iterable[int]) -> list[bytes]:
+        return [self._memory[i].tobytes() for i in ids]
+
+    def write_blocks(self, ids: Iterable[int], contents: Iterable[bytes]) -> None:
+        for i, content in zip(ids, contents, strict=True):
+            self._memory[i] = np.frombuffer(content, np.int32)
+
+    # -- running ------------------------------------------------------------------------------------------------------
+
+    def run(self, plan: Plan) -> list[Sampled]:
+        for row in plan.rows:
+            if row.copy:
+                shared, own = row.copy
+                self._memory[own] = self._memory[shared]
+        for row in plan.rows:
+            self._write(row)
+        sampled = [self._sample(seq) for row in plan.rows for seq in row.samples]
+        self._wait_for_the_beat()
+        return sampled
+
+    def _write(self, row: Row) -> None:
+        seq, size, memory = row.seq, self.block_size, self._memory
+        start, end = seq.committed, seq.committed + row.count
+        if row.count == 1 and seq.num_output_tokens:  # most rows by far
+            memory[seq.block_table[start // size], start % size] = seq.token_ids[start]
+            return
+        if start:
+            self._compare(seq, start)
+        for first in range(start - start % size, end, size):
+            low, high = max(first, start), min(first + size, end)
+            memory[seq.block_table[first // size], low - first : high - first] = seq.token_ids[low:high]
+
+    def _compare(self, seq: TokenSequence, count: int) -> None:
+        """Whether the first ``count`` slots are those of these tokens."""
+        table = [seq.block_table[i] for i in range(-(-count // self.block_size))]
+        if self._memory[table].ravel()[:count].tolist() != seq.token_ids[:count]:
+            raise WrongBlock
+
+    def _sample(self, seq: TokenSequence) -> Sampled:
+        token = self._next(seq)
+        params = seq.params
+        ruled = seq.constraint is not None or params.logprobs is not None or params.penalised or params.logit_bias
+        if not ruled:
+            return Sampled(token)
+        logits = torch.zeros(1, self.vocab_size)
+        logits[0, token] = _SURE
+        return sample(logits, [(0, seq)])[0]
+
+    def _next(self, seq: TokenSequence) -> int:
+        digest = self._prompts.get(seq)
+        if digest is None:
+            digest = self._prompts[seq] = _digest(seq)
+        place, params = seq.num_output_tokens, seq.params
+        ends = params.max_tokens is None and not params.ignore_eos and self.eos_token_ids
+        if ends and place >= max(params.min_tokens, LEAST_TOKENS + digest % MORE_TOKENS):
+            return min(self.eos_token_ids)
+        return self._words[xxhash.xxh3_64_intdigest(struct.pack("<QQ", digest, place)) % len(self._words)]
+
+    def _wait_for_the_beat(self) -> None:
+        if not self._beat:
+            return
+        now = self._clock()
+        if now < self._due:
+            self._sleep(self._due - now)
+            self._due += self._beat
+        else:  # idle until now, or too slow: no step is made up for
+            self._due = now + self._beat
+
+
+def _digest(seq: TokenSequence) -> int:
+    asked = np.array(seq.token_ids[: seq.num_prompt_tokens], np.int32).tobytes()
+    return xxhash.xxh3_64_intdigest(asked + struct.pack("<QQ", (seq.params.seed or 0) % 2**64, seq.index))
+
+
+def _words(backend: Backend) -> Sequence[int]:
+    """Ids of tokens that are a word each, by number."""
+    return [i for i in range(backend.get_vocab_size()) if _WORD.fullmatch(backend.decode([i]))]

@@ -1,0 +1,54 @@
+"""What a client of the WebSocket wants done, as its frames say it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from chatpager.server.input_items import Json
+
+Lane = str | None
+"""A client's own name for one line of responses; None: it names none."""
+
+
+@dataclass(frozen=True)
+class Create:
+    """Begin a response with this body, unless its ``key`` (the frame's ``idempotency_key``) has begun one before."""
+
+    body: Json
+    lane: Lane = None
+    key: str | None = None
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Tell a response's events again, those behind the number ``after``, and go on as they come."""
+
+    response_id: str
+    after: int = -1
+    lane: Lane = None
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """End this response now."""
+
+    response_id: str
+    lane: Lane = None
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Somebody is writing a response's input: so far it is this body, or none any more. It gets no answer: what is
+    wrong with it, the response will say."""
+
+    body: Json | None
+
+
+@dataclass(frozen=True)
+class Prefetch:
+    """Somebody is about to go on with this conversation. It gets no answer."""
+
+    conversation: str
+
+
+ClientEvent = Create | Resume | Cancel | Draft | Prefetch

@@ -1,0 +1,100 @@
+"""The bodies of the wires' requests, as far as their fields have an effect; ``reading`` knows the others."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from chatpager.engine.sampling_params import MAX_LOGPROBS, MAX_N
+from chatpager.server.cache_wishes import CacheWishes
+from chatpager.server.extensions import Extensions, ResponseExtensions
+from chatpager.server.input_items import Json
+from chatpager.server.tools import Offered, offered_tools
+
+MAX_TEMPERATURE = 2
+"""OpenAI's; Anthropic's is 1 (``message_requests``)."""
+MAX_BIASED = 1024
+"""Tokens of ``logit_bias``, which each step looks at."""
+TopLogprobs = Annotated[int, msgspec.Meta(ge=0, le=MAX_LOGPROBS)]
+
+
+class Sampling(CacheWishes, frozen=True, kw_only=True):
+    """Fields that both wires share; the last five are the field's usual extensions."""
+
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=MAX_TEMPERATURE)] | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: Annotated[dict[int, float], msgspec.Meta(max_length=MAX_BIASED)] | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    min_tokens: int | None = None
+    ignore_eos: bool | None = None
+
+
+SAMPLING_FIELDS = tuple(set(Sampling.__struct_fields__) - set(CacheWishes.__struct_fields__))
+
+
+class Calling(Sampling, frozen=True, kw_only=True):
+    """Fields of tools, which both wires share but for the form of each tool."""
+
+    tools: list[Json] | None = None
+    tool_choice: str | Json | None = None
+    parallel_tool_calls: bool | None = None
+
+    def offered(self, *, nested: bool) -> Offered:
+        """Raises InvalidRequest."""
+        return offered_tools(self.tools, self.tool_choice, self.parallel_tool_calls is not False, nested=nested)
+
+
+class TextWish(msgspec.Struct, frozen=True):
+    """``verbosity`` is for models that know of it."""
+
+    format: Any = None
+    verbosity: str | None = None
+
+
+class ResponseCreate(Calling, frozen=True, kw_only=True):
+    """Body of POST /v1/responses, and of the ``response.create`` frame."""
+
+    model: str | None = None
+    input: str | list[Json] | None = None
+    instructions: str | None = None
+    conversation: str | Json | None = None
+    previous_response_id: str | None = None
+    max_output_tokens: int | None = None
+    metadata: dict[str, Any] | None = None
+    store: bool | None = None
+    generate: bool | None = None
+    stream: bool | None = None
+    background: bool | None = None
+    text: TextWish | None = None
+    include: list[Any] | None = None
+    top_logprobs: TopLogprobs | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    reasoning: Json | None = None
+    chatpager: ResponseExtensions = ResponseExtensions()
+
+
+class ChatCreate(Calling, frozen=True, kw_only=True):
+    """Body of POST /v1/chat/completions."""
+
+    messages: list[Json]
+    model: str | None = None
+    n: Annotated[int, msgspec.Meta(ge=1, le=MAX_N)] | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    metadata: dict[str, Any] | None = None
+    store: bool | None = None
+    generate: bool | None = None
+    stream: bool | None = None
+    stream_options: Json | None = None
+    response_format: Any = None
+    logprobs: bool | None = None
+    top_logprobs: TopLogprobs | None = None
+    reasoning_effort: str | None = None
+    chatpager: Extensions = Extensions()

@@ -1,0 +1,24 @@
+"""What turns found in the cache, by the minute; no tenant's. The figures are the server's to name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import delete, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from chatpager.store.tables import history
+
+
+async def keep(c: AsyncConnection, rows: Mapping[int, Mapping[str, Any]], oldest: int) -> None:
+    """Put these minutes in place of what was kept of them, and forget those before ``oldest``."""
+    await c.execute(delete(history).where((history.c.minute < oldest) | history.c.minute.in_(rows)))
+    if rows:
+        await c.execute(insert(history), [{"minute": minute, "figures": figures} for minute, figures in rows.items()])
+
+
+async def since(c: AsyncConnection, minute: int) -> dict[int, dict[str, Any]]:
+    """Oldest first."""
+    query = select(history).where(history.c.minute >= minute).order_by(history.c.minute)
+    return {row.minute: row.figures for row in await c.execute(query)}

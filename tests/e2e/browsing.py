@@ -1,0 +1,186 @@
+"""A real Chromium before the page of a real server, and what stands on the wire between them.
+
+``CHATPAGER_E2E_URL`` names a server that runs already, to be looked at in place of the tests' own.
+"""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+try:
+    from playwright.sync_api import expect, sync_playwright
+except ImportError:
+    expect = sync_playwright = None
+
+CHROMIUM = shutil.which("chromium")
+BROWSER = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)"),
+    pytest.mark.skipif(expect is None, reason="no playwright here"),
+]
+ROOT = Path(__file__).parent.parent.parent
+PICTURES = ROOT / "test-output" / "page"
+"""Where tests leave screenshots, to be looked at."""
+
+ANSWERED = 60_000  # milliseconds that a turn of the demonstration model may take
+LONG = 1000
+"""Tokens of an answer that takes the demonstration model some seconds."""
+PHONE = {"width": 390, "height": 844}
+BADGE = re.compile(r"cached [\d,]+ / [\d,]+ tokens · .+ to first token")
+
+
+@pytest.fixture
+def page_url(request) -> str:
+    given = os.environ.get("CHATPAGER_E2E_URL")
+    return (given or request.getfixturevalue("server_url")).rstrip("/") + "/"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield chromium
+        chromium.close()
+
+
+class Wire:
+    """Stands between the page and its server: sees every frame, can hold the server's back and cut the line.
+
+    ``asking`` is added to every request the page makes: what its person cannot ask for, such as a long answer.
+    """
+
+    def __init__(self, page) -> None:
+        self.sent: list[dict] = []
+        self.received: list[dict] = []
+        self.asking: dict = {}
+        self.hold_after: str | None = None
+        self.refusing = False
+        self.held: list[str] = []
+        self.line = self.server = None
+        page.route_web_socket(re.compile("/v1/responses$"), self.connect)
+
+    def connect(self, line) -> None:
+        if self.refusing:
+            line.close()
+            return
+        self.held, self.hold_after = [], None  # of the line before it
+        self.line, self.server = line, line.connect_to_server()
+        line.on_message(self.from_page)
+        self.server.on_message(self.from_server)
+
+    def from_page(self, frame: str) -> None:
+        event = json.loads(frame)
+        self.sent.append(event)
+        self.server.send(json.dumps({**event, **self.asking}) if event["type"] == "response.create" else frame)
+
+    def from_server(self, frame: str) -> None:
+        if self.held:
+            self.held.append(frame)
+            return
+        event = json.loads(frame)
+        self.received.append(event)
+        self.line.send(frame)
+        if event["type"] == self.hold_after:
+            self.held.append("")
+
+    def release(self) -> None:
+        frames, self.held, self.hold_after = self.held[1:], [], None
+        for frame in frames:
+            self.from_server(frame)
+
+    def cut(self) -> None:
+        self.server.close()
+        self.line.close()
+
+
+@pytest.fixture
+def complaints() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def page(browser, page_url, complaints):
+    context = browser.new_context(locale="en-GB")
+    yield open_page(context, page_url, complaints)
+    context.close()
+
+
+def open_page(context, url: str, complaints: list[str]):
+    """A page of this browser at ``url``, with its wire; what its console says is wrong goes to ``complaints``."""
+    opened = context.new_page()
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    opened.wire = Wire(opened)
+    opened.goto(url)
+    expect(field(opened)).to_be_visible()
+    return opened
+
+
+def field(page):
+    return page.get_by_role("textbox", name="Message", exact=True)
+
+
+def badges(page):
+    return page.locator(".badge")
+
+
+def answers(page):
+    return page.locator(".message-assistant .message-text")
+
+
+def send(page, text: str) -> None:
+    field(page).fill(text)
+    field(page).press("Enter")
+
+
+def ask(page, text: str) -> str:
+    """Send `text`, wait for the whole answer, and return it."""
+    before = badges(page).count()
+    send(page, text)
+    expect(badges(page)).to_have_count(before + 1, timeout=ANSWERED)
+    expect(page.get_by_role("button", name="Send")).to_be_visible()
+    return answers(page).last.inner_text()
+
+
+def rows(page):
+    return page.get_by_role("navigation", name="Chats").get_by_role("link")
+
+
+def api(page, path: str) -> dict:
+    return page.request.get(page.url.split("#")[0] + path).json()
+
+
+def stored(page) -> list[str]:
+    """The texts of the open conversation, as the server has them."""
+    items = api(page, f"v1/conversations/{conversation(page)}/items?order=asc")["data"]
+    return ["".join(part["text"] for part in item["content"]) for item in items]
+
+
+def letters(text: str) -> str:
+    """Without the marks of Markdown, which stored text has and drawn text has not, and without spaces."""
+    return re.sub(r"[\W_]", "", text)
+
+
+def conversation(page) -> str:
+    return page.url.split("#/c/")[1]
+
+
+def row_of(page, text: str):
+    """The row with this title."""
+    return page.locator(".session").filter(has_text=text).first
+
+
+def choose(page, row, entry: str) -> None:
+    """Something of a row's menu."""
+    row.get_by_title("More").focus()  # the list may move under the mouse; the focus stays with its row
+    row.get_by_title("More").click()
+    page.locator(".menu").get_by_text(entry).click()
+
+
+def picture(page, name: str) -> None:
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=PICTURES / f"{name}.png")

@@ -1,0 +1,248 @@
+"""How the page looks and keeps up: screenshots to be looked at, axe on every view, long answers without a stall."""
+
+import json
+import re
+
+import pytest
+
+from tests.e2e.browsing import (
+    ANSWERED,
+    BROWSER,
+    PHONE,
+    ROOT,
+    answers,
+    ask,
+    badges,
+    expect,
+    field,
+    open_page,
+    picture,
+    send,
+)
+
+pytestmark = BROWSER
+
+AXE = ROOT / "web" / "node_modules" / "axe-core" / "axe.min.js"
+RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+DESKTOP = {"width": 1280, "height": 800}
+RICH = """Here is how a **paged cache** works, in short.
+
+## Blocks
+
+Each block holds `16` tokens and is named by the hash of its parent and its own tokens:
+
+```python
+def block_hash(parent: bytes, tokens: list[int]) -> bytes:
+    # the name of a block
+    return sha256(parent + pack(tokens)).digest()
+```
+
+1. A prompt is cut into blocks.
+2. Those that are known are *shared*.
+   - on the device
+   - in host memory
+
+| Tier | Latency | Size |
+| :- | -: | -: |
+| device | 1 µs | 8 GiB |
+| host | 40 µs | 64 GiB |
+
+> A fork is one pointer.
+
+See [the documentation](https://example.test/docs) for more."""
+VIEWS = ("empty", "thread", "receipt", "menu", "settings", "help", "edit", "found", "offline", "missing", "notice")
+
+
+def axe(page) -> list[str]:
+    """What axe finds wrong, in words."""
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(AXE.read_text())
+    found = page.evaluate("rules => axe.run(document, rules)", RULES)["violations"]
+    return [f"{one['id']}: {node['target']} {node['failureSummary']}" for one in found for node in one["nodes"]]
+
+
+@pytest.fixture(scope="module")
+def rich(browser, request) -> tuple[str, str]:
+    """A server's address and a conversation there with a bit of everything."""
+    url = request.getfixturevalue("server_url").rstrip("/") + "/"
+    context = browser.new_context(locale="en-GB")
+    page = open_page(context, url, [])
+    items = [
+        {"type": "message", "role": "user", "content": "How does a paged cache work?\nShow me some code."},
+        {"type": "message", "role": "assistant", "content": RICH},
+        {"type": "message", "role": "user", "content": "你好，請用中文回答。"},
+        {"type": "message", "role": "assistant", "content": "好的。分頁快取把提示切成**區塊**，相同的前綴只計算一次。"},
+    ]
+    body = {"metadata": {"title": "How a paged cache works"}, "items": items}
+    made = page.request.post(url + "v1/conversations", data=body).json()["id"]
+    page.goto(f"{url}#/c/{made}")
+    expect(answers(page)).to_have_count(2)
+    ask(page, "My name is Ada.")
+    ask(page, "What is my name?")
+    address = page.url
+    context.close()
+    return url, address
+
+
+def show(page, view: str, url: str, address: str) -> None:
+    """Bring the page to this view."""
+    page.goto(url if view in ("empty", "help") else f"{url}#/c/conv_0" if view == "missing" else address)
+    if view not in ("empty", "help", "missing"):
+        expect(badges(page)).to_have_count(2)
+        expect(page.locator(".hljs-keyword").first).to_be_attached()
+    match view:
+        case "receipt":
+            badges(page).last.click()
+        case "menu":
+            opened = page.get_by_role("button", name="Show chats")
+            if opened.is_visible():
+                opened.click()
+            page.locator(".session.is-current").hover()
+            page.locator(".session.is-current").get_by_title("More").click()
+            expect(page.locator(".menu")).to_be_visible()
+        case "settings":
+            page.get_by_role("button", name="Settings").click()
+        case "help":
+            page.keyboard.press("Escape")
+            page.locator("body").evaluate("body => document.activeElement?.blur()")
+            page.keyboard.press("?")
+            expect(page.get_by_role("dialog")).to_be_visible()
+        case "edit":
+            page.get_by_role("button", name="Edit the message").last.click()
+        case "found":
+            page.keyboard.press("Control+k")
+            page.get_by_role("searchbox").fill("paged")
+            expect(page.get_by_text(re.compile(r"chats? found"))).to_be_visible()
+        case "offline":
+            page.context.set_offline(True)
+            expect(page.get_by_text("This device is offline.")).to_be_visible()
+        case "missing":
+            expect(page.get_by_text("This chat does not exist any more.")).to_be_visible()
+        case "notice":
+            page.locator('input[type="file"]').set_input_files(
+                files=[{"name": "x.json", "mimeType": "application/json", "buffer": b"{}"}]
+            )
+            expect(page.get_by_role("alert").get_by_text("holds no chat")).to_be_visible()
+
+
+@pytest.mark.skipif(not AXE.is_file(), reason="no axe-core here: npm ci in web/")
+@pytest.mark.parametrize("colours", ["light", "dark"])
+@pytest.mark.parametrize("size", ["desktop", "phone"])
+def test_every_view_is_fit_to_be_used_by_everybody(browser, rich, size, colours):
+    url, address = rich
+    phone = {"has_touch": True, "is_mobile": True} if size == "phone" else {}
+    viewport = PHONE if size == "phone" else DESKTOP
+    context = browser.new_context(
+        viewport=viewport, color_scheme=colours, locale="en-GB", reduced_motion="reduce", **phone
+    )
+    found = {}
+    for view in VIEWS:
+        page = context.new_page()
+        show(page, view, url, address)
+        if wrong := axe(page):
+            found[view] = wrong
+        picture(page, f"{view}-{size}-{colours}")
+        assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"], view
+        page.close()
+        context.set_offline(False)
+    context.close()
+    assert found == {}
+
+
+def test_a_picture_of_an_answer_being_written(browser, rich, complaints):
+    url, _ = rich
+    context = browser.new_context(viewport=DESKTOP, locale="en-GB")
+    page = open_page(context, url, complaints)
+    page.wire.asking = {"ignore_eos": True, "max_output_tokens": 300}
+    send(page, "What is chatpager?")
+    expect(page.locator(".pace")).to_contain_text("tok/s", timeout=ANSWERED)
+    picture(page, "writing-desktop-light")
+    context.close()
+
+
+@pytest.mark.parametrize("locale", ["zh-TW", "zh-CN"])
+def test_a_picture_in_chinese(browser, rich, locale):
+    _, address = rich
+    context = browser.new_context(viewport=DESKTOP, locale=locale)
+    page = context.new_page()
+    page.goto(address)
+    expect(badges(page)).to_have_count(2)
+    badges(page).last.click()
+    picture(page, f"receipt-{locale}")
+    context.close()
+
+
+def test_the_pictures_of_the_readme(browser, rich):
+    _, address = rich
+    for size, colours, viewport in (("desktop", "light", DESKTOP), ("phone", "dark", {"width": 390, "height": 740})):
+        context = browser.new_context(viewport=viewport, color_scheme=colours, locale="en-GB", device_scale_factor=1.5)
+        page = context.new_page()
+        page.goto(address)
+        expect(page.locator(".hljs-keyword").first).to_be_attached()
+        if size == "desktop":
+            page.locator(".thread-scroll").evaluate("box => (box.scrollTop = 0)")
+        else:
+            badges(page).last.click()
+        page.locator("h1").hover()
+        picture(page, f"readme-{size}")
+        context.close()
+
+
+MEASURE = """() => {
+    window.long = [];
+    window.moved = 0;
+    new PerformanceObserver((list) => window.long.push(...list.getEntries().map((entry) => Math.round(entry.duration))))
+        .observe({ type: "longtask" });
+    new PerformanceObserver((list) => list.getEntries().forEach((entry) => (window.moved += entry.value)))
+        .observe({ type: "layout-shift" });
+}"""
+
+
+def test_an_answer_of_10_000_tokens_comes_smoothly(page):
+    """Its last 400, at 200 a second: with what stands above them they are the hardest to draw."""
+    page.wire.hold_after = "response.created"
+    send(page, "What is chatpager?")
+    while not page.wire.received:
+        page.wait_for_timeout(20)
+    pieces = re.findall(r"\S+\s*", RICH + "\n\n") * 90
+    heard = 0
+
+    def say(count: int) -> None:
+        nonlocal heard
+        for piece in pieces[heard : heard + count]:
+            heard += 1
+            delta = {"type": "response.output_text.delta", "item_id": "m", "output_index": 0, "delta": piece}
+            page.wire.line.send(json.dumps({**delta, "sequence_number": heard}))
+
+    say(len(pieces) - 400)
+    expect(page.locator(".block").nth(680)).to_be_attached(timeout=ANSWERED)
+    page.evaluate(MEASURE)
+    used = page.context.new_cdp_session(page)
+    used.send("Performance.enable")
+    before = {one["name"]: one["value"] for one in used.send("Performance.getMetrics")["metrics"]}
+    while heard < len(pieces):
+        say(4)
+        page.wait_for_timeout(20)
+    expect(page.locator(".block")).to_have_count(8 * 90, timeout=ANSWERED)
+    after = {one["name"]: one["value"] for one in used.send("Performance.getMetrics")["metrics"]}
+    spent = {name: round(1000 * (after[name] - before[name])) for name in after if name.endswith("Duration")}
+    long, moved = page.evaluate("[window.long, window.moved]")
+    print(f"the last 400 of {heard} tokens: {spent} ms, long tasks of {long} ms, layout shift {moved:.4f}")
+    assert max(long, default=0) <= 1000  # tests run beside this; wanted are 50, on a machine of its own
+    assert moved <= 0.1
+
+
+def test_the_page_is_there_at_once(browser, page_url):
+    context = browser.new_context(locale="en-GB")
+    page = context.new_page()
+    page.goto(page_url)
+    expect(field(page)).to_be_visible()
+    painted, size = page.evaluate(
+        """() => [
+            performance.getEntriesByName("first-contentful-paint")[0].startTime,
+            performance.getEntriesByType("resource").reduce((sum, one) => sum + one.encodedBodySize, 0),
+        ]"""
+    )
+    print(f"first paint after {painted:.0f} ms, {size} bytes")
+    assert painted < 2_000  # promised: 1 s on a machine of one's own
+    context.close()

@@ -1,0 +1,53 @@
+"""The targets of the fuzzers without the fuzzer: their seeds, and the same inputs made of them on every run."""
+
+import importlib
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests.fuzz.mutating import mutated
+
+CORPUS = Path(__file__).with_name("corpus")
+RUNS = {"frames": 4000, "resume": 4000, "config": 1500, "template": 1500, "kv_header": 1500}
+
+
+def run(one_input, data):
+    try:
+        return one_input(data)
+    except BaseException as error:
+        error.add_note(f"the input was {data!r}")
+        raise
+
+
+def run_mutations(one_input, seeds, runs, random):
+    for _ in range(runs):
+        data = random.choice(seeds)
+        for _ in range(random.randint(1, 4)):
+            data = mutated(data, random)
+        run(one_input, data)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_only_typed_errors_escape(name):
+    one_input = importlib.import_module(f"tests.fuzz.fuzz_{name}").one_input
+    seeds = [path.read_bytes() for path in sorted((CORPUS / name).iterdir())]
+    taken = {run(one_input, seed) for seed in seeds}
+    assert taken == {True, False}, "seeds of both kinds, or what is behind the first check is never reached"
+    run_mutations(one_input, seeds, RUNS[name], Random(name))
+
+
+def test_what_escapes_is_seen_with_its_input():
+    def fragile(data):
+        if data.endswith(b"[[[]]]}") or b"\xff" in data:
+            raise KeyError
+
+    for seeds in ([b'{"a": 1}'], [b"plain"]):
+        with pytest.raises(KeyError) as escaped:
+            run_mutations(fragile, seeds, 2000, Random(0))
+        assert escaped.value.__notes__[0].startswith("the input was b")
+
+
+def test_there_is_a_target_for_every_corpus():
+    targets = {path.stem.removeprefix("fuzz_") for path in CORPUS.parent.glob("fuzz_*.py")}
+    assert targets == set(RUNS) == {path.name for path in CORPUS.iterdir()}

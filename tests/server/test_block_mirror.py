@@ -1,0 +1,97 @@
+"""The block map as pages are told of it: whoever applies what changed has what there is."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatpager.engine.block_map import code_of
+from chatpager.server.block_mirror import BlockMirror
+from chatpager.sessions.inspecting import Changes
+
+HEADER = np.dtype("<u4")
+
+
+class Told:
+    """A page's copy, made of the bytes alone."""
+
+    def __init__(self):
+        self.stamp = self.epoch = 0
+        self.codes, self.parents = {}, {}
+
+    def take(self, body):
+        stamp, epoch, total, count, whole = np.frombuffer(body, HEADER, 5).tolist()
+        rest = body[20:]
+        ids = list(range(1, total + 1))
+        if not whole:
+            ids, rest = np.frombuffer(rest, HEADER, count).tolist(), rest[4 * count :]
+        assert len(ids) == count and len(rest) == 5 * count
+        self.parents |= dict(zip(ids, np.frombuffer(rest, HEADER, count).tolist(), strict=True))
+        self.codes |= dict(zip(ids, rest[4 * count :], strict=True))
+        self.stamp, self.epoch = stamp, epoch
+        return count
+
+
+class Asked:
+    def __init__(self, batches):
+        self.batches = batches
+
+    async def changes(self, most):
+        return self.batches.pop(0)
+
+
+CHANGES = st.lists(st.tuples(st.integers(1, 40), st.integers(0, 8), st.integers(0, 40)), max_size=12)
+
+
+@given(st.lists(CHANGES, min_size=1, max_size=8), st.lists(st.booleans(), min_size=8, max_size=8))
+def test_who_follows_has_what_there_is_however_often_it_asks(rounds, asks):
+    mirror, page = BlockMirror(), Told()
+    mirror._epoch = "0000beef" * 2
+    mirror._put_up(40)
+    truth = dict.fromkeys(range(1, 41), (0, 0))
+    for changes, asked in zip(rounds, asks, strict=False):
+        latest = {block: (block, code, parent) for block, code, parent in changes}
+        mirror._take(list(latest.values()))
+        truth |= {block: (code, parent) for block, code, parent in latest.values()}
+        if asked:
+            page.take(mirror.since(page.stamp, page.epoch))
+    page.take(mirror.since(page.stamp, page.epoch))
+    assert {block: (page.codes[block], page.parents[block]) for block in truth} == truth
+    if page.stamp:
+        assert page.take(mirror.since(page.stamp, page.epoch)) == 0, "nothing has changed since"
+
+
+async def test_another_engine_is_told_whole():
+    mirror, page = BlockMirror(), Told()
+    asked = Asked([Changes("aaaaaaaa1", 3, [(2, 5, 0)], False), Changes("bbbbbbbb1", 2, [(1, 1, 0)], False)])
+    await mirror.look(asked)
+    assert page.take(mirror.since(0, 0)) == 3
+    await mirror.look(asked)
+    page = Told()
+    page.stamp, page.epoch = 1, 0xAAAAAAAA
+    assert page.take(mirror.since(page.stamp, page.epoch)) == 2
+    assert (page.epoch, page.codes) == (0xBBBBBBBB, {1: 1, 2: 0})
+
+
+async def test_a_large_pool_comes_in_slices():
+    batches = [Changes("aaaaaaaa1", 9, [(i, 3, 0)], i < 9) for i in range(1, 10)]
+    mirror = BlockMirror()
+    await mirror.look(Asked(batches))
+    assert batches == []
+    page = Told()
+    page.take(mirror.since(0, 0))
+    assert set(page.codes.values()) == {3}
+
+
+async def test_the_map_that_the_server_tells_is_the_pools(server):
+    conversation = await server.conversation()
+    page = Told()
+    for said in ("The quick brown fox jumps over the lazy dog", "And then?"):
+        await server.respond(said, conversation=conversation)
+        answer = await server.get(f"/v1/admin/blocks?since={page.stamp}&epoch={page.epoch}")
+        assert answer.headers["content-type"] == "application/octet-stream"
+        page.take(answer.body)
+        pool = await server.hub.engine.ask(lambda engine: engine.pool)
+        assert page.codes == {b.id: code_of(b) for b in pool.blocks[1:]}
+        assert page.parents == {b.id: b.parent.id if b.parent else 0 for b in pool.blocks[1:]}
+    for name in ("since", "epoch"):
+        assert (await server.get(f"/v1/admin/blocks?{name}=x")).refusal == (400, "invalid_request", name)

@@ -1,0 +1,57 @@
+import { useEffect } from "preact/hooks";
+import { language, words } from "../words";
+import { Bar } from "./Bar";
+import { BlocksView } from "./BlocksView";
+import { ConfigView } from "./ConfigView";
+import { LeasesView } from "./LeasesView";
+import { Locked } from "./Locked";
+import { Notices } from "./Notices";
+import { Overview } from "./Overview";
+import { RequestsView } from "./RequestsView";
+import { Reuse } from "./Reuse";
+import { SessionView } from "./SessionView";
+import { Tabs } from "./Tabs";
+import { useStore } from "./context";
+
+export function App() {
+  const store = useStore();
+  const { view, session } = store.route.value;
+  const heading = view === "session" ? session : words.value.views[view];
+  useEffect(() => {
+    document.title = `${heading} · ${words.value.title}`;
+    document.documentElement.lang = language.value;
+  });
+  const locked = store.feed.value === "locked" || store.feed.value === "forbidden";
+  return (
+    <div class="admin">
+      <Bar />
+      <Tabs />
+      <main class="admin-main">
+        <h1 class="unseen">{heading}</h1>
+        <Notices />
+        {locked ? <Locked /> : <Shown />}
+      </main>
+    </div>
+  );
+}
+
+function Shown() {
+  const store = useStore();
+  if (store.snapshot.value === null) return <p class="admin-wait place-late">{words.value.waitingForFirst}</p>;
+  switch (store.route.value.view) {
+    case "overview":
+      return <Overview />;
+    case "reuse":
+      return <Reuse />;
+    case "blocks":
+      return <BlocksView />;
+    case "leases":
+      return <LeasesView />;
+    case "requests":
+      return <RequestsView />;
+    case "session":
+      return <SessionView />;
+    case "config":
+      return <ConfigView />;
+  }
+}

@@ -1,0 +1,24 @@
+import { useSignal } from "@preact/signals";
+import { words } from "../words";
+import { useStore } from "./context";
+
+/** The same as a command line. */
+export function CopyCurl({ method, path, body }: { method: string; path: string; body?: unknown }) {
+  const store = useStore();
+  const copied = useSignal(false);
+  const copy = async () => {
+    const text = store.api.curl(method, path, body);
+    if (!("clipboard" in navigator)) { // over plain HTTP from elsewhere: to be marked by hand
+      store.notice.value = { text, bad: false };
+      return;
+    }
+    await navigator.clipboard.writeText(text);
+    copied.value = true;
+    setTimeout(() => (copied.value = false), 1500);
+  };
+  return (
+    <button type="button" class="text-button curl" onClick={copy}>
+      {copied.value ? words.value.copied : words.value.copyCurl}
+    </button>
+  );
+}

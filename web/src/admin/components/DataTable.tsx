@@ -1,0 +1,91 @@
+import type { ComponentChildren } from "preact";
+import { type Column, csv, download, filtered, sorted } from "../rows";
+import { words } from "../words";
+import { useStore } from "./context";
+
+export interface Shown<R> extends Column<R> {
+  label: string;
+  show?: (row: R) => ComponentChildren;
+}
+
+/** A table whose order and filter stand in the address, so that what is seen can be linked to. */
+export function DataTable<R>({ name, caption, rows, columns, id, extra }: {
+  name: string;
+  caption: string;
+  rows: readonly R[];
+  columns: readonly Shown<R>[];
+  id: (row: R) => string;
+  extra?: ComponentChildren;
+}) {
+  const store = useStore();
+  const { query } = store.route.value;
+  const find = query.get("find") ?? "";
+  const by = columns.find((column) => column.name === query.get("sort"));
+  const down = query.get("down") !== "0";
+  const kept = filtered(rows, columns, find);
+  const shown = by === undefined ? kept : sorted(kept, by.value, down);
+  const said = words.value;
+  return (
+    <div>
+      <div class="tools">
+        {extra}
+        <input
+          class="field tools-find"
+          type="search"
+          aria-label={said.filter}
+          placeholder={said.filter}
+          value={find}
+          onInput={(event) => store.ask({ find: event.currentTarget.value })}
+        />
+        <button
+          type="button"
+          class="button"
+          onClick={() => download(`chatpager-${name}.csv`, "text/csv;charset=utf-8", csv(shown, columns))}
+        >
+          CSV
+        </button>
+      </div>
+      <div class="card table-box" tabIndex={0} role="group" aria-label={caption}>
+        <table class="table">
+          <thead>
+            <tr>
+              {columns.map((column) => (
+                <Head key={column.name} column={column} sorted={column === by ? (down ? "descending" : "ascending") : undefined} />
+              ))}
+            </tr>
+          </thead>
+          <tbody>
+            {shown.map((row) => (
+              <tr key={id(row)}>
+                {columns.map((column) => (
+                  <td key={column.name} class={column.numeric ? "number" : undefined}>
+                    {column.show?.(row) ?? column.value(row) ?? "–"}
+                  </td>
+                ))}
+              </tr>
+            ))}
+          </tbody>
+        </table>
+        {shown.length === 0 && <p class="table-empty">{rows.length === 0 ? said.noRows : said.noMatch}</p>}
+      </div>
+      <p class="hint" role="status">
+        {said.rowCount(String(shown.length), String(rows.length))}
+      </p>
+    </div>
+  );
+}
+
+function Head<R>({ column, sorted }: { column: Shown<R>; sorted: "ascending" | "descending" | undefined }) {
+  const store = useStore();
+  const next = sorted === undefined ? (column.numeric ? "1" : "0") : sorted === "descending" ? "0" : "1";
+  return (
+    <th scope="col" class={column.numeric ? "number" : undefined} aria-sort={sorted ?? "none"}>
+      <button type="button" class="sort" onClick={() => store.ask({ sort: column.name, down: next })}>
+        {column.label}
+        <span aria-hidden="true" class="sort-mark">
+          {sorted === undefined ? "" : sorted === "descending" ? "↓" : "↑"}
+        </span>
+      </button>
+    </th>
+  );
+}

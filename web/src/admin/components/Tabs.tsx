@@ -1,0 +1,21 @@
+import { VIEWS, hrefOf } from "../route";
+import { words } from "../words";
+import { useStore } from "./context";
+
+/** The views that are built; a session's own view belongs to where it was opened from. */
+export function Tabs() {
+  const { view } = useStore().route.value;
+  const open = view === "session" ? "reuse" : view;
+  return (
+    <nav class="tabs" aria-label={words.value.navigation}>
+      {VIEWS.map((name) => (
+        <a key={name} class="tab" href={hrefOf(name)} aria-current={name === open ? "page" : undefined}>
+          {words.value.views[name]}
+        </a>
+      ))}
+      <a class="tab tab-chat" href="./">
+        {words.value.chat}
+      </a>
+    </nav>
+  );
+}

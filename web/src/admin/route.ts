@@ -1,0 +1,43 @@
+/** The address of what is shown, in the hash: every view, a conversation's turns, and a table's order and filter can be linked to. */
+export const VIEWS = ["overview", "reuse", "blocks", "leases", "requests", "config"] as const;
+export type View = (typeof VIEWS)[number];
+
+export interface Route {
+  view: View | "session";
+  /** Of the view `session`. */
+  tenant: string;
+  session: string;
+  query: URLSearchParams;
+}
+
+export function parseRoute(hash: string): Route {
+  const [path = "", query = ""] = hash.replace(/^#\/?/, "").split("?", 2);
+  const [view = "", tenant = "", session = ""] = path.split("/").map(decoded);
+  const rest = { tenant: "", session: "", query: new URLSearchParams(query) };
+  if (view === "session" && tenant !== "" && session !== "") return { view, ...rest, tenant, session };
+  const known = VIEWS.find((name) => name === view);
+  return { view: known ?? "overview", ...rest };
+}
+
+export function hrefOf(view: View, query?: Record<string, string>): string {
+  const said = query === undefined ? "" : new URLSearchParams(query).toString();
+  return said === "" ? `#/${view}` : `#/${view}?${said}`;
+}
+
+export function sessionHref(tenant: string, session: string): string {
+  return `#/session/${encodeURIComponent(tenant)}/${encodeURIComponent(session)}`;
+}
+
+export function hashOf(route: Route): string {
+  const path = route.view === "session" ? sessionHref(route.tenant, route.session) : `#/${route.view}`;
+  const query = route.query.toString();
+  return query === "" ? path : `${path}?${query}`;
+}
+
+function decoded(part: string): string {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return ""; // an address that somebody cut
+  }
+}

@@ -1,0 +1,58 @@
+/** Making a branch: a fork that has everything before the message that is said anew, listed with its family at the root. */
+import { type Api, ApiError } from "./api";
+import { asBranch, membersOf, rootOf, withBranch } from "./families";
+import type { Store } from "./store";
+import { type Message, type Thread, emptyThread } from "./turns";
+import type { Conversation } from "./wire";
+import { words } from "./words";
+
+export interface Branch {
+  id: string;
+  /** What it goes on with. */
+  text: string;
+}
+
+export class Branching {
+  constructor(
+    private readonly store: Store,
+    private readonly api: Api,
+  ) {}
+
+  /**
+   * A branch in which the message `key` is `text` instead, or with null, in which the answer `key` is given again. None where
+   * there is nothing to say anew. Throws `ApiError`.
+   */
+  async branch(thread: Thread, key: string, text: string | null): Promise<Branch[]> {
+    const messages = thread.messages.filter((one) => one.state !== "refused");
+    const place = messages.findIndex((one) => one.key === key);
+    const asked = text === null ? place - 1 : place;
+    const said = messages[asked];
+    if (said?.role !== "user") return [];
+    const kept = messages.slice(0, asked);
+    const child = await this.fork(thread.id, kept);
+    await this.enlist(thread.id, child, place);
+    this.store.put({ ...emptyThread(child.id, "ready"), messages: kept });
+    return [{ id: child.id, text: text ?? said.text }];
+  }
+
+  /** A conversation of these messages. What no turn of the server's ended with is said again. */
+  private async fork(id: string, kept: readonly Message[]): Promise<Conversation> {
+    const last = kept.findLastIndex((one) => one.responseId !== null);
+    const at = kept[last]?.responseId;
+    const title = this.store.sessions.peek().find((one) => one.id === id)?.chatpager.title;
+    const child = at == null ? await this.api.createSession(title ? { title } : {}) : await this.api.fork(id, at);
+    const rest = kept.slice(last + 1).map(({ role, text }) => ({ type: "message" as const, role, content: text }));
+    if (rest.length > 0) await this.api.addItems(child.id, rest);
+    return child;
+  }
+
+  private async enlist(parent: string, child: Conversation, at: number): Promise<void> {
+    const { api, store } = this;
+    const known = store.sessions.peek().find((one) => one.id === parent) ?? (await api.session(parent));
+    const root = await api.session(rootOf(known));
+    const metadata = withBranch(root, { id: child.id, parent, at });
+    if (metadata === null) throw new ApiError(400, words.tooManyBranches(membersOf(root).length));
+    store.know(await api.update(root.id, metadata));
+    store.know(await api.update(child.id, asBranch(child.metadata, root.id)));
+  }
+}

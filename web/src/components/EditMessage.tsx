@@ -1,0 +1,57 @@
+import { useLayoutEffect, useRef } from "preact/hooks";
+import type { Message } from "../turns";
+import { words } from "../words";
+import { useChat } from "./context";
+
+/** A message said otherwise goes on a branch; Enter sends it, Esc leaves all as it was. */
+export function EditMessage({ message, onDone }: { message: Message; onDone: () => void }) {
+  const chat = useChat();
+  const field = useRef<HTMLTextAreaElement>(null);
+  useLayoutEffect(() => {
+    fit(field.current);
+    field.current?.focus();
+  }, []);
+  const send = () => {
+    const text = field.current?.value ?? "";
+    if (text.trim() === "") return;
+    onDone();
+    if (text !== message.text) void chat.branch(message.key, text);
+  };
+  const onKeyDown = (event: KeyboardEvent) => {
+    if (event.isComposing || event.keyCode === 229) return;
+    if (event.key === "Escape") {
+      event.preventDefault();
+      onDone();
+    } else if (event.key === "Enter" && !event.shiftKey) {
+      event.preventDefault();
+      send();
+    }
+  };
+  return (
+    <div class="edit">
+      <textarea
+        ref={field}
+        rows={1}
+        dir="auto"
+        aria-label={words.editMessage}
+        defaultValue={message.text}
+        onInput={(event) => fit(event.currentTarget)}
+        onKeyDown={onKeyDown}
+      />
+      <div class="edit-answers">
+        <button type="button" class="button" onClick={onDone}>
+          {words.cancel}
+        </button>
+        <button type="button" class="button button-main" disabled={!chat.ready} onClick={send}>
+          {words.saveEdit}
+        </button>
+      </div>
+    </div>
+  );
+}
+
+function fit(box: HTMLTextAreaElement | null): void {
+  if (box === null) return;
+  box.style.height = "auto";
+  box.style.height = `${box.scrollHeight}px`;
+}

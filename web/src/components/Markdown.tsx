@@ -1,0 +1,74 @@
+import { signal } from "@preact/signals";
+import type { VNode } from "preact";
+import { useEffect, useMemo, useRef } from "preact/hooks";
+import { copy } from "../copying";
+import { Blocks, type Highlight } from "../markdown";
+import { words } from "../words";
+
+/** Null until code was drawn whose language is named. */
+const highlighter = signal<Highlight | null>(null);
+let asked = false;
+
+async function fetchHighlighter(): Promise<void> {
+  if (asked) return;
+  asked = true;
+  try {
+    highlighter.value = (await import("../highlighting")).highlight;
+  } catch {
+    asked = false; // no connection: the code stays plain until the next block asks
+  }
+}
+
+/** Code that still grows is coloured only while it is short: it is drawn anew with every frame. */
+const GROWING = 4_000;
+const COPIED = 1_500;
+const NAMED_CODE = /^[ \t>*+\d.-]*(?:```|~~~)\s*\w/m;
+
+interface MarkdownProps {
+  text: string;
+  /** The text still grows. */
+  live: boolean;
+}
+
+/** An answer's text, drawn block by block: what stands above the last one is not touched while the answer grows. */
+export function Markdown({ text, live }: MarkdownProps) {
+  const blocks = useRef(new Blocks());
+  const drawn = useRef<VNode<BlockProps>[]>([]);
+  const parts = blocks.current.of(text);
+  drawn.current = parts.map((source, index) => {
+    const growing = live && index === parts.length - 1;
+    const before = drawn.current[index]; // the same element: Preact leaves it alone
+    if (before?.props.source === source && before.props.growing === growing) return before;
+    return <Block key={index} blocks={blocks.current} source={source} growing={growing} />;
+  });
+  return (
+    <div class="message-text markdown" dir="auto" onClick={copyCode}>
+      {drawn.current}
+    </div>
+  );
+}
+
+interface BlockProps {
+  blocks: Blocks;
+  source: string;
+  growing: boolean;
+}
+
+function Block({ blocks, source, growing }: BlockProps) {
+  const coloured = NAMED_CODE.test(source) && !(growing && source.length > GROWING);
+  const highlight = coloured ? highlighter.value : null;
+  useEffect(() => {
+    if (coloured) void fetchHighlighter();
+  }, [coloured]);
+  const html = useMemo(() => blocks.html(source, highlight), [blocks, source, highlight]);
+  return useMemo(() => <div class={growing ? "block is-growing" : "block"} dangerouslySetInnerHTML={{ __html: html }} />, [html, growing]);
+}
+
+/** The buttons of code blocks are part of their HTML, so their clicks are heard here. */
+async function copyCode(event: MouseEvent): Promise<void> {
+  const button = event.target instanceof Element ? event.target.closest(".code-copy") : null;
+  const code = button?.closest(".code")?.querySelector("code");
+  if (button == null || code == null || !(await copy(code.textContent ?? ""))) return;
+  button.textContent = words.copied;
+  setTimeout(() => (button.textContent = words.copyCode), COPIED);
+}

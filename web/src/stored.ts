@@ -1,0 +1,83 @@
+/** A conversation as the server stores it: its items as messages, and what the page shows brought in line with them. */
+import { type Call, type Message, type Thread, callOf, message, reasonOf, receiptOf, refuse } from "./turns";
+import { type AnyItem, type CallItem, type Item, type Role, type TurnAccount, textOf } from "./wire";
+
+function fromAccount(own: TurnAccount | undefined, status: string): Partial<Message> {
+  if (own === undefined) return { state: status === "completed" ? "completed" : "unfinished" };
+  const receipt = receiptOf(own.usage, own.cache, own.timings);
+  return { state: own.state, responseId: own.response_id, receipt, error: reasonOf(own.state, own.error) };
+}
+
+/** Messages of items: thoughts and calls are parts of the answer they belong to, and a call's result is a part of the call. */
+function fold(items: readonly AnyItem[]): Message[] {
+  const messages: Message[] = [];
+  let thoughts = "";
+  const add = (item: Item | CallItem, role: Role, text: string, calls: readonly Call[]) => {
+    messages.push({ ...message(item.id, role, text, "completed"), ...fromAccount(item.chatpager, item.status), calls, thoughts });
+    thoughts = "";
+  };
+  for (const item of items) {
+    const last = messages.at(-1);
+    if (item.type === "message") add(item, item.role, textOf(item), []);
+    else if (item.type === "reasoning") thoughts = textOf(item);
+    else if (item.type === "function_call_output") answerCall(messages, item.call_id, item.output);
+    else if (item.chatpager !== undefined || thoughts !== "" || last?.role !== "assistant") add(item, "assistant", "", [callOf(item)]);
+    else messages[messages.length - 1] = { ...last, calls: [...last.calls, callOf(item)] };
+  }
+  return messages;
+}
+
+function answerCall(messages: Message[], callId: string, output: string): void {
+  const place = messages.findLastIndex((one) => one.calls.some((call) => call.callId === callId));
+  const called = messages[place];
+  if (called === undefined) return;
+  messages[place] = { ...called, calls: called.calls.map((call) => (call.callId === callId ? { ...call, output } : call)) };
+}
+
+/**
+ * The thread as the server stores it. `active` is the response that runs now, if any: when its item is not stored yet
+ * (the answer has no text so far), its place is put at the end.
+ */
+export function fromItems(id: string, items: readonly AnyItem[], active: string | null): Thread {
+  const messages = fold(items);
+  if (active !== null && !messages.some((one) => one.responseId === active)) {
+    messages.push({ ...message(`${active}-answer`, "assistant", "", "in_progress"), responseId: active });
+  }
+  return { id, phase: "ready", messages, sequence: -1 };
+}
+
+/**
+ * The stored thread in the place of what the page showed. Messages that did not change keep their object, so nothing of them is
+ * drawn again; messages the server never took stay where they were, to be sent again.
+ */
+export function reread(shown: Thread, stored: Thread): Thread {
+  const before = shown.messages.filter((one) => one.state !== "refused");
+  const keys = new Set(stored.messages.map((one) => one.key));
+  const messages = stored.messages.map((one, index) => merged(before[index], one, keys));
+  shown.messages.forEach((one, index) => {
+    if (one.state === "refused") messages.splice(index, 0, one);
+  });
+  return { ...stored, messages };
+}
+
+function merged(before: Message | undefined, stored: Message, keys: ReadonlySet<string>): Message {
+  if (before === undefined || before.role !== stored.role) return stored;
+  if (before.key !== stored.key && keys.has(before.key)) return stored;
+  const same = fingerprint(before) === fingerprint(stored);
+  const complete = before.receipt !== null || stored.receipt === null;
+  return same && complete ? before : { ...stored, key: before.key };
+}
+
+function fingerprint({ text, state, responseId, thoughts, calls }: Message): string {
+  return JSON.stringify([text, state, responseId, thoughts, calls.map(({ id, output }) => [id, output])]);
+}
+
+/** As `reread`, for a turn whose socket dropped before it was acknowledged: the stored messages tell whether the server took it. */
+export function recover(lost: Thread, stored: Thread, reason: string): Thread {
+  const pending = lost.messages.findIndex((one) => one.role === "user" && one.state === "sending");
+  if (pending < 0) return reread(lost, stored);
+  const earlier = lost.messages.slice(0, pending).filter((one) => one.state !== "refused").length;
+  const text = lost.messages[pending]?.text;
+  const taken = stored.messages.slice(earlier).some((one) => one.role === "user" && one.text === text);
+  return reread(taken ? lost : refuse(lost, reason), stored);
+}

@@ -1,0 +1,115 @@
+// @vitest-environment happy-dom
+import { describe, expect, it } from "vitest";
+import { highlight } from "../src/highlighting";
+import { Blocks } from "../src/markdown";
+
+const html = (text: string) => {
+  const blocks = new Blocks();
+  return blocks.of(text).map((block) => blocks.html(block, null)).join("");
+};
+
+const TEXT = [
+  "# Title",
+  "",
+  "A paragraph with **bold** and `code`,",
+  "over two lines.",
+  "",
+  "- one",
+  "- two",
+  "",
+  "  still two",
+  "",
+  "```python",
+  "def f():",
+  "",
+  "    return 1",
+  "```",
+  "",
+  "| a | b |",
+  "| - | -: |",
+  "| 1 | 2 |",
+  "",
+  "> quoted",
+  "",
+  "1. first",
+  "2. second",
+].join("\n");
+
+describe("a growing text", () => {
+  it.each([1, 3, 17])("comes to the same blocks as the whole of it, %i characters at a time", (step) => {
+    const blocks = new Blocks();
+    for (let end = 0; end <= TEXT.length; end += step) blocks.of(TEXT.slice(0, end));
+    const grown = blocks.of(TEXT);
+    expect(grown.join("")).toBe(TEXT);
+    expect(grown.map((block) => blocks.html(block, null)).join("")).toBe(html(TEXT));
+    expect(grown).toHaveLength(7);
+  });
+
+  it("keeps the blocks that cannot change as they are", () => {
+    const blocks = new Blocks();
+    const before = blocks.of("One.\n\nTwo.\n\nThr");
+    const after = blocks.of("One.\n\nTwo.\n\nThree.\n\nFour");
+    expect([before.length, after.length]).toEqual([3, 4]);
+    expect(after.slice(0, 2)).toEqual(before.slice(0, 2));
+  });
+
+  it("begins anew when it is another text", () => {
+    const blocks = new Blocks();
+    blocks.of("One.\n\nTwo.\n\nThree.");
+    expect(blocks.of("Other")).toEqual(["Other"]);
+    expect(blocks.of("")).toEqual([]);
+  });
+
+  it("has the lines of every system", () => {
+    expect(new Blocks().of("One.\r\n\r\nTwo.\rstill two")).toEqual(["One.\n\n", "Two.\nstill two"]);
+  });
+});
+
+describe("markup", () => {
+  it.each([
+    ["<script>alert(1)</script>", "script"],
+    ["<img src=x onerror=alert(1)>", "img"],
+    ["![a picture](https://elsewhere.test/a.png)", "img"],
+    ["<svg onload=alert(1)>", "svg"],
+    ["<iframe src=//elsewhere.test></iframe>", "iframe"],
+  ])("%s makes no %s", (text, element) => {
+    expect(html(text)).not.toContain(`<${element}`);
+  });
+
+  it.each(["javascript:alert(1)", "data:text/html,x", "vbscript:x", "file:///etc/passwd", "JaVaScRiPt:alert(1)", "//elsewhere.test/a", "relative"])(
+    "a link to %s is none",
+    (address) => {
+      expect(html(`[click](${address})`)).not.toContain("href");
+    },
+  );
+
+  it("a link opens elsewhere and tells nobody from where", () => {
+    expect(html("[click](https://elsewhere.test/a)")).toContain('rel="noopener noreferrer nofollow"');
+  });
+
+  it("a picture is a link with what it shows", () => {
+    expect(html("![a picture](https://elsewhere.test/a.png)")).toContain(">a picture</a>");
+  });
+
+  it("brings no inline style, which the content security policy would refuse", () => {
+    expect(html("| a |\n| -: |\n| 1 |")).not.toContain("style=");
+  });
+
+  it("a language's name is text", () => {
+    expect(html("```<b>\nx\n```")).toContain("&lt;b&gt;");
+  });
+});
+
+describe("code", () => {
+  it("is coloured where its language is known", () => {
+    expect(highlight("def f(): pass", "python")).toContain("hljs-keyword");
+    expect(highlight("x", "no such language")).toBeNull();
+    expect(highlight("<script>", "html")).not.toContain("<script>");
+  });
+
+  it("is not coloured when it is very long", () => {
+    const blocks = new Blocks();
+    const [block = ""] = blocks.of("```python\n" + "x = 1\n".repeat(5000) + "```");
+    expect(blocks.html(block, () => "coloured")).not.toContain("coloured");
+  });
+});
