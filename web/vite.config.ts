@@ -6,6 +6,7 @@ const here = (path: string) => fileURLToPath(new URL(path, import.meta.url));
 export default defineConfig({
   // Relative addresses: the page works at / and behind a proxy that serves it under a prefix.
   base: "./",
+  resolve: { alias: { entities: here("src/entities.ts") } },
   oxc: { jsx: { runtime: "automatic", importSource: "preact" } },
   build: {
     outDir: here("../chatpager/server/static"),

@@ -176,6 +176,7 @@ def test_thoughts_are_folded_and_calls_are_cards(page, page_url):
             {"type": "response.reasoning_text.delta", **place, "delta": "Let me look it up."},
             {"type": "response.output_item.added", **place, "item": {**call, "arguments": ""}},
             {"type": "response.output_item.done", **place, "item": {**call, "arguments": '{"city": "Oslo"}'}},
+            {"type": "response.output_text.delta", **place, "delta": "Bread &amp; butter &copy; &notit; &nowhere;"},
         ],
         1,
     ):
@@ -186,6 +187,7 @@ def test_thoughts_are_folded_and_calls_are_cards(page, page_url):
     expect(thoughts.get_by_text("Let me look it up.")).to_be_visible()
     page.get_by_text("Called weather").click()
     expect(page.locator(".call pre").first).to_contain_text('"city": "Oslo"')
+    expect(answers(page)).to_have_text("Bread & butter © &notit; &nowhere;")  # names that the browser decodes
 
 
 # -- the list ---------------------------------------------------------------------------------------------------------
