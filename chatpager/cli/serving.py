@@ -136,7 +136,7 @@ def service_opener(config: Config, path: Path, name: str) -> Callable[[], Awaita
         metrics = Metrics()
         # The folder first: what is wrong with it is told better than by the tokenizer, and before anything is made.
         await asyncio.to_thread(check, path)
-        served = Served(name, sampling_defaults(path))
+        defaults = sampling_defaults(path)
         tokenizer = await asyncio.to_thread(Tokenizer, path)
         if not tokenizer.has_template:
             log.warning("the model has no chat template: it can complete prompts, but every chat will be refused")
@@ -164,6 +164,7 @@ def service_opener(config: Config, path: Path, name: str) -> Callable[[], Awaita
             await store.close()
             raise
         started_at = time.time_ns() // 1_000_000
+        served = Served(name, defaults, hub.max_model_len)
         return Service(config.server, hub, served, metrics, started_at=started_at, settings=settings_told(config))
 
     return open_service

@@ -39,10 +39,12 @@ PREPARING = SamplingParams(temperature=0.0, max_tokens=1)
 
 
 class Served(NamedTuple):
-    """The one model, and how it is sampled when the request does not say."""
+    """The one model, how it is sampled when the request does not say, and the tokens that a prompt and its answer may
+    have together."""
 
     name: str
     defaults: Mapping[str, Any]
+    window: int
 
 
 # -- the two bodies ---------------------------------------------------------------------------------------------------
@@ -269,8 +271,11 @@ def sampling_params(
     """The request's wishes over the model's own defaults. Raises InvalidRequest."""
     given = {name: getattr(body, name) for name in SAMPLING_FIELDS}
     wishes = {**served.defaults, **{k: v for k, v in given.items() if v is not None}}
-    if limit is not None and not 1 <= limit <= MAX_INT:
-        raise InvalidRequest(f"{limit_name} must be between 1 and {MAX_INT}", param=limit_name)
+    if limit is not None and limit < 1:
+        raise InvalidRequest(f"{limit_name} must be at least 1", param=limit_name)
+    if limit is not None and limit > served.window:
+        message = f"{limit} tokens are more than the context holds, prompt and answer together"
+        raise InvalidRequest(f"{limit_name}: {message}; send at most {served.window}", param=limit_name)
     if body.top_k is not None and body.top_k > MAX_INT:
         raise InvalidRequest(f"top_k must be at most {MAX_INT}", param="top_k")
     if body.stop == "":

@@ -12,7 +12,7 @@ from chatpager.server.protocol import ResponsesProtocol
 from chatpager.server.requests import Served, response_request
 from chatpager.server.wire_events import ResumedFrame
 
-SERVED = Served("tiny", {"temperature": 0.6})
+SERVED = Served("tiny", {"temperature": 0.6}, 512)
 
 
 def one_input(data: bytes) -> bool:

@@ -19,7 +19,7 @@ from chatpager.server.requests import Served, chat_request, response_request
 from chatpager.sessions.prompting import Prompting
 from chatpager.store.chain import canonical, content_name, root
 
-SERVED = Served("tiny", {"temperature": 0.6})
+SERVED = Served("tiny", {"temperature": 0.6}, 512)
 LIMIT = 2048
 WIRES = {
     b"response": lambda raw: [response_request(raw, SERVED, "t")],

@@ -6,7 +6,7 @@ from chatpager.errors import InvalidRequest
 from chatpager.server.requests import Served, chat_request, response_request
 from chatpager.store import NewMessage, text_content
 
-SERVED = Served("tiny", {"temperature": 0.6, "top_k": 20})
+SERVED = Served("tiny", {"temperature": 0.6, "top_k": 20}, 4096)
 
 
 def respond(**body):

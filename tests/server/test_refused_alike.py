@@ -41,6 +41,24 @@ def test_a_stop_that_stops_nothing(wire, stop):
     assert param == name and message.startswith(name)
 
 
+@pytest.mark.parametrize(
+    ("wire", "limit"),
+    [
+        ("responses", "max_output_tokens"),
+        ("chat", "max_tokens"),
+        ("chat", "max_completion_tokens"),
+        ("messages", "max_tokens"),
+        ("completions", "max_tokens"),
+    ],
+)
+def test_an_answer_that_is_to_be_longer_than_the_context(wire, limit):
+    assert WIRES[wire](**{limit: SERVED.window}).params.max_tokens == SERVED.window
+    param, message = told(WIRES[wire], **{limit: SERVED.window + 1})
+    assert param == limit and message == (
+        f"{limit}: 4097 tokens are more than the context holds, prompt and answer together; send at most 4096"
+    )
+
+
 EMPTY = {"role": "user", "content": ""}
 
 

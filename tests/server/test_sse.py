@@ -25,7 +25,7 @@ async def streaming(frames, **seconds):
         return await send_events(request, frames(), lambda error: f"data: {error.code}: {error.message}")
 
     app = web.Application(middlewares=[errors()])
-    app[SERVICE] = Service(ServerConfig(), None, Served("tiny", {}), Metrics(), 0, **seconds)
+    app[SERVICE] = Service(ServerConfig(), None, Served("tiny", {}, 512), Metrics(), 0, **seconds)
     app.router.add_get("/", route)
     app.on_response_prepare.append(add_headers)
     runner = web.AppRunner(app, handler_cancellation=True)
