@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { versionsAt } from "../src/families";
-import { answers, chat, eventually, server, shown, start } from "./page";
+import { answers, chat, eventually, finish, server, shown, start } from "./page";
 import { answerEvents, item, response } from "./server";
 
 async function opened() {
@@ -78,6 +78,7 @@ describe("a turn that runs elsewhere", () => {
     server.onResume = (request, socket) => {
       asked.push(request.starting_after);
       server.send(socket, { type: "chatpager.resumed", response_id: "resp_1", recovered: true, starting_after: 1, status: "in_progress" });
+      finish(chat.store.currentId.value!, "resp_1", "Hello"); // the page reads what is stored when the answer has ended
       server.send(socket, ...events.slice(2));
     };
     await chat.send("Hi");
