@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from types import TracebackType
@@ -13,7 +14,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from chatpager.client.events import Event, Text, event_of
-from chatpager.client.refusals import ClientError, refusal_of
+from chatpager.client.refusals import ClientError, UsageError, refusal_of
 from chatpager.client.reply import Reply
 
 if TYPE_CHECKING:
@@ -24,13 +25,20 @@ LEAVE_SECONDS = 5.0
 
 
 class Answer:
-    """An answer that streams: enter it, then iterate over its pieces of text. Leaving early ends it, losing the
-    connection does not."""
+    """An answer that streams: enter it, once, then iterate over its pieces of text. Leaving early ends it, losing the
+    connection does not.
+
+    Raises:
+        TypeError: ``body`` has something that the wire does not have.
+        UsageError: what was not entered, or was left, is read, or what was entered is entered again.
+    """
 
     def __init__(self, client: AsyncClient, body: dict[str, Any]) -> None:
         self._client = client
-        self._body = body
+        self._asked = _create(body)
         self._socket: ClientConnection | None = None
+        """None before it is entered, and once it was left."""
+        self._sent = False
         self._cancelling = False
         self._heard = -1
         """Number of the last event that came."""
@@ -42,9 +50,12 @@ class Answer:
         return f"<Answer {self.reply!r}>"
 
     async def __aenter__(self) -> Self:
+        if self._sent:
+            raise UsageError("this answer was asked for: another session.send(...) gives another")
         self._socket = await self._client.connect()
+        self._sent = True
         try:
-            await self._socket.send(_json({"type": "response.create", **self._body}))
+            await self._socket.send(self._asked)
         except ConnectionClosed as error:
             raise self._interrupted() from error
         return self
@@ -52,10 +63,10 @@ class Answer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._socket is not None
         if not self.reply.done:
             await self._leave()
-        await self._socket.close()
+        socket, self._socket = self._open(), None
+        await socket.close()
 
     async def __aiter__(self) -> AsyncIterator[str]:
         async for event in self.events():
@@ -64,19 +75,21 @@ class Answer:
 
     async def events(self) -> AsyncIterator[Event]:
         """What happens, text and all else, as it happens; the last is ``Ended``."""
-        assert self._socket is not None, "enter the answer first: async with session.send(...)"
+        self._open()
         while not self.reply.done:
             if event := event_of(await self._receive()):
                 yield event
 
     async def cancel(self) -> None:
         """Ask the server to end the answer: at once, or as soon as it has begun."""
-        self._cancelling = True
-        if not self.reply.id or self.reply.done:
+        if self.reply.done:
             return
-        assert self._socket is not None
+        socket = self._open()
+        self._cancelling = True
+        if not self.reply.id:
+            return
         try:
-            await self._socket.send(_json({"type": "response.cancel", "response_id": self.reply.id}))
+            await socket.send(_json({"type": "response.cancel", "response_id": self.reply.id}))
         except ConnectionClosed:
             await self._client.request("POST", f"/v1/responses/{self.reply.id}/cancel")
 
@@ -90,10 +103,9 @@ class Answer:
     async def _receive(self) -> dict[str, Any] | None:
         """Take one of the wire's events into the reply; None where the connection was exchanged, or what came was only
         about that. Raises ClientError."""
-        assert self._socket is not None
         begun = self.reply.id is not None
         try:
-            event: dict[str, Any] = msgspec.json.decode(await self._socket.recv())
+            event: dict[str, Any] = msgspec.json.decode(await self._open().recv())
         except ConnectionClosed as error:
             await self._resume(error)
             return None
@@ -126,7 +138,7 @@ class Answer:
             try:
                 self._socket = await self._client.connect(response_id=self.reply.id or "", starting_after=self._heard)
             except ClientError as error:
-                if error.status is not None and error.status < 500:
+                if isinstance(error, UsageError) or (error.status is not None and error.status < 500):
                     self._interrupted()
                     raise
                 continue
@@ -135,10 +147,26 @@ class Answer:
             return
         raise self._interrupted() from lost
 
+    def _open(self) -> ClientConnection:
+        if self._socket is None:
+            left = "its block was left; its text so far is answer.reply.text"
+            raise UsageError(left if self._sent else "enter the answer first: async with session.send(...) as answer:")
+        return self._socket
+
     def _interrupted(self) -> ClientError:
         self.reply.status = "interrupted"
         return ClientError("the connection ended before the answer; the session keeps what there is")
 
 
+def _create(body: dict[str, Any]) -> str:
+    """Raises TypeError."""
+    asked = body.get("input", "")
+    kinds = {type(item).__name__ for item in asked if not isinstance(item, dict)} if isinstance(asked, list) else set()
+    if kinds or not isinstance(asked, str | list):
+        wrong = f"a list of {' and '.join(sorted(kinds))}" if kinds else type(asked).__name__
+        raise TypeError(f"what is asked is a str or a list of dicts, such as a tool's results; not {wrong}")
+    return _json({"type": "response.create", **body})
+
+
 def _json(frame: dict[str, Any]) -> str:
-    return msgspec.json.encode(frame).decode()
+    return json.dumps(frame, ensure_ascii=False)  # which, unlike msgspec, makes no text of bytes

@@ -21,16 +21,16 @@ from typing import Any, Self, TypeVar
 from chatpager.client.answer import Answer
 from chatpager.client.client import AsyncClient, Session
 from chatpager.client.events import Event
-from chatpager.client.refusals import ClientError
+from chatpager.client.refusals import not_open, opened_once
 from chatpager.client.reply import Reply
 
 T = TypeVar("T")
-CLOSED = "the client is closed: its `with` block was left"
+ENTERED = "with Client(...) as client:"
 
 
 class Client:
     """As ``AsyncClient``, whose arguments it takes; its loop runs in a thread, and several threads may use it at once.
-    All calls raise ClientError."""
+    All calls raise ClientError, outside of its block UsageError."""
 
     def __init__(self, url: str = "http://127.0.0.1:8000", **options: Any) -> None:
         self._client = AsyncClient(url, **options)
@@ -38,19 +38,26 @@ class Client:
         self._thread = threading.Thread(target=self._serve, name="chatpager-client", daemon=True)
         self._gate = threading.Lock()
         """Held to begin a call, and to begin none any more."""
-        self._closed = False
+        self._opened = self._closed = False
 
     def __repr__(self) -> str:
         return repr(self._client).replace("AsyncClient", "Client")
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        with self._gate:
+            if self._opened:
+                raise opened_once(ENTERED)
+            self._opened = True
+            self._thread.start()
         self.run(self._client.__aenter__())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        with self._gate:
+            if self._closed or not self._opened:
+                return
         try:
             self.run(self._client.__aexit__(kind, error, trace))
         finally:
@@ -66,17 +73,17 @@ class Client:
         self._loop.close()
 
     def run(self, call: Coroutine[Any, Any, T]) -> T:
-        """The result of any call of the asynchronous client. Raises ClientError where the client is left meanwhile."""
+        """The result of any call of the asynchronous client. Raises UsageError where the client is not open, or is left
+        meanwhile."""
         with self._gate:
-            if self._closed:
+            if self._closed or not self._opened:
                 call.close()
-                raise ClientError(CLOSED)
-            assert self._thread.is_alive(), "use the client as a context manager: with Client(...)"
+                raise not_open(ENTERED, closed=self._closed)
             future = asyncio.run_coroutine_threadsafe(call, self._loop)
         try:
             return future.result()
         except CancelledError as error:
-            raise ClientError(CLOSED) from error
+            raise not_open(ENTERED, closed=True) from error
         except BaseException:
             future.cancel()
             raise

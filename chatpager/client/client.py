@@ -23,10 +23,11 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.typing import Subprotocol
 
 from chatpager.client.answer import Answer
-from chatpager.client.refusals import ClientError, refusal
+from chatpager.client.refusals import ClientError, not_open, opened_once, refusal
 from chatpager.client.reply import Reply
 from chatpager.program import program
 
+ENTERED = "async with AsyncClient(...) as client:"
 SUBPROTOCOL = Subprotocol("chatpager.v1")
 CONNECT_SECONDS, ANSWER_SECONDS = 10.0, 30.0
 """After which a server does not answer a call; answers that stream have no such limit."""
@@ -37,6 +38,7 @@ RESUME_PAUSES = (0.0, 0.5, 1.0, 2.0, 4.0)
 class AsyncClient:
     """A server's address and key. One client may serve many sessions at once; each answer has its own socket. An answer
     whose connection is lost goes on over another one, which is tried for after each of ``resume_pauses``, in seconds.
+    It is opened once, by ``async with``; outside of that block its calls raise UsageError.
 
     Raises:
         ValueError: ``url`` is no address of a server.
@@ -54,12 +56,15 @@ class AsyncClient:
         self.url = url.rstrip("/").removesuffix("/v1")
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._http: aiohttp.ClientSession | None = None
+        self._closed = False
         self.resume_pauses = resume_pauses
 
     def __repr__(self) -> str:
         return f"<AsyncClient of {self.url}{', with a key' if self._headers else ''}>"
 
     async def __aenter__(self) -> Self:
+        if self._http is not None:
+            raise opened_once(ENTERED)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=ANSWER_SECONDS)
         self._http = aiohttp.ClientSession(headers=self._headers, timeout=timeout)
         return self
@@ -67,8 +72,14 @@ class AsyncClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._http is not None
-        await self._http.close()
+        self._closed = True
+        if self._http is not None:
+            await self._http.close()
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._http is None or self._closed:
+            raise not_open(ENTERED, closed=self._closed)
+        return self._http
 
     async def session(self, session_id: str | None = None, *, title: str | None = None) -> Session:
         """A stored session, or a new one. Raises ClientError (code ``conversation_not_found``)."""
@@ -97,9 +108,9 @@ class AsyncClient:
 
     async def read(self, method: str, path: str, body: object = None) -> bytes:
         """One HTTP call, and its answer as it comes. Raises ClientError."""
-        assert self._http is not None, "use the client as a context manager: async with AsyncClient(...)"
+        http = self._opened()
         try:
-            async with self._http.request(method, self.url + path, json=body) as response:
+            async with http.request(method, self.url + path, json=body) as response:
                 raw = await response.read()
                 if response.status >= 400:
                     raise refusal(raw, response.status)
@@ -109,6 +120,7 @@ class AsyncClient:
 
     async def connect(self, **query: str | int) -> ClientConnection:
         """A Responses WebSocket. Raises ClientError."""
+        self._opened()
         address = "ws" + self.url.removeprefix("http") + "/v1/responses"
         address += f"?{urlencode(query)}" if query else ""
         try:
@@ -143,11 +155,11 @@ class Session:
 
     def send(self, text: str | list[dict[str, Any]], **options: Any) -> Answer:
         """Ask, or send items such as a tool's results; ``options`` are fields of ``response.create``, such as
-        ``temperature`` or ``tools``."""
+        ``temperature`` or ``tools``. Raises TypeError: the wire has no such thing."""
         return Answer(self._client, {"conversation": self.id, "input": text, **options})
 
     async def ask(self, text: str | list[dict[str, Any]], **options: Any) -> Reply:
-        """The whole answer at once. Raises ClientError."""
+        """The whole answer at once; takes what ``send`` does. Raises ClientError, TypeError."""
         async with self.send(text, **options) as reply:
             async for _ in reply:
                 pass

@@ -8,11 +8,30 @@ import msgspec
 
 
 class ClientError(Exception):
-    """The server refused, or is not there. ``code`` is the wire's, None when there was no answer."""
+    """The server refused, or is not there. ``code`` is the wire's, None when there was no answer; a ``UsageError`` has
+    ``usage``."""
 
     def __init__(self, message: str, *, code: str | None = None, status: int | None = None) -> None:
         self.code, self.status = code, status
         super().__init__(message)
+
+
+class UsageError(ClientError):
+    """The program may not call this now, or not any more, and nothing was sent; the message says what to do instead."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="usage")
+
+
+def not_open(kind: str, *, closed: bool) -> UsageError:
+    """``kind``: how the client's class is entered."""
+    if closed:
+        return UsageError(f"the client is closed: its `with` block was left; make another: {kind}")
+    return UsageError(f"the client is not open yet: use it as a context manager: {kind}")
+
+
+def opened_once(kind: str) -> UsageError:
+    return UsageError(f"a client is opened once, and this one was: make another: {kind}")
 
 
 def refusal(raw: bytes, status: int) -> ClientError:

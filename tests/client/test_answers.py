@@ -8,7 +8,7 @@ import pytest
 from websockets.asyncio.server import serve as serve_websocket
 
 from chatpager import AsyncClient
-from chatpager.client import ClientError, Created, Reply
+from chatpager.client import ClientError, Created, Reply, Session, UsageError
 from chatpager.client.answer import Answer
 from tests.serving import DEADLINE, GREEDY, eventually
 
@@ -136,7 +136,8 @@ async def test_a_cancel_that_comes_too_late_loses_nothing_of_the_answer():
     async with (
         asyncio.timeout(DEADLINE),
         telling(*frames) as url,
-        Answer(AsyncClient(url), {"input": "Hi"}) as answer,
+        AsyncClient(url) as client,
+        Answer(client, {"input": "Hi"}) as answer,
     ):
         assert await anext(answer.events()) == Created("resp_1")
         await answer.cancel()
@@ -229,7 +230,10 @@ async def test_who_accepts_and_leaves_is_not_tried_for_ever():
 
     async with asyncio.timeout(DEADLINE), serve_websocket(answer, "127.0.0.1", 0) as listening:
         url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
-        async with Answer(AsyncClient(url, resume_pauses=(0.0, 0.0)), {"input": "Hi"}) as answer:
+        async with (
+            AsyncClient(url, resume_pauses=(0.0, 0.0)) as client,
+            Answer(client, {"input": "Hi"}) as answer,
+        ):
             with pytest.raises(ClientError):
                 await collect(answer)
     assert len(connected) == 3
@@ -284,9 +288,30 @@ async def test_a_server_that_goes_away(serve):
             await session.ask("And then?")
 
 
-async def test_an_answer_is_entered_first(session):
-    with pytest.raises(AssertionError, match="async with"):
-        await collect(session.send("Hello"))
+async def test_an_answer_is_entered_once_and_read_inside(session):
+    answer = session.send("Hello", **GREEDY)
+    with pytest.raises(UsageError, match="enter the answer first"):
+        await collect(answer)
+    with pytest.raises(UsageError, match="enter the answer first"):
+        await answer.cancel()
+    async with answer:
+        with pytest.raises(UsageError, match="gives another"):
+            await answer.__aenter__()
+        await collect(answer)
+    with pytest.raises(UsageError, match="gives another"):
+        await answer.__aenter__()
+    with pytest.raises(UsageError, match="block was left"):
+        await collect(answer)
+    assert len(await session.history()) == 2, "one turn is stored"
+
+
+@pytest.mark.parametrize("said", [b"Hello", None, 3, {"role": "user", "content": "Hello"}, [b"Hello"], ["Hello"]])
+async def test_what_cannot_be_asked(said):
+    session = Session(AsyncClient(), "conv_x")
+    with pytest.raises(TypeError, match=r"a str or a list of dicts.*; not .*(bytes|NoneType|int|dict|str)"):
+        session.send(said)
+    with pytest.raises(TypeError, match="bytes is not JSON"):
+        session.send([{"role": "user", "content": b"Hello"}])
 
 
 def test_a_reply_without_an_account():

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from chatpager import Client
-from chatpager.client import ClientError, Created, Ended
+from chatpager.client import ClientError, Created, Ended, UsageError
 from tests.processes import SECONDS, serving
 
 SHORT = {"temperature": 0, "max_output_tokens": 8, "ignore_eos": True}
@@ -95,7 +95,7 @@ def test_a_call_ends_when_another_thread_leaves_the_client():
         await asyncio.Event().wait()
 
     def call():
-        with pytest.raises(ClientError, match="closed"):
+        with pytest.raises(UsageError, match="closed"):
             client.run(for_ever())
         refused.append(True)
 
@@ -105,12 +105,20 @@ def test_a_call_ends_when_another_thread_leaves_the_client():
         assert begun.wait(SECONDS)
     thread.join(SECONDS)
     assert refused, "it waits no longer"
-    with pytest.raises(ClientError, match="closed"):
-        client.session()
+    for call in (client.session, client.respond(input="Hello").__enter__):
+        with pytest.raises(UsageError, match=r"closed.*make another"):
+            call()
+    with pytest.raises(UsageError, match="opened once"):
+        client.__enter__()
+    client.__exit__(None, None, None)
 
 
 def test_no_server():
-    with Client("http://127.0.0.1:9") as client, pytest.raises(ClientError, match="chatpager demo"):
+    client = Client("http://127.0.0.1:9")
+    for call in (client.session, client.respond(input="Hello").__enter__):
+        with pytest.raises(UsageError, match="with Client"):
+            call()
+    with client, pytest.raises(ClientError, match="chatpager demo"):
         client.session()
     with pytest.raises(ValueError, match="http://"):
         Client("nonsense")

@@ -6,7 +6,7 @@ import pytest
 from aiohttp import web
 
 from chatpager import AsyncClient
-from chatpager.client import ClientError
+from chatpager.client import ClientError, Session, UsageError
 from chatpager.store import new_key
 from tests.serving import DEADLINE, GREEDY
 
@@ -226,5 +226,23 @@ async def test_another_server():
 async def test_the_address_s_form():
     for url in ("http://here:1", "http://here:1/", "http://here:1/v1", "http://here:1/v1/"):
         assert AsyncClient(url).url == "http://here:1"
-    with pytest.raises(AssertionError, match="async with"):
-        await AsyncClient().session()
+
+
+async def test_a_client_is_open_or_says_how_to_open_one(client):
+    other = AsyncClient(client.url)
+    session = Session(other, (await client.session()).id)
+    calls = (other.session, other.sessions, other.connect, session.items, lambda: session.ask("Hello"))
+    for call in calls:
+        with pytest.raises(UsageError, match="async with AsyncClient"):
+            await call()
+    async with other:
+        await session.items()
+        with pytest.raises(UsageError, match="opened once"):
+            await other.__aenter__()
+    for call in calls:
+        with pytest.raises(UsageError, match=r"closed.*make another"):
+            await call()
+    with pytest.raises(UsageError, match="opened once"):
+        await other.__aenter__()
+    assert await session._client.__aexit__(None, None, None) is None, "to close it again is nothing"
+    assert await Session(client, session.id).history() == [], "nothing was sent"
