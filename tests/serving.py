@@ -87,7 +87,9 @@ async def open_serving(
         except BaseException:
             await store.close()
             raise
-        return Service(config, session_hub, Served("tiny", {}, session_hub.max_model_len), metrics, started_at=1_700_000_000_000)
+        return Service(
+            config, session_hub, Served("tiny", {}, session_hub.max_model_len), metrics, started_at=1_700_000_000_000
+        )
 
     app = make_app(config, open_service)
     runner = make_runner(app, idle_seconds=idle_seconds, head_seconds=head_seconds, files=files)

@@ -16,7 +16,7 @@ KEY_HINT = {
 
 
 class Refusal(ChatpagerError):
-    """``code`` is the wire's, None where no server answered."""
+    """``code`` is ``ClientError``'s."""
 
     def __init__(self, message: str, code: str | None) -> None:
         self.code = code

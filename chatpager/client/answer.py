@@ -14,7 +14,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from chatpager.client.events import Event, Text, event_of
-from chatpager.client.refusals import ClientError, UsageError, refusal_of
+from chatpager.client.refusals import CONNECTION_LOST, ClientError, UsageError, refusal_of
 from chatpager.client.reply import Reply
 
 if TYPE_CHECKING:
@@ -155,7 +155,11 @@ class Answer:
 
     def _interrupted(self) -> ClientError:
         self.reply.status = "interrupted"
-        return ClientError("the connection ended before the answer; the session keeps what there is")
+        if self.reply.id:
+            kept = f"the session keeps what there is: GET /v1/responses/{self.reply.id}, or session.items()"
+        else:
+            kept = "whether it began session.items() tells; with an idempotency_key it can be asked again, once or not"
+        return ClientError(f"the connection ended before the answer; {kept}", code=CONNECTION_LOST)
 
 
 def _create(body: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.typing import Subprotocol
 
 from chatpager.client.answer import Answer
-from chatpager.client.refusals import ClientError, not_open, opened_once, refusal
+from chatpager.client.refusals import CONNECTION_LOST, ClientError, not_open, opened_once, refusal
 from chatpager.client.reply import Reply
 from chatpager.program import program
 
@@ -104,7 +104,7 @@ class AsyncClient:
         try:
             return msgspec.json.decode(await self.read(method, path, body), type=dict[str, Any])
         except msgspec.DecodeError as error:
-            raise ClientError(f"what answers at {self.url} is no chatpager server") from error
+            raise ClientError(f"what answers at {self.url} is no chatpager server", code="not_chatpager") from error
 
     async def read(self, method: str, path: str, body: object = None) -> bytes:
         """One HTTP call, and its answer as it comes. Raises ClientError."""
@@ -115,8 +115,10 @@ class AsyncClient:
                 if response.status >= 400:
                     raise refusal(raw, response.status)
                 return raw
-        except (aiohttp.ClientError, TimeoutError) as error:
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as error:
             raise self._unreachable(error) from error
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise self._lost(error) from error
 
     async def connect(self, **query: str | int) -> ClientConnection:
         """A Responses WebSocket. Raises ClientError."""
@@ -139,8 +141,19 @@ class AsyncClient:
 
     def _unreachable(self, error: Exception) -> ClientError:
         if isinstance(error, TimeoutError):
-            return ClientError(f"the server at {self.url} does not answer: it is busy or hangs")
-        return ClientError(f"no server at {self.url} ({error}); start one: {program()} demo")
+            problem = f"the server at {self.url} does not answer: it is busy or hangs"
+        else:
+            problem = f"no server at {self.url} ({error}); start one: {program()} demo"
+        return ClientError(problem, code="server_unreachable")
+
+    def _lost(self, error: Exception) -> ClientError:
+        if isinstance(error, TimeoutError):
+            problem = f"the server at {self.url} does not answer: it is busy or hangs"
+        else:
+            problem = f"the connection to {self.url} was lost ({error})"
+        return ClientError(
+            f"{problem}; the call may have been carried out: look before it is repeated", code=CONNECTION_LOST
+        )
 
 
 class Session:

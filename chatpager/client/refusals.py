@@ -8,12 +8,16 @@ import msgspec
 
 
 class ClientError(Exception):
-    """The server refused, or is not there. ``code`` is the wire's, None when there was no answer; a ``UsageError`` has
-    ``usage``."""
+    """The server refused, or is not there. ``code`` and ``status`` are the wire's (None: it gave none). Where no server
+    answered, ``status`` is None and ``code`` one of ours: ``server_unreachable`` (nothing was asked),
+    ``connection_lost`` (what was asked may have been done), ``not_chatpager``, or a ``UsageError``'s ``usage``."""
 
     def __init__(self, message: str, *, code: str | None = None, status: int | None = None) -> None:
         self.code, self.status = code, status
         super().__init__(message)
+
+
+CONNECTION_LOST = "connection_lost"
 
 
 class UsageError(ClientError):

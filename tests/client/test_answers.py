@@ -181,13 +181,22 @@ async def test_a_connection_that_stays_lost_is_not_the_answer_s_end(server):
                     await server.held()
                     answer._socket.transport.abort()
 
-        with pytest.raises(ClientError, match="the session keeps"):
+        with pytest.raises(ClientError, match=r"session keeps .*resp_.*items\(\)") as error:
             await ask()
+        assert (error.value.code, error.value.status) == ("connection_lost", None)
         assert (answer.reply.status, answer.reply.done) == ("interrupted", True)
         turn = await server.live_turn()
         server.gate.open()
         await server.turn_ended(turn)
         assert len(await session.history()) == 2
+
+
+async def test_what_has_not_begun_is_not_asked_twice(session, server):
+    async with session.send("Hello", **GREEDY) as answer:
+        answer._socket.transport.abort()
+        with pytest.raises(ClientError, match=r"items\(\).*idempotency_key") as error:
+            await collect(answer)
+    assert (error.value.code, answer.reply.status) == ("connection_lost", "interrupted")
 
 
 async def test_an_answer_whose_rest_is_gone_is_interrupted(serve):

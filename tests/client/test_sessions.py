@@ -196,9 +196,26 @@ async def test_no_server():
     async with AsyncClient("http://127.0.0.1:9") as client:
         with pytest.raises(ClientError, match="chatpager demo") as error:
             await client.session()
-        assert (error.value.code, error.value.status) == (None, None)
-        with pytest.raises(ClientError, match="chatpager demo"):
+        assert (error.value.code, error.value.status) == ("server_unreachable", None)
+        with pytest.raises(ClientError, match="chatpager demo") as error:
             await client.connect()
+        assert error.value.code == "server_unreachable"
+
+
+async def test_a_server_that_is_killed_while_it_is_asked():
+    async def hang_up(reader, writer):
+        await reader.readline()
+        writer.transport.abort()
+
+    listening = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+    async with listening, AsyncClient(url) as client:
+        with pytest.raises(ClientError, match="may have been carried out") as error:
+            await client.session()
+        assert (error.value.code, error.value.status) == ("connection_lost", None)
+        with pytest.raises(ClientError) as error:
+            await client.connect()
+        assert error.value.code == "server_unreachable", "no answer was asked for"
 
 
 async def test_another_server():
@@ -212,8 +229,9 @@ async def test_another_server():
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
         async with AsyncClient(f"http://127.0.0.1:{runner.addresses[0][1]}") as client:
-            with pytest.raises(ClientError, match="is no chatpager server"):
+            with pytest.raises(ClientError, match="is no chatpager server") as error:
                 await client.session()
+            assert error.value.code == "not_chatpager"
             with pytest.raises(ClientError, match="the server answered 404") as error:
                 await client.session("conv_x")
             assert error.value.status == 404
