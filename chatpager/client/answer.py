@@ -20,13 +20,10 @@ from chatpager.client.reply import Reply
 if TYPE_CHECKING:
     from chatpager.client.client import AsyncClient
 
-LEAVE_SECONDS = 5.0
-"""How long an answer that is left early waits to hear its id, which it needs to be cancelled."""
-
 
 class Answer:
-    """An answer that streams: enter it, once, then iterate over its pieces of text. Leaving early ends it, losing the
-    connection does not.
+    """An answer that streams: enter it, once, then iterate over its pieces of text. Leaving early ends it, unless its
+    ``body`` has ``{"chatpager": {"on_disconnect": "continue"}}``; losing the connection does not.
 
     Raises:
         TypeError: ``body`` has something that the wire does not have.
@@ -36,6 +33,8 @@ class Answer:
     def __init__(self, client: AsyncClient, body: dict[str, Any]) -> None:
         self._client = client
         self._asked = _create(body)
+        wishes = body.get("chatpager")
+        self._goes_on = isinstance(wishes, dict) and wishes.get("on_disconnect") == "continue"
         self._socket: ClientConnection | None = None
         """None before it is entered, and once it was left."""
         self._sent = False
@@ -58,15 +57,24 @@ class Answer:
             await self._socket.send(self._asked)
         except ConnectionClosed as error:
             raise self._interrupted() from error
+        except BaseException:
+            self._socket.transport.abort()
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self.reply.done:
-            await self._leave()
-        socket, self._socket = self._open(), None
-        await socket.close()
+        socket = self._open()
+        try:
+            if not self._goes_on:
+                with suppress(ClientError):  # of a connection that is lost and a server that is not there
+                    await self.cancel()
+        finally:
+            self._socket = None
+            if not self.reply.done:
+                self.reply.status = "interrupted"
+            await socket.close()
 
     async def __aiter__(self) -> AsyncIterator[str]:
         async for event in self.events():
@@ -86,19 +94,12 @@ class Answer:
             return
         socket = self._open()
         self._cancelling = True
-        if not self.reply.id:
-            return
+        name = {"response_id": self.reply.id} if self.reply.id else {"stream_id": None}
         try:
-            await socket.send(_json({"type": "response.cancel", "response_id": self.reply.id}))
+            await socket.send(_json({"type": "response.cancel", **name}))
         except ConnectionClosed:
-            await self._client.request("POST", f"/v1/responses/{self.reply.id}/cancel")
-
-    async def _leave(self) -> None:
-        with suppress(ClientError, TimeoutError):
-            async with asyncio.timeout(LEAVE_SECONDS):
-                await self.cancel()
-                while self.reply.id is None:
-                    await self._receive()
+            if self.reply.id:
+                await self._client.request("POST", f"/v1/responses/{self.reply.id}/cancel")
 
     async def _receive(self) -> dict[str, Any] | None:
         """Take one of the wire's events into the reply; None where the connection was exchanged, or what came was only
@@ -120,8 +121,6 @@ class Answer:
         if "sequence_number" in event:
             self._heard, self._tries = event["sequence_number"], 0
         self.reply.feed(event)
-        if self._cancelling and not begun and self.reply.id:
-            await self.cancel()
         return event
 
     async def _resume(self, lost: ConnectionClosed) -> None:

@@ -131,6 +131,7 @@ class AsyncClient:
                 additional_headers=self._headers,
                 subprotocols=[SUBPROTOCOL],
                 max_size=None,
+                max_queue=None,  # or a close would wait for what was not read
                 compression=None,
                 proxy=None,
             )

@@ -11,7 +11,7 @@ TERMINAL = {"response.completed", "response.incomplete", "response.failed"}
 
 class Reply:
     """``text`` grows with every event; the account is there once ``done``. ``status`` is the response's, or
-    "interrupted" when the connection ended before the answer did, or "refused" when none began."""
+    "interrupted" when the connection ended before the answer did or it was left, or "refused" when none began."""
 
     def __init__(self) -> None:
         self.id: str | None = None

@@ -4,7 +4,7 @@ a WebSocket) names it for its tenant: a response for as long as it is stored, ot
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from aiohttp import web
@@ -55,8 +55,11 @@ async def begin_keyed(request: web.Request, raw: Json, wanted: Sequence[TurnRequ
         raise
 
 
-async def begin_once(service: Service, request: TurnRequest) -> LiveTurn | str:
+async def begin_once(
+    service: Service, request: TurnRequest, *, unwanted: Callable[[], bool] = lambda: False
+) -> LiveTurn | str:
     """The turn that the request begins, or the one that its key began before; only the id of one whose events are gone.
+    ``unwanted`` as ``service.begin`` has it.
 
     Raises:
         IdempotencyConflict: the key came before with another request.
@@ -71,7 +74,7 @@ async def begin_once(service: Service, request: TurnRequest) -> LiveTurn | str:
                 await service.hub.begun(known.id)
                 return service.hub.told(request.tenant, known.id) or known.id
         try:
-            (turn,) = await begin(service, request)
+            (turn,) = await begin(service, request, unwanted=unwanted)
         except KeyTaken:
             continue  # by the same request, which came at the same time
         return turn

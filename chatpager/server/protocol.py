@@ -87,6 +87,10 @@ class ResponsesProtocol:
     def state(self, lane: Lane = None) -> State:
         return self._lanes[lane].state if lane in self._lanes else State.IDLE
 
+    def is_cancelled(self, lane: Lane) -> bool:
+        """Whether what is just beginning in this lane is not wanted any more."""
+        return lane in self._lanes and self._lanes[lane].cancelled
+
     # -- from the client ----------------------------------------------------------------------------------------------
 
     def receive_text(self, data: str) -> None:

@@ -83,9 +83,11 @@ class Service:
 SERVICE = web.AppKey("service", Service)
 
 
-async def begin(service: Service, request: TurnRequest) -> list[LiveTurn]:
+async def begin(
+    service: Service, request: TurnRequest, *, unwanted: Callable[[], bool] = lambda: False
+) -> list[LiveTurn]:
     """Submit the turns that a request asks for, one a choice. A caller that is cancelled meanwhile leaves no turn
-    behind that nobody can find.
+    behind that nobody can find; and none at all where it says that the turns are ``unwanted``.
 
     Raises:
         what ``SessionHub.submit_choices`` does.
@@ -96,11 +98,23 @@ async def begin(service: Service, request: TurnRequest) -> list[LiveTurn]:
     try:
         return await asyncio.shield(submitting)
     except asyncio.CancelledError:
-        submitting.add_done_callback(abandoned(service, told=False))
+        if unwanted():
+            submitting.cancel()
+            submitting.add_done_callback(lambda submitted: _undo(service, request, submitted))
+        else:
+            submitting.add_done_callback(abandoned(service, told=False))
         raise
     except (Overloaded, RateLimited) as error:
         service.metrics.refused(error)
         raise
+
+
+def _undo(service: Service, request: TurnRequest, submitted: asyncio.Future[list[LiveTurn]]) -> None:
+    """End what had begun before the submitting could be cancelled."""
+    if submitted.cancelled() or submitted.exception() is None:
+        for index in range(request.params.n):
+            if turn := service.hub.live(request.tenant, choice_id(request.id, index)):
+                service.stop(turn)
 
 
 async def begin_all(service: Service, requests: Sequence[TurnRequest]) -> Sequence[LiveTurn]:

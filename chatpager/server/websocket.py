@@ -284,7 +284,8 @@ class Connection:
     async def _begin(self, body: Json, lane: Lane, key: str | None) -> LiveTurn | None:
         """None when it was refused; a mistake of ours refuses it too, and the connection goes on."""
         try:
-            turn = await begin_once(self._service, response_request(body, self._service.served, self._tenant, key))
+            request = response_request(body, self._service.served, self._tenant, key)
+            turn = await begin_once(self._service, request, unwanted=lambda: self._protocol.is_cancelled(lane))
             if isinstance(turn, str):
                 raise events_gone(turn)
             return turn

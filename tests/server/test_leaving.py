@@ -3,7 +3,7 @@
 import asyncio
 import json
 import threading
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 
 import pytest
 
@@ -131,6 +131,36 @@ async def test_a_turn_that_nobody_could_find_does_not_run(server, stored):
         await eventually(lambda: not server.app[CONNECTIONS])
     ended = server.service.metrics._turns.labels("response", "cancelled")._value
     await eventually(lambda: ended.get() == 1)
+
+
+@pytest.mark.parametrize("place", ["prompt", "rows"])
+async def test_a_turn_that_is_cancelled_before_it_has_begun_does_not_outlive_its_socket(server, monkeypatch, place):
+    conversation, free, storing = await server.conversation(), asyncio.Event(), asyncio.Event()
+    begin_turns = server.service.store.begin_turns
+
+    async def slowly(rows):
+        storing.set()
+        await free.wait()
+        return await begin_turns(rows)
+
+    monkeypatch.setattr(server.service.store, "begin_turns", slowly)
+    waits = a_turn_that_cannot_begin(server) if place == "prompt" else nullcontext()
+    server.gate.hold()
+    async with waits, server.socket() as socket:
+        await socket.create("Hello", **LONG, conversation=conversation)
+        if place == "rows":
+            await storing.wait()
+        await socket.send(type="response.cancel", stream_id=None)
+        await socket.ws.close()
+        await eventually(lambda: not server.app[CONNECTIONS])
+    free.set()
+    await eventually(lambda: not server.hub._admission._places.taken or not server.hub.engine._commands.empty())
+    server.gate.open()
+    await eventually(lambda: not server.hub._admission._places.taken)
+    said = [item["role"] for item in await server.items(conversation)]
+    assert said[:1] == ([] if place == "prompt" else ["user"])
+    ended = server.service.metrics._turns.labels("response", "cancelled")._value
+    assert ended.get() == (place == "rows")
 
 
 async def test_a_turn_that_is_refused_when_its_reader_is_gone(server):
