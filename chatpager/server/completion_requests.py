@@ -15,8 +15,8 @@ from chatpager.server.extensions import Extensions
 from chatpager.server.formats import answer_form
 from chatpager.server.input_items import Json, check_text
 from chatpager.server.reading import read
-from chatpager.server.request_bodies import Sampling
-from chatpager.server.requests import Served, check_model, sampling_params, with_warnings
+from chatpager.server.request_bodies import Sampling, StreamOptions
+from chatpager.server.requests import Served, check_model, sampling_params, stream_warnings, with_warnings
 from chatpager.sessions.turn import TurnRequest
 
 MAX_PROMPTS = 128
@@ -27,10 +27,6 @@ NOT_KEPT = "what a bare prompt leaves in the cache belongs to no conversation, s
 NO_OPTIONS = PromptCacheOptions()
 
 Prompt = str | list[int]
-
-
-class StreamOptions(msgspec.Struct, frozen=True):
-    include_usage: bool | None = None
 
 
 class CompletionCreate(Sampling, frozen=True, kw_only=True):
@@ -62,7 +58,7 @@ def completion_requests(raw: Json, served: Served, tenant: str) -> tuple[list[Tu
     params = sampling_params(body, limit, served, "max_tokens")
     form = answer_form(None, body.chatpager.grammar, "response_format")
     params = msgspec.structs.replace(params, n=body.n or 1, logprobs=body.logprobs, grammar=form.grammar)
-    warnings = body.chatpager.check(stored=False)
+    warnings = [*body.chatpager.check(stored=False), *stream_warnings(body.stream_options, stream=body.stream)]
     keeps = (
         body.chatpager.pin
         or body.cache_control

@@ -81,27 +81,28 @@ def _message(ended: Ended) -> wire_chat.ChatMessage:
     ]
     text = ended.text if ended.text or not calls else None
     thought = "".join(reasoning.text for reasoning in ended.reasoning) or None
-    return wire_chat.ChatMessage(role="assistant", content=text, reasoning_content=thought, tool_calls=calls or None)
+    return wire_chat.ChatMessage(content=text, reasoning_content=thought, tool_calls=calls or None)
 
 
 class ChunkEncoder:
-    """Folds the turns' logs into chunks."""
+    """Folds the turns' logs into chunks. ``tells_usage``: each has a place for it, as the last one will."""
 
-    def __init__(self, id: str, created_at: int, model: str) -> None:
+    def __init__(self, id: str, created_at: int, model: str, *, tells_usage: bool = False) -> None:
         self._calls: Counter[int] = Counter()
         """That were told, by choice."""
         self._head: dict[str, Any] = {"id": id, "created": created_at // 1000, "model": model}
+        self._usage: dict[str, Any] = {"usage": None} if tells_usage else {}
 
     def feed(self, event: Event, index: int = 0, ours: dict[str, Any] | None = None) -> Iterable[wire_chat.ChatChunk]:
         """``index``: the choice whose event it is."""
         match event:
             case Started():
-                yield self._chunk(index, wire_chat.ChatMessage(role="assistant", content=""))
+                yield self._chunk(index, wire_chat.ChatDelta(role="assistant", content=""))
             case Thought():
-                yield self._chunk(index, wire_chat.ChatMessage(reasoning_content=event.text))
+                yield self._chunk(index, wire_chat.ChatDelta(reasoning_content=event.text))
             case Delta():
                 found = wire_chat.ChatLogprobs(list(event.logprobs)) if event.logprobs else None
-                yield self._chunk(index, wire_chat.ChatMessage(content=event.text), logprobs=found)
+                yield self._chunk(index, wire_chat.ChatDelta(content=event.text), logprobs=found)
             case CallBegun():
                 function = wire_chat.CalledFunction(name=event.name, arguments="")
                 yield self._called(index, id=event.id, type="function", function=function)
@@ -109,13 +110,13 @@ class ChunkEncoder:
             case CallDelta():
                 yield self._called(index, function=wire_chat.CalledFunction(arguments=event.arguments))
             case Ended() if event.status in FINISH:
-                yield self._chunk(index, wire_chat.ChatMessage(), finish_reason(event), ours)
+                yield self._chunk(index, wire_chat.ChatDelta(), finish_reason(event), ours)
 
     def _called(self, index: int, **part: Any) -> wire_chat.ChatChunk:
         """Of the call that began last, or that begins: with its name first, then its arguments as they come."""
         begins = "id" in part
         call = wire_chat.ChatToolCall(index=self._calls[index] - (not begins), **part)
-        return self._chunk(index, wire_chat.ChatMessage(tool_calls=[call]))
+        return self._chunk(index, wire_chat.ChatDelta(tool_calls=[call]))
 
     def usage(self, counts: Mapping[str, int]) -> wire_chat.ChatChunk:
         """What comes last, without choices, where it was asked for."""
@@ -124,10 +125,10 @@ class ChunkEncoder:
     def _chunk(
         self,
         index: int,
-        delta: wire_chat.ChatMessage,
+        delta: wire_chat.ChatDelta,
         finish: str | None = None,
         ours: dict[str, Any] | None = None,
         logprobs: wire_chat.ChatLogprobs | None = None,
     ) -> wire_chat.ChatChunk:
         choice = wire_chat.ChunkChoice(index=index, delta=delta, logprobs=logprobs, finish_reason=finish)
-        return wire_chat.ChatChunk(**self._head, choices=[choice], chatpager=ours)
+        return wire_chat.ChatChunk(**self._head, **self._usage, choices=[choice], chatpager=ours)

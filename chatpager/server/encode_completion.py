@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+import msgspec
+
 from chatpager.engine.messages import TokenLogprob
 from chatpager.server.encode_chat import FINISH, completion_usage
 from chatpager.server.wire_completions import Completion, CompletionChoice, CompletionLogprobs
@@ -32,8 +34,10 @@ def completion(
     return Completion(**head._asdict(), choices=list(choices), usage=completion_usage(usage), chatpager=ours)
 
 
-def chunk(head: Head, choice: CompletionChoice, ours: dict[str, Any] | None = None) -> Completion:
-    return Completion(**head._asdict(), choices=[choice], chatpager=ours)
+def chunk(head: Head, choice: CompletionChoice, ours: dict[str, Any] | None = None, *, tells_usage: bool) -> Completion:
+    """``tells_usage``: the last one will have it, so this one has a place for it."""
+    usage = None if tells_usage else msgspec.UNSET
+    return Completion(**head._asdict(), choices=[choice], usage=usage, chatpager=ours)
 
 
 def usage_chunk(head: Head, usage: Mapping[str, int]) -> Completion:

@@ -41,12 +41,13 @@ def message_items(message: Message, turn: Turn | None = None, answer: Answer | N
     if (call_id := call_id_of(message.content)) is not None:
         name = "fco_" + message.hash.partition(":")[2]
         return [wire.FunctionOutputItem(id=name, status="completed", call_id=call_id, output=text)]
-    is_answer = message.role == "assistant"
-    part = wire.TextPart("output_text" if is_answer else "input_text", text)
-    status = item_status(SHOWN_AS[message.status])
+    name, status = "msg_" + message.hash.partition(":")[2], item_status(SHOWN_AS[message.status])
+    if message.role != "assistant":
+        return [wire.InputItem(id=name, status=status, role=message.role, content=[wire.InputText(text)])]
     if answer is not None:
-        return [*output_items("msg_" + message.hash.partition(":")[2], answer, status)]
-    said = wire.Item(id="msg_" + message.hash.partition(":")[2], status=status, role=message.role, content=[part])
+        return [*output_items(name, answer, status)]
+    part = wire.TextPart("output_text", text)
+    said = wire.Item(id=name, status=status, role=message.role, content=[part])
     return [*([said] if text or not calls else []), *map(call_item, calls)]
 
 

@@ -67,7 +67,9 @@ def _form(value: Any, place: str) -> Form:
         return Form(None, {}, place)
     if not isinstance(value, dict):
         raise InvalidRequest(f"{place}: must be an object", param=place)
-    kind = value.get("type", "text")
+    if "type" not in value:
+        raise InvalidRequest(f"{place}: type is missing; one of {', '.join(KINDS)}", param=place)
+    kind = value["type"]
     if kind not in KINDS:
         name = shown(kind) if isinstance(kind, str) else "another type"
         raise InvalidRequest(f"{place}: {name} is none of {', '.join(KINDS)}", param=place)

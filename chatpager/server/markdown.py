@@ -13,7 +13,7 @@ def as_markdown(title: str, items: Sequence[wire.AnyItem]) -> str:
     parts = [f"# {_one_line(title) or 'Conversation'}"]
     for item in items:
         match item:
-            case wire.Item():
+            case wire.Item() | wire.InputItem():
                 parts.append(f"## {item.role.capitalize()}\n\n{''.join(part.text for part in item.content).strip()}")
             case wire.FunctionCallItem():
                 parts.append(f"## Assistant calls {_one_line(item.name)}\n\n{_fenced(item.arguments)}")

@@ -25,7 +25,7 @@ class Schemas:
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
             return self._struct(kind)
         if origin in (Union, UnionType):
-            return {"anyOf": [self.of(part) for part in parts]}
+            return {"anyOf": [self.of(part) for part in parts if part is not msgspec.UnsetType]}
         if origin is list:
             return {"type": "array", "items": self.of(parts[0])}
         if origin is dict:

@@ -26,8 +26,7 @@ USUAL_TIERS = (None, "auto", "default", "standard_only")
 
 HARMLESS: dict[str, tuple[type, ...]] = {
     "max_tool_calls": (int,), "prompt_cache_key": (str,), "safety_identifier": (str,),
-    "reasoning": (dict,), "reasoning_effort": (str,), "service_tier": (str,), "stream_options": (dict,), "type": (str,),
-    "user": (str,),
+    "reasoning": (dict,), "reasoning_effort": (str,), "service_tier": (str,), "type": (str,), "user": (str,),
 }  # fmt: skip
 """Name -> the types it may have besides null."""
 
@@ -43,7 +42,6 @@ UNBUILT: dict[str, tuple[tuple[type, ...], Callable[[Any], bool], str]] = {
     "stream_id": ((str,), bool, "lanes are a WebSocket's; over HTTP send another request"),
     "n": ((int,), lambda v: v not in (None, 1), "a response is one; several choices are had on /v1/chat/completions"),
     "logprobs": ((bool,), bool, 'a response has them with include: ["message.output_text.logprobs"]'),
-    # The other values of OpenAI's name parts of answers that there are none of here.
     "include": (
         (list,),
         lambda v: "message.output_text.logprobs" in (v or []),
@@ -69,7 +67,7 @@ JSON_NAMES = {dict: "an object", list: "an array", str: "text", int: "a whole nu
 def _format(text: Json | None) -> Any:
     """The type of the answer that a ``text`` object asks for."""
     wanted = (text or {}).get("format")
-    return wanted.get("type", "text") if isinstance(wanted, dict) else "text" if wanted is None else wanted
+    return wanted.get("type") if isinstance(wanted, dict) else "text" if wanted is None else wanted
 
 
 def decode(data: str | bytes) -> Json:
@@ -131,10 +129,11 @@ def problem_of(error: msgspec.ValidationError, kind: type[msgspec.Struct]) -> tu
 def _choices(hint: Any, names: Sequence[str]) -> list[Any]:
     """The values of a field that takes only some, by the names that lead to it from a struct."""
     members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    members = tuple(get_args(member)[0] if get_origin(member) is list else member for member in members)
     if not names:
         return [value for member in members if get_origin(member) is Literal for value in get_args(member)]
     structs = [member for member in members if isinstance(member, type) and issubclass(member, msgspec.Struct)]
-    below = get_type_hints(structs[0]).get(names[0]) if structs else None
+    below = get_type_hints(structs[0]).get(names[0].partition("[")[0]) if structs else None
     return _choices(below, names[1:]) if below is not None else []
 
 

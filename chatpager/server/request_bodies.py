@@ -16,6 +16,17 @@ MAX_TEMPERATURE = 2
 """OpenAI's; Anthropic's is 1 (``message_requests``)."""
 MAX_BIASED = 1024
 """Tokens of ``logit_bias``, which each step looks at."""
+Includable = Literal[
+    "message.output_text.logprobs",
+    "code_interpreter_call.outputs",
+    "computer_call_output.output.image_url",
+    "file_search_call.results",
+    "message.input_image.image_url",
+    "reasoning.encrypted_content",
+    "web_search_call.action.sources",
+    "web_search_call.results",
+]
+"""OpenAI's. All but the first name parts of answers that there are none of here."""
 TopLogprobs = Annotated[int, msgspec.Meta(ge=0, le=MAX_LOGPROBS)]
 
 
@@ -51,6 +62,18 @@ class Calling(Sampling, frozen=True, kw_only=True):
         return offered_tools(self.tools, self.tool_choice, self.parallel_tool_calls is not False, nested=nested)
 
 
+class EventOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``stream_options`` of a response. Its events are not padded (``include_obfuscation``)."""
+
+    include_obfuscation: bool | None = None
+
+
+class StreamOptions(EventOptions, frozen=True, forbid_unknown_fields=True):
+    """Those of the other streams of OpenAI's. ``include_usage``: a last chunk has it, and the others a null."""
+
+    include_usage: bool | None = None
+
+
 class TextWish(msgspec.Struct, frozen=True):
     """``verbosity`` is for models that know of it."""
 
@@ -71,9 +94,11 @@ class ResponseCreate(Calling, frozen=True, kw_only=True):
     store: bool | None = None
     generate: bool | None = None
     stream: bool | None = None
+    stream_options: EventOptions | None = None
     background: bool | None = None
+    max_tool_calls: Annotated[int, msgspec.Meta(ge=1)] | None = None
     text: TextWish | None = None
-    include: list[Any] | None = None
+    include: list[Includable] | None = None
     top_logprobs: TopLogprobs | None = None
     truncation: Literal["auto", "disabled"] | None = None
     reasoning: Json | None = None
@@ -92,9 +117,13 @@ class ChatCreate(Calling, frozen=True, kw_only=True):
     store: bool | None = None
     generate: bool | None = None
     stream: bool | None = None
-    stream_options: Json | None = None
+    stream_options: StreamOptions | None = None
     response_format: Any = None
     logprobs: bool | None = None
     top_logprobs: TopLogprobs | None = None
     reasoning_effort: str | None = None
     chatpager: Extensions = Extensions()
+
+    @property
+    def tells_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)

@@ -16,7 +16,7 @@ from chatpager.server.extensions import Extensions
 from chatpager.server.formats import Form, answer_form
 from chatpager.server.input_items import Json, check_says_something, check_text, input_messages, shown
 from chatpager.server.reading import read
-from chatpager.server.request_bodies import SAMPLING_FIELDS, ChatCreate, ResponseCreate, Sampling
+from chatpager.server.request_bodies import SAMPLING_FIELDS, ChatCreate, EventOptions, ResponseCreate, Sampling
 from chatpager.server.tools import Offered
 from chatpager.sessions.turn import TurnRequest
 from chatpager.store import NewMessage, TurnKind, text_content
@@ -132,6 +132,7 @@ def _without_effect(body: ResponseCreate, *, stored: bool, session_id: str | Non
         cut.append(f"reasoning: {THINKS_ALONE}")
     if body.top_logprobs and LOGPROBS not in (body.include or []):
         cut.append(f'top_logprobs: logprobs are told with include: ["{LOGPROBS}"]')
+    cut += stream_warnings(body.stream_options, stream=True)
     return [*cut, *body.chatpager.check(stored=stored, session_id=session_id)]
 
 
@@ -172,7 +173,8 @@ def chat_request(raw: Json, served: Served, tenant: str) -> tuple[TurnRequest, C
     form = answer_form(body.response_format, body.chatpager.grammar, "response_format")
     stored = body.store is not False
     thinks = [f"reasoning_effort: {THINKS_ALONE}"] if body.reasoning_effort is not None else []
-    warnings = [*body.chatpager.check(stored=stored), *thinks, *warnings]
+    of_stream = stream_warnings(body.stream_options, stream=body.stream)
+    warnings = [*body.chatpager.check(stored=stored), *thinks, *of_stream, *warnings]
     echo: Json = {"metadata": check_metadata(body.metadata), **({"n": n} if n > 1 else {}), **offered.echo}
     params = msgspec.structs.replace(params, n=n)
     kept = keep_seconds(body, body.messages, "messages")
@@ -228,6 +230,15 @@ def turn_request(
         parameters=with_warnings(parameters, warnings, unkept=unkept),
         **{**asked.wishes.wishes(asked.keep_seconds), **more},
     )
+
+
+def stream_warnings(options: EventOptions | None, *, stream: bool | None) -> list[str]:
+    """What of these options comes to nothing, in words. Raises InvalidRequest where there is no stream."""
+    if options is None:
+        return []
+    if not stream:
+        raise InvalidRequest("stream_options: only with stream: true", param="stream_options")
+    return ["stream_options.include_obfuscation: events are not padded here"] if options.include_obfuscation else []
 
 
 def with_warnings(parameters: Json, warnings: Sequence[str], *, unkept: bool) -> Json:

@@ -56,7 +56,7 @@ async def _whole(turns: Sequence[LiveTurn]) -> web.Response:
 
 async def _frames(turns: Sequence[LiveTurn], body: ChatCreate) -> Frames:
     first = turns[0]
-    encoder = ChunkEncoder(first.id, first.created_at, first.request.model)
+    encoder = ChunkEncoder(first.id, first.created_at, first.request.model, tells_usage=body.tells_usage)
     usages: dict[int, dict[str, int]] = {}
     async for index, event in follow_all([turn.stream for turn in turns]):
         ours = None
@@ -68,6 +68,6 @@ async def _frames(turns: Sequence[LiveTurn], body: ChatCreate) -> Frames:
             ours = account(turns[index], event)
         for chunk in encoder.feed(event, index, ours):
             yield f"data: {wire.encode(chunk)}"
-    if (body.stream_options or {}).get("include_usage"):
+    if body.tells_usage:
         yield f"data: {wire.encode(encoder.usage(usage_of_all([usages[i] for i in sorted(usages)])))}"
     yield "data: [DONE]"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 from aiohttp import web
 
@@ -27,7 +28,7 @@ from chatpager.server.reading import decode
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE, Service
 from chatpager.server.sse import Frames, send_events
-from chatpager.server.wire_completions import CompletionChoice, CompletionLogprobs
+from chatpager.server.wire_completions import Completion, CompletionChoice, CompletionLogprobs
 from chatpager.sessions.answers import Delta
 from chatpager.sessions.logprobs import PlacedLogprobs
 from chatpager.sessions.stream import Ended, follow_all
@@ -113,27 +114,27 @@ async def _whole(head: Head, answers: Sequence[Choice]) -> web.Response:
 
 
 async def _frames(head: Head, answers: Sequence[Choice], body: CompletionCreate) -> Frames:
+    told = partial(chunk, head, tells_usage=body.tells_usage)
     for answer in answers:
         if echoed := await answer.echo():
-            yield _frame(head, CompletionChoice(index=answer.index, text=echoed))
+            yield _frame(told(CompletionChoice(index=answer.index, text=echoed)))
     async for index, event in follow_all([answer.turn.stream for answer in answers]):
         answer = answers[index]
         if isinstance(event, Delta):
-            yield _frame(head, await answer.piece(event.text))
+            yield _frame(told(await answer.piece(event.text)))
         elif isinstance(event, Ended):
             if event.status not in FINISH:
                 yield error_frame(failure(event)[1])
                 return
             answer.usage = answer.turn.stored_usage(event)
-            last = await answer.piece("", event)
-            yield f"data: {wire.encode(chunk(head, last, account(answer.turn, event)))}"
+            yield _frame(told(await answer.piece("", event), account(answer.turn, event)))
     if body.tells_usage:
-        yield f"data: {wire.encode(usage_chunk(head, _usage(answers)))}"
+        yield _frame(usage_chunk(head, _usage(answers)))
     yield "data: [DONE]"
 
 
-def _frame(head: Head, choice: CompletionChoice) -> str:
-    return f"data: {wire.encode(chunk(head, choice))}"
+def _frame(told: Completion) -> str:
+    return f"data: {wire.encode(told)}"
 
 
 def _usage(answers: Sequence[Choice]) -> dict[str, int]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
+from chatpager.errors import InvalidRequest
 from chatpager.server import wire, wire_events
 from chatpager.server.encode_response import ResponseEncoder
 from chatpager.server.keyring import tenant_of
@@ -34,6 +35,8 @@ async def create(request: web.Request) -> web.StreamResponse:
     service, tenant = request.app[SERVICE], tenant_of(request)
     raw = decode(await request.read())
     stream = raw.get("stream") is True
+    if raw.get("stream_options") is not None and not stream:  # a WebSocket's frame needs no word that it is one
+        raise InvalidRequest("stream_options: only with stream: true", param="stream_options")
     wanted = response_request(raw, service.served, tenant, key_of(request))
     turn = await begin_once(service, wanted)
     if isinstance(turn, str):

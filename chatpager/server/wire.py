@@ -32,12 +32,19 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class TextPart(msgspec.Struct, frozen=True):
-    """A part of an item: ``output_text`` of an answer, ``input_text`` of everything else."""
+    """A part of an answer's item."""
 
-    type: Literal["output_text", "input_text"]
+    type: Literal["output_text"]
     text: str
     annotations: list[Any] = []
     logprobs: list[Any] = []
+
+
+class InputText(msgspec.Struct, frozen=True):
+    """A part of any other item."""
+
+    text: str
+    type: str = "input_text"
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -47,6 +54,16 @@ class Item(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     role: str
     content: list[TextPart]
     chatpager: dict[str, Any] | None = None
+
+
+class InputItem(msgspec.Struct, frozen=True, kw_only=True):
+    """A message that is no answer."""
+
+    id: str
+    type: str = "message"
+    status: ItemStatus
+    role: str
+    content: list[InputText]
 
 
 class FunctionCallItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -87,7 +104,7 @@ class ReasoningItem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 OutputItem = Item | FunctionCallItem | ReasoningItem
-AnyItem = OutputItem | FunctionOutputItem
+AnyItem = InputItem | OutputItem | FunctionOutputItem
 
 
 class ConversationRef(msgspec.Struct, frozen=True):

@@ -41,9 +41,16 @@ class ChatToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
     function: CalledFunction | None = None
 
 
-class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Of an answer, or as the delta of a chunk."""
+class ChatMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``content`` is null where the answer is calls alone."""
 
+    role: str = msgspec.field(default_factory=lambda: "assistant")
+    content: str | None
+    reasoning_content: str | None = None
+    tool_calls: list[ChatToolCall] | None = None
+
+
+class ChatDelta(msgspec.Struct, frozen=True, omit_defaults=True):
     role: str | None = None
     content: str | None = None
     reasoning_content: str | None = None
@@ -64,7 +71,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
 
 class ChunkChoice(msgspec.Struct, frozen=True, kw_only=True):
     index: int = 0
-    delta: ChatMessage
+    delta: ChatDelta
     logprobs: ChatLogprobs | None = None
     finish_reason: str | None = None
 
@@ -80,10 +87,12 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChatChunk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``usage`` is there where it was asked for: null in all chunks but the last."""
+
     id: str
     object: str = msgspec.field(default_factory=lambda: "chat.completion.chunk")
     created: int
     model: str
     choices: list[ChunkChoice]
-    usage: CompletionUsage | None = None
+    usage: CompletionUsage | msgspec.UnsetType | None = msgspec.UNSET
     chatpager: dict[str, Any] | None = None

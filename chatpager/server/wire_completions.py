@@ -29,12 +29,13 @@ class CompletionChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An answer to every prompt, ``n`` of each, or a chunk of one. ``chatpager`` is the first prompt's account."""
+    """An answer to every prompt, ``n`` of each, or a chunk of one. ``chatpager`` is the first prompt's account.
+    ``usage`` of a chunk is there where it was asked for: null in all but the last."""
 
     id: str
     object: str = msgspec.field(default_factory=lambda: "text_completion")
     created: int
     model: str
     choices: list[CompletionChoice]
-    usage: CompletionUsage | None = None
+    usage: CompletionUsage | msgspec.UnsetType | None = msgspec.UNSET
     chatpager: dict[str, Any] | None = None

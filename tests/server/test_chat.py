@@ -121,7 +121,7 @@ async def test_a_stream(serve, include_usage):
     assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == "naïve 你好 😀 fox"
     assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None] * (len(chunks) - 1) + ["stop"]
     assert chunks[-1]["chatpager"]["state"] == "completed"
-    assert not any("usage" in chunk for chunk in chunks)
+    assert {chunk.get("usage", "none") for chunk in chunks} == {None if include_usage else "none"}
     if include_usage:
         assert usage["choices"] == [] and usage["usage"]["prompt_tokens_details"] == {
             "cached_tokens": 0, "cache_write_tokens": usage["usage"]["total_tokens"] - 1,

@@ -35,6 +35,8 @@ async def streamed(server, prompt, **more):
     async with server.events(PATH, {"prompt": prompt, **EIGHT, **more}) as events:
         chunks = [chunk async for _, chunk in events]
     assert chunks.pop() == "[DONE]"
+    asked = "stream_options" in more
+    assert {chunk.get("usage", "none") for chunk in chunks[:-1]} == {None if asked else "none"}
     for chunk in chunks:
         usage = chunk.get("usage")
         for part in chunk["choices"]:

@@ -20,7 +20,7 @@ COUNTS = {
 
 
 def chunks(events, include_usage=False, index=0):
-    encoder = ChunkEncoder("chatcmpl_1", 1_700_000_000_123, "tiny")
+    encoder = ChunkEncoder("chatcmpl_1", 1_700_000_000_123, "tiny", tells_usage=include_usage)
     found = []
     for event in events:
         ours = {"state": event.status} if isinstance(event, Ended) else None
@@ -47,7 +47,7 @@ def test_role_then_text_then_the_reason(status, reason):
 
 def test_usage_comes_last_and_only_if_asked_for():
     plain, asked = chunks(log("a")), chunks(log("a"), include_usage=True)
-    assert asked[:-1] == plain
+    assert asked[:-1] == [{**chunk, "usage": None} for chunk in plain]
     assert asked[-1]["choices"] == [] and asked[-1]["usage"] == COUNTS
 
 
@@ -104,6 +104,13 @@ def test_one_object():
         "usage": COUNTS,
         "chatpager": {"state": "x"},
     }  # fmt: skip
+
+
+def test_an_answer_of_calls_alone_says_that_it_has_no_text():
+    whole = completion("c", 0, "tiny", [ended(text="", calls=tuple(CALLS))], USAGE, {})
+    message = json.loads(wire.encode(whole))["choices"][0]["message"]
+    assert message["content"] is None and len(message["tool_calls"]) == 2
+    assert all("content" not in c["choices"][0]["delta"] for c in chunks(log(CALLS[0]))[1:])
 
 
 def test_several_choices_count_the_prompt_once():

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from chatpager.engine.grammar import MAX_CHARS, Grammar, schema_grammar
+from chatpager.errors import InvalidRequest
 from tests.server.reading import chat, refused, respond
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
@@ -37,14 +38,19 @@ def test_our_own_grammars():
 
 
 def test_text_is_what_is_said_anyway():
-    for turn in (respond(input="a"), respond(input="a", text={"format": {"type": "text"}}), chat(response_format={})):
+    for turn in (
+        respond(input="a"),
+        respond(input="a", text={"format": {"type": "text"}}),
+        chat(response_format={"type": "text"}),
+    ):
         assert turn.params.grammar is None and "text" not in turn.parameters
 
 
 @pytest.mark.parametrize(
     "format",
     [
-        "json", 3, [], {"type": "xml"}, {"type": 3}, {"type": "json_schema"}, {"type": "json_schema", "name": "x"},
+        "json", 3, [], {}, {"schema": SCHEMA}, {"type": None}, {"type": "xml"}, {"type": 3},
+        {"type": "json_schema"}, {"type": "json_schema", "name": "x"},
         {"type": "json_schema", "name": "x y", "schema": SCHEMA}, {"type": "json_schema", "name": "x", "schema": True},
         {"type": "json_schema", **NAMED, "strict": "yes"}, {"type": "json_schema", "schema": SCHEMA},
         {"type": "json_schema", "name": "x", "schema": {"description": "a" * MAX_CHARS}},
@@ -54,7 +60,9 @@ def test_text_is_what_is_said_anyway():
 def test_what_is_no_format_is_refused_by_its_field(format):
     assert refused(respond, input="a", text={"format": format}) == "text.format"
     inner = {k: v for k, v in format.items() if k != "type"} if isinstance(format, dict) else None
-    theirs = {"type": format.get("type"), "json_schema": inner} if isinstance(format, dict) else format
+    theirs = format
+    if isinstance(format, dict):
+        theirs = {"json_schema": inner} | ({"type": format["type"]} if "type" in format else {})
     assert refused(chat, response_format=theirs) == "response_format"
 
 
@@ -72,3 +80,6 @@ def test_it_is_one_form_and_the_wires_own():
     assert refused(respond, input="a", response_format=form) == "response_format"
     assert refused(chat, text={"format": form}) == "text"
     assert refused(respond, input="a", text="json") == "text"
+    assert refused(respond, input="a", response_format={}) == "response_format"
+    with pytest.raises(InvalidRequest, match="response_format: type is missing; one of text, json_object, json_schema"):
+        chat(response_format={"json_schema": NAMED})

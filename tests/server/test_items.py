@@ -27,6 +27,8 @@ async def test_items_as_they_were_sent(server):
         ("system", "message", "completed"), ("user", "message", "completed"), ("assistant", "message", "completed"),
     ]  # fmt: skip
     assert [item["content"][0]["type"] for item in items] == ["input_text", "input_text", "output_text"]
+    assert items[1]["content"] == [{"type": "input_text", "text": "Hello 你好"}]
+    assert items[2]["content"] == [{"type": "output_text", "text": "Hi.", "annotations": [], "logprobs": []}]
     assert texts(items) == ["Be brief.", "Hello 你好", "Hi."]
     assert len({item["id"] for item in items}) == 3 and all(item["id"].startswith("msg_") for item in items)
 

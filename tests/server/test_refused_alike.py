@@ -113,7 +113,19 @@ def test_so_does_one_on_a_message_or_inside_it(wire):
         assert param == f"{name}{place}.cache_control" and message.endswith('one of "5m", "1h"')
 
 
+@pytest.mark.parametrize("read", [chat, complete])
+def test_options_of_a_stream(read):
+    for options in ({}, {"include_usage": True}):
+        param, message = told(read, stream_options=options)
+        assert param == "stream_options" and message == "stream_options: only with stream: true"
+    assert told(read, stream=True, stream_options={"usage": True})[0] == "stream_options"
+    for options, count in (({}, 0), ({"include_obfuscation": False}, 0), ({"include_obfuscation": True}, 1)):
+        warnings = read(stream=True, stream_options=options).parameters.get("warnings", [])
+        assert [warning.partition(":")[0] for warning in warnings] == ["stream_options.include_obfuscation"] * count
+
+
 def test_other_choices_are_named_too():
+    assert '"reasoning.encrypted_content"' in told(answered, include=["bogus"])[1]
     assert told(answered, prompt_cache_options={"ttl": "1h"})[1].endswith('one of "30m", "12h"')
     assert told(answered, truncation="some")[1].endswith('one of "auto", "disabled"')
     assert told(chat, chatpager={"on_disconnect": "stay"})[1].endswith('one of "continue", "cancel"')

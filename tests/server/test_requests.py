@@ -83,7 +83,7 @@ def test_chat_is_the_whole_conversation():
     assert turn.id.startswith("chatcmpl_")
     assert (turn.kind, turn.whole, turn.stored) == ("chat", True, True)
     assert turn.messages == [message("system", "Be brief."), message("user", "Hello")]
-    assert body.stream and body.stream_options == {"include_usage": True}
+    assert body.stream and body.stream_options.include_usage
     assert chat(store=False).stored is False
 
 
@@ -172,6 +172,12 @@ def test_a_wrong_value_is_named(field):
         ({"chatpager": {"pin": {"ttl": 60, "scope": "all"}}}, "chatpager.pin.scope"),
         ({"chatpager": {"session_title": ""}}, "chatpager.session_title"),
         ({"chatpager": {"session_title": "a\0"}}, "chatpager.session_title"),
+        ({"include": ["bogus"]}, "include[0]"),
+        ({"include": ["message.output_text.logprobs", 3]}, "include[1]"),
+        ({"max_tool_calls": -1}, "max_tool_calls"),
+        ({"max_tool_calls": 0}, "max_tool_calls"),
+        ({"stream": True, "stream_options": {"include_usage": True}}, "stream_options"),
+        ({"stream": True, "stream_options": 3}, "stream_options"),
         ({"background": "yes"}, "background"),
         ({"background": True, "store": False}, "background"),
         ({"background": True, "chatpager": {"on_disconnect": "cancel"}}, "chatpager.on_disconnect"),
@@ -242,10 +248,10 @@ ASKS_FOR_NOTHING = {
     "stream_id": [None, ""], "n": [1, None], "logprobs": [False, None], "top_logprobs": [None], "prompt": [None],
     "truncation": ["disabled", None],
     "text": [None, {}, {"format": None}, {"format": {"type": "text"}}, {"verbosity": "medium"}],
-    "response_format": [None, {"type": "text"}, {}], "audio": [None], "modalities": [["text"], None],
+    "response_format": [None, {"type": "text"}], "audio": [None], "modalities": [["text"], None],
     "context_management": [None], "moderation": [None], "cache_salt": [None, ""],
     "reasoning": [None, {}, {"effort": None}], "reasoning_effort": [None],
-    "include": [None, [], [3], [
+    "include": [None, [], [
         "file_search_call.results", "web_search_call.results", "web_search_call.action.sources",
         "message.input_image.image_url", "computer_call_output.output.image_url", "code_interpreter_call.outputs",
         "reasoning.encrypted_content",
@@ -263,9 +269,7 @@ def test_a_field_that_asks_for_nothing_is_taken_without_a_word(field):
 VALUES = {dict: {"a": 1}, list: ["a"], str: "x", int: 3, bool: True}
 
 
-@pytest.mark.parametrize(
-    "field", sorted(HARMLESS.keys() - {"stream_options", "reasoning", "reasoning_effort", "service_tier"})
-)
+@pytest.mark.parametrize("field", sorted(HARMLESS.keys() - {"reasoning", "reasoning_effort", "service_tier"}))
 def test_harmless_fields_are_taken_without_a_word(field):
     for value in (None, *(VALUES[kind] for kind in HARMLESS[field])):
         assert "warnings" not in respond(input="a", **{field: value}).parameters

@@ -119,6 +119,7 @@ async def test_a_stop_string_ends_the_answer(serve):
         ({"input": "a" * 5000}, (400, "context_length_exceeded", "input")),
         ({"input": "a", "max_output_tokens": 513}, (400, "invalid_request", "max_output_tokens")),
         ({"input": "a", "min_tokens": 600}, (400, "context_length_exceeded", "input")),
+        ({"input": "a", "stream_options": {}}, (400, "invalid_request", "stream_options")),
         ({}, (400, "invalid_request", "input")),
         (b"{", (400, "invalid_json", None)),
         (b"", (400, "invalid_json", None)),

@@ -38,9 +38,9 @@ def test_events_name_what_they_are():
 
 
 def test_an_item_shows_no_account_where_there_is_none():
-    item = wire.Item(id="x", status="completed", role="user", content=[])
+    item = wire.Item(id="x", status="completed", role="assistant", content=[])
     assert json.loads(wire.encode(item)) == {
-        "id": "x", "type": "message", "status": "completed", "role": "user", "content": [],
+        "id": "x", "type": "message", "status": "completed", "role": "assistant", "content": [],
     }  # fmt: skip
 
 
