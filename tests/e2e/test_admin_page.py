@@ -235,18 +235,6 @@ def test_it_speaks_the_readers_language(open_page, language, tab):
     expect(page.get_by_role("link", name=tab)).to_have_attribute("aria-current", "page")
 
 
-def test_a_key_is_asked_for_and_one_that_may_only_look_is_let_in(browser, fork_server, tmp_path):
-    with serving(fork_server, tmp_path, CHATPAGER_API_KEY="secret") as locked:
-        context = browser.new_context()
-        page = context.new_page()
-        page.goto(f"{locked.url}/admin")
-        expect(page.get_by_role("heading", name="This server asks for a key")).to_be_visible()
-        page.get_by_label("API key").fill("secret")
-        page.get_by_role("button", name="Open").click()
-        expect(page.locator(".feed")).to_have_text("Live")
-        context.close()
-
-
 FRAMES = """async () => {
   const gaps = [];
   let last = performance.now();

@@ -166,19 +166,6 @@ def test_a_lost_connection_is_shown_and_comes_back(page):
     expect(page.get_by_role("button", name="Send")).to_be_enabled()
 
 
-def test_a_server_that_wants_a_key_is_not_called_away(browser, fork_server, tmp_path):
-    with serving(fork_server, tmp_path, CHATPAGER_API_KEY="secret") as locked:
-        context = browser.new_context()
-        page = context.new_page()
-        page.goto(locked.url)
-        expect(page.get_by_text("This server wants an API key; the page cannot send one yet.")).to_be_visible()
-        expect(page.get_by_text("No connection to the server.")).to_have_count(0)
-        expect(page.get_by_text("could not be reached")).to_have_count(0)
-        field(page).fill("a draft")
-        expect(page.get_by_role("button", name="Send")).to_be_disabled()
-        context.close()
-
-
 def test_what_is_written_survives_a_reload(page):
     field(page).fill("half a thought")
     page.reload()

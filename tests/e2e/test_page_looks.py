@@ -50,7 +50,7 @@ def block_hash(parent: bytes, tokens: list[int]) -> bytes:
 > A fork is one pointer.
 
 See [the documentation](https://example.test/docs) for more."""
-VIEWS = ("empty", "thread", "receipt", "menu", "settings", "help", "edit", "found", "offline", "missing", "notice")
+VIEWS = ("empty", "thread", "receipt", "menu", "settings", "help", "edit", "found", "offline", "missing", "notice", "login")
 
 
 def axe(page) -> list[str]:
@@ -86,6 +86,11 @@ def rich(browser, request) -> tuple[str, str]:
 
 def show(page, view: str, url: str, address: str) -> None:
     """Bring the page to this view."""
+    if view == "login":
+        nobody = {"object": "login", "required": True, "tenant": None, "role": None, "expires_in": None}
+        page.route("**/v1/login", lambda route: route.fulfill(json=nobody))
+        page.goto(address)
+        return expect(page.get_by_label("API key")).to_be_visible()
     page.goto(url if view in ("empty", "help") else f"{url}#/c/conv_0" if view == "missing" else address)
     if view not in ("empty", "help", "missing"):
         expect(badges(page)).to_have_count(2)

@@ -1,5 +1,6 @@
 /** Making a branch: a fork that has everything before the message that is said anew, listed with its family at the root. */
-import { type Api, ApiError } from "./api";
+import type { Api } from "./api";
+import { ApiError } from "./calls";
 import { asBranch, membersOf, rootOf, withBranch } from "./families";
 import type { Store } from "./store";
 import { type Message, type Thread, emptyThread } from "./turns";

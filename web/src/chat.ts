@@ -1,6 +1,7 @@
 /** What the page does over time: opens conversations, sends and branches, and keeps in step with the server and other pages. */
 import { type ReadonlySignal, batch, effect, untracked } from "@preact/signals";
-import { type Api, ApiError } from "./api";
+import type { Api } from "./api";
+import { ApiError } from "./calls";
 import { type Branch, Branching } from "./branching";
 import { Carrying } from "./carrying";
 import { Deleting } from "./deleting";
@@ -8,6 +9,7 @@ import type { Drafts } from "./drafts";
 import { readFile } from "./files";
 import { paced } from "./frames";
 import type { Lines } from "./lines";
+import type { Login } from "./login";
 import { Sessions } from "./sessions";
 import type { LineState } from "./socket";
 import { Store } from "./store";
@@ -20,6 +22,7 @@ import { words } from "./words";
 export interface ChatOptions {
   api: Api;
   lines: Lines;
+  login: Login;
   drafts: Drafts;
   wishes: KeptWishes;
   /** Show this conversation in the page's address. */
@@ -68,16 +71,31 @@ export class Chat {
     this.carrying = new Carrying({ store, api, lines, sessions, ended, changed, now, wait, schedule });
   }
 
+  get login(): Login {
+    return this.options.login;
+  }
+
   get line(): ReadonlySignal<LineState> {
     return this.options.lines.state;
   }
 
-  /** Connect and show `id`. Returns a function that ends the watching of the connection. */
+  /** Show `id`, and connect where a login lets the page. Returns a function that ends the watching of both. */
   start(id: string | null): () => void {
-    this.options.lines.connect();
     this.show(id);
-    this.expect(id);
-    void this.refresh();
+    const ends = [effect(() => this.admit(this.login.wanted.value)), this.watchLine()];
+    return () => ends.forEach((end) => end());
+  }
+
+  private admit(wanted: boolean): void {
+    untracked(() => {
+      if (wanted) return this.options.lines.close();
+      this.options.lines.connect();
+      this.expect(this.store.currentId.peek());
+      void this.refresh();
+    });
+  }
+
+  private watchLine(): () => void {
     const { away } = this.store;
     return effect(() => {
       const state = this.line.value;
@@ -93,6 +111,7 @@ export class Chat {
   /** On coming back to the tab or online: connect without waiting longer, and catch up with what other pages did. */
   wake(): void {
     this.store.offline.value = false;
+    if (this.login.wanted.peek()) return void this.login.ask(); // another page may have logged in
     this.options.lines.connect();
     void this.refresh();
     this.watch(SILENCE_ON_WAKE);
@@ -180,8 +199,7 @@ export class Chat {
       void this.learnWishes(id);
     } catch (error) {
       const missing = error instanceof ApiError && error.status === 404;
-      const told = missing || (error instanceof ApiError && error.locked);
-      if (!told && error instanceof ApiError && !error.passing) store.notice.value = error.message;
+      if (!missing && error instanceof ApiError && !error.passing) store.notice.value = error.message;
       store.step(id, (thread) => {
         if (missing) return emptyThread(id, "missing");
         return thread.phase === "ready" ? thread : emptyThread(id, "unreachable");

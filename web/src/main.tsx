@@ -1,6 +1,7 @@
 import { render } from "preact";
 import "./styles/tokens.css";
 import "./styles/page.css";
+import "./styles/login.css";
 import "./styles/sidebar.css";
 import "./styles/thread.css";
 import "./styles/receipt.css";
@@ -16,7 +17,8 @@ import { KeptWishes } from "./wishes";
 import { words } from "./words";
 import { Drafts } from "./drafts";
 import { Lines } from "./lines";
-import { preference, themeOf, wear } from "./preferences";
+import { Login } from "./login";
+import { forgetWork, preference, themeOf, wear } from "./preferences";
 import { parseRoute, routeOf } from "./route";
 
 const WATCH_EVERY = 5_000;
@@ -31,8 +33,10 @@ document.documentElement.lang = words.locale;
 // What one page changes, this browser's others read again.
 const others = new BroadcastChannel(`chatpager:${new URL(".", root).href}`);
 
+const api = new Api(root);
 const chat = new Chat({
-  api: new Api(root),
+  api,
+  login: new Login(api, ["user", "admin"], forgetWork),
   lines: new Lines({ url: socketUrl.href }),
   drafts: new Drafts(() => localStorage),
   wishes: new KeptWishes(() => localStorage),
@@ -57,7 +61,7 @@ setInterval(() => {
 
 const place = document.getElementById("app");
 if (place === null) throw new Error("index.html has no element with the id app");
-chat.start(parseRoute(location.hash));
+void chat.login.ask().then(() => chat.start(parseRoute(location.hash)));
 render(
   <ChatContext.Provider value={chat}>
     <App />

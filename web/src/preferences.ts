@@ -19,6 +19,17 @@ export function prefer(name: "language" | "theme", value: string): void {
   }
 }
 
+/** The page's work was another's, or is not for who comes next: its drafts go, and it is loaded anew. What the browser's reader chose stays. */
+export function forgetWork(): void {
+  const kept = [PREFIX + "language", PREFIX + "theme"];
+  try {
+    for (const key of Object.keys(localStorage)) if (key.startsWith(PREFIX) && !kept.includes(key)) localStorage.removeItem(key);
+  } catch {
+    // as above: there is nothing
+  }
+  location.reload();
+}
+
 export function themeOf(value: string | null): Theme {
   return value === "light" || value === "dark" ? value : "system";
 }

@@ -2,7 +2,8 @@
  * Turns that run without a socket of this page: one that dropped, or one another page started. The server tells their events
  * again; where it cannot any more, it is asked until they end.
  */
-import { type Api, ApiError } from "./api";
+import type { Api } from "./api";
+import { ApiError } from "./calls";
 import type { Store } from "./store";
 import { recover } from "./stored";
 import { type Thread, adopt, interrupt, liveAnswer, refuse } from "./turns";

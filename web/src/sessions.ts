@@ -1,5 +1,6 @@
 /** The list of conversations: reading and searching it, and creating, naming, pinning and deleting one. Failures show as the page's notice. */
-import { type Api, ApiError, reasonOf } from "./api";
+import type { Api } from "./api";
+import { ApiError, reasonOf } from "./calls";
 import { pinnedAs, rootOf } from "./families";
 import type { Store } from "./store";
 import { fromItems } from "./stored";
@@ -19,9 +20,7 @@ export class Sessions {
     const { store } = this;
     try {
       store.list(await this.api.sessions(more ? store.cursor.value : null), more);
-      store.locked.value = false;
     } catch (error) {
-      store.locked.value = error instanceof ApiError && error.locked;
       if (more) store.notice.value = reasonOf(error);
       else if (store.listing.value === "loading") store.listing.value = "unreachable";
     }

@@ -43,8 +43,6 @@ export class Store {
   readonly notice = signal<string | null>(null);
   /** True from a failed or lost connection until one stands again. */
   readonly away = signal(false);
-  /** The server wants an API key: it takes neither calls nor sockets of this page. */
-  readonly locked = signal(false);
   readonly server = signal<Health["status"] | null>(null);
   readonly model = signal("");
   /** The browser says that there is no network. */

@@ -1,6 +1,6 @@
 /** The admin page without its components: what it reads, reckons and remembers. */
 import { describe, expect, it, vi } from "vitest";
-import { AdminApi, AdminError } from "../src/admin/api";
+import { AdminApi } from "../src/admin/api";
 import { BlockModel, CODES, prefixTree } from "../src/admin/blocks";
 import { Feed, type FeedState, Frames } from "../src/admin/feed";
 import { bytes, duration, percent, short } from "../src/admin/figures";
@@ -14,6 +14,7 @@ import { LANGUAGES, language, openingLanguage, speak, words } from "../src/admin
 import { en } from "../src/admin/words.en";
 import { zhHans } from "../src/admin/words.zh-hans";
 import { zhHant } from "../src/admin/words.zh-hant";
+import { ApiError } from "../src/calls";
 import { memoryStorage } from "./storage";
 
 const ROOT = "http://127.0.0.1:8000/";
@@ -66,24 +67,21 @@ describe("the stream", () => {
     vi.useRealTimers();
   });
 
-  it.each([
-    [401, "locked"],
-    [403, "forbidden"],
-  ])("that is refused with %i is %s and not asked for again", async (status, state) => {
+  it.each([401, 403])("that is refused with %i is locked and not asked for again", async (status) => {
     vi.useFakeTimers();
     const states: FeedState[] = [];
-    const open = vi.fn(() => Promise.reject(new AdminError(status, "no")));
+    const open = vi.fn(() => Promise.reject(new ApiError(status, "no")));
     new Feed(open, () => undefined, (next) => states.push(next)).start();
     await vi.advanceTimersByTimeAsync(60_000);
     expect(open).toHaveBeenCalledTimes(1);
-    expect(states.at(-1)).toBe(state);
+    expect(states.at(-1)).toBe("locked");
     vi.useRealTimers();
   });
 
   it("that falls silent is cut and opened again", async () => {
     vi.useFakeTimers();
     const open = vi.fn(
-      (signal: AbortSignal) => new Promise<Response>((_, refuse) => signal.addEventListener("abort", () => refuse(new AdminError(0, "cut")))),
+      (signal: AbortSignal) => new Promise<Response>((_, refuse) => signal.addEventListener("abort", () => refuse(new ApiError(0, "cut")))),
     );
     const feed = new Feed(open, () => undefined, () => undefined);
     feed.start();
@@ -95,24 +93,23 @@ describe("the stream", () => {
 });
 
 describe("calls", () => {
-  it("send the key, and say what the server said", async () => {
+  it("say what the server said, and that our own page changes something", async () => {
     const fetcher = vi.fn(async (_: unknown, init?: RequestInit) => {
       void init;
       return new Response('{"error":{"message":"for admins"}}', { status: 403 });
     });
     const api = new AdminApi(ROOT, fetcher as unknown as typeof fetch);
-    api.key = "cp_1";
     await expect(api.history(60)).rejects.toMatchObject({ status: 403, message: "for admins" });
-    expect(fetcher.mock.calls[0]?.[1]?.headers).toEqual({ authorization: "Bearer cp_1" });
+    await expect(api.json("POST", "v1/admin/drain")).rejects.toMatchObject({ status: 403 });
+    expect(fetcher.mock.calls.map(([, init]) => init?.headers)).toEqual([{ accept: "application/json" }, { accept: "application/json", "X-Chatpager-Page": "1" }]);
   });
   it("can be copied, without the key", () => {
     const api = new AdminApi(ROOT);
-    expect(api.curl("GET", "v1/admin/leases")).toBe("curl 'http://127.0.0.1:8000/v1/admin/leases'");
-    api.key = "cp_secret";
-    const told = api.curl("PUT", "v1/x", { ttl: 5, name: "it's" });
+    expect(api.curl(false, "GET", "v1/admin/leases")).toBe("curl 'http://127.0.0.1:8000/v1/admin/leases'");
+    const told = api.curl(true, "PUT", "v1/x", { ttl: 5, name: "it's" });
     expect(told).toContain(`-X PUT 'http://127.0.0.1:8000/v1/x'`);
     expect(told).toContain(`'{"ttl":5,"name":"it'\\''s"}'`);
-    expect(told).not.toContain("cp_secret");
+    expect(told).toContain('-H "authorization: Bearer $CHATPAGER_API_KEY"');
   });
 });
 

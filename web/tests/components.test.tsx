@@ -10,6 +10,7 @@ import { Message } from "../src/components/Message";
 import { ChatContext } from "../src/components/context";
 import { Drafts } from "../src/drafts";
 import { Lines } from "../src/lines";
+import { Login } from "../src/login";
 import { KeptWishes } from "../src/wishes";
 import { fromItems } from "../src/stored";
 import { type Message as MessageData, apply, begin, emptyThread, lose, refuse } from "../src/turns";
@@ -18,13 +19,16 @@ import { words } from "../src/words";
 import { memoryStorage } from "./storage";
 
 let chat: Chat;
+let loginAnswer: (url: string, init?: RequestInit) => Response;
 let place: HTMLElement;
 beforeEach(() => {
   place = document.createElement("div");
   document.body.append(place);
   const { storage } = memoryStorage();
+  const api = new Api("http://here/", async (url, init) => loginAnswer(String(url), init));
   chat = new Chat({
-    api: new Api("http://here/"),
+    api,
+    login: new Login(api, ["user", "admin"]),
     lines: new Lines({ url: "ws://here/" }),
     drafts: new Drafts(() => storage),
     wishes: new KeptWishes(() => storage),
@@ -164,16 +168,29 @@ describe("the page", () => {
     expect(find<HTMLButtonElement>(".example").disabled).toBe(true);
   });
 
-  it("says that the server wants a key, and not that it is away", () => {
+  it("asks for a key, says why one is refused, and shows nothing else until one is not", async () => {
+    const told = (who: object, status = 200) => new Response(JSON.stringify({ required: true, tenant: null, role: null, ...who }), { status });
+    loginAnswer = (_, init) => (init?.method === "GET" ? told({}) : told({ error: { message: "no", code: "invalid_api_key" } }, 401));
+    const enter = async (key: string) => {
+      find<HTMLInputElement>("input").value = key;
+      await act(async () => {
+        find("form").dispatchEvent(new Event("submit", { cancelable: true }));
+        await new Promise((resolve) => setTimeout(resolve));
+      });
+    };
+    chat.write("a draft");
     draw(<App />);
-    act(() => {
-      chat.store.away.value = true;
-      chat.store.locked.value = true;
-      chat.store.listing.value = "unreachable";
-    });
-    expect(find(".banner span").textContent).toBe(words.keyWanted);
-    expect(place.textContent).not.toContain(words.offline);
-    expect(place.textContent).not.toContain(words.unreachable);
+    expect(find(".app")).not.toBeNull();
+    await act(() => chat.login.ask());
+    expect([find(".app"), find("h1").textContent]).toEqual([null, words.login.title]);
+    await enter("wrong");
+    expect([find("[role=alert]").textContent, find("input").getAttribute("aria-invalid")]).toEqual([words.login.refused, "true"]);
+    loginAnswer = () => told({ tenant: "ann", role: "read-only" });
+    await enter("looks");
+    expect([find("[role=alert]").textContent, find("a").getAttribute("href")]).toEqual([`${words.login.barred("read-only")} ${words.login.toAdmin}`, "./admin"]);
+    loginAnswer = () => told({ tenant: "ann", role: "user" });
+    await enter(" right ");
+    expect(find<HTMLTextAreaElement>("#message").value).toBe("a draft");
   });
 
   it.each(["stalled", "stopped"] as const)("says when the server is there but %s", (status) => {

@@ -1,7 +1,7 @@
 import { effect } from "@preact/signals";
 import { describe, expect, it } from "vitest";
 import { words } from "../src/words";
-import { answers, begin, chat, clock, eventually, finish, lines, server, shown, start, stopServer, storedState } from "./page";
+import { answers, chat, clock, eventually, finish, lines, server, shown, start, stopServer, storedState } from "./page";
 import { answerEvents, item, usage } from "./server";
 
 describe("a socket that drops", () => {
@@ -126,37 +126,6 @@ describe("a socket that drops", () => {
     chat.wake();
     await eventually(() => expect(chat.store.sessions.value.map((one) => one.chatpager.title)).toEqual(["Made elsewhere"]));
     await eventually(() => expect(chat.store.away.value).toBe(false));
-  });
-});
-
-describe("a server that wants a key", () => {
-  const standing = () => [chat.store.locked.value, chat.store.away.value, chat.ready, chat.store.notice.value];
-
-  it("is told from one that is away, until it wants none", async () => {
-    const { id } = server.addConversation("Kept", [item("msg_1", "user", "Hi")]);
-    server.locked = true;
-    begin(id);
-    await eventually(() => expect(standing()).toEqual([true, true, false, null]));
-    await eventually(() => expect(chat.store.thread.value?.phase).toBe("unreachable"));
-    server.locked = false;
-    chat.wake();
-    await eventually(() => expect(standing()).toEqual([false, false, true, null]));
-  });
-
-  it("although it wanted none before is told too", async () => {
-    await start();
-    server.locked = true;
-    server.dropAll();
-    await eventually(() => expect(standing()).toEqual([true, true, false, null]));
-  });
-
-  it("and goes away is away", async () => {
-    server.locked = true;
-    begin(null);
-    await eventually(() => expect(chat.store.locked.value).toBe(true));
-    const restart = await stopServer();
-    await eventually(() => expect(standing()).toEqual([false, true, false, null]));
-    await restart();
   });
 });
 

@@ -5,6 +5,7 @@ import { Api } from "../src/api";
 import { Chat } from "../src/chat";
 import { Drafts } from "../src/drafts";
 import { Lines } from "../src/lines";
+import { Login } from "../src/login";
 import { KeptWishes } from "../src/wishes";
 import type { CreateRequest } from "../src/wire";
 import { TestServer, answerEvents, cache, item, response, timings, usage } from "./server";
@@ -15,6 +16,8 @@ export let chat: Chat;
 export let lines: Lines;
 /** What the page put into its address, in order. */
 export let address: (string | null)[];
+/** How often the page was to be loaded anew. */
+export let restarts: number;
 export const clock = { now: 0 };
 let end: () => void;
 
@@ -27,8 +30,11 @@ function makeChat(root: string): Chat {
   const { storage } = memoryStorage();
   address = [];
   clock.now = 0;
+  const api = new Api(root);
+  restarts = 0;
   return new Chat({
-    api: new Api(root),
+    api,
+    login: new Login(api, ["user", "admin"], () => void restarts++),
     lines,
     drafts: new Drafts(() => storage),
     wishes: new KeptWishes(() => storage),

@@ -93,8 +93,10 @@ export class TestServer {
   readonly failures = new Map<string, { status: number; body: string }>();
   /** Holds the answer to a path, once computed, until the promise is kept. */
   readonly holds = new Map<string, Promise<void>>();
-  /** Wants a key, which the page does not send: health alone is open. */
+  /** Wants a login, by the key "right". */
   locked = false;
+  /** Whose key that is. */
+  tenant = "ann";
   health: Health["status"] = "ok";
   onCreate: OnCreate = () => undefined;
   /** Without more, the events are gone. */
@@ -200,10 +202,16 @@ export class TestServer {
     reply.end(typeof value === "string" ? value : JSON.stringify(value));
   }
 
-  private answer(method: string, url: URL, body: { metadata?: Record<string, string>; at?: string; items?: AnyItem[] } | null): { status: number; value: unknown } {
+  private answer(method: string, url: URL, body: { metadata?: Record<string, string>; at?: string; items?: AnyItem[]; key?: string } | null): { status: number; value: unknown } {
     const [, kind, id, rest] = /^\/(?:v1\/)?(\w+)\/?(\w+)?\/?(\w+)?$/.exec(url.pathname) ?? [];
     const missing = { status: 404, value: { error: { message: "No such thing.", type: "not_found", param: null, code: "not_found" } } };
     if (kind === "health") return { status: this.health === "ok" ? 200 : 503, value: { status: this.health, model: "demo", version: "0" } };
+    if (kind === "login") {
+      if (method === "POST") this.locked = body?.key !== "right";
+      if (method === "DELETE") this.locked = true;
+      const who = this.locked ? { tenant: null, role: null } : { tenant: this.tenant, role: "user" };
+      if (method !== "POST" || !this.locked) return { status: 200, value: { required: true, ...who } };
+    }
     if (this.locked) return { status: 401, value: { error: { message: "send the server's key", type: "authentication_error", param: null, code: "invalid_api_key" } } };
     if (kind === "conversations" && id === undefined) {
       if (method === "POST") return { status: 200, value: this.named(this.addConversation("", body?.items ?? []), body?.metadata ?? {}) };

@@ -1,7 +1,8 @@
 import { afterEach, describe, expect, it, vi } from "vitest";
 import { groupByAge } from "../src/ages";
 import { sayable, spoken } from "../src/announce";
-import { Api, ApiError, reasonOf } from "../src/api";
+import { Api } from "../src/api";
+import { ApiError, reasonOf } from "../src/calls";
 import { Drafts } from "../src/drafts";
 import { Inbox, nextFrame, paced } from "../src/frames";
 import { parseRoute, routeOf } from "../src/route";
@@ -154,9 +155,9 @@ describe("a failed call", () => {
     await expect(call).rejects.toMatchObject({ name: "ApiError", status: 404, message: "No such conversation.", code: "not_found", passing: false });
   });
 
-  it("for want of a key says what can be done, not what the server tells programs", async () => {
+  it("for want of a login says what can be done, not what the server tells programs", async () => {
     const call = answering(401, '{"error":{"message":"send the key: Authorization: Bearer KEY","code":"invalid_api_key"}}').sessions();
-    await expect(call).rejects.toMatchObject({ status: 401, message: words.keyWanted, code: "invalid_api_key", locked: true, passing: false });
+    await expect(call).rejects.toMatchObject({ status: 401, message: words.login.ended, code: "invalid_api_key", locked: true, passing: true });
   });
 
   it("says so when the answer is not the server's", async () => {

@@ -1,12 +1,12 @@
-/** The live stream: server-sent events over `fetch`, which can send a key, opened again whenever it ends or falls silent. */
-import { AdminError } from "./api";
+/** The live stream: server-sent events over `fetch`, whose refusal can be read, opened again whenever it ends or falls silent. */
+import { ApiError } from "../calls";
 import type { Snapshot } from "./wire";
 
 const SILENCE = 8_000;
 const FIRST_WAIT = 500;
 const LONGEST_WAIT = 8_000;
 
-export type FeedState = "connecting" | "live" | "lost" | "locked" | "forbidden" | "paused";
+export type FeedState = "connecting" | "live" | "lost" | "locked" | "paused";
 
 export class Feed {
   private stopping: AbortController | null = null;
@@ -37,10 +37,7 @@ export class Feed {
         await this.read(stopped, () => (wait = FIRST_WAIT));
       } catch (error) {
         if (stopped.aborted) return;
-        if (error instanceof AdminError && (error.locked || error.status === 403)) {
-          this.is(error.locked ? "locked" : "forbidden");
-          return;
-        }
+        if (error instanceof ApiError && (error.locked || error.status === 403)) return this.is("locked");
       }
       if (stopped.aborted) return;
       this.is("lost");

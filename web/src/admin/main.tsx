@@ -1,19 +1,23 @@
 import { render } from "preact";
 import "../styles/tokens.css";
 import "../styles/page.css";
+import "../styles/login.css";
 import "./styles/frame.css";
 import "./styles/figures.css";
 import "./styles/tables.css";
 import "./styles/blocks.css";
 import { nextFrame } from "../frames";
-import { preference, themeOf, wear } from "../preferences";
+import { Login } from "../login";
+import { forgetWork, preference, themeOf, wear } from "../preferences";
 import { AdminApi } from "./api";
 import { App } from "./components/App";
 import { StoreContext } from "./components/context";
 import { AdminStore } from "./store";
 import { language, openingLanguage } from "./words";
 
-const store = new AdminStore(new AdminApi(document.baseURI), nextFrame, (hash) => history.replaceState(null, "", hash));
+const api = new AdminApi(document.baseURI);
+const login = new Login(api, ["admin", "read-only"], forgetWork);
+const store = new AdminStore(api, login, nextFrame, (hash) => history.replaceState(null, "", hash));
 
 wear(themeOf(preference("theme")));
 language.value = openingLanguage(navigator.languages);
@@ -27,7 +31,7 @@ document.addEventListener("visibilitychange", () => {
 const place = document.getElementById("app");
 if (place === null) throw new Error("admin.html has no element with the id app");
 store.go(location.hash);
-store.start();
+void login.ask().then(() => store.open());
 render(
   <StoreContext.Provider value={store}>
     <App />

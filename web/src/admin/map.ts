@@ -1,6 +1,7 @@
 /** The block map of the page: one model that is brought up to date for as long as somebody looks at it. */
 import { signal } from "@preact/signals";
-import { type AdminApi, AdminError } from "./api";
+import { reasonOf } from "../calls";
+import type { AdminApi } from "./api";
 import { BlockModel } from "./blocks";
 
 const EVERY = 800;
@@ -49,7 +50,7 @@ export class LiveMap {
       this.version.value += 1;
       this.first.value = true;
     } catch (error) {
-      this.error.value = error instanceof AdminError ? error.message : String(error);
+      this.error.value = reasonOf(error);
     }
   }
 }

@@ -1,6 +1,6 @@
 /** Something that a view asks for again and again while it is shown. */
 import { signal } from "@preact/signals";
-import { AdminError } from "./api";
+import { reasonOf } from "../calls";
 
 export class Polled<T> {
   readonly value = signal<T | null>(null);
@@ -39,7 +39,7 @@ export class Polled<T> {
       this.value.value = told;
       this.error.value = null;
     } catch (error) {
-      if (path === this.path) this.error.value = error instanceof AdminError ? error.message : String(error);
+      if (path === this.path) this.error.value = reasonOf(error);
     }
   }
 }

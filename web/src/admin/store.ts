@@ -1,6 +1,8 @@
 /** The one place of the admin page's state, and the few ways to change it. */
-import { computed, signal } from "@preact/signals";
-import { type AdminApi, AdminError } from "./api";
+import { computed, effect, signal, untracked } from "@preact/signals";
+import { reasonOf } from "../calls";
+import type { Login } from "../login";
+import type { AdminApi } from "./api";
 import { Feed, type FeedState } from "./feed";
 import { LiveMap } from "./map";
 import { Polled } from "./polled";
@@ -34,6 +36,7 @@ export class AdminStore {
 
   constructor(
     readonly api: AdminApi,
+    readonly login: Login,
     private readonly schedule: (run: () => void) => void = (run) => run(),
     private readonly replace: (hash: string) => void = () => undefined,
   ) {
@@ -43,11 +46,21 @@ export class AdminStore {
       (told) => this.schedule(() => this.hear(told)),
       (state) => {
         this.feed.value = state;
+        if (state === "locked") void login.ask();
       },
     );
   }
 
+  /** Show what there is whenever a login lets the page. */
+  open(): void {
+    effect(() => {
+      const wanted = this.login.wanted.value;
+      untracked(() => (wanted ? this.stop() : this.start()));
+    });
+  }
+
   start(): void {
+    if (this.login.wanted.peek()) return void this.login.ask(); // another page may have logged in
     this.stream.start();
     void this.readHistory();
   }
@@ -61,12 +74,6 @@ export class AdminStore {
       this.stream.stop();
       this.feed.value = "paused";
     } else this.start();
-  }
-
-  /** Try again with this key. */
-  unlock(key: string): void {
-    this.api.key = key.trim();
-    this.start();
   }
 
   go(hash: string): void {
@@ -139,7 +146,7 @@ export class AdminStore {
       this.notice.value = { text: done, bad: false };
       return true;
     } catch (error) {
-      this.notice.value = { text: error instanceof AdminError ? error.message : String(error), bad: true };
+      this.notice.value = { text: reasonOf(error), bad: true };
       return false;
     }
   }

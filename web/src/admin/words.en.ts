@@ -18,7 +18,6 @@ export const en = {
     live: "Live",
     lost: "No connection; trying again…",
     locked: "A key is wanted",
-    forbidden: "Not for this key",
     paused: "Paused",
   },
   busy: "The engine is in a long step: its figures are those of the last one.",
@@ -26,12 +25,6 @@ export const en = {
   restarting: "The engine has failed and starts again.",
   stopped: "The engine has stopped.",
   waitingForFirst: "Waiting for the first figures…",
-
-  lockedTitle: "This server asks for a key",
-  lockedText: "Enter one of role admin or read-only. It is kept in this page's memory alone and is gone when the page is.",
-  forbiddenText: "That key is of role user: the whole server's figures are for admins, and for keys of role read-only.",
-  key: "API key",
-  open: "Open",
 
   hitRate: "Hit rate",
   hitRateMeaning: "Tokens that came from the cache, of those it could have given had nothing been evicted.",

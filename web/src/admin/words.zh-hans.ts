@@ -20,7 +20,6 @@ export const zhHans: Words = {
     live: "实时",
     lost: "没有连接；正在重试…",
     locked: "需要密钥",
-    forbidden: "此密钥无权查看",
     paused: "已暂停",
   },
   busy: "引擎正在执行一个较长的步骤：显示的是上一步的数字。",
@@ -28,12 +27,6 @@ export const zhHans: Words = {
   restarting: "引擎发生故障，正在重新启动。",
   stopped: "引擎已停止。",
   waitingForFirst: "等待第一批数字…",
-
-  lockedTitle: "此服务器需要密钥",
-  lockedText: "请输入 admin 或 read-only 角色的密钥。它只保存在此页面的内存中，关闭页面即消失。",
-  forbiddenText: "该密钥的角色是 user：整台服务器的数字只供 admin 与 read-only 密钥查看。",
-  key: "API 密钥",
-  open: "打开",
 
   hitRate: "命中率",
   hitRateMeaning: "来自缓存的词元数，除以若没有任何淘汰时缓存本可提供的词元数。",

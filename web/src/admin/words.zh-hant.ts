@@ -20,7 +20,6 @@ export const zhHant: Words = {
     live: "即時",
     lost: "沒有連線；正在重試…",
     locked: "需要金鑰",
-    forbidden: "此金鑰無權查看",
     paused: "已暫停",
   },
   busy: "引擎正在執行一個較長的步驟：顯示的是上一步的數字。",
@@ -28,12 +27,6 @@ export const zhHant: Words = {
   restarting: "引擎發生故障，正在重新啟動。",
   stopped: "引擎已停止。",
   waitingForFirst: "等待第一批數字…",
-
-  lockedTitle: "這台伺服器需要金鑰",
-  lockedText: "請輸入 admin 或 read-only 角色的金鑰。它只存在此頁面的記憶體中，關閉頁面即消失。",
-  forbiddenText: "該金鑰的角色是 user：整台伺服器的數字只供 admin 與 read-only 金鑰查看。",
-  key: "API 金鑰",
-  open: "開啟",
 
   hitRate: "命中率",
   hitRateMeaning: "來自快取的權杖數，除以若沒有任何淘汰時快取本可提供的權杖數。",

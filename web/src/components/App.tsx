@@ -5,6 +5,7 @@ import { Composer } from "./Composer";
 import { ConnectionBanner } from "./ConnectionBanner";
 import { Header } from "./Header";
 import { Help } from "./Help";
+import { LoginView } from "./LoginView";
 import { Middle } from "./Middle";
 import { Notice } from "./Notice";
 import { Settings } from "./Settings";
@@ -13,12 +14,17 @@ import { Undo } from "./Undo";
 import { useChat } from "./context";
 import { useKeys } from "./keys";
 
-/** The frame. It reads nothing that changes while an answer is written, so that the list is not drawn with every token. */
 export function App() {
+  const { store, login } = useChat();
+  const heading = store.currentId.value === null || login.wanted.value ? words.product : `${store.title.value} · ${words.product}`;
+  useEffect(() => void (document.title = heading), [heading]);
+  return login.wanted.value ? <LoginView login={login} otherwise={<a href="./admin">{words.login.toAdmin}</a>} /> : <Frame />;
+}
+
+/** The frame. It reads nothing that changes while an answer is written, so that the list is not drawn with every token. */
+function Frame() {
   const { store } = useChat();
   useKeys();
-  const heading = store.currentId.value === null ? words.product : `${store.title.value} · ${words.product}`;
-  useEffect(() => void (document.title = heading), [heading]);
   return (
     <div class={store.folded.value ? "app is-folded" : "app"}>
       <Sidebar />

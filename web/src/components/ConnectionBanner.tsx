@@ -5,13 +5,13 @@ import { useChat } from "./context";
 export function ConnectionBanner() {
   const chat = useChat();
   const state = chat.line.value;
-  const { server, away, ailing, locked, offline } = chat.store;
+  const { server, away, ailing, offline } = chat.store;
   const connecting = away.value && state === "connecting";
   const told = server.value === null || server.value === "ok" ? words.offline : words.server[server.value];
-  const text = offline.value ? words.noNetwork : locked.value ? words.keyWanted : connecting ? words.connecting : told;
+  const text = offline.value ? words.noNetwork : connecting ? words.connecting : told;
   return (
     <div role="status">
-      {(away.value || ailing.value || locked.value || offline.value) && (
+      {(away.value || ailing.value || offline.value) && (
         <div class="banner">
           <span>{text}</span>
           <button type="button" class="text-button" disabled={connecting} onClick={() => chat.wake()}>

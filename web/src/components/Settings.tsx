@@ -103,6 +103,21 @@ function PageSettings() {
           </select>
         </label>
       </div>
+      <LogOut />
     </section>
+  );
+}
+
+function LogOut() {
+  const { login, sessions } = useChat();
+  const { leavable, who } = login;
+  if (!leavable.value) return null;
+  return (
+    <div class="settings-head">
+      <span>{words.login.as(who.value?.role ?? "", who.value?.tenant ?? "")}</span>
+      <button type="button" class="button" onClick={() => void sessions.report(() => login.leave())}>
+        {words.login.leave}
+      </button>
+    </div>
   );
 }

@@ -1,10 +1,11 @@
 import { useEffect } from "preact/hooks";
+import { LoginView } from "../../components/LoginView";
+import { words as chatWords } from "../../words";
 import { language, words } from "../words";
 import { Bar } from "./Bar";
 import { BlocksView } from "./BlocksView";
 import { ConfigView } from "./ConfigView";
 import { LeasesView } from "./LeasesView";
-import { Locked } from "./Locked";
 import { Notices } from "./Notices";
 import { Overview } from "./Overview";
 import { RequestsView } from "./RequestsView";
@@ -21,7 +22,7 @@ export function App() {
     document.title = `${heading} · ${words.value.title}`;
     document.documentElement.lang = language.value;
   });
-  const locked = store.feed.value === "locked" || store.feed.value === "forbidden";
+  if (store.login.wanted.value) return <LoginView login={store.login} otherwise={<a href="./">{chatWords.login.toChat}</a>} />;
   return (
     <div class="admin">
       <Bar />
@@ -29,7 +30,7 @@ export function App() {
       <main class="admin-main">
         <h1 class="unseen">{heading}</h1>
         <Notices />
-        {locked ? <Locked /> : <Shown />}
+        <Shown />
       </main>
     </div>
   );

@@ -1,11 +1,12 @@
 import { Mark } from "../../components/Icon";
+import { words as chatWords } from "../../words";
 import { LANGUAGES, type Language, language, speak, words } from "../words";
 import { useStore } from "./context";
 
 /** The head of the page: what is served, whether it is live, and the few things that concern every view. */
 export function Bar() {
   const store = useStore();
-  const { paused, feed, snapshot } = store;
+  const { paused, feed, snapshot, login } = store;
   return (
     <header class="bar">
       <a class="bar-home" href="#/overview" aria-label="chatpager">
@@ -36,6 +37,11 @@ export function Bar() {
           </option>
         ))}
       </select>
+      {login.leavable.value && (
+        <button type="button" class="button" title={chatWords.login.as(login.who.value?.role ?? "", login.who.value?.tenant ?? "")} onClick={() => store.act("", () => login.leave())}>
+          {chatWords.login.leave}
+        </button>
+      )}
     </header>
   );
 }

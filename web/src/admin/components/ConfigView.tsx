@@ -25,7 +25,7 @@ export function ConfigView() {
         id={(row) => row.name}
         extra={<CopyCurl method="GET" path="v1/admin/settings" />}
       />
-      <Drain />
+      {store.login.mayChange.value && <Drain />}
     </section>
   );
 }

@@ -7,7 +7,7 @@ export function CopyCurl({ method, path, body }: { method: string; path: string;
   const store = useStore();
   const copied = useSignal(false);
   const copy = async () => {
-    const text = store.api.curl(method, path, body);
+    const text = store.api.curl(store.login.leavable.peek(), method, path, body);
     if (!("clipboard" in navigator)) { // over plain HTTP from elsewhere: to be marked by hand
       store.notice.value = { text, bad: false };
       return;

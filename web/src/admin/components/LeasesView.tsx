@@ -23,12 +23,12 @@ export function LeasesView() {
     <section class="section">
       <Trouble of={store.leases} />
       {leases !== null && <Budget leases={leases} />}
-      <PinForm />
+      {store.login.mayChange.value && <PinForm />}
       <DataTable
         name="leases"
         caption={said.views.leases}
         rows={leases?.data ?? []}
-        columns={columns()}
+        columns={columns(store.login.mayChange.value)}
         id={(row) => `${row.tenant} ${row.id}`}
         extra={<CopyCurl method="GET" path="v1/admin/leases" />}
       />
@@ -92,7 +92,7 @@ function PinForm() {
   );
 }
 
-function columns(): Shown<LeaseRow>[] {
+function columns(mayChange: boolean): Shown<LeaseRow>[] {
   const { columns, prefix } = words.value;
   return [
     {
@@ -112,7 +112,7 @@ function columns(): Shown<LeaseRow>[] {
     { name: "lease", label: columns.lease, value: (row) => Math.max(...row.leases.map((lease) => lease.seconds_left)), show: (row) => <LeaseLeft leases={row.leases} /> },
     { name: "kept", label: columns.kept, numeric: true, value: (row) => Math.max(...row.leases.map((lease) => lease.tokens)), show: (row) => short(Math.max(...row.leases.map((lease) => lease.tokens))) },
     { name: "device", label: columns.onDevice, numeric: true, value: (row) => row.device_tokens, show: (row) => `${short(row.device_tokens)} / ${short(row.tokens)}` },
-    { name: "act", label: columns.act, value: () => null, show: (row) => <Acts row={row} /> },
+    ...(mayChange ? [{ name: "act", label: columns.act, value: () => null, show: (row: LeaseRow) => <Acts row={row} /> }] : []),
   ];
 }
 

@@ -66,6 +66,7 @@ function Live({ snapshot }: { snapshot: Snapshot }) {
 function Cancel({ request }: { request: LiveRequest }) {
   const store = useStore();
   const said = words.value;
+  if (!store.login.mayChange.value) return null;
   const path = `v1/admin/requests/${encodeURIComponent(request.id)}/cancel`;
   return (
     <button

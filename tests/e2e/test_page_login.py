@@ -1,0 +1,95 @@
+"""Both pages of a server that has keys: who comes in by which, what they may do there, and how a login ends."""
+
+import json
+import re
+
+import pytest
+
+from tests.e2e.browsing import BROWSER, PHONE, answers, ask, conversation, expect, field, picture
+from tests.processes import clean_env, serving
+
+pytestmark = BROWSER
+REFUSED = "This key opens nothing here: it is mistyped, was revoked or has expired."
+
+
+@pytest.fixture
+def keys(fork_server, tmp_path):
+    """Makes a key, or revokes one, in the database of the server under ``tmp_path``."""
+
+    def run(*words: str) -> dict:
+        process = fork_server("keys", *words, "--json", env=clean_env(tmp_path))
+        assert process.wait() == 0, process.err.text
+        return json.loads(process.out.whole())
+
+    return run
+
+
+def enter(page, key: str) -> None:
+    page.get_by_label("API key").fill(key)
+    page.get_by_role("button", name="Log in").click()
+
+
+def test_a_login_lets_both_pages_in_as_far_as_its_role_goes(browser, fork_server, keys, tmp_path, complaints):
+    ann = [keys("create", "--tenant", "ann", "--role", "user") for _ in range(2)]
+    looks = keys("create", "--tenant", "default", "--role", "read-only")
+    with serving(fork_server, tmp_path, CHATPAGER_API_KEY="secret") as running:
+        context = browser.new_context(viewport=PHONE, has_touch=True, is_mobile=True, locale="en-GB")
+        page = context.new_page()
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        asked = []
+        page.on("request", lambda request: asked.append(request.url.removeprefix(running.url)))
+        page.goto(running.url)
+
+        # Nothing is asked for before somebody is in, and the key stays nowhere.
+        expect(page.get_by_role("heading", name="This server asks for a key")).to_be_visible()
+        assert [path for path in asked if path.startswith("/v1")] == ["/v1/login"]
+        enter(page, "wrong")
+        expect(page.get_by_role("alert")).to_have_text(REFUSED)
+        picture(page, "login-refused-phone")
+        enter(page, ann[0]["key"])
+        answer = ask(page, "My name is Ada.")
+        assert page.evaluate("document.cookie") == ""
+        assert ann[0]["key"] not in page.evaluate("JSON.stringify({...localStorage, ...sessionStorage})")
+
+        # A key that is revoked takes the page back to the login, and nothing that was written.
+        field(page).fill("half a thought")
+        chat = conversation(page)
+        keys("revoke", ann[0]["id"])
+        expect(page.get_by_text("The login has ended.")).to_be_visible(timeout=20_000)
+        expect(answers(page)).to_have_count(0)
+        enter(page, ann[1]["key"])
+        expect(field(page)).to_have_value("half a thought")
+        expect(answers(page)).to_have_text([answer])
+        assert conversation(page) == chat
+
+        # The admin page is for others, and for who may only look there is nothing to change.
+        page.goto(f"{running.url}/admin#/leases")
+        expect(page.get_by_role("alert")).to_contain_text("a key of role user does not open this page")
+        enter(page, looks["key"])
+        expect(page.locator(".feed")).to_have_text("Live")
+        expect(page.get_by_label("Filter")).to_be_visible()
+        expect(page.get_by_role("button", name=re.compile("Pin"))).to_have_count(0)
+        page.goto(f"{running.url}/admin#/config")
+        expect(page.get_by_text("num_kv_blocks").first).to_be_visible()
+        expect(page.get_by_role("button", name="Drain the server")).to_have_count(0)
+        page.get_by_role("link", name="Chat", exact=True).click()
+        expect(page.get_by_role("alert")).to_contain_text("a key of role read-only does not open this page")
+        page.get_by_role("link", name="Go to the admin page").click()
+        page.get_by_role("button", name="Log out").click()
+
+        # Who logs out leaves nothing behind.
+        enter(page, "secret")
+        expect(page.locator(".feed")).to_have_text("Live")
+        page.goto(f"{running.url}/admin#/config")
+        expect(page.get_by_role("button", name="Drain the server")).to_be_visible()
+        page.goto(running.url)
+        expect(field(page)).to_have_value("")
+        field(page).fill("another thought")
+        page.get_by_role("button", name="Settings").click()
+        expect(page.get_by_text("Logged in as admin of default")).to_be_visible()
+        picture(page, "login-settings-phone")
+        page.get_by_role("button", name="Log out").click()
+        expect(page.get_by_label("API key")).to_be_visible()
+        assert page.evaluate("Object.keys(localStorage)") == []
+        assert complaints == []
+        context.close()
