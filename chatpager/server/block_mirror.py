@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chatpager.sessions.inspecting import Inspector
+from chatpager.sessions.to_the_end import to_the_end
 
 SLICE = 1024
 """Blocks of one question: about a millisecond of the engine's thread."""
@@ -36,18 +37,26 @@ class BlockMirror:
         self._parents: npt.NDArray[np.uint32] = np.zeros(blocks + 1, WORD)
         self._stamps: npt.NDArray[np.uint32] = np.zeros(blocks + 1, WORD)
 
-    async def look(self, inspector: Inspector) -> None:
-        """Bring it up to date, as far as ``LOOK_SECONDS`` go. Raises EngineStopped."""
+    async def told(self, inspector: Inspector, stamp: int, epoch: int) -> bytes:
+        """What ``since`` says, brought up to date as far as ``LOOK_SECONDS`` go. Raises EngineStopped."""
+        return await to_the_end(self._look_and_tell(inspector, stamp, epoch))
+
+    async def _look_and_tell(self, inspector: Inspector, stamp: int, epoch: int) -> bytes:
+        """Who asks may leave meanwhile; what the engine told is told once, so it must be taken."""
         async with self._looking:
-            until = time.monotonic() + LOOK_SECONDS
-            while True:
-                changes = await inspector.changes(SLICE)
-                if changes.epoch != self._epoch:
-                    self._epoch = changes.epoch
-                    self._put_up(changes.total)
-                self._take(changes.blocks)
-                if not changes.more or time.monotonic() > until:
-                    return
+            await self._look(inspector)
+            return await asyncio.to_thread(self.since, stamp, epoch)
+
+    async def _look(self, inspector: Inspector) -> None:
+        until = time.monotonic() + LOOK_SECONDS
+        while True:
+            changes = await inspector.changes(SLICE)
+            if changes.epoch != self._epoch:
+                self._epoch = changes.epoch
+                self._put_up(changes.total)
+            self._take(changes.blocks)
+            if not changes.more or time.monotonic() > until:
+                return
 
     def _take(self, blocks: list[tuple[int, int, int]]) -> None:
         """Only what is really another thing now is told."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -87,10 +86,8 @@ def leases_told(leases: Sequence[LeaseState]) -> list[w.LeaseTold]:
 
 async def blocks(request: web.Request) -> web.Response:
     """The block map, or what changed of it after the stamp ``since`` of an ``epoch``; see ``block_mirror``."""
-    mirror = request.app[MIRROR]
     since, epoch = _number(request, "since"), _number(request, "epoch")
-    await mirror.look(request.app[SERVICE].hub.inspector)
-    body = await asyncio.to_thread(mirror.since, since, epoch)
+    body = await request.app[MIRROR].told(request.app[SERVICE].hub.inspector, since, epoch)
     return web.Response(body=body, content_type="application/octet-stream", headers={"Cache-Control": "no-store"})
 
 

@@ -1,6 +1,10 @@
 """The block map as pages are told of it: whoever applies what changed has what there is."""
 
+import asyncio
+import threading
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -63,23 +67,66 @@ def test_who_follows_has_what_there_is_however_often_it_asks(rounds, asks):
 async def test_another_engine_is_told_whole():
     mirror, page = BlockMirror(), Told()
     asked = Asked([Changes("aaaaaaaa1", 3, [(2, 5, 0)], False), Changes("bbbbbbbb1", 2, [(1, 1, 0)], False)])
-    await mirror.look(asked)
-    assert page.take(mirror.since(0, 0)) == 3
-    await mirror.look(asked)
+    assert page.take(await mirror.told(asked, 0, 0)) == 3
     page = Told()
     page.stamp, page.epoch = 1, 0xAAAAAAAA
-    assert page.take(mirror.since(page.stamp, page.epoch)) == 2
+    assert page.take(await mirror.told(asked, page.stamp, page.epoch)) == 2
     assert (page.epoch, page.codes) == (0xBBBBBBBB, {1: 1, 2: 0})
 
 
 async def test_a_large_pool_comes_in_slices():
     batches = [Changes("aaaaaaaa1", 9, [(i, 3, 0)], i < 9) for i in range(1, 10)]
-    mirror = BlockMirror()
-    await mirror.look(Asked(batches))
-    assert batches == []
     page = Told()
-    page.take(mirror.since(0, 0))
+    page.take(await BlockMirror().told(Asked(batches), 0, 0))
+    assert batches == []
     assert set(page.codes.values()) == {3}
+
+
+async def test_who_leaves_takes_no_change_along():
+    mirror, asked_for, answered = BlockMirror(), asyncio.Event(), asyncio.Event()
+
+    class Slow(Asked):
+        async def changes(self, most):
+            taken = self.batches.pop(0)
+            asked_for.set()
+            await answered.wait()
+            return taken
+
+    asked = Slow([Changes("aaaaaaaa1", 3, [(2, 5, 0)], False), Changes("aaaaaaaa1", 3, [], False)])
+    left = asyncio.create_task(mirror.told(asked, 0, 0))
+    await asked_for.wait()
+    left.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await left
+    answered.set()
+    page = Told()
+    page.take(await mirror.told(asked, 0, 0))
+    assert page.codes == {1: 0, 2: 5, 3: 0}
+
+
+async def test_a_page_is_told_of_one_moment():
+    """What another page's look finds meanwhile would be half in it, and under a stamp that says it was all told."""
+    telling, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    class Held(BlockMirror):
+        def since(self, stamp, epoch):
+            loop.call_soon_threadsafe(telling.set)
+            assert go_on.wait(60)
+            return super().since(stamp, epoch)
+
+    mirror, asked = Held(), Asked([Changes("aaaaaaaa1", 3, [(n, 5, 0)], False) for n in (1, 2)])
+    first = asyncio.create_task(mirror.told(asked, 0, 0))
+    await telling.wait()
+    second = asyncio.create_task(mirror.told(asked, 0, 0))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    waiting = len(asked.batches)
+    go_on.set()
+    pages = Told(), Told()
+    pages[0].take(await first)
+    pages[1].take(await second)
+    assert waiting == 1 and [page.codes for page in pages] == [{1: 5, 2: 0, 3: 0}, {1: 5, 2: 5, 3: 0}]
 
 
 async def test_the_map_that_the_server_tells_is_the_pools(server):
