@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from chatpager.server.keyring import CALLER
+from chatpager.server.keyring import ANYBODY, CALLER
 from chatpager.server.service import SERVICE
 from chatpager.store import AuditEntry
 
@@ -13,11 +13,16 @@ MAX_TARGET = 200
 
 
 async def audited(request: web.Request, action: str, target: str) -> None:
-    """Whoever may do it, only what an admin does is written down; ``target`` is an id or a label, and no text of
-    anybody's. Raises StoreError: nothing was written."""
+    """Whoever may do it, only what an admin's key does is written down: where there are no keys an entry would name
+    nobody, and everybody could add to the audit without end. Raises StoreError: nothing was written."""
+    caller = request[CALLER]
+    if caller.role == "admin" and caller is not ANYBODY:
+        await write_down(request, action, target)
+
+
+async def write_down(request: web.Request, action: str, target: str) -> None:
+    """``target`` is an id or a label, and no text of anybody's. Raises StoreError: nothing was written."""
     caller, service = request[CALLER], request.app[SERVICE]
-    if caller.role != "admin":
-        return
     shown = "".join(character for character in target[:MAX_TARGET] if character.isprintable())
     await service.store.audit(
         AuditEntry(

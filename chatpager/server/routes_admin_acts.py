@@ -10,7 +10,7 @@ from aiohttp import web
 
 from chatpager.errors import ResponseNotFound
 from chatpager.server import wire_admin as w
-from chatpager.server.auditing import audited
+from chatpager.server.auditing import audited, write_down
 from chatpager.server.input_items import shown
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE
@@ -83,6 +83,6 @@ async def drain(request: web.Request) -> web.Response:
     """Refuse new turns from now on, and let those that run end, as at a shutdown. There is no way back but a start."""
     app = request.app
     if not app[SERVICE].draining:
-        await audited(request, "server.drained", "")
+        await write_down(request, "server.drained", "")
         app[DRAIN](app)
     return json_response(w.Drained(status="draining"))

@@ -64,6 +64,17 @@ async def test_what_users_do_is_theirs(guarded):
     assert (await guarded.get("/v1/admin/audit")).status == 401
 
 
+async def test_nobody_fills_it_where_there_are_no_keys(server):
+    """There is nobody to name, and whoever reaches the machine could add to it without end."""
+    conversation = await server.conversation()
+    await server.respond("Hello", conversation=conversation)
+    for pin in (f"/v1/conversations/{conversation}/pin", f"/v1/admin/sessions/default/{conversation}/pin"):
+        assert (await server.call("PUT", pin, {"ttl": 60})).status == 200
+        assert (await server.delete(pin)).status == 200
+    assert (await server.delete(f"/v1/conversations/{conversation}")).status == 200
+    assert (await written(server, headers={}))["data"] == []
+
+
 async def test_what_cannot_be_written_down_is_not_done(guarded, monkeypatch):
     own = Bearer(guarded, "secret")
     conversation = await own.conversation()
