@@ -3,7 +3,7 @@ answers with their calls."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import msgspec
@@ -11,7 +11,8 @@ import msgspec
 from chatpager.engine.tool_calls import is_too_deep
 from chatpager.errors import InvalidRequest
 from chatpager.server.input_items import MAX_ITEMS, Json, check_text, shown
-from chatpager.sessions.answers import ToolCall, answer_content, result_content
+from chatpager.sessions.answers import ToolCall, answer_content, calls_of, result_content
+from chatpager.sessions.history import not_called
 from chatpager.store import NewMessage, text_content
 
 BETWEEN = "\n\n"
@@ -25,15 +26,17 @@ def block_messages(system: str | Sequence[Json] | None, messages: Sequence[Json]
     if not 0 < len(messages) <= MAX_ITEMS:
         raise InvalidRequest(f"messages holds 1 to {MAX_ITEMS} of them", param="messages")
     said: list[NewMessage] = []
+    called: set[str] = set()
     if system:
         said.append(NewMessage(role="system", content=text_content(_text(system, "system"))))
     for i, message in enumerate(messages):
         place = f"messages[{i}]"
         match message.get("role"):
             case "user":
-                said += _user(message.get("content"), f"{place}.content")
+                said += _user(message.get("content"), f"{place}.content", called)
             case "assistant":
                 said.append(_assistant(message.get("content"), f"{place}.content"))
+                called |= {call.id for call in calls_of(said[-1].content)}
             case _:
                 raise InvalidRequest(f"{place}: role is user or assistant", param=f"{place}.role")
     if said[-1].role == "assistant":
@@ -42,8 +45,9 @@ def block_messages(system: str | Sequence[Json] | None, messages: Sequence[Json]
     return said
 
 
-def _user(content: Any, place: str) -> list[NewMessage]:
-    """What came of tools is a message of its own, and so is the text before and behind it."""
+def _user(content: Any, place: str, called: Set[str]) -> list[NewMessage]:
+    """What came of tools, which were ``called`` before, is a message of its own, and so is the text before and behind
+    it."""
     messages: list[NewMessage] = []
     texts: list[str] = []
 
@@ -56,6 +60,8 @@ def _user(content: Any, place: str) -> list[NewMessage]:
         if block.get("type") == "tool_result":
             speak()
             call_id = _field(block, "tool_use_id", at)
+            if call_id not in called:
+                raise not_called(call_id, f"{at}.tool_use_id")
             text = _text(block.get("content") or "", f"{at}.content")
             messages.append(NewMessage(role="tool", content=result_content(call_id, text)))
         else:

@@ -42,6 +42,26 @@ def input_messages(value: str | Sequence[Json] | None, param: str) -> list[NewMe
     return messages
 
 
+def results_without_calls(items: str | Sequence[Json] | None, param: str) -> dict[str, str]:
+    """Of items that were read, the fields that name a call which does not stand before its result, by its id."""
+    called: set[str] = set()
+    found: dict[str, str] = {}
+    for i, item in enumerate(items if isinstance(items, list) else ()):
+        name = None
+        match item.get("type", "message"):
+            case "function_call":
+                called.add(item["call_id"])
+            case "function_call_output":
+                name = "call_id"
+            case "message" if item.get("role") == "tool":
+                name = "tool_call_id"
+            case "message":
+                called |= {call["id"] for call in item.get("tool_calls") or ()}
+        if name is not None and item[name] not in called:
+            found.setdefault(item[name], f"{param}[{i}].{name}")
+    return found
+
+
 def check_says_something(messages: Sequence[NewMessage], param: str) -> None:
     """Raises InvalidRequest: all of them are empty."""
     if messages and not any(_says_something(part) or "call_id" in part for m in messages for part in m.content):

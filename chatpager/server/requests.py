@@ -14,10 +14,18 @@ from chatpager.errors import InvalidJSON, InvalidRequest, ModelNotFound
 from chatpager.server.cache_wishes import keep_seconds
 from chatpager.server.extensions import Extensions
 from chatpager.server.formats import Form, answer_form
-from chatpager.server.input_items import Json, check_says_something, check_text, input_messages, shown
+from chatpager.server.input_items import (
+    Json,
+    check_says_something,
+    check_text,
+    input_messages,
+    results_without_calls,
+    shown,
+)
 from chatpager.server.reading import read
 from chatpager.server.request_bodies import SAMPLING_FIELDS, ChatCreate, EventOptions, ResponseCreate, Sampling
 from chatpager.server.tools import Offered
+from chatpager.sessions.history import check_called
 from chatpager.sessions.turn import TurnRequest
 from chatpager.store import NewMessage, TurnKind, text_content
 
@@ -66,6 +74,9 @@ def response_request(
         raise InvalidRequest("send conversation or previous_response_id, not both", param="conversation")
     messages = input_messages(body.input, "input")
     check_says_something(messages, "input")
+    results = results_without_calls(body.input, "input")
+    if not (session_id or previous):
+        check_called(results, ())
     placed = "tail" if draft and body.chatpager.instructions == "append" else body.chatpager.instructions
     if instructions and placed == "append":
         messages.append(NewMessage(role="developer", content=text_content(instructions)))
@@ -107,6 +118,7 @@ def response_request(
         session_id=session_id,
         previous_turn_id=previous,
         whole=whole,
+        results=results,
         instructions=instructions if placed == "head" else None,
         tail=instructions if placed == "tail" else None,
         title=body.chatpager.session_title if session_id else None,
@@ -159,6 +171,7 @@ def chat_request(raw: Json, served: Served, tenant: str) -> tuple[TurnRequest, C
     if not messages:
         raise InvalidRequest("there are no messages", param="messages")
     check_says_something(messages, "messages")
+    check_called(results_without_calls(body.messages, "messages"), ())
     if body.prompt_cache_options and body.prompt_cache_options.comparison_response_id:
         param = "prompt_cache_options.comparison_response_id"
         raise InvalidRequest("diagnostics are told on /v1/responses only", param=param)

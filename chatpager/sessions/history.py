@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from chatpager.errors import ConversationNotFound, PreviousResponseNotFound, ResponseNotFound, SessionBusy
+from chatpager.errors import (
+    ConversationNotFound,
+    InvalidRequest,
+    PreviousResponseNotFound,
+    ResponseNotFound,
+    SessionBusy,
+)
+from chatpager.sessions.answers import calls_of
 from chatpager.sessions.orphans import Orphans
 from chatpager.sessions.turn import TurnRequest
 from chatpager.store import Message, MessageHash, NewMessage, Store
+
+MAX_SHOWN = 80
+"""Characters of an id that a client sent, in an error's message."""
 
 
 async def history_of(
@@ -18,6 +28,7 @@ async def history_of(
     Raises:
         ConversationNotFound, PreviousResponseNotFound: what the request names is unknown.
         SessionBusy: it names a response that still runs.
+        InvalidRequest: it has the result of a call that is not there.
     """
     tenant = request.tenant
     if request.whole:
@@ -28,7 +39,25 @@ async def history_of(
         tip = await _tip_of_session(tenant, request.session_id, store)
     elif request.previous_turn_id is not None:
         tip = await _tip_of(tenant, request.previous_turn_id, store, orphans)
-    return await store.load_chain(tenant, tip), request.messages
+    history = await store.load_chain(tenant, tip)
+    check_called(request.results, history)
+    return history, request.messages
+
+
+def check_called(results: Mapping[str, str], history: Sequence[Message]) -> None:
+    """``results`` as a ``TurnRequest`` has them. Raises InvalidRequest: a call is not in the history."""
+    if results:
+        called = {call.id for message in history for call in calls_of(message.content)}
+        for call_id, place in results.items():
+            if call_id not in called:
+                raise not_called(call_id, place)
+
+
+def not_called(call_id: str, place: str) -> InvalidRequest:
+    """Of the field ``place``, which names a call that there is none of before it."""
+    shown = repr(call_id if len(call_id) <= MAX_SHOWN else call_id[:MAX_SHOWN] + "...")
+    problem = f"no call {shown} before this result; send it with the answer that called"
+    return InvalidRequest(f"{place}: {problem}", param=place)
 
 
 async def _tip_of_session(tenant: str, session_id: str, store: Store) -> MessageHash | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
@@ -82,6 +82,7 @@ class TurnRequest:
     ``prompt`` asks the model as it is, without a template, and there are no messages then: its text is plain, its ids
     may be any of the vocabulary; such a turn is not stored.
     ``client_key`` names the request for its tenant: a second one with the same key begins nothing.
+    ``results`` names the fields of results whose calls are to be found in the history, by the calls' ids.
     ``keep_seconds`` from its end on its prefix is kept on the device, as far as the budget of leases goes, and for
     ``keep_prompt_seconds`` as much of it as this turn asked the model. ``title``: the session is called so from now on.
     ``explain``: the receipt says where the prompt left the turn before it.
@@ -115,6 +116,7 @@ class TurnRequest:
     title: str | None = None
     compare_with: str | None = None
     client_key: str | None = None
+    results: Mapping[str, str] = field(default_factory=dict)
     parameters: dict[str, Any] = field(default_factory=dict)
     body: Callable[[LiveTurn, Ended], dict[str, Any]] | None = None
 

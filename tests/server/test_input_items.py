@@ -48,9 +48,32 @@ def test_calls_that_are_items_belong_to_the_answer_before_them():
 
 def test_what_came_of_a_call():
     parts = [{"type": "input_text", "text": "Ra"}, {"type": "text", "text": "in"}]
-    [result] = respond(input=[{"type": "function_call_output", "call_id": "c1", "output": parts}]).messages
+    output = {"type": "function_call_output", "call_id": "c1", "output": parts}
+    turn = respond(input=[output], previous_response_id="resp_1")
+    [result] = turn.messages
     assert (result.role, result.content) == ("tool", [{"type": "text", "text": "Rain", "call_id": "c1"}])
-    assert chat(messages=[{"role": "tool", "tool_call_id": "c1", "content": "Rain"}]).messages == [result]
+    assert turn.results == {"c1": "input[0].call_id"}, "its call is to be in the history"
+    told = {"role": "tool", "tool_call_id": "c1", "content": "Rain"}
+    asked = chat(messages=[USER, {"role": "assistant", "tool_calls": [CALL]}, told])
+    assert asked.messages[2] == result and asked.results == {}
+
+
+def test_what_came_of_a_call_that_nobody_made():
+    output = {"type": "function_call_output", "call_id": "c2", "output": "Rain"}
+    call = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"}
+    message = "no call 'c2' before this result; send it with the answer that called"
+    for items, place in (
+        ([{**output, "role": "tool"}], 0),
+        ([USER, call, output], 2),
+        ([output, {**call, "call_id": "c2"}], 0),
+    ):
+        with pytest.raises(InvalidRequest, match=message) as error:
+            respond(input=items)
+        assert error.value.param == f"input[{place}].call_id"
+    told = {"role": "tool", "tool_call_id": "c2", "content": "Rain"}
+    answer = {"role": "assistant", "tool_calls": [CALL]}
+    assert refused(chat, messages=[USER, answer, told]) == "messages[2].tool_call_id"
+    assert refused(chat, messages=[USER, told]) == "messages[1].tool_call_id"
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,10 @@ MARK = {"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}
         ({"messages": [{"role": "system", "content": "a"}]}, "role"),
         ({"messages": [user("a"), {"role": "assistant", "content": "b"}]}, "assistant"),
         ({"messages": [user([{"type": "tool_result", "content": "a"}])]}, "tool_use_id"),
+        (
+            {"messages": [user("a"), user([{"type": "tool_result", "tool_use_id": "t", "content": "a"}])]},
+            "messages[1].content[0].tool_use_id: no call 't' before this result",
+        ),
         ({"messages": [{"role": "assistant", "content": [{"type": "tool_use", "id": "c", "name": "n", "input": 1}]}]},
          "input"),
         ({"messages": [user([MARK] * 5)]}, "at most 4"),
@@ -330,9 +334,10 @@ async def test_the_anthropic_package(tool_server):
 def test_what_people_and_tools_say_keeps_its_order():
     result = {"type": "tool_result", "tool_use_id": "c1", "content": "Rain"}
     texts = [{"type": "text", "text": text} for text in ("a", "b", "c")]
-    said = block_messages("Be brief.", [user([texts[0], result, texts[1], texts[2]])])
-    assert [(m.role, "".join(p["text"] for p in m.content)) for m in said] == [
-        ("system", "Be brief."), ("user", "a"), ("tool", "Rain"), ("user", "b\n\nc"),
+    called = {"role": "assistant", "content": [{"type": "tool_use", "id": "c1", "name": "f", "input": {}}]}
+    said = block_messages("Be brief.", [user("0"), called, user([texts[0], result, texts[1], texts[2]])])
+    assert [(m.role, "".join(p.get("text", "") for p in m.content)) for m in said] == [
+        ("system", "Be brief."), ("user", "0"), ("assistant", ""), ("user", "a"), ("tool", "Rain"), ("user", "b\n\nc"),
     ]  # fmt: skip
 
 

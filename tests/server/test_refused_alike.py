@@ -103,12 +103,7 @@ def test_so_does_one_on_a_message_or_inside_it(wire):
     for said, place in (
         ({"content": "a", **mark}, "[0]"),
         ({"content": [{"type": "text", "text": "a", **mark}]}, "[0].content[0]"),
-        ({"content": [{"type": "tool_result", "content": [mark]}]}, "[0].content[0].content[0]"),
     ):
-        if wire != "messages" and "tool_result" in str(said):
-            continue
-        if wire == "messages" and "tool_result" in str(said):
-            said["content"][0] |= {"tool_use_id": "t", "content": [{"type": "text", "text": "a", **mark}]}
         param, message = told(WIRES[wire], **{name: [{"role": "user", **said}]})
         assert param == f"{name}{place}.cache_control" and message.endswith('one of "5m", "1h"')
 
@@ -132,9 +127,15 @@ def test_other_choices_are_named_too():
     assert told(answered, chatpager={"pin": {"ttl": 1, "scope": "all"}})[1].endswith('one of "session", "prefix"')
 
 
+CALLED = {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "f", "input": {}}]}
+
+
 def test_a_mark_inside_what_a_tool_said_keeps_the_prefix():
+    mark = {"type": "text", "text": "a", "cache_control": {"type": "ephemeral", "ttl": "2h"}}
+    said = [CALLED, {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": [mark]}]}]
+    assert told(messages, messages=said)[0] == "messages[1].content[0].content[0].cache_control"
     mark = {"type": "text", "text": "a", "cache_control": {"type": "ephemeral", "ttl": "1h"}}
-    said = [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": [mark]}]}]
+    said = [CALLED, {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": [mark]}]}]
     assert messages(messages=said).keep_seconds == 3600
 
 
@@ -159,7 +160,8 @@ def test_what_is_not_told_the_model_is_told_the_client():
     assert warning.startswith("text.verbosity: ")
     result = {"type": "tool_result", "tool_use_id": "t", "content": "no such city"}
     for failed, count in ((True, 1), (False, 0), (None, 0)):
-        said = [{"role": "user", "content": [{**result, "is_error": failed}, {**result, "is_error": failed}]}]
+        results = 2 * [{**result, "is_error": failed}]
+        said = [CALLED, {"role": "user", "content": results}]
         warnings = messages(messages=said).parameters.get("warnings", [])
         assert [warning.partition(":")[0] for warning in warnings] == ["is_error"] * count
 

@@ -366,11 +366,13 @@ async def test_a_model_that_calls_as_llama_does(tmp_path, empty_database):
         assert second["usage"]["input_tokens_details"]["cached_tokens"] == before
 
 
-async def test_what_came_of_no_call_has_no_name_which_this_template_wants(server):
-    body = {"input": [{"type": "function_call_output", "call_id": "c1", "output": "Rain"}], "tools": [SEARCH]}
-    answer = await server.post("/v1/responses", body)
-    assert answer.refusal == (400, "invalid_request", "messages")
-    assert "the name of its tool" in answer.error["message"] and not server.hub.turns
+async def test_what_came_of_no_call_in_the_history(server):
+    first = await respond(server, ASK)
+    body = {"input": [output(first["output"][1]), output({"call_id": "c1"})], "tools": [SEARCH]}
+    answer = await server.post("/v1/responses", {**body, "previous_response_id": first["id"]})
+    assert answer.refusal == (400, "invalid_request", "input[1].call_id")
+    assert answer.error["message"].startswith("input[1].call_id: no call 'c1' before this result")
+    assert not server.hub.turns
 
 
 async def test_a_result_that_is_still_being_written_is_computed_as_it_will_be_asked(server):
