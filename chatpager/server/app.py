@@ -26,6 +26,7 @@ from chatpager.server import (
     routes_ops,
     routes_prefixes,
     routes_responses,
+    routes_reveal,
     routes_tokens,
 )
 from chatpager.server.access import (
@@ -70,7 +71,7 @@ def make_app(config: ServerConfig, open_service: Callable[[], Awaitable[Service]
     app[LOGINS] = Logins()
     public = {"page", "health", "live", "ready", "openapi", "login", "logged_in", "logout"}
     admins = {"audit", "metrics", "cache_events", "publish", "prefixes", "prefix", "withdraw"}
-    acts = {"admin_pin", "admin_unpin", "admin_cancel", "admin_drain"}
+    acts = {"admin_pin", "admin_unpin", "admin_cancel", "admin_drain", "admin_reveal"}
     looks = {"snapshot", "live", "history", "tables", "blocks", "block", "leases", "timeline", "settings"}
     admins, readers = admins | acts, {f"admin_{look}" for look in looks}
     app[PUBLIC], app[FOR_ADMINS], app[FOR_READERS] = public, admins, readers
@@ -138,6 +139,7 @@ def routes() -> list[web.RouteDef]:
         web.put("/v1/admin/sessions/{tenant}/{id}/pin", whose.pin, name="admin_pin"),
         web.delete("/v1/admin/sessions/{tenant}/{id}/pin", whose.unpin, name="admin_unpin"),
         web.get("/v1/admin/sessions/{tenant}/{id}/turns", acts.timeline, name="admin_timeline"),
+        web.post("/v1/admin/sessions/{tenant}/{id}/turns/{turn}/reveal", routes_reveal.reveal, name="admin_reveal"),
         web.post("/v1/admin/requests/{id}/cancel", acts.cancel, name="admin_cancel"),
         web.get("/v1/admin/settings", acts.settings, name="admin_settings"),
         web.post("/v1/admin/drain", acts.drain, name="admin_drain"),

@@ -14,6 +14,7 @@ from chatpager.server.message_requests import MessageCreate, TokenCount
 from chatpager.server.request_bodies import ChatCreate, ResponseCreate
 from chatpager.server.routes_audit import Audit
 from chatpager.server.routes_login import LoggedIn, Login, WsTicket
+from chatpager.server.routes_reveal import Revealed
 from chatpager.server.routes_tokens import Detokenize, Tokenize
 from chatpager.server.wire_completions import Completion
 from chatpager.server.wire_messages import AnthropicError, AnthropicMessage, CountedTokens, MessageEvent
@@ -161,6 +162,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/v1/admin/sessions/{tenant}/{id}/turns"): Operation(
         "The phases of a conversation's turns", wire_admin.Timeline
     ),
+    ("POST", "/v1/admin/sessions/{tenant}/{id}/turns/{turn}/reveal"): Operation("What was said in a turn", Revealed),
     ("POST", "/v1/admin/requests/{id}/cancel"): Operation("End any tenant's running turn", wire_admin.Cancelling),
     ("GET", "/v1/admin/settings"): Operation("The settings and where they came from", wire_admin.Settings),
     ("POST", "/v1/admin/drain"): Operation("Take no new turns and end those that run", wire_admin.Drained),

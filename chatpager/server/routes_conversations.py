@@ -22,7 +22,7 @@ from chatpager.server.reading import decode
 from chatpager.server.requests import check_metadata
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE, Service, kept_answers, told_answers
-from chatpager.store import Message, Session
+from chatpager.store import Message, MessageHash, Session, Store, Turn
 
 MAX_PAGE = 100
 MAX_TITLE = 200
@@ -121,12 +121,18 @@ async def input_items(request: web.Request) -> web.Response:
     turn = await store.turn(tenant, request.match_info["id"])
     if turn.kind != "response":
         raise ResponseNotFound(f"no response {shown(turn.id)}")
-    chain = await store.load_chain(tenant, turn.input_tip)
-    before = next((i for i, message in enumerate(chain, 1) if message.hash == turn.parent_hash), 0)
+    said = await said_in(store, turn, turn.input_tip)
+    return json_response(_paged(request, [item for message in said for item in message_items(message)]))
+
+
+async def said_in(store: Store, turn: Turn, tip: MessageHash) -> list[Message]:
+    """The messages up to ``tip`` that came with the turn: its own input, and its answer where that is the tip."""
+    chain = await store.load_chain(turn.tenant, tip)
+    places = {message.hash: place for place, message in enumerate(chain, 1)}
+    before = places.get(turn.parent_hash, 0) if turn.parent_hash else 0
     if sent := turn.request.get("sent_messages"):  # the whole conversation, of which the beginning was stored before
-        before = len(chain) - sent
-    found = [item for message in chain[before:] for item in message_items(message)]
-    return json_response(_paged(request, found))
+        before = places[turn.input_tip] - sent
+    return chain[before:]
 
 
 def _paged(request: web.Request, found: list[wire.AnyItem]) -> wire.Page:

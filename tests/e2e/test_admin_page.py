@@ -177,8 +177,17 @@ def test_the_map_tells_of_a_block_that_is_pointed_at(open_page, server):
     expect(canvas).to_have_attribute("aria-label", re.compile(f"^{total} KV blocks"))
     counts = [int(text.replace(",", "")) for text in page.locator(".legend-blocks b").all_inner_texts()]
     assert sum(counts) == total
-    page.get_by_role("spinbutton", name="Number").fill("1")
-    page.get_by_role("spinbutton", name="Number").press("Enter")
+    number, panel = page.get_by_role("spinbutton", name="Number"), page.locator(".panel")
+    canvas.hover(position={"x": 4, "y": 4})  # the first cell
+    expect(number).to_have_value("1")
+    block = call(server, "GET", "/v1/admin/blocks/1")
+    pairs = dict(zip(panel.locator("dt").all_inner_texts(), panel.locator("dd").all_inner_texts(), strict=True))
+    assert (pairs["Hash"], pairs["Held by"], pairs["Hits"]) == (block["hash"], f"{block['refs']:,}", str(block["hits"]))
+    assert pairs["State"].strip() == {"hard": "pinned", "soft": "soft lease", "shared": "in use"}[block["code"]]
+    assert re.fullmatch(r"[\d.,]+ \w+", pairs["Unused for"])
+    assert all(one["id"] in pairs["Conversations"] for one in block["sessions"])
+    number.fill("1")
+    number.press("Enter")
     expect(page.locator(".panel dd").first).to_be_visible()
     page.locator(".tree-run").first.click()
     expect(page.locator(".panel").first).to_contain_text("Held by")
@@ -196,6 +205,18 @@ def test_pins_are_listed_with_their_time_left_and_can_be_taken_away(open_page, s
     expect(page.get_by_text(f"{conversations[1]} is not pinned any more.")).to_be_visible()
     leases = call(server, "GET", f"/v1/conversations/{conversations[1]}/cache")["leases"]
     assert [lease for lease in leases if lease["strength"] == "hard"] == []
+
+
+def test_what_was_said_is_shown_when_it_is_asked_for(open_page, server, conversations):
+    page = open_page(f"session/default/{conversations[0]}")
+    turn = page.locator(".turn").first
+    expect(turn).to_be_visible()
+    expect(page.get_by_text("My name is Ada.")).to_have_count(0)
+    turn.get_by_role("button", name="Reveal what was said").click()
+    expect(turn.get_by_text("My name is Ada.")).to_be_visible()
+    page.screenshot(path=SHOTS / "revealed.png")
+    turn.get_by_role("button", name="Hide it").click()
+    expect(page.get_by_text("My name is Ada.")).to_have_count(0)
 
 
 def test_a_running_turn_shows_its_progress_and_is_cancelled(open_page, server):

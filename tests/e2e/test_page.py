@@ -22,7 +22,6 @@ from tests.e2e.browsing import (
     send,
     stored,
 )
-from tests.processes import serving
 
 pytestmark = BROWSER
 

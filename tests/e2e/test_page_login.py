@@ -80,8 +80,6 @@ def test_a_login_lets_both_pages_in_as_far_as_its_role_goes(browser, fork_server
         # Who logs out leaves nothing behind.
         enter(page, "secret")
         expect(page.locator(".feed")).to_have_text("Live")
-        page.goto(f"{running.url}/admin#/config")
-        expect(page.get_by_role("button", name="Drain the server")).to_be_visible()
         page.goto(running.url)
         expect(field(page)).to_have_value("")
         field(page).fill("another thought")
@@ -91,5 +89,40 @@ def test_a_login_lets_both_pages_in_as_far_as_its_role_goes(browser, fork_server
         page.get_by_role("button", name="Log out").click()
         expect(page.get_by_label("API key")).to_be_visible()
         assert page.evaluate("Object.keys(localStorage)") == []
+
+        acts_of_an_admin(page, running.url, chat)
         assert complaints == []
         context.close()
+
+
+def acts_of_an_admin(page, url: str, chat: str) -> None:
+    """What the admin page does is written down, the end of the server too."""
+    page.goto(f"{url}/admin#/leases")
+    enter(page, "secret")
+    page.get_by_label("Tenant").fill("ann")
+    page.get_by_label("Conversation").fill(chat)
+    page.get_by_role("button", name="Pin", exact=True).click()
+    expect(page.locator("tbody tr", has_text=chat)).to_contain_text("pinned")
+    page.goto(f"{url}/admin#/session/ann/{chat}")
+    expect(page.locator(".turn")).to_have_count(1)
+    expect(page.get_by_text("My name is Ada.")).to_have_count(0)
+    page.get_by_role("button", name="Reveal what was said").click()
+    expect(page.get_by_text("My name is Ada.")).to_be_visible()
+    picture(page, "revealed-phone")
+    turn = page.locator(".turn-id").inner_text()
+    page.goto(f"{url}/admin#/requests")
+    long = {"input": "Tell me a story.", "background": True, "ignore_eos": True, "max_output_tokens": 1500}
+    running = page.request.post(f"{url}/v1/responses", data=long, headers={"X-Chatpager-Page": "1"}).json()["id"]
+    page.get_by_role("button", name=f"Cancel {running}").click()
+    expect(page.get_by_role("button", name=f"Cancel {running}")).to_have_count(0, timeout=10_000)
+    page.goto(f"{url}/admin#/config")
+    page.get_by_role("button", name="Drain the server").click()
+    page.get_by_role("dialog").get_by_role("button", name="Drain the server").click()
+    expect(page.get_by_role("button", name="The server is draining.")).to_be_visible()
+    acts = page.request.get(f"{url}/v1/admin/audit").json()["data"]
+    assert [(act["key"], act["action"], act["target"]) for act in acts[3::-1]] == [
+        ("own", "conversation.pinned", f"ann/{chat}"),
+        ("own", "turn.revealed", turn),
+        ("own", "response.cancelled", running),
+        ("own", "server.drained", ""),
+    ]

@@ -53,6 +53,33 @@ async def test_what_admins_do_is_written_down_with_who_did_it(guarded):
     assert first["data"] + rest["data"] == rows[::-1] and not rest["has_more"]
 
 
+async def test_what_was_said_is_revealed_by_name_to_whom_it_concerns_and_written_down(guarded):
+    own, [ann, chief, bob] = (
+        Bearer(guarded, "secret"),
+        [await bearer(guarded, tenant, role) for tenant, role in (("ann", "user"), ("ann", "admin"), ("bob", "admin"))],
+    )
+    conversation = await ann.conversation()
+    await ann.respond("Hello", conversation=conversation)
+    turn = await ann.respond(SECRET, conversation=conversation)
+    path = f"/v1/admin/sessions/ann/{conversation}/turns/{turn['id']}/reveal"
+    for stranger in (ann, bob, await bearer(guarded, "ann", "read-only")):
+        assert (await stranger.call("POST", path)).status == 403
+    assert (await own.call("POST", path.replace(turn["id"], "resp_none"))).status == 404
+    assert (await own.call("POST", path.replace("/ann/", "/bob/"))).status == 404
+    before = (await written(guarded))["data"]
+    assert "turn.revealed" not in {row["action"] for row in before}
+    for reader in (own, chief):
+        answer = await reader.call("POST", path)
+        assert answer.status == 200 and answer.headers["Cache-Control"] == "no-store"
+        said = [(item["role"], "".join(part["text"] for part in item["content"])) for item in answer.json["data"]]
+        assert said == [("user", SECRET), ("assistant", turn["output"][0]["content"][0]["text"])]
+    rows = (await written(guarded))["data"][: -len(before)]
+    assert [(row["action"], row["target"], row["tenant"]) for row in rows] == [
+        ("turn.revealed", turn["id"], "ann"),
+        ("turn.revealed", turn["id"], "default"),
+    ]
+
+
 async def test_what_users_do_is_theirs(guarded):
     ann = await bearer(guarded, "ann")
     conversation = await ann.conversation()

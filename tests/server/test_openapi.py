@@ -235,6 +235,7 @@ async def test_good_requests_are_answered_as_described(server, described):
         if (method, path) == ("DELETE", "/v1/conversations/{id}/items/{item}"):
             item = (await server.items(conversation))[-1]["id"]  # what was compacted has other names
         names = {"item": item, "label": "a", "tenant": "default", "id": kept if "/responses/" in path else conversation}
+        names["turn"] = response
         names["id"] = "tiny" if "/models/" in path else "1" if "/blocks/" in path else names["id"]
         body = {"to": response} if path.endswith("/rewind") else PLAIN.get((method, path))
         query = {"first": response, "second": response} if path.endswith("/explain") else None

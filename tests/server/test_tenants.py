@@ -123,7 +123,7 @@ NAMELESS = {
     ("GET", "/v1/admin/blocks"), ("GET", "/v1/admin/blocks/{}"), ("GET", "/v1/admin/leases"),
     ("GET", "/v1/admin/settings"), ("POST", "/v1/admin/drain"), ("POST", "/v1/admin/requests/{}/cancel"),
     ("GET", "/v1/admin/sessions/{}/{}/turns"), ("PUT", "/v1/admin/sessions/{}/{}/pin"),
-    ("DELETE", "/v1/admin/sessions/{}/{}/pin"),
+    ("DELETE", "/v1/admin/sessions/{}/{}/pin"), ("POST", "/v1/admin/sessions/{}/{}/turns/{}/reveal"),
 }  # fmt: skip
 """What is told no name, or in its body, and the socket: the tests below show what they give."""
 

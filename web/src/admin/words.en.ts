@@ -159,6 +159,10 @@ export const en = {
   divergedAt: (token: string) => `They differ from token ${token} on.`,
   brokenIn: (role: string, message: string) => `They part in message ${message} (${role}).`,
   evictedBy: (id: string) => `It was pushed out by ${id}.`,
+  reveal: "Reveal what was said",
+  hide: "Hide it",
+  revealNote: "That you did is written into the audit.",
+  revealed: (id: string) => `What was said in ${id} is shown.`,
 
   cards: {
     batch: "Batch",

@@ -160,6 +160,10 @@ export const zhHans: Words = {
   divergedAt: (token) => `从第 ${token} 个词元起不同。`,
   brokenIn: (role, message) => `在第 ${message} 则消息（${role}）分歧。`,
   evictedBy: (id) => `被 ${id} 挤出。`,
+  reveal: "显示内容",
+  hide: "隐藏",
+  revealNote: "此操作会写入审计记录。",
+  revealed: (id) => `已显示 ${id} 的内容。`,
 
   cards: {
     batch: "批次",

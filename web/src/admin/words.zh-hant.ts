@@ -160,6 +160,10 @@ export const zhHant: Words = {
   divergedAt: (token) => `自第 ${token} 個權杖起不同。`,
   brokenIn: (role, message) => `在第 ${message} 則訊息（${role}）分歧。`,
   evictedBy: (id) => `被 ${id} 擠出。`,
+  reveal: "顯示內容",
+  hide: "隱藏",
+  revealNote: "此操作會寫入稽核紀錄。",
+  revealed: (id) => `已顯示 ${id} 的內容。`,
 
   cards: {
     batch: "批次",

@@ -7,6 +7,7 @@ import { words as chatWords } from "../../words";
 import { words } from "../words";
 import { CopyCurl } from "./CopyCurl";
 import { Legend } from "./Meter";
+import { Reveal } from "./Reveal";
 import { Trouble } from "./Trouble";
 import { useStore } from "./context";
 
@@ -79,6 +80,7 @@ function TurnRow({ turn, number, longest }: { turn: TimelineTurn; number: number
         </>
       )}
       <Why turn={turn} />
+      <Reveal turn={turn.id} />
     </li>
   );
 }
