@@ -117,7 +117,7 @@ class Answer:
                 return None  # the cancelling came too late; the answer's end is on its way
             if not begun:
                 self.reply.refuse(event["error"]["message"])
-            raise refusal_of(event["error"], event["status"])
+            raise refusal_of(event["error"], event["status"], event.get("retry_after_ms"))
         if "sequence_number" in event:
             self._heard, self._tries = event["sequence_number"], 0
         self.reply.feed(event)

@@ -113,7 +113,7 @@ class AsyncClient:
             async with http.request(method, self.url + path, json=body) as response:
                 raw = await response.read()
                 if response.status >= 400:
-                    raise refusal(raw, response.status)
+                    raise refusal(raw, response.status, response.headers)
                 return raw
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as error:
             raise self._unreachable(error) from error
@@ -136,7 +136,8 @@ class AsyncClient:
                 proxy=None,
             )
         except InvalidStatus as error:
-            raise refusal(bytes(error.response.body or b""), error.response.status_code) from error
+            answer = error.response
+            raise refusal(bytes(answer.body or b""), answer.status_code, answer.headers) from error
         except (OSError, ConnectionClosed, InvalidHandshake, InvalidURI, TimeoutError, ValueError) as error:
             raise self._unreachable(error) from error
 

@@ -113,7 +113,8 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
     response.headers["x-request-id"] = request[REQUEST_ID]
     if is_anthropic(request):
         response.headers["request-id"] = request[REQUEST_ID]
-    for name, value in retry_hints(response.status).items():
+    hints = {} if "x-should-retry" in response.headers else retry_hints(response.status)
+    for name, value in hints.items():
         response.headers.setdefault(name, value)
     if origin := request.get(FOREIGN_ORIGIN):
         response.headers["Access-Control-Allow-Origin"] = origin

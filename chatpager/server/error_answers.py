@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from chatpager.errors import ChatpagerError, EngineStopped, MethodNotAllowed, Overloaded, RateLimited, UpgradeRequired
+from chatpager.errors import ChatpagerError, EngineStopped, MethodNotAllowed, Overloaded, UpgradeRequired
 from chatpager.server import wire
-from chatpager.server.error_bodies import error_body
+from chatpager.server.error_bodies import LATER, RETRY_SECONDS, error_body, retry_after
 from chatpager.server.wire_messages import AnthropicError, AnthropicErrorBody
 
 REQUEST_ID = web.RequestKey("request_id", str)
@@ -23,19 +23,14 @@ ANTHROPIC_TYPES = {
     OVERLOADED: "overloaded_error",
 }
 """Status -> type; of others it is the client's mistake or the server's."""
-RETRY_SECONDS = 1.0
-"""When to try again what does not say it itself."""
-LATER = (429, 503, OVERLOADED)
-"""Statuses of what may go well at another time."""
 NEVER = (507,)
 """Those that clients would take for such, and that would only be refused again."""
 
 
 def error_response(error: ChatpagerError, request: web.Request) -> web.Response:
     status, body = error_body(error)
-    headers = {}
-    if isinstance(error, Overloaded | RateLimited):
-        headers = _retry_after(error.retry_after)
+    seconds = retry_after(error)
+    headers = {} if seconds is None else _retry_after(seconds)
     if isinstance(error, EngineStopped):
         headers["x-should-retry"] = "false"
     if isinstance(error, MethodNotAllowed):
@@ -51,7 +46,7 @@ def error_response(error: ChatpagerError, request: web.Request) -> web.Response:
 
 def retry_hints(status: int) -> dict[str, str]:
     """Headers that the SDKs of OpenAI and Anthropic read, for an answer that has none yet."""
-    if status in LATER:
+    if status in (*LATER, OVERLOADED):
         return {**_retry_after(RETRY_SECONDS), "x-should-retry": "true"}
     return {"x-should-retry": "false"} if status in NEVER else {}
 

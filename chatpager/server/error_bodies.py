@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
-from chatpager.errors import ChatpagerError, EngineError, RequestError, StoreError
+import msgspec
+
+from chatpager.errors import (
+    ChatpagerError,
+    EngineError,
+    EngineStopped,
+    Overloaded,
+    RateLimited,
+    RequestError,
+    StoreError,
+)
 from chatpager.server import wire, wire_events
 
 MAX_MESSAGE = 1000
 """Characters of an error's message, which may quote what came in."""
 
 
+RETRY_SECONDS = 1.0
+"""When to try again what does not say it itself."""
+LATER = (429, 503)
+"""Statuses of what may go well at another time."""
+
+
 def error_frame(error: ChatpagerError) -> wire_events.ErrorFrame:
     status, body = error_body(error)
-    return wire_events.ErrorFrame(status=status, error=body)
+    seconds = retry_after(error)
+    later = msgspec.UNSET if seconds is None else round(1000 * seconds)
+    return wire_events.ErrorFrame(status=status, error=body, retry_after_ms=later)
+
+
+def retry_after(error: ChatpagerError) -> float | None:
+    """Seconds until the same may be asked again; None: it would be refused again."""
+    if isinstance(error, Overloaded | RateLimited):
+        return error.retry_after
+    if isinstance(error, EngineStopped) or error_body(error)[0] not in LATER:
+        return None
+    return RETRY_SECONDS
 
 
 def error_body(error: ChatpagerError) -> tuple[int, wire.ErrorBody]:

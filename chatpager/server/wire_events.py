@@ -130,11 +130,13 @@ class ErrorEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ErrorFrame(msgspec.Struct, frozen=True, kw_only=True):
-    """A WebSocket frame: a request was refused and no response began."""
+    """A WebSocket frame: a request was refused and no response began. ``retry_after_ms`` stands where it may be asked
+    again then."""
 
     type: str = "error"
     status: int
     error: wire.ErrorBody
+    retry_after_ms: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class LeaseFrame(msgspec.Struct, frozen=True, kw_only=True):

@@ -130,6 +130,23 @@ async def test_a_refused_turn(client):
     assert "is not served here" in answer.reply.error
 
 
+async def test_what_may_go_well_later_says_when(serve):
+    async with serve(max_sockets=1) as server, AsyncClient(server.url) as client:
+        session = await client.session()
+        first = await client.connect()
+        with pytest.raises(ClientError) as error:
+            await client.connect()
+        assert (error.value.status, error.value.retry_after) == (503, 1.0)
+        await first.close()
+        await server.hub.drain(0)
+        calls = (client.request("POST", "/v1/responses", {"input": "Hello"}), session.ask("Hello"))
+        for error in await asyncio.gather(*calls, return_exceptions=True):
+            assert (error.code, error.retry_after) == ("server_is_overloaded", 5.0)
+        with pytest.raises(ClientError) as error:
+            await client.session("conv_none")
+        assert error.value.retry_after is None
+
+
 async def test_a_wrong_key(serve):
     async with serve(api_key="secret") as server:
         for key in (None, "wrong"):

@@ -10,9 +10,11 @@ from chatpager.errors import (
     Forbidden,
     NumericError,
     Overloaded,
+    RateLimited,
     ResponseNotFound,
     SessionBusy,
     StoreError,
+    TooManyLanes,
 )
 from chatpager.server.client_events import Cancel, Create, Draft, Resume
 from chatpager.server.error_bodies import error_body
@@ -352,6 +354,26 @@ def test_the_table_of_states_is_the_whole_truth(protocol, state, call):
 def test_errors_on_the_wire(error, status, type, code, message):
     got, body = error_body(error)
     assert (got, body.type, body.code, body.message, body.param) == (status, type, code, message, None)
+
+
+@pytest.mark.parametrize(
+    ("error", "milliseconds"),
+    [
+        (RateLimited("later", retry_after=2.5), 2500),
+        (Overloaded("later", retry_after=0.25), 250),
+        (TooManyLanes("later"), 1000),
+        (StoreError("away"), 1000),
+        (EngineStopped("it stopped"), None),
+        (SessionBusy("wait"), None),
+        (ChatpagerError("secret"), None),
+    ],
+)
+def test_an_error_that_may_go_well_later_says_when(protocol, error, milliseconds):
+    create(protocol, input="a")
+    protocol.refused(error)
+    [frame] = frames(protocol)
+    assert frame.get("retry_after_ms", None) == milliseconds
+    assert set(frame) == {"type", "status", "error"} | ({"retry_after_ms"} if milliseconds else set())
 
 
 @pytest.mark.parametrize("kind", ["response.steer", "response.inject", "session.update"])

@@ -214,6 +214,7 @@ async def test_the_engine_s_end_is_told_and_later_creates_are_refused(server):
         assert (error["status"], error["error"]["code"]) == (503, "engine_stopped")
     answer = await server.post("/v1/responses", {"input": "a"})
     assert answer.refusal == (503, "engine_stopped", None)
+    assert answer.headers["x-should-retry"] == "false" and "retry-after" not in answer.headers
     assert (await server.get("/health")).json["status"] == "stopped"
     assert b"chatpager_turns_total" in (await server.get("/metrics")).body
 
