@@ -38,6 +38,7 @@
     │   ├── GrammarFailed           an answer cannot go on under its grammar; its turn failed
     │   └── EngineStopped           the engine's thread has ended
     └── StoreError                  the database refused or is away
+        └── NotUpgraded             it is not there yet, or has the schema of an older version
 
 Internal invariants are asserted with their numbers; they are not part of this tree.
 """
@@ -309,3 +310,7 @@ class StoreError(ChatpagerError):
     status: ClassVar[int] = 503
     type: ClassVar[str] = "server_error"
     code: ClassVar[str] = "storage_unavailable"
+
+
+class NotUpgraded(StoreError):
+    """The database is not there yet, has no schema, or that of an older version."""

@@ -16,7 +16,8 @@ from rich.text import Text
 
 from chatpager.cli.flags import with_settings
 from chatpager.cli.remote import WIDE, AsJson, ConfigFile, print_json, tell
-from chatpager.errors import ConfigError
+from chatpager.errors import ConfigError, NotUpgraded, StoreError
+from chatpager.program import program
 
 if TYPE_CHECKING:
     from chatpager.store import ApiKey, Store
@@ -114,7 +115,10 @@ def _with_store(
     from chatpager.store import Store
 
     async def run(url: str) -> T:
-        store = await Store.open(url, migrate=migrate)
+        try:
+            store = await Store.open(url, migrate=migrate)
+        except NotUpgraded as error:
+            raise StoreError(f"{error}; run `{program()} db upgrade`") from error
         try:
             return await work(store)
         finally:
@@ -124,8 +128,10 @@ def _with_store(
 
 
 def _row(key: ApiKey) -> dict[str, Any]:
-    shown = ("id", "tenant", "role", "name", "prefix", "created_at", "revoked_at", "expires_at")
-    return {name: getattr(key, name) for name in shown}
+    """For programs; times in seconds since the epoch, as in the wire's objects."""
+    shown = {name: getattr(key, name) for name in ("id", "tenant", "role", "name", "prefix")}
+    times = {name: getattr(key, name) for name in ("created_at", "revoked_at", "expires_at")}
+    return shown | {name: None if at is None else at // 1000 for name, at in times.items()}
 
 
 def _time(at: int | None) -> str:

@@ -224,6 +224,7 @@ def banner(app: web.Application, url: str, *, locked: bool) -> Text:
     told = f""" serves {name}{"; NO MODEL ANSWERS, what is said is made up" if hub.is_fake else ""}
 
   chat       {url}
+  admin      {url}/admin
   terminal   {program()} chat --url {url}
   curl       curl {url}/v1/responses{header} -H 'content-type: application/json' -d '{{"input": "Hello"}}'
   python     OpenAI(base_url="{url}/v1", api_key="{key}").responses.create(model="default", input="Hello").output_text

@@ -87,8 +87,11 @@ def export(
     server: Remote,
     session_id: Id,
     form: Annotated[Form, typer.Option("--format", help="json has all, md is for people")] = Form.JSON,
+    as_json: AsJson = False,
 ) -> None:
     """Print all of a conversation, its answers with their usage and receipts."""
+    if as_json and form is Form.MARKDOWN:
+        raise typer.BadParameter("md is not for programs; send one of the two", param_hint="--format")
     path = f"{_path(session_id)}/export?format={form}"
     raw = server.call(lambda client: client.read("GET", path))
     _print_raw(raw if raw.endswith(b"\n") else raw + b"\n", sys.stdout)
@@ -180,7 +183,10 @@ def compact(
     as_json: AsJson = False,
 ) -> None:
     """Put a summary in place of what is older than a conversation's last answers."""
-    body = {"summary": read_text(summary, "summary").strip(), "keep": keep, "role": role}
+    text = read_text(summary, "summary").strip()
+    if not text:
+        raise ConfigError("summary", "is empty; say what is to stand in place of the older part", value=str(summary))
+    body = {"summary": text, "keep": keep, "role": role}
     tell(server.request("POST", f"{_path(session_id)}/compact", body), "compacted", as_json=as_json)
 
 

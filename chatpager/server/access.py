@@ -215,6 +215,6 @@ def _check_role(caller: Caller, app: web.Application, route: str | None) -> None
         raise Forbidden("this key may look at the server and nothing else: its role is read-only")
     if caller.role != "read-only" and (route in app[FOR_ADMINS] or route in app[FOR_READERS]):
         raise Forbidden(
-            "this shows what is the whole server's: it is for the server's own key, or one that "
-            "`chatpager keys create --role admin` made"
+            "this is about the whole server: it is for the server's own key, or one that "
+            f"`{program()} keys create --role admin` made"
         )

@@ -178,8 +178,10 @@ async def compact(request: web.Request) -> web.Response:
     service, session = await _known(request)
     body = _known_fields(decode(await request.read() or b"{}"), "summary", "role", "keep")
     summary, role, keep = body.get("summary"), body.get("role", "user"), body.get("keep", 1)
-    if not isinstance(summary, str) or not check_text(summary, "summary").strip():
+    if not isinstance(summary, str):
         raise InvalidRequest("summary is a text", param="summary")
+    if not check_text(summary, "summary").strip():
+        raise InvalidRequest("summary: it is empty; say what is to stand in place of the older part", param="summary")
     if role not in get_args(Role):
         raise InvalidRequest(f"role is one of {', '.join(get_args(Role))}", param="role")
     if type(keep) is not int or keep < 0:

@@ -22,7 +22,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from chatpager import failpoints
-from chatpager.errors import StoreError
+from chatpager.errors import NotUpgraded, StoreError
 from chatpager.store import address, claim, faults
 from chatpager.store.one_visit import OneVisit
 from chatpager.store.visits import Visits, Work, set_pragmas
@@ -81,7 +81,7 @@ class Database:
             async with self.read():
                 return
         if not self.file.is_file():
-            raise StoreError(f"the database {self.shown} does not exist; `chatpager db upgrade` makes it")
+            raise NotUpgraded(f"the database {self.shown} does not exist")
         with faults.translated(self.shown):
             async with self._engine.connect() as c:
                 mode = await self._write_ahead(c)

@@ -15,7 +15,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from chatpager.errors import StoreError
+from chatpager.errors import NotUpgraded, StoreError
 from chatpager.store import address, faults
 from chatpager.store.database import Database
 
@@ -103,9 +103,10 @@ def refuse_newer(found: str | None, shown: str) -> None:
 
 
 async def require_head(database: Database) -> None:
-    """Raise StoreError unless the schema of a connected database is the one this code needs."""
+    """Raise NotUpgraded, or StoreError of a newer one, unless the schema of a connected database is the one this code
+    needs."""
     found = await revision(database)
     refuse_newer(found, database.shown)
     if found != head():
         has = f"has the schema of an older chatpager ({found})" if found else "has no schema yet"
-        raise StoreError(f"the database {database.shown} {has}; run `chatpager db upgrade`")
+        raise NotUpgraded(f"the database {database.shown} {has}")

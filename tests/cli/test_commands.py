@@ -16,11 +16,12 @@ ESCAPE = "\x1b["
 READS = {
     "sessions ls", "sessions search", "sessions show", "sessions rename", "sessions pin", "sessions unpin",
     "sessions hint", "sessions prefetch", "sessions fork", "sessions rewind", "sessions compact", "sessions rm",
+    "sessions export",
     "cache stats", "cache top", "cache explain", "cache prefixes", "cache publish", "cache withdraw",
     "keys list", "keys create", "keys revoke", "config show", "db upgrade", "doctor",
 }  # fmt: skip
-TALKS = {"serve", "demo", "chat", "sessions export"}
-"""Commands that serve or talk, and one whose output is JSON anyway; measurements have ``--out``."""
+TALKS = {"serve", "demo", "chat"}
+"""Commands that serve or talk; measurements have ``--out``."""
 WANTED = READS | TALKS | {"bench turns"}
 
 

@@ -110,7 +110,9 @@ def test_a_session_is_exported(ask, session):
     assert (whole["object"], whole["conversation"]["id"]) == ("conversation.export", session)
     assert [item["role"] for item in whole["items"]] == ["user", "assistant"]
     assert "My name is Ada and I live in Paris with my cat." in ask("sessions", "export", session, "--format", "md")
+    assert json.loads(ask("sessions", "export", session, "--json")) == whole
     ask("sessions", "export", session, "--format", "pdf", code=2)
+    ask("sessions", "export", session, "--format", "md", "--json", code=2)
 
 
 def test_a_session_is_kept_for_a_tool_brought_back_and_made_short(ask, session, chatpager, server, tmp_path):
@@ -123,6 +125,8 @@ def test_a_session_is_kept_for_a_tool_brought_back_and_made_short(ask, session, 
     assert ask("sessions", "compact", session, file, "--keep", 0) == "compacted\n"
     exported = json.loads(ask("sessions", "export", session))["items"]
     assert [item["content"][0]["text"] for item in exported] == ["Ada has a cat."]
+    empty = chatpager("sessions", "compact", session, "-", "--url", server.url, typed=" \n")
+    assert empty.code == 2 and "summary = '-': is empty; say what is to stand in place of" in empty.err
     again = chatpager("sessions", "compact", session, "-", "--keep", 9, "--url", server.url, typed="Again.\n")
     assert (again.code, "nothing is older" in again.err) == (1, True)
 

@@ -38,7 +38,7 @@ def banner(server):
 def test_the_banner_has_what_one_needs_next(fork_server, home):
     with serving(fork_server, home, "--num-kv-blocks", "1025") as server:
         said = banner(server)
-        assert f"chat       {server.url}\n" in said
+        assert f"chat       {server.url}\n  admin      {server.url}/admin\n" in said
         terminal = re.search(r"terminal +(.*)", said)[1]
         assert terminal.endswith(f" chat --url {server.url}")
         assert subprocess.check_output(shlex.split(terminal), input=b"Hello\n", env=clean_env(home), cwd=home)

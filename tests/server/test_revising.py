@@ -157,6 +157,7 @@ async def test_what_is_no_compaction(server, body, param):
     before = await texts(server, conversation)
     answer = await server.post(f"{PATH}/{conversation}/compact", body)
     assert answer.refusal == (400, "invalid_request", param)
+    assert ("summary: it is empty" in answer.error["message"]) == (body.get("summary") == " ")
     assert await texts(server, conversation) == before
 
 

@@ -356,6 +356,7 @@ async def test_what_is_the_whole_servers_is_for_admins(two, server, path):
     assert refused.refusal == (403, "forbidden", None)
     assert refused.error["type"] == "permission_error"
     assert "--role admin" in refused.error["message"]
+    assert "this is about the whole server" in (await ann.call("POST", "/v1/admin/drain")).error["message"]
     admin = await bearer(server, "ann", "admin")
     assert (await admin.call("GET", path)).status == 200
     assert await all_of(admin, hers) == await all_of(ann, hers), "an admin is its tenant's too"
