@@ -84,7 +84,6 @@ async def serve(config: Config, path: Path, console: Console, *, browser: bool =
             raise listening_refused(error, config.server) from error
         url = _url(site, config.server.host)
         locked = not await runner.app[KEYRING].open()
-        settle_memory()
         console.print(banner(runner.app, url, locked=locked), soft_wrap=True)
         watch(runner.app[SERVICE].hub.engine, config.server.watchdog_seconds)
         if browser:
@@ -99,7 +98,8 @@ async def serve(config: Config, path: Path, console: Console, *, browser: bool =
 
 def settle_memory() -> None:
     """What was imported and loaded is there for good. The collector, which did not run until now, would look through it
-    all, for half a second and more, whenever there are many sockets; it looks once, and then at what came since."""
+    all, for half a second and more, whenever there are many sockets; it looks once, while nobody waits for the event
+    loop yet, and then at what came since."""
     gc.collect()
     gc.freeze()
     gc.enable()
@@ -163,6 +163,7 @@ def service_opener(config: Config, path: Path, name: str) -> Callable[[], Awaita
         except BaseException:
             await store.close()
             raise
+        settle_memory()
         started_at = time.time_ns() // 1_000_000
         served = Served(name, defaults, hub.max_model_len)
         return Service(config.server, hub, served, metrics, started_at=started_at, settings=settings_told(config))

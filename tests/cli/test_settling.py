@@ -19,7 +19,7 @@ def collector():
 
 
 async def test_the_collector_has_looked_through_it_all_when_the_service_opens(tmp_path, collector):
-    engine = EngineConfig(model=str(model_path()), engine="fake", num_kv_blocks=64)
+    engine = EngineConfig(model=str(model_path()), engine="fake", num_kv_blocks=512)
     config = replace(Config(), engine=engine, store=StoreConfig(data_dir=str(tmp_path)))
     service = await service_opener(config, model_path(), "tiny")()
     try:
