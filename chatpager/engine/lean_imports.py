@@ -13,11 +13,12 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from importlib import _bootstrap
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from pathlib import Path
-from threading import RLock, Thread
+from threading import RLock, Thread, get_ident
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -58,6 +59,8 @@ PUT_OFF: dict[str, dict[str, Any]] = {
     "torch.quantization": {},
 }
 """Modules by name, with what is asked of them while others are imported."""
+LOOK_SECONDS = 0.02
+"""Between two looks at whether who runs a put-off module waits for who waits for it."""
 SCANNER, SCAN = "transformers.utils.import_utils", "create_import_structure_from_path"
 
 
@@ -113,15 +116,43 @@ class _Finder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname not in self._names:
-            if isinstance(package := sys.modules.get(fullname.rpartition(".")[0]), _PutOff):
-                package.__run__()  # who imports a part of it wants it
-            if fullname != SCANNER:
-                return None
+        given = self._names.get(fullname)
+        package = sys.modules.get(fullname.rpartition(".")[0])
+        if given is None and fullname != SCANNER and not isinstance(package, _PutOff):
+            return None
         spec = PathFinder.find_spec(fullname, path, target)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _Scanner(spec.loader) if fullname == SCANNER else _Loader(spec.loader, self._names[fullname])
+        if spec is None or spec.loader is None:
+            return spec
+        if given is not None:
+            spec.loader = _Loader(spec.loader, given)
+        elif isinstance(package, _PutOff):
+            spec.loader = _Part(spec.loader, package)
+        else:
+            spec.loader = _Scanner(spec.loader)
         return spec
+
+
+class _Part(Loader):
+    """Who imports a part of a package wants the package: it runs before the part is made, and may import it itself.
+    Where a part is looked for it would be too soon: no other thread can import anything meanwhile."""
+
+    def __init__(self, loader: Loader, package: _PutOff) -> None:
+        self._loader, self._package = loader, package
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        self._package.__run__()
+        if (there := sys.modules.get(spec.name)) is not None:
+            return there
+        spec.loader = self._loader
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Of one that the package has run."""
+        assert module.__spec__ is not None
+        module.__spec__.loader = self._loader
 
 
 class _Scanner(Loader):
@@ -172,12 +203,44 @@ class _PutOff(ModuleType):
         return ModuleType.__getattribute__(self, name)  # while it runs it may lack this
 
 
+class _Turn:
+    """Of the one thread that runs put-off modules. It may have to wait for what another thread imports, which waits for
+    its turn: then that one goes on with what is there, as everybody does in a circle of imports."""
+
+    def __init__(self) -> None:
+        self._lock, self._taken = RLock(), 0
+        self._seen: Any = _bootstrap._ModuleLock("put off")  # type: ignore[attr-defined]
+        """Never acquired: of a thread that has it, it tells whether it waits for this one at the import system's locks,
+        which cannot see ours."""
+
+    def take(self) -> bool:
+        """False: whose turn it is waits for this thread."""
+        while not self._lock.acquire(timeout=LOOK_SECONDS):
+            if self._seen.has_deadlock():
+                return False
+        self._taken, self._seen.owner = self._taken + 1, get_ident()
+        return True
+
+    def give(self) -> None:
+        self._taken -= 1
+        if not self._taken:
+            self._seen.owner = None
+        self._lock.release()
+
+
+_TURN = _Turn()
+
+
 def _once(module: ModuleType, execute: Callable[[ModuleType], None]) -> Callable[[], None]:
-    lock, begun = RLock(), False
+    begun = False
 
     def run() -> None:
         nonlocal begun
-        with lock:  # another thread waits until all of it is there; this one may ask for what is not there yet
+        if (
+            not _TURN.take()
+        ):  # another thread waits until all of it is there; this one may ask for what is not there yet
+            return
+        try:
             if begun:
                 return
             begun = True
@@ -187,5 +250,7 @@ def _once(module: ModuleType, execute: Callable[[ModuleType], None]) -> Callable
                 begun = False
                 raise
             module.__class__ = ModuleType
+        finally:
+            _TURN.give()
 
     return run

@@ -69,6 +69,14 @@ class TestPuttingOff:
         importlib.import_module("stuff.put_away.part")
         assert self.order() == ["put_away", "part"]
 
+    def test_a_part_that_it_imports_itself_runs_once(self, package, tmp_path):
+        file = tmp_path / "stuff" / "put_away" / "__init__.py"
+        file.write_text(file.read_text() + "from stuff.put_away import part\n")
+        part = importlib.import_module("stuff.put_away.part")
+        assert self.order() == ["put_away", "part"]
+        assert package.put_away.part is part is importlib.reload(part)
+        assert self.order() == ["put_away", "part", "part"]
+
     def test_from_it_something_is_imported(self, package):
         exec("from stuff.put_away import thing")
         assert self.order() == ["put_away"]
@@ -98,6 +106,49 @@ class TestPuttingOff:
         first.join(10)
         second.join(10)
         assert found == [1, 1]
+
+
+CIRCLES = """
+import json, sys, threading
+from chatpager.engine.lean_imports import put_off
+sys.path.insert(0, sys.argv[1])
+import gate
+class Asked:
+    def find_spec(name, path, target=None):
+        if name == "of_part.part" and threading.current_thread().name == "imports":
+            gate.wait()
+put_off({"of_part": {}, "of_user": {}})
+sys.meta_path.insert(0, Asked)
+import of_part, of_user
+def imports():
+    import of_part.part
+    import user
+def asks():
+    found.append(of_part.thing)
+    found.append(of_user.thing)
+found = []
+threads = [threading.Thread(target=run, name=run.__name__, daemon=True) for run in (imports, asks)]
+for each in threads:
+    each.start()
+for each in threads:
+    each.join(20)
+print(json.dumps([found, gate.seen, [each.is_alive() for each in threads]]))
+"""
+
+
+def test_a_thread_that_runs_it_and_one_that_imports_what_it_needs_do_not_wait_for_each_other(tmp_path):
+    """One has the import system's lock of what the other is about to import, and asks for what that one runs."""
+    (tmp_path / "gate.py").write_text(
+        "import threading\nbarrier, seen = threading.Barrier(2, timeout=20), []\nwait = barrier.wait\n"
+    )
+    for name, body in {"of_part": "from of_part.part import own", "of_user": "import user"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(f"import gate\nearly = 1\ngate.wait()\n{body}\nthing = 2\n")
+    part = "import gate\nfrom of_part import early\nown = early\ngate.seen.append('part')\n"
+    (tmp_path / "of_part" / "part.py").write_text(part)
+    user = "import gate, of_user\ngate.wait()\ngate.seen.append(getattr(of_user, 'thing', 'not yet'))\n"
+    (tmp_path / "user.py").write_text(user)
+    assert in_a_process(CIRCLES, str(tmp_path)) == [[2, 2], ["part", "not yet"], [False, False]]
 
 
 def test_a_library_is_linked_before_it_is_imported():
