@@ -1,19 +1,22 @@
 """What is asked for twice is begun once. Its key (the header ``Idempotency-Key``, or ``idempotency_key`` in a frame of
-a WebSocket) names it for its tenant: a response for as long as it is stored, other answers for some minutes."""
+a WebSocket) names it for its tenant: a response for as long as it is stored, other answers, and what is done with
+conversations, for some minutes."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from aiohttp import web
 
 from chatpager.errors import IdempotencyConflict
+from chatpager.server import wire
 from chatpager.server.input_items import Json
-from chatpager.server.keyed_turns import Name
+from chatpager.server.keyed import Name
+from chatpager.server.keyring import tenant_of
 from chatpager.server.readers import is_kept
-from chatpager.server.reading import checked_key
+from chatpager.server.reading import checked_key, decode
 from chatpager.server.requests import UNKEPT_KEY, digest_of
 from chatpager.server.service import SERVICE, Service, abandoned, begin, begin_all
 from chatpager.sessions.turn import KeyTaken, LiveTurn, TurnRequest
@@ -29,6 +32,26 @@ def key_of(request: web.Request) -> str | None:
 def with_warning(request: TurnRequest, warning: str) -> TurnRequest:
     warnings = [*request.parameters.get("warnings", []), warning]
     return replace(request, parameters={**request.parameters, "warnings": warnings})
+
+
+async def answered_once(request: web.Request, answer: Callable[[web.Request, Json], Awaitable[object]]) -> web.Response:
+    """What ``answer`` makes of the request and its body, or made of the one that came with the same key before.
+
+    Raises:
+        IdempotencyConflict: the key came before with another request.
+        what ``answer`` does: then the key is nobody's again.
+    """
+    raw, key = decode(await request.read() or b"{}"), key_of(request)
+
+    async def made() -> str:
+        return wire.encode(await answer(request, raw))
+
+    if key is None:
+        text = await made()
+    else:
+        name, size = Name(tenant_of(request), request.path, key), len(await request.read())
+        text = await request.app[SERVICE].answered.begin(name, digest_of(raw), size, made)
+    return web.Response(text=text, content_type="application/json")
 
 
 async def begin_keyed(request: web.Request, raw: Json, wanted: Sequence[TurnRequest]) -> Sequence[LiveTurn]:

@@ -100,7 +100,7 @@ def _operation(operation: Operation, method: str, path: str, schemas: Schemas) -
         {"name": name, "in": "query", "required": False, "schema": schemas.of(kind)}
         for name, kind in operation.query.items()
     ]
-    if method == "POST" and operation.events is not None:
+    if operation.keyed or (method == "POST" and operation.events is not None):
         parameters.append(IDEMPOTENCY_KEY)
     words = re.findall(r"\w+", path)
     told: Json = {

@@ -28,6 +28,7 @@ MESSAGE_EVENTS = MessageEvent | AnthropicError
 
 class Operation(NamedTuple):
     """``body`` None: there is none. ``events``: of the stream that comes instead of ``answer`` where it is asked for.
+    ``keyed``: asked for twice with the same key it is done once; so is what has a stream.
     ``also`` are answers of other media types, by those."""
 
     summary: str
@@ -36,6 +37,7 @@ class Operation(NamedTuple):
     body_required: bool = True
     query: Mapping[str, Any] = {}
     events: Any = None
+    keyed: bool = False
     also: Mapping[str, Any] = {}
     error: type[msgspec.Struct] = wire.ErrorAnswer
     statuses: Mapping[str, str] = {}
@@ -83,7 +85,11 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("DELETE", "/v1/messages/{id}"): Operation("Forget a message", wire.Deleted, **ANTHROPIC),
     ("POST", "/v1/conversations"): Operation(
-        "Begin a conversation", wire_conversations.Conversation, shapes.ConversationCreate, body_required=False
+        "Begin a conversation",
+        wire_conversations.Conversation,
+        shapes.ConversationCreate,
+        body_required=False,
+        keyed=True,
     ),
     ("GET", "/v1/conversations"): Operation(
         "List conversations", wire.Page, query={"after": str, "limit": PAGE, "search": str}
@@ -93,7 +99,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         "Change a conversation's metadata", wire_conversations.Conversation, shapes.ConversationUpdate
     ),
     ("DELETE", "/v1/conversations/{id}"): Operation("Delete a conversation", wire.Deleted),
-    ("POST", "/v1/conversations/{id}/items"): Operation("Add items", wire.Page, shapes.ItemsCreate),
+    ("POST", "/v1/conversations/{id}/items"): Operation("Add items", wire.Page, shapes.ItemsCreate, keyed=True),
     ("GET", "/v1/conversations/{id}/items"): Operation("List items", wire.Page, query=LIST),
     ("GET", "/v1/conversations/{id}/items/{item}"): Operation("An item", wire.AnyItem),
     ("DELETE", "/v1/conversations/{id}/items/{item}"): Operation(
@@ -113,13 +119,17 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("DELETE", "/v1/conversations/{id}/pin"): Operation("End a conversation's leases", wire.Deleted),
     ("POST", "/v1/conversations/{id}/fork"): Operation(
-        "Go another way from the same past", wire_conversations.Conversation, shapes.Fork, body_required=False
+        "Go another way from the same past",
+        wire_conversations.Conversation,
+        shapes.Fork,
+        body_required=False,
+        keyed=True,
     ),
     ("POST", "/v1/conversations/{id}/rewind"): Operation(
         "Go back to an earlier answer", wire_conversations.Conversation, shapes.Rewind
     ),
     ("POST", "/v1/conversations/{id}/compact"): Operation(
-        "Put a summary in place of what is older", wire_conversations.Conversation, shapes.Compact
+        "Put a summary in place of what is older", wire_conversations.Conversation, shapes.Compact, keyed=True
     ),
     ("POST", "/v1/conversations/{id}/prefetch"): Operation(
         "Bring a conversation back from host memory or disk", shapes.Prefetched

@@ -14,6 +14,7 @@ from chatpager.server import wire, wire_conversations
 from chatpager.server.auditing import audited
 from chatpager.server.input_items import Json, check_text, shown
 from chatpager.server.keyring import CALLER, tenant_of
+from chatpager.server.once import answered_once
 from chatpager.server.reading import decode
 from chatpager.server.routes_conversations import conversation_object, page_limit
 from chatpager.server.routes_responses import json_response
@@ -143,10 +144,14 @@ async def unpin(request: web.Request) -> web.Response:
 
 
 async def fork(request: web.Request) -> web.Response:
+    return await answered_once(request, _fork)
+
+
+async def _fork(request: web.Request, body: Json) -> wire_conversations.Conversation:
     """A new conversation that begins with this one's messages, up to the answer of ``at`` or all of them. Nothing is
     copied: messages and KV blocks are shared until the two go different ways."""
     service, session = await _known(request)
-    at = _known_fields(decode(await request.read() or b"{}"), "at").get("at")
+    at = _known_fields(body, "at").get("at")
     if at is not None and not isinstance(at, str):
         raise InvalidRequest("at is the id of a response", param="at")
     turn = await _turn_at(service, session, at) if at else None
@@ -159,7 +164,7 @@ async def fork(request: web.Request) -> web.Response:
     tokens = usage.get("input_tokens", 0) + usage.get("output_tokens", 0) - 1 if usage is not None else None
     if tip is None or await _contains(service, session, tip):  # what it has left behind is not in its head
         service.hub.keeper.forked(_owner(session), _owner(child), tokens)
-    return json_response(conversation_object(service, child))
+    return conversation_object(service, child)
 
 
 async def rewind(request: web.Request) -> web.Response:
@@ -174,9 +179,13 @@ async def rewind(request: web.Request) -> web.Response:
 
 
 async def compact(request: web.Request) -> web.Response:
+    return await answered_once(request, _compact)
+
+
+async def _compact(request: web.Request, asked: Json) -> wire_conversations.Conversation:
     """A summary stands in place of all but the last ``keep`` answers and what asked for them."""
     service, session = await _known(request)
-    body = _known_fields(decode(await request.read() or b"{}"), "summary", "role", "keep")
+    body = _known_fields(asked, "summary", "role", "keep")
     summary, role, keep = body.get("summary"), body.get("role", "user"), body.get("keep", 1)
     if not isinstance(summary, str):
         raise InvalidRequest("summary is a text", param="summary")
@@ -187,7 +196,7 @@ async def compact(request: web.Request) -> web.Response:
     if type(keep) is not int or keep < 0:
         raise InvalidRequest("keep is a whole number of answers", param="keep")
     changed = await service.hub.revising.compact(session.tenant, session.id, summary, role, keep)
-    return json_response(conversation_object(service, changed))
+    return conversation_object(service, changed)
 
 
 async def _known(request: web.Request) -> tuple[Service, Session]:

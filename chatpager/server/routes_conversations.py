@@ -18,6 +18,7 @@ from chatpager.server.encode_conversation import live_items, message_items
 from chatpager.server.input_items import Json, check_text, input_messages, shown
 from chatpager.server.keyring import tenant_of
 from chatpager.server.markdown import as_markdown
+from chatpager.server.once import answered_once
 from chatpager.server.reading import decode
 from chatpager.server.requests import check_metadata
 from chatpager.server.routes_responses import json_response
@@ -29,8 +30,11 @@ MAX_TITLE = 200
 
 
 async def create(request: web.Request) -> web.Response:
+    return await answered_once(request, _create)
+
+
+async def _create(request: web.Request, body: Json) -> wire_conversations.Conversation:
     service, tenant = request.app[SERVICE], tenant_of(request)
-    body = decode(await request.read() or b"{}")
     metadata, title = _metadata(body)
     messages = input_messages(_items(body), "items")
     now = service.hub.wall()
@@ -39,7 +43,7 @@ async def create(request: web.Request) -> web.Response:
     )
     if messages:
         await service.store.append_messages(tenant, session.id, messages, now=now)
-    return json_response(conversation_object(service, session))
+    return conversation_object(service, session)
 
 
 async def index(request: web.Request) -> web.Response:
@@ -76,6 +80,7 @@ async def delete(request: web.Request) -> web.Response:
     service, session_id = request.app[SERVICE], request.match_info["id"]
     await audited(request, "conversation.deleted", session_id)
     await asyncio.shield(service.hub.delete_session(tenant_of(request), session_id))
+    service.answered.forget(lambda name, text: session_id in name.path or session_id in text)
     return json_response(wire.Deleted(id=session_id, object="conversation.deleted"))
 
 
@@ -83,15 +88,19 @@ async def delete(request: web.Request) -> web.Response:
 
 
 async def add_items(request: web.Request) -> web.Response:
+    return await answered_once(request, _add_items)
+
+
+async def _add_items(request: web.Request, body: Json) -> wire.Page:
     service = request.app[SERVICE]
-    messages = input_messages(_items(decode(await request.read())), "items")
+    messages = input_messages(_items(body), "items")
     if not messages:
         raise InvalidRequest("there are no items", param="items")
     tenant, session_id = tenant_of(request), request.match_info["id"]
     hashes = await service.hub.append_messages(tenant, session_id, messages)
     service.hub.prefetcher.soon(tenant, session_id)  # a tool's result, most likely: its answer is asked for next
     added = [message for message in await _chain(service, tenant, session_id) if message.hash in hashes]
-    return json_response(_page([item for message in added for item in message_items(message)], False))
+    return _page([item for message in added for item in message_items(message)], False)
 
 
 async def items(request: web.Request) -> web.Response:
@@ -172,6 +181,7 @@ async def delete_item(request: web.Request) -> web.Response:
         raise SessionBusy("the answer is still running; cancel it, or wait for its end")
     left = without(told.chain[place], found)
     changed = await service.hub.revising.put(tenant, told.session, told.chain, place, [left] if left else [])
+    service.answered.forget(lambda name, _: told.session.id in name.path)
     return json_response(conversation_object(service, changed))
 
 

@@ -16,7 +16,7 @@ from chatpager.errors import EngineStopped, Overloaded, RateLimited, ResponseNot
 from chatpager.server import wire, wire_admin
 from chatpager.server.cache_diagnostics import diagnostics
 from chatpager.server.encode_response import ResponseFacts, response_object
-from chatpager.server.keyed_turns import KeyedTurns
+from chatpager.server.keyed import Keyed, text_as_it_is, whole_turns
 from chatpager.server.metrics import Metrics
 from chatpager.server.readers import Readers, found_again
 from chatpager.server.requests import Served
@@ -66,7 +66,8 @@ class Service:
     """Between two looks that an admin's page is told of."""
 
     def __post_init__(self) -> None:
-        self.keyed = KeyedTurns()
+        self.keyed = Keyed(whole_turns)
+        self.answered = Keyed(text_as_it_is)
         self.readers = Readers(self.config.detach_grace, self.stop)
 
     @property
@@ -279,7 +280,7 @@ async def delete_turn(service: Service, tenant: str, turn_id: str, kind: TurnKin
     names = [choice_id(turn_id, index) for index in range(choices)]
     for name in names:
         await service.hub.end(tenant, name)
-    service.keyed.forget(names)
+    service.keyed.forget(lambda _, turns: any(turn.id in names for turn in turns))
     if live is not None and not live.request.stored:
         return
     for name in names[:0:-1]:  # the one that is named last: what is cut short here can be asked for again

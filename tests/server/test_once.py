@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from chatpager.server.keyed_turns import KeyedTurns, Name
+from chatpager.server.keyed import Keyed, Name, whole_turns
 from tests.serving import GREEDY, eventually
 
 ASK = {"input": "Hello", **GREEDY}
@@ -229,6 +229,28 @@ async def test_on_other_wires_a_key_whose_request_was_refused_is_free_again(serv
         assert (await server.post(path, body, **keyed("k"))).status == 200
 
 
+async def test_a_conversation_and_what_is_added_to_it_are_made_once(server):
+    ask = {"metadata": {"title": "Tea"}}
+    first, second = await asyncio.gather(*(server.post("/v1/conversations", ask, **keyed("k")) for _ in range(2)))
+    assert first.status == second.status == 200 and first.json == second.json
+    assert (await server.post("/v1/conversations", {}, **keyed("k"))).refusal == (409, "idempotency_conflict", None)
+    path = f"/v1/conversations/{first.json['id']}"
+    assert (await server.post(f"{path}/items", {"items": "a"}, **keyed("k"))).status == 400, "the key is free again"
+    added = [await server.post(f"{path}/items", {"items": USER}, **keyed("k")) for _ in range(2)]
+    assert added[0].json == added[1].json and await count(server, first.json["id"]) == 1
+    await server.respond("Hello", conversation=first.json["id"])
+    await server.respond("Hello", conversation=first.json["id"])
+    forks = [(await server.post(f"{path}/fork", **keyed("k"))).json["id"] for _ in range(2)]
+    assert forks[0] == forks[1] != first.json["id"]
+    short = {"summary": "We greeted."}
+    compacted = [await server.post(f"{path}/compact", short, **keyed("k")) for _ in range(2)]
+    assert compacted[0].status == 200 and compacted[0].json == compacted[1].json
+    assert (await server.post(f"{path}/compact", short, **keyed("x" * 256))).refusal[0] == 400
+    await server.delete(path)
+    assert not [one for one in server.service.answered._ended if first.json["id"] in one.path], "nothing of it is kept"
+    assert (await server.post("/v1/conversations", ask, **keyed("k"))).json["id"] != first.json["id"]
+
+
 class Ended:
     """A turn that gave so much text."""
 
@@ -245,11 +267,11 @@ class Ended:
 
 
 class Asked:
-    """Keys of ``KeyedTurns``, and how often each was begun."""
+    """Keys of ``Keyed``, and how often each was begun."""
 
     def __init__(self, **settings):
         self.now, self.count = 0.0, 0
-        self.keyed = KeyedTurns(clock=lambda: self.now, **settings)
+        self.keyed = Keyed(whole_turns, clock=lambda: self.now, **settings)
 
     async def ask(self, key, tenant="t", text=""):
         async def begin():
