@@ -59,6 +59,8 @@ PUT_OFF: dict[str, dict[str, Any]] = {
     "torch.quantization": {},
 }
 """Modules by name, with what is asked of them while others are imported."""
+_BEFORE = {"torch._dynamo": _KERNELS}
+"""What runs before: torch imports them in this order, and in the other one a circle of its own imports breaks."""
 LOOK_SECONDS = 0.02
 """Between two looks at whether who runs a put-off module waits for who waits for it."""
 SCANNER, SCAN = "transformers.utils.import_utils", "create_import_structure_from_path"
@@ -245,6 +247,8 @@ def _once(module: ModuleType, execute: Callable[[ModuleType], None]) -> Callable
                 return
             begun = True
             try:
+                if isinstance(before := sys.modules.get(_BEFORE.get(module.__name__, "")), _PutOff):
+                    before.__run__()
                 execute(module)
             except BaseException:
                 begun = False

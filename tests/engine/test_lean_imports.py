@@ -165,6 +165,11 @@ def test_where_there_is_no_such_library_nothing_is_linked(monkeypatch):
     assert lean_imports.link_ahead() is None
 
 
+def test_who_compiles_has_the_compiler():
+    code = LEAN + "import torch; print(torch.compile(lambda x: x + 1, backend='eager')(torch.zeros(2)).tolist())"
+    assert in_a_process(code) == [1.0, 1.0]
+
+
 def test_a_folder_of_models_is_read_once():
     code = LEAN + (
         "import json; from transformers.utils import import_utils; from transformers import LlamaConfig; "
