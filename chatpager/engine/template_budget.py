@@ -135,6 +135,22 @@ def check_indented(text: str, by: Any) -> None:
     _room((text.count("\n") + 1) * width <= budget().size)
 
 
+def check_json(value: Any, indent: int, apart: int) -> None:
+    """Of JSON whose lines are indented by so many characters a level and whose values are ``apart``; escapes, which
+    make up to six of one, are not counted."""
+    left, rest = budget().size, [(value, 0)]
+    while rest:
+        one, level = rest.pop()
+        left -= apart + indent * level + (len(one) if isinstance(one, str) else 1)
+        _room(left >= 0)
+        match one:
+            case list() | tuple():
+                rest += [(each, level + 1) for each in one]
+            case Mapping():
+                left -= sum(len(name) for name in one if isinstance(name, str))
+                rest += [(each, level + 1) for each in one.values()]
+
+
 def check_joined(by: str | bytes, items: Any) -> Any:
     """The items, which can be gone through once more."""
     items = items if isinstance(items, list | tuple | str | Mapping) else list(each(items))

@@ -215,9 +215,10 @@ def _tojson(
     sort_keys: bool = False,
 ) -> str:
     """JSON as Python writes it: Jinja's own is for HTML."""
-    wide = len(indent) if isinstance(indent, str) else indent or 0
+    wide = len(indent) if isinstance(indent, str) else max(0, indent or 0)
     if wide > MAX_INDENT or any(len(one) > MAX_INDENT for one in separators or ()):
         raise TooMuch("JSON is written too wide")
+    bounds.check_json(value, wide, sum(len(one) for one in separators or ()))
     parts = None if separators is None else (separators[0], separators[1])
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=parts, sort_keys=sort_keys)
 

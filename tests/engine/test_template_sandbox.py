@@ -145,6 +145,8 @@ BOMBS = {
     "translated": "{{ ('x' * 400000).translate({120: 'x' * 400000}) }}",
     "batches": "{{ [1] | batch(1000000000, 0) | list }}",
     "JSON": "{{ ([[1] * 9] * 9) | tojson(indent=100000000) }}",
+    "deep JSON": "{% set ns = namespace(x=1) %}{% for i in range(100) %}{% set ns.x = [ns.x] %}{% endfor %}"
+    "{{ ([ns.x] * 5000) | tojson(indent=16) }}",
     "text of nobody's": "{{ lipsum(1000000) }}",
     "a long one": "x" * (MAX_TEMPLATE + 1),
     "deep": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
