@@ -38,15 +38,15 @@ class Cancel:
 
 @dataclass(frozen=True)
 class Draft:
-    """Somebody is writing a response's input: so far it is this body, or none any more. It gets no answer: what is
-    wrong with it, the response will say."""
+    """Somebody is writing a response's input: so far it is this body, or none any more. It gets no answer, unless no
+    response could ever come of it."""
 
     body: Json | None
 
 
 @dataclass(frozen=True)
 class Prefetch:
-    """Somebody is about to go on with this conversation. It gets no answer."""
+    """Somebody is about to go on with this conversation. It gets no answer, unless there is none."""
 
     conversation: str
 

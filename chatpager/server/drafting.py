@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
 
-from chatpager.errors import ChatpagerError
+import structlog
+
+from chatpager.errors import ChatpagerError, InvalidRequest, NotFound
 from chatpager.server.input_items import Json
 from chatpager.server.requests import response_request
 from chatpager.server.service import Service
 
+log = structlog.get_logger(__name__)
+
 
 class Drafts:
-    """One after the other, but of those that came meanwhile only the last. ``writer`` names the socket."""
+    """One after the other, but of those that came meanwhile only the last. ``writer`` names the socket; ``refuse``
+    tells it what is wrong with a draft of which no response could come, now or later."""
 
-    def __init__(self, service: Service, tenant: str, writer: str) -> None:
+    def __init__(
+        self, service: Service, tenant: str, writer: str, refuse: Callable[[ChatpagerError], Awaitable[None]]
+    ) -> None:
         self._service = service
         self._tenant = tenant
         self._writer = writer
+        self._refuse = refuse
         self.waiting: list[Json | None] = []
         """The one that is being passed on, and what was written since."""
         self._ended = 0
@@ -33,14 +41,20 @@ class Drafts:
             if body is None:
                 self.end()
             else:
-                with suppress(ChatpagerError):
-                    await self._pass(body)
+                await self._pass(body)
             if self.waiting[-1] is body:
                 self.waiting.clear()
 
     async def _pass(self, body: Json) -> None:
-        request, ended = response_request(body, self._service.served, self._tenant, draft=True), self._ended
-        await self._service.hub.draft(request, self._writer, lambda: self._ended == ended)
+        ended = self._ended
+        try:
+            request = response_request(body, self._service.served, self._tenant, draft=True)
+            await self._service.hub.draft(request, self._writer, lambda: self._ended == ended)
+        except (InvalidRequest, NotFound) as error:
+            if self._ended == ended:  # of what was sent since, the response says it
+                await self._refuse(error)
+        except ChatpagerError as error:
+            log.debug("draft.passed_over", writer=self._writer, reason=str(error))
 
     def end(self) -> None:
         """It was sent, or will not be."""

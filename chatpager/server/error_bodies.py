@@ -25,11 +25,11 @@ LATER = (429, 503)
 """Statuses of what may go well at another time."""
 
 
-def error_frame(error: ChatpagerError) -> wire_events.ErrorFrame:
+def error_frame(error: ChatpagerError, about: str | None = None) -> wire_events.ErrorFrame:
     status, body = error_body(error)
     seconds = retry_after(error)
     later = msgspec.UNSET if seconds is None else round(1000 * seconds)
-    return wire_events.ErrorFrame(status=status, error=body, retry_after_ms=later)
+    return wire_events.ErrorFrame(status=status, error=body, retry_after_ms=later, about=about or msgspec.UNSET)
 
 
 def retry_after(error: ChatpagerError) -> float | None:

@@ -39,6 +39,9 @@ MAX_LANES = 32
 MAX_LANE_NAME = 128
 NOT_OF_THE_BODY = {"type", "stream", "background", "stream_id", "idempotency_key"}
 """Fields of the frame itself, and those that say how HTTP is to answer: a socket always streams."""
+DRAFT, PING, PREFETCH = "chatpager.draft", "chatpager.ping", "chatpager.prefetch"
+ASIDE = (DRAFT, PING, PREFETCH)
+"""Frames of ours that begin no response."""
 
 
 class State(StrEnum):
@@ -103,7 +106,10 @@ class ResponsesProtocol:
         try:
             self._receive(frame)
         except RequestError as error:
-            lane = frame.get("stream_id")
+            lane, kind = frame.get("stream_id"), frame.get("type")
+            if self._extended and kind in ASIDE:
+                self.refused_aside(kind, error)
+                return
             self._error(error, lane if isinstance(lane, str) and 0 < len(lane) <= MAX_LANE_NAME else None)
 
     def receive_binary(self) -> None:
@@ -129,7 +135,7 @@ class ResponsesProtocol:
                 self._events.append(Cancel(_response_id(frame), _lane_of(frame)))
             case "chatpager.draft" if self._extended:
                 body = {k: v for k, v in frame.items() if k not in NOT_OF_THE_BODY}
-                self._events.append(Draft(body if body.get("input") else None))
+                self._events.append(Draft(None if body.get("input") in (None, "", []) else body))
             case "chatpager.ping" if self._extended:
                 t = frame.get("t")
                 if t is not None and (not isinstance(t, int | float) or isinstance(t, bool)):
@@ -189,6 +195,10 @@ class ResponsesProtocol:
         here = (one.encoder.response_id for one in self._lanes.values() if one.encoder)
         if not (isinstance(error, ResponseNotFound) and response_id in here):
             self._error(error, lane)
+
+    def refused_aside(self, kind: str, error: ChatpagerError) -> None:
+        """A frame of this kind, of those in ``ASIDE``, is wrong; the right ones get no answer, but a ping its pong."""
+        self._send(error_frame(error, about=kind), None)
 
     def resumed(self, frame: wire_events.ResumedFrame, lane: Lane = None) -> None:
         """What became of a ``Resume``: before ``began``, or before ``refused``."""

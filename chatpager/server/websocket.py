@@ -16,7 +16,15 @@ import structlog
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from chatpager.engine.heads import LeaseEvent
-from chatpager.errors import ChatpagerError, ConnectionTooOld, InvalidAPIKey, Overloaded, RateLimited, StoreError
+from chatpager.errors import (
+    ChatpagerError,
+    ConnectionTooOld,
+    ConversationNotFound,
+    InvalidAPIKey,
+    Overloaded,
+    RateLimited,
+    StoreError,
+)
 from chatpager.server import wire_events
 from chatpager.server.client_events import Cancel, Create, Draft, Lane, Prefetch, Resume
 from chatpager.server.drafting import Drafts
@@ -27,7 +35,7 @@ from chatpager.server.keyring import tenant_of
 from chatpager.server.logins import SENDER, caller_of
 from chatpager.server.once import begin_once
 from chatpager.server.opening import Opening, conversation_known, opening
-from chatpager.server.protocol import SUBPROTOCOL, ResponsesProtocol
+from chatpager.server.protocol import DRAFT, PREFETCH, SUBPROTOCOL, ResponsesProtocol
 from chatpager.server.requests import response_request
 from chatpager.server.responses_socket import ResponsesSocket
 from chatpager.server.resuming import events_gone, resumable
@@ -99,7 +107,7 @@ class Connection:
         self._tasks: set[asyncio.Task[None]] = set()
         self._owners: dict[str, None] = {}
         """Heads of the conversations that were spoken in here, the last spoken in last."""
-        self._drafts = Drafts(service, self._tenant, self._request_id)
+        self._drafts = Drafts(service, self._tenant, self._request_id, self._draft_refused)
 
     async def run(self, resume: tuple[str, int] | None = None) -> None:
         """Serve until the client leaves; first go on with a response that it was reading."""
@@ -199,13 +207,22 @@ class Connection:
                 case Cancel(response_id, lane):
                     self._cancel(response_id, lane)
                 case Prefetch(conversation):
-                    self._service.hub.prefetcher.soon(self._tenant, conversation)
+                    self._service.hub.prefetcher.soon(self._tenant, conversation, missing=self._not_prefetched)
                 case Draft(body):
                     if self._drafts.add(body):
                         self._spawn(self._drafts.pass_on())
         async with self._sending:
             if frames := self._protocol.frames_to_send():
                 await self._send(frames)
+
+    async def _draft_refused(self, error: ChatpagerError) -> None:
+        self._protocol.refused_aside(DRAFT, error)
+        await self.act()
+
+    def _not_prefetched(self, error: ConversationNotFound) -> None:
+        if not self._ws.closed:
+            self._protocol.refused_aside(PREFETCH, ConversationNotFound(error.message, param="conversation"))
+            self._spawn(self.act())
 
     async def _send(self, frames: list[bytes]) -> None:
         try:

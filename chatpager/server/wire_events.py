@@ -131,12 +131,13 @@ class ErrorEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 class ErrorFrame(msgspec.Struct, frozen=True, kw_only=True):
     """A WebSocket frame: a request was refused and no response began. ``retry_after_ms`` stands where it may be asked
-    again then."""
+    again then, ``about`` where a frame of this type was refused that begins no response."""
 
     type: str = "error"
     status: int
     error: wire.ErrorBody
     retry_after_ms: int | msgspec.UnsetType = msgspec.UNSET
+    about: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class LeaseFrame(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
 
 from chatpager.engine.messages import AddRequest
 from chatpager.engine.sampling_params import SamplingParams
-from chatpager.errors import EngineStopped, RequestError, StoreError
+from chatpager.errors import ConversationNotFound, EngineStopped, RequestError, StoreError
 from chatpager.sessions.around import around_of
 from chatpager.sessions.engine_thread import EngineThread
 from chatpager.sessions.heads import owner_of
@@ -57,12 +57,14 @@ class Prefetcher:
         except RequestError:
             return 0
 
-    def soon(self, tenant: str, session_id: str) -> None:
-        """The same, for whoever does not wait for it nor hears what came of it; once at a time for a conversation, and
-        not at all while many others are under way."""
+    def soon(
+        self, tenant: str, session_id: str, *, missing: Callable[[ConversationNotFound], None] = lambda error: None
+    ) -> None:
+        """The same, for whoever does not wait for it and hears of it only where the conversation is ``missing``; once
+        at a time for a conversation, and not at all while many others are under way."""
         name = (tenant, session_id)
         if name not in self.running and len(self.running) < MOST_AT_ONCE:
-            task = asyncio.get_running_loop().create_task(self._quietly(tenant, session_id))
+            task = asyncio.get_running_loop().create_task(self._quietly(tenant, session_id, missing))
             self.running[name] = task
             task.add_done_callback(lambda done: self.running.pop(name))
 
@@ -72,9 +74,11 @@ class Prefetcher:
         if self.running:
             await asyncio.wait(list(self.running.values()))
 
-    async def _quietly(self, tenant: str, session_id: str) -> None:
+    async def _quietly(self, tenant: str, session_id: str, missing: Callable[[ConversationNotFound], None]) -> None:
         try:
             await self.bring(tenant, session_id)
+        except ConversationNotFound as error:
+            missing(error)
         except (RequestError, EngineStopped, StoreError) as error:
             log.debug("prefetch", session=session_id, reason=str(error))
         except Exception as error:

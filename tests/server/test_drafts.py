@@ -86,23 +86,35 @@ async def test_nothing_is_kept_of_a_draft_that_was_given_up(server):
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("body", "code", "param"),
     [
-        {"input": [{"type": "nonsense"}]},
-        {"input": TEXT, "model": "x"},
-        {"input": TEXT, "conversation": "conv_x"},
-        {"input": TEXT, "previous_response_id": "resp_x"},
-        {"input": TEXT, "temperature": "hot"},
-        {"input": "word " * 3000},
-        {"input": 7},
+        ({"input": [{"type": "nonsense"}]}, "invalid_request", "input[0].type"),
+        ({"input": TEXT, "model": "x"}, "model_not_found", "model"),
+        ({"input": TEXT, "conversation": "conv_x"}, "conversation_not_found", "conversation"),
+        ({"input": TEXT, "conversation": ["c"]}, "invalid_request", "conversation"),
+        ({"input": TEXT, "previous_response_id": "resp_x"}, "previous_response_not_found", "previous_response_id"),
+        ({"input": TEXT, "temperature": "hot"}, "invalid_request", "temperature"),
+        ({"input": 7}, "invalid_request", "input"),
+        ({"input": False}, "invalid_request", "input"),
     ],
 )
-async def test_one_that_no_response_could_come_of_is_passed_over(server, body):
+async def test_one_that_no_response_could_come_of_is_refused_by_the_field(server, body, code, param):
     async with server.socket(extended=True) as socket:
         await draft(socket, **body)
+        error = await socket.receive()
+        assert (error["type"], error["about"], error["error"]["code"]) == ("error", "chatpager.draft", code)
+        assert error["error"]["param"] == param
         await socket.create("Hello")
         frames = await socket.rest()
     assert frames[0]["type"] == "response.created" and frames[-1]["type"] != "error"
+
+
+async def test_one_whose_response_would_be_refused_for_now_is_passed_over(server):
+    async with server.socket(extended=True) as socket:
+        await draft(socket, "word " * 3000)
+        await received(socket)
+        await eventually(lambda: not any(connection._drafts.waiting for connection in server.app[CONNECTIONS]))
+        await received(socket)
 
 
 async def test_while_the_conversation_is_answered_there_is_no_draft_of_it(server):

@@ -60,9 +60,31 @@ def test_a_create_is_acted_on_once_with_its_body(protocol):
 def test_a_draft_is_for_clients_of_ours():
     protocol = ResponsesProtocol(extended=True)
     protocol.receive_text('{"type": "chatpager.draft", "input": "Hel", "conversation": "c"}')
-    protocol.receive_text('{"type": "chatpager.draft"}')
-    assert protocol.events_received() == [Draft({"input": "Hel", "conversation": "c"}), Draft(None)]
+    for nothing in ("", ', "input": null', ', "input": ""', ', "input": []'):
+        protocol.receive_text('{"type": "chatpager.draft"' + nothing + "}")
+    protocol.receive_text('{"type": "chatpager.draft", "input": false}')
+    drafts = [Draft({"input": "Hel", "conversation": "c"}), *[Draft(None)] * 4, Draft({"input": False})]
+    assert protocol.events_received() == drafts
     assert frames(protocol) == []
+
+
+@pytest.mark.parametrize(
+    ("frame", "param"),
+    [
+        ('{"type": "chatpager.prefetch"}', "conversation"),
+        ('{"type": "chatpager.prefetch", "conversation": 3, "stream_id": "a"}', "conversation"),
+        ('{"type": "chatpager.ping", "t": "now"}', "t"),
+    ],
+)
+def test_an_error_that_is_no_response_s_says_what_it_is_about(frame, param):
+    protocol = ResponsesProtocol(extended=True)
+    protocol.receive_text(frame)
+    [error] = frames(protocol)
+    assert (error["status"], error["error"]["code"], error["error"]["param"]) == (400, "invalid_request", param)
+    assert error["about"] == json.loads(frame)["type"] and "stream_id" not in error
+    protocol.refused_aside("chatpager.draft", SessionBusy("wait"))
+    [error] = frames(protocol)
+    assert (error["about"], error["error"]["code"]) == ("chatpager.draft", "session_busy")
 
 
 def test_fields_that_tell_http_how_to_answer_mean_nothing_here(protocol):

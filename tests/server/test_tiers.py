@@ -177,9 +177,8 @@ async def connect(server, conversation):
 async def send_a_frame(server, conversation):
     async with server.socket(extended=True) as socket:
         await socket.send(type="chatpager.prefetch", conversation=conversation)
-        await socket.send(type="chatpager.prefetch")
-        error = await socket.receive()
-        assert (error["error"]["code"], error["error"]["param"]) == ("invalid_request", "conversation")
+        await socket.send(type="chatpager.ping", t=1)
+        assert (await socket.receive())["type"] == "chatpager.pong", "nothing else is told"
 
 
 SIGNS = [add_items, connect, send_a_frame]
@@ -198,6 +197,12 @@ async def test_a_sign_that_somebody_goes_on_brings_it_back(serve, kv, sign):
 
 
 async def test_a_sign_for_what_is_not_there_is_no_mistake(server, caplog):
+    async with server.socket(extended=True) as socket:
+        for missing in ("conv_none", ""):
+            await socket.send(type="chatpager.prefetch", conversation=missing)
+            error = await socket.receive()
+            assert (error["type"], error["about"], error["status"]) == ("error", "chatpager.prefetch", 404)
+            assert (error["error"]["code"], error["error"]["param"]) == ("conversation_not_found", "conversation")
     await send_a_frame(server, "conv_none")
     await eventually(lambda: not server.hub.prefetcher.running)
     assert not caplog.records

@@ -266,7 +266,7 @@ export type ServerEvent =
   | ({ type: "response.function_call_arguments.delta"; item_id: string; output_index: number; delta: string } & Numbered)
   | { type: "chatpager.resumed"; response_id: string; recovered: boolean; starting_after: number; status: ResponseStatus | null }
   | { type: "chatpager.prefill"; response_id: string; done: number; total: number; cached: number }
-  | { type: "error"; status: number; error: ErrorBody };
+  | { type: "error"; status: number; error: ErrorBody; about?: string };
 
 export type EventType = ServerEvent["type"];
 

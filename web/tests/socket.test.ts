@@ -137,6 +137,15 @@ describe("a turn on the socket", () => {
     expect(line.busy).toBe(false);
   });
 
+  it("is not ended by what is wrong with a draft", async () => {
+    const all = answerEvents("resp_1", ["Hi"]);
+    const error = { type: "error", status: 404, about: "chatpager.draft", error: { type: "x", code: "y", message: "No.", param: null } } as const;
+    server.onCreate = (_, socket) => server.send(socket, error, ...all);
+    const { events, listener } = recorder();
+    line.carry(request, listener);
+    await vi.waitFor(() => expect(events).toEqual(all));
+  });
+
   it("survives an error frame once it has begun", async () => {
     const all = answerEvents("resp_1", ["Hi"]);
     const error: ServerEvent = { type: "error", status: 400, error: { type: "x", code: "y", message: "No.", param: null } };
