@@ -26,7 +26,7 @@ async def timeline(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
     tenant, name = request.match_info["tenant"], request.match_info["id"]
     session = await service.store.session(tenant, name)
-    turns = (await service.store.turns_of(tenant, name))[-MOST_TURNS:]
+    turns = await service.store.turns_of(tenant, name, latest=MOST_TURNS)
     told = w.Timeline(tenant=tenant, id=name, created_at=session.created_at, turns=[_told(turn) for turn in turns])
     return json_response(told)
 

@@ -81,7 +81,7 @@ class Comparing:
         """
         if name.startswith("conv_"):
             await self._store.session(tenant, name)
-            turns = await self._store.turns_of(tenant, name)
+            turns = await self._store.turns_of(tenant, name, latest=1)
             if not turns:
                 raise ResponseNotFound(f"conversation {name!r} has no turn yet")
             turn = turns[-1]

@@ -51,7 +51,7 @@ class Prefetcher:
         if cached is None or not cached.host_tokens + cached.disk_tokens:
             return 0
         chain = await self._store.load_chain(tenant, session.tip_hash)
-        turns = await self._store.turns_of(tenant, session_id)
+        turns = await self._store.turns_of(tenant, session_id, latest=1)
         try:
             return await self._ask(tenant, owner, chain, turns[-1].request if turns else {})
         except RequestError:

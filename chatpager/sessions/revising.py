@@ -122,7 +122,7 @@ class Revising:
 
     async def _asked_last(self, tenant: str, session_id: str) -> Mapping[str, Any]:
         """The parameters of the last turn: with its instructions and tools its blocks begin."""
-        turns = await self._store.turns_of(tenant, session_id)
+        turns = await self._store.turns_of(tenant, session_id, latest=1)
         return turns[-1].request if turns else {}
 
     async def _ids(self, tenant: str, chain: Sequence[Message | NewMessage], asked: Mapping[str, Any]) -> Sequence[int]:

@@ -303,11 +303,11 @@ class Store:
         """The turn that gave this answer; of several, which gave the very same, the latest. None: it was deleted."""
         return await self._database.reading(lambda c: turns.of_answer(c, tenant, answer))
 
-    async def turns_of(self, tenant: str, session_id: str) -> list[Turn]:
+    async def turns_of(self, tenant: str, session_id: str, *, latest: int | None = None) -> list[Turn]:
         """A session's turns, oldest first, with those that it inherited when it was forked: at most one of these
-        for each message, its ``tip_hash``. Raises ConversationNotFound.
+        for each message, its ``tip_hash``. Of all of them the ``latest``, one or more. Raises ConversationNotFound.
         """
-        return await self._database.reading(lambda c: turns.of_session(c, tenant, session_id))
+        return await self._database.reading(lambda c: turns.of_session(c, tenant, session_id, latest))
 
     async def active_turns(self, tenant: str) -> list[Turn]:
         """The turns in progress, oldest first."""

@@ -241,17 +241,28 @@ async def of_answer(c: AsyncConnection, tenant: str, answer: MessageHash) -> Tur
     return found[-1] if found else None
 
 
-async def of_session(c: AsyncConnection, tenant: str, session_id: str) -> list[Turn]:
-    """The session's turns, and those that led to a message of its chain before it was forked; oldest first."""
+async def of_session(c: AsyncConnection, tenant: str, session_id: str, latest: int | None = None) -> list[Turn]:
+    """The session's turns, and those that led to a message of its chain before it was forked; oldest first. No more
+    than the ``latest`` are read."""
     await sessions.get(c, tenant, session_id)
-    own = await _ordered(c, turns.c.session_id == session_id)
+    mine = turns.c.session_id == session_id
     chain = messages.ancestors(select(tables.sessions.c.tip_hash).where(tables.sessions.c.id == session_id))
-    ends = {turn.led_to for turn in own}
-    elsewhere = turns.c.session_id.is_distinct_from(session_id)
     end = func.coalesce(turns.c.tip_hash, case((turns.c.status == "completed", turns.c.input_tip)))
-    found = await _ordered(c, end.in_(select(chain.c.hash)), elsewhere)
-    inherited = {turn.led_to: turn for turn in found if turn.led_to not in ends}
-    return sorted([*own, *inherited.values()], key=lambda turn: (turn.created_at, turn.id))
+    place = func.row_number().over(partition_by=end, order_by=_LATEST_FIRST).label("place")
+    elsewhere = turns.c.session_id.is_distinct_from(session_id)
+    own_ends = select(end).where(mine, end.is_not(None))
+    found = select(turns.c.id, place).where(end.in_(select(chain.c.hash)), end.not_in(own_ends), elsewhere).subquery()
+    inherited = turns.c.id.in_(select(found.c.id).where(found.c.place == 1))
+    both = [turn for one in (mine, inherited) for turn in await _latest(c, one, latest)]
+    return sorted(both, key=lambda turn: (turn.created_at, turn.id))[-latest if latest else 0 :]
+
+
+_LATEST_FIRST = (turns.c.created_at.desc(), turns.c.id.desc())
+
+
+async def _latest(c: AsyncConnection, condition: ColumnElement[bool], most: int | None) -> list[Turn]:
+    rows = await c.execute(select(turns).where(condition).order_by(*_LATEST_FIRST).limit(most))
+    return [Turn(**row._mapping) for row in rows]
 
 
 async def _ordered(c: AsyncConnection, *conditions: ColumnElement[bool], to_change: bool = False) -> list[Turn]:

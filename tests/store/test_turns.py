@@ -272,6 +272,8 @@ async def test_turns_of_a_session_come_in_order_with_what_its_fork_inherited(sto
     turns = await store.turns_of("ann", "conv_2")
     assert [(t.id, t.tip_hash) for t in turns] == [("resp_conv_1_0", hashes[1]), ("resp_f", done.tip_hash)]
     assert turns[-1].usage == {"out": 7}
+    for latest in (1, 2, 9):
+        assert await store.turns_of("ann", "conv_2", latest=latest) == turns[-latest:]
 
 
 async def test_of_equal_conversations_each_shows_its_own_turns(store):
@@ -279,6 +281,12 @@ async def test_of_equal_conversations_each_shows_its_own_turns(store):
     await conversation(store, "conv_2", "hi", "hello")
     assert await tip(store, "conv_1") == await tip(store, "conv_2")
     assert [t.id for t in await store.turns_of("ann", "conv_2")] == ["resp_conv_2_0"]
+    await conversation(store, "conv_3", "hi", "hello", "how?", "so")
+    await conversation(store, "conv_4", "hi", "hello", now=9)
+    turns = await store.turns_of("ann", "conv_3", latest=1)
+    assert [t.id for t in turns] == ["resp_conv_3_1"], (
+        "another's is not inherited where one's own is too old to be told"
+    )
 
 
 async def test_deleting_a_turn_keeps_what_its_session_needs(store):
