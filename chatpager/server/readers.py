@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
 
 from chatpager.sessions.turn import LiveTurn, TurnRequest
 
@@ -22,6 +23,12 @@ def is_kept(request: TurnRequest) -> bool:
     return request.stored or request.kind == "completion"
 
 
+class Alone(NamedTuple):
+    until: asyncio.TimerHandle
+    watch: ExitStack
+    """Of its stream: with the turn's end nothing is waited for any more. Closing it is the end of both."""
+
+
 class Readers:
     """A turn that nobody can find again ends with its last reader; another one goes on for ``grace`` seconds, unless
     its request says which of the two (``on_disconnect``: the latter to its end). ``end`` asks a turn to end now."""
@@ -30,7 +37,7 @@ class Readers:
         self._grace = grace
         self._end = end
         self._reading: Counter[str] = Counter()
-        self.alone: dict[str, asyncio.TimerHandle] = {}
+        self.alone: dict[str, Alone] = {}
         """By their ids, the turns that go on without a reader for a while, and when that ends."""
 
     @contextmanager
@@ -56,12 +63,20 @@ class Readers:
             self._end(turn)
             return
         self._not_alone(turn.id)
-        self.alone[turn.id] = asyncio.get_running_loop().call_later(self._grace, self._too_long, turn)
+        watch = ExitStack()
+        watch.enter_context(turn.stream.watched(lambda: self._grown(turn)))
+        until = asyncio.get_running_loop().call_later(self._grace, self._too_long, turn)
+        watch.callback(until.cancel)
+        self.alone[turn.id] = Alone(until, watch)
+
+    def _grown(self, turn: LiveTurn) -> None:
+        if turn.stream.ended is not None:
+            self._not_alone(turn.id)
 
     def _too_long(self, turn: LiveTurn) -> None:
         self._not_alone(turn.id)
         self._end(turn)
 
     def _not_alone(self, turn_id: str) -> None:
-        if handle := self.alone.pop(turn_id, None):
-            handle.cancel()
+        if alone := self.alone.pop(turn_id, None):
+            alone.watch.close()

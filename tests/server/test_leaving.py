@@ -28,6 +28,7 @@ async def test_a_socket_that_closes(server, stored, status):
         turn = await server.live_turn()
         await server.held()
     assert await settled(server, turn) == status
+    assert not server.service.readers.alone, "nothing keeps what has ended"
     again = await server.get("/v1/responses/" + turn.id)
     assert (again.json["status"] == "incomplete") if stored else (again.status == 404)
 
@@ -210,7 +211,7 @@ async def test_who_comes_back_in_time_finds_it_running(server):
         await server.held()
     alone = server.service.readers.alone
     await eventually(lambda: turn.id in alone)
-    left = alone[turn.id].when() - asyncio.get_running_loop().time()
+    left = alone[turn.id].until.when() - asyncio.get_running_loop().time()
     assert 55 < left <= server.service.config.detach_grace == 60
     async with server.socket(query=f"?response_id={turn.id}") as first, server.socket() as second:
         await eventually(lambda: not alone)
