@@ -127,6 +127,12 @@ class Engine:
             self._requests.end_sequence(request.seqs[index], FinishReason.CANCELLED)
             self._requests.forget(request_id, index)
 
+    def attend(self, request_id: str, *, is_read: bool) -> None:
+        """Whether anybody reads its answers; unknown and ended ones are left alone."""
+        if request := self._requests.get(request_id):
+            for seq in request.seqs:
+                seq.unread = not is_read
+
     def stop(self, request_id: str, index: int = 0) -> Usage | None:
         """End one sequence because its reader found a stop string; no output is made for it. Its account, or None of
         one that has ended."""

@@ -40,6 +40,13 @@ class CancelRequest(msgspec.Struct, frozen=True, tag="cancel"):
     index: int | None = None
 
 
+class AttendRequest(msgspec.Struct, frozen=True, tag="attend"):
+    """Whether anybody reads a request's answers: of the equally important, what nobody reads is preempted first."""
+
+    request_id: str
+    is_read: bool
+
+
 class DraftRequest(msgspec.Struct, frozen=True, kw_only=True, tag="draft"):
     """``owner`` is writing a prompt that so far begins like this: compute it while there is nothing else to compute.
     Without tokens: it is writing none any more."""
@@ -103,6 +110,7 @@ class WithdrawPrefix(msgspec.Struct, frozen=True, tag="withdraw_prefix"):
 Command = (
     AddRequest
     | CancelRequest
+    | AttendRequest
     | DraftRequest
     | LeaseRequest
     | ReleaseLease

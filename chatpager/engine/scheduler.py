@@ -225,9 +225,10 @@ class Scheduler:
         return max(0, _blocks(seq.max_length, self.block_size) + 1 - len(seq.block_table))
 
     def _victim(self, needy: Sequence) -> Sequence:
-        """Lowest priority, then latest admitted; never one that was preempted too often already."""
-        choice = ((s.priority, i) for i, s in enumerate(self.running) if s is needy or not self._immune(s))
-        return self.running[max(choice)[1]]
+        """Lowest priority, then what nobody reads, then latest admitted; never one that was preempted too often
+        already."""
+        choice = ((s.priority, s.unread, i) for i, s in enumerate(self.running) if s is needy or not self._immune(s))
+        return self.running[max(choice)[2]]
 
     def _preempt(self, plan: Plan, seq: Sequence) -> None:
         """Back to waiting; its full blocks stay findable, or are swapped to host memory, so that resuming computes

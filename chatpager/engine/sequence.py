@@ -75,6 +75,7 @@ class Sequence:
         "status",
         "tail",
         "token_ids",
+        "unread",
         "written",
     )
 
@@ -84,6 +85,8 @@ class Sequence:
     """The session whose turn this is."""
     prefix: PublishedPrefix | None
     """The published prefix that it begins with, whose blocks ``hasher`` names for everybody."""
+    unread: bool
+    """Nobody reads it at the moment."""
     round: int | None
     """Of its tenant's requests it is the one of this round (``Rounds``); None: it has not waited."""
     reached: int
@@ -149,7 +152,7 @@ class Sequence:
         self.claims = range(0)
         self.age = self.preemptions = self.cached_tokens = 0
         self.restored_tokens = Counter()
-        self.is_long = self.first_admitted = False
+        self.is_long = self.first_admitted = self.unread = False
         self.round = self.reach = self.reading = self.evicted = self.tail = None
         self.history = self.sampled_at = None
 

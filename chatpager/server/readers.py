@@ -31,11 +31,13 @@ class Alone(NamedTuple):
 
 class Readers:
     """A turn that nobody can find again ends with its last reader; another one goes on for ``grace`` seconds, unless
-    its request says which of the two (``on_disconnect``: the latter to its end). ``end`` asks a turn to end now."""
+    its request says which of the two (``on_disconnect``: the latter to its end). ``end`` asks a turn to end now,
+    ``attend`` is told of one that goes on whether anybody reads it."""
 
-    def __init__(self, grace: float, end: Callable[[LiveTurn], None]) -> None:
+    def __init__(self, grace: float, end: Callable[[LiveTurn], None], attend: Callable[[LiveTurn, bool], None]) -> None:
         self._grace = grace
         self._end = end
+        self._attend = attend
         self._reading: Counter[str] = Counter()
         self.alone: dict[str, Alone] = {}
         """By their ids, the turns that go on without a reader for a while, and when that ends."""
@@ -46,6 +48,7 @@ class Readers:
         for turn in turns:
             self._reading[turn.id] += 1
             self._not_alone(turn.id)
+            self._attend(turn, True)
         try:
             yield
         finally:
@@ -57,10 +60,13 @@ class Readers:
 
     def _alone(self, turn: LiveTurn, told: bool) -> None:
         wish = turn.request.on_disconnect
-        if turn.stream.ended is not None or wish == "continue":
+        if turn.stream.ended is not None:
             return
-        if wish == "cancel" or not found_again(turn.request, told=told):
+        if wish != "continue" and (wish == "cancel" or not found_again(turn.request, told=told)):
             self._end(turn)
+            return
+        self._attend(turn, False)
+        if wish == "continue":
             return
         self._not_alone(turn.id)
         watch = ExitStack()

@@ -43,9 +43,9 @@ async def create(request: web.Request) -> web.StreamResponse:
         if stream:
             raise events_gone(turn)
         return json_response(await stored_response(service, tenant, turn))
-    if raw.get("background") is True and not stream:
-        return json_response(_as_it_is(turn))
     with service.readers.reading(turn, told=stream):
+        if raw.get("background") is True and not stream:
+            return json_response(_as_it_is(turn))
         if not stream:
             return json_response(final_response(turn, await turn.stream.end()))
         encoder = ResponseEncoder(facts_of(turn))

@@ -68,7 +68,7 @@ class Service:
     def __post_init__(self) -> None:
         self.keyed = Keyed(whole_turns)
         self.answered = Keyed(text_as_it_is)
-        self.readers = Readers(self.config.detach_grace, self.stop)
+        self.readers = Readers(self.config.detach_grace, self.stop, self.hub.attend)
 
     @property
     def store(self) -> Store:

@@ -19,6 +19,7 @@ from chatpager.engine.grammar_probe import deep_stacks
 from chatpager.engine.heads import LeaseEvent
 from chatpager.engine.messages import (
     AddRequest,
+    AttendRequest,
     CancelRequest,
     CloseSession,
     Command,
@@ -292,6 +293,8 @@ class EngineThread:
                 self._add(engine, command)
             case CancelRequest():
                 engine.cancel(command.request_id, command.index)
+            case AttendRequest():
+                engine.attend(command.request_id, is_read=command.is_read)
             case DraftRequest():
                 with suppress(RequestError):  # the turn will say so
                     engine.draft(command, time.monotonic())

@@ -16,7 +16,7 @@ import structlog
 from chatpager.engine.engine import Engine
 from chatpager.engine.grammar_compiler import Compiled, GrammarCompiler
 from chatpager.engine.heads import LeaseEvent
-from chatpager.engine.messages import AddRequest, CancelRequest, DraftRequest, StepOutput
+from chatpager.engine.messages import AddRequest, AttendRequest, CancelRequest, DraftRequest, StepOutput
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.errors import (
     EngineStopped,
@@ -340,6 +340,13 @@ class SessionHub:
             raise ResponseNotFound(f"no response {turn_id!r} is running")
         self._cancel(turn)
         return turn
+
+    def attend(self, turn: LiveTurn, is_read: bool) -> None:
+        """Whether anybody reads a turn that runs: where blocks are short, the others give way first."""
+        if turn.is_read != is_read and turn.stream.ended is None:
+            turn.is_read = is_read
+            with suppress(EngineStopped):  # then it ends
+                self.engine.send(AttendRequest(turn.request.id, is_read))
 
     async def begun(self, turn_id: str) -> None:
         """Wait for a turn whose row is stored to be live, if it is just beginning."""

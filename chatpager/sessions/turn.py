@@ -186,6 +186,8 @@ class LiveTurn:
         self.client_session: str | None = get_contextvars().get("client_session")
         """What the client calls the session that the call was of, for the log."""
         self.stream = TurnStream()
+        self.is_read = True
+        """By somebody, as far as the engine was told."""
         self.state = TurnState.QUEUED
         self.token_ids: list[int] = []
         self.logprobs: list[PlacedLogprobs] = []

@@ -123,6 +123,30 @@ class TestPreemption:
         tokens, _ = run(engine)
         assert tokens["unimportant"][0] == continuation([ord("u")] * 8, 40)
 
+    @pytest.mark.parametrize(("unread", "preempted"), [(["first"], "first"), (["first", "last"], "last"), ([], "last")])
+    def test_of_the_equally_important_what_nobody_reads_gives_way(self, unread, preempted):
+        engine = make_engine(num_blocks=20)
+        for name in ("first", "last"):
+            engine.add(request(name, [ord(name[0])] * 8, 50), 0.0)
+        step(engine)
+        for name in (*unread, "unknown"):
+            engine.attend(name, is_read=False)
+        while not engine.stats().preemptions:
+            step(engine)
+        assert [s.request_id for s in engine.scheduler.waiting] == [preempted]
+        tokens, _ = run(engine)
+        assert tokens[preempted][0] == continuation([ord(preempted[0])] * 8, 50)
+
+    def test_what_is_read_again_gives_way_no_sooner_than_others(self):
+        engine = make_engine(num_blocks=20)
+        for name in ("first", "last"):
+            engine.add(request(name, [ord(name[0])] * 8, 50), 0.0)
+        for is_read in (False, True):
+            engine.attend("first", is_read=is_read)
+        while not engine.stats().preemptions:
+            step(engine)
+        assert [s.request_id for s in engine.scheduler.waiting] == ["last"]
+
     def test_nobody_is_preempted_more_than_the_limit(self):
         engine = make_engine(num_blocks=17, max_preemptions=2)
         for name in "abcdef":

@@ -198,9 +198,18 @@ async def test_a_turn_that_goes_on_alone_for_too_long_ends(serve):
 async def test_one_that_was_asked_to_go_on_does_not_end(serve):
     async with serve(detach_grace=0) as server:
         assert await left_http(server, stream=True, chatpager={"on_disconnect": "continue"}) == "incomplete"
+        server.gate.hold(after=1)
         made = await server.post("/v1/responses", {"input": "Hello", **GREEDY, "background": True})
+        assert await unread(server, await server.live_turn())
+        server.gate.open()
         await eventually(lambda: not server.hub.turns)
         assert (await server.get("/v1/responses/" + made.json["id"])).json["status"] == "incomplete"
+
+
+async def unread(server, turn):
+    """Whether the engine, which is held, takes it for a turn that nobody reads."""
+    server.gate.hold(after=1)
+    return await server.hub.engine.ask(lambda engine: engine._requests[turn.request.id].seqs[0].unread)
 
 
 async def test_who_comes_back_in_time_finds_it_running(server):
@@ -211,10 +220,12 @@ async def test_who_comes_back_in_time_finds_it_running(server):
         await server.held()
     alone = server.service.readers.alone
     await eventually(lambda: turn.id in alone)
+    assert await unread(server, turn)
     left = alone[turn.id].until.when() - asyncio.get_running_loop().time()
     assert 55 < left <= server.service.config.detach_grace == 60
     async with server.socket(query=f"?response_id={turn.id}") as first, server.socket() as second:
         await eventually(lambda: not alone)
+        assert not await unread(server, turn)
         await second.send(type="response.resume", response_id=turn.id)
         await second.receive()
         await first.ws.close()
