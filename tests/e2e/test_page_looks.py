@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 
 import pytest
 
@@ -204,37 +205,59 @@ MEASURE = """() => {
 }"""
 
 
-def test_an_answer_of_10_000_tokens_comes_smoothly(page):
-    """Its last 400, at 200 a second: with what stands above them they are the hardest to draw."""
+LISTED = "".join(f"- item **{i}** has `code` and a few more words in it\n" for i in range(900))
+
+
+def longest_task(trace: bytes) -> float:
+    """Of the page's own thread, milliseconds of processor time: those do not depend on what runs beside the test."""
+    events = json.loads(trace)["traceEvents"]
+    threads = Counter((event["pid"], event["tid"]) for event in events if event["name"] == "FunctionCall")
+    [(thread, _)] = threads.most_common(1)
+    tasks = [event for event in events if event["name"] == "RunTask" and (event["pid"], event["tid"]) == thread]
+    return max(event.get("tdur", 0) for event in tasks) / 1000
+
+
+@pytest.mark.parametrize("text", [(RICH + "\n\n") * 90, LISTED], ids=["blocks", "list"])
+def test_an_answer_of_10_000_tokens_comes_smoothly(page, browser, text):
+    """Its last 400, at 200 a second, and its end: with what stands above them they are the hardest to draw."""
     page.wire.hold_after = "response.created"
     send(page, "What is chatpager?")
     while not page.wire.received:
         page.wait_for_timeout(20)
-    pieces = re.findall(r"\S+\s*", RICH + "\n\n") * 90
+    pieces = re.findall(r"\S+\s*", text)
     heard = 0
+
+    def tell(**event) -> None:
+        page.wire.line.send(json.dumps({"item_id": "m", "output_index": 0, "sequence_number": heard, **event}))
 
     def say(count: int) -> None:
         nonlocal heard
         for piece in pieces[heard : heard + count]:
             heard += 1
-            delta = {"type": "response.output_text.delta", "item_id": "m", "output_index": 0, "delta": piece}
-            page.wire.line.send(json.dumps({**delta, "sequence_number": heard}))
+            tell(type="response.output_text.delta", delta=piece)
 
     say(len(pieces) - 400)
-    expect(page.locator(".block").nth(680)).to_be_attached(timeout=ANSWERED)
+    written = "n => document.querySelector('.message-assistant .message-text')?.textContent.length > n"
+    page.wait_for_function(written, arg=len(text) / 2, timeout=ANSWERED)
+    page.wait_for_timeout(1000)  # until it is drawn
     page.evaluate(MEASURE)
-    used = page.context.new_cdp_session(page)
-    used.send("Performance.enable")
-    before = {one["name"]: one["value"] for one in used.send("Performance.getMetrics")["metrics"]}
+    browser.start_tracing(page=page, categories=["devtools.timeline", "disabled-by-default-devtools.timeline"])
     while heard < len(pieces):
         say(4)
         page.wait_for_timeout(20)
-    expect(page.locator(".block")).to_have_count(8 * 90, timeout=ANSWERED)
-    after = {one["name"]: one["value"] for one in used.send("Performance.getMetrics")["metrics"]}
-    spent = {name: round(1000 * (after[name] - before[name])) for name in after if name.endswith("Duration")}
+    response = page.wire.received[0]["response"]
+    item = {"id": "m", "type": "message", "role": "assistant", "status": "completed"}
+    item["content"] = [{"type": "output_text", "text": text}]
+    heard += 1
+    tell(type="response.completed", response={**response, "status": "completed", "output": [item]})
+    expect(page.get_by_role("button", name="Send")).to_be_visible(timeout=ANSWERED)
+    page.wait_for_timeout(300)  # what comes after its end
+    busy = longest_task(browser.stop_tracing())
     long, moved = page.evaluate("[window.long, window.moved]")
-    print(f"the last 400 of {heard} tokens: {spent} ms, long tasks of {long} ms, layout shift {moved:.4f}")
-    assert max(long, default=0) <= 1000  # tests run beside this; wanted are 50, on a machine of its own
+    print(
+        f"the last 400 of {heard} tokens: {busy:.0f} ms of one task at most; by the clock {long} ms; shift {moved:.4f}"
+    )
+    assert busy <= 50
     assert moved <= 0.1
 
 

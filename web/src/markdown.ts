@@ -3,7 +3,7 @@
  * parser makes is sanitised once more. Pictures become links: the page loads nothing from anywhere else.
  */
 import DOMPurify from "dompurify";
-import MarkdownIt, { type Env } from "markdown-it";
+import MarkdownIt, { type Env, type Token } from "markdown-it";
 import { words } from "./words";
 
 /** Code as HTML of `span`s with classes; null when the language is not known. */
@@ -89,7 +89,7 @@ export class Blocks {
       this.env = {};
     }
     const tail = text.slice(this.sofar.length);
-    const starts = parser.parse(tail, this.env).flatMap((token) => (token.level === 0 && token.nesting >= 0 && token.map ? [token.map[0]] : []));
+    const starts = this.outline(tail).flatMap((token) => (token.level === 0 && token.nesting >= 0 && token.map ? [token.map[0]] : []));
     const places = offsets(tail, starts.slice(1));
     let from = 0;
     for (const to of places) {
@@ -101,14 +101,29 @@ export class Blocks {
     return last.trim() === "" ? this.settled : [...this.settled, last];
   }
 
+  /** What blocks a text has, without what stands in them. */
+  outline(text: string): Token[] {
+    const tokens: Token[] = [];
+    parser.block.parse(text, parser, this.env, tokens);
+    return tokens;
+  }
+
   /** One block as HTML. */
   html(source: string, highlight: Highlight | null): string {
-    return DOMPurify.sanitize(parser.render(source, { ...this.env, highlight }), CLEAN);
+    return this.draw(this.tokens(source), highlight);
+  }
+
+  tokens(source: string): Token[] {
+    return parser.parse(source, { ...this.env });
+  }
+
+  draw(tokens: Token[], highlight: Highlight | null): string {
+    return DOMPurify.sanitize(parser.renderer.render(tokens, parser.options, { ...this.env, highlight }), CLEAN);
   }
 }
 
 /** Where these lines, in growing order, begin in the text. */
-function offsets(text: string, lines: readonly number[]): number[] {
+export function offsets(text: string, lines: readonly number[]): number[] {
   let line = 0;
   let place = 0;
   return lines.map((wanted) => {

@@ -2,6 +2,7 @@
 import { describe, expect, it } from "vitest";
 import { highlight } from "../src/highlighting";
 import { Blocks } from "../src/markdown";
+import { Cutter } from "../src/pieces";
 
 const html = (text: string) => {
   const blocks = new Blocks();
@@ -62,6 +63,40 @@ describe("a growing text", () => {
 
   it("has the lines of every system", () => {
     expect(new Blocks().of("One.\r\n\r\nTwo.\rstill two")).toEqual(["One.\n\n", "Two.\nstill two"]);
+  });
+});
+
+describe("a long block", () => {
+  const grown = (text: string, step: number) => {
+    const cutter = new Cutter(new Blocks());
+    let cut = cutter.of("");
+    for (let end = step; end < text.length + step; end += step) cut = cutter.of(text.slice(0, end));
+    const pieces = (cut?.pieces ?? []).map((piece) => cutter.html(piece, null));
+    const [open, close, tag] = cut?.tag === "table" ? [`<thead>${cut.head}</thead><tbody>`, "</tbody>", "tr"] : ["", "", "li"];
+    return `${open}${pieces.map((piece) => `<${tag}>${piece}</${tag}>`).join("")}${close}`;
+  };
+  const list = Array.from({ length: 90 }, (_, i) => `${i + 3}. item **${i}**\n    - with \`code\`\n`);
+  it.each([
+    ["an ordered list", list.join(""), "ol"],
+    ["a loose list", list.join("\n"), "ol"],
+    ["a list that becomes loose", [...list, "", "99. late\n"].join(""), "ol"],
+    ["a list of rules", "- a\n-\n".repeat(500), "ul"],
+    ["a table", "| a | b |\n| - | -: |\n" + "| **1** | `2` |\n".repeat(150), "table"],
+  ])("%s is in pieces what it is as a whole", (_, text, tag) => {
+    const whole = new Blocks().html(`A paragraph.\n\n${text}`, null);
+    const [, within] = new RegExp(`<${tag}[^>]*>(.*)</${tag}>`, "s").exec(whole) ?? [];
+    const plain = (one = "") => one.replace(/>\s+</g, "><").trim();
+    expect(plain(grown(text, 61))).toBe(plain(within));
+  });
+
+  it("keeps the pieces that cannot change, and is whole where it is short or something else", () => {
+    const cutter = new Cutter(new Blocks());
+    const before = cutter.of(list.join(""));
+    const after = cutter.of(list.join("") + "99. one more");
+    expect([before?.start, after?.pieces.length]).toEqual([3, 91]);
+    expect(after?.pieces.slice(0, 89).every((piece, i) => piece === before?.pieces[i])).toBe(true);
+    expect(cutter.of(list.slice(0, 5).join(""))).toBeNull();
+    expect(cutter.of("word ".repeat(1000))).toBeNull();
   });
 });
 

@@ -3,6 +3,7 @@ import type { VNode } from "preact";
 import { useEffect, useMemo, useRef } from "preact/hooks";
 import { copy } from "../copying";
 import { Blocks, type Highlight } from "../markdown";
+import { type Cut, Cutter, type Piece } from "../pieces";
 import { words } from "../words";
 
 /** Null until code was drawn whose language is named. */
@@ -55,13 +56,56 @@ interface BlockProps {
 }
 
 function Block({ blocks, source, growing }: BlockProps) {
+  const cutter = useMemo(() => new Cutter(blocks), [blocks]);
+  const cut = cutter.of(source);
+  return cut === null ? <Whole blocks={blocks} source={source} growing={growing} /> : <Long cutter={cutter} cut={cut} growing={growing} />;
+}
+
+function Whole({ blocks, source, growing }: BlockProps) {
+  const highlight = useHighlight(source, growing);
+  const html = useMemo(() => blocks.html(source, highlight), [blocks, source, highlight]);
+  return useMemo(() => <div class={growing ? "block is-growing" : "block"} dangerouslySetInnerHTML={{ __html: html }} />, [html, growing]);
+}
+
+/** What colours the code in `source`; null where there is none, or it is not worth it yet. */
+function useHighlight(source: string, growing: boolean): Highlight | null {
   const coloured = NAMED_CODE.test(source) && !(growing && source.length > GROWING);
-  const highlight = coloured ? highlighter.value : null;
   useEffect(() => {
     if (coloured) void fetchHighlighter();
   }, [coloured]);
-  const html = useMemo(() => blocks.html(source, highlight), [blocks, source, highlight]);
-  return useMemo(() => <div class={growing ? "block is-growing" : "block"} dangerouslySetInnerHTML={{ __html: html }} />, [html, growing]);
+  return coloured ? highlighter.value : null;
+}
+
+/** A long list or table: each piece has an element, which is left alone once it cannot change. */
+function Long({ cutter, cut, growing }: { cutter: Cutter; cut: Cut; growing: boolean }) {
+  const drawn = useRef(new WeakMap<Piece, VNode>());
+  const pieces = cut.pieces.map((piece, index) => {
+    const known = drawn.current.get(piece);
+    if (known !== undefined) return known;
+    const one = <PieceOf key={index} cutter={cutter} piece={piece} tag={cut.tag === "table" ? "tr" : "li"} growing={growing && index === cut.pieces.length - 1} />;
+    drawn.current.set(piece, one);
+    return one;
+  });
+  return (
+    <div class={growing ? "block is-growing" : "block"}>
+      {cut.tag === "table" ? (
+        <div class="table" tabIndex={0}>
+          <table>
+            <thead dangerouslySetInnerHTML={{ __html: cut.head }} />
+            <tbody>{pieces}</tbody>
+          </table>
+        </div>
+      ) : (
+        <cut.tag start={cut.tag === "ol" ? cut.start : undefined}>{pieces}</cut.tag>
+      )}
+    </div>
+  );
+}
+
+function PieceOf({ cutter, piece, tag: Tag, growing }: { cutter: Cutter; piece: Piece; tag: "li" | "tr"; growing: boolean }) {
+  const highlight = useHighlight(piece.source, growing);
+  const html = useMemo(() => cutter.html(piece, highlight), [cutter, piece.source, piece.loose, highlight]);
+  return useMemo(() => <Tag dangerouslySetInnerHTML={{ __html: html }} />, [html, Tag]);
 }
 
 /** The buttons of code blocks are part of their HTML, so their clicks are heard here. */
