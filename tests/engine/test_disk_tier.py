@@ -95,15 +95,17 @@ class TestDisk:
         assert "does not hold what its name says" in caplog.text
         assert sources(answer(make_engine(disk=disk()), "third", LONG, owner="s"))[2] == 4
 
-    @pytest.mark.parametrize("damage", ["short", "empty", "longer", "swapped", "gone"])
+    @pytest.mark.parametrize("damage", ["short", "empty", "longer", "swapped", "gone", "unreadable"])
     def test_a_damaged_file_is_a_miss_from_there_on(self, disk, damage):
         engine = make_engine(disk=disk())
         answer(engine, "first", LONG, owner="s")
         tier = disk()
         third = tier._path(tier.head("s")[2])
         raw = third.read_bytes()
-        if damage == "gone":
+        if damage in ("gone", "unreadable"):
             third.unlink()
+            if damage == "unreadable":  # also for root
+                third.symlink_to(third.name)
         else:
             other = tier._path(tier.head("s")[5]).read_bytes()
             third.write_bytes({"short": raw[:-1], "empty": b"", "longer": raw + b"\0", "swapped": other}[damage])
@@ -111,6 +113,7 @@ class TestDisk:
         assert found.usage.disk_tokens == 8
         assert tier.bad_files == 1
         assert damage == "gone" or not third.exists() or len(third.read_bytes()) == len(raw)
+        assert not third.is_symlink()
 
     def test_the_oldest_files_go_when_there_are_too_many(self, disk):
         size = HEADER.size + FakeRunner(block_size=4).block_bytes

@@ -2,9 +2,10 @@
 
 import asyncio
 import re
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 import pytest
+from sqlalchemy import event
 
 from chatpager.server.access import FOR_ADMINS, FOR_READERS, PUBLIC
 from chatpager.server.key_watch import LOOK_SECONDS
@@ -158,12 +159,30 @@ async def test_no_route_is_left_out(server):
     assert guarded <= named, "a name that no route has guards nothing"
 
 
+@contextmanager
+def asked(server):
+    """What the database is asked meanwhile of what is said."""
+    found, engine = [], server.service.store._database._visits._engine
+
+    def note(connection, cursor, statement, *rest):
+        if any(table in statement for table in ("turns", "sessions", "messages", "responses")):
+            found.append(statement)
+
+    event.listen(engine, "before_cursor_execute", note)
+    yield found
+    event.remove(engine, "before_cursor_execute", note)
+
+
 @pytest.mark.parametrize(("method", "path"), NAMED)
-async def test_what_is_another_tenants_is_not_there_and_ones_own_is(two, method, path):
+async def test_what_is_another_tenants_is_not_there_and_ones_own_is(two, server, method, path):
+    """Nor is it told by more work than is done for what is nobody's."""
     ann, bob, hers, nobodys = two
     body, before = NAMED[method, path], await all_of(ann, hers)
-    foreign = await bob.call(method, path.format(**hers), filled(body, hers))
-    unknown = await bob.call(method, path.format(**nobodys), filled(body, nobodys))
+    with asked(server) as of_hers:
+        foreign = await bob.call(method, path.format(**hers), filled(body, hers))
+    with asked(server) as of_nobodys:
+        unknown = await bob.call(method, path.format(**nobodys), filled(body, nobodys))
+    assert of_hers == of_nobodys
     assert foreign.status == unknown.status == 404
     said = foreign.body.decode()
     for name, id in hers.items():
