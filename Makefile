@@ -45,6 +45,8 @@ audit: $(VENV)/.created
 
 unit: $(VENV)/.dev page
 	@.ci/system-packages postgresql chromium
+	@echo "fetching the clients of others that are tried (once)"
+	@$(PY) -m tests.e2e.fetching
 	@$(PY) -m pytest -n 2 --dist loadfile --max-worker-restart 0 --cov --cov-report=term --cov-fail-under=90
 	@$(PY) -m coverage report --include="$(WHOLE)" --fail-under=100
 

@@ -20,6 +20,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from chatpager.demo import model_path
 from chatpager.demo.cases import Case, make_cases
 from chatpager.demo.talk import Message
+from chatpager.engine.llm import LLM
+from chatpager.engine.sampling_params import SamplingParams
 
 BATCH = 48
 LONGEST_ANSWER = 320
@@ -41,12 +43,15 @@ class Way:
 
     dtype: torch.dtype
     greedy: bool = True
+    quantization: str = "none"
+    """Anything else is played by the product's own engine; transformers has no such weights."""
 
 
 WAYS = {
     "float32": Way(torch.float32),
     "bfloat16": Way(torch.bfloat16),
     "sampled": Way(torch.float32, greedy=False),
+    "int8": Way(torch.float32, quantization="int8"),
 }
 
 
@@ -94,6 +99,23 @@ class Player:
         return [Outcome(case, answer) for case, answer in zip(cases, answers, strict=True)]
 
 
+class EnginePlayer(Player):
+    """A model that is played by the product's engine, greedily."""
+
+    def __init__(self, folder: Path, way: Way) -> None:
+        dtype = str(way.dtype).removeprefix("torch.")
+        self.llm = LLM(folder, dtype=dtype, quantization=way.quantization, max_num_seqs=BATCH)
+
+    def answers(self, conversations: Sequence[list[Message]]) -> list[str]:
+        params = SamplingParams(temperature=0.0, max_tokens=LONGEST_ANSWER)
+        prompts = [[dict(message) for message in conversation] for conversation in conversations]
+        return [out.outputs[0].text for out in self.llm.generate(prompts, params, use_tqdm=False)]
+
+
+def player(folder: Path, way: Way) -> Player:
+    return Player(folder, way) if way.quantization == "none" else EnginePlayer(folder, way)
+
+
 def tally(outcomes: Iterable[Outcome]) -> dict[str, dict[str, list[int]]]:
     """Suite -> group -> [right, all]; the group "all" is the suite, and its languages are groups too."""
     counts: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(lambda: [0, 0]))
@@ -138,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for way in options.way or ["float32"]:
         begun = time.monotonic()
         torch.manual_seed(options.seed)
-        outcomes = Player(options.model, WAYS[way]).play(cases)
+        outcomes = player(options.model, WAYS[way]).play(cases)
         figures[way] = tally(outcomes)
         show(console, figures[way])
         console.print(f"{way}: {len(outcomes)} conversations in {time.monotonic() - begun:.0f} s")
