@@ -12,7 +12,8 @@ from chatpager.server.request_bodies import ResponseCreate
 from chatpager.sessions.comparing import Explanation
 from chatpager.sessions.receipt import Break, Eviction, Receipt
 
-SOURCE = (Path(__file__).parent.parent.parent / "web" / "src" / "wire.ts").read_text()
+WEB = Path(__file__).parent.parent.parent / "web" / "src"
+SOURCE = "".join((WEB / name).read_text() for name in ("wire.ts", "events.ts"))
 INTERFACE = re.compile(r"export interface (\w+)(?:<\w+>)?(?: extends (\w+))? \{\n(.*?)\n\}", re.DOTALL)
 INTERFACES = {name: (base, body) for name, base, body in INTERFACE.findall(SOURCE)}
 PAIRS = {

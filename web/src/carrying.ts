@@ -8,7 +8,8 @@ import type { Sessions } from "./sessions";
 import type { ResponsesSocket, TurnListener, TurnRequest } from "./socket";
 import type { Store } from "./store";
 import { apply, begin, liveAnswer, lose, refuse, stopping } from "./turns";
-import { type ServerEvent, type Wishes, isRunning, isTerminal } from "./wire";
+import { type ServerEvent, isTerminal } from "./events";
+import { type Wishes, isRunning } from "./wire";
 import { words } from "./words";
 
 export interface CarryingOptions {

@@ -5,8 +5,8 @@ import { ApiError } from "./calls";
 import { type Branch, Branching } from "./branching";
 import { Carrying } from "./carrying";
 import { Deleting } from "./deleting";
+import { Drafting } from "./drafting";
 import type { Drafts } from "./drafts";
-import { readFile } from "./files";
 import { paced } from "./frames";
 import type { Lines } from "./lines";
 import type { Login } from "./login";
@@ -17,7 +17,6 @@ import { reread } from "./stored";
 import { emptyThread, withdraw } from "./turns";
 import type { Wishes } from "./wire";
 import { type KeptWishes, wishesOf } from "./wishes";
-import { words } from "./words";
 
 export interface ChatOptions {
   api: Api;
@@ -37,9 +36,6 @@ export interface ChatOptions {
 /** How long a turn may say nothing before the server is asked whether it still runs, milliseconds. */
 const SILENCE = 20_000;
 const SILENCE_ON_WAKE = 2_000;
-/** A pause in writing, milliseconds, after which the server is told of a draft of so many characters. */
-const PAUSE = 400;
-const LONG = 100;
 
 const pause = (milliseconds: number) => new Promise<void>((resolve) => setTimeout(resolve, milliseconds));
 
@@ -49,19 +45,14 @@ export class Chat {
   readonly deleting: Deleting;
   private readonly carrying: Carrying;
   private readonly branching: Branching;
-  private readonly tellOthers: (id: string) => void;
-  private readonly wait: (milliseconds: number) => Promise<void>;
-  private strokes = 0;
-  /** What the server was last told of the draft. */
-  private told = "";
+  private readonly drafting: Drafting;
 
   constructor(private readonly options: ChatOptions) {
     const { store } = this;
     const { api, lines, now = Date.now, wait = pause, schedule = paced(), tellOthers = () => undefined } = options;
-    this.wait = wait;
-    this.tellOthers = tellOthers;
     const sessions = (this.sessions = new Sessions(store, api, tellOthers));
     this.branching = new Branching(store, api);
+    this.drafting = new Drafting(store, options.drafts, lines, wait);
     this.deleting = new Deleting({ store, api, wait, remove: (id) => this.remove(id), go: (id) => this.go(id) });
     const ended = (id: string) => this.reload(id);
     const changed = (id: string) => {
@@ -216,24 +207,10 @@ export class Chat {
     if (this.store.currentId.value === id) this.go(null);
   }
 
-  /** The address of a chat as a file. */
-  exportAddress(id: string, format: "json" | "md"): string {
-    return this.options.api.exportAddress(id, format);
-  }
-
   /** Read a chat from a file, and open it. */
   async importChat(text: string): Promise<void> {
-    const read = readFile(text);
-    if (read === null) {
-      this.store.notice.value = words.importFailed;
-      return;
-    }
-    await this.sessions.report(async () => {
-      const session = await this.options.api.createSession(read.title === "" ? {} : { title: read.title }, read.items);
-      this.store.know(session);
-      this.tellOthers(session.id);
-      this.go(session.id);
-    });
+    const id = await this.sessions.fromFile(text);
+    if (id !== null) this.go(id);
   }
 
   // What a turn asks for
@@ -256,22 +233,7 @@ export class Chat {
   // A turn
 
   write(text: string): void {
-    const id = this.store.currentId.value;
-    this.store.draft.value = text;
-    this.options.drafts.write(id, text);
-    const stroke = ++this.strokes;
-    void this.wait(PAUSE).then(() => {
-      if (stroke === this.strokes && this.store.live.peek() === null) this.tellDraft(id, text);
-    });
-  }
-
-  /** Let the server read a long message while it is being written. What is short, it reads as fast when it is sent. */
-  private tellDraft(id: string | null, text: string): void {
-    const input = text.length >= LONG ? text : "";
-    if (input === this.told) return;
-    this.told = input;
-    const place = id === null ? {} : { conversation: id };
-    this.options.lines.draft({ type: "chatpager.draft", ...place, ...this.store.wishes.peek(), input });
+    this.drafting.write(text);
   }
 
   /** Whether a message can be sent now. */

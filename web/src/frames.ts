@@ -1,5 +1,5 @@
 /** Wire events, gathered so that the page renders at most once per animation frame however fast they come. */
-import type { ServerEvent } from "./wire";
+import type { ServerEvent } from "./events";
 
 /** The next frame, or a quarter second later where frames stand still (a tab in the background). */
 export function nextFrame(run: () => void): void {

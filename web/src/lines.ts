@@ -5,7 +5,7 @@
  */
 import type { ReadonlySignal } from "@preact/signals";
 import { type LineState, ResponsesSocket, type SocketOptions, type TurnListener, type TurnRequest } from "./socket";
-import type { DraftRequest } from "./wire";
+import type { DraftRequest } from "./events";
 
 export class Lines {
   private readonly main: ResponsesSocket;

@@ -2,10 +2,12 @@
 import type { Api } from "./api";
 import { ApiError, reasonOf } from "./calls";
 import { pinnedAs, rootOf } from "./families";
+import { readFile } from "./files";
 import type { Store } from "./store";
 import { fromItems } from "./stored";
 import { type Thread, emptyThread } from "./turns";
 import type { Conversation } from "./wire";
+import { words } from "./words";
 
 export class Sessions {
   constructor(
@@ -34,6 +36,28 @@ export class Sessions {
       id = session.id;
       this.store.know(session);
       this.store.put(emptyThread(session.id, "ready"));
+    });
+    return id;
+  }
+
+  /** The address of a conversation as a file. */
+  exportAddress(id: string, format: "json" | "md"): string {
+    return this.api.exportAddress(id, format);
+  }
+
+  /** A conversation of what a file holds; null where it holds none, or the server made none. */
+  async fromFile(text: string): Promise<string | null> {
+    const read = readFile(text);
+    if (read === null) {
+      this.store.notice.value = words.importFailed;
+      return null;
+    }
+    let id: string | null = null;
+    await this.report(async () => {
+      const session = await this.api.createSession(read.title === "" ? {} : { title: read.title }, read.items);
+      id = session.id;
+      this.store.know(session);
+      this.changed(id);
     });
     return id;
   }

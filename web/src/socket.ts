@@ -4,7 +4,7 @@
  * and is never resumed by the socket: whoever sent it asks the server what became of it, and may have it told on.
  */
 import { signal } from "@preact/signals";
-import { type ClientRequest, type CreateRequest, type DraftRequest, type ResumeRequest, type ServerEvent, SUBPROTOCOL, isTerminal, parseEvent } from "./wire";
+import { type ClientRequest, type CreateRequest, type DraftRequest, type ResumeRequest, type ServerEvent, SUBPROTOCOL, isTerminal, parseEvent } from "./events";
 
 /** A turn to begin, or one that runs and is to be told. */
 export type TurnRequest = CreateRequest | ResumeRequest;

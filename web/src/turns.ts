@@ -3,22 +3,8 @@
  * Nothing here knows of sockets, signals or clocks; every function returns a new thread, or the same one when nothing changed.
  * Times are milliseconds and come as arguments.
  */
-import {
-  type AnyItem,
-  type CacheReceipt,
-  type CallItem,
-  type ErrorBody,
-  type Item,
-  type ResponseObject,
-  type Role,
-  type ServerEvent,
-  type Timings,
-  type TurnError,
-  type TurnState,
-  type Usage,
-  isRunning,
-  textOf,
-} from "./wire";
+import type { ServerEvent } from "./events";
+import { type AnyItem, type CacheReceipt, type CallItem, type ErrorBody, type Item, type ResponseObject, type Role, type Timings, type TurnError, type TurnState, type Usage, isRunning, textOf } from "./wire";
 
 /**
  * sending      the request is on its way, the server has not acknowledged it

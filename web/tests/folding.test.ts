@@ -2,7 +2,8 @@ import { describe, expect, it } from "vitest";
 import { fromItems } from "../src/stored";
 import { apply, begin, emptyThread } from "../src/turns";
 import { paceParts } from "../src/format";
-import type { AnyItem, ServerEvent } from "../src/wire";
+import type { ServerEvent } from "../src/events";
+import type { AnyItem } from "../src/wire";
 import { item, response } from "./server";
 
 const account = { response_id: "resp_1", state: "completed" as const, usage: null, cache: null, timings: null, error: null };

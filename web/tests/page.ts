@@ -7,7 +7,7 @@ import { Drafts } from "../src/drafts";
 import { Lines } from "../src/lines";
 import { Login } from "../src/login";
 import { KeptWishes } from "../src/wishes";
-import type { CreateRequest } from "../src/wire";
+import type { CreateRequest } from "../src/events";
 import { TestServer, answerEvents, cache, item, response, timings, usage } from "./server";
 import { memoryStorage } from "./storage";
 

@@ -2,20 +2,8 @@
 import { type IncomingMessage, type ServerResponse, createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { type WebSocket, WebSocketServer } from "ws";
-import type {
-  AnyItem,
-  CacheReceipt,
-  ClientRequest,
-  Conversation,
-  CreateRequest,
-  Health,
-  Item,
-  ResponseObject,
-  ResumeRequest,
-  ServerEvent,
-  Timings,
-  Usage,
-} from "../src/wire";
+import type { ClientRequest, CreateRequest, ResumeRequest, ServerEvent } from "../src/events";
+import type { AnyItem, CacheReceipt, Conversation, Health, Item, ResponseObject, Timings, Usage } from "../src/wire";
 
 export const usage: Usage = {
   input_tokens: 152,

@@ -2,7 +2,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { WebSocket as NodeWebSocket } from "ws";
 import { Lines } from "../src/lines";
 import { ResponsesSocket, type TurnListener, backoff } from "../src/socket";
-import type { CreateRequest, ServerEvent } from "../src/wire";
+import type { CreateRequest, ServerEvent } from "../src/events";
 import { TestServer, answerEvents } from "./server";
 
 const request: CreateRequest = { type: "response.create", conversation: "conv_1", input: "Hi" };

@@ -14,7 +14,8 @@ import {
   stopping,
   withdraw,
 } from "../src/turns";
-import type { ResponseObject, ServerEvent } from "../src/wire";
+import type { ServerEvent } from "../src/events";
+import type { ResponseObject } from "../src/wire";
 import { answerEvents, cache, item, response, timings, usage } from "./server";
 
 const started = () => begin(emptyThread("conv_1", "ready"), "My name is Ada.", "turn-1");

@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
-import { isTerminal, parseEvent, textOf } from "../src/wire";
+import { isTerminal, parseEvent } from "../src/events";
+import { textOf } from "../src/wire";
 import { answerEvents, item } from "./server";
 
 describe("a frame", () => {
