@@ -68,7 +68,7 @@ class Choice:
         prompt = self.turn.request.prompt
         if not self._echo or prompt is None:
             return ""
-        text = prompt if isinstance(prompt, str) else (await self._hub.texts([prompt]))[0]
+        text = prompt if isinstance(prompt, str) else (await self._hub.prompting.texts([prompt]))[0]
         self._echoed = len(text)
         return text
 
@@ -89,7 +89,7 @@ class Choice:
             new.append(placed)
         self._placed += len(new)
         ids = ids_of(new)
-        texts = await self._hub.texts([[token_id] for token_id in ids])
+        texts = await self._hub.prompting.texts([[token_id] for token_id in ids])
         return logprobs(new, dict(zip(ids, texts, strict=True)), self._echoed)
 
 

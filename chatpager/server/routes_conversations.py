@@ -79,7 +79,7 @@ async def delete(request: web.Request) -> web.Response:
     and nothing is written afterwards. A client that leaves does not stop it halfway."""
     service, session_id = request.app[SERVICE], request.match_info["id"]
     await audited(request, "conversation.deleted", session_id)
-    await asyncio.shield(service.hub.delete_session(tenant_of(request), session_id))
+    await asyncio.shield(service.hub.deleting.session(tenant_of(request), session_id))
     service.answered.forget(lambda name, text: session_id in name.path or session_id in text)
     return json_response(wire.Deleted(id=session_id, object="conversation.deleted"))
 

@@ -53,8 +53,8 @@ async def tokenize(request: web.Request) -> web.Response:
         asked, _ = chat_request({"messages": body.messages, "tools": body.tools}, service.served, tenant)
         ids = await service.hub.prompt(asked)
     else:
-        ids = await service.hub.text_ids(tenant, check_text(body.prompt or "", "prompt"))
-    texts = await service.hub.texts([[id] for id in ids]) if body.return_token_strs else None
+        ids = await service.hub.prompting.text(tenant, check_text(body.prompt or "", "prompt"))
+    texts = await service.hub.prompting.texts([[id] for id in ids]) if body.return_token_strs else None
     return json_response(
         wire.Tokens(
             count=len(ids),
@@ -74,5 +74,5 @@ async def detokenize(request: web.Request) -> web.Response:
     for i, token in enumerate(body.tokens):
         if token >= size:
             raise InvalidRequest(f"tokens[{i}] is {token}, outside 0..{size - 1}", param=f"tokens[{i}]")
-    (text,) = await service.hub.texts([body.tokens])
+    (text,) = await service.hub.prompting.texts([body.tokens])
     return json_response({"prompt": text})

@@ -285,5 +285,5 @@ async def delete_turn(service: Service, tenant: str, turn_id: str, kind: TurnKin
         return
     for name in names[:0:-1]:  # the one that is named last: what is cut short here can be asked for again
         with suppress(ResponseNotFound):  # deleted before, by its own name
-            await service.hub.delete_turn(tenant, name)
-    await service.hub.delete_turn(tenant, turn_id)
+            await service.hub.deleting.turn(tenant, name)
+    await service.hub.deleting.turn(tenant, turn_id)

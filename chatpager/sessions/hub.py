@@ -26,12 +26,14 @@ from chatpager.errors import (
     StoreError,
 )
 from chatpager.sessions.admission import Admission
+from chatpager.sessions.aftermath import Aftermath
 from chatpager.sessions.answers import call_id_of
 from chatpager.sessions.beginning import Beginner, Begun, Served
 from chatpager.sessions.constraining import Constraining
+from chatpager.sessions.deleting import Deleting
 from chatpager.sessions.delivery import MERGE_AFTER, Delivery
 from chatpager.sessions.engine_thread import EngineThread
-from chatpager.sessions.heads import Heads, owner_of
+from chatpager.sessions.heads import Heads
 from chatpager.sessions.inspecting import Inspector
 from chatpager.sessions.keeping import Keeper
 from chatpager.sessions.orphans import Orphans
@@ -46,7 +48,6 @@ from chatpager.sessions.restarts import Breaker
 from chatpager.sessions.revising import Revising
 from chatpager.sessions.salts import Salts
 from chatpager.sessions.stream import Ended, Started
-from chatpager.sessions.to_the_end import to_the_end
 from chatpager.sessions.tool_waits import ToolWaits
 from chatpager.sessions.turn import KeyTaken, LiveTurn, TurnRequest
 from chatpager.store import MessageHash, NewMessage, Store
@@ -86,7 +87,7 @@ class SessionHub:
     ) -> None:
         self.store = store
         self.tokenizer = tokenizer
-        self._prompting = Prompting(tokenizer)
+        self.prompting = Prompting(tokenizer)
         self._constraining = Constraining(tokenizer)
         self.turns: dict[str, LiveTurn] = {}
         self.wall = wall
@@ -101,7 +102,7 @@ class SessionHub:
         self._remembered = Remembered(REMEMBERED_TOKENS)
         self._recent = Recent(replay_seconds, REPLAY_BYTES)
         self._heads = Heads()
-        self._beginner = Beginner(store, tokenizer, self._prompting, self.orphans, self._remembered, wall)
+        self._beginner = Beginner(store, tokenizer, self.prompting, self.orphans, self._remembered, wall)
         self.comparing = self._beginner.comparing
         self.engine = EngineThread(
             build_engine,
@@ -114,11 +115,13 @@ class SessionHub:
         self.keeper = Keeper(self.engine, clock)
         self.inspector = Inspector(self.engine, self.keeper, clock)
         self.publisher = Publisher(
-            store, self._prompting, self.engine, self.keeper, vocab=tokenizer.fingerprint, clock=clock, wall=wall
+            store, self.prompting, self.engine, self.keeper, vocab=tokenizer.fingerprint, clock=clock, wall=wall
         )
-        self.revising = Revising(store, self._prompting, self.orphans, self._remembered, self.keeper, wall)
-        self.prefetcher = Prefetcher(store, self._prompting, self.engine, self.keeper, self._salts)
+        self.revising = Revising(store, self.prompting, self.orphans, self._remembered, self.keeper, wall)
+        self.prefetcher = Prefetcher(store, self.prompting, self.engine, self.keeper, self._salts)
         self.tool_waits = ToolWaits(self.keeper, clock)
+        self._aftermath = Aftermath(self._heads, self._remembered, self.keeper, self.tool_waits)
+        self.deleting = Deleting(store, self._heads, self._recent, self.keeper, self.live_of_session, self.end)
         self._delivery = Delivery(
             self.turns,
             store,
@@ -152,7 +155,7 @@ class SessionHub:
         except BaseException:
             await self.close()
             raise
-        self.max_model_len = self._prompting.limit = engine.runner.max_model_len
+        self.max_model_len = self.prompting.limit = engine.runner.max_model_len
         self.block_size = engine.config.block_size
         self.num_blocks = engine.pool.usable
         self.num_tokens = max(engine.runner.vocab_size, self.tokenizer.backend.get_vocab_size(with_added_tokens=True))
@@ -198,7 +201,7 @@ class SessionHub:
         self._delivery.close()
         if self._delivering:
             await self._delivering
-        self._prompting.close()
+        self.prompting.close()
         self._constraining.close()
 
     def _receive(self, outputs: list[StepOutput]) -> None:
@@ -361,33 +364,6 @@ class SessionHub:
                 self.cancel(tenant, turn_id)
             await turn.stream.end()
 
-    async def delete_session(self, tenant: str, session_id: str) -> None:
-        """Delete a session and all its turns: one that runs is ended first; what began meanwhile, or has no owner, is
-        ended and deleted right after. Raises what ``Store.delete_session`` does."""
-        if turn := self.live_of_session(tenant, session_id):
-            await self.end(tenant, turn.id)
-        left = (await self.store.delete_session(tenant, session_id)).live_turns
-        try:
-            for turn_id in left:
-                await self.end(tenant, turn_id)
-                with suppress(ResponseNotFound):
-                    await self.store.delete_turn(tenant, turn_id)
-        finally:
-            self._recent.forget_session(tenant, session_id)
-            self.keeper.closed(owner_of(tenant, session_id))
-
-    async def delete_turn(self, tenant: str, turn_id: str) -> None:
-        """Delete what is stored of a turn that has ended; where it was the end of a conversation without a session,
-        that is nobody's from now on. Raises what ``Store.turn`` and ``Store.delete_turn`` do."""
-        await to_the_end(self._delete_turn(tenant, turn_id))
-
-    async def _delete_turn(self, tenant: str, turn_id: str) -> None:
-        turn = await self.store.turn(tenant, turn_id)
-        await self.store.delete_turn(tenant, turn_id)
-        self._recent.forget(turn_id)
-        if turn.session_id is None and not await self.store.has_message(tenant, turn.led_to):
-            self.keeper.closed(self._heads.let_go(tenant, turn_id, turn.led_to))
-
     def live(self, tenant: str, turn_id: str) -> LiveTurn | None:
         turn = self.turns.get(turn_id)
         return turn if turn and turn.request.tenant == tenant else None
@@ -427,14 +403,6 @@ class SessionHub:
         """
         return (await self._beginner.question(request))[2].prompt.token_ids
 
-    async def text_ids(self, tenant: str, text: str) -> Sequence[int]:
-        """The ids of plain text. Raises InputTooLong."""
-        return await self._prompting.text(tenant, text)
-
-    async def texts(self, ids: Sequence[Sequence[int]]) -> list[str]:
-        """What each of these stretches of ids says, special tokens included."""
-        return await self._prompting.texts(ids)
-
     def end_draft(self, writer: str) -> None:
         """``writer`` has sent it, or will not."""
         with suppress(EngineStopped):
@@ -460,22 +428,7 @@ class SessionHub:
         del self.turns[turn.id]
         turn.compiled = None
         self._admission.leave(turn.request.tenant, turn.request.conversation)
-        if ended.status == "completed" and not turn.request.generate:
-            tip = turn.input_tip
-        if tip and turn.receipt:
-            self._remembered.put(tip, turn.computed_ids(), turn.receipt.published)
-            if displaced := self._heads.moved(turn.request, turn.owner, tip):
-                # With instructions or tools around it the same conversation has other blocks.
-                same = not (turn.request.instructions or turn.request.tools)
-                self.keeper.replaced(displaced, turn.owner) if same else self.keeper.closed(displaced)
-            if calls := [call for call in ended.calls if call.is_whole]:
-                self.tool_waits.called(turn.request.tenant, turn.owner, calls)
-            else:
-                self.keeper.alive([turn.owner])
-            self.keeper.keep(turn.owner, turn.request.keep_seconds)
-            self.keeper.keep(turn.owner, turn.request.keep_prompt_seconds, len(turn.prompt))
-        else:
-            self._heads.stayed(turn.request, turn.owner, turn.parent)
+        self._aftermath.of(turn, ended, tip)
         self._on_end(turn, ended)
         request = turn.request
         if request.stored and request.kind == "response" and ended.error_code != StoreError.code:

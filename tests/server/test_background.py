@@ -70,7 +70,7 @@ async def test_a_client_that_leaves_before_it_is_told_ends_only_what_it_cannot_f
         _, writer = await asyncio.open_connection("127.0.0.1", server.port)
         head = f"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\n{key}Content-Length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body)
-        await eventually(lambda: server.hub._prompting._thread._work_queue.qsize())
+        await eventually(lambda: server.hub.prompting._thread._work_queue.qsize())
         writer.transport.abort()
         await eventually(lambda: set(server.runner.server.connections) <= others)
     await eventually(lambda: ended.get() == 1)

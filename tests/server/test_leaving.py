@@ -116,7 +116,7 @@ async def test_a_reader_that_leaves_before_its_turn_has_begun(server):
 async def a_turn_that_cannot_begin(server):
     """Its prompt waits for the tokenizer until the block ends."""
     free = threading.Event()
-    server.hub._prompting._thread.submit(free.wait, 20)
+    server.hub.prompting._thread.submit(free.wait, 20)
     try:
         yield
     finally:
@@ -127,7 +127,7 @@ async def a_turn_that_cannot_begin(server):
 async def test_a_turn_that_nobody_could_find_does_not_run(server, stored):
     async with a_turn_that_cannot_begin(server), server.socket() as socket:
         await socket.create("Hello", **LONG, store=stored)
-        await eventually(lambda: server.hub._prompting._thread._work_queue.qsize())
+        await eventually(lambda: server.hub.prompting._thread._work_queue.qsize())
         socket.ws.transport.abort()
         await eventually(lambda: not server.app[CONNECTIONS])
     ended = server.service.metrics._turns.labels("response", "cancelled")._value
@@ -167,7 +167,7 @@ async def test_a_turn_that_is_cancelled_before_it_has_begun_does_not_outlive_its
 async def test_a_turn_that_is_refused_when_its_reader_is_gone(server):
     async with a_turn_that_cannot_begin(server), server.socket() as socket:
         await socket.create("word " * 1000)
-        await eventually(lambda: server.hub._prompting._thread._work_queue.qsize())
+        await eventually(lambda: server.hub.prompting._thread._work_queue.qsize())
         socket.ws.transport.abort()
         await eventually(lambda: not server.app[CONNECTIONS])
     assert (await server.respond("Hello"))["status"] == "incomplete"

@@ -11,7 +11,7 @@ from chatpager.server.access import FOR_ADMINS, FOR_READERS, PUBLIC
 from chatpager.server.key_watch import LOOK_SECONDS
 from chatpager.server.keyring import CACHE_SECONDS, KEYRING
 from chatpager.store import new_key
-from tests.server.test_drafts import drafted
+from tests.server.test_drafts import draft, drafted
 from tests.serving import BLOCK, GREEDY, eventually
 
 CHAT = {"temperature": 0, "max_tokens": 8, "ignore_eos": True}

@@ -82,4 +82,4 @@ async def test_megabytes_of_space_around_a_text_are_refused_and_what_a_template_
         with pytest.raises(InputTooLong):
             await r.hub.submit(r.request("a" + " " * 1_000_000))
         assert encoded == []
-        check_bytes([ChatMessage("user", "a" + " " * 2 * PIECE)], r.hub._prompting._tokenizer, 200)
+        check_bytes([ChatMessage("user", "a" + " " * 2 * PIECE)], r.hub.prompting._tokenizer, 200)
