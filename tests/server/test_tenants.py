@@ -334,7 +334,8 @@ async def test_a_draft_is_computed_for_its_tenant_alone(two, server):
     ann, bob, hers, _ = two
     text = LONG[::-1]
     async with ann.socket(extended=True) as one, bob.socket(extended=True) as other:
-        await drafted(server, other, text, conversation=hers["conversation"])
+        await draft(other, text, conversation=hers["conversation"])
+        assert (await other.receive())["error"]["code"] == "conversation_not_found"
         await drafted(server, other, text)
         for role in ("user", "admin"):
             rows = (await (await bearer(server, "draft", role)).ok("GET", "/v1/cache/top"))["data"]
