@@ -10,7 +10,7 @@ import { words } from "./words";
 export type Highlight = (code: string, language: string) => string | null;
 
 /** Code longer than this, characters, is left plain: colouring it would hold the page up. */
-const LONG_CODE = 20_000;
+export const LONG_CODE = 20_000;
 
 const CLEAN = {
   ALLOWED_TAGS: [
@@ -70,6 +70,11 @@ function codeBlock(code: string, language: string, env: Env | undefined): string
   const copy = `<button type="button" class="text-button code-copy">${escapeHtml(words.copyCode)}</button>`;
   const body = `<pre tabindex="0"><code>${coloured ?? escapeHtml(code)}</code></pre>`;
   return `<div class="code"><div class="code-head">${name}${copy}</div>${body}</div>`;
+}
+
+/** HTML as elements, sanitised. */
+export function clean(html: string): DocumentFragment {
+  return DOMPurify.sanitize(html, { ...CLEAN, RETURN_DOM_FRAGMENT: true });
 }
 
 /**

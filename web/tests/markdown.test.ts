@@ -1,5 +1,6 @@
 // @vitest-environment happy-dom
 import { describe, expect, it } from "vitest";
+import { slices } from "../src/colouring";
 import { highlight } from "../src/highlighting";
 import { Blocks } from "../src/markdown";
 import { Cutter } from "../src/pieces";
@@ -140,6 +141,18 @@ describe("code", () => {
     expect(highlight("def f(): pass", "python")).toContain("hljs-keyword");
     expect(highlight("x", "no such language")).toBeNull();
     expect(highlight("<script>", "html")).not.toContain("<script>");
+  });
+
+  it("is coloured in slices as it is at once", () => {
+    const code = '"""a\nb\nc\nd\n"""\nx = f"{1}"  # < &\n'.repeat(7) + "last";
+    const whole = highlight(code, "python") ?? "";
+    const cut = slices(whole, 3);
+    expect(cut).toHaveLength(15);
+    const place = document.createElement("div");
+    const textOf = (html: string) => ((place.innerHTML = html), place.textContent);
+    expect(cut.map(textOf).join("")).toBe(code);
+    for (const slice of cut) expect(slice.split("<span").length).toBe(slice.split("</span").length);
+    expect(cut[1]).toMatch(/^<span class="hljs-string">d/);
   });
 
   it("is not coloured when it is very long", () => {

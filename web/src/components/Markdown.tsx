@@ -1,6 +1,7 @@
 import { signal } from "@preact/signals";
 import type { VNode } from "preact";
 import { useEffect, useMemo, useRef } from "preact/hooks";
+import { colourBySlices } from "../colouring";
 import { copy } from "../copying";
 import { Blocks, type Highlight } from "../markdown";
 import { type Cut, Cutter, type Piece } from "../pieces";
@@ -62,9 +63,12 @@ function Block({ blocks, source, growing }: BlockProps) {
 }
 
 function Whole({ blocks, source, growing }: BlockProps) {
+  const box = useRef<HTMLDivElement>(null);
   const highlight = useHighlight(source, growing);
-  const html = useMemo(() => blocks.html(source, highlight), [blocks, source, highlight]);
-  return useMemo(() => <div class={growing ? "block is-growing" : "block"} dangerouslySetInnerHTML={{ __html: html }} />, [html, growing]);
+  const atOnce = source.length > GROWING ? null : highlight;
+  const html = useMemo(() => blocks.html(source, atOnce), [blocks, source, atOnce]);
+  useEffect(() => (highlight === null || atOnce !== null || box.current === null ? undefined : colourBySlices(box.current, highlight)), [html, highlight, atOnce]);
+  return useMemo(() => <div ref={box} class={growing ? "block is-growing" : "block"} dangerouslySetInnerHTML={{ __html: html }} />, [html, growing]);
 }
 
 /** What colours the code in `source`; null where there is none, or it is not worth it yet. */
