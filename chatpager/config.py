@@ -375,7 +375,8 @@ def load(
     """
     flags = {k: v for k, v in (flags or {}).items() if v is not None}
     _refuse_misspelt(env)
-    from_file = _read_file(config_file(file, env))
+    path = config_file(file, env)
+    from_file = _read_file(path)
     sections: dict[str, dict[str, Any]] = {s: {} for s in SECTIONS}
     sources: dict[str, str] = {}
     for s in settings():
@@ -392,6 +393,8 @@ def load(
         sections[s.section][s.name] = _convert(s, value, source)
         sources[s.name] = source
     _take_key_from_file(sections["server"], sources)
+    if path is not None and sections["server"].get("api_key") and sources["api_key"].startswith(f"{path} ["):
+        _refuse_open_key(path, sources["api_key"])
     _refuse_fake(sections, sources)
     return Config(
         refuse_unsupported(EngineConfig(**sections["engine"]), sources),
@@ -424,10 +427,18 @@ def _take_key_from_file(server: dict[str, Any], sources: dict[str, str]) -> None
         raise ConfigError("api_key_file", f"cannot be read: {reason}", value=named, source=source) from error
     problem = _header_text(key) if key else "is empty: write the key into it"
     if open_to_all and not problem:
-        problem = f"everybody on this machine may read it: chmod 600 {named}"
+        problem = OPEN_TO_ALL.format(named)
     if problem:
         raise ConfigError("api_key_file", problem, value=named, source=source)
     server["api_key"], sources["api_key"] = key, f"{named} ({source})"
+
+
+OPEN_TO_ALL = "everybody on this machine may read it: chmod 600 {}"
+
+
+def _refuse_open_key(file: Path, source: str) -> None:
+    if _is_open_to_all(file):
+        raise ConfigError("api_key", OPEN_TO_ALL.format(file), source=source)
 
 
 def _is_open_to_all(file: Path) -> bool:

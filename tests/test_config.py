@@ -281,6 +281,16 @@ class TestTheKeyInAFile:
         monkeypatch.setattr("os.geteuid", lambda: key.stat().st_uid + 1)
         assert load({"api_key_file": "key"}, env={}).server.api_key == "hush", "whoever mounted it made it so"
 
+    def test_and_so_are_settings_of_ours_with_a_key_in_them(self, file, folder):
+        file('[server]\napi_key = "hush"\n')
+        for mode, taken in ((0o644, False), (0o640, True)):
+            (folder / "chatpager.toml").chmod(mode)
+            if taken:
+                assert load({}, env={}).server.api_key == "hush"
+            else:
+                assert "chmod 600 chatpager.toml" in wrong().problem and "hush" not in str(wrong())
+                assert load({"api_key": "k"}, env={}).server.api_key == "k", "it is not the server's"
+
     @pytest.mark.parametrize(
         ("content", "problem"),
         [(None, "No such file"), (b"", "is empty"), (b" \n", "is empty"), (b"a\nb", "one line"), (b"\xff", "UTF-8")],

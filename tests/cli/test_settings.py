@@ -99,6 +99,7 @@ def test_without_anything_the_default_holds(chatpager):
 
 
 def test_the_file_is_read_from_the_working_folder(chatpager, home):
+    (home / "chatpager.toml").touch(0o600)
     (home / "chatpager.toml").write_text(as_file())
     assert shown(chatpager) == {s.name: (expected(s.name, FILE), f"chatpager.toml [{s.section}]") for s in settings()}
 

@@ -23,6 +23,7 @@ def one_input(data: bytes) -> bool:
         return False
     text, _, variables = data.partition(b"\0")
     file = FOLDER / "chatpager.toml"
+    file.touch(0o600)
     file.write_bytes(text)
     given = (line.partition("=") for line in variables.replace(b"\0", b"").decode(errors="surrogateescape").split("\n"))
     env = {"HOME": str(FOLDER), **{name: value for name, found, value in given if found}}
