@@ -61,6 +61,18 @@ def test_a_file_that_is_not_the_locked_one_is_not_installed(tmp_path):
     assert done.returncode != 0 and "DO NOT MATCH THE HASHES" in done.stderr
 
 
+def test_the_bill_of_materials_has_what_is_locked(pinned):
+    done = subprocess.run([sys.executable, ROOT / ".ci" / "sbom"], capture_output=True, text=True, check=True)
+    parts = {part["purl"]: part for part in json.loads(done.stdout)["components"]}
+    of_python = {f"pkg:pypi/{name}@{version}" for name, version in ENTRY.findall(TEXTS[0])}
+    packages = json.loads((ROOT / "web" / "package-lock.json").read_text())["packages"]
+    named = {(path.rpartition("node_modules/")[2], package["version"]) for path, package in packages.items() if path}
+    of_npm = {purl for purl in parts if purl.startswith("pkg:npm/")}
+    assert parts.keys() - of_npm == of_python | {f"pkg:pypi/torch@{pinned['torch']}"}
+    assert {(parts[purl]["name"], parts[purl]["version"]) for purl in of_npm} == named
+    assert all(len(parts[purl]["hashes"][0]["content"]) == 128 for purl in of_npm)
+
+
 # -- the audit --------------------------------------------------------------------------------------------------------
 
 
