@@ -223,6 +223,12 @@ class TooManyForks(RequestError):
     status, code = 409, "too_many_forks"
 
 
+class Withdrawn(RequestError):
+    """Its client cancelled it before it had begun."""
+
+    status, code = 409, "response_cancelled"
+
+
 class SessionBusy(RequestError):
     status, code = 409, "session_busy"
 

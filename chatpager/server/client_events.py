@@ -37,6 +37,13 @@ class Cancel:
 
 
 @dataclass(frozen=True)
+class Withdraw:
+    """Do not begin what is just beginning in this lane."""
+
+    lane: Lane = None
+
+
+@dataclass(frozen=True)
 class Draft:
     """Somebody is writing a response's input: so far it is this body, or none any more. It gets no answer, unless no
     response could ever come of it."""
@@ -51,4 +58,4 @@ class Prefetch:
     conversation: str
 
 
-ClientEvent = Create | Resume | Cancel | Draft | Prefetch
+ClientEvent = Create | Resume | Cancel | Withdraw | Draft | Prefetch

@@ -24,7 +24,7 @@ from chatpager.errors import (
     UnsupportedEvent,
 )
 from chatpager.server import wire, wire_events
-from chatpager.server.client_events import Cancel, ClientEvent, Create, Draft, Lane, Prefetch, Resume
+from chatpager.server.client_events import Cancel, ClientEvent, Create, Draft, Lane, Prefetch, Resume, Withdraw
 from chatpager.server.encode_response import ResponseEncoder, ResponseFacts
 from chatpager.server.error_bodies import error_frame
 from chatpager.server.input_items import Json, shown
@@ -89,10 +89,6 @@ class ResponsesProtocol:
 
     def state(self, lane: Lane = None) -> State:
         return self._lanes[lane].state if lane in self._lanes else State.IDLE
-
-    def is_cancelled(self, lane: Lane) -> bool:
-        """Whether what is just beginning in this lane is not wanted any more."""
-        return lane in self._lanes and self._lanes[lane].cancelled
 
     # -- from the client ----------------------------------------------------------------------------------------------
 
@@ -167,8 +163,9 @@ class ResponsesProtocol:
             raise ResponseNotFound("no response is running in this lane", param="stream_id")
         if lane.encoder:
             self._events.append(Cancel(lane.encoder.response_id, name))
-        else:
+        elif not lane.cancelled:
             lane.cancelled = True
+            self._events.append(Withdraw(name))
 
     def events_received(self) -> list[ClientEvent]:
         """What to do now, each once."""

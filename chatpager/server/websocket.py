@@ -26,14 +26,14 @@ from chatpager.errors import (
     StoreError,
 )
 from chatpager.server import wire_events
-from chatpager.server.client_events import Cancel, Create, Draft, Lane, Prefetch, Resume
+from chatpager.server.beginnings import Beginnings
+from chatpager.server.client_events import Cancel, Create, Draft, Lane, Prefetch, Resume, Withdraw
 from chatpager.server.drafting import Drafts
 from chatpager.server.encode_response import SHOWN_AS
 from chatpager.server.error_answers import REQUEST_ID
 from chatpager.server.input_items import Json
 from chatpager.server.keyring import tenant_of
 from chatpager.server.logins import SENDER, caller_of
-from chatpager.server.once import begin_once
 from chatpager.server.opening import Opening, conversation_known, opening
 from chatpager.server.protocol import DRAFT, PREFETCH, SUBPROTOCOL, ResponsesProtocol
 from chatpager.server.requests import response_request
@@ -105,6 +105,7 @@ class Connection:
         self._protocol = ResponsesProtocol(extended=ws.ws_protocol == SUBPROTOCOL)
         self._sending = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._beginnings = Beginnings(service)
         self._owners: dict[str, None] = {}
         """Heads of the conversations that were spoken in here, the last spoken in last."""
         self._drafts = Drafts(service, self._tenant, self._request_id, self._draft_refused)
@@ -206,6 +207,8 @@ class Connection:
                     self._spawn(self._resume(response_id, after, lane))
                 case Cancel(response_id, lane):
                     self._cancel(response_id, lane)
+                case Withdraw(lane):
+                    self._beginnings.withdraw(lane)
                 case Prefetch(conversation):
                     self._service.hub.prefetcher.soon(self._tenant, conversation, missing=self._not_prefetched)
                 case Draft(body):
@@ -302,7 +305,7 @@ class Connection:
         """None when it was refused; a mistake of ours refuses it too, and the connection goes on."""
         try:
             request = response_request(body, self._service.served, self._tenant, key)
-            turn = await begin_once(self._service, request, unwanted=lambda: self._protocol.is_cancelled(lane))
+            turn = await self._beginnings.begin(request, lane)
             if isinstance(turn, str):
                 raise events_gone(turn)
             return turn

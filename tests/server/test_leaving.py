@@ -112,6 +112,27 @@ async def test_a_reader_that_leaves_before_its_turn_has_begun(server):
     assert [item["role"] for item in await server.items(conversation)] == ["user", "assistant"] * 2
 
 
+async def test_a_turn_that_waits_is_withdrawn_by_its_lane(server):
+    """At once, and nothing is left of it; what comes behind it in the lane has its place."""
+    conversation = await server.conversation()
+    server.gate.hold(after=2)
+    first = asyncio.create_task(server.respond("one", conversation=conversation))
+    await server.live_turn()
+    async with server.socket() as socket:
+        await socket.create("two", conversation=conversation, stream_id="left")
+        await eventually(lambda: server.hub._admission._places.taken == 2)
+        await socket.create("three", conversation=conversation, stream_id="left")
+        await socket.send(type="response.cancel", stream_id="left")
+        withdrawn = await socket.receive()
+        assert (withdrawn["error"]["code"], withdrawn["stream_id"]) == ("response_cancelled", "left")
+        server.gate.open()
+        assert (await socket.rest())[-1]["type"] == "response.incomplete"
+    await first
+    said = [item["content"][0]["text"] for item in await server.items(conversation) if item["role"] == "user"]
+    assert said == ["one", "three"]
+    assert not server.hub._admission._places.taken
+
+
 @asynccontextmanager
 async def a_turn_that_cannot_begin(server):
     """Its prompt waits for the tokenizer until the block ends."""

@@ -16,7 +16,7 @@ from chatpager.errors import (
     StoreError,
     TooManyLanes,
 )
-from chatpager.server.client_events import Cancel, Create, Draft, Resume
+from chatpager.server.client_events import Cancel, Create, Draft, Resume, Withdraw
 from chatpager.server.error_bodies import error_body
 from chatpager.server.protocol import (
     MAX_LANE_NAME,
@@ -256,7 +256,8 @@ def test_a_lane_is_cancelled_by_its_name(protocol):
     create(protocol, input="a", stream_id="left")
     protocol.events_received()
     protocol.receive_text(cancel)
-    assert protocol.events_received() == []
+    protocol.receive_text(cancel)
+    assert protocol.events_received() == [Withdraw("left")]
     protocol.began(facts("resp_a"), "left")
     assert protocol.events_received() == [Cancel("resp_a", "left")]
     protocol.receive_text(cancel)
