@@ -19,7 +19,7 @@ from chatpager.server.encode_response import (
 )
 from chatpager.sessions.answers import Answer, call_id_of, calls_of
 from chatpager.sessions.turn import LiveTurn
-from chatpager.store import Message, Turn, text_of
+from chatpager.store import Message, MessageHash, NewMessage, Turn, text_of
 
 UNKNOWN_YET = dict.fromkeys(("usage", "cache", "timings", "error"))
 
@@ -27,7 +27,6 @@ UNKNOWN_YET = dict.fromkeys(("usage", "cache", "timings", "error"))
 def message_items(message: Message, turn: Turn | None = None, answer: Answer | None = None) -> list[wire.AnyItem]:
     """``turn``: that gave it, where that is known. ``answer``: what it said, where it is more than the message
     tells."""
-    text, calls = text_of(message.content), calls_of(message.content)
     if turn is not None:
         ours = {
             "response_id": turn.id,
@@ -37,11 +36,18 @@ def message_items(message: Message, turn: Turn | None = None, answer: Answer | N
             "timings": turn.timings,
             "error": error_details(turn.status, turn.error),
         }
-        return _answer_items(turn.id, answer or Answer(text, tuple(calls), 0), turn.status, ours)
+        calls = calls_of(message.content)
+        return _answer_items(turn.id, answer or Answer(text_of(message.content), tuple(calls), 0), turn.status, ours)
+    return said_items(message.hash, message, answer)
+
+
+def said_items(hash: MessageHash, message: Message | NewMessage, answer: Answer | None = None) -> list[wire.AnyItem]:
+    """Of a message that no turn gave, stored or about to be as ``hash``."""
+    text, calls = text_of(message.content), calls_of(message.content)
     if (call_id := call_id_of(message.content)) is not None:
-        name = "fco_" + message.hash.partition(":")[2]
+        name = "fco_" + hash.partition(":")[2]
         return [wire.FunctionOutputItem(id=name, status="completed", call_id=call_id, output=text)]
-    name, status = "msg_" + message.hash.partition(":")[2], item_status(SHOWN_AS[message.status])
+    name, status = "msg_" + hash.partition(":")[2], item_status(SHOWN_AS[message.status])
     if message.role != "assistant":
         return [wire.InputItem(id=name, status=status, role=message.role, content=[wire.InputText(text)])]
     if answer is not None:

@@ -156,13 +156,14 @@ async def _fork(request: web.Request, body: Json) -> wire_conversations.Conversa
         raise InvalidRequest("at is the id of a response", param="at")
     turn = await _turn_at(service, session, at) if at else None
     tip = (turn.tip_hash or turn.input_tip) if turn else None
+    inside = tip is None or await _contains(service, session, tip)  # what it has left behind is not in its head
     new_id, now = "conv_" + secrets.token_hex(16), service.hub.wall()
     child = await service.store.fork_session(
         session.tenant, session.id, new_id=new_id, at=tip, now=now, most=service.config.max_forks
     )
     usage = (turn.usage or {}) if turn else None
     tokens = usage.get("input_tokens", 0) + usage.get("output_tokens", 0) - 1 if usage is not None else None
-    if tip is None or await _contains(service, session, tip):  # what it has left behind is not in its head
+    if inside:
         service.hub.keeper.forked(_owner(session), _owner(child), tokens)
     return conversation_object(service, child)
 

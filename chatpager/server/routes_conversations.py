@@ -14,7 +14,7 @@ from chatpager.errors import InvalidRequest, ItemNotFound, ResponseNotFound, Ses
 from chatpager.server import wire, wire_conversations
 from chatpager.server.auditing import audited
 from chatpager.server.cutting import without
-from chatpager.server.encode_conversation import live_items, message_items
+from chatpager.server.encode_conversation import live_items, message_items, said_items
 from chatpager.server.input_items import Json, check_text, input_messages, shown
 from chatpager.server.keyring import tenant_of
 from chatpager.server.markdown import as_markdown
@@ -39,10 +39,8 @@ async def _create(request: web.Request, body: Json) -> wire_conversations.Conver
     messages = input_messages(_items(body), "items")
     now = service.hub.wall()
     session = await service.store.create_session(
-        tenant, id="conv_" + secrets.token_hex(16), title=title or "", metadata=metadata, now=now
+        tenant, id="conv_" + secrets.token_hex(16), title=title or "", metadata=metadata, said=messages, now=now
     )
-    if messages:
-        await service.store.append_messages(tenant, session.id, messages, now=now)
     return conversation_object(service, session)
 
 
@@ -99,8 +97,8 @@ async def _add_items(request: web.Request, body: Json) -> wire.Page:
     tenant, session_id = tenant_of(request), request.match_info["id"]
     hashes = await service.hub.append_messages(tenant, session_id, messages)
     service.hub.prefetcher.soon(tenant, session_id)  # a tool's result, most likely: its answer is asked for next
-    added = [message for message in await _chain(service, tenant, session_id) if message.hash in hashes]
-    return _page([item for message in added for item in message_items(message)], False)
+    added = zip(hashes, messages, strict=True)  # a store that cannot be read now must not have it sent again
+    return _page([item for hash, message in added for item in said_items(hash, message)], False)
 
 
 async def items(request: web.Request) -> web.Response:
@@ -183,10 +181,6 @@ async def delete_item(request: web.Request) -> web.Response:
     changed = await service.hub.revising.put(tenant, told.session, told.chain, place, [left] if left else [])
     service.answered.forget(lambda name, _: told.session.id in name.path)
     return json_response(conversation_object(service, changed))
-
-
-async def _chain(service: Service, tenant: str, session_id: str) -> list[Message]:
-    return await service.store.load_chain(tenant, (await service.store.session(tenant, session_id)).tip_hash)
 
 
 class _Told(NamedTuple):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 from sqlalchemy import delete, exists, func, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -17,8 +18,12 @@ from chatpager.store.records import DeletedSession, NewMessage, Session
 from chatpager.store.tables import LIVE, sessions, turns
 
 
-async def create(c: AsyncConnection, session: Session) -> Session:
+async def create(c: AsyncConnection, session: Session, said: Sequence[NewMessage] = ()) -> Session:
+    """``said`` behind its tip. The transaction must keep the tenant's other writers out where there is anything."""
     _check_title(session.title)
+    if said:
+        hashes = await messages.insert(c, session.tenant, session.tip_hash, said, session.created_at)
+        session = replace(session, tip_hash=hashes[-1])
     fields = {column.name: getattr(session, column.name) for column in sessions.columns}
     await c.execute(insert(sessions).values(fields))
     return session

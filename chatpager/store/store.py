@@ -100,8 +100,10 @@ class Store:
         title: str = "",
         metadata: dict[str, Any] | None = None,
         parameters: dict[str, Any] | None = None,
+        said: Sequence[NewMessage] = (),
         now: int,
     ) -> Session:
+        """``said`` are its first messages: it begins with all of them or not at all."""
         new = Session(
             id=id,
             tenant=tenant,
@@ -113,7 +115,9 @@ class Store:
             created_at=now,
             updated_at=now,
         )
-        return await self._database.writing("create_session", lambda c: sessions.create(c, new))
+        return await self._database.writing(
+            "create_session", lambda c: sessions.create(c, new, said), tenant if said else None
+        )
 
     async def session(self, tenant: str, id: str) -> Session:
         """Raises ConversationNotFound."""

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from chatpager.errors import StoreError
 from chatpager.server.keyed import Keyed, Name, whole_turns
 from tests.serving import GREEDY, eventually
 
@@ -249,6 +250,40 @@ async def test_a_conversation_and_what_is_added_to_it_are_made_once(server):
     await server.delete(path)
     assert not [one for one in server.service.answered._ended if first.json["id"] in one.path], "nothing of it is kept"
     assert (await server.post("/v1/conversations", ask, **keyed("k"))).json["id"] != first.json["id"]
+
+
+async def test_a_store_that_fails_behind_a_write_has_nothing_done_twice(server, monkeypatch):
+    conversation = await server.conversation()
+    first, path = await server.respond("Hello", conversation=conversation), f"/v1/conversations/{conversation}"
+    asks = {"/v1/conversations": {"items": USER}, f"{path}/items": {"items": USER}, f"{path}/fork": {"at": first["id"]}}
+    for where, ask in asks.items():
+        with monkeypatch.context() as patch:
+            fail_behind_a_write(server.service.store._database, patch)
+            told = await server.post(where, ask, **keyed("k"))
+        again = await server.post(where, ask, **keyed("k"))
+        assert told.status == again.status == 200 and told.json == again.json, where
+    assert await count(server, conversation) == 3
+    begun = (await server.get("/v1/conversations")).json["data"]
+    assert len(begun) == 3 and sorted([await count(server, one["id"]) for one in begun]) == [1, 2, 3]
+
+
+def fail_behind_a_write(database, patch):
+    writing, reading, written = database.writing, database.reading, []
+
+    async def write_once(name, *args, **more):
+        if written:
+            raise StoreError("the database is locked")
+        done = await writing(name, *args, **more)
+        written.append(name)
+        return done
+
+    async def read_before(*args, **more):
+        if written:
+            raise StoreError("the database is locked")
+        return await reading(*args, **more)
+
+    patch.setattr(database, "writing", write_once)
+    patch.setattr(database, "reading", read_before)
 
 
 class Ended:
