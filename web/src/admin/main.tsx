@@ -5,6 +5,7 @@ import "../styles/login.css";
 import "./styles/frame.css";
 import "./styles/figures.css";
 import "./styles/tables.css";
+import "./styles/turns.css";
 import "./styles/blocks.css";
 import { nextFrame } from "../frames";
 import { Login } from "../login";
