@@ -20,6 +20,9 @@ from chatpager.client.reply import Reply
 if TYPE_CHECKING:
     from chatpager.client.client import AsyncClient
 
+SOCKET_TOO_OLD = "websocket_connection_limit_reached"
+"""The socket is closed next; it says nothing of the answer."""
+
 
 class Answer:
     """An answer that streams: enter it, once, then iterate over its pieces of text. Leaving early ends it, unless its
@@ -113,6 +116,8 @@ class Answer:
         if event["type"] == "chatpager.resumed" and not event["recovered"]:
             raise self._interrupted()
         if event["type"] == "error":
+            if event["error"].get("code") == SOCKET_TOO_OLD:
+                return None
             if begun and self._cancelling:
                 return None  # the cancelling came too late; the answer's end is on its way
             if not begun:

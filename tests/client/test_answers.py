@@ -169,6 +169,20 @@ async def test_a_lost_connection_costs_nothing_of_the_answer(session, server):
     assert (await session.history())[-1] == ("assistant", answer.reply.text)
 
 
+async def test_a_socket_that_grew_old_costs_nothing_of_the_answer(serve):
+    async with serve(ws_max_age=0.3) as server, AsyncClient(server.url) as client:
+        session = await client.session()
+        server.gate.hold(after=3)
+        async with session.send("Hello", **GREEDY) as answer:
+            first = answer._socket
+            reading = asyncio.create_task(collect(answer))
+            await eventually(lambda: answer._socket is not first or reading.done())
+            server.gate.open()
+            pieces = await reading
+        assert (answer.reply.status, answer.reply.text) == ("incomplete", "".join(pieces))
+        assert (await session.history())[-1] == ("assistant", answer.reply.text)
+
+
 async def test_a_connection_that_stays_lost_is_not_the_answer_s_end(server):
     async with asyncio.timeout(DEADLINE), AsyncClient(server.url, resume_pauses=()) as client:
         session = await client.session()
