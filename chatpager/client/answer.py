@@ -129,20 +129,23 @@ class Answer:
         return event
 
     async def _resume(self, lost: ConnectionClosed) -> None:
-        """Go on over another connection with what this one did not bring. What has not begun cannot: it may be stored,
-        and must not be sent twice.
+        """Go on over another connection with what this one did not bring, not before a busy server wants to be asked
+        again. What has not begun cannot: it may be stored, and must not be sent twice.
 
         Raises:
             ClientError: the server does not come back, or does not tell the rest any more.
         """
         pauses = self._client.resume_pauses if self.reply.id else ()
+        told = 0.0
         while self._tries < len(pauses):
-            await asyncio.sleep(pauses[self._tries])
+            await asyncio.sleep(max(pauses[self._tries], told))
             self._tries += 1
             try:
                 self._socket = await self._client.connect(response_id=self.reply.id or "", starting_after=self._heard)
             except ClientError as error:
-                if isinstance(error, UsageError) or (error.status is not None and error.status < 500):
+                told = error.retry_after or 0.0
+                final = error.retry_after is None and error.status is not None and error.status < 500
+                if final or isinstance(error, UsageError):
                     self._interrupted()
                     raise
                 continue

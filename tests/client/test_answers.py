@@ -262,6 +262,38 @@ async def test_who_accepts_and_leaves_is_not_tried_for_ever():
     assert len(connected) == 3
 
 
+async def test_who_says_when_to_come_back_is_tried_again_then():
+    """A tenant may have as many sockets as it may while the lost one still counts."""
+    clock = asyncio.get_running_loop().time
+    refused, let_in = [], []
+    created = {"type": "response.created", "sequence_number": 0, "response": {"id": "r"}}
+    end = {"type": "response.completed", "sequence_number": 1, "response": {"id": "r", "status": "completed"}}
+
+    def busy(connection, request):
+        if len(let_in) == 1 and not refused:
+            refused.append(clock())
+            answer = connection.respond(429, json.dumps({"error": {"message": "too many sockets"}}))
+            answer.headers["retry-after-ms"] = "200"
+            return answer
+        return None
+
+    async def answer(socket):
+        let_in.append(clock())
+        if len(let_in) == 1:
+            await socket.recv()
+        await socket.send(json.dumps(created if len(let_in) == 1 else end))
+
+    listening = serve_websocket(answer, "127.0.0.1", 0, subprotocols=["chatpager.v1"], process_request=busy)
+    async with asyncio.timeout(DEADLINE), listening as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with (
+            AsyncClient(url, resume_pauses=(0.0, 0.0)) as client,
+            Answer(client, {"input": "Hi"}) as told,
+        ):
+            await collect(told)
+    assert told.reply.status == "completed" and let_in[1] - refused[0] >= 0.2
+
+
 async def test_a_key_that_is_not_taken_any_more_is_not_tried_again(serve):
     async with serve(api_key="k" * 20) as server, AsyncClient(server.url, api_key="k" * 20) as client:
         session = await client.session()
