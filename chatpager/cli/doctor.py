@@ -14,7 +14,8 @@ from rich.text import Text
 
 from chatpager.cli.listening import cannot_listen
 from chatpager.config import Config, load
-from chatpager.errors import ChatpagerError
+from chatpager.errors import ChatpagerError, NotUpgraded
+from chatpager.program import program
 
 
 class Finding(NamedTuple):
@@ -148,6 +149,8 @@ async def _database(config: Config) -> Finding:
         if missing:
             return _can_be_made(missing)
         store = await Store.open(url, migrate=False)
+    except NotUpgraded as error:
+        return Finding("database", "note", f"{error}; the server mends that, as `{program()} db upgrade` does")
     except (ChatpagerError, OSError) as error:
         return Finding("database", "wrong", str(error))
     await store.close()

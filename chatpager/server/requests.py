@@ -23,7 +23,7 @@ from chatpager.server.input_items import (
     shown,
 )
 from chatpager.server.reading import read
-from chatpager.server.request_bodies import SAMPLING_FIELDS, ChatCreate, EventOptions, ResponseCreate, Sampling
+from chatpager.server.request_bodies import SAMPLING_FIELDS, EventOptions, ResponseCreate, Sampling
 from chatpager.server.tools import Offered
 from chatpager.sessions.history import check_called
 from chatpager.sessions.turn import TurnRequest
@@ -53,9 +53,6 @@ class Served(NamedTuple):
     name: str
     defaults: Mapping[str, Any]
     window: int
-
-
-# -- the two bodies ---------------------------------------------------------------------------------------------------
 
 
 def response_request(
@@ -161,38 +158,6 @@ def digest_of(raw: Json) -> str:
 def _compared(body: ResponseCreate) -> str | None:
     named = body.prompt_cache_options.comparison_response_id if body.prompt_cache_options else None
     return check_text(named or "", "prompt_cache_options.comparison_response_id") or None
-
-
-def chat_request(raw: Json, served: Served, tenant: str) -> tuple[TurnRequest, ChatCreate]:
-    """A turn for Chat Completions, which sends the whole conversation. Raises InvalidRequest, ModelNotFound."""
-    body, warnings = read(raw, ChatCreate)
-    check_model(body.model, served)
-    messages = input_messages(body.messages, "messages")
-    if not messages:
-        raise InvalidRequest("there are no messages", param="messages")
-    check_says_something(messages, "messages")
-    check_called(results_without_calls(body.messages, "messages"), ())
-    if body.prompt_cache_options and body.prompt_cache_options.comparison_response_id:
-        param = "prompt_cache_options.comparison_response_id"
-        raise InvalidRequest("diagnostics are told on /v1/responses only", param=param)
-    limit_name = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
-    if body.top_logprobs is not None and not body.logprobs:
-        raise InvalidRequest("top_logprobs: send logprobs: true with it", param="top_logprobs")
-    told = (body.top_logprobs or 0) if body.logprobs else None
-    params = sampling_params(body, getattr(body, limit_name), served, limit_name, told)
-    generate = body.generate is not False and not body.prewarms
-    n = (body.n or 1) if generate else 1
-    offered = body.offered(nested=True)
-    form = answer_form(body.response_format, body.chatpager.grammar, "response_format")
-    stored = body.store is not False
-    thinks = [f"reasoning_effort: {THINKS_ALONE}"] if body.reasoning_effort is not None else []
-    of_stream = stream_warnings(body.stream_options, stream=body.stream)
-    warnings = [*body.chatpager.check(stored=stored), *thinks, *of_stream, *warnings]
-    echo: Json = {"metadata": check_metadata(body.metadata), **({"n": n} if n > 1 else {}), **offered.echo}
-    params = msgspec.structs.replace(params, n=n)
-    kept = keep_seconds(body, body.messages, "messages")
-    asked = Asked(messages, params, offered, form, body.chatpager, kept)
-    return turn_request("chat", tenant, served, asked, echo, warnings, stored=stored, generate=generate), body
 
 
 # -- what the wires have in common ------------------------------------------------------------------------------------

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from aiohttp import web
 
 from chatpager.server import wire
+from chatpager.server.chat_requests import chat_request
 from chatpager.server.encode_chat import FINISH, ChunkEncoder, completion, usage_of_all
 from chatpager.server.ends import account, error_frame, failure
 from chatpager.server.keyring import tenant_of
 from chatpager.server.once import HEADER, begin_keyed
 from chatpager.server.reading import decode
 from chatpager.server.request_bodies import ChatCreate
-from chatpager.server.requests import chat_request
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE, delete_turn
 from chatpager.server.sse import Frames, send_events

@@ -10,10 +10,11 @@ from aiohttp import web
 
 from chatpager.errors import InvalidRequest
 from chatpager.server import wire
+from chatpager.server.chat_requests import chat_request
 from chatpager.server.input_items import Json, check_text
 from chatpager.server.keyring import tenant_of
 from chatpager.server.reading import decode, read
-from chatpager.server.requests import chat_request, check_model, response_request
+from chatpager.server.requests import check_model, response_request
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE
 

@@ -135,6 +135,16 @@ def test_the_database_is_made_once_and_then_up_to_date(chatpager, home):
     assert first.out.split()[-1] in text
 
 
+def test_a_database_that_is_not_up_to_date_is_brought_there(chatpager, home):
+    file = home / "mine.db"
+    sqlite3.connect(file).close()
+    file.touch()
+    state, text = findings(chatpager("doctor", "--json", "--port", 0, "--database-url", f"sqlite:///{file}"))[
+        "database"
+    ]
+    assert state == "note" and "has no schema yet" in text and "chatpager db upgrade" in text
+
+
 def test_the_database_of_another_url(chatpager, home):
     assert chatpager("db", "upgrade", "--database-url", f"sqlite:///{home}/mine.db").code == 0
     assert (home / "mine.db").is_file()

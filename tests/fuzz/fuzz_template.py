@@ -12,10 +12,11 @@ import msgspec
 from chatpager.demo import model_path
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.errors import RequestError
+from chatpager.server.chat_requests import chat_request
 from chatpager.server.completion_requests import completion_requests
 from chatpager.server.message_requests import count_request, message_request
 from chatpager.server.reading import decode
-from chatpager.server.requests import Served, chat_request, response_request
+from chatpager.server.requests import Served, response_request
 from chatpager.sessions.prompting import Prompting
 from chatpager.store.chain import canonical, content_name, root
 

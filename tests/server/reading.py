@@ -3,7 +3,8 @@
 import pytest
 
 from chatpager.errors import InvalidRequest
-from chatpager.server.requests import Served, chat_request, response_request
+from chatpager.server.chat_requests import chat_request
+from chatpager.server.requests import Served, response_request
 from chatpager.store import NewMessage, text_content
 
 SERVED = Served("tiny", {"temperature": 0.6, "top_k": 20}, 4096)

@@ -7,8 +7,9 @@ import pytest
 
 from chatpager.errors import InvalidJSON, InvalidRequest, ModelNotFound
 from chatpager.server import reading
+from chatpager.server.chat_requests import chat_request
 from chatpager.server.reading import HARMLESS, decode
-from chatpager.server.requests import chat_request, check_metadata, response_request
+from chatpager.server.requests import check_metadata, response_request
 from tests.server.reading import SERVED, chat, message, refused, respond
 
 BIG = 2**31 - 1

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from chatpager.engine.call_forms import ASKS_FOR_BARE_CALLS
 from chatpager.engine.grammar import Grammar
 from chatpager.errors import InvalidRequest, Overloaded
-from chatpager.server.requests import chat_request
+from chatpager.server.chat_requests import chat_request
 from tests.chat_models import (
     DEEPSEEK,
     DEEPSEEK_LATER,
