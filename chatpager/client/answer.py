@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SOCKET_TOO_OLD = "websocket_connection_limit_reached"
 """The socket is closed next; it says nothing of the answer."""
+WITHDRAWN = "response_cancelled"
 
 
 class Answer:
@@ -115,9 +116,12 @@ class Answer:
             return None
         if event["type"] == "chatpager.resumed" and not event["recovered"]:
             raise self._interrupted()
+        code = event["error"].get("code") if event["type"] == "error" else None
+        if code == SOCKET_TOO_OLD:
+            return None
+        if code == WITHDRAWN and self._cancelling:  # before it had begun: there is no response object
+            event = {"type": "response.incomplete", "response": {"status": "cancelled"}}
         if event["type"] == "error":
-            if event["error"].get("code") == SOCKET_TOO_OLD:
-                return None
             if begun and self._cancelling:
                 return None  # the cancelling came too late; the answer's end is on its way
             if not begun:

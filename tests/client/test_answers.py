@@ -8,7 +8,7 @@ import pytest
 from websockets.asyncio.server import serve as serve_websocket
 
 from chatpager import AsyncClient
-from chatpager.client import ClientError, Created, Reply, Session, UsageError
+from chatpager.client import ClientError, Created, Ended, Reply, Session, UsageError
 from chatpager.client.answer import Answer
 from tests.serving import DEADLINE, GREEDY, eventually
 
@@ -98,11 +98,15 @@ async def test_cancel_before_it_has_begun(session, server):
     server.gate.hold()
     async with session.send("Hello", **LONG) as answer:
         await answer.cancel()
-        reading = asyncio.create_task(collect(answer))
+        reading = asyncio.create_task(events(answer))
         await eventually(lambda: not server.hub.engine._commands.empty() or reading.done())
         server.gate.open()
-        await reading
-    assert answer.reply.status == "cancelled"
+        assert (await reading)[-1] == Ended("cancelled")
+    assert (answer.reply.status, answer.reply.error, answer.reply.text) == ("cancelled", None, "")
+
+
+async def events(answer):
+    return [event async for event in answer.events()]
 
 
 @asynccontextmanager
