@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from chatpager.server.input_items import MAX_ITEMS
-from tests.server.reading import chat, refused, respond
+from tests.server.reading import SERVED, chat, refused, respond
 
 BIG = 2**31 - 1
 ABOVE_NOTHING = sys.float_info.min
@@ -25,10 +25,10 @@ SHARED = {
     "seed": (True, -(2**63), 2**64 - 1, -(2**63) - 1, 2**64),
 }
 LIMITS = {
-    "a response": (respond, {"input": "a"}, {"max_output_tokens": (True, 1, BIG, 0, BIG + 1)}),
+    "a response": (respond, {"input": "a"}, {"max_output_tokens": (True, 1, SERVED.window, 0, SERVED.window + 1)}),
     "a chat": (
         chat, {},
-        dict.fromkeys(("max_tokens", "max_completion_tokens"), (True, 1, BIG, 0, BIG + 1))
+        dict.fromkeys(("max_tokens", "max_completion_tokens"), (True, 1, SERVED.window, 0, SERVED.window + 1))
         | {"n": (True, 1, 64, 0, 65)},
     ),
 }  # fmt: skip

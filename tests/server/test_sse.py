@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import aiohttp
 import pytest
@@ -25,7 +26,8 @@ async def streaming(frames, **seconds):
         return await send_events(request, frames(), lambda error: f"data: {error.code}: {error.message}")
 
     app = web.Application(middlewares=[errors()])
-    app[SERVICE] = Service(ServerConfig(), None, Served("tiny", {}, 512), Metrics(), 0, **seconds)
+    hub = SimpleNamespace(attend=None)
+    app[SERVICE] = Service(ServerConfig(), hub, Served("tiny", {}, 512), Metrics(), 0, **seconds)
     app.router.add_get("/", route)
     app.on_response_prepare.append(add_headers)
     runner = web.AppRunner(app, handler_cancellation=True)
