@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from chatpager.errors import StoreError
-from chatpager.server.keyed import Keyed, Name, whole_turns
+from chatpager.server.keyed import Keyed, Name, text_as_it_is, whole_turns
 from tests.serving import GREEDY, eventually
 
 ASK = {"input": "Hello", **GREEDY}
@@ -248,7 +248,7 @@ async def test_a_conversation_and_what_is_added_to_it_are_made_once(server):
     assert compacted[0].status == 200 and compacted[0].json == compacted[1].json
     assert (await server.post(f"{path}/compact", short, **keyed("x" * 256))).refusal[0] == 400
     await server.delete(path)
-    assert not [one for one in server.service.answered._ended if first.json["id"] in one.path], "nothing of it is kept"
+    assert not kept(server, first.json["id"])
     assert (await server.post("/v1/conversations", ask, **keyed("k"))).json["id"] != first.json["id"]
 
 
@@ -286,6 +286,10 @@ def fail_behind_a_write(database, patch):
     patch.setattr(database, "reading", read_before)
 
 
+def kept(server, conversation):
+    return [name for of in server.service.answered._ended.values() for name in of if conversation in name.path]
+
+
 class Ended:
     """A turn that gave so much text."""
 
@@ -304,9 +308,9 @@ class Ended:
 class Asked:
     """Keys of ``Keyed``, and how often each was begun."""
 
-    def __init__(self, **settings):
+    def __init__(self, end=whole_turns, **settings):
         self.now, self.count = 0.0, 0
-        self.keyed = Keyed(whole_turns, clock=lambda: self.now, **settings)
+        self.keyed = Keyed(end, clock=lambda: self.now, **settings)
 
     async def ask(self, key, tenant="t", text=""):
         async def begin():
@@ -346,3 +350,65 @@ async def test_what_is_kept_has_a_bound():
     await asked.ask("d", text="x" * 5000)
     await asked.ask("d", text="x" * 5000)
     assert asked.count == 6 and not asked.keyed._ended
+
+
+async def test_what_is_kept_goes_in_time_also_if_nobody_asks_again():
+    asked = Asked(seconds=0.0)
+    await asked.ask("k")
+    await eventually(lambda: not asked.keyed._ended)
+
+
+async def test_who_keeps_most_loses_it_first():
+    asked = Asked(size=4000)
+    await asked.ask("k", tenant="small", text="x" * 300)
+    for key in "abcdef":
+        await asked.ask(key, text="x" * 700)
+    await asked.ask("k", tenant="small")
+    assert asked.count == 7
+    await asked.ask("a")
+    assert asked.count == 8
+
+
+async def test_text_counts_in_bytes():
+    assert await text_as_it_is("\u4f60\U0001f600") == ("\u4f60\U0001f600", 7)
+
+
+async def test_what_is_forgotten_while_it_begins_or_ends():
+    """Neither a ``KeyError`` in the loop's handler, nor ``CancelledError`` for who forgets, nor a key for ever."""
+    wrong = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: wrong.append(context))
+    keyed, name, going = Keyed(text_as_it_is), Name("t", "/", "k"), asyncio.Event()
+
+    async def begin():
+        await going.wait()
+        return "text"
+
+    async def forget():
+        await going.wait()
+        keyed.forget(lambda *_: True)
+
+    asking = asyncio.create_task(keyed.begin(name, "asked", 1, begin))
+    await eventually(lambda: going._waiters)
+    forgetting = asyncio.create_task(forget())
+    await eventually(lambda: len(going._waiters) == 2)
+    going.set()  # one goes on right behind the other, and ahead of what the first one's end calls
+    await forgetting
+    assert await asking == "text" and not keyed._ended
+    going.clear()
+    asking = asyncio.create_task(keyed.begin(name, "asked", 1, begin))
+    await eventually(lambda: keyed._running)
+    keyed._running[name].held.cancel()
+    await asyncio.wait([keyed._running[name].held])
+    keyed.forget(lambda *_: True)
+    await asyncio.wait([asking])
+    assert asking.cancelled() and not wrong
+
+
+async def test_a_key_whose_end_went_wrong_is_free_again():
+    async def end(turns):
+        raise RuntimeError("the end")
+
+    asked = Asked(end)
+    await asked.ask("k")
+    await asked.ask("k")
+    assert asked.count == 2
