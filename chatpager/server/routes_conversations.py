@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import Sequence
 from contextlib import suppress
@@ -23,6 +22,7 @@ from chatpager.server.reading import decode
 from chatpager.server.requests import check_metadata
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE, Service, kept_answers, told_answers
+from chatpager.sessions.to_the_end import to_the_end
 from chatpager.store import Message, MessageHash, Session, Store, Turn
 
 MAX_PAGE = 100
@@ -77,8 +77,11 @@ async def delete(request: web.Request) -> web.Response:
     and nothing is written afterwards. A client that leaves does not stop it halfway."""
     service, session_id = request.app[SERVICE], request.match_info["id"]
     await audited(request, "conversation.deleted", session_id)
-    await asyncio.shield(service.hub.deleting.session(tenant_of(request), session_id))
-    service.answered.forget(lambda name, text: session_id in name.path or session_id in text)
+
+    def forget() -> None:
+        service.answered.forget(lambda name, text: session_id in name.path or session_id in text)
+
+    await service.hub.deleting.session(tenant_of(request), session_id, forget)
     return json_response(wire.Deleted(id=session_id, object="conversation.deleted"))
 
 
@@ -178,9 +181,26 @@ async def delete_item(request: web.Request) -> web.Response:
     if place == len(told.chain):
         raise SessionBusy("the answer is still running; cancel it, or wait for its end")
     left = without(told.chain[place], found)
-    changed = await service.hub.revising.put(tenant, told.session, told.chain, place, [left] if left else [])
-    service.answered.forget(lambda name, _: told.session.id in name.path)
-    return json_response(conversation_object(service, changed))
+    here = f"/{told.session.id}/items"  # nothing else that is kept of a conversation tells its items
+
+    async def change() -> Session:
+        changed = await service.hub.revising.put(tenant, told.session, told.chain, place, [left] if left else [])
+        service.answered.forget(lambda name, answer: name.path.endswith(here) and _tells(answer, found))
+        return changed
+
+    return json_response(conversation_object(service, await to_the_end(change())))
+
+
+def _tells(answer: str, item: wire.AnyItem) -> bool:
+    """Whether a kept answer holds what the item says: its id is another one since something before it was changed."""
+    match item:
+        case wire.FunctionCallItem():
+            said = [item.arguments]
+        case wire.FunctionOutputItem():
+            said = [item.output]
+        case _:
+            said = [part.text for part in item.content]
+    return any(text and wire.encode(text) in answer for text in said)
 
 
 class _Told(NamedTuple):

@@ -33,9 +33,13 @@ class Deleting:
         self._live_of_session = live_of_session
         self._end = end
 
-    async def session(self, tenant: str, session_id: str) -> None:
+    async def session(self, tenant: str, session_id: str, forget: Callable[[], None]) -> None:
         """Delete a session and all its turns: one that runs is ended first; what began meanwhile, or has no owner, is
-        ended and deleted right after. Raises what ``Store.delete_session`` does."""
+        ended and deleted right after. Then the caller may ``forget`` what it keeps of it, also where it was cancelled
+        or a turn could not be deleted. Raises what ``Store.delete_session`` does."""
+        await to_the_end(self._session(tenant, session_id, forget))
+
+    async def _session(self, tenant: str, session_id: str, forget: Callable[[], None]) -> None:
         if turn := self._live_of_session(tenant, session_id):
             await self._end(tenant, turn.id)
         left = (await self._store.delete_session(tenant, session_id)).live_turns
@@ -47,6 +51,7 @@ class Deleting:
         finally:
             self._recent.forget_session(tenant, session_id)
             self._keeper.closed(owner_of(tenant, session_id))
+            forget()
 
     async def turn(self, tenant: str, turn_id: str) -> None:
         """Delete what is stored of a turn that has ended; where it was the end of a conversation without a session,

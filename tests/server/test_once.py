@@ -286,8 +286,47 @@ def fail_behind_a_write(database, patch):
     patch.setattr(database, "reading", read_before)
 
 
+async def test_what_was_deleted_is_not_told_again_and_all_else_is(server, monkeypatch):
+    conversation = await server.conversation()
+    path = f"/v1/conversations/{conversation}"
+    asks = {"secret": f"{path}/items", "other": f"{path}/items", "fork": f"{path}/fork"}
+
+    async def ask(key):
+        body = {} if key == "fork" else {"items": [{"role": "user", "content": key}]}
+        return await server.post(asks[key], body, **keyed(key))
+
+    told = {key: (await ask(key)).json for key in asks}
+    secret = f"{path}/items/{told['secret']['data'][0]['id']}"
+    await leave_in_the_middle(server, monkeypatch, "compact_session", secret)
+    await eventually(lambda: len(kept(server, conversation)) == 2)
+    assert [(await ask(key)).json == told[key] for key in asks] == [False, True, True]
+    await leave_in_the_middle(server, monkeypatch, "delete_session", path)
+    await eventually(lambda: not kept(server, conversation))
+    assert (await ask("other")).status == 404
+
+
 def kept(server, conversation):
     return [name for of in server.service.answered._ended.values() for name in of if conversation in name.path]
+
+
+async def leave_in_the_middle(server, monkeypatch, work, path):
+    """A client asks for a deletion, and is gone when the store has done its ``work``."""
+    done, left = asyncio.Event(), asyncio.Event()
+    real = getattr(server.service.store, work)
+
+    async def held(*args, **more):
+        found = await real(*args, **more)
+        done.set()
+        await left.wait()
+        return found
+
+    monkeypatch.setattr(server.service.store, work, held)
+    deleting = asyncio.create_task(server.delete(path))
+    await done.wait()
+    deleting.cancel()
+    await asyncio.wait([deleting])
+    await server.get("/health")  # by then the server knows
+    left.set()
 
 
 class Ended:
