@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import structlog
@@ -34,7 +35,7 @@ class Prefetcher:
         self._engine = engine
         self._keeper = keeper
         self._salts = salts
-        self.running: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self.running: dict[tuple[str, str], asyncio.Task[ConversationNotFound | None]] = {}
         """Those that nobody waits for, by tenant and conversation."""
 
     async def bring(self, tenant: str, session_id: str) -> int:
@@ -63,10 +64,13 @@ class Prefetcher:
         """The same, for whoever does not wait for it and hears of it only where the conversation is ``missing``; once
         at a time for a conversation, and not at all while many others are under way."""
         name = (tenant, session_id)
-        if name not in self.running and len(self.running) < MOST_AT_ONCE:
-            task = asyncio.get_running_loop().create_task(self._quietly(tenant, session_id, missing))
-            self.running[name] = task
+        task = self.running.get(name)
+        if task is None:
+            if len(self.running) >= MOST_AT_ONCE:
+                return
+            task = self.running[name] = asyncio.get_running_loop().create_task(self._quietly(tenant, session_id))
             task.add_done_callback(lambda done: self.running.pop(name))
+        task.add_done_callback(partial(_tell, missing))
 
     async def close(self) -> None:
         for task in self.running.values():
@@ -74,15 +78,16 @@ class Prefetcher:
         if self.running:
             await asyncio.wait(list(self.running.values()))
 
-    async def _quietly(self, tenant: str, session_id: str, missing: Callable[[ConversationNotFound], None]) -> None:
+    async def _quietly(self, tenant: str, session_id: str) -> ConversationNotFound | None:
         try:
             await self.bring(tenant, session_id)
         except ConversationNotFound as error:
-            missing(error)
+            return error
         except (RequestError, EngineStopped, StoreError) as error:
             log.debug("prefetch", session=session_id, reason=str(error))
         except Exception as error:
             log_mistake("prefetch.failed", error, session=session_id)
+        return None
 
     async def _ask(self, tenant: str, owner: str, chain: Sequence[Message], parameters: Mapping[str, Any]) -> int:
         """``parameters``: of the last turn, whose instructions and tools the next one probably has too."""
@@ -98,3 +103,8 @@ class Prefetcher:
         if brought:
             self._keeper.alive([owner])
         return brought
+
+
+def _tell(missing: Callable[[ConversationNotFound], None], done: asyncio.Task[ConversationNotFound | None]) -> None:
+    if not done.cancelled() and (error := done.result()):
+        missing(error)

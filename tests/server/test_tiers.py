@@ -203,7 +203,10 @@ async def test_a_sign_for_what_is_not_there_is_no_mistake(server, caplog):
             error = await socket.receive()
             assert (error["type"], error["about"], error["status"]) == ("error", "chatpager.prefetch", 404)
             assert (error["error"]["code"], error["error"]["param"]) == ("conversation_not_found", "conversation")
-    await send_a_frame(server, "conv_none")
+    async with server.socket(extended=True) as socket:
+        for _ in range(2):
+            await socket.send(type="chatpager.prefetch", conversation="conv_none")
+        assert [(await socket.receive())["about"] for _ in range(2)] == ["chatpager.prefetch"] * 2, "each is told"
     await eventually(lambda: not server.hub.prefetcher.running)
     assert not caplog.records
 
