@@ -15,18 +15,18 @@ Above0 = Annotated[float, msgspec.Meta(gt=0)]
 Json = dict[str, Any]
 
 
-class ConversationCreate(msgspec.Struct, kw_only=True):
+class ConversationCreate(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """``metadata.title`` is what it is called."""
 
     metadata: dict[str, str] | None = None
     items: list[Json] | None = None
 
 
-class ConversationUpdate(msgspec.Struct, kw_only=True):
+class ConversationUpdate(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     metadata: dict[str, str] | None = None
 
 
-class ItemsCreate(msgspec.Struct, kw_only=True):
+class ItemsCreate(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     items: list[Json]
 
 

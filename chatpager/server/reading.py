@@ -119,6 +119,14 @@ def read(raw: Json, kind: type[S]) -> tuple[S, list[str]]:
     return value, told
 
 
+def known_fields(body: Json, *names: str) -> Json:
+    """``body``, of which few fields change much: one that is misspelt is refused. Raises InvalidRequest."""
+    if unknown := body.keys() - set(names):
+        first = min(unknown)
+        raise InvalidRequest(f"{shown(first)} is unknown here; known: {', '.join(names)}", param=first)
+    return body
+
+
 def problem_of(error: msgspec.ValidationError, kind: type[msgspec.Struct]) -> tuple[str | None, str]:
     """The field's name, and what is wrong with it: with the values that there are, where it takes only some."""
     param, problem = _place(str(error))

@@ -15,7 +15,7 @@ from chatpager.server.auditing import audited
 from chatpager.server.input_items import Json, check_text, shown
 from chatpager.server.keyring import CALLER, tenant_of
 from chatpager.server.once import answered_once
-from chatpager.server.reading import decode
+from chatpager.server.reading import decode, known_fields
 from chatpager.server.routes_conversations import conversation_object, page_limit
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE, Service
@@ -151,7 +151,7 @@ async def _fork(request: web.Request, body: Json) -> wire_conversations.Conversa
     """A new conversation that begins with this one's messages, up to the answer of ``at`` or all of them. Nothing is
     copied: messages and KV blocks are shared until the two go different ways."""
     service, session = await _known(request)
-    at = _known_fields(body, "at").get("at")
+    at = known_fields(body, "at").get("at")
     if at is not None and not isinstance(at, str):
         raise InvalidRequest("at is the id of a response", param="at")
     turn = await _turn_at(service, session, at) if at else None
@@ -171,7 +171,7 @@ async def _fork(request: web.Request, body: Json) -> wire_conversations.Conversa
 async def rewind(request: web.Request) -> web.Response:
     """The conversation ends with the answer ``to`` again."""
     service, session = await _known(request)
-    to = _known_fields(decode(await request.read() or b"{}"), "to").get("to")
+    to = known_fields(decode(await request.read() or b"{}"), "to").get("to")
     if not isinstance(to, str):
         raise InvalidRequest("to is the id of a response", param="to")
     turn = await _turn_at(service, session, to)
@@ -186,7 +186,7 @@ async def compact(request: web.Request) -> web.Response:
 async def _compact(request: web.Request, asked: Json) -> wire_conversations.Conversation:
     """A summary stands in place of all but the last ``keep`` answers and what asked for them."""
     service, session = await _known(request)
-    body = _known_fields(asked, "summary", "role", "keep")
+    body = known_fields(asked, "summary", "role", "keep")
     summary, role, keep = body.get("summary"), body.get("role", "user"), body.get("keep", 1)
     if not isinstance(summary, str):
         raise InvalidRequest("summary is a text", param="summary")
@@ -225,16 +225,8 @@ async def _contains(service: Service, session: Session, tip: MessageHash | None)
     return any(message.hash == tip for message in chain)
 
 
-def _known_fields(body: Json, *names: str) -> Json:
-    """Few fields change much here: one that is misspelt is refused."""
-    if unknown := body.keys() - set(names):
-        first = min(unknown)
-        raise InvalidRequest(f"{shown(first)} is unknown here; known: {', '.join(names)}", param=first)
-    return body
-
-
 def pin_wish(body: Json) -> tuple[Strength, float, int | None]:
-    _known_fields(body, "ttl", "tokens", "strength")
+    known_fields(body, "ttl", "tokens", "strength")
     try:
         strength = Strength(body.get("strength", Strength.HARD))
     except ValueError:
@@ -249,7 +241,7 @@ def pin_wish(body: Json) -> tuple[Strength, float, int | None]:
 
 
 def _expected(body: Json) -> tuple[str | None, float | None]:
-    _known_fields(body, "tool", "eta")
+    known_fields(body, "tool", "eta")
     tool, eta = body.get("tool"), body.get("eta")
     if tool is None and eta is None:
         raise InvalidRequest("say what the conversation waits for: a tool, or eta in seconds", param="tool")

@@ -18,7 +18,7 @@ from chatpager.server.input_items import Json, check_text, input_messages, shown
 from chatpager.server.keyring import tenant_of
 from chatpager.server.markdown import as_markdown
 from chatpager.server.once import answered_once
-from chatpager.server.reading import decode
+from chatpager.server.reading import decode, known_fields
 from chatpager.server.requests import check_metadata
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE, Service, kept_answers, told_answers
@@ -35,7 +35,7 @@ async def create(request: web.Request) -> web.Response:
 
 async def _create(request: web.Request, body: Json) -> wire_conversations.Conversation:
     service, tenant = request.app[SERVICE], tenant_of(request)
-    metadata, title = _metadata(body)
+    metadata, title = _metadata(body, "metadata", "items")
     messages = input_messages(_items(body), "items")
     now = service.hub.wall()
     session = await service.store.create_session(
@@ -64,7 +64,7 @@ async def retrieve(request: web.Request) -> web.Response:
 async def update(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
     body = decode(await request.read())
-    metadata, title = _metadata(body)
+    metadata, title = _metadata(body, "metadata")
     change: dict[str, Any] = {"metadata": metadata} if body.get("metadata") is not None else {}
     if title is not None:
         change["title"] = title
@@ -94,7 +94,7 @@ async def add_items(request: web.Request) -> web.Response:
 
 async def _add_items(request: web.Request, body: Json) -> wire.Page:
     service = request.app[SERVICE]
-    messages = input_messages(_items(body), "items")
+    messages = input_messages(_items(known_fields(body, "items")), "items")
     if not messages:
         raise InvalidRequest("there are no items", param="items")
     tenant, session_id = tenant_of(request), request.match_info["id"]
@@ -256,9 +256,11 @@ def conversation_object(service: Service, session: Session) -> wire_conversation
     )
 
 
-def _metadata(body: Json) -> tuple[dict[str, Any], str | None]:
-    """The metadata, and the title that clients send in it; None when they send none."""
-    raw = body.get("metadata")
+def _metadata(body: Json, *fields: str) -> tuple[dict[str, Any], str | None]:
+    """The metadata of a body with these ``fields``, and the title that clients send in it; None when they send none."""
+    if "title" in body:
+        raise InvalidRequest("title: a conversation's title is metadata.title", param="title")
+    raw = known_fields(body, *fields).get("metadata")
     if raw is not None and not isinstance(raw, dict):
         raise InvalidRequest("metadata is an object", param="metadata")
     metadata = check_metadata(raw)

@@ -77,6 +77,8 @@ async def test_update_changes_what_is_given(server):
         ({"metadata": {"a": 1}}, (400, "invalid_request", "metadata")),
         ({"metadata": {"title": "x" * 201}}, (400, "invalid_request", "metadata.title")),
         ({"metadata": {"title": "x\0"}}, (400, "invalid_request", "metadata")),
+        ({"title": "New"}, (400, "invalid_request", "title")),
+        ({"metadata": {}, "foo": 1}, (400, "invalid_request", "foo")),
         (b"nonsense", (400, "invalid_json", None)),
     ],
 )

@@ -101,6 +101,12 @@ async def test_nothing_to_add(server, body):
     assert answer.refusal == (400, "invalid_request", "items")
 
 
+async def test_a_field_beside_the_items_that_is_unknown_is_refused(server):
+    body = {"items": [user("a")], "bar": 1}
+    answer = await server.post(f"/v1/conversations/{await server.conversation()}/items", body)
+    assert answer.refusal == (400, "invalid_request", "bar")
+
+
 async def test_while_a_turn_runs_its_answer_is_an_item_and_nothing_can_be_added(server):
     conversation = await server.conversation()
     server.gate.hold(after=3)
