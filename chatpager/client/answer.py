@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 SOCKET_TOO_OLD = "websocket_connection_limit_reached"
 """The socket is closed next; it says nothing of the answer."""
 WITHDRAWN = "response_cancelled"
+OURS = {"type": "what is sent is a response.create", "stream_id": "each answer has its own socket, so no lanes"}
+"""Fields of the frame that no program sets, and why."""
 
 
 class Answer:
@@ -173,8 +175,16 @@ class Answer:
         return ClientError(f"the connection ended before the answer; {kept}", code=CONNECTION_LOST)
 
 
+def refuse_options(options: Mapping[str, Any], taken: Mapping[str, str]) -> None:
+    """Raises TypeError for one that is ``taken``: its name, and what to do instead."""
+    for name in options:
+        if instead := taken.get(name):
+            raise TypeError(f"{name} is no option here: {instead}")
+
+
 def _create(body: dict[str, Any]) -> str:
     """Raises TypeError."""
+    refuse_options(body, OURS)
     asked = body.get("input", "")
     kinds = {type(item).__name__ for item in asked if not isinstance(item, dict)} if isinstance(asked, list) else set()
     if kinds or not isinstance(asked, str | list):

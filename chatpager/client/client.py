@@ -22,7 +22,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.typing import Subprotocol
 
-from chatpager.client.answer import Answer
+from chatpager.client.answer import Answer, refuse_options
 from chatpager.client.refusals import CONNECTION_LOST, ClientError, not_open, opened_once, refusal
 from chatpager.client.reply import Reply
 from chatpager.program import program
@@ -34,6 +34,13 @@ CONNECT_SECONDS, ANSWER_SECONDS = 10.0, 30.0
 RESUME_PAUSES = (0.0, 0.5, 1.0, 2.0, 4.0)
 """Seconds before each try to go on with an answer whose connection was lost."""
 
+OF_SESSION = {
+    "input": "what is asked is the first argument",
+    "conversation": "it is the session's own: await client.session(id) opens another",
+    "previous_response_id": "a session goes on from its end: fork(at) goes another way, rewind(to) goes back",
+}
+"""Fields of ``response.create`` that a session sets, and what to do instead."""
+
 
 class AsyncClient:
     """A server's address and key. One client may serve many sessions at once; each answer has its own socket. An answer
@@ -41,6 +48,7 @@ class AsyncClient:
     It is opened once, by ``async with``; outside of that block its calls raise UsageError.
 
     Raises:
+        TypeError: ``url`` is no text.
         ValueError: ``url`` is no address of a server.
     """
 
@@ -51,6 +59,7 @@ class AsyncClient:
         api_key: str | None = None,
         resume_pauses: Sequence[float] = RESUME_PAUSES,
     ) -> None:
+        _check_text("url", url, "a server's address, such as 'http://127.0.0.1:8000'")
         if problem := _wrong_address(url):
             raise ValueError(f"{url!r} is no address of a server: {problem}")
         self.url = url.rstrip("/").removesuffix("/v1")
@@ -82,11 +91,13 @@ class AsyncClient:
         return self._http
 
     async def session(self, session_id: str | None = None, *, title: str | None = None) -> Session:
-        """A stored session, or a new one. Raises ClientError (code ``conversation_not_found``)."""
+        """A stored session, or a new one. Raises ClientError (code ``conversation_not_found``), TypeError (an id that
+        is no text)."""
         if session_id is None:
             body = {"metadata": {"title": title}} if title else {}
             conversation = await self.request("POST", "/v1/conversations", body)
         else:
+            _check_text("session_id", session_id, "a stored session's id, such as 'conv_...'")
             conversation = await self.request("GET", f"/v1/conversations/{quote(session_id, safe='')}")
         return Session(self, conversation["id"])
 
@@ -170,7 +181,9 @@ class Session:
 
     def send(self, text: str | list[dict[str, Any]], **options: Any) -> Answer:
         """Ask, or send items such as a tool's results; ``options`` are fields of ``response.create``, such as
-        ``temperature`` or ``tools``. Raises TypeError: the wire has no such thing."""
+        ``temperature`` or ``tools``. Raises TypeError: the wire has no such thing, or the session sets the
+        option itself."""
+        refuse_options(options, OF_SESSION)
         return Answer(self._client, {"conversation": self.id, "input": text, **options})
 
     async def ask(self, text: str | list[dict[str, Any]], **options: Any) -> Reply:
@@ -245,6 +258,11 @@ class Session:
         """(role, text) of every message; calls of tools and their results are ``items``."""
         said = [item for item in await self.items() if item["type"] == "message"]
         return [(i["role"], "".join(part["text"] for part in i["content"])) for i in said]
+
+
+def _check_text(name: str, value: object, takes: str) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is a str, {takes}; not {type(value).__name__}")
 
 
 def _wrong_address(url: str) -> str | None:

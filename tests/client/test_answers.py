@@ -373,6 +373,27 @@ async def test_what_cannot_be_asked(said):
         session.send([{"role": "user", "content": b"Hello"}])
 
 
+@pytest.mark.parametrize(
+    ("option", "instead"),
+    [
+        ("type", r"response\.create"),
+        ("stream_id", "own socket"),
+        ("input", "first argument"),
+        ("conversation", r"client\.session\(id\)"),
+        ("previous_response_id", "fork"),
+    ],
+)
+async def test_what_the_session_says_itself_is_no_option(option, instead):
+    session = Session(AsyncClient(), "conv_x")
+    with pytest.raises(TypeError, match=f"{option} is no option here: .*{instead}"):
+        session.send("Hello", **{option: None})
+    with pytest.raises(TypeError, match=f"{option} is no option here"):
+        await session.ask("Hello", **{option: "x"})
+    if option in ("type", "stream_id"):
+        with pytest.raises(TypeError, match=f"{option} is no option here"):
+            session._client.respond(input="Hello", **{option: "x"})
+
+
 def test_a_reply_without_an_account():
     reply = Reply()
     assert (reply.status, reply.done, reply.text, reply.receipt) == ("in_progress", False, "", {})

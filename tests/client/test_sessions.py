@@ -209,6 +209,15 @@ def test_what_is_no_address(url, problem):
     assert repr(url) in str(error.value)
 
 
+async def test_what_is_no_text():
+    for url in (None, 5, b"http://here"):
+        with pytest.raises(TypeError, match=f"url is a str, .*; not {type(url).__name__}"):
+            AsyncClient(url)
+    for session in (5, b"conv_x"):
+        with pytest.raises(TypeError, match=f"session_id is a str, .*; not {type(session).__name__}"):
+            await AsyncClient().session(session)
+
+
 async def test_no_server():
     async with AsyncClient("http://127.0.0.1:9") as client:
         with pytest.raises(ClientError, match="chatpager demo") as error:
