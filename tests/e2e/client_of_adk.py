@@ -7,10 +7,12 @@ the tokens of its answer are compared.
 import asyncio
 import json
 import logging
+import socket
 import sys
 import urllib.request
 import warnings
 from itertools import pairwise
+from typing import Literal
 
 warnings.simplefilter("ignore")
 logging.disable(logging.WARNING)
@@ -22,6 +24,8 @@ from google.adk.models.lite_llm import LiteLlm  # noqa: E402
 from google.adk.runners import InMemoryRunner  # noqa: E402
 from google.adk.workflow import START, Workflow  # noqa: E402
 from google.genai import types  # noqa: E402
+from pydantic import BaseModel, Field  # noqa: E402
+from websockets.asyncio.server import serve as serve_websocket  # noqa: E402
 
 from chatpager.client.integrations.adk import ChatPagerLlm, SharedPrefixPlugin  # noqa: E402
 
@@ -126,6 +130,66 @@ async def pinned():
     assert [prompt for _, prompt, *_ in used] == [prompt for _, prompt, *_ in without], "it stands in no prompt"
 
 
+class Verdict(BaseModel):
+    good: bool
+    part: Literal["start", "end"]
+
+
+class Story(BaseModel):
+    verdicts: list[Verdict] = Field(max_length=2)
+
+
+NUMBER = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": False}
+FORMS = (
+    (Verdict, Verdict.model_validate),
+    (Story, Story.model_validate),
+    (NUMBER, lambda value: value["n"] in (1, 2)),
+    (
+        types.Schema(type=types.Type.OBJECT, properties={"a": types.Schema(type=types.Type.BOOLEAN)}, required=["a"]),
+        lambda value: isinstance(value["a"], bool),
+    ),
+)
+
+
+async def formed():
+    """An agent's ``output_schema`` is the form of what it says, and what ADK reads of it stands in the state."""
+    options = {"temperature": 0.0, "max_output_tokens": 200}
+    for schema, check in FORMS:
+        model = ChatPagerLlm(base_url=URL, options=options)
+        judge = LlmAgent(name="judge", model=model, output_schema=schema, output_key="verdict")
+        _, state = await events_of(App(name="judging", root_agent=judge), "Judge it.")
+        assert check(state["verdict"]), state
+
+
+async def events_of(app, text):
+    """All that ADK tells of a turn, and the session's state after it."""
+    runner = InMemoryRunner(app=app)
+    named = {"user_id": "u", "session_id": "s"}
+    await runner.session_service.create_session(app_name=app.name, **named)
+    message = types.Content(role="user", parts=[types.Part(text=text)])
+    events = [event async for event in runner.run_async(**named, new_message=message)]
+    session = await runner.session_service.get_session(app_name=app.name, **named)
+    await runner.close()
+    return events, session.state
+
+
+async def away():
+    """Who refuses, or is not there, is told as an event with the reason and the way out, and ends the turn."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    gone = ChatPagerLlm(base_url=f"http://127.0.0.1:{port}")
+    [event], _ = await events_of(App(name="gone", root_agent=LlmAgent(name="one", model=gone)), "Hello")
+    assert event.error_code == "server_unreachable" and f"127.0.0.1:{port}" in event.error_message, event
+    assert event.error_message.endswith("chatpager demo"), event
+    other = ChatPagerLlm(base_url=URL, model="chatpager/other")
+    [event], _ = await events_of(App(name="other", root_agent=LlmAgent(name="one", model=other)), "Hello")
+    assert event.error_code == "model_not_found" and "is not served here" in event.error_message, event
+    async with serve_websocket(None, "127.0.0.1", 0, process_request=lambda c, _: c.respond(502, "gone")) as proxy:
+        model = ChatPagerLlm(base_url=f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
+        [event], _ = await events_of(App(name="proxy", root_agent=LlmAgent(name="one", model=model)), "Hello")
+    assert (event.error_code, event.error_message) == ("502", "the server answered 502"), event
+
+
 def leases():
     with urllib.request.urlopen(f"{URL}/v1/cache/top?limit=100") as answer:
         return [lease for row in json.load(answer)["data"] for lease in row["leases"]]
@@ -136,6 +200,8 @@ async def main():
     await workflow()
     await parallel()
     await pinned()
+    await formed()
+    await away()
     print("google-adk is content")
 
 

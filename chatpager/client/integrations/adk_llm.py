@@ -10,7 +10,7 @@ from google.adk.models.base_llm import BaseLlm
 from google.adk.models.llm_request import LlmRequest
 from google.adk.models.llm_response import LlmResponse
 from google.genai import types
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from chatpager.client.client import AsyncClient
 from chatpager.client.refusals import ClientError
@@ -20,7 +20,9 @@ from chatpager.client.reply import Reply
 class ChatPagerLlm(BaseLlm):
     """A model over the Responses WebSocket. One instance serves any number of agents at once.
 
-    ``options`` are fields of ``response.create``, such as ``{"max_output_tokens": 200}``.
+    ``options`` are fields of ``response.create``, such as ``{"max_output_tokens": 200}``. An agent's ``output_schema``
+    is followed token by token. A server that refuses, or is not there, is a response with ``error_code`` and
+    ``error_message``: the wire's, or ClientError's.
     """
 
     model: str = "chatpager/default"
@@ -35,7 +37,9 @@ class ChatPagerLlm(BaseLlm):
     async def generate_content_async(
         self, llm_request: LlmRequest, stream: bool = False
     ) -> AsyncGenerator[LlmResponse, None]:
-        body = {**_sampling(llm_request.config), **_asked(llm_request), "model": self.model.removeprefix("chatpager/")}
+        config = llm_request.config
+        body = {**_sampling(config), **_form(config), **_asked(llm_request)}
+        body["model"] = self.model.removeprefix("chatpager/")
         try:
             async with (
                 AsyncClient(self.base_url, api_key=self.api_key) as client,
@@ -46,14 +50,13 @@ class ChatPagerLlm(BaseLlm):
                         content = types.Content(role="model", parts=[types.Part(text=piece)])
                         yield LlmResponse(content=content, partial=True)
         except ClientError as error:
-            yield LlmResponse(error_code=error.code or "UNAVAILABLE", error_message=str(error))
+            code = error.code or str(error.status)  # what stands before a server may refuse in a form of its own
+            yield LlmResponse(error_code=code, error_message=str(error))
             return
         yield _whole(answer.reply)
 
 
 def _asked(request: LlmRequest) -> dict[str, Any]:
-    if request.config.response_schema or request.config.response_json_schema:
-        raise ValueError("chatpager does not serve structured output yet: leave output_schema out")
     tools = [tool for tool in request.config.tools or () if isinstance(tool, types.Tool)]
     shown = [_tool(one) for tool in tools for one in tool.function_declarations or ()]
     body: dict[str, Any] = {"input": [item for content in request.contents for item in _items(content)]}
@@ -81,10 +84,37 @@ def _sampling(config: types.GenerateContentConfig) -> dict[str, Any]:
     return {name: value for name, value in wanted.items() if value is not None}
 
 
+def _form(config: types.GenerateContentConfig) -> dict[str, Any]:
+    """What an agent's ``output_schema`` came to be."""
+    wanted = config.response_json_schema or config.response_schema
+    if wanted:
+        schema = wanted if isinstance(wanted, dict) else _closed(_schema(wanted))
+        return {"text": {"format": {"type": "json_schema", "name": "answer", "schema": schema}}}
+    return {"text": {"format": {"type": "json_object"}}} if config.response_mime_type == "application/json" else {}
+
+
+def _schema(wanted: Any) -> Any:
+    """Of a type, such as a pydantic model or a list of them, or of Google's own kind."""
+    if isinstance(wanted, types.Schema):
+        return wanted.json_schema.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return TypeAdapter(wanted).json_schema()
+
+
+def _closed(schema: Any) -> Any:
+    """With no fields but those that a type has; JSON Schema lets a model invent more, without end."""
+    if isinstance(schema, list):
+        return [_closed(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    inner = {name: _closed(value) for name, value in schema.items()}
+    has_fields = schema.get("type") == "object" and "properties" in schema
+    return {"additionalProperties": False, **inner} if has_fields else inner
+
+
 def _tool(declared: types.FunctionDeclaration) -> dict[str, Any]:
     schema = declared.parameters_json_schema
     if schema is None and declared.parameters is not None:
-        schema = declared.parameters.json_schema.model_dump(mode="json", by_alias=True, exclude_none=True)
+        schema = _schema(declared.parameters)
     return {"type": "function", "name": declared.name, "description": declared.description, "parameters": schema}
 
 
