@@ -188,7 +188,7 @@ class ResponseEncoder:
                 yield from self._end_call()
             case _:
                 assert final is not None, "the last event needs the response's object"
-                yield from self._end(event, final)
+                yield from self.end(final)
 
     def _text(self, event: Delta, place: int) -> wire_events.TextDelta:
         return wire_events.TextDelta(
@@ -203,10 +203,11 @@ class ResponseEncoder:
         """In place of the rest, where the server cannot go on with the stream."""
         return wire_events.ErrorEvent(sequence_number=self._number(), message=error.message, code=error.code)
 
-    def _end(self, event: Ended, final: wire.Response) -> Iterable[wire_events.Event]:
+    def end(self, final: wire.Response) -> Iterable[wire_events.Event]:
+        """What is left to be told of it."""
         for item in final.output:
             if isinstance(item, wire.Item):
-                yield from self._close(item, event.text)
+                yield from self._close(item)
                 continue
             if isinstance(item, wire.ReasoningItem):
                 yield from self._last_thoughts(item)
@@ -237,7 +238,7 @@ class ResponseEncoder:
             part=empty,
         )
 
-    def _close(self, item: wire.Item, text: str) -> Iterable[wire_events.Event]:
+    def _close(self, item: wire.Item) -> Iterable[wire_events.Event]:
         """The message, which is open until the answer's end: more text may come behind a call."""
         yield from self._announce()
         place = self._items.index(self._item)
@@ -246,7 +247,7 @@ class ResponseEncoder:
             sequence_number=self._number(),
             item_id=self._item,
             output_index=place,
-            text=text,
+            text=part.text,
             logprobs=_told(part.logprobs),
         )
         yield wire_events.PartEvent(

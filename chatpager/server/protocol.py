@@ -11,6 +11,7 @@ lane there is one response at a time, and what else is asked for waits until it 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -216,6 +217,14 @@ class ResponsesProtocol:
             streams.encoder = None
             self._move(Call.ENDED, lane)
             self._next(lane)
+
+    def retold(self, events: Sequence[wire_events.Event], lane: Lane = None) -> None:
+        """The response that ``Create`` asked for ended long ago: these are all its events."""
+        self._move(Call.BEGAN, lane)
+        for event in events:
+            self._send(event, lane)
+        self._move(Call.ENDED, lane)
+        self._next(lane)
 
     def lease_changed(self, frame: wire_events.LeaseFrame) -> None:
         """Something became of a lease on one of this client's conversations."""

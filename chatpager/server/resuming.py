@@ -29,11 +29,7 @@ async def resumable(service: Service, tenant: str, response_id: str) -> LiveTurn
         return turn
     await stored_response(service, tenant, response_id)
     service.metrics.resumed(recovered=False)
-    raise events_gone(response_id)
-
-
-def events_gone(response_id: str) -> ResponseEventsExpired:
-    return ResponseEventsExpired(
+    raise ResponseEventsExpired(
         f"the response has ended and its events are gone; GET /v1/responses/{response_id} has the whole",
         param="response_id",
     )

@@ -13,7 +13,8 @@ from chatpager.server.keyring import tenant_of
 from chatpager.server.once import begin_once, key_of
 from chatpager.server.reading import decode
 from chatpager.server.requests import response_request
-from chatpager.server.resuming import event_number, events_gone, resumable
+from chatpager.server.resuming import event_number, resumable
+from chatpager.server.retelling import retold
 from chatpager.server.service import (
     SERVICE,
     delete_turn,
@@ -41,7 +42,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     turn = await begin_once(service, wanted)
     if isinstance(turn, str):
         if stream:
-            raise events_gone(turn)
+            return await _retell(request, turn)
         return json_response(await stored_response(service, tenant, turn))
     with service.readers.reading(turn, told=stream):
         if raw.get("background") is True and not stream:
@@ -50,6 +51,20 @@ async def create(request: web.Request) -> web.StreamResponse:
             return json_response(final_response(turn, await turn.stream.end()))
         encoder = ResponseEncoder(facts_of(turn))
         return await send_events(request, _frames(turn, encoder), lambda error: _frame(encoder.broken(error)))
+
+
+async def _retell(request: web.Request, response_id: str) -> web.StreamResponse:
+    """Raises ResponseNotFound."""
+    events = await retold(request.app[SERVICE], tenant_of(request), response_id)
+
+    async def frames() -> Frames:
+        for event in events:
+            yield _frame(event)
+
+    def broken(error: wire.ErrorBody) -> str:
+        return _frame(wire_events.ErrorEvent(sequence_number=len(events), message=error.message, code=error.code))
+
+    return await send_events(request, frames(), broken)
 
 
 async def _frames(turn: LiveTurn, encoder: ResponseEncoder, after: int = -1) -> Frames:

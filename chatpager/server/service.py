@@ -156,6 +156,10 @@ def facts_of(turn: LiveTurn) -> ResponseFacts:
     )
 
 
+def facts_stored(turn: Turn) -> ResponseFacts:
+    return ResponseFacts(turn.id, turn.created_at, turn.model, turn.previous_turn_id, turn.session_id, turn.request)
+
+
 def final_response(turn: LiveTurn, ended: Ended) -> wire.Response:
     """The response at its end."""
     facts = ended.facts()
@@ -204,9 +208,8 @@ async def rebuilt_response(service: Service, turn: Turn) -> wire.Response:
     answer = None
     if turn.tip_hash is not None:
         answer = await stored_answer(service, turn, (await service.store.load_chain(turn.tenant, turn.tip_hash))[-1])
-    facts = ResponseFacts(turn.id, turn.created_at, turn.model, turn.previous_turn_id, turn.session_id, turn.request)
     return response_object(
-        facts,
+        facts_stored(turn),
         turn.status,
         answer=answer,
         usage=turn.usage,

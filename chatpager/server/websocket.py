@@ -38,7 +38,8 @@ from chatpager.server.opening import Opening, conversation_known, opening
 from chatpager.server.protocol import DRAFT, PREFETCH, SUBPROTOCOL, ResponsesProtocol
 from chatpager.server.requests import response_request
 from chatpager.server.responses_socket import ResponsesSocket
-from chatpager.server.resuming import events_gone, resumable
+from chatpager.server.resuming import resumable
+from chatpager.server.retelling import retold
 from chatpager.server.service import SERVICE, Service, facts_of
 from chatpager.server.telling import Telling
 from chatpager.sessions.fair_places import FairPlaces
@@ -302,12 +303,14 @@ class Connection:
             self._service.hub.keeper.unwatch(oldest, self._lease_changed)
 
     async def _begin(self, body: Json, lane: Lane, key: str | None) -> LiveTurn | None:
-        """None when it was refused; a mistake of ours refuses it too, and the connection goes on."""
+        """None when it was refused, or is told from the store; a mistake of ours refuses it too, and the connection
+        goes on."""
         try:
             request = response_request(body, self._service.served, self._tenant, key)
             turn = await self._beginnings.begin(request, lane)
             if isinstance(turn, str):
-                raise events_gone(turn)
+                self._protocol.retold(await retold(self._service, self._tenant, turn), lane)
+                return None
             return turn
         except ChatpagerError as error:
             if isinstance(error, StoreError):

@@ -2,6 +2,7 @@
 
 import json
 
+import msgspec
 import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
@@ -9,7 +10,9 @@ from pydantic import TypeAdapter
 from chatpager.engine.tool_calls import CallEnd, Thought
 from chatpager.server import wire, wire_events
 from chatpager.server.encode_response import ResponseEncoder, item_id, item_status, response_object
-from chatpager.sessions.answers import Answer, ToolCall
+from chatpager.server.retelling import as_response, retelling
+from chatpager.sessions.answers import Answer, Delta, ToolCall
+from chatpager.sessions.logprobs import Logprob
 from chatpager.sessions.stream import Ended
 from tests.server.turn_logs import RECEIPT, TIMINGS, USAGE, ended, facts, final, log
 
@@ -253,3 +256,35 @@ def test_a_response_that_runs_shows_the_text_so_far():
     assert response.status == response.output[0].status == item_status("in_progress") == "in_progress"
     assert response.output[0].content == [wire.TextPart("output_text", "Hel")]
     assert response.chatpager == {}
+
+
+@pytest.mark.parametrize("status", STATUS)
+def test_what_is_told_from_the_store_says_the_same_in_one_piece_each(status):
+    cut = ToolCall("call_1_2", "search", '{"q": "Os')
+    whole_call = ToolCall("call_1_1", "search", "{}")
+    events = log(Thought("They "), Thought("ask."), "Hel", "lo", whole_call, cut, status=status)
+    events[3] = Delta("Hel", (Logprob("Hel", [72], -0.5, []),))
+    first, whole = encode(events), final(events[-1], facts())
+    whole = msgspec.structs.replace(whole, output=[_with_logprob(item) for item in whole.output])
+    again = retelling(facts(), as_response(json.loads(wire.encode(whole))))
+    again = [json.loads(wire.encode(event)) for event in again]
+    assert [event["sequence_number"] for event in again] == list(range(len(again)))
+    assert again[-1]["response"] == json.loads(wire.encode(whole))
+    once = [kind for kind, before in zip(types(first), ["", *types(first)], strict=False) if kind != before]
+    assert sorted(types(again)) == sorted(once)
+    assert [event["item"] for event in again if "added" in event["type"] and "item" in event] == [
+        event["item"] for event in first if "added" in event["type"] and "item" in event
+    ]
+    [told] = [event for event in again if event["type"] == "response.output_text.delta"]
+    assert told["logprobs"] == [{"token": "Hel", "logprob": -0.5, "top_logprobs": []}]
+
+
+def types(events):
+    return [event["type"] for event in events]
+
+
+def _with_logprob(item):
+    if not isinstance(item, wire.Item):
+        return item
+    part = msgspec.structs.replace(item.content[0], logprobs=[Logprob("Hel", [72], -0.5, [])])
+    return msgspec.structs.replace(item, content=[part])

@@ -1,6 +1,7 @@
 """A response that is asked for twice is begun once."""
 
 import asyncio
+import json
 
 import pytest
 
@@ -69,17 +70,23 @@ async def test_a_reader_that_leaves_ends_nothing_that_its_key_finds_again(server
     assert (await server.post("/v1/responses", ASK, **keyed("k"))).json["id"] == turn.id
 
 
-async def test_of_one_that_ended_long_ago_there_is_the_whole(serve):
+async def test_one_that_ended_long_ago_is_told_from_the_store(serve):
     async with serve(hub={"replay_seconds": 0.0}) as server:
         first = await server.post("/v1/responses", ASK, **keyed("k"))
         assert (await server.post("/v1/responses", ASK, **keyed("k"))).json == first.json
         streamed = await server.post("/v1/responses", {**ASK, "stream": True}, **keyed("k"))
-        assert streamed.refusal == (410, "response_events_expired", "response_id")
+        told = [json.loads(line[6:]) for line in streamed.body.decode().splitlines() if line.startswith("data: ")]
         async with server.socket() as socket:
             await socket.create("Hello", idempotency_key="k")
-            error = (await socket.rest())[-1]
-            assert error["error"]["code"] == "response_events_expired"
-            assert first.json["id"] in error["error"]["message"]
+            assert await socket.rest() == told
+            await socket.create("Hello again")
+            assert (await socket.rest())[-1]["type"] == "response.incomplete", "the lane is free again"
+        assert [event["sequence_number"] for event in told] == list(range(len(told)))
+        assert told[0]["type"] == "response.created" and told[0]["response"]["status"] == "in_progress"
+        assert told[-1]["type"] == "response.incomplete" and told[-1]["response"] == first.json
+        [delta] = [event["delta"] for event in told if event["type"] == "response.output_text.delta"]
+        assert delta == first.json["output"][0]["content"][0]["text"]
+        assert (await server.get(f"/v1/responses/{first.json['id']}?stream=true")).status == 410
 
 
 async def test_after_a_restart_it_is_the_one_that_was(serve):
