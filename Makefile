@@ -71,8 +71,9 @@ docs: $(VENV)/.demo
 # The pictures in the README, of the page as it is now.
 pictures: $(VENV)/.dev page
 	@.ci/system-packages chromium
-	@$(PY) -m pytest -q --no-cov tests/e2e/test_page_looks.py -k readme
-	@mkdir -p docs/pictures && cp test-output/page/readme-*.png docs/pictures/
+	@$(PY) -m pytest -q --no-cov tests/e2e/test_page_looks.py tests/e2e/test_admin_page.py -k "readme or session-desktop-light"
+	@mkdir -p docs/pictures && cp test-output/page/readme-desktop.png docs/pictures/
+	@cp test-output/admin/session-desktop-light.png docs/pictures/readme-admin.png
 
 # Both go on, loudly, where there is neither Node.js nor a network: the server also runs without its page.
 page: $(VENV)/.created
