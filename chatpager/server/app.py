@@ -47,6 +47,7 @@ from chatpager.server.logins import LOGINS, Logins
 from chatpager.server.loop_watch import LoopWatch
 from chatpager.server.openapi import ROUTES, Routes, openapi
 from chatpager.server.patience import whole_body
+from chatpager.server.queries import known_query
 from chatpager.server.service import SERVICE, Service
 from chatpager.server.websocket import CONNECTIONS, PLACES, responses_socket
 from chatpager.sessions.fair_places import FairPlaces
@@ -63,7 +64,8 @@ async def responses_get(request: web.Request) -> web.StreamResponse:
 
 def make_app(config: ServerConfig, open_service: Callable[[], Awaitable[Service]]) -> web.Application:
     """``open_service`` is called at start-up; what it opens is closed here."""
-    app = web.Application(middlewares=[errors(), gate(config), whole_body], client_max_size=config.max_message_bytes)
+    first = [errors(), gate(config), known_query, whole_body]
+    app = web.Application(middlewares=first, client_max_size=config.max_message_bytes)
     server_logger.addFilter(not_a_clients_mistake)
     app[CONNECTIONS] = set()
     app[PLACES] = FairPlaces(config.max_sockets, config.max_sockets_per_tenant, called="sockets are open")

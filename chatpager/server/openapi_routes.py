@@ -11,7 +11,7 @@ from chatpager.server import openapi_shapes as shapes
 from chatpager.server import wire, wire_admin, wire_chat, wire_conversations, wire_events
 from chatpager.server.completion_requests import CompletionCreate
 from chatpager.server.message_requests import MessageCreate, TokenCount
-from chatpager.server.request_bodies import ChatCreate, ResponseCreate
+from chatpager.server.request_bodies import ChatCreate, Includable, ResponseCreate
 from chatpager.server.routes_audit import Audit
 from chatpager.server.routes_login import LoggedIn, Login, WsTicket
 from chatpager.server.routes_reveal import Revealed
@@ -47,7 +47,9 @@ class Operation(NamedTuple):
 
 
 PAGE = Annotated[int, msgspec.Meta(ge=1, le=100)]
-LIST = {"after": str, "limit": PAGE, "order": Literal["asc", "desc"]}
+INCLUDE = {"include": Includable, "include[]": Includable}
+"""OpenAI's client writes a list with brackets. What there is of these is always there."""
+LIST = {"after": str, "limit": PAGE, "order": Literal["asc", "desc"], **INCLUDE}
 RESUME = {"response_id": str, "starting_after": int, "conversation": str, "ticket": str}
 ANTHROPIC: dict[str, Any] = {"error": AnthropicError}
 
@@ -57,7 +59,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/v1/responses/{id}"): Operation(
         "A response, or its events",
         wire.Response,
-        query={"stream": bool, "starting_after": int},
+        query={"stream": bool, "starting_after": int, "include_obfuscation": bool, **INCLUDE},
         events=RESPONSE_EVENTS,
     ),
     ("DELETE", "/v1/responses/{id}"): Operation("Delete a response", wire.Deleted),
@@ -92,16 +94,18 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         keyed=True,
     ),
     ("GET", "/v1/conversations"): Operation(
-        "List conversations", wire.Page, query={"after": str, "limit": PAGE, "search": str}
+        "List conversations", wire.Page, query={"after": str, "limit": PAGE, "order": Literal["desc"], "search": str}
     ),
     ("GET", "/v1/conversations/{id}"): Operation("A conversation", wire_conversations.Conversation),
     ("POST", "/v1/conversations/{id}"): Operation(
         "Change a conversation's metadata", wire_conversations.Conversation, shapes.ConversationUpdate
     ),
     ("DELETE", "/v1/conversations/{id}"): Operation("Delete a conversation", wire.Deleted),
-    ("POST", "/v1/conversations/{id}/items"): Operation("Add items", wire.Page, shapes.ItemsCreate, keyed=True),
+    ("POST", "/v1/conversations/{id}/items"): Operation(
+        "Add items", wire.Page, shapes.ItemsCreate, query=INCLUDE, keyed=True
+    ),
     ("GET", "/v1/conversations/{id}/items"): Operation("List items", wire.Page, query=LIST),
-    ("GET", "/v1/conversations/{id}/items/{item}"): Operation("An item", wire.AnyItem),
+    ("GET", "/v1/conversations/{id}/items/{item}"): Operation("An item", wire.AnyItem, query=INCLUDE),
     ("DELETE", "/v1/conversations/{id}/items/{item}"): Operation(
         "Take an item out of a conversation", wire_conversations.Conversation
     ),

@@ -9,12 +9,10 @@ from aiohttp import web
 from multidict import MultiMapping
 
 from chatpager.errors import ConversationNotFound, InvalidRequest
-from chatpager.server.input_items import check_text, shown
+from chatpager.server.input_items import check_text
 from chatpager.server.keyring import tenant_of
 from chatpager.server.resuming import event_number
 from chatpager.server.service import SERVICE
-
-KNOWN = ("conversation", "response_id", "starting_after", "ticket")
 
 
 class Opening(NamedTuple):
@@ -26,12 +24,7 @@ class Opening(NamedTuple):
 
 
 def opening(query: MultiMapping[str]) -> Opening:
-    """Raises InvalidRequest: the socket is not opened."""
-    if unknown := query.keys() - set(KNOWN):
-        first = min(unknown)
-        raise InvalidRequest(f"{shown(first)} is unknown here; known: {', '.join(KNOWN)}", param=first)
-    if twice := [name for name in KNOWN if len(query.getall(name, ())) > 1]:
-        raise InvalidRequest(f"{twice[0]} stands there twice", param=twice[0])
+    """Of a query whose names are known (``queries``). Raises InvalidRequest: the socket is not opened."""
     if "response_id" not in query and "starting_after" in query:
         raise InvalidRequest("starting_after: send the response's response_id with it", param="starting_after")
     named = {name: check_text(query[name], name) for name in ("response_id", "conversation") if name in query}

@@ -85,6 +85,8 @@ async def retrieve(request: web.Request) -> web.StreamResponse:
     service, response_id = request.app[SERVICE], request.match_info["id"]
     if request.query.get("stream") == "true":
         return await _resume(request)
+    if "starting_after" in request.query:
+        raise InvalidRequest("starting_after: events come only with stream=true", param="starting_after")
     turn = _live(request)
     if turn is not None:
         return json_response(live_response(turn))

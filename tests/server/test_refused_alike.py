@@ -166,12 +166,22 @@ def test_what_is_not_told_the_model_is_told_the_client():
         assert [warning.partition(":")[0] for warning in warnings] == ["is_error"] * count
 
 
-async def test_an_order_that_there_is_not(server):
+async def test_an_address_that_asks_for_what_there_is_not(server):
     conversation, response = await server.conversation(), await server.respond("Hello")
-    for path in (
-        "/v1/conversations",
-        f"/v1/conversations/{conversation}/items",
-        f"/v1/responses/{response['id']}/input_items",
-    ):
-        assert (await server.get(f"{path}?order=sideways")).refusal == (400, "invalid_request", "order")
+    items, whole = f"/v1/conversations/{conversation}/items", f"/v1/responses/{response['id']}"
+    for path in ("/v1/conversations", items, f"{whole}/input_items"):
+        for query, param in {"order=sideways": "order", "limt=2": "limt", "limit=2&limit=3": "limit"}.items():
+            assert (await server.get(f"{path}?{query}")).refusal == (400, "invalid_request", param)
         assert (await server.get(f"{path}?order=desc")).status == 200
+    for address, param in {
+        f"{items}?include=foo": "include",
+        f"{whole}?include[]=foo": "include[]",
+        f"{whole}?stream=maybe": "stream",
+        f"{whole}?starting_after=3": "starting_after",
+        "/v1/cache/top?foo=1": "foo",
+        "/v1/admin/history?foo=1": "foo",
+    }.items():
+        assert (await server.get(address)).refusal == (400, "invalid_request", param)
+    told = "message.output_text.logprobs", "reasoning.encrypted_content"
+    for address in (f"{items}?include={told[0]}", f"{whole}?include[]={told[0]}&include[]={told[1]}&stream=false"):
+        assert (await server.get(address)).status == 200
