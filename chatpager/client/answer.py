@@ -194,4 +194,13 @@ def _create(body: dict[str, Any]) -> str:
 
 
 def _json(frame: dict[str, Any]) -> str:
-    return json.dumps(frame, ensure_ascii=False)  # which, unlike msgspec, makes no text of bytes
+    """Raises TypeError."""
+    try:
+        said = json.dumps(frame, ensure_ascii=False, allow_nan=False)  # which, unlike msgspec, makes no text of bytes
+        said.encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start : error.end]
+        raise TypeError(f"what is asked holds half of a surrogate pair, {half!a}: no character") from error
+    except ValueError as error:
+        raise TypeError(f"what is asked is not JSON: {error}") from error
+    return said

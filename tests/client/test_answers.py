@@ -374,6 +374,15 @@ async def test_what_cannot_be_asked(said):
 
 
 @pytest.mark.parametrize(
+    ("said", "options", "wrong"),
+    [("half \udcff", {}, "half of a surrogate pair"), ("Hello", {"temperature": float("nan")}, "not JSON: .*float")],
+)
+async def test_what_no_json_can_say(said, options, wrong):
+    with pytest.raises(TypeError, match=wrong):
+        Session(AsyncClient(), "conv_x").send(said, **options)
+
+
+@pytest.mark.parametrize(
     ("option", "instead"),
     [
         ("type", r"response\.create"),
