@@ -43,6 +43,9 @@ NOT_OF_THE_BODY = {"type", "stream", "background", "stream_id", "idempotency_key
 DRAFT, PING, PREFETCH = "chatpager.draft", "chatpager.ping", "chatpager.prefetch"
 ASIDE = (DRAFT, PING, PREFETCH)
 """Frames of ours that begin no response."""
+FRAME = "frame"
+"""What an error is about that answers something without a type that could be said."""
+MAX_TYPE = 128
 
 
 class State(StrEnum):
@@ -98,19 +101,28 @@ class ResponsesProtocol:
         try:
             frame = decode(data)
         except RequestError as error:
-            self._error(error)
+            self._send(error_frame(error, FRAME), None)
             return
         try:
             self._receive(frame)
         except RequestError as error:
-            lane, kind = frame.get("stream_id"), frame.get("type")
-            if self._extended and kind in ASIDE:
-                self.refused_aside(kind, error)
-                return
-            self._error(error, lane if isinstance(lane, str) and 0 < len(lane) <= MAX_LANE_NAME else None)
+            self._mistaken(frame, error)
 
     def receive_binary(self) -> None:
-        self._error(InvalidRequest("frames are text, one JSON object each"))
+        self._send(error_frame(InvalidRequest("frames are text, one JSON object each"), FRAME), None)
+
+    def _mistaken(self, frame: Json, error: RequestError) -> None:
+        """Where it asked for a response in a lane in which there is none, this is that one's end; else no response is
+        to be taken for what was refused."""
+        lane, kind = frame.get("stream_id"), frame.get("type")
+        lane = lane if isinstance(lane, str) and 0 < len(lane) <= MAX_LANE_NAME else None
+        if kind in ("response.create", "response.resume") and self.state(lane) is State.IDLE:
+            self._error(error, lane)
+        elif self._extended and kind in ASIDE:
+            self.refused_aside(kind, error)
+        else:
+            about = kind if isinstance(kind, str) and len(kind) <= MAX_TYPE else FRAME
+            self._send(error_frame(error, about), lane)
 
     def resume(self, response_id: str, after: int) -> None:
         """As a client asks for by the address with which it connects."""
@@ -192,7 +204,7 @@ class ResponsesProtocol:
         """A ``Cancel`` came to nothing. Of a response that streams here it came too late: the end is on its way."""
         here = (one.encoder.response_id for one in self._lanes.values() if one.encoder)
         if not (isinstance(error, ResponseNotFound) and response_id in here):
-            self._error(error, lane)
+            self._send(error_frame(error, "response.cancel"), lane)
 
     def refused_aside(self, kind: str, error: ChatpagerError) -> None:
         """A frame of this kind, of those in ``ASIDE``, is wrong; the right ones get no answer, but a ping its pong."""

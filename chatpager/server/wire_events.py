@@ -131,7 +131,8 @@ class ErrorEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 class ErrorFrame(msgspec.Struct, frozen=True, kw_only=True):
     """A WebSocket frame: a request was refused and no response began. ``retry_after_ms`` stands where it may be asked
-    again then, ``about`` where a frame of this type was refused that begins no response."""
+    again then, ``about`` where it is no answer to the lane's response: the type of the frame that was refused, or
+    "frame"."""
 
     type: str = "error"
     status: int

@@ -159,6 +159,7 @@ def test_so_many_creates_may_wait_and_no_more(protocol):
     create(protocol, input="one too many")
     [error] = frames(protocol)
     assert (error["status"], error["error"]["code"]) == (503, "server_is_overloaded")
+    assert error["about"] == "response.create"
     for _ in range(1 + MAX_WAITING):
         assert protocol.events_received() == [Create({"input": "a"})]
         protocol.refused(SessionBusy("no"))
@@ -173,6 +174,7 @@ def test_cancel_is_passed_on_in_every_state(protocol, state):
     protocol.not_cancelled("resp_9", ResponseNotFound("no response 'resp_9' is running"))
     [error] = frames(protocol)
     assert (error["status"], error["error"]["code"]) == (404, "response_not_found")
+    assert error["about"] == "response.cancel"
     assert protocol.state() is state
 
 
@@ -235,6 +237,7 @@ def test_so_many_lanes_and_no_more(protocol):
     create(protocol, input="a", stream_id="too many")
     [error] = frames(protocol)
     assert (error["status"], error["error"]["code"], error["stream_id"]) == (429, "too_many_lanes", "too many")
+    assert "about" not in error, "it is the answer of that lane"
     protocol.refused(SessionBusy("no"), "0")
     frames(protocol)
     create(protocol, input="a", stream_id="too many")
@@ -330,13 +333,25 @@ def test_a_malformed_frame_is_answered_and_changes_nothing(protocol, state, data
     assert len(frame) < 500
     error = json.loads(frame)
     assert (error["type"], error["status"], error["error"]["code"]) == ("error", 400, MALFORMED[data])
+    assert error.get("about") == about(data, state)
     assert protocol.state() is state
+
+
+def about(data, state):
+    """None where the error is the answer of the response that the frame asked for."""
+    if MALFORMED[data] == "invalid_json":
+        return "frame"
+    kind = json.loads(data).get("type")
+    if kind in ("response.create", "response.resume") and state is State.IDLE:
+        return None
+    return kind if isinstance(kind, str) and len(kind) < 100 else "frame"
 
 
 def test_a_binary_frame_is_answered(protocol):
     protocol.receive_binary()
     [error] = frames(protocol)
     assert (error["status"], error["error"]["code"]) == (400, "invalid_request")
+    assert error["about"] == "frame"
     assert protocol.state() is State.IDLE
 
 

@@ -129,7 +129,7 @@ export class ResponsesSocket {
     const turn = this.turn;
     const event = parseEvent(frame);
     if (turn === null || event === null) return;
-    if (event.type === "error" && event.about !== undefined) return; // of a draft: no turn's
+    if (event.type === "error" && event.about !== undefined) return; // of another frame: no turn's
     if (event.type === "response.created" || (event.type === "chatpager.resumed" && event.recovered)) turn.begun = true;
     if (isTerminal(event) || (event.type === "error" && !turn.begun)) this.turn = null;
     turn.listener.event(event);

@@ -137,10 +137,11 @@ describe("a turn on the socket", () => {
     expect(line.busy).toBe(false);
   });
 
-  it("is not ended by what is wrong with a draft", async () => {
+  it("is not ended by what is wrong with another frame", async () => {
     const all = answerEvents("resp_1", ["Hi"]);
-    const error = { type: "error", status: 404, about: "chatpager.draft", error: { type: "x", code: "y", message: "No.", param: null } } as const;
-    server.onCreate = (_, socket) => server.send(socket, error, ...all);
+    const refused = { type: "error", status: 404, error: { type: "x", code: "y", message: "No.", param: null } } as const;
+    const errors = ["chatpager.draft", "response.cancel", "frame"].map((about) => ({ ...refused, about }));
+    server.onCreate = (_, socket) => server.send(socket, ...errors, ...all);
     const { events, listener } = recorder();
     line.carry(request, listener);
     await vi.waitFor(() => expect(events).toEqual(all));
