@@ -61,8 +61,8 @@ class Answer:
         self._sent = True
         try:
             await self._socket.send(self._asked)
-        except ConnectionClosed as error:
-            raise self._interrupted() from error
+        except ConnectionClosed:
+            await self._receive()  # what the server said of it before it closed, or that it said nothing, is raised
         except BaseException:
             self._socket.transport.abort()
             raise

@@ -130,6 +130,15 @@ async def test_a_refused_turn(client):
     assert "is not served here" in answer.reply.error
 
 
+async def test_what_is_too_large_is_refused_as_such(serve):
+    async with serve(max_message_bytes=2000) as server, AsyncClient(server.url) as client:
+        session = await client.session()
+        for length in (3000, 5_000_000):
+            with pytest.raises(ClientError, match="larger than 2000 bytes") as error:
+                await session.ask("x" * length)
+            assert (error.value.code, error.value.status) == ("request_too_large", 413)
+
+
 async def test_what_may_go_well_later_says_when(serve):
     async with serve(max_sockets=1) as server, AsyncClient(server.url) as client:
         session = await client.session()
