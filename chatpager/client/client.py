@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote, urlencode, urlsplit
+from uuid import uuid4
 
 import aiohttp
 import msgspec
@@ -95,7 +96,7 @@ class AsyncClient:
         is no text)."""
         if session_id is None:
             body = {"metadata": {"title": title}} if title else {}
-            conversation = await self.request("POST", "/v1/conversations", body)
+            conversation = await self.request_once("/v1/conversations", body)
         else:
             _check_text("session_id", session_id, "a stored session's id, such as 'conv_...'")
             conversation = await self.request("GET", f"/v1/conversations/{quote(session_id, safe='')}")
@@ -110,18 +111,35 @@ class AsyncClient:
         """Ask outside a session; ``body`` are the fields of ``response.create``, such as ``input``."""
         return Answer(self, body)
 
-    async def request(self, method: str, path: str, body: object = None) -> dict[str, Any]:
-        """One HTTP call. Raises ClientError."""
+    async def request_once(self, path: str, body: object) -> dict[str, Any]:
+        """A POST with an idempotency key of its own: where the connection is lost it is sent again, and done once.
+        Raises ClientError."""
+        key = uuid4().hex
         try:
-            return msgspec.json.decode(await self.read(method, path, body), type=dict[str, Any])
+            return await self.request("POST", path, body, key=key)
+        except ClientError as lost:
+            if lost.code != CONNECTION_LOST or isinstance(lost.__cause__, TimeoutError):
+                raise
+            try:
+                return await self.request("POST", path, body, key=key)
+            except ClientError as error:
+                if error.status is None:  # it still may have been done the first time
+                    raise lost from error
+                raise
+
+    async def request(self, method: str, path: str, body: object = None, *, key: str | None = None) -> dict[str, Any]:
+        """One HTTP call, with ``key`` as its ``Idempotency-Key``. Raises ClientError."""
+        try:
+            return msgspec.json.decode(await self.read(method, path, body, key=key), type=dict[str, Any])
         except msgspec.DecodeError as error:
             raise ClientError(f"what answers at {self.url} is no chatpager server", code="not_chatpager") from error
 
-    async def read(self, method: str, path: str, body: object = None) -> bytes:
+    async def read(self, method: str, path: str, body: object = None, *, key: str | None = None) -> bytes:
         """One HTTP call, and its answer as it comes. Raises ClientError."""
         http = self._opened()
+        headers = {"Idempotency-Key": key} if key else {}
         try:
-            async with http.request(method, self.url + path, json=body) as response:
+            async with http.request(method, self.url + path, json=body, headers=headers) as response:
                 raw = await response.read()
                 if response.status >= 400:
                     raise refusal(raw, response.status, response.headers)
@@ -209,9 +227,7 @@ class Session:
         """A session that begins with this one's messages, up to the answer ``at`` (a response's id) or all of them.
         Raises ClientError."""
         body = {"at": at} if at else {}
-        return Session(
-            self._client, (await self._client.request("POST", f"/v1/conversations/{self.id}/fork", body))["id"]
-        )
+        return Session(self._client, (await self._client.request_once(f"/v1/conversations/{self.id}/fork", body))["id"])
 
     async def pin(self, ttl: float | None = None, *, tokens: int | None = None, soft: bool = False) -> dict[str, Any]:
         """Keep the prefix, or the first ``tokens`` of it, on the device for ``ttl`` seconds (a minute if not said);
@@ -246,7 +262,7 @@ class Session:
         """Put ``summary``, said by ``role``, in place of all but the last ``keep`` answers and what asked for them.
         Raises ClientError."""
         body = {"summary": summary, "keep": keep, "role": role}
-        await self._client.request("POST", f"/v1/conversations/{self.id}/compact", body)
+        await self._client.request_once(f"/v1/conversations/{self.id}/compact", body)
 
     async def hint(self, tool: str | None = None, *, eta: float | None = None) -> dict[str, Any]:
         """Say that the session goes on when ``tool`` is done, or in ``eta`` seconds, so that its prefix is kept until

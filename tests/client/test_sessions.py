@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from chatpager import AsyncClient
 from chatpager.client import ClientError, Session, UsageError
@@ -154,6 +155,31 @@ async def test_what_may_go_well_later_says_when(serve):
         with pytest.raises(ClientError) as error:
             await client.session("conv_none")
         assert error.value.retry_after is None
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+async def test_what_a_lost_connection_may_have_begun_is_asked_again_with_its_key(lost):
+    asked = []
+
+    async def answer(request):
+        asked.append((request.path, request.headers["Idempotency-Key"]))
+        if len(asked) <= lost:
+            request.transport.abort()
+        return web.json_response({"id": "conv_1"})
+
+    app = web.Application()
+    app.router.add_post("/{path:.*}", answer)
+    async with TestServer(app) as server, AsyncClient(str(server.make_url("/"))) as client:
+        if lost == 1:
+            session = await client.session()
+            await session.fork()
+            await session.compact("Short.")
+            keys = [key for _, key in asked]
+            assert keys[0] == keys[1] and len(set(keys)) == 3
+        else:
+            with pytest.raises(ClientError, match="look before") as error:
+                await client.session()
+            assert error.value.code == "connection_lost" and len(asked) == 2
 
 
 async def test_a_wrong_key(serve):
