@@ -49,6 +49,8 @@ class Answer:
         """Number of the last event that came."""
         self._tries = 0
         """Connections that were tried since then."""
+        self._found: list[dict[str, Any]] = []
+        """Events made of the stored answer, where its own are not told any more."""
         self.reply = Reply()
 
     def __repr__(self) -> str:
@@ -112,12 +114,13 @@ class Answer:
         about that. Raises ClientError."""
         begun = self.reply.id is not None
         try:
-            event: dict[str, Any] = msgspec.json.decode(await self._open().recv())
+            event = self._found.pop(0) if self._found else msgspec.json.decode(await self._open().recv())
         except ConnectionClosed as error:
             await self._resume(error)
             return None
         if event["type"] == "chatpager.resumed" and not event["recovered"]:
-            raise self._interrupted()
+            self._found = await self._stored()
+            return None
         code = event["error"].get("code") if event["type"] == "error" else None
         if code == SOCKET_TOO_OLD:
             return None
@@ -159,6 +162,18 @@ class Answer:
                 await self.cancel()
             return
         raise self._interrupted() from lost
+
+    async def _stored(self) -> list[dict[str, Any]]:
+        """The rest of an answer that has ended, of which the server has no events any more. Raises ClientError: it has
+        not ended, or is not stored."""
+        try:
+            response = await self._client.request("GET", f"/v1/responses/{self.reply.id}")
+        except ClientError as error:
+            raise self._interrupted() from error
+        events = self.reply.rest_of(response)
+        if not events:
+            raise self._interrupted()
+        return events
 
     def _open(self) -> ClientConnection:
         if self._socket is None:

@@ -7,6 +7,12 @@ from typing import Any
 SHOWN_ERROR = 80
 """Characters of an error, in a reply's ``repr``."""
 TERMINAL = {"response.completed", "response.incomplete", "response.failed"}
+ENDS = {
+    "completed": "response.completed",
+    "incomplete": "response.incomplete",
+    "cancelled": "response.incomplete",
+    "failed": "response.failed",
+}
 
 
 class Reply:
@@ -53,6 +59,20 @@ class Reply:
 
     def refuse(self, message: str) -> None:
         self.status, self.error = "refused", message
+
+    def rest_of(self, response: dict[str, Any]) -> list[dict[str, Any]]:
+        """Events of the wire with what this stored response has beyond the reply, the last its end; none where it has
+        not ended. A text that does not begin as the reply's, which a killed server had not stored yet, adds nothing."""
+        if response["status"] not in ENDS:
+            return []
+        kinds = (("reasoning", self.reasoning, "reasoning_text"), ("message", self.text, "output_text"))
+        events = []
+        for kind, had, name in kinds:
+            parts = [part for item in response["output"] if item["type"] == kind for part in item["content"]]
+            text = "".join(part["text"] for part in parts)
+            if text.startswith(had):
+                events.append({"type": f"response.{name}.delta", "delta": text[len(had) :]})
+        return [*events, {"type": ENDS[response["status"]], "response": response}]
 
     @property
     def input_tokens(self) -> int:

@@ -8,8 +8,9 @@ import pytest
 from websockets.asyncio.server import serve as serve_websocket
 
 from chatpager import AsyncClient
-from chatpager.client import ClientError, Created, Ended, Reply, Session, UsageError
+from chatpager.client import ClientError, Created, Ended, Reply, Session, Text, UsageError
 from chatpager.client.answer import Answer
+from tests.server.test_crash import after_a_crash
 from tests.serving import DEADLINE, GREEDY, eventually
 
 LONG = {**GREEDY, "max_output_tokens": 300}
@@ -217,20 +218,52 @@ async def test_what_has_not_begun_is_not_asked_twice(session, server):
     assert (error.value.code, answer.reply.status) == ("connection_lost", "interrupted")
 
 
-async def test_an_answer_whose_rest_is_gone_is_interrupted(serve):
+async def test_an_answer_whose_events_are_gone_is_told_from_the_store(serve):
     async with serve(hub={"replay_seconds": 0.0}) as server, AsyncClient(server.url) as client:
         session = await client.session()
         server.gate.hold(after=4)
         async with session.send("Hello", **GREEDY) as answer:
-            async for _ in answer:
-                break
+            pieces = [await anext(aiter(answer))]
             turn = await server.live_turn()
             await answer._socket.close()
             server.gate.open()
             await server.turn_ended(turn)
-            with pytest.raises(ClientError, match="the session keeps"):
-                await collect(answer)
-        assert answer.reply.status == "interrupted"
+            pieces += await collect(answer)
+        assert (answer.reply.status, answer.reply.text) == ("incomplete", "".join(pieces))
+        assert (await session.history())[-1] == ("assistant", answer.reply.text) and answer.reply.output_tokens == 8
+
+
+async def test_an_answer_whose_server_was_killed_has_failed(session, server, chat_model, tmp_path):
+    client = session._client
+    server.gate.hold(after=4)
+    async with session.send("Hello", **LONG) as answer:
+        pieces = [await anext(aiter(answer))]
+        await server.held()
+        async with after_a_crash(server, chat_model, tmp_path) as restarted:
+            client.url = restarted.url
+            answer._socket.transport.abort()
+            events = [event async for event in answer.events()]
+            said = "".join(pieces + [event.text for event in events if isinstance(event, Text)])
+            assert (events[-1], said) == (Ended("failed"), (await session.history())[-1][1])
+        server.gate.open()
+    reply = answer.reply
+    assert (reply.text, reply.response["error"]["code"]) == (said, "server_restarted")
+    assert reply.error == reply.response["error"]["message"]
+
+
+def test_what_a_stored_answer_adds():
+    reply = Reply()
+    reply.text, reply.reasoning = "Hello", "Hm"
+
+    def stored(text, status="failed"):
+        thought = {"type": "reasoning", "content": [{"text": "Hmm"}]}
+        return {"status": status, "output": [thought, {"type": "message", "content": [{"text": text}]}]}
+
+    assert reply.rest_of(stored("Hello", "in_progress")) == []
+    *told, end = reply.rest_of(stored("Hello, Ada"))
+    assert [event["delta"] for event in told] == ["m", ", Ada"] and end["type"] == "response.failed"
+    thought, end = reply.rest_of(stored("Hel", "cancelled"))
+    assert (thought["delta"], end["type"]) == ("m", "response.incomplete"), "what was told stays"
 
 
 async def test_an_answer_that_is_kept_nowhere_is_over_with_its_connection(session, server):
