@@ -47,6 +47,8 @@ def chat_request(raw: Json, served: Served, tenant: str) -> tuple[TurnRequest, C
     form = answer_form(body.response_format, body.chatpager.grammar, "response_format")
     stored = body.store is not False
     thinks = [f"reasoning_effort: {THINKS_ALONE}"] if body.reasoning_effort is not None else []
+    if body.max_tokens is not None and body.max_completion_tokens is not None:
+        warnings = ["max_tokens: max_completion_tokens stands beside it, and counts", *warnings]
     of_stream = stream_warnings(body.stream_options, stream=body.stream)
     warnings = [*body.chatpager.check(stored=stored), *thinks, *of_stream, *warnings]
     echo: Json = {"metadata": check_metadata(body.metadata), **({"n": n} if n > 1 else {}), **offered.echo}

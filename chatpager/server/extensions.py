@@ -15,14 +15,15 @@ from chatpager.sessions.turn import OnDisconnect
 
 MAX_PRIORITY = 2**31 - 1
 MAX_TITLE = 200
+OF_NONE = "names a conversation, and this turn is of none"
 
 
 class PinWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Keep on the device for ``ttl`` seconds from the turn's end: the conversation as it grows ("session"), or no more
-    than what this turn asked the model ("prefix")."""
+    than what this turn asked the model ("prefix"). None is "session", and of a turn of none what it asked and said."""
 
     ttl: Annotated[float, msgspec.Meta(gt=0, le=KEPT_AT_MOST)]
-    scope: Literal["session", "prefix"] = "session"
+    scope: Literal["session", "prefix"] | None = None
 
 
 class Extensions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,10 +44,10 @@ class Extensions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def wishes(self, keep_seconds: float = 0.0) -> dict[str, Any]:
         """Of a ``TurnRequest``; ``keep_seconds`` is what other fields ask for."""
-        ttl, scope = (self.pin.ttl, self.pin.scope) if self.pin else (0.0, "session")
+        ttl, scope = (self.pin.ttl, self.pin.scope) if self.pin else (0.0, None)
         return {
             "priority": self.priority,
-            "keep_seconds": max(keep_seconds, ttl if scope == "session" else 0.0),
+            "keep_seconds": max(keep_seconds, 0.0 if scope == "prefix" else ttl),
             "keep_prompt_seconds": ttl if scope == "prefix" else 0.0,
             "on_disconnect": self.on_disconnect,
             "explain": self.explain,
@@ -62,8 +63,10 @@ class Extensions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.on_disconnect == "continue" and not stored:
             message = "nothing is kept of a turn with store: false, so nobody could read how it went on; leave one out"
             raise InvalidRequest(f"chatpager.on_disconnect: {message}", param="chatpager.on_disconnect")
-        unnamed = self.session_title is not None and session_id is None
-        return ["chatpager.session_title names a conversation, and this turn is of none"] if unnamed else []
+        if session_id is not None:
+            return []
+        told = [] if self.session_title is None else [f"chatpager.session_title {OF_NONE}"]
+        return [*told, *([f"chatpager.pin.scope {OF_NONE}"] if self.pin and self.pin.scope == "session" else [])]
 
 
 class ResponseExtensions(Extensions, frozen=True, forbid_unknown_fields=True):

@@ -42,6 +42,7 @@ UNBUILT = {
 }
 THINKING = ("enabled", "adaptive", "disabled")
 NOT_BOUNDED = f"thinking: {THINKS_ALONE}; budgets are not kept"
+EFFORT = f"output_config.effort: {THINKS_ALONE}"
 IS_ERROR = "is_error: a template shows the model a tool's text alone; say in it that the tool failed"
 NOT_CLEARED = "context_management: nothing is cleared; the conversation is taken as it is sent"
 
@@ -98,7 +99,7 @@ def message_request(raw: Json, served: Served, tenant: str) -> tuple[TurnRequest
 
 def count_request(raw: Json, served: Served, tenant: str) -> TurnRequest:
     """A turn whose prompt is only counted. Raises InvalidRequest, ModelNotFound."""
-    body, _ = read(raw, TokenCount)
+    body, told = read(raw, TokenCount)
     messages, offered = _conversation(raw, body, served)
     return TurnRequest(
         id="",
@@ -110,6 +111,7 @@ def count_request(raw: Json, served: Served, tenant: str) -> TurnRequest:
         whole=True,
         tools=offered.tools,
         stored=False,
+        parameters={"warnings": told} if told else {},
     )
 
 
@@ -128,7 +130,13 @@ def _conversation(raw: Json, body: TokenCount, served: Served) -> tuple[list[New
 def _without_effect(body: MessageCreate) -> list[str]:
     bounded = body.thinking and body.thinking["type"] != "adaptive"
     cleared = body.context_management
-    return [*([NOT_BOUNDED] if bounded else []), *([NOT_CLEARED] if cleared else []), *_not_told(body.messages)]
+    effort = body.output_config and body.output_config.effort
+    return [
+        *([NOT_BOUNDED] if bounded else []),
+        *([EFFORT] if effort else []),
+        *([NOT_CLEARED] if cleared else []),
+        *_not_told(body.messages),
+    ]
 
 
 def _not_told(messages: Sequence[Json]) -> list[str]:

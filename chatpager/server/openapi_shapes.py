@@ -107,8 +107,9 @@ class Export(msgspec.Struct, kw_only=True):
     items: list[Json]
 
 
-class Text(msgspec.Struct, kw_only=True):
+class Text(msgspec.Struct, kw_only=True, omit_defaults=True):
     prompt: str
+    chatpager: Json | None = None
 
 
 class Alive(msgspec.Struct, kw_only=True):

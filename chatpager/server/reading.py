@@ -25,7 +25,7 @@ USUAL_TIERS = (None, "auto", "default", "standard_only")
 """Of OpenAI's and Anthropic's service tiers, those that ask for nothing special."""
 
 HARMLESS: dict[str, tuple[type, ...]] = {
-    "max_tool_calls": (int,), "prompt_cache_key": (str,), "safety_identifier": (str,),
+    "prompt_cache_key": (str,), "safety_identifier": (str,),
     "reasoning": (dict,), "reasoning_effort": (str,), "service_tier": (str,), "type": (str,), "user": (str,),
 }  # fmt: skip
 """Name -> the types it may have besides null."""

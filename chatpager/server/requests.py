@@ -141,6 +141,10 @@ def _without_effect(body: ResponseCreate, *, stored: bool, session_id: str | Non
         cut.append(f"reasoning: {THINKS_ALONE}")
     if body.top_logprobs and LOGPROBS not in (body.include or []):
         cut.append(f'top_logprobs: logprobs are told with include: ["{LOGPROBS}"]')
+    if body.max_tool_calls is not None:
+        cut.append("max_tool_calls: it bounds the tools that a server runs; here the client runs them")
+    if body.chatpager.instructions != "head" and not body.instructions:
+        cut.append("chatpager.instructions: it says where instructions stand, and there are none")
     cut += stream_warnings(body.stream_options, stream=True)
     return [*cut, *body.chatpager.check(stored=stored, session_id=session_id)]
 

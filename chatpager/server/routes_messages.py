@@ -37,7 +37,7 @@ async def count_tokens(request: web.Request) -> web.Response:
     """The tokens of the prompt that this request would ask the model with, whether they fit or not."""
     service = request.app[SERVICE]
     wanted = count_request(decode(await request.read()), service.served, tenant_of(request))
-    return json_response(CountedTokens(len(await service.hub.prompt(wanted))))
+    return json_response(CountedTokens(len(await service.hub.prompt(wanted)), wanted.parameters or None))
 
 
 async def delete(request: web.Request) -> web.Response:

@@ -41,7 +41,8 @@ async def input_tokens(request: web.Request) -> web.Response:
     """The tokens of the prompt that this request would ask the model with, whether they fit or not."""
     service = request.app[SERVICE]
     wanted = response_request(decode(await request.read()), service.served, tenant_of(request))
-    return json_response(wire.InputTokens(input_tokens=len(await service.hub.prompt(wanted))))
+    size, told = len(await service.hub.prompt(wanted)), wanted.parameters.get("warnings")
+    return json_response(wire.InputTokens(input_tokens=size, chatpager={"warnings": told} if told else None))
 
 
 async def tokenize(request: web.Request) -> web.Response:
@@ -69,11 +70,11 @@ async def tokenize(request: web.Request) -> web.Response:
 
 async def detokenize(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
-    body, _ = read(decode(await request.read()), Detokenize)
+    body, told = read(decode(await request.read()), Detokenize)
     check_model(body.model, service.served)
     size = service.hub.num_tokens
     for i, token in enumerate(body.tokens):
         if token >= size:
             raise InvalidRequest(f"tokens[{i}] is {token}, outside 0..{size - 1}", param=f"tokens[{i}]")
     (text,) = await service.hub.prompting.texts([body.tokens])
-    return json_response({"prompt": text})
+    return json_response({"prompt": text, **({"chatpager": {"warnings": told}} if told else {})})

@@ -172,9 +172,12 @@ class ErrorAnswer(msgspec.Struct, frozen=True):
     error: ErrorBody
 
 
-class InputTokens(msgspec.Struct, frozen=True, kw_only=True):
-    object: str = "response.input_tokens"
+class InputTokens(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``chatpager``: what was passed over."""
+
+    object: str = msgspec.field(default_factory=lambda: "response.input_tokens")
     input_tokens: int
+    chatpager: dict[str, Any] | None = None
 
 
 class Tokens(msgspec.Struct, frozen=True, kw_only=True):

@@ -117,8 +117,11 @@ class MessageStop(msgspec.Struct, frozen=True, tag="message_stop"):
 MessageEvent = MessageStart | Ping | BlockStart | BlockDelta | BlockStop | MessageDelta | MessageStop
 
 
-class CountedTokens(msgspec.Struct, frozen=True):
+class CountedTokens(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``chatpager``: what was passed over."""
+
     input_tokens: int
+    chatpager: dict[str, Any] | None = None
 
 
 # -- errors -----------------------------------------------------------------------------------------------------------

@@ -123,7 +123,7 @@ async def test_an_answer_of_a_form(server):
     answer = await ask(server, [user(FOX)], max_tokens=50, **form)
     [block] = answer["content"]
     assert json.loads(block["text"])["kind"] in ("rain", "sun") and answer["stop_reason"] == "end_turn"
-    assert "warnings" not in answer["chatpager"]
+    assert [told.partition(":")[0] for told in answer["chatpager"]["warnings"]] == ["output_config.effort"]
 
 
 async def test_counting(server):

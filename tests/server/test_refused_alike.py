@@ -158,6 +158,8 @@ def test_a_tier_of_service_is_told_to_be_none(wire):
 def test_what_is_not_told_the_model_is_told_the_client():
     [warning] = answered(text={"verbosity": "low"}).parameters["warnings"]
     assert warning.startswith("text.verbosity: ")
+    [warning] = messages(output_config={"effort": "low"}).parameters["warnings"]
+    assert warning.startswith("output_config.effort: ")
     result = {"type": "tool_result", "tool_use_id": "t", "content": "no such city"}
     for failed, count in ((True, 1), (False, 0), (None, 0)):
         results = 2 * [{**result, "is_error": failed}]

@@ -235,12 +235,21 @@ def test_a_wish_that_comes_to_nothing_is_told():
     for turn in (respond(input="a", chatpager={"session_title": "A story"}), chat(chatpager={"session_title": "A"})):
         [told] = turn.parameters["warnings"]
         assert told.startswith("chatpager.session_title ") and turn.title is None
+    [told] = chat(max_tokens=3, max_completion_tokens=4).parameters["warnings"]
+    assert told.startswith("max_tokens: ")
+    [told] = respond(input="a", chatpager={"instructions": "tail"}).parameters["warnings"]
+    assert told.startswith("chatpager.instructions: ")
+    pin = {"ttl": 60, "scope": "session"}
+    [told] = respond(input="a", chatpager={"pin": pin}).parameters["warnings"]
+    assert told.startswith("chatpager.pin.scope ")
+    assert "warnings" not in respond(input="a", conversation="c", chatpager={"pin": pin}).parameters
     [told] = respond(input="a", store=False, chatpager={"pin": {"ttl": 60}}).parameters["warnings"]
     assert "not pinned" in told
 
 
 def test_what_has_no_effect_is_echoed():
     asked = {"user": "u", "safety_identifier": "s", "prompt_cache_key": "k", "max_tool_calls": 3}
+    assert [told.partition(":")[0] for told in respond(input="a", **asked).parameters["warnings"]] == ["max_tool_calls"]
     assert asked.items() <= respond(input="a", **asked).parameters.items()
 
 

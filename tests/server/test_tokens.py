@@ -18,6 +18,14 @@ async def test_what_is_passed_over_is_named(server):
     answer = (await server.post("/tokenize", {"prompt": "a", "add_generation_prompt": False})).json
     assert answer["chatpager"] == {"warnings": ["unknown field 'add_generation_prompt' was passed over"]}
     assert (await server.post("/tokenize", {"prompt": "a"})).json["chatpager"] is None
+    for path, body in {
+        "/detokenize": {"tokens": [1]},
+        "/v1/responses/input_tokens": {"input": "a"},
+        "/v1/messages/count_tokens": {"messages": [{"role": "user", "content": "a"}]},
+    }.items():
+        assert "chatpager" not in (await server.post(path, body)).json
+        told = (await server.post(path, {**body, "foo": 1})).json["chatpager"]
+        assert told == {"warnings": ["unknown field 'foo' was passed over"]}
 
 
 async def test_messages_are_counted_as_they_ask_the_model(server):
