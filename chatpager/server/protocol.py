@@ -29,7 +29,7 @@ from chatpager.server.client_events import Cancel, ClientEvent, Create, Draft, L
 from chatpager.server.encode_response import ResponseEncoder, ResponseFacts
 from chatpager.server.error_bodies import error_frame
 from chatpager.server.input_items import Json, shown
-from chatpager.server.reading import checked_key, decode
+from chatpager.server.reading import checked_key, checked_place, decode
 from chatpager.sessions.stream import Ended, Event
 
 SUBPROTOCOL = "chatpager.v1"
@@ -134,9 +134,7 @@ class ResponsesProtocol:
                 body = {k: v for k, v in frame.items() if k not in NOT_OF_THE_BODY}
                 self._wait(Create(body, _lane_of(frame), checked_key(frame.get("idempotency_key"), "idempotency_key")))
             case "response.resume":
-                after = frame.get("starting_after", -1)
-                if not isinstance(after, int) or isinstance(after, bool):
-                    raise InvalidRequest("starting_after is an event's number", param="starting_after")
+                after = checked_place(frame.get("starting_after", -1))
                 self._wait(Resume(_response_id(frame), after, _lane_of(frame)))
             case "response.cancel" if "response_id" not in frame and "stream_id" in frame:
                 self._cancel_lane(_lane_of(frame))

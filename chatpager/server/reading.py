@@ -20,6 +20,7 @@ from chatpager.server.input_items import Json, shown
 
 S = TypeVar("S", bound=msgspec.Struct)
 MAX_KEY = 255
+MAX_PLACE = 1 << 53
 MAX_WARNINGS = 16
 USUAL_TIERS = (None, "auto", "default", "standard_only")
 """Of OpenAI's and Anthropic's service tiers, those that ask for nothing special."""
@@ -162,4 +163,11 @@ def checked_key(value: object, param: str) -> str | None:
         return None
     if not isinstance(value, str) or not 0 < len(value) <= MAX_KEY or not value.isprintable():
         raise InvalidRequest(f"{param} is a text of 1 to {MAX_KEY} printable characters", param=param)
+    return value
+
+
+def checked_place(value: object) -> int:
+    """``starting_after``: an event's number, or -1 before the first. Raises InvalidRequest."""
+    if type(value) is not int or not -1 <= value < MAX_PLACE:
+        raise InvalidRequest("starting_after is an event's number, or -1 for all of them", param="starting_after")
     return value

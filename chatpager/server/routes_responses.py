@@ -97,12 +97,11 @@ async def _resume(request: web.Request) -> web.StreamResponse:
     """The events of a response behind ``starting_after``, then as they come; any number may read along.
 
     Raises:
-        ResponseNotFound: there is none.
-        ResponseEventsExpired: it has ended, and what is kept of it is the whole.
+        what ``resumable`` does.
     """
     after = event_number(request.query.get("starting_after", "-1"))
     service = request.app[SERVICE]
-    turn = await resumable(service, tenant_of(request), request.match_info["id"])
+    turn = await resumable(service, tenant_of(request), request.match_info["id"], after)
     encoder = ResponseEncoder(facts_of(turn))
     frames = _frames(turn, encoder, after)
     with service.readers.reading(turn, told=True):

@@ -268,7 +268,7 @@ class Connection:
     async def _resume(self, response_id: str, after: int, lane: Lane) -> None:
         told = wire_events.ResumedFrame(response_id=response_id, recovered=False, starting_after=after, status=None)
         try:
-            turn = await resumable(self._service, self._tenant, response_id)
+            turn = await resumable(self._service, self._tenant, response_id, after)
         except Exception as error:
             if not isinstance(error, ChatpagerError):
                 log_mistake("ws.resume_failed", error, request_id=self._request_id)

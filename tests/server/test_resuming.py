@@ -35,6 +35,15 @@ async def test_a_response_that_ended_meanwhile_is_told_to_its_end(server):
     }  # fmt: skip
     assert [frame["sequence_number"] for frame in frames] == list(range(len(frames)))
     assert frames[-1]["response"] == told
+    last = frames[-1]["sequence_number"]
+    path = f"/v1/responses/{told['id']}?stream=true&starting_after="
+    assert (await server.get(f"{path}{last}")).body.count(b"event: ") == 1, "the end is told again"
+    for wrong in (last + 1, -2, 10**30):
+        assert (await server.get(f"{path}{wrong}")).refusal == (400, "invalid_request", "starting_after")
+        async with server.socket() as socket:
+            await socket.send(type="response.resume", response_id=told["id"], starting_after=wrong)
+            error = await socket.receive()
+            assert (error["error"]["code"], error["error"]["param"]) == ("invalid_request", "starting_after")
 
 
 async def test_several_watch_one_response_each_in_a_lane(server):
