@@ -8,8 +8,10 @@ import pytest
 import transformers
 import websockets
 
+from chatpager import Client
+from chatpager.client import Ended, Text
 from chatpager.demo import model_path
-from tests.processes import serving, spawn
+from tests.processes import free_port, serving, spawn
 
 BLOCK = 16
 pytestmark = pytest.mark.filterwarnings("ignore:connect.. must be used as a context manager:DeprecationWarning")
@@ -73,14 +75,27 @@ def items(client, conversation):
     ]
 
 
-def test_a_session_survives_kill_in_the_middle_of_its_fourth_turn(tmp_path):
-    reckoning, said, seen = Reckoning(), [], ""
-    with serving(spawn, tmp_path) as server, openai.OpenAI(base_url=f"{server.url}/v1", api_key="-") as client:
+@pytest.fixture
+def until_the_end():
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+def test_a_session_survives_kill_in_the_middle_of_its_fourth_turn(tmp_path, until_the_end):
+    reckoning, said, seen, port = Reckoning(), [], "", free_port()
+    ours = until_the_end.enter_context(Client(f"http://127.0.0.1:{port}"))
+    with (
+        serving(spawn, tmp_path, "--port", str(port)) as server,
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="-") as client,
+    ):
         conversation = client.conversations.create().id
         with client.responses.connect() as connection:
             for question in QUESTIONS:
                 said += [question, whole_turn(connection, conversation, question, reckoning)]
             assert reckoning.in_cache > BLOCK, "there was something to find in the cache"
+            beside = ours.session()
+            lost = until_the_end.enter_context(beside.send("Hello", ignore_eos=True, max_output_tokens=2000))
+            heard = next(iter(lost))
             fourth = turn(connection, conversation, "Tell me more.", ignore_eos=True, max_output_tokens=2000)
             with contextlib.suppress(websockets.ConnectionClosedError):
                 for event in fourth:
@@ -93,7 +108,10 @@ def test_a_session_survives_kill_in_the_middle_of_its_fourth_turn(tmp_path):
                             server.process.send(signal.SIGKILL)
         assert server.process.wait() == -signal.SIGKILL
 
-    with serving(spawn, tmp_path) as server, openai.OpenAI(base_url=f"{server.url}/v1", api_key="-") as client:
+    with (
+        serving(spawn, tmp_path, "--port", str(port)) as server,
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="-") as client,
+    ):
         *before, asked, answer = items(client, conversation)
         assert [text for _, text, _, _ in before] == said
         assert {(role, status) for role, _, status, _ in before} == {("user", "completed"), ("assistant", "completed")}
@@ -104,6 +122,10 @@ def test_a_session_survives_kill_in_the_middle_of_its_fourth_turn(tmp_path):
         stored = client.responses.retrieve(response)
         assert (stored.status, stored.chatpager["state"], stored.output_text) == ("failed", "interrupted", partial)
         assert stored.error.code == "server_restarted"
+        *events, end = lost.events()
+        heard += "".join(event.text for event in events if isinstance(event, Text))
+        assert (end, lost.reply.response["error"]["code"]) == (Ended("failed"), "server_restarted")
+        assert heard == lost.reply.text == beside.history()[-1][1]
 
         with client.responses.connect() as connection:
             goes_on(connection, conversation)
