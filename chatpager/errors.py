@@ -26,6 +26,7 @@
     │   ├── IdempotencyConflict     409  the key came before with another request
     │   ├── ResponseEventsExpired   410  its events are gone; the whole response is there
     │   ├── RequestTooLarge         413
+    │   ├── UnsupportedEncoding     415  the body is packed in a way that is not known
     │   ├── HeadTooLarge            431  the request's line, or a header of it, is too long
     │   ├── ConnectionTooOld        400  a socket has been open for as long as one may be
     │   ├── TooManyLanes            429  so many lanes of one socket are in use
@@ -243,6 +244,10 @@ class ResponseEventsExpired(RequestError):
 
 class RequestTooLarge(RequestError):
     status, code = 413, "request_too_large"
+
+
+class UnsupportedEncoding(RequestError):
+    status, code = 415, "unsupported_content_encoding"
 
 
 class HeadTooLarge(RequestError):

@@ -10,17 +10,24 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from chatpager.errors import RequestTimeout
+from chatpager.errors import RequestTimeout, UnsupportedEncoding
+from chatpager.server.input_items import shown
 from chatpager.server.service import SERVICE
 
 log = structlog.get_logger(__name__)
 
 REMIND_SECONDS = 60.0
+UNPACKED = ("", "identity", "gzip", "deflate", "br", "zstd")
+"""How a body may be packed; aiohttp unpacks it, refuses itself what it lacks a library for, and passes over any other
+word."""
 
 
 @web.middleware
 async def whole_body(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Reads the body before the route runs, which then finds it. Who may not come in was sent away before."""
+    packed = request.headers.get("Content-Encoding", "")
+    if packed.lower() not in UNPACKED:
+        raise UnsupportedEncoding(f"Content-Encoding: {shown(packed)} is not known here; send gzip, deflate or none")
     if request.can_read_body:
         seconds = request.app[SERVICE].body_seconds
         try:

@@ -148,7 +148,12 @@ async def test_a_body_that_is_too_large(serve):
         assert (await server.respond("short"))["status"] == "incomplete"
 
 
-async def test_a_body_that_is_no_gzip(server):
+async def test_a_body_that_is_packed_in_no_known_way(server):
+    for packed in ("foo", "gzip, gzip"):
+        answer = await server.post("/v1/responses", {"input": "Hello"}, headers={"Content-Encoding": packed})
+        assert answer.refusal == (415, "unsupported_content_encoding", None)
+    answer = await server.post("/v1/conversations", {}, headers={"Content-Encoding": "identity"})
+    assert answer.status == 200
     answer = await server.post("/v1/responses", b"nonsense", headers={"Content-Encoding": "gzip"})
     assert answer.refusal == (400, "invalid_request", None)
 
