@@ -129,12 +129,13 @@ class InputTooLong(RequestError):
 
     code = "context_length_exceeded"
 
-    def __init__(self, size: int, limit: int) -> None:
+    def __init__(self, size: int, limit: int, *, alone: str | None = None) -> None:
+        """``alone``: the field that has all of it, where no session has a part in it."""
         self.size, self.limit = size, limit
         super().__init__(
             f"the input has {size} bytes, far more than fit the {limit} tokens that the context holds; "
-            "shorten the input or start a new session",
-            param="input",
+            + (f"shorten {alone}" if alone else "shorten the input or start a new session"),
+            param=alone or "input",
         )
 
 

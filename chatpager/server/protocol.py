@@ -162,9 +162,10 @@ class ResponsesProtocol:
     def _wait(self, asked: Create | Resume) -> None:
         waiting = sum(len(lane.waiting) for lane in self._lanes.values())
         if waiting >= MAX_WAITING and self.state(asked.lane) is not State.IDLE:
-            raise Overloaded(f"{MAX_WAITING} responses wait on this socket")
+            raise Overloaded(f"{MAX_WAITING} responses wait on this socket; send it when one has begun")
         if asked.lane not in self._lanes and len(self._lanes) >= MAX_LANES:
-            raise TooManyLanes(f"{MAX_LANES} lanes are in use on this socket", param="stream_id")
+            told = f"{MAX_LANES} lanes are in use on this socket; let one end, or open another socket"
+            raise TooManyLanes(told, param="stream_id")
         self._lanes.setdefault(asked.lane, _LaneState()).waiting.append(asked)
         self._next(asked.lane)
 
@@ -274,9 +275,13 @@ def _is_last(frame: wire_events.Event) -> bool:
 
 
 def _response_id(frame: Json) -> str:
-    response_id = frame.get("response_id")
+    if "response_id" not in frame:
+        cancels = frame.get("type") == "response.cancel"
+        hint = ", and so is stream_id: null is the lane without a name" if cancels else ""
+        raise InvalidRequest(f"response_id is missing{hint}", param="response_id")
+    response_id = frame["response_id"]
     if not isinstance(response_id, str):
-        raise InvalidRequest("response_id is missing", param="response_id")
+        raise InvalidRequest("response_id is a text", param="response_id")
     return response_id
 
 

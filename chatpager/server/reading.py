@@ -72,9 +72,11 @@ def _format(text: Json | None) -> Any:
 
 
 def decode(data: str | bytes) -> Json:
-    """A JSON object. Raises InvalidJSON."""
+    """A JSON object. Raises InvalidJSON, and InvalidRequest of a number that cannot be read."""
     try:
         value = msgspec.json.decode(data)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest("a number is out of range", param=_unread(data)) from error
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         if _has_half_a_pair(data):
             raise InvalidJSON("a text holds half of a surrogate pair (\\ud800 to \\udfff): no character") from error
@@ -82,6 +84,20 @@ def decode(data: str | bytes) -> Json:
     if not isinstance(value, dict):
         raise InvalidJSON("a request is a JSON object")
     return value
+
+
+def _unread(data: str | bytes) -> str | None:
+    """The field that msgspec cannot read although it is JSON."""
+    try:
+        fields = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+    except msgspec.ValidationError:
+        return None
+    for name, raw in fields.items():
+        try:
+            msgspec.json.decode(raw)
+        except msgspec.ValidationError:
+            return name
+    return None
 
 
 def _has_half_a_pair(data: str | bytes) -> bool:

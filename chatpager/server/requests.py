@@ -247,8 +247,9 @@ def check_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     if len(metadata) > MAX_METADATA:
         raise InvalidRequest(f"metadata holds at most {MAX_METADATA} pairs", param="metadata")
     for key, value in metadata.items():
-        if not isinstance(value, str) or len(key) > 64 or len(value) > 512 or "\0" in key + value:
+        if not isinstance(value, str) or len(key) > 64 or len(value) > 512:
             raise InvalidRequest("metadata is text: keys of up to 64, values of up to 512 characters", param="metadata")
+        check_text(key + value, "metadata")
     return metadata
 
 

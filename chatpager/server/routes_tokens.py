@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 from aiohttp import web
 
-from chatpager.errors import InvalidRequest
+from chatpager.errors import InputTooLong, InvalidRequest
 from chatpager.server import wire
 from chatpager.server.chat_requests import chat_request
 from chatpager.server.input_items import Json, check_text
@@ -51,11 +51,15 @@ async def tokenize(request: web.Request) -> web.Response:
     check_model(body.model, service.served)
     if (body.prompt is None) == (body.messages is None):
         raise InvalidRequest("send either prompt or messages", param="prompt")
-    if body.messages is not None:
-        asked, _ = chat_request({"messages": body.messages, "tools": body.tools}, service.served, tenant)
-        ids = await service.hub.prompt(asked)
-    else:
-        ids = await service.hub.prompting.text(tenant, check_text(body.prompt or "", "prompt"))
+    try:
+        if body.messages is not None:
+            asked, _ = chat_request({"messages": body.messages, "tools": body.tools}, service.served, tenant)
+            ids = await service.hub.prompt(asked)
+        else:
+            ids = await service.hub.prompting.text(tenant, check_text(body.prompt or "", "prompt"))
+    except InputTooLong as error:
+        alone = "prompt" if body.messages is None else "messages"
+        raise InputTooLong(error.size, error.limit, alone=alone) from error
     texts = await service.hub.prompting.texts([[id] for id in ids]) if body.return_token_strs else None
     return json_response(
         wire.Tokens(

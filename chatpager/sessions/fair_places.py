@@ -10,6 +10,8 @@ AHEAD = 4
 """A tenant may have so many places for every one that is free: alone four fifths of all, beside another that does the
 same four ninths. Who comes after them finds a place."""
 
+LATER = "try again when there are fewer"
+
 
 class FairPlaces:
     """``total`` places, of which one tenant has ``each`` at the most; None: as many as ``AHEAD`` says, and one
@@ -31,12 +33,15 @@ class FairPlaces:
             RateLimited: there are, but not for this tenant.
         """
         if self.taken + count > self.total:
-            raise Overloaded(f"{self.taken} of at most {self.total} {self._called}", retry_after=1.0)
+            told = f"{self.taken} of at most {self.total} {self._called}; {LATER}"
+            raise Overloaded(told, retry_after=1.0)
         own, left = self._taken.get(tenant, 0), self.total - self.taken - count
         if self._each is not None and own + count > self._each:
-            raise RateLimited(f"{own} of this tenant's at most {self._each} {self._called}", retry_after=1.0)
+            told = f"{own} of this tenant's at most {self._each} {self._called}; {LATER}"
+            raise RateLimited(told, retry_after=1.0)
         if self._each is None and own + count > max(1, AHEAD * (left + 1)):
-            raise RateLimited(f"{own} {self._called} for this tenant, and others need room too", retry_after=1.0)
+            told = f"{own} {self._called} for this tenant, and others need room too; {LATER}"
+            raise RateLimited(told, retry_after=1.0)
         self._taken[tenant] += count
         self.taken += count
 

@@ -296,8 +296,8 @@ MALFORMED = {
     '"response.create"': "invalid_json",
     "null": "invalid_json",
     '{"type": "response.create", "temperature": NaN}': "invalid_json",
-    '{"type": "response.create", "temperature": 1e999}': "invalid_json",
-    '{"type": "response.create", "seed": ' + "1" * 5000 + "}": "invalid_json",
+    '{"type": "response.create", "temperature": 1e999}': "invalid_request",
+    '{"type": "response.create", "seed": ' + "1" * 5000 + "}": "invalid_request",
     '{"type": "response.create", "input": "\\ud800"}': "invalid_json",
     '{"type": "response.create", "input": "\ud800"}': "invalid_json",
     '{"type": "response.create", "input": ' + DEEP + "}": "invalid_json",
@@ -337,9 +337,24 @@ def test_a_malformed_frame_is_answered_and_changes_nothing(protocol, state, data
     assert protocol.state() is state
 
 
+@pytest.mark.parametrize(
+    ("frame", "told"),
+    [
+        ('{"type": "response.cancel"}', "response_id is missing, and so is stream_id: null is the lane without a name"),
+        ('{"type": "response.cancel", "response_id": 5}', "response_id is a text"),
+        ('{"type": "response.resume"}', "response_id is missing"),
+        ('{"type": "response.resume", "response_id": null}', "response_id is a text"),
+    ],
+)
+def test_what_is_wrong_with_an_id_is_said(protocol, frame, told):
+    protocol.receive_text(frame)
+    [error] = frames(protocol)
+    assert (error["error"]["message"], error["error"]["param"]) == (told, "response_id")
+
+
 def about(data, state):
     """None where the error is the answer of the response that the frame asked for."""
-    if MALFORMED[data] == "invalid_json":
+    if MALFORMED[data] == "invalid_json" or "1e999" in data or "1" * 5000 in data:
         return "frame"
     kind = json.loads(data).get("type")
     if kind in ("response.create", "response.resume") and state is State.IDLE:

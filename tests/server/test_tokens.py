@@ -51,7 +51,11 @@ async def test_input_tokens_are_those_of_the_turn_to_come(server):
         ("/tokenize", {}, (400, "invalid_request", "prompt")),
         ("/tokenize", {"prompt": "a", "messages": []}, (400, "invalid_request", "prompt")),
         ("/tokenize", {"prompt": "a\0"}, (400, "invalid_request", "prompt")),
-        ("/tokenize", {"prompt": "word " * 100_000}, (400, "context_length_exceeded", "input")),
+        ("/tokenize", {"prompt": "word " * 100_000}, (400, "context_length_exceeded", "prompt")),
+        (
+            "/tokenize", {"messages": [{"role": "user", "content": "word " * 100_000}]},
+            (400, "context_length_exceeded", "messages"),
+        ),
         ("/tokenize", {"prompt": "a", "model": "x"}, (404, "model_not_found", "model")),
         ("/tokenize", {"messages": []}, (400, "invalid_request", "messages")),
         ("/detokenize", {"tokens": ["a"]}, (400, "invalid_request", "tokens[0]")),
