@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -118,13 +119,27 @@ def _with_store(
         try:
             store = await Store.open(url, migrate=migrate)
         except NotUpgraded as error:
-            raise StoreError(f"{error}; run `{program()} db upgrade`") from error
+            raise StoreError(f"{error}; run `{program()} db upgrade{_given(settings, file)}`") from error
         try:
             return await work(store)
         finally:
             await store.close()
 
     return asyncio.run(run(load(settings, file=file).store.resolved_database_url()))
+
+
+def _given(settings: Mapping[str, Any], file: str | None) -> str:
+    """The flags that named this database, for another command; a password in them is not shown again."""
+    from sqlalchemy.engine import make_url
+
+    from chatpager.store import address
+
+    found = {f"--{name.replace('_', '-')}": value for name, value in settings.items() if value is not None}
+    if "--database-url" in found:
+        found["--database-url"] = address.shown(make_url(found["--database-url"]))
+    if file is not None:
+        found["--config"] = file
+    return "".join(f" {flag} {shlex.quote(value)}" for flag, value in found.items())
 
 
 def _row(key: ApiKey) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import time
 import urllib.error
 import urllib.request
@@ -106,6 +107,10 @@ def test_where_no_database_is_none_is_made(chatpager, home, argv):
     result = chatpager("keys", *argv)
     assert result.code == 1 and re.search(r"does not exist; run `.* db upgrade`$", result.err)
     assert not (home / "data").exists()
+    (home / "mine.toml").write_text("")
+    for given in (["--data-dir", "other data"], ["--database-url", "sqlite:///x.db", "--config", "mine.toml"]):
+        result = chatpager("keys", *argv, *given)
+        assert result.code == 1 and result.err.rstrip().endswith(f" db upgrade {shlex.join(given)}`"), result.err
 
 
 def test_a_server_that_runs_hears_of_keys(chatpager, make, fork_server, home):
