@@ -17,6 +17,7 @@ import msgspec
 
 from chatpager.errors import InvalidJSON, InvalidRequest
 from chatpager.server.input_items import Json, shown
+from chatpager.server.nested import unknown_inside
 
 S = TypeVar("S", bound=msgspec.Struct)
 MAX_KEY = 255
@@ -129,7 +130,7 @@ def read(raw: Json, kind: type[S]) -> tuple[S, list[str]]:
     except msgspec.ValidationError as error:
         param, problem = problem_of(error, kind)
         raise InvalidRequest(f"{param or 'request'}: {problem}", param=param) from error
-    unknown = sorted(set(raw) - {*fields, *HARMLESS, *UNBUILT})
+    unknown = [*sorted(set(raw) - {*fields, *HARMLESS, *UNBUILT}), *sorted(unknown_inside(raw, fields))]
     told = [f"unknown field {shown(name)} was passed over" for name in unknown[:MAX_WARNINGS]]
     if raw.get("service_tier") not in USUAL_TIERS:
         told.append("service_tier: every request is served alike; chatpager.priority says which come first")

@@ -346,6 +346,16 @@ def test_unknown_fields_are_passed_over_and_named():
     assert chat(temprature=1, beta=[[]]).parameters["warnings"] == warnings
 
 
+def test_unknown_fields_inside_of_others_are_named_too():
+    part = {"type": "text", "text": "a", "colour": "red", "annotations": []}
+    said = {"role": "user", "content": [part, part], "name": "Ada", "audio": None}
+    for read, name, more in ((chat, "messages", []), (respond, "input", ["text.foo", "text.format.bar"])):
+        asked = {"text": {"foo": 1, "format": {"type": "text", "bar": 1}}} if more else {}
+        told = read(**{name: [said, said]}, **asked).parameters["warnings"]
+        paths = [f"{name}[0].content[0].colour", f"{name}[0].name", *more]
+        assert told == [f"unknown field {path!r} was passed over" for path in paths]
+
+
 def test_the_warnings_stay_small_whatever_is_sent():
     many = respond(input="a", **{"x" * 1000 + str(i): 1 for i in range(1000)}).parameters["warnings"]
     assert len(json.dumps(many)) < 4000
