@@ -210,7 +210,7 @@ class ResponseEncoder:
                 yield from self._close(item)
                 continue
             if isinstance(item, wire.ReasoningItem):
-                yield from self._last_thoughts(item)
+                yield from self.end_thoughts(item)
                 continue
             if item.id not in self._items:  # the engine gave more before it was ended from outside
                 yield from self._begin(CallBegun(item.call_id, item.name))
@@ -285,7 +285,8 @@ class ResponseEncoder:
         yield from self._thoughts.end(item)
         self._thoughts = None
 
-    def _last_thoughts(self, item: wire.ReasoningItem) -> Iterable[wire_events.Event]:
+    def end_thoughts(self, item: wire.ReasoningItem) -> Iterable[wire_events.Event]:
+        """What is left to be told of these."""
         if item.id not in self._items:
             yield from self._think(item.content[0].text)
         if self._thoughts and self._thoughts.id == item.id:

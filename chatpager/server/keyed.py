@@ -96,12 +96,12 @@ class Keyed(Generic[T]):
             raise IdempotencyConflict("this key came before with another request")
         return await asyncio.shield(begun.held)
 
-    def forget(self, is_gone: Callable[[Name, T], bool]) -> None:
-        """What was deleted: who comes with its key begins anew."""
+    def forget(self, is_gone: Callable[[Name, T | None], bool]) -> None:
+        """What was deleted: who comes with its key begins anew. Of what is just beginning the name alone is known."""
         ended = (one for kept in self._ended.values() for one in kept.items())
         for name, begun in [*ended, *self._running.items()]:
             known = begun.held.done() and not begun.held.cancelled() and not begun.held.exception()
-            if known and is_gone(name, begun.held.result()):
+            if is_gone(name, begun.held.result() if known else None):
                 self._forget(name)
 
     def _began(self, name: Name, begun: _Begun[T], beginning: asyncio.Future[T]) -> None:

@@ -101,7 +101,7 @@ class ResponsesProtocol:
         try:
             frame = decode(data)
         except RequestError as error:
-            self._send(error_frame(error, FRAME), None)
+            self._unreadable(error)
             return
         try:
             self._receive(frame)
@@ -109,7 +109,12 @@ class ResponsesProtocol:
             self._mistaken(frame, error)
 
     def receive_binary(self) -> None:
-        self._send(error_frame(InvalidRequest("frames are text, one JSON object each"), FRAME), None)
+        self._unreadable(InvalidRequest("frames are text, one JSON object each"))
+
+    def _unreadable(self, error: RequestError) -> None:
+        """It may have asked for a response: where there is none, nobody shall wait for it."""
+        about = None if self.state() is State.IDLE else FRAME
+        self._send(error_frame(error, about), None)
 
     def _mistaken(self, frame: Json, error: RequestError) -> None:
         """Where it asked for a response in a lane in which there is none, this is that one's end; else no response is

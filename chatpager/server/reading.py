@@ -76,8 +76,12 @@ def decode(data: str | bytes) -> Json:
     """A JSON object. Raises InvalidJSON, and InvalidRequest of a number that cannot be read."""
     try:
         value = msgspec.json.decode(data)
-    except msgspec.ValidationError as error:
-        raise InvalidRequest("a number is out of range", param=_unread(data)) from error
+    except msgspec.ValidationError as error:  # at a number; behind it anything may follow
+        try:
+            name = _unread(data)
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as worse:
+            raise InvalidJSON(f"this is not JSON: {worse}") from worse
+        raise InvalidRequest("a number is out of range", param=name) from error
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         if _has_half_a_pair(data):
             raise InvalidJSON("a text holds half of a surrogate pair (\\ud800 to \\udfff): no character") from error
@@ -88,7 +92,7 @@ def decode(data: str | bytes) -> Json:
 
 
 def _unread(data: str | bytes) -> str | None:
-    """The field that msgspec cannot read although it is JSON."""
+    """The field that msgspec cannot read although it is JSON. Raises what msgspec does of what is not."""
     try:
         fields = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
     except msgspec.ValidationError:

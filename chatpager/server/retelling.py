@@ -37,8 +37,11 @@ async def retold(service: Service, tenant: str, response_id: str) -> list[wire_e
 def retelling(facts: ResponseFacts, final: wire.Response) -> list[wire_events.Event]:
     encoder = ResponseEncoder(facts)
     events = list(encoder.feed(Started(facts.id, facts.created_at)))
-    for said in (said for item in final.output for said in _said(item)):
-        events += encoder.feed(said)
+    for item in final.output:
+        for said in _said(item):
+            events += encoder.feed(said)
+        if isinstance(item, wire.ReasoningItem):
+            events += encoder.end_thoughts(item)
     return [*events, *encoder.end(final)]
 
 

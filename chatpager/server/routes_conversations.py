@@ -73,13 +73,15 @@ async def update(request: web.Request) -> web.Response:
 async def delete(request: web.Request) -> web.Response:
     """A turn of it that runs or begins meanwhile is ended and deleted with it: once this is answered nothing is left,
     and nothing is written afterwards. A client that leaves does not stop it halfway."""
-    service, session_id = request.app[SERVICE], request.match_info["id"]
+    service, tenant, session_id = request.app[SERVICE], tenant_of(request), request.match_info["id"]
     await audited(request, "conversation.deleted", session_id)
 
     def forget() -> None:
-        service.answered.forget(lambda name, text: session_id in name.path or session_id in text)
+        service.answered.forget(
+            lambda name, text: name.tenant == tenant and (session_id in name.path or session_id in (text or ""))
+        )
 
-    await service.hub.deleting.session(tenant_of(request), session_id, forget)
+    await service.hub.deleting.session(tenant, session_id, forget)
     return json_response(wire.Deleted(id=session_id, object="conversation.deleted"))
 
 
@@ -179,7 +181,7 @@ async def delete_item(request: web.Request) -> web.Response:
 
     async def change() -> Session:
         changed = await service.hub.revising.put(tenant, told.session, told.chain, place, [left] if left else [])
-        service.answered.forget(lambda name, answer: name.path.endswith(here) and _tells(answer, found))
+        service.answered.forget(lambda name, answer: name.path.endswith(here) and _tells(answer or "", found))
         return changed
 
     return json_response(conversation_object(service, await to_the_end(change())))

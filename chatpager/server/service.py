@@ -283,7 +283,7 @@ async def delete_turn(service: Service, tenant: str, turn_id: str, kind: TurnKin
     names = [choice_id(turn_id, index) for index in range(choices)]
     for name in names:
         await service.hub.end(tenant, name)
-    service.keyed.forget(lambda _, turns: any(turn.id in names for turn in turns))
+    service.keyed.forget(lambda _, turns: any(turn.id in names for turn in turns or ()))
     if live is not None and not live.request.stored:
         return
     for name in names[:0:-1]:  # the one that is named last: what is cut short here can be asked for again

@@ -148,6 +148,10 @@ FORMS = (
         types.Schema(type=types.Type.OBJECT, properties={"a": types.Schema(type=types.Type.BOOLEAN)}, required=["a"]),
         lambda value: isinstance(value["a"], bool),
     ),
+    (
+        {"type": "OBJECT", "properties": {"b": {"type": "BOOLEAN"}}},
+        lambda value: isinstance(value.get("b", True), bool),
+    ),
 )
 
 

@@ -279,6 +279,19 @@ def test_what_is_told_from_the_store_says_the_same_in_one_piece_each(status):
     assert told["logprobs"] == [{"token": "Hel", "logprob": -0.5, "top_logprobs": []}]
 
 
+def test_thoughts_that_lie_beside_each_other_are_told_apart():
+    """As they are stored where the model said something between them: its text is one item, at its first place."""
+    first = log("Well. ", Thought("One."), "So: ", Thought("Two."), "Hello")
+    again = retelling(facts(), final(first[-1], facts()))
+    done = [
+        (e.item.id, e.item.content[0].text)
+        for e in again
+        if e.type.endswith("item.done") and e.item.type == "reasoning"
+    ]
+    said = [(e.item_id, e.delta) for e in again if e.type == "response.reasoning_text.delta"]
+    assert said == done and len(done) == 2
+
+
 def types(events):
     return [event["type"] for event in events]
 

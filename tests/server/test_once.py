@@ -448,6 +448,11 @@ async def test_what_is_forgotten_while_it_begins_or_ends():
     keyed.forget(lambda *_: True)
     await asyncio.wait([asking])
     assert asking.cancelled() and not wrong
+    asking = asyncio.create_task(keyed.begin(name, "asked", 1, begin))
+    await eventually(lambda: keyed._running)
+    keyed.forget(lambda name, text: name.path == "/" and text is None)
+    going.set()
+    assert await asking == "text" and not keyed._running and not keyed._ended
 
 
 async def test_a_key_whose_end_went_wrong_is_free_again():

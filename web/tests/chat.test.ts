@@ -95,6 +95,7 @@ describe("stopping", () => {
     server.responses.set("resp_9", response("resp_9"));
     await start(session.id);
     await eventually(() => expect(chat.store.live.value?.responseId).toBe("resp_9"));
+    lines.close(); // a page that just asks on its socket to be told the answer would cancel it there
     server.failures.set("/v1/responses/resp_9/cancel", { status: 503, body: '{"error":{"message":"Busy."}}' });
     chat.stop();
     await eventually(() => expect([chat.store.notice.value, chat.store.live.value?.stopping]).toEqual(["Busy.", false]));

@@ -88,16 +88,23 @@ def _form(config: types.GenerateContentConfig) -> dict[str, Any]:
     """What an agent's ``output_schema`` came to be."""
     wanted = config.response_json_schema or config.response_schema
     if wanted:
-        schema = wanted if isinstance(wanted, dict) else _closed(_schema(wanted))
+        schema = wanted if isinstance(wanted, dict) and not _is_googles(wanted) else _closed(_schema(wanted))
         return {"text": {"format": {"type": "json_schema", "name": "answer", "schema": schema}}}
     return {"text": {"format": {"type": "json_object"}}} if config.response_mime_type == "application/json" else {}
 
 
 def _schema(wanted: Any) -> Any:
     """Of a type, such as a pydantic model or a list of them, or of Google's own kind."""
+    if isinstance(wanted, dict):
+        wanted = types.Schema.model_validate(wanted)
     if isinstance(wanted, types.Schema):
         return wanted.json_schema.model_dump(mode="json", by_alias=True, exclude_none=True)
     return TypeAdapter(wanted).json_schema()
+
+
+def _is_googles(schema: dict[str, Any]) -> bool:
+    """Types in capitals: a ``types.Schema`` written as a dictionary."""
+    return isinstance(kind := schema.get("type"), str) and kind.isupper()
 
 
 def _closed(schema: Any) -> Any:
