@@ -11,9 +11,9 @@ from websockets.asyncio.client import connect
 from tests.chat_models import save_model, save_tokenizer
 from tests.processes import serving
 
-LENGTH = 32_768
-WORDS = " ".join(f"word{number}" for number in range(3200))
-"""Some 25,000 tokens of the tiny model's."""
+LENGTH = 65_536
+WORDS = " ".join(f"word{number}" for number in range(6400))
+"""Some 50,000 tokens of the tiny model's."""
 
 
 @pytest.fixture(scope="module")

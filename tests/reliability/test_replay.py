@@ -73,13 +73,14 @@ async def test_lost_at_any_event_a_turn_ends_that_shall_end_with_its_reader(serv
     async with serve(lambda prompt: WORDS) as server:
         for count in range(EVENTS + 1):
             turn, _ = await lost_after(server, count, way, chatpager={"on_disconnect": "cancel"})
+            await eventually(lambda: not server.hub.engine._commands.empty())  # the engine is held, and hears it next
             server.gate.open()
             assert (await server.turn_ended(turn)).status == "cancelled"
             assert await nothing_is_held(server)
 
 
 async def test_any_place_is_followed_by_exactly_what_comes_behind_it(server):
-    """Before the first event all of it does, and behind the last one the end."""
+    """From -1 on all of it does, and behind the last one the end; what is no place is refused."""
     rng = random.Random(1)
     for tokens in (1, 3, 9):
         told = await server.respond("Hello", max_output_tokens=tokens)
@@ -90,8 +91,11 @@ async def test_any_place_is_followed_by_exactly_what_comes_behind_it(server):
         places = [*range(-2, len(whole) + 2), -(10**17) + 1, 10**17, 2**31, *(rng.randint(-99, 99) for _ in range(10))]
         async with server.socket() as socket:
             for after in places:
-                rest = whole[max(0, after + 1) :] or whole[-1:]
-                async with server.http.get(f"{path}&starting_after={after}") as reader:
-                    assert [event async for _, event in sse_events(reader.content)] == rest
                 await socket.send(type="response.resume", response_id=told["id"], starting_after=after)
+                async with server.http.get(f"{path}&starting_after={after}") as reader:
+                    if not -1 <= after < len(whole):
+                        assert (reader.status, (await socket.receive())["status"]) == (400, 400), after
+                        continue
+                    rest = whole[after + 1 :] or whole[-1:]
+                    assert [event async for _, event in sse_events(reader.content)] == rest
                 assert await socket.rest() == rest
