@@ -6,6 +6,7 @@ from socket import SO_LINGER, SOL_SOCKET
 
 import pytest
 
+from chatpager.engine.messages import CancelRequest
 from chatpager.server.websocket import CONNECTIONS
 from tests.serving import eventually
 from tests.serving_client import sse_events
@@ -69,12 +70,13 @@ async def test_lost_at_any_event_the_rest_is_told(serve, way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_lost_at_any_event_a_turn_ends_that_shall_end_with_its_reader(serve, way):
+async def test_lost_at_any_event_a_turn_ends_that_shall_end_with_its_reader(serve, way, monkeypatch):
     async with serve(lambda prompt: WORDS) as server:
+        sent, send = [], server.hub.engine.send
+        monkeypatch.setattr(server.hub.engine, "send", lambda command: (sent.append(command), send(command)))
         for count in range(EVENTS + 1):
             turn, _ = await lost_after(server, count, way, chatpager={"on_disconnect": "cancel"})
-            # the engine is held and hears it next, or has heard it before it began
-            await eventually(lambda t=turn: t.stream.ended or not server.hub.engine._commands.empty())
+            await eventually(lambda t=turn: CancelRequest(t.request.id, t.index) in sent)
             server.gate.open()
             assert (await server.turn_ended(turn)).status == "cancelled"
             assert await nothing_is_held(server)
