@@ -55,7 +55,7 @@ def unknown_inside(raw: Json, fields: tuple[str, ...]) -> list[str]:
 
 
 def _look(thing: Json, known: set[str], place: str, kind: str, found: dict[tuple[str, str], str]) -> None:
-    for name in thing.keys() - known:
+    for name in sorted(thing.keys() - known):
         if thing[name] not in (None, []):
             found.setdefault((kind, name), f"{place}.{name}")
 
