@@ -60,6 +60,11 @@ def _home_known(v: str) -> str | None:
     return None if fine else "begins with the home folder of a user who has none"
 
 
+def _sha256(v: str | None) -> str | None:
+    fine = v is None or (len(v) == 64 and set(v.lower()) <= set("0123456789abcdef"))
+    return None if fine else "must be a SHA-256 in 64 hexadecimal digits; `chatpager doctor` tells a model's"
+
+
 def _header_text(v: str | None) -> str | None:
     fine = v is None or (v.isascii() and v.isprintable())
     return None if fine else "must be printable ASCII on one line: it travels in a header"
@@ -71,6 +76,9 @@ class EngineConfig:
 
     model: str = setting(
         "", "folder with safetensors, config and tokenizer; serve also takes a name on the hub", check=_home_known
+    )
+    model_sha256: str | None = setting(
+        None, "refuse every model but the one whose files have this digest, as doctor tells it", check=_sha256
     )
     dtype: str = setting("auto", f"weights and KV cache: {', '.join(DTYPES)}", check=_one_of(*DTYPES))
     quantization: str = setting(

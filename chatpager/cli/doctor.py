@@ -104,6 +104,7 @@ def _model(config: Config) -> Iterator[Finding]:
     from chatpager.demo import model_path
     from chatpager.engine import loader
     from chatpager.engine.chat_template import ChatTemplate
+    from chatpager.engine.model_digest import model_digest, require_digest
     from chatpager.engine.tokenizer import Tokenizer
 
     path = Path(config.engine.model).expanduser() if config.engine.model else model_path()
@@ -115,6 +116,8 @@ def _model(config: Config) -> Iterator[Finding]:
         yield Finding("model", "ok", f"{path}: {name}, {size:.1f} MB, up to {longest:,} tokens")
         if too_long := _length(config, longest):
             yield too_long
+        require_digest(path, config.engine.model_sha256)
+        yield Finding("digest", "ok", f"model_sha256 = {config.engine.model_sha256 or model_digest(path)}")
         tokenizer = Tokenizer(path)
     except (ChatpagerError, OSError) as error:
         yield Finding("model", "wrong", str(error))

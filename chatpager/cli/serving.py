@@ -30,6 +30,7 @@ from chatpager.cli.watchdog import watch
 from chatpager.config import Config, EngineConfig
 from chatpager.engine.engine import Engine
 from chatpager.engine.loader import check, sampling_defaults
+from chatpager.engine.model_digest import require_digest
 from chatpager.engine.runner import Runner
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.errors import ConfigError
@@ -135,6 +136,7 @@ def service_opener(config: Config, path: Path, name: str) -> Callable[[], Awaita
     async def open_service() -> Service:
         metrics = Metrics()
         # The folder first: what is wrong with it is told better than by the tokenizer, and before anything is made.
+        await asyncio.to_thread(require_digest, path, config.engine.model_sha256)
         await asyncio.to_thread(check, path)
         defaults = sampling_defaults(path)
         tokenizer = await asyncio.to_thread(Tokenizer, path)

@@ -10,6 +10,7 @@ from contextlib import closing
 import pytest
 
 from chatpager.demo import model_path
+from chatpager.engine.model_digest import model_digest
 
 
 def findings(result):
@@ -22,6 +23,7 @@ def test_a_machine_that_is_well(chatpager, home):
     found = findings(result)
     for what in ("python", "torch", "transformers", "aiohttp", "websockets", "sqlalchemy", "model", "template", "port"):
         assert found[what][0] == "ok", found[what]
+    assert found["digest"] == ("ok", f"model_sha256 = {model_digest(model_path())}")
     assert found["database"] == ("note", f"{home}/data/chatpager/chatpager.db is not there yet; the server makes it")
     assert not (home / "data").exists(), "to look is not to make"
 

@@ -9,6 +9,7 @@ from chatpager.config import SECTIONS, settings
 
 VALUES = {  # name -> (in the file, in the environment, as a flag), all different from the default
     "model": ("m1", "m2", "m3"),
+    "model_sha256": ("1" * 64, "2" * 64, "3" * 64),
     "dtype": ("float32", "bfloat16", "float64"),
     "quantization": ("int8", "int8", "int8"),
     "engine": ("fake", "fake", "fake"),

@@ -77,6 +77,9 @@ CASES = {
     "a key of several lines": (
         lambda h: (h / "a.key").write_text("pw\npw") and ["demo", "--api-key-file", h / "a.key"], 2, ["one line"],
     ),
+    "another model than the one that is pinned": (
+        lambda h: ["demo", "--port", "0", "--model-sha256", "0" * 64], 1, ["model_sha256 pins", f"not {'0' * 64}"],
+    ),
     "a broken file": (lambda h: toml(h, "[engine\n") or ["demo"], 2, ["chatpager.toml", "line 1"]),
     "a file with a wrong section": (lambda h: toml(h, "[motor]\n") or ["demo"], 2, ["motor", "no such section"]),
     "a file with a wrong name": (

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from chatpager.engine import loader
+from chatpager.engine.model_digest import READ as PINNED
+from chatpager.engine.model_digest import model_digest, require_digest
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.errors import ModelLoadError
 
@@ -101,3 +103,18 @@ def test_a_link_to_the_file_as_the_hub_s_cache_has_it(folder):
         (folder / name).rename(blob)
         (folder / name).symlink_to(blob)
     use(folder)
+
+
+def test_a_model_that_is_pinned_is_served_as_long_as_its_files_are_the_same(folder):
+    pinned = model_digest(folder)
+    (folder / "README.md").write_text("for people")
+    require_digest(folder, pinned.upper())
+    require_digest(folder, None)
+    for path in sorted(path for pattern in PINNED for path in folder.glob(pattern)):
+        before = path.read_bytes()
+        path.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+        with pytest.raises(ModelLoadError, match=f"model_sha256 pins: they are {model_digest(folder)}, not {pinned}"):
+            require_digest(folder, pinned)
+        path.write_bytes(before)
+    (folder / "config.json").rename(folder / "generation_config.json")
+    assert model_digest(folder) != pinned
