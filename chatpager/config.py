@@ -148,6 +148,15 @@ class ServerConfig:
     max_sockets_per_tenant: int | None = setting(
         None, "of them one tenant's at the most; default: as many as leave others room", check=_at_least(1)
     )
+    requests_per_minute: int | None = setting(
+        None, "that one tenant may send, answers asked for on WebSockets too; default: any number", check=_at_least(1)
+    )
+    tokens_per_minute: int | None = setting(
+        None, "of one tenant's prompts and answers, cached ones too; default: any number", check=_at_least(1)
+    )
+    max_conversations: int | None = setting(
+        None, "conversations that one tenant may have; default: any number", check=_at_least(0)
+    )
     max_forks: int = setting(4096, "conversations that come of one by forking, at the most", check=_at_least(0))
     max_message_bytes: int = setting(4 << 20, "largest request body or frame, in bytes", check=_at_least(1024))
     drain_seconds: float = setting(30.0, "time for running turns to end at shutdown", check=_at_least(0))

@@ -21,6 +21,7 @@
     │   ├── PrefixExists            409  its label is taken by another prefix
     │   ├── PrefixTooShort          400  it has less than a block that every conversation begins with
     │   ├── UpgradeRequired         426  a plain GET where the WebSocket is
+    │   ├── TooManyConversations    409  a tenant has as many as it may
     │   ├── TooManyForks            409  a conversation has been forked as often as one may be
     │   ├── SessionBusy             409  another turn of the session is running
     │   ├── IdempotencyConflict     409  the key came before with another request
@@ -219,6 +220,10 @@ class PrefixTooShort(RequestError):
             "publish longer instructions",
             param="instructions",
         )
+
+
+class TooManyConversations(RequestError):
+    status, code = 409, "too_many_conversations"
 
 
 class TooManyForks(RequestError):

@@ -24,6 +24,7 @@ from chatpager.errors import (
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
+    RateLimited,
     RequestTooLarge,
     StoreError,
 )
@@ -33,7 +34,9 @@ from chatpager.server.error_answers import REQUEST_ID, error_response, is_anthro
 from chatpager.server.input_items import shown
 from chatpager.server.keyring import CALLER, Caller
 from chatpager.server.logins import FOREIGN_ORIGIN, SENDER, caller_of, is_secure, sender_of
+from chatpager.server.service import SERVICE
 from chatpager.sessions.mistakes import log_mistake
+from chatpager.sessions.quotas import ASKED, Asked
 
 log = structlog.get_logger(__name__)
 
@@ -44,6 +47,8 @@ FOR_ADMINS = web.AppKey("for_admins", set[str])
 """Names of the routes that show what is the whole server's, or change it."""
 FOR_READERS = web.AppKey("for_readers", set[str])
 """Names of those that show it and change nothing: for admins, and for who may only look."""
+SOCKET_ROUTE = "socket"
+"""Name of the route whose requests come in one after the other when it is open."""
 EXPOSED = "x-request-id, request-id, retry-after, retry-after-ms, x-should-retry"
 """Headers that a page from elsewhere may read."""
 WAYS_OUT = ((re.compile("/v1/messages/batches"), "POST", "batches are not built: send each of them to /v1/messages"),)
@@ -161,9 +166,23 @@ def gate(config: ServerConfig) -> Middleware:
             request[SENDER] = sender = sender_of(request)
             request[CALLER] = caller = await caller_of(request.app, sender)
             _check_role(caller, request.app, route)
+            _count(request, caller, route)
         return await handler(request)
 
     return middleware
+
+
+def _count(request: web.Request, caller: Caller, route: str | None) -> None:
+    """What is about the whole server is not counted: whoever mends it must come in. Raises RateLimited."""
+    app, is_socket = request.app, route == SOCKET_ROUTE
+    ASKED.set(Asked(counted=not is_socket))
+    if route in app[FOR_ADMINS] or route in app[FOR_READERS]:
+        return
+    try:
+        app[SERVICE].hub.quotas.request(caller.tenant)
+    except RateLimited as error:
+        app[SERVICE].metrics.refused(error)
+        raise
 
 
 def _check_host(request: web.Request, config: ServerConfig, extra: set[str]) -> None:

@@ -33,6 +33,7 @@ from chatpager.server.access import (
     FOR_ADMINS,
     FOR_READERS,
     PUBLIC,
+    SOCKET_ROUTE,
     add_headers,
     errors,
     gate,
@@ -93,7 +94,7 @@ def routes() -> list[web.RouteDef]:
     r, c, o = routes_responses, routes_conversations, routes_ops
     a, whose, acts = routes_admin, routes_admin_cache, routes_admin_acts
     return [
-        web.get("/v1/responses", responses_get, allow_head=False),
+        web.get("/v1/responses", responses_get, name=SOCKET_ROUTE, allow_head=False),
         web.post("/v1/responses", r.create),
         web.get("/v1/responses/{id}", r.retrieve),
         web.delete("/v1/responses/{id}", r.delete),

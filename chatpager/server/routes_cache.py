@@ -159,7 +159,13 @@ async def _fork(request: web.Request, body: Json) -> wire_conversations.Conversa
     inside = tip is None or await _contains(service, session, tip)  # what it has left behind is not in its head
     new_id, now = "conv_" + secrets.token_hex(16), service.hub.wall()
     child = await service.store.fork_session(
-        session.tenant, session.id, new_id=new_id, at=tip, now=now, most=service.config.max_forks
+        session.tenant,
+        session.id,
+        new_id=new_id,
+        at=tip,
+        now=now,
+        most=service.config.max_forks,
+        most_of_tenant=service.config.max_conversations,
     )
     usage = (turn.usage or {}) if turn else None
     tokens = usage.get("input_tokens", 0) + usage.get("output_tokens", 0) - 1 if usage is not None else None

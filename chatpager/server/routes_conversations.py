@@ -39,7 +39,13 @@ async def _create(request: web.Request, body: Json) -> wire_conversations.Conver
     messages = input_messages(_items(body), "items")
     now = service.hub.wall()
     session = await service.store.create_session(
-        tenant, id="conv_" + secrets.token_hex(16), title=title or "", metadata=metadata, said=messages, now=now
+        tenant,
+        id="conv_" + secrets.token_hex(16),
+        title=title or "",
+        metadata=metadata,
+        said=messages,
+        now=now,
+        most=service.config.max_conversations,
     )
     return conversation_object(service, session)
 

@@ -24,6 +24,7 @@ from chatpager.sessions.answers import Answer, Reasoning, calls_of
 from chatpager.sessions.hub import SessionHub
 from chatpager.sessions.keeping import BEAT_SECONDS
 from chatpager.sessions.logprobs import logprobs_of
+from chatpager.sessions.quotas import Allowed
 from chatpager.sessions.stream import Ended
 from chatpager.sessions.turn import LiveTurn, TurnRequest, TurnState, choice_id
 from chatpager.store import Message, MessageHash, Store, Turn, TurnKind, text_of
@@ -68,6 +69,7 @@ class Service:
     def __post_init__(self) -> None:
         self.keyed = Keyed(whole_turns)
         self.answered = Keyed(text_as_it_is)
+        self.hub.quotas.default = Allowed(self.config.requests_per_minute, self.config.tokens_per_minute)
         self.readers = Readers(self.config.detach_grace, self.stop, self.hub.attend)
 
     @property

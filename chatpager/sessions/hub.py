@@ -40,6 +40,7 @@ from chatpager.sessions.orphans import Orphans
 from chatpager.sessions.prefetching import Prefetcher
 from chatpager.sessions.prompting import Prompting
 from chatpager.sessions.publishing import Publisher, Room
+from chatpager.sessions.quotas import Quotas
 from chatpager.sessions.receipt import KeyDomain
 from chatpager.sessions.recent import Recent
 from chatpager.sessions.remembered import Remembered
@@ -95,6 +96,7 @@ class SessionHub:
         self._on_end = on_end
         self._clock = clock
         self._admission = Admission(max_turns, max_turns_per_tenant)
+        self.quotas = Quotas(clock=clock)
         self._beginning: dict[str, asyncio.Task[None]] = {}
         """Turns whose rows are being stored, by id."""
         self.rereader = Rereader(tokenizer)
@@ -244,6 +246,7 @@ class SessionHub:
         """
         self._check_open()
         self._beginner.check(request)
+        self.quotas.ask(request.tenant)
         submitted = self._clock()
         await self._admission.enter(request.tenant, request.conversation, request.params.n)
         begun: list[Begun] = []
@@ -264,11 +267,14 @@ class SessionHub:
             if not begun or not begun[0].turn.stream.events:
                 for _ in range(request.params.n):
                     self._admission.leave(request.tenant, request.conversation)
+                for turn, _ in begun:
+                    self.quotas.release(turn.id)
             raise
         return [turn for turn, _ in begun]
 
     async def _begin(self, request: TurnRequest, submitted: float, compiled: Compiled | None) -> list[Begun]:
         begun = await self._beginner.begin(request, submitted)
+        self.quotas.reserve([turn for turn, _ in begun], self.max_model_len)
         for turn, _ in begun:
             turn.compiled = compiled
         return begun
@@ -427,6 +433,7 @@ class SessionHub:
     def _turn_ended(self, turn: LiveTurn, ended: Ended, tip: MessageHash | None) -> None:
         del self.turns[turn.id]
         turn.compiled = None
+        self.quotas.settle(turn)
         self._admission.leave(turn.request.tenant, turn.request.conversation)
         self._aftermath.of(turn, ended, tip)
         self._on_end(turn, ended)

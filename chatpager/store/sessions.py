@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from sqlalchemy import delete, exists, func, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from chatpager.errors import ConversationNotFound, InvalidRequest, SessionBusy, TooManyForks
+from chatpager.errors import ConversationNotFound, InvalidRequest, SessionBusy, TooManyConversations, TooManyForks
 from chatpager.store import journal, messages, searching
 from chatpager.store.chain import MessageHash
 from chatpager.store.database import NUL
@@ -18,9 +18,16 @@ from chatpager.store.records import DeletedSession, NewMessage, Session
 from chatpager.store.tables import LIVE, sessions, turns
 
 
-async def create(c: AsyncConnection, session: Session, said: Sequence[NewMessage] = ()) -> Session:
-    """``said`` behind its tip. The transaction must keep the tenant's other writers out where there is anything."""
+async def create(
+    c: AsyncConnection, session: Session, said: Sequence[NewMessage] = (), most: int | None = None
+) -> Session:
+    """``said`` behind its tip, unless the tenant has ``most`` sessions. The transaction must keep the tenant's other
+    writers out where there is anything said, or a limit."""
     _check_title(session.title)
+    if most is not None:
+        stored = select(func.count()).select_from(sessions).where(sessions.c.tenant == session.tenant)
+        if ((await c.execute(stored)).scalar() or 0) >= most:
+            raise TooManyConversations(f"this tenant has {most} conversations, as many as it may; delete some of them")
     if said:
         hashes = await messages.insert(c, session.tenant, session.tip_hash, said, session.created_at)
         session = replace(session, tip_hash=hashes[-1])
@@ -78,10 +85,17 @@ async def change(
 
 
 async def fork(
-    c: AsyncConnection, tenant: str, id: str, new_id: str, at: MessageHash | None, now: int, most: int | None = None
+    c: AsyncConnection,
+    tenant: str,
+    id: str,
+    new_id: str,
+    at: MessageHash | None,
+    now: int,
+    most: int | None = None,
+    most_of_tenant: int | None = None,
 ) -> Session:
     """A session with the messages of ``id`` up to ``at`` (None: all), which may lie on a branch it has left. There are
-    ``most`` forks of one root, whatever they were forked from in between."""
+    ``most`` forks of one root, whatever they were forked from in between, and ``most_of_tenant`` sessions."""
     parent = await get(c, tenant, id)
     root = parent.root or parent.id
     if most is not None:
@@ -102,7 +116,7 @@ async def fork(
         updated_at=now,
         root=root,
     )
-    return await create(c, child)
+    return await create(c, child, most=most_of_tenant)
 
 
 async def _holds(c: AsyncConnection, session: Session, at: MessageHash) -> bool:

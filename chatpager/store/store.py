@@ -102,8 +102,13 @@ class Store:
         parameters: dict[str, Any] | None = None,
         said: Sequence[NewMessage] = (),
         now: int,
+        most: int | None = None,
     ) -> Session:
-        """``said`` are its first messages: it begins with all of them or not at all."""
+        """``said`` are its first messages: it begins with all of them or not at all.
+
+        Raises:
+            TooManyConversations: the tenant has ``most``.
+        """
         new = Session(
             id=id,
             tenant=tenant,
@@ -116,7 +121,9 @@ class Store:
             updated_at=now,
         )
         return await self._database.writing(
-            "create_session", lambda c: sessions.create(c, new, said), tenant if said else None
+            "create_session",
+            lambda c: sessions.create(c, new, said, most),
+            tenant if said or most is not None else None,
         )
 
     async def session(self, tenant: str, id: str) -> Session:
@@ -161,7 +168,15 @@ class Store:
         )
 
     async def fork_session(
-        self, tenant: str, id: str, *, new_id: str, at: MessageHash | None = None, now: int, most: int | None = None
+        self,
+        tenant: str,
+        id: str,
+        *,
+        new_id: str,
+        at: MessageHash | None = None,
+        now: int,
+        most: int | None = None,
+        most_of_tenant: int | None = None,
     ) -> Session:
         """Another session with the same messages up to ``at``; one row, nothing is copied.
 
@@ -169,9 +184,10 @@ class Store:
             ConversationNotFound: there is no session ``id``.
             InvalidRequest: ``at`` is no message of it.
             TooManyForks: there are ``most`` that came from where this one did.
+            TooManyConversations: the tenant has ``most_of_tenant``.
         """
         return await self._database.writing(
-            "fork_session", lambda c: sessions.fork(c, tenant, id, new_id, at, now, most), tenant
+            "fork_session", lambda c: sessions.fork(c, tenant, id, new_id, at, now, most, most_of_tenant), tenant
         )
 
     async def rewind_session(self, tenant: str, id: str, *, to: MessageHash) -> Session:
