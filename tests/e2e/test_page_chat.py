@@ -266,6 +266,12 @@ def test_two_tabs_show_the_same_answer_while_it_is_written(page, complaints):
     assert any(frame["type"] == "response.resume" for frame in other.wire.sent)
     assert other.locator(".message-text").all_inner_texts() == page.locator(".message-text").all_inner_texts()
     assert len(stored(page)) == 4
+    page.wire.asking["max_output_tokens"] = 200
+    send(page, "What is my name?")
+    send(other, "你好")  # waits for the other's answer, and does not hear of it meanwhile
+    for one in (page, other):
+        expect(badges(one)).to_have_count(4, timeout=ANSWERED)
+    assert other.locator(".message-text").all_inner_texts() == page.locator(".message-text").all_inner_texts()
     assert complaints == []
 
 

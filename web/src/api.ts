@@ -3,6 +3,7 @@ import { Calls, parse } from "./calls";
 import type { AnyItem, Conversation, Explanation, Health, Page, ResponseObject } from "./wire";
 
 const ITEMS_PER_PAGE = 100;
+const NEWEST = 8;
 export const SESSIONS_PER_PAGE = 50;
 
 export class Api extends Calls {
@@ -66,6 +67,12 @@ export class Api extends Calls {
       all.push(...page.data);
       if (!page.has_more || page.data.length === 0) return all;
     }
+  }
+
+  /** The last few items of a conversation, oldest first. */
+  async newest(id: string): Promise<AnyItem[]> {
+    const page = await this.json<Page<AnyItem>>("GET", `${place(id)}/items?limit=${NEWEST}&order=desc`);
+    return page.data.reverse();
   }
 
   /** Somebody is about to go on with it: the server brings back what it keeps of it below the device. */

@@ -13,7 +13,7 @@ import type { Login } from "./login";
 import { Sessions } from "./sessions";
 import type { LineState } from "./socket";
 import { Store } from "./store";
-import { reread } from "./stored";
+import { endsAlike, reread } from "./stored";
 import { emptyThread, withdraw } from "./turns";
 import type { Wishes } from "./wire";
 import { type KeptWishes, wishesOf } from "./wishes";
@@ -58,6 +58,7 @@ export class Chat {
     const changed = (id: string) => {
       void sessions.learn(id);
       tellOthers(id);
+      void this.catchUp(id);
     };
     this.carrying = new Carrying({ store, api, lines, sessions, ended, changed, now, wait, schedule });
   }
@@ -123,6 +124,15 @@ export class Chat {
     await this.sessions.learn(id);
     const after = store.session.peek();
     if (JSON.stringify(before) !== JSON.stringify(after)) await this.reload(id);
+  }
+
+  /** After a turn of this page: what others said before it, while the page was too busy to read. */
+  private async catchUp(id: string): Promise<void> {
+    const { store, options, carrying } = this;
+    if (carrying.busy(id)) return;
+    const newest = await options.api.newest(id).catch(() => []); // read when the connection is back
+    const shown = store.threads.peek().get(id);
+    if (shown !== undefined && !carrying.busy(id) && !endsAlike(shown, newest)) await this.reload(id);
   }
 
   /** A server that said it cannot work is asked whether it can again, and about turns that say nothing. */

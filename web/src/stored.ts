@@ -72,6 +72,16 @@ function fingerprint({ text, state, responseId, thoughts, calls }: Message): str
   return JSON.stringify([text, state, responseId, thoughts, calls.map(({ id, output }) => [id, output])]);
 }
 
+/** Whether a conversation whose last items are `newest` ends with what is shown. Answers without a word are not stored. */
+export function endsAlike(shown: Thread, newest: readonly AnyItem[]): boolean {
+  const here = shown.messages.filter((one) => one.state !== "refused" && (one.role === "user" || one.text + one.thoughts !== "" || one.calls.length > 0));
+  const there = fold(newest);
+  return there.every((one, index) => {
+    const mine = here[here.length - there.length + index];
+    return mine?.role === one.role && mine.responseId === one.responseId && (one.responseId !== null || mine.text === one.text);
+  });
+}
+
 /** As `reread`, for a turn whose socket dropped before it was acknowledged: the stored messages tell whether the server took it. */
 export function recover(lost: Thread, stored: Thread, reason: string): Thread {
   const pending = lost.messages.findIndex((one) => one.role === "user" && one.state === "sending");

@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import type { Item } from "../src/wire";
 import { words } from "../src/words";
 import { address, answers, chat, eventually, finish, server, shown, start } from "./page";
-import { item, response } from "./server";
+import { answerEvents, item, response } from "./server";
 
 describe("a stored chat", () => {
   it("that is read while a turn begins and ends keeps the turn", async () => {
@@ -62,6 +62,29 @@ describe("a stored chat", () => {
     server.failures.set(`/v1/conversations/${id}`, { status: 403, body: '{"error":{"message":"The Host is not allowed."}}' });
     await start(id);
     await eventually(() => expect(chat.store.notice.value).toBe("The Host is not allowed."));
+  });
+
+  it("into which others spoke while a turn of this page waited is read again", async () => {
+    const { id } = server.addConversation("Shared", [item("msg_1", "user", "Hi"), item("msg_2", "assistant", "Hello")]);
+    await start(id);
+    await eventually(() => expect(shown()).toHaveLength(2));
+    server.onCreate = (request, socket) => {
+      server.items.get(id)?.push(item("msg_3", "user", "Theirs"), item("msg_4", "assistant", "Yes"));
+      finish(id, "resp_1", "Mine it is"); // and the question before it
+      server.items.get(id)?.splice(-1, 0, item("msg_u", "user", request.input));
+      server.send(socket, ...answerEvents("resp_1", ["Mine it is"]));
+    };
+    await chat.send("Mine");
+    await eventually(() => expect(shown().map(([, text]) => text)).toEqual(["Hi", "Hello", "Theirs", "Yes", "Mine", "Mine it is"]));
+    server.calls.length = 0;
+    server.onCreate = (request, socket) => {
+      server.items.get(id)?.push(item("msg_v", "user", request.input));
+      finish(id, "resp_2", "Right");
+      server.send(socket, ...answerEvents("resp_2", ["Right"]));
+    };
+    await chat.send("And now?");
+    await eventually(() => expect(server.calls.filter((call) => call === `GET /v1/conversations/${id}/items`)).toHaveLength(1));
+    expect(shown()).toHaveLength(8);
   });
 
   it("whose answer another page started is followed to its end", async () => {

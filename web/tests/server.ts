@@ -230,6 +230,7 @@ function upTo(items: readonly AnyItem[], responseId: string): AnyItem[] {
 
 function page<T extends { id: string }>(all: T[], url: URL) {
   const after = url.searchParams.get("after");
+  if (url.searchParams.get("order") === "desc") all = all.toReversed();
   const start = after === null ? 0 : all.findIndex((one) => one.id === after) + 1;
   const data = all.slice(start, start + Number(url.searchParams.get("limit") ?? 20));
   const last = data.at(-1)?.id ?? null;
