@@ -126,6 +126,9 @@ def canonical(content: Sequence[Mapping[str, Any]]) -> bytes:
         ) from None
 
 
+TOKEN_BYTES = 4
+
+
 def pack(token_ids: Sequence[int]) -> bytes:
     """Token ids as little-endian uint32, 4 bytes each."""
     return struct.pack(f"<{len(token_ids)}I", *token_ids)

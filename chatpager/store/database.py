@@ -186,11 +186,14 @@ class Database:
                 self._log_holds_deleted = not await self._visits.empty_log()
             return done
 
-    async def write_in_one_visit(self, name: str, work: Callable[[sqlite3.Connection], T]) -> T:
-        """One relaxed transaction of SQLite's, as short in the event loop as can be: ``work`` runs in a thread."""
+    async def write_in_one_visit(
+        self, name: str, work: Callable[[sqlite3.Connection], T], committed: Callable[[], None]
+    ) -> T:
+        """One relaxed transaction of SQLite's, as short in the event loop as can be: ``work`` runs in a thread, and
+        ``committed`` behind the commit."""
         async with self._writing(name):
             assert self._one_visit is not None
-            return await self._one_visit.write(name, work)
+            return await self._one_visit.write(name, work, committed)
 
     @asynccontextmanager
     async def _writing(self, name: str) -> AsyncIterator[None]:

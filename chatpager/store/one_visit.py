@@ -15,8 +15,8 @@ from chatpager.store.visits import in_thread
 
 T = TypeVar("T")
 LOG_ROWS = 4096
-"""Written since the log was last carried to the database, after which that is done again. Each is a page of the log,
-for every turn writes at a place of its own."""
+"""Written since the log was last carried to the database, after which that is done again. A row is a page of the log or
+two, for nearly every one lies at a place of its own."""
 PASSES = 8
 """What is written while the log is carried over needs another pass, a short one."""
 
@@ -33,9 +33,12 @@ class OneVisit:
         self._carrying: Future[None] | None = None
         self._rows = 0
 
-    async def write(self, name: str, work: Callable[[sqlite3.Connection], T]) -> T:
-        """What ``work`` returns, committed. Raises sqlite3.Error; then nothing was written."""
-        return await in_thread(self._thread, self._write, name, work)
+    async def write(
+        self, name: str, work: Callable[[sqlite3.Connection], T], committed: Callable[[], None] = lambda: None
+    ) -> T:
+        """What ``work`` returns, committed; then ``committed`` is called, in the same thread. Raises sqlite3.Error;
+        then nothing was written."""
+        return await in_thread(self._thread, self._write, name, work, committed)
 
     async def carried_over(self) -> None:
         """Wait until nothing carries the log over, so that somebody else can."""
@@ -47,7 +50,7 @@ class OneVisit:
         self._thread.shutdown()
         await asyncio.to_thread(self._beside.shutdown)
 
-    def _write(self, name: str, work: Callable[[sqlite3.Connection], T]) -> T:
+    def _write(self, name: str, work: Callable[[sqlite3.Connection], T], committed: Callable[[], None]) -> T:
         c = self._connection = self._connection or self._connect()
         before = c.total_changes
         c.execute("BEGIN IMMEDIATE")
@@ -59,6 +62,7 @@ class OneVisit:
             if c.in_transaction:
                 c.execute("ROLLBACK")
             raise
+        committed()
         self._rows += c.total_changes - before
         if self._rows >= LOG_ROWS and (self._carrying is None or self._carrying.done()):
             self._rows = 0

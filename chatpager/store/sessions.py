@@ -193,7 +193,7 @@ async def remove(c: AsyncConnection, tenant: str, id: str) -> DeletedSession:
     t = turns.c
     rows = (await c.execute(select(t.id, t.input_tip, t.tip_hash, t.status).where(t.session_id == id))).all()
     await c.execute(update(turns).where(t.session_id == id, LIVE).values(session_id=None))
-    await journal.clear(c, t.session_id == id)
+    await journal.clear_deleted(c, t.session_id == id)
     ended = await c.execute(delete(turns).where(t.session_id == id))
     await c.execute(delete(sessions).where(sessions.c.id == id))
     tips = {session.tip_hash, *(row.input_tip for row in rows), *(row.tip_hash for row in rows)}

@@ -30,6 +30,7 @@ from chatpager.store.records import (
     Session,
     Turn,
 )
+from chatpager.store.step_log import StepLog
 
 
 class Store:
@@ -42,6 +43,7 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._steps = StepLog()
 
     @classmethod
     async def open(cls, url: str, *, migrate: bool, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> Store:
@@ -276,7 +278,8 @@ class Store:
         if not entries:
             return set()
         if self._database.file:
-            return await self._database.write_in_one_visit("journal", partial(journal.write_sqlite, entries))
+            steps = self._steps
+            return await self._database.write_in_one_visit("journal", partial(steps.write, entries), steps.committed)
         async with self._database.write("journal", durable=False) as c:
             return await journal.write(c, entries)
 
@@ -285,7 +288,7 @@ class Store:
 
         async def read(c: AsyncConnection) -> Journaled:
             await turns.get(c, tenant, id)
-            return await journal.read(c, id)
+            return await journal.read(c, id, await journal.steps(c))
 
         return await self._database.reading(read)
 

@@ -121,6 +121,8 @@ responses = Table(
     Column("body", Json, nullable=False),
 )
 
+STEP = ""
+"""In place of a turn's id: what SQLite has of one step and all its turns (``step_log``), under the step's number."""
 turn_journal = Table(
     "turn_journal",
     metadata,

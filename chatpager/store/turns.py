@@ -164,8 +164,10 @@ async def recover(
     """End live turns as ``interrupted``, their answers what the journal holds; the second time there is none."""
     done = []
     # Held from here on: what a server that lost its claim is just writing of them is waited for, and read.
-    for turn in await _ordered(c, LIVE, *([] if ids is None else [turns.c.id.in_(ids)]), to_change=True):
-        partial = await journal.read(c, turn.id)
+    held = await _ordered(c, LIVE, *([] if ids is None else [turns.c.id.in_(ids)]), to_change=True)
+    steps = await journal.steps(c) if held else {}
+    for turn in held:
+        partial = await journal.read(c, turn.id, steps)
         message = None
         if partial.token_ids:
             message = NewMessage(
@@ -227,7 +229,7 @@ async def remove(c: AsyncConnection, tenant: str, id: str) -> int:
     The transaction must keep the tenant's other writers out.
     """
     turn = await get(c, tenant, id)
-    await journal.clear(c, turns.c.id == id)
+    await journal.clear_deleted(c, turns.c.id == id)
     await c.execute(delete(turns).where(turns.c.id == id))
     return await messages.sweep(c, [turn.input_tip, turn.tip_hash])
 

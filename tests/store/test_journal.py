@@ -1,5 +1,6 @@
 import asyncio
 import sqlite3
+from collections import Counter
 from contextlib import closing
 from functools import reduce
 
@@ -8,12 +9,20 @@ from sqlalchemy import func, insert, select
 
 from chatpager.errors import ResponseNotFound, StoreError
 from chatpager.store import JournalEntry, journal, one_visit, tables
+from chatpager.store.step_log import STEPS_BEHIND, StepLog
 from tests.store.making import begin, end, entry, user
 
 
 async def journal_rows(store):
     async with store._database.read() as c:
         return (await c.execute(select(func.count()).select_from(tables.turn_journal))).scalar()
+
+
+async def kept(store):
+    """How many rows each turn has, and how many steps there are."""
+    async with store._database.read() as c:
+        counts = Counter(await c.scalars(select(tables.turn_journal.c.turn_id)))
+    return counts, counts.pop(tables.STEP, 0)
 
 
 async def test_the_journal_holds_the_tokens_of_many_turns_in_order(store):
@@ -57,9 +66,54 @@ async def test_a_step_of_many_turns_is_written_whole_but_for_those_that_ended(st
     for name in ended:
         await store.finish_turn(end(name, "hello"))
     assert await store.journal([entry(f"resp_{n}", 0, f"<{n}>") for n in range(count)]) == ended
-    assert await journal_rows(store) == count - len(ended)
+    assert await journal_rows(store) == (min(1, count - len(ended)) if store._database.file else count - len(ended))
     for n in range(count):
         assert (await store.journaled("ann", f"resp_{n}")).text == ("" if f"resp_{n}" in ended else f"<{n}>")
+
+
+async def test_what_lay_in_steps_comes_into_rows_of_its_turns(sqlite_store, sqlite_url, open_store):
+    """Of some turns at each step; then a step's row goes. One that has ended in between gets none."""
+    store, count = sqlite_store, 80
+    for n in range(count):
+        await store.begin_turn(begin(f"resp_{n}", user("hi")))
+    for step in range(3 * STEPS_BEHIND):
+        await store.journal([entry(f"resp_{n}", step, chr(97 + step % 26)) for n in range(count) if n or step < 5])
+        if step == 40:
+            await store.finish_turn(end("resp_7", "hello"))
+    said = "".join(chr(97 + step % 26) for step in range(3 * STEPS_BEHIND))
+    rows, steps = await kept(store)
+    assert steps <= STEPS_BEHIND + 1 and "resp_7" not in rows and 2 <= rows["resp_1"] <= 4
+    for n in (1, 50, 79):
+        assert (await store.journaled("ann", f"resp_{n}")).text == said
+    assert (await store.journaled("ann", "resp_0")).text == said[:5]
+    other = await open_store(sqlite_url, migrate=False)  # a new server, of which the first knows nothing
+    await other.journal([entry("resp_1", 3 * STEPS_BEHIND, "!")])
+    await store.journal([entry("resp_2", 3 * STEPS_BEHIND, "?")])
+    assert (await other.journaled("ann", "resp_1")).text == said + "!"
+    ends = {done.turn_id: done.tokens for done in await other.recover(now=9)}
+    assert len(ends) == count - 1 and ends["resp_2"] == len(said) + 1 and ends["resp_0"] == 5
+    assert await journal_rows(store) == 0
+
+
+async def test_few_turns_wait_as_long_for_rows_of_their_own(sqlite_store):
+    await sqlite_store.begin_turn(begin("resp_1", user("hi")))
+    for step in range(4 * STEPS_BEHIND):
+        await sqlite_store.journal([entry("resp_1", step, "a")])
+    rows, steps = await kept(sqlite_store)
+    assert 3 <= rows["resp_1"] <= 4 and steps <= STEPS_BEHIND + 1
+
+
+async def test_a_deleted_turn_leaves_nothing_in_the_steps_that_it_shares(sqlite_store):
+    for name in ("resp_1", "resp_2"):
+        await sqlite_store.begin_turn(begin(name, user("hi")))
+        await sqlite_store.journal([entry("resp_1", 0, "secret"), entry(name, 9, "kept")])
+    await sqlite_store.finish_turn(end("resp_1", "secret"))
+    async with sqlite_store._database.read() as c:
+        assert b"secret" in b"".join(await c.scalars(select(tables.turn_journal.c.token_ids)))
+    await sqlite_store.delete_turn("ann", "resp_1")
+    async with sqlite_store._database.read() as c:
+        left = b"".join(await c.scalars(select(tables.turn_journal.c.token_ids)))
+    assert b"secret" not in left and b"kept" in left
 
 
 async def test_entries_of_one_turn_may_be_written_as_one(store):
@@ -151,7 +205,7 @@ async def test_a_disk_that_failed_under_the_journal_is_not_trusted_again(sqlite_
         raise failed
 
     with monkeypatch.context() as patch:
-        patch.setattr(journal, "write_sqlite", fails)
+        patch.setattr(StepLog, "write", fails)
         with pytest.raises(StoreError, match="disk failed"):
             await sqlite_store.journal([entry("resp_1", 0, "a")])
     with pytest.raises(StoreError, match="lost a write"):
