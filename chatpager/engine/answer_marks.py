@@ -45,12 +45,12 @@ def marks_of(backend: Backend, tokens: Iterable[str]) -> Mapping[int, str]:
 
 def unmarked(text: str) -> str:
     """``text`` as it may be told."""
-    return text.translate(_UNMARKED)
+    return text if text.isascii() else text.translate(_UNMARKED)
 
 
 def without_marks_of_its_own(text: str) -> str:
     """What a model says, in which nothing is a mark."""
-    return text.translate(_SAID)
+    return text if text.isascii() else text.translate(_SAID)
 
 
 def with_tags_spelled(text: str) -> str:

@@ -72,15 +72,21 @@ class TextStream:
         self._held = ""
         self._unchecked = min_tokens
         self._marks = marks or {}
-        self.text = ""
-        """Everything given out so far."""
+        self._given: list[str] = []
+        self._length = 0
         self.stopped: str | None = None
         """The stop string that ended the text."""
 
     @property
+    def text(self) -> str:
+        """Everything given out so far."""
+        self._given = ["".join(self._given)]
+        return self._given[0]
+
+    @property
     def length(self) -> int:
         """Characters of the text, those that are held back included."""
-        return len(self.text) + len(self._held)
+        return self._length + len(self._held)
 
     def push(self, token_id: int) -> str:
         """The next piece of text; after ``stopped`` is set there is no more."""
@@ -89,6 +95,10 @@ class TextStream:
         piece = self._detokenizer.push(token_id)
         if self._marks:
             piece = self._marks.get(token_id) or without_marks_of_its_own(piece)
+        if not self._stops:  # most answers
+            self._given.append(piece)
+            self._length += len(piece)
+            return piece
         if self._unchecked:
             self._unchecked -= 1
             self._held = piece
@@ -116,7 +126,8 @@ class TextStream:
 
     def _give(self, count: int) -> str:
         piece, self._held = self._held[:count], self._held[count:]
-        self.text += piece
+        self._given.append(piece)
+        self._length += len(piece)
         return piece
 
     def _undecided(self) -> int:

@@ -154,9 +154,14 @@ class ResponseEncoder:
 
     def feed(self, event: Event, final: wire.Response | None = None) -> Iterable[wire_events.Event]:
         """The wire's events for one event of the log; ``final`` is needed for the last."""
-        if isinstance(event, Delta) and self._text_place is not None and self._thoughts is None:
-            return (self._text(event, self._text_place),)  # most events by far
-        return self._feed(event, final)
+        told = self.text(event) if isinstance(event, Delta) else None
+        return (told,) if told else self._feed(event, final)
+
+    def text(self, event: Delta) -> wire_events.TextDelta | None:
+        """The wire's only event for one that goes on with the message's text; None where there is more to be told."""
+        if self._text_place is None or self._thoughts is not None:
+            return None
+        return self._text(event, self._text_place)
 
     def _feed(self, event: Event, final: wire.Response | None) -> Iterable[wire_events.Event]:
         if self._thoughts and not isinstance(event, Thought | Ended):
@@ -191,8 +196,9 @@ class ResponseEncoder:
                 yield from self.end(final)
 
     def _text(self, event: Delta, place: int) -> wire_events.TextDelta:
+        number, self._next = self._next, self._next + 1
         return wire_events.TextDelta(
-            sequence_number=self._number(),
+            sequence_number=number,
             item_id=self._item,
             output_index=place,
             delta=event.text,

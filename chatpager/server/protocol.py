@@ -30,6 +30,7 @@ from chatpager.server.encode_response import ResponseEncoder, ResponseFacts
 from chatpager.server.error_bodies import error_frame
 from chatpager.server.input_items import Json, shown
 from chatpager.server.reading import checked_key, checked_place, decode
+from chatpager.sessions.answers import Delta
 from chatpager.sessions.stream import Ended, Event
 
 SUBPROTOCOL = "chatpager.v1"
@@ -223,6 +224,10 @@ class ResponsesProtocol:
         """The next event of the response's log; ``final`` goes with the last."""
         streams = self._lanes.get(lane)
         assert streams and streams.encoder, self.state(lane)
+        if isinstance(event, Delta) and (told := streams.encoder.text(event)):  # most events by far
+            if told.sequence_number > streams.after:
+                self._send(told, lane)
+            return
         for frame in streams.encoder.feed(event, final):
             if isinstance(frame, wire_events.PrefillEvent):
                 if self._extended:

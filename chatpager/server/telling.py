@@ -89,8 +89,9 @@ class Telling:
         events, first = self._stream.events, self._place
         if self._waits and self._outlet.is_free():
             try:
-                while self._place < len(events) and not isinstance(events[self._place], OF_THE_TASK):
-                    self._feed(events[self._place])
+                while self._place < len(events) and not isinstance(event := events[self._place], OF_THE_TASK):
+                    self._place += 1
+                    self._protocol.turn_event(event, None, self._lane)
                 if self._place > first:
                     self._outlet.write()
                     self._tell_times(first)
@@ -116,7 +117,8 @@ class Telling:
 
     def _tell_times(self, first: int) -> None:
         """Of the news among the events from place ``first`` to here."""
-        for place in range(max(first, self._past), self._place):
-            stepped_at = self._stream.stepped_at[place]
-            if stepped_at and not isinstance(self._stream.events[place], Prefilled):  # most of those are not sent
+        stream = self._stream
+        for place in range(first if first > self._past else self._past, self._place):
+            stepped_at = stream.stepped_at[place]
+            if stepped_at and not isinstance(stream.events[place], Prefilled):  # most of those are not sent
                 self._outlet.written(stepped_at)

@@ -85,6 +85,11 @@ class AnswerReader:
         self._calls = 0
 
     @property
+    def parses(self) -> bool:
+        """Whether anything but text can come of it."""
+        return self._parser is not None
+
+    @property
     def is_thinking(self) -> bool:
         return self._parser is not None and self._parser.is_thinking
 
@@ -95,7 +100,7 @@ class AnswerReader:
 
     def read(self, text: str) -> list[Said]:
         if self._parser is None:
-            return self._told([text])
+            return [Delta(said)] if (said := unmarked(text)) else []
         return self._told(self._parser.push(with_tags_spelled(text)))
 
     def finish(self) -> list[Said]:

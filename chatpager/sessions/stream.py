@@ -106,9 +106,10 @@ class TurnStream:
 
     def extend(self, events: Sequence[Event], stepped_at: float = 0.0) -> None:
         """Add what came at once, of one step."""
-        assert self.ended is None, f"{events} after the end"
+        assert not (self.events and isinstance(self.events[-1], Ended)), f"{events} after the end"
         self.events += events
-        self.stepped_at.extend([stepped_at] * len(events))
+        for _ in events:
+            self.stepped_at.append(stepped_at)
         for grown in tuple(self._watching):
             grown()
 

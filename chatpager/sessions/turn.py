@@ -178,6 +178,7 @@ class LiveTurn:
     ) -> None:
         self.request = request
         self.index = index
+        self.id = choice_id(request.id, index)
         self.prompt = prompt
         self.template = template
         self.created_at = created_at
@@ -203,10 +204,6 @@ class LiveTurn:
         self._last: float | None = None
 
     @property
-    def id(self) -> str:
-        return choice_id(self.request.id, self.index)
-
-    @property
     def text(self) -> str:
         """As it was generated; ``answer`` is what that says."""
         return self._text.text
@@ -223,7 +220,7 @@ class LiveTurn:
 
     @property
     def stopped_by_string(self) -> bool:
-        return self.stop_string is not None
+        return self._text.stopped is not None
 
     @property
     def status(self) -> EndStatus:
@@ -237,21 +234,22 @@ class LiveTurn:
 
     def take(self, output: StepOutput, now: float) -> tuple[list[Said], JournalEntry | None]:
         """What one output added, and the journal entry that must be written before anyone sees it."""
-        if self.state in (TurnState.CLOSING, TurnState.ENDED):
+        if self.state is TurnState.CLOSING or self.state is TurnState.ENDED:
             return [], None
         self.usage = output.usage or self.usage
         if output.prefilled:
             self.happen(Happening.PREFILLED)
         said: list[Said] = []
         for i, token_id in enumerate(output.token_ids if self.request.generate else ()):
-            if self.stopped_by_string:
+            if self._text.stopped is not None:
                 break  # what the engine computed past the stop string is not part of the answer
-            self.happen(Happening.TOKEN)
+            if self.state is not TurnState.DECODE:
+                self.happen(Happening.TOKEN)
+                self._first = now
             self.token_ids.append(token_id)
             if output.logprobs:
                 self._place(PlacedLogprobs(self._text.length, output.logprobs[i]))
             said += self._read(self._text.push(token_id))
-            self._first = self._first if self._first is not None else now
             self._last = now
         if output.finish_reason:
             said += self._reader.read(self._close(output)) + self._reader.finish()
@@ -266,16 +264,19 @@ class LiveTurn:
 
     def _read(self, text: str) -> list[Said]:
         """What a token's text says. The tags around thoughts count as thought."""
-        was_thinking = self._reader.is_thinking
-        said = self._reader.read(text)
-        self._reasoning_tokens += was_thinking or self._reader.is_thinking
+        reader = self._reader
+        if not reader.parses:
+            return reader.read(text)
+        was_thinking = reader.is_thinking
+        said = reader.read(text)
+        self._reasoning_tokens += was_thinking or reader.is_thinking
         return said
 
     def _entry(self, said: Sequence[Said]) -> JournalEntry | None:
         """What the journal lacks of ``answer_ids``. A last token that may be the closing one waits for the next, which
         tells that it was not; but what goes on needs a token, because entries are named by their first."""
         first, end = self._journalled, len(self.token_ids)
-        text = "".join(event.text for event in said if isinstance(event, Delta))
+        text = "".join([event.text for event in said if isinstance(event, Delta)])
         if self._closed and not (said and first == end - 1 and self.state is TurnState.DECODE):
             end -= 1
         self._journalled = end
