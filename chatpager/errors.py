@@ -15,8 +15,10 @@
     │   ├── InputTooLong            400  so far beyond the window that it was not tokenised whole
     │   ├── InvalidAPIKey           401
     │   ├── Forbidden               403  Origin or Host is not on the list, or the key's role does not allow it
+    │   ├── TenantPaused            403  the operator lets this tenant begin nothing
     │   ├── NotFound                404  and its kinds: the id is unknown, expired, or somebody else's
     │   ├── MethodNotAllowed        405
+    │   ├── TenantNotPaused         409  only a tenant that is paused can be erased
     │   ├── NothingCached           409  there is nothing to pin
     │   ├── PrefixExists            409  its label is taken by another prefix
     │   ├── PrefixTooShort          400  it has less than a block that every conversation begins with
@@ -148,6 +150,10 @@ class Forbidden(RequestError):
     status, type, code = 403, "permission_error", "forbidden"
 
 
+class TenantPaused(RequestError):
+    status, type, code = 403, "permission_error", "tenant_paused"
+
+
 class NotFound(RequestError):
     status, code = 404, "not_found"
 
@@ -198,6 +204,10 @@ class UpgradeRequired(RequestError):
     """The path is a WebSocket's."""
 
     status, code = 426, "upgrade_required"
+
+
+class TenantNotPaused(RequestError):
+    status, code = 409, "tenant_not_paused"
 
 
 class NothingCached(RequestError):

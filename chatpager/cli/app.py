@@ -18,6 +18,7 @@ from chatpager.cli.keys import has_live_key, keys
 from chatpager.cli.prefixes import cache
 from chatpager.cli.remote import AsJson, ConfigFile, Remote, on_server, tell
 from chatpager.cli.sessions import sessions
+from chatpager.cli.tenants import tenants
 from chatpager.errors import ConfigError
 from chatpager.program import program
 
@@ -36,6 +37,7 @@ app.add_typer(settings_app, name="config")
 app.add_typer(sessions, name="sessions")
 app.add_typer(cache, name="cache")
 app.add_typer(keys, name="keys")
+app.add_typer(tenants, name="tenants")
 app.add_typer(bench_app, name="bench")
 
 DEMO_DEFAULTS: dict[str, Any] = {

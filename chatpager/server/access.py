@@ -173,9 +173,10 @@ def gate(config: ServerConfig) -> Middleware:
 
 
 def _count(request: web.Request, caller: Caller, route: str | None) -> None:
-    """What is about the whole server is not counted: whoever mends it must come in. Raises RateLimited."""
+    """What is about the whole server is not counted: whoever mends it must come in. Raises
+    RateLimited, TenantPaused."""
     app, is_socket = request.app, route == SOCKET_ROUTE
-    ASKED.set(Asked(counted=not is_socket))
+    ASKED.set(Asked(caller.key, counted=not is_socket))
     if route in app[FOR_ADMINS] or route in app[FOR_READERS]:
         return
     try:

@@ -27,6 +27,7 @@ from chatpager.server import (
     routes_prefixes,
     routes_responses,
     routes_reveal,
+    routes_tenants,
     routes_tokens,
 )
 from chatpager.server.access import (
@@ -75,7 +76,8 @@ def make_app(config: ServerConfig, open_service: Callable[[], Awaitable[Service]
     public = {"page", "health", "live", "ready", "openapi", "login", "logged_in", "logout"}
     admins = {"audit", "metrics", "cache_events", "publish", "prefixes", "prefix", "withdraw"}
     acts = {"admin_pin", "admin_unpin", "admin_cancel", "admin_drain", "admin_reveal"}
-    looks = {"snapshot", "live", "history", "tables", "blocks", "block", "leases", "timeline", "settings"}
+    acts |= {"admin_limit", "admin_limit_key", "admin_pause", "admin_resume", "admin_erase"}
+    looks = {"snapshot", "live", "history", "tables", "blocks", "block", "leases", "timeline", "settings", "tenants"}
     admins, readers = admins | acts, {f"admin_{look}" for look in looks}
     app[PUBLIC], app[FOR_ADMINS], app[FOR_READERS] = public, admins, readers
     app[routes_admin.LOOKING], app[routes_admin_cache.MIRROR] = Looking(), BlockMirror()
@@ -92,7 +94,7 @@ def make_app(config: ServerConfig, open_service: Callable[[], Awaitable[Service]
 def routes() -> list[web.RouteDef]:
     """Every route; what each takes and gives, ``openapi_routes`` says."""
     r, c, o = routes_responses, routes_conversations, routes_ops
-    a, whose, acts = routes_admin, routes_admin_cache, routes_admin_acts
+    a, whose, acts, t = routes_admin, routes_admin_cache, routes_admin_acts, routes_tenants
     return [
         web.get("/v1/responses", responses_get, name=SOCKET_ROUTE, allow_head=False),
         web.post("/v1/responses", r.create),
@@ -146,6 +148,12 @@ def routes() -> list[web.RouteDef]:
         web.post("/v1/admin/requests/{id}/cancel", acts.cancel, name="admin_cancel"),
         web.get("/v1/admin/settings", acts.settings, name="admin_settings"),
         web.post("/v1/admin/drain", acts.drain, name="admin_drain"),
+        web.get("/v1/admin/tenants", t.index, name="admin_tenants"),
+        web.put("/v1/admin/tenants/{tenant}/limits", t.limit, name="admin_limit"),
+        web.put("/v1/admin/keys/{id}/limits", t.limit_key, name="admin_limit_key"),
+        web.post("/v1/admin/tenants/{tenant}/pause", t.pause, name="admin_pause"),
+        web.post("/v1/admin/tenants/{tenant}/resume", t.resume, name="admin_resume"),
+        web.delete("/v1/admin/tenants/{tenant}", t.erase, name="admin_erase"),
         web.post("/tokenize", routes_tokens.tokenize),
         web.post("/detokenize", routes_tokens.detokenize),
         web.get("/v1/admin/audit", routes_audit.index, name="audit"),
@@ -171,6 +179,8 @@ def _service(
     async def context(app: web.Application) -> AsyncIterator[None]:
         app[SERVICE] = service = await open_service()
         app[KEYRING] = Keyring(config.api_key, service.store, keyless=not is_exposed(config))
+        for limits in await service.store.limits():
+            service.hub.quotas.change(limits)
         history = HistoryKeeper(service.metrics.ledger, service.store, service.hub.wall)
         await history.load()
         late = LoopWatch(service.metrics.loop_was_late)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 
 from chatpager.server import openapi_shapes as shapes
-from chatpager.server import wire, wire_admin, wire_chat, wire_conversations, wire_events
+from chatpager.server import wire, wire_admin, wire_chat, wire_conversations, wire_events, wire_tenants
 from chatpager.server.completion_requests import CompletionCreate
 from chatpager.server.message_requests import MessageCreate, TokenCount
 from chatpager.server.request_bodies import ChatCreate, Includable, ResponseCreate
@@ -180,6 +180,16 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/v1/admin/requests/{id}/cancel"): Operation("End any tenant's running turn", wire_admin.Cancelling),
     ("GET", "/v1/admin/settings"): Operation("The settings and where they came from", wire_admin.Settings),
     ("POST", "/v1/admin/drain"): Operation("Take no new turns and end those that run", wire_admin.Drained),
+    ("GET", "/v1/admin/tenants"): Operation("Tenants, what they may ask for and what is left", wire_tenants.Tenants),
+    ("PUT", "/v1/admin/tenants/{tenant}/limits"): Operation(
+        "Say what a tenant may ask for", wire_tenants.Tenant, wire_tenants.TenantLimits, body_required=False
+    ),
+    ("PUT", "/v1/admin/keys/{id}/limits"): Operation(
+        "Say what a key may ask for", wire_tenants.LimitedKey, wire_tenants.KeyLimits, body_required=False
+    ),
+    ("POST", "/v1/admin/tenants/{tenant}/pause"): Operation("Let a tenant begin nothing", wire_tenants.Tenant),
+    ("POST", "/v1/admin/tenants/{tenant}/resume"): Operation("Let it go on", wire_tenants.Tenant),
+    ("DELETE", "/v1/admin/tenants/{tenant}"): Operation("Erase a paused tenant", wire_tenants.ErasedTenant),
     ("POST", "/tokenize"): Operation("Text or messages as tokens", wire.Tokens, Tokenize),
     ("POST", "/detokenize"): Operation("Tokens as text", shapes.Text, Detokenize),
     ("GET", "/v1/models"): Operation("The model that is served", shapes.Models),

@@ -165,7 +165,7 @@ async def _fork(request: web.Request, body: Json) -> wire_conversations.Conversa
         at=tip,
         now=now,
         most=service.config.max_forks,
-        most_of_tenant=service.config.max_conversations,
+        most_of_tenant=service.hub.quotas.allowed("tenant", session.tenant).conversations,
     )
     usage = (turn.usage or {}) if turn else None
     tokens = usage.get("input_tokens", 0) + usage.get("output_tokens", 0) - 1 if usage is not None else None

@@ -45,7 +45,7 @@ async def _create(request: web.Request, body: Json) -> wire_conversations.Conver
         metadata=metadata,
         said=messages,
         now=now,
-        most=service.config.max_conversations,
+        most=service.hub.quotas.allowed("tenant", tenant).conversations,
     )
     return conversation_object(service, session)
 

@@ -69,7 +69,9 @@ class Service:
     def __post_init__(self) -> None:
         self.keyed = Keyed(whole_turns)
         self.answered = Keyed(text_as_it_is)
-        self.hub.quotas.default = Allowed(self.config.requests_per_minute, self.config.tokens_per_minute)
+        self.hub.quotas.default = Allowed(
+            self.config.requests_per_minute, self.config.tokens_per_minute, self.config.max_conversations
+        )
         self.readers = Readers(self.config.detach_grace, self.stop, self.hub.attend)
 
     @property

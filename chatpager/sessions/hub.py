@@ -33,6 +33,7 @@ from chatpager.sessions.constraining import Constraining
 from chatpager.sessions.deleting import Deleting
 from chatpager.sessions.delivery import MERGE_AFTER, Delivery
 from chatpager.sessions.engine_thread import EngineThread
+from chatpager.sessions.erasing import Erasing
 from chatpager.sessions.heads import Heads
 from chatpager.sessions.inspecting import Inspector
 from chatpager.sessions.keeping import Keeper
@@ -124,6 +125,7 @@ class SessionHub:
         self.tool_waits = ToolWaits(self.keeper, clock)
         self._aftermath = Aftermath(self._heads, self._remembered, self.keeper, self.tool_waits)
         self.deleting = Deleting(store, self._heads, self._recent, self.keeper, self.live_of_session, self.end)
+        self.erasing = Erasing(store, self.deleting, self._end_turns_of)
         self._delivery = Delivery(
             self.turns,
             store,
@@ -369,6 +371,10 @@ class SessionHub:
             with suppress(EngineStopped):  # then it ends all the same
                 self.cancel(tenant, turn_id)
             await turn.stream.end()
+
+    async def _end_turns_of(self, tenant: str) -> None:
+        for turn in [turn for turn in self.turns.values() if turn.request.tenant == tenant]:
+            await self.end(tenant, turn.id)
 
     def live(self, tenant: str, turn_id: str) -> LiveTurn | None:
         turn = self.turns.get(turn_id)

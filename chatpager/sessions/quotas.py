@@ -1,4 +1,5 @@
-"""What a tenant may ask for in a minute, in all its keys and sockets together: requests, and tokens.
+"""What a tenant may ask for in a minute, in all its keys and sockets together, and what one of its keys: requests, and
+tokens. And who is paused.
 
 Tokens are taken before they are computed: a turn takes its prompt, and all that it may answer, and gives back at its
 end what it has not said. So whoever begins many at once oversteps by one of them at the most.
@@ -10,10 +11,11 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from chatpager.errors import RateLimited
+from chatpager.errors import RateLimited, TenantPaused
+from chatpager.store import Limits
 
 if TYPE_CHECKING:
     from chatpager.sessions.turn import LiveTurn
@@ -26,6 +28,8 @@ SOON = 0.05
 class Asked(NamedTuple):
     """Who asks, and how."""
 
+    key: str = ""
+    """By its id; "": nobody's."""
     counted: bool = True
     """As a request of its own, where it came in. What comes on a WebSocket is not."""
 
@@ -48,6 +52,11 @@ class Rate:
         self._left, self._at = min(float(self.per_minute), self._left + back), now
         return self._left
 
+    def change(self, per_minute: int, now: float) -> None:
+        """What is left stays so, but for what would be too much."""
+        self._left = min(float(per_minute), self.left(now))
+        self.per_minute = per_minute
+
     def wait(self, now: float, least: float) -> float:
         """Seconds until ``least`` of them are there; 0: they are."""
         return max(0.0, (least - self.left(now)) * MINUTE / self.per_minute)
@@ -59,19 +68,28 @@ class Rate:
 
 @dataclass(frozen=True)
 class Allowed:
-    """In a minute; None: any number."""
+    """In a minute, and of conversations in all; None: any number."""
 
     requests: int | None = None
     tokens: int | None = None
+    conversations: int | None = None
 
 
-class _Account:
-    """What one tenant has left."""
+class Account:
+    """What one tenant, or one key, has left. ``who``: in the words of an error."""
+
+    requests: Rate | None = None
+    tokens: Rate | None = None
 
     def __init__(self, who: str, allowed: Allowed, now: float) -> None:
         self._who = who
-        self.requests = Rate(allowed.requests, now) if allowed.requests is not None else None
-        self.tokens = Rate(allowed.tokens, now) if allowed.tokens is not None else None
+        self.allow(allowed, now)
+
+    def allow(self, allowed: Allowed, now: float) -> None:
+        """From now on; what was taken stays taken."""
+        self.allowed = allowed
+        self.requests = _changed(self.requests, allowed.requests, now)
+        self.tokens = _changed(self.tokens, allowed.tokens, now)
 
     def check_request(self, now: float) -> None:
         if self.requests and (seconds := self.requests.wait(now, 1)):
@@ -84,31 +102,78 @@ class _Account:
             raise _refusal(f"{told}; ask for shorter answers (max_output_tokens)", seconds)
 
 
+def _changed(rate: Rate | None, per_minute: int | None, now: float) -> Rate | None:
+    if rate is None or per_minute is None:
+        return None if per_minute is None else Rate(per_minute, now)
+    rate.change(per_minute, now)
+    return rate
+
+
 def _refusal(told: str, seconds: float) -> RateLimited:
     seconds = max(SOON, seconds)
     return RateLimited(f"{told}; try again in {math.ceil(seconds)} s", retry_after=seconds)
 
 
 class _Taken(NamedTuple):
-    accounts: tuple[_Account, ...]
+    accounts: tuple[Account, ...]
     prompt: int
     answer: int
 
 
 class Quotas:
-    """``default`` is every tenant's. ``clock`` is in seconds and never goes back. One event loop owns it; what it
-    counts ends with the process."""
+    """``default`` is every tenant's that has no limits of its own; a key has none but its own. ``clock`` is in seconds
+    and never goes back. One event loop owns it; what it counts ends with the process."""
 
-    def __init__(self, default: Allowed = Allowed(), clock: Callable[[], float] = time.monotonic) -> None:
-        self.default = default
+    def __init__(self, default: Allowed | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self.default = default or Allowed()
         self._clock = clock
-        self._tenants: dict[str, _Account] = {}
+        self.limits: dict[tuple[str, str], Limits] = {}
+        """Those that are stored, by kind and name."""
+        self._accounts: dict[tuple[str, str], Account] = {}
         self._taken: dict[str, _Taken] = {}
         """By turn."""
 
+    # -- what an operator allows
+
+    def change(self, row: Limits) -> None:
+        """It is stored, and holds from now on: for what runs, too."""
+        name = row.kind, row.name
+        self.limits[name] = row
+        if account := self._accounts.get(name):
+            account.allow(self.allowed(*name), self._clock())
+
+    def allowed(self, kind: str, name: str) -> Allowed:
+        row, default = self.limits.get((kind, name)), self.default if kind == "tenant" else Allowed()
+        if row is None:
+            return default
+        own = Allowed(row.requests_per_minute, row.tokens_per_minute, row.max_conversations)
+        return Allowed(
+            *(mine if mine is not None else usual for mine, usual in zip(astuple(own), astuple(default), strict=True))
+        )
+
+    def paused(self, tenant: str) -> int | None:
+        """Since when, in milliseconds."""
+        row = self.limits.get(("tenant", tenant))
+        return row.paused_at if row else None
+
+    def now(self) -> float:
+        return self._clock()
+
+    def account(self, kind: str, name: str) -> Account:
+        who = "this tenant" if kind == "tenant" else "this key"
+        return self._accounts.get((kind, name)) or Account(who, self.allowed(kind, name), self._clock())
+
+    # -- what is asked
+
     def request(self, tenant: str) -> None:
-        """One more. Raises RateLimited: too many for now; it is not counted."""
-        now, accounts = self._clock(), self._accounts(tenant)
+        """One more.
+
+        Raises:
+            TenantPaused: it may ask for nothing.
+            RateLimited: too many for now; it is not counted.
+        """
+        self._check_open(tenant)
+        now, accounts = self._clock(), self._asking(tenant)
         for account in accounts:
             account.check_request(now)
         for account in accounts:
@@ -116,22 +181,25 @@ class Quotas:
                 account.requests.take(1, now)
 
     def ask(self, tenant: str) -> None:
-        """A turn is asked for. Raises RateLimited."""
+        """A turn is asked for. Raises what ``request`` does."""
+        self._check_open(tenant)
         if not ASKED.get(NOBODY).counted:
             self.request(tenant)
         now = self._clock()
-        for account in self._accounts(tenant):
+        for account in self._asking(tenant):
             account.check_tokens(now)
 
     def reserve(self, turns: Sequence[LiveTurn], longest: int) -> None:
         """Take what the choices of one request may need; ``longest``: prompt and answer together, in tokens. To be
-        called again for the same turns before anything else is awaited changes nothing.
+        called again for the same turns before they began changes nothing.
 
         Raises:
+            TenantPaused: since it was asked for.
             RateLimited: nothing is left; nothing was taken.
         """
         first = turns[0]
-        now, accounts = self._clock(), tuple(a for a in self._accounts(first.request.tenant) if a.tokens)
+        self._check_open(first.request.tenant)
+        now, accounts = self._clock(), tuple(a for a in self._asking(first.request.tenant) if a.tokens)
         for turn in turns:
             self.release(turn.id)
         for account in accounts:
@@ -156,14 +224,21 @@ class Quotas:
             self._take(taken.accounts, min(0, len(turn.token_ids) - taken.answer), self._clock())
 
     @staticmethod
-    def _take(accounts: Sequence[_Account], amount: float, now: float) -> None:
+    def _take(accounts: Sequence[Account], amount: float, now: float) -> None:
         for account in accounts:
             if account.tokens:
                 account.tokens.take(amount, now)
 
-    def _accounts(self, tenant: str) -> Sequence[_Account]:
-        if self.default == Allowed():
-            return ()
-        if tenant not in self._tenants:
-            self._tenants[tenant] = _Account("this tenant", self.default, self._clock())
-        return (self._tenants[tenant],)
+    def _check_open(self, tenant: str) -> None:
+        if self.paused(tenant) is not None:
+            raise TenantPaused(
+                "the operator has paused this tenant: what it has is kept, and it begins nothing for now"
+            )
+
+    def _asking(self, tenant: str) -> Sequence[Account]:
+        """The tenant's, and its key's, where they have limits."""
+        names = [("tenant", tenant), ("key", ASKED.get(NOBODY).key)]
+        limited = [name for name in names if self.allowed(*name) != Allowed()]
+        for name in limited:
+            self._accounts.setdefault(name, self.account(*name))
+        return [self._accounts[name] for name in limited]

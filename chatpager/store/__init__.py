@@ -9,7 +9,8 @@ session. A **response** is the wire's object at a turn's end. The **journal** ho
 end of a turn they become a message. **Prefixes** are the operator's: beginnings whose KV blocks all tenants share.
 **API keys** say which tenant somebody is; of the keys themselves only digests are here. The **audit** says what was
 done that users may not do: rows are added to it, and the database itself refuses to change one.
-**History** is what all turns found in the cache, by the minute.
+**Limits** are what an operator allows
+a tenant or a key other than what the settings say. **History** is what all turns found in the cache, by the minute.
 
 Every message is needed by a session or a turn; deleting the last of these deletes the message.
 
@@ -30,6 +31,7 @@ from chatpager.store.records import (
     FinishedTurn,
     Journaled,
     JournalEntry,
+    Limits,
     Message,
     NewMessage,
     NewTurn,
@@ -37,6 +39,7 @@ from chatpager.store.records import (
     Recovered,
     Role,
     Session,
+    TenantRow,
     TipMove,
     Turn,
     TurnKind,
@@ -57,6 +60,7 @@ __all__ = [
     "FinishedTurn",
     "JournalEntry",
     "Journaled",
+    "Limits",
     "Message",
     "MessageHash",
     "NewMessage",
@@ -66,6 +70,7 @@ __all__ = [
     "Role",
     "Session",
     "Store",
+    "TenantRow",
     "TipMove",
     "Turn",
     "TurnKind",

@@ -270,3 +270,23 @@ class AuditEntry(Struct, frozen=True, kw_only=True):
     action: str
     target: str
     address: str
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """What an operator allows a tenant, or a key by its id; None: what the settings say of a tenant, and any number for
+    a key. ``paused_at``: a tenant begins nothing since then."""
+
+    kind: Literal["tenant", "key"]
+    name: str
+    paused_at: int | None = None
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    max_conversations: int | None = None
+
+
+class TenantRow(Struct, frozen=True, kw_only=True):
+    """``keys``: those that were not revoked."""
+
+    tenant: str
+    conversations: int
+    keys: int

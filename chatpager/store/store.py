@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import UNSET, UnsetType
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from chatpager.store import auditing, history, journal, keys, messages, prefixes, schema, sessions, turns
+from chatpager.store import auditing, history, journal, keys, messages, prefixes, schema, sessions, tenants, turns
 from chatpager.store.chain import MessageHash
 from chatpager.store.database import BUSY_TIMEOUT_MS, Database
 from chatpager.store.records import (
@@ -21,6 +21,7 @@ from chatpager.store.records import (
     FinishedTurn,
     Journaled,
     JournalEntry,
+    Limits,
     Message,
     NewMessage,
     NewTurn,
@@ -28,6 +29,7 @@ from chatpager.store.records import (
     ReadContent,
     Recovered,
     Session,
+    TenantRow,
     Turn,
 )
 from chatpager.store.step_log import StepLog
@@ -405,6 +407,27 @@ class Store:
     async def revoke_key(self, id: str, *, now: int) -> ApiKey:
         """Raises KeyNotFound."""
         return await self._database.writing("revoke_key", lambda c: keys.revoke(c, id, now))
+
+    # -- tenants
+
+    async def tenants(self) -> list[TenantRow]:
+        """Whoever has a key that opens, a conversation or limits, by name."""
+        return await self._database.reading(tenants.every, long=True)
+
+    async def limits(self) -> list[Limits]:
+        return await self._database.reading(tenants.limited)
+
+    async def limit(self, row: Limits) -> None:
+        """Put it in place of what was stored of the same tenant or key."""
+        await self._database.writing("limit", lambda c: tenants.limit(c, row))
+
+    async def revoke_keys_of(self, tenant: str, *, now: int) -> int:
+        """Revoke all of a tenant's keys; how many there were."""
+        return await self._database.writing("revoke_keys", lambda c: tenants.revoke_keys(c, tenant, now))
+
+    async def turns_alone(self, tenant: str, most: int) -> list[str]:
+        """The ids of some turns without a session, those that run too."""
+        return await self._database.reading(lambda c: tenants.turns_alone(c, tenant, most))
 
     # -- the audit, to which keys' makings and ends are added with them
 

@@ -170,6 +170,17 @@ audit = Table(
     Column("address", Text, nullable=False),
 )
 
+limits = Table(
+    "limits",
+    metadata,
+    Column("kind", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("paused_at", BigInteger),
+    Column("requests_per_minute", BigInteger),
+    Column("tokens_per_minute", BigInteger),
+    Column("max_conversations", BigInteger),
+)
+
 history = Table(
     "history",
     metadata,

@@ -18,6 +18,7 @@ READS = {
     "sessions hint", "sessions prefetch", "sessions fork", "sessions rewind", "sessions compact", "sessions rm",
     "sessions export",
     "cache stats", "cache top", "cache explain", "cache prefixes", "cache publish", "cache withdraw",
+    "tenants list", "tenants limit", "tenants pause", "tenants resume", "tenants erase",
     "keys list", "keys create", "keys revoke", "config show", "db upgrade", "doctor",
 }  # fmt: skip
 TALKS = {"serve", "demo", "chat"}

@@ -47,6 +47,23 @@ def test_sessions_are_listed_the_latest_first(ask, session):
     assert json.loads(ask("sessions", "ls", "--json", "--limit", 1))[0]["id"] == session
 
 
+def test_tenants_are_limited_paused_and_erased(ask):
+    told = ask("tenants", "limit", "[ann]", "--requests-per-minute", 60, "--max-conversations", 0)
+    assert told == "[ann]: 60 requests_per_minute, 0 max_conversations\n"
+    assert ask("tenants", "pause", "[ann]") == "[ann] is paused\n"
+    head, *rows = ask("tenants", "list").splitlines()
+    assert head.split()[:2] == ["tenant", "state"]
+    row = next(row for row in rows if row.startswith(" [ann]"))
+    assert row.split() == ["[ann]", "paused", "0", "of", "0", "0", "0", "60,", "60", "left", "any"]
+    assert "for good; say --yes" in ask("tenants", "erase", "[ann]", code=2)
+    assert ask("tenants", "erase", "[ann]", "--yes") == "erased [ann]: 0 conversations, 0 other answers, 0 keys\n"
+    assert ask("tenants", "resume", "[ann]") == "[ann] goes on\n"
+    assert "pause it first" in ask("tenants", "erase", "[ann]", "--yes", code=1)
+    assert json.loads(ask("tenants", "limit", "[ann]", "--json"))["requests_per_minute"] is None
+    wrong = ask("tenants", "limit", "ann", "--key", "key_x", "--max-conversations", 1, code=2)
+    assert "a tenant's, not a key's" in wrong
+
+
 def test_a_session_is_pinned_and_let_go(ask, session, server):
     assert re.match(r"granted: hard, \d+ tokens for 60 s\n", ask("sessions", "pin", session))
     told = ask("sessions", "show", session)

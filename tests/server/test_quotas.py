@@ -1,8 +1,12 @@
 """Requests and tokens in a minute, and conversations, by every wire: one tenant's end is nobody else's."""
 
+import asyncio
+import time
+
+from chatpager.server.keyring import CACHE_SECONDS, KEYRING
 from chatpager.store import new_key
 from tests.server.test_tenants import Bearer, bearer
-from tests.serving import GREEDY
+from tests.serving import GREEDY, eventually
 
 SAID = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
 
@@ -66,3 +70,103 @@ async def test_so_many_conversations_and_no_more_forks_too(serve):
             assert refused.refusal == (409, "too_many_conversations", None)
         assert (await server.delete(f"/v1/conversations/{first}")).status == 200
         await server.conversation()
+
+
+async def test_an_operator_changes_what_a_tenant_and_a_key_may_ask_for_while_it_runs_and_it_stays_so(serve):
+    limits = {"requests_per_minute": 3, "max_conversations": 1}
+    async with serve(api_key="the owner's") as server:
+        server.hub.quotas._clock = lambda: 0.0
+        own, ann = Bearer(server, "the owner's"), await bearer(server, "ann")
+        made, key = new_key("ann", "", "user", 1)
+        await server.service.store.create_key(made)
+        told = await own.ok("PUT", "/v1/admin/tenants/ann/limits", limits)
+        assert (told["requests_left"], told["tokens_per_minute"], told["keys"]) == (3, None, 2)
+        assert (await own.ok("PUT", f"/v1/admin/keys/{made.id}/limits", {"tokens_per_minute": 50}))["tokens_left"] == 50
+        assert (await own.call("PUT", "/v1/admin/keys/key_none/limits", {})).refusal == (404, "key_not_found", None)
+        for body, field in (({"requests": 1}, "requests"), ({"tokens_per_minute": 0}, "tokens_per_minute")):
+            assert (await own.call("PUT", "/v1/admin/tenants/ann/limits", body)).refusal[2] == field
+        asked = {"input": "Hello", **GREEDY, "max_output_tokens": 100}
+        assert (await Bearer(server, key).call("POST", "/v1/responses", asked)).status == 200
+        refused = await Bearer(server, key).call("POST", "/v1/responses", asked)
+        assert refused.status == 429 and "this key may use 50 tokens" in refused.error["message"]
+        await ann.conversation()
+        assert (await ann.call("GET", "/v1/models")).status == 429
+        row = next(row for row in (await own.ok("GET", "/v1/admin/tenants"))["data"] if row["id"] == "ann")
+        assert (row["requests_left"], row["conversations"], row["max_conversations"]) == (0, 1, 1)
+        await own.ok("PUT", "/v1/admin/tenants/ann/limits", {})
+        await ann.ok("GET", "/v1/models")
+        await own.ok("PUT", "/v1/admin/tenants/ann/limits", limits)
+        for stranger in (ann, await bearer(server, "ann", "read-only")):
+            assert (await stranger.call("PUT", "/v1/admin/tenants/ann/limits", {})).status == 403
+        actions = [row["action"] for row in (await own.ok("GET", "/v1/admin/audit"))["data"]]
+        assert actions.count("tenant.limited") == 3 and actions.count("key.limited") == 1
+    async with serve(api_key="the owner's") as server:
+        ann = Bearer(server, key)
+        assert (await ann.call("POST", "/v1/conversations", {})).refusal == (409, "too_many_conversations", None)
+        [limited] = (await Bearer(server, "the owner's").ok("GET", "/v1/admin/tenants"))["keys"]
+        assert (limited["id"], limited["tokens_per_minute"]) == (made.id, 50)
+
+
+async def test_a_tenant_that_is_paused_begins_nothing_and_loses_nothing(serve):
+    async with serve(api_key="the owner's") as server:
+        own, ann = Bearer(server, "the owner's"), await bearer(server, "ann")
+        conversation = await ann.conversation()
+        server.gate.hold(after=2)
+        async with ann.socket() as socket:
+            await socket.create("Hello", conversation=conversation)
+            await server.held()
+            waits = asyncio.ensure_future(
+                ann.call("POST", "/v1/responses", {"input": "a", "conversation": conversation})
+            )
+            await eventually(lambda: server.hub._admission._places.taken == 2)
+            assert (await own.ok("POST", "/v1/admin/tenants/ann/pause"))["running"] == 1
+            server.gate.open()
+            assert (await socket.rest())[-1]["type"] == "response.incomplete", "what runs goes on to its end"
+            assert (await waits).refusal == (403, "tenant_paused", None), "it had not begun"
+            await socket.create("And then?", conversation=conversation)
+            assert (await socket.receive())["error"]["code"] == "tenant_paused"
+            assert (await ann.call("GET", "/v1/conversations")).refusal == (403, "tenant_paused", None)
+            assert (await own.call("DELETE", "/v1/admin/tenants/bob")).refusal == (409, "tenant_not_paused", None)
+            assert (await own.ok("POST", "/v1/admin/tenants/ann/resume"))["paused_at"] is None
+            await socket.create("And then?", conversation=conversation)
+            assert (await socket.rest())[-1]["type"] == "response.incomplete"
+
+
+async def test_of_a_tenant_that_is_erased_nothing_is_left_in_the_database_in_memory_or_on_the_disk(serve, tmp_path):
+    word = "Xylophon"
+    kv = {"kv_dir": str(tmp_path / "kv")}
+
+    def blocks():
+        return {path.name for path in (tmp_path / "kv").glob("*/*.kv")}
+
+    async with serve(api_key="the owner's", engine=kv) as server:
+        own, bob, ann = Bearer(server, "the owner's"), await bearer(server, "bob"), await bearer(server, "ann")
+        await bob.respond("Something that stays. " * 3, conversation=await bob.conversation())
+    his = blocks()
+    assert his
+    async with serve(api_key="the owner's", engine=kv) as server:
+        own = Bearer(server, "the owner's")
+        hers, bobs = Bearer(server, ann.headers["Authorization"][7:]), Bearer(server, bob.headers["Authorization"][7:])
+        conversation = await hers.conversation()
+        kept = await hers.respond(f"{word} " * 20, conversation=conversation)
+        chat = {"messages": [{"role": "user", "content": f"{word}e " * 20}], "max_tokens": 8}
+        await server.call("POST", "/v1/chat/completions", chat, headers={**hers.headers, "Idempotency-Key": "one"})
+        await eventually(lambda: blocks() > his)
+        server.gate.hold(after=2)
+        running = asyncio.ensure_future(hers.respond(f"{word}e", conversation=conversation, max_output_tokens=200))
+        await server.held()
+        await own.ok("POST", "/v1/admin/tenants/ann/pause")
+        erasing = asyncio.ensure_future(own.ok("DELETE", "/v1/admin/tenants/ann"))
+        await eventually(lambda: not server.hub.engine._commands.empty())
+        server.gate.open()
+        erased = await erasing
+        assert (erased["conversations"], erased["turns"], erased["keys"]) == (1, 1, 1)
+        assert (await running)["status"] == "cancelled"
+        assert (await own.ok("DELETE", "/v1/admin/tenants/ann"))["conversations"] == 0
+        server.app[KEYRING].clock = lambda: time.monotonic() + 2 * CACHE_SECONDS
+        assert (await hers.call("GET", f"/v1/responses/{kept['id']}")).status == 401
+        assert len((await bobs.ok("GET", "/v1/conversations"))["data"]) == 1
+        await eventually(lambda: blocks() == his)
+        assert not server.service.keyed._running and not server.service.keyed._ended and not server.hub._recent._turns
+        files = [path for path in tmp_path.rglob("*") if path.is_file()]
+        assert len(files) > 1 and not [path for path in files if word.encode() in path.read_bytes()]

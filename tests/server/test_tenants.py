@@ -122,6 +122,8 @@ NAMELESS = {
     ("GET", "/v1/prefixes"), ("POST", "/v1/prefixes"), ("GET", "/v1/prefixes/{}"), ("DELETE", "/v1/prefixes/{}"),
     ("GET", "/v1/admin/snapshot"), ("GET", "/v1/admin/live"), ("GET", "/v1/admin/history"), ("GET", "/v1/admin/tables"),
     ("GET", "/v1/admin/blocks"), ("GET", "/v1/admin/blocks/{}"), ("GET", "/v1/admin/leases"),
+    ("GET", "/v1/admin/tenants"), ("PUT", "/v1/admin/tenants/{}/limits"), ("PUT", "/v1/admin/keys/{}/limits"),
+    ("POST", "/v1/admin/tenants/{}/pause"), ("POST", "/v1/admin/tenants/{}/resume"), ("DELETE", "/v1/admin/tenants/{}"),
     ("GET", "/v1/admin/settings"), ("POST", "/v1/admin/drain"), ("POST", "/v1/admin/requests/{}/cancel"),
     ("GET", "/v1/admin/sessions/{}/{}/turns"), ("PUT", "/v1/admin/sessions/{}/{}/pin"),
     ("DELETE", "/v1/admin/sessions/{}/{}/pin"), ("POST", "/v1/admin/sessions/{}/{}/turns/{}/reveal"),

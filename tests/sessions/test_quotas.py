@@ -113,4 +113,4 @@ def test_without_limits_nothing_is_counted():
     for _ in range(3):
         quotas.request("ann")
         quotas.reserve([turn("a", 50, 20)], 1000)
-    assert not quotas._tenants and not quotas._taken
+    assert not quotas._accounts and not quotas._taken

@@ -1,0 +1,142 @@
+"""``/v1/admin/tenants``: what an operator sees of tenants, allows them and their keys while the server runs, and how
+one is paused and erased."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import astuple
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from chatpager.errors import InvalidRequest, KeyNotFound, TenantNotPaused
+from chatpager.server import wire_tenants as w
+from chatpager.server.auditing import audited
+from chatpager.server.input_items import shown
+from chatpager.server.reading import decode, known_fields
+from chatpager.server.routes_responses import json_response
+from chatpager.server.service import SERVICE, Service
+from chatpager.store import Limits
+
+MOST = 1 << 53
+TENANT = re.compile(r"[!-~]{1,64}")
+
+
+async def index(request: web.Request) -> web.Response:
+    service = request.app[SERVICE]
+    rows = {row.tenant: row for row in await service.store.tenants()}
+    keys = [row for kind, row in service.hub.quotas.limits.items() if kind[0] == "key"]
+    data = [_tenant(service, name, row.conversations, row.keys) for name, row in rows.items()]
+    limited = [_key(service, row.name) for row in sorted(keys, key=lambda row: row.name)]
+    return json_response(w.Tenants(data=data, keys=limited))
+
+
+def _tenant(service: Service, name: str, conversations: int, keys: int) -> w.Tenant:
+    quotas = service.hub.quotas
+    return w.Tenant(
+        id=name,
+        paused_at=quotas.paused(name),
+        conversations=conversations,
+        keys=keys,
+        running=sum(turn.request.tenant == name for turn in service.hub.turns.values()),
+        **_allowed(service, "tenant", name),
+    )
+
+
+def _key(service: Service, id: str) -> w.LimitedKey:
+    return w.LimitedKey(id=id, **_allowed(service, "key", id))
+
+
+def _allowed(service: Service, kind: str, name: str) -> dict[str, Any]:
+    quotas = service.hub.quotas
+    account, now = quotas.account(kind, name), quotas.now()
+    names = ("requests_per_minute", "tokens_per_minute", "max_conversations")
+    left = {
+        "requests_left": account.requests and int(account.requests.left(now)),
+        "tokens_left": account.tokens and int(account.tokens.left(now)),
+    }
+    return {**dict(zip(names, astuple(quotas.allowed(kind, name)), strict=True)), **left}
+
+
+async def limit(request: web.Request) -> web.Response:
+    """What is not sent is what the settings say."""
+    service, name = request.app[SERVICE], _named(request)
+    found = _sent(await request.read(), "requests_per_minute", "tokens_per_minute", "max_conversations")
+    row = Limits(kind="tenant", name=name, paused_at=service.hub.quotas.paused(name), **found)
+    await _change(request, "tenant.limited", row)
+    return json_response(_tenant(service, name, *await _counts(service, name)))
+
+
+async def limit_key(request: web.Request) -> web.Response:
+    service, id = request.app[SERVICE], request.match_info["id"]
+    found = _sent(await request.read(), "requests_per_minute", "tokens_per_minute")
+    if id not in {key.id for key in await service.store.keys()}:
+        raise KeyNotFound(f"no key {shown(id)}")
+    await _change(request, "key.limited", Limits(kind="key", name=id, **found))
+    return json_response(_key(service, id))
+
+
+async def pause(request: web.Request) -> web.Response:
+    """From now on it begins nothing, on open sockets too; what runs goes on to its end, and what it has is kept."""
+    service, name = request.app[SERVICE], _named(request)
+    since = service.hub.quotas.paused(name)
+    return await _paused(request, "tenant.paused", since if since is not None else service.hub.wall())
+
+
+async def resume(request: web.Request) -> web.Response:
+    _named(request)
+    return await _paused(request, "tenant.resumed", None)
+
+
+async def _paused(request: web.Request, action: str, since: int | None) -> web.Response:
+    service, name = request.app[SERVICE], request.match_info["tenant"]
+    row = service.hub.quotas.limits.get(("tenant", name)) or Limits(kind="tenant", name=name)
+    await _change(request, action, msgspec.structs.replace(row, paused_at=since))
+    return json_response(_tenant(service, name, *await _counts(service, name)))
+
+
+async def erase(request: web.Request) -> web.Response:
+    """All that a paused tenant said and was answered, and its keys. It stays paused, so that nobody comes in by its
+    name who does not know what happened."""
+    service, name = request.app[SERVICE], _named(request)
+    if service.hub.quotas.paused(name) is None:
+        raise TenantNotPaused(f"tenant {shown(name)} is not paused: pause it first, then nothing is begun meanwhile")
+    await audited(request, "tenant.erased", name)
+    keys = await service.store.revoke_keys_of(name, now=service.hub.wall())
+
+    def forget() -> None:
+        service.answered.forget(lambda key, _: key.tenant == name)
+        service.keyed.forget(lambda key, _: key.tenant == name)
+
+    erased = await service.hub.erasing.tenant(name, forget)
+    return json_response(w.ErasedTenant(id=name, conversations=erased.conversations, turns=erased.turns, keys=keys))
+
+
+async def _change(request: web.Request, action: str, row: Limits) -> None:
+    """Written down, stored, and only then in force."""
+    service = request.app[SERVICE]
+    await audited(request, action, row.name)
+    await service.store.limit(row)
+    service.hub.quotas.change(row)
+
+
+async def _counts(service: Service, name: str) -> tuple[int, int]:
+    row = next((row for row in await service.store.tenants() if row.tenant == name), None)
+    return (row.conversations, row.keys) if row else (0, 0)
+
+
+def _named(request: web.Request) -> str:
+    name = request.match_info["tenant"]
+    if not TENANT.fullmatch(name):
+        raise InvalidRequest(f"{shown(name)} is no tenant's name", param="tenant")
+    return name
+
+
+def _sent(body: bytes, *names: str) -> dict[str, int | None]:
+    sent = known_fields(decode(body or b"{}"), *names)
+    for name, value in sent.items():
+        least = 0 if name == "max_conversations" else 1
+        if value is not None and (type(value) is not int or not least <= value <= MOST):
+            raise InvalidRequest(f"{name} is a whole number from {least} on, or null", param=name)
+    return sent

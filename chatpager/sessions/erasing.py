@@ -1,0 +1,54 @@
+"""Erasing a tenant: all that it said and was answered, in the database, in what the server remembers, and on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import NamedTuple
+
+from chatpager.errors import ConversationNotFound, ResponseNotFound
+from chatpager.sessions.deleting import Deleting
+from chatpager.sessions.to_the_end import to_the_end
+from chatpager.store import Store
+
+PAGE = 100
+
+
+class Erased(NamedTuple):
+    """``turns``: those without a conversation."""
+
+    conversations: int
+    turns: int
+
+
+class Erasing:
+    """``end_turns`` ends a tenant's turns that run, and waits for that."""
+
+    def __init__(self, store: Store, deleting: Deleting, end_turns: Callable[[str], Awaitable[None]]) -> None:
+        self._store = store
+        self._deleting = deleting
+        self._end_turns = end_turns
+
+    async def tenant(self, tenant: str, forget: Callable[[], None]) -> Erased:
+        """One conversation after the other, each with its KV blocks; the tenant begins nothing meanwhile, as it is
+        paused. Then the caller may ``forget`` what it keeps. It goes on when the caller is cancelled. Raises
+        StoreError: what is left can be erased by another call."""
+        return await to_the_end(self._tenant(tenant, forget))
+
+    async def _tenant(self, tenant: str, forget: Callable[[], None]) -> Erased:
+        conversations = turns = 0
+        await self._end_turns(tenant)
+        try:
+            while page := (await self._store.list_sessions(tenant, limit=PAGE))[0]:
+                for session in page:
+                    with suppress(ConversationNotFound):  # deleted meanwhile
+                        await self._deleting.session(tenant, session.id, lambda: None)
+                        conversations += 1
+            while alone := await self._store.turns_alone(tenant, PAGE):
+                for turn_id in alone:
+                    with suppress(ResponseNotFound):
+                        await self._deleting.turn(tenant, turn_id)
+                        turns += 1
+        finally:
+            forget()
+        return Erased(conversations, turns)
