@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, TypeGuard
@@ -24,8 +25,6 @@ NARROW_ROWS = 4
 """Up to so many rows torch's own bfloat16 product is the faster one where ``cpu_linear`` cannot be had. Widened, a step
 of the 15m and the 100m shape takes 1.07 and 1.2 times as long with 4 rows, 0.65 and 0.55 times with 16 (one thread of
 an EPYC with AVX2)."""
-KERNEL_ROWS = 16
-"""Up to so many rows ``cpu_linear`` is clearly the fastest; from 32 on it is even with widened tiles, then behind."""
 INT8_MOST = 127
 
 
@@ -57,7 +56,7 @@ class Maker:
         weight = torch.cat(weights) if len(weights) > 1 else weights[0]  # alone not copied: it may be the embedding's
         bias = torch.cat(biases) if biases else None
         dtype = weight.dtype
-        if not self._int8 and packs(dtype) and not (dtype is torch.float32 and _has_kernels(dtype)):
+        if not self._int8 and packs(dtype) and not _are_read_as_they_lie(dtype):
             return Packed(weight, bias)
         scale = None
         if self._int8:
@@ -67,6 +66,11 @@ class Maker:
 
 def _has_kernels(dtype: torch.dtype) -> bool:
     return cpu_linear.kernels(dtype, dtype) is not None
+
+
+def _are_read_as_they_lie(dtype: torch.dtype) -> bool:
+    """Whether ``Streamed`` is the faster one where oneDNN multiplies numbers of this type."""
+    return _has_kernels(dtype) and (dtype is torch.float32 or cpu_linear.has_dots())
 
 
 @cache
@@ -128,7 +132,8 @@ class Scratch:
 
 class Streamed(nn.Module):
     """A linear whose weight lies as it is and is read once for all rows of a small step, by ``cpu_linear``. For more
-    rows it is torch's product, for which narrow weights are widened tile by tile, which takes no memory.
+    rows it is torch's product, for which weights that torch is slow with are widened tile by tile, which takes no
+    memory.
 
     Args:
         weights: kept, not copied; of float32, bfloat16, or int8.
@@ -142,18 +147,24 @@ class Streamed(nn.Module):
         self.out_features, self.in_features = weights.weight.shape
         self._narrow_bias = None if weights.bias is None else weights.bias.to(dtype)
         self._rows = max(TILE_ROWS, TILE // self.in_features // TILE_ROWS * TILE_ROWS)
-        self.kernels = cpu_linear.kernels(dtype, weights.weight.dtype)  # compiled now, not in the first answer
+        stored = weights.weight.dtype
+        self.kernels = cpu_linear.kernels(dtype, stored)  # compiled now, not in the first answer
+        self.most_rows = cpu_linear.most_rows(dtype, stored)
+        self._narrow_rows = NARROW_ROWS  # up to so many torch multiplies weights that lie as they are
+        if stored is torch.float32 or (stored is torch.bfloat16 and packs(stored)):
+            self._narrow_rows = sys.maxsize
+        elif stored is torch.int8:
+            self._narrow_rows = 0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         rows = x.numel() // x.shape[-1]
-        weight, dtype = self.weights.weight, self.weights.weight.dtype
-        if rows <= KERNEL_ROWS:
+        if rows <= self.most_rows:
             out = x.new_empty(*x.shape[:-1], self.out_features)
             flat = x.reshape(rows, self.in_features), out.view(rows, self.out_features)
             if cpu_linear.linear(flat[0], self.weights, flat[1]):
                 return out
-        if dtype is torch.float32 or (dtype is torch.bfloat16 and rows <= NARROW_ROWS):
-            return nn.functional.linear(x, weight, self._narrow_bias)
+        if rows <= self._narrow_rows:
+            return nn.functional.linear(x, self.weights.weight, self._narrow_bias)
         return self._by_tiles(x, rows)
 
     def _by_tiles(self, x: torch.Tensor, rows: int) -> torch.Tensor:

@@ -12,14 +12,11 @@ from torch import nn
 from chatpager.engine.attention import KVCache, PagedStep
 from chatpager.engine.batch import Batch
 from chatpager.engine.cpu_layers import Layer, Norm, fused
-from chatpager.engine.cpu_linears import KERNEL_ROWS, Maker, Streamed
+from chatpager.engine.cpu_linears import Maker, Streamed
 from chatpager.kernels import cpu_decode, cpu_linear, cpu_program, cpu_rows
 from chatpager.kernels.arguments import AttentionCall
 from chatpager.kernels.cpu_program import Program
 from chatpager.kernels.workspace import Workspace
-
-ROWS = KERNEL_ROWS
-"""Up to so many rows a step is run as a program."""
 
 
 def exchange_layers(module: nn.Module, maker: Maker) -> None:
@@ -36,12 +33,14 @@ def exchange_layers(module: nn.Module, maker: Maker) -> None:
             setattr(parent, name, nn.ModuleList([Stack(layers)]))
 
 
-def _can_be_programmed(layer: Layer) -> bool:
-    linears = layer.qkv, layer.o, layer.gate_up, layer.down
-    if not all(isinstance(linear, Streamed) and linear.kernels for linear in linears):
-        return False
+def _programmed_rows(layer: Layer) -> int:
+    """Up to so many rows a step through it can be run as a program."""
+    linears = [child for child in (layer.qkv, layer.o, layer.gate_up, layer.down) if isinstance(child, Streamed)]
+    if len(linears) < 4 or not all(linear.kernels for linear in linears):
+        return 0
     name = cpu_decode.SERVED[layer.before.weight.dtype]
-    return bool(cpu_decode.kernel(name) and cpu_decode.kernel("store") and cpu_program.executor())
+    has_rest = cpu_decode.kernel(name) and cpu_decode.kernel("store") and cpu_program.executor()
+    return min(linear.most_rows for linear in linears) if has_rest else 0
 
 
 class Stack(nn.Module):
@@ -50,7 +49,7 @@ class Stack(nn.Module):
     def __init__(self, layers: Sequence[Layer]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
-        self._programmed = all(map(_can_be_programmed, layers))
+        self._rows = min(map(_programmed_rows, layers))
         self._program: StackProgram | None = None
 
     def forward(
@@ -63,7 +62,7 @@ class Stack(nn.Module):
     ) -> torch.Tensor:
         """[1, T, hidden] -> the same shape; either may be written again by the next step."""
         batch = paged.batch
-        if self._programmed and 0 < batch.num_decodes == batch.num_tokens <= ROWS:
+        if 0 < batch.num_decodes == batch.num_tokens <= self._rows:
             return self._program_for(paged.cache, batch.block_size).run(hidden_states, position_embeddings, batch)
         for layer in self.layers:
             hidden_states = layer(hidden_states, position_embeddings=position_embeddings, paged=paged)
@@ -73,33 +72,36 @@ class Stack(nn.Module):
         """Made anew for another cache, and for more threads than the present one has room for."""
         known, threads = self._program, torch.get_num_threads()
         if known is None or known.cache is not cache or known.most_threads < threads:
-            known = self._program = StackProgram(list(self.layers), cache, block_size, threads)  # type: ignore[arg-type]
+            layers: Any = list(self.layers)
+            known = self._program = StackProgram(layers, self._rows, cache, block_size, threads)
         return known
 
 
 class StackProgram:
-    """A step of at most ``ROWS`` rows of one token each, through all layers, with one KV cache."""
+    """A step of at most ``most_rows`` rows of one token each, through all layers, with one KV cache."""
 
-    def __init__(self, layers: Sequence[Layer], cache: KVCache, block_size: int, most_threads: int) -> None:
+    def __init__(
+        self, layers: Sequence[Layer], most_rows: int, cache: KVCache, block_size: int, most_threads: int
+    ) -> None:
         self.cache, self.most_threads, self._block_size = cache, most_threads, block_size
         first: Any = layers[0]
         self._dim: int = first.dim
         self._dtype = cache.keys[0].dtype
 
         def rows(columns: int) -> torch.Tensor:
-            return torch.empty(ROWS, columns, dtype=self._dtype)
+            return torch.empty(most_rows, columns, dtype=self._dtype)
 
         hidden, mixed, gated = (linear.in_features for linear in (first.qkv, first.o, first.down))
         self._x, self._normed, self._delta, self._mixed, self._gated = map(rows, (hidden, hidden, hidden, mixed, gated))
         self._qkv, self._gate_up = rows(first.qkv.out_features), rows(2 * gated)
         self._cos, self._sin = rows(self._dim), rows(self._dim)
-        self._lse = torch.empty(ROWS, first.heads[0], dtype=torch.float32)
+        self._lse = torch.empty(most_rows, first.heads[0], dtype=torch.float32)
         self._scratch = torch.empty(
-            cpu_linear.scratch_floats(ROWS, max(hidden, mixed, gated), most_threads), dtype=torch.float32
+            cpu_linear.scratch_floats(most_rows, max(hidden, mixed, gated), most_threads), dtype=torch.float32
         )
         self._workspace = Workspace()
-        self._tables = torch.zeros(ROWS, 1, dtype=torch.int32), torch.ones(ROWS, dtype=torch.int32)
-        self._slots = torch.zeros(ROWS, dtype=torch.int64)
+        self._tables = torch.zeros(most_rows, 1, dtype=torch.int32), torch.ones(most_rows, dtype=torch.int32)
+        self._slots = torch.zeros(most_rows, dtype=torch.int64)
         self._program = Program()
         for i, layer in enumerate(layers):
             self._add_layer(layer, is_first=i == 0)
@@ -194,6 +196,6 @@ T = TypeVar("T")
 
 
 def _there(found: T | None) -> T:
-    """What ``_can_be_programmed`` has seen."""
+    """What ``_programmed_rows`` has seen."""
     assert found is not None
     return found

@@ -7,6 +7,7 @@ is taken in the same order in every block, so that threads, and the number of ro
 
 import numpy as np
 
+from chatpager.kernels.cpu_dots import dots
 from chatpager.kernels.cpu_entry import as_c_calls_it, jit, put, widen
 from chatpager.kernels.cpu_linear import (
     BIAS,
@@ -113,6 +114,54 @@ def multiply(p, weights, out):
         part = next_of(p, NEXT)
 
 
+@jit
+def dot_block(p, w, x, out, columns, rows, column, row):
+    """The outputs of ``columns`` weight rows and ``rows`` input rows, of a shape that ``multiply_dots`` asks for."""
+    at, step, dim = column * p[WEIGHT_ROW], p[WEIGHT_ROW], p[IN]
+    to, stride = row * p[INPUT_ROW], p[INPUT_ROW]
+    bias = p[BIAS] + 4 * column if p[BIAS] else 0
+    put_at, put_step = row * p[OUT_ROW] + column, p[OUT_ROW]
+    if columns == 8:
+        dots(8, 1, w, at, step, x, to, stride, dim, bias, out, put_at, put_step)
+    elif columns == 4:
+        if rows == 6:
+            dots(4, 6, w, at, step, x, to, stride, dim, bias, out, put_at, put_step)
+        elif rows == 5:
+            dots(4, 5, w, at, step, x, to, stride, dim, bias, out, put_at, put_step)
+        elif rows == 4:
+            dots(4, 4, w, at, step, x, to, stride, dim, bias, out, put_at, put_step)
+        elif rows == 3:
+            dots(4, 3, w, at, step, x, to, stride, dim, bias, out, put_at, put_step)
+        else:
+            dots(4, 2, w, at, step, x, to, stride, dim, bias, out, put_at, put_step)
+    else:
+        for i in range(rows):
+            dots(1, 1, w, at, step, x, to + i * stride, stride, dim, bias, out, put_at + i * put_step, put_step)
+
+
+@jit
+def multiply_dots(p, weights, inputs, out):
+    """Take parts of the output's columns until there are none."""
+    rows, parts = p[ROWS], p[PARTS]
+    blocks = (rows + 5) // 6
+    most = 4 if rows > 1 else 8
+    part = next_of(p, NEXT)
+    while part < parts:
+        column, last = part * p[COLUMNS] // parts, (part + 1) * p[COLUMNS] // parts
+        while column < last:
+            columns = most if last - column >= most else 1
+            for b in range(blocks):
+                row = b * rows // blocks
+                count = (b + 1) * rows // blocks - row
+                if count == 1 and columns == 4:
+                    for j in range(columns):
+                        dot_block(p, weights, inputs, out, 1, 1, column + j, row)
+                else:
+                    dot_block(p, weights, inputs, out, columns, count, column, row)
+            column += columns
+        part = next_of(p, NEXT)
+
+
 def compiled(name):
     """As C calls it: ``rows_INPUT_WEIGHT``, which widens rows, or ``product_INPUT_WEIGHT``."""
 
@@ -128,6 +177,9 @@ def compiled(name):
     def product_bfloat16_bfloat16(p):  # pragma: no cover
         multiply(p, bfloat16_at(p[WEIGHT]), bfloat16_at(p[OUT]))
 
+    def dots_bfloat16(p):  # pragma: no cover
+        multiply_dots(p, bfloat16_at(p[WEIGHT]), bfloat16_at(p[INPUT]), bfloat16_at(p[OUT]))
+
     def product_float32_float32(p):  # pragma: no cover
         multiply(p, float32_at(p[WEIGHT]), float32_at(p[OUT]))
 
@@ -139,6 +191,6 @@ def compiled(name):
 
     entries = {entry.__name__: entry for entry in (
         rows_bfloat16_bfloat16, rows_float32_float32, rows_bfloat16_int8, product_bfloat16_bfloat16,
-        product_float32_float32, product_bfloat16_int8, product_float32_int8,
+        dots_bfloat16, product_float32_float32, product_bfloat16_int8, product_float32_int8,
     )}  # fmt: skip
     return as_c_calls_it({**entries, "rows_float32_int8": rows_float32_float32}[name])

@@ -50,7 +50,7 @@ def next_of(typing, table, place):
     return types.int64(INT64, types.int64), build
 
 
-def _prefetch(builder, base, index):
+def ask_for(builder, base, index):
     pointer = ir.IntType(8).as_pointer()
     kind = ir.FunctionType(ir.VoidType(), [pointer, I32, I32, I32])
     function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
@@ -63,7 +63,7 @@ def prefetch(typing, base, index):
     """Ask for the memory at ``base[index]``; any address is allowed."""
 
     def build(context, builder, signature, args):
-        _prefetch(builder, *args)
+        ask_for(builder, *args)
         return context.get_dummy_value()
 
     return types.none(base, types.int64), build
@@ -83,29 +83,29 @@ def copy_bytes(typing, target, source, count):
     return types.none(types.int64, types.int64, types.int64), build
 
 
-def _vector(lanes, of=F32):
+def vector_of(lanes, of=F32):
     return of if lanes == 1 else ir.VectorType(of, lanes)
 
 
-def _at(builder, base, index, lanes, kind=None):
+def element_at(builder, base, index, lanes, kind=None):
     place = builder.gep(base, [index])
-    return place if lanes == 1 else builder.bitcast(place, (kind or _vector(lanes, base.type.pointee)).as_pointer())
+    return place if lanes == 1 else builder.bitcast(place, (kind or vector_of(lanes, base.type.pointee)).as_pointer())
 
 
-def _load(builder, base, index, lanes):
+def load(builder, base, index, lanes):
     """``lanes`` elements from ``base[index]`` as float32."""
-    place = _at(builder, base, index, lanes)
+    place = element_at(builder, base, index, lanes)
     if base.type.pointee == F32:
         return builder.load(place, align=4)
     if base.type.pointee == I8:
-        return builder.sitofp(builder.load(place, align=1), _vector(lanes))
-    wide = builder.zext(builder.load(place, align=2), _vector(lanes, I32))
-    sixteen = I32(16) if lanes == 1 else ir.Constant(_vector(lanes, I32), [16] * lanes)
-    return builder.bitcast(builder.shl(wide, sixteen), _vector(lanes))
+        return builder.sitofp(builder.load(place, align=1), vector_of(lanes))
+    wide = builder.zext(builder.load(place, align=2), vector_of(lanes, I32))
+    sixteen = I32(16) if lanes == 1 else ir.Constant(vector_of(lanes, I32), [16] * lanes)
+    return builder.bitcast(builder.shl(wide, sixteen), vector_of(lanes))
 
 
 def _store(builder, value, base, index, lanes):
-    builder.store(value, _at(builder, base, index, lanes), align=4)
+    builder.store(value, element_at(builder, base, index, lanes), align=4)
 
 
 def _fused(builder, a, b, c):
@@ -115,12 +115,14 @@ def _fused(builder, a, b, c):
 def _splat(builder, value, lanes):
     if lanes == 1:
         return value
-    kind = _vector(lanes)
+    kind = vector_of(lanes)
     first = builder.insert_element(ir.Constant(kind, ir.Undefined), value, I32(0))
-    return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), ir.Constant(_vector(lanes, I32), [0] * lanes))
+    return builder.shuffle_vector(
+        first, ir.Constant(kind, ir.Undefined), ir.Constant(vector_of(lanes, I32), [0] * lanes)
+    )
 
 
-def _for(builder, start, stop, step):
+def loop(builder, start, stop, step):
     return cgutils.for_range_slice(builder, start, stop, I64(step), intp=I64)
 
 
@@ -128,12 +130,12 @@ def _pair(builder, base, index):
     """16 numbers from ``base[index]`` as two vectors of float32. Of bfloat16 those at even and those at odd places: two
     instructions, where keeping their order takes four. Of others the first and the last eight."""
     if base.type.pointee != I16:
-        return [_load(builder, base, builder.add(index, I64(PAIR * half)), PAIR) for half in range(2)]
-    kind = _vector(PAIR, I32)
-    both = builder.load(_at(builder, base, index, LANES, kind), align=2)
+        return [load(builder, base, builder.add(index, I64(PAIR * half)), PAIR) for half in range(2)]
+    kind = vector_of(PAIR, I32)
+    both = builder.load(element_at(builder, base, index, LANES, kind), align=2)
     even = builder.shl(both, ir.Constant(kind, [16] * PAIR))
     odd = builder.and_(both, ir.Constant(kind, [0xFFFF0000] * PAIR))
-    return builder.bitcast(even, _vector(PAIR)), builder.bitcast(odd, _vector(PAIR))
+    return builder.bitcast(even, vector_of(PAIR)), builder.bitcast(odd, vector_of(PAIR))
 
 
 def _sum_of_pairs(builder, vector):
@@ -143,7 +145,7 @@ def _sum_of_pairs(builder, vector):
         lanes //= 2
         nothing = ir.Constant(vector.type, ir.Undefined)
         low, high = (
-            builder.shuffle_vector(vector, nothing, ir.Constant(_vector(lanes, I32), list(places)))
+            builder.shuffle_vector(vector, nothing, ir.Constant(vector_of(lanes, I32), list(places)))
             if lanes > 1
             else builder.extract_element(vector, I32(places[0]))
             for places in (range(lanes), range(lanes, 2 * lanes))
@@ -161,19 +163,19 @@ def dots(typing, heads, keys, key, queries, dim, scores):
     def build(context, builder, signature, args):
         _, keys, key, queries, dim, scores = args
         whole = builder.and_(dim, I64(-LANES))
-        zero = ir.Constant(_vector(PAIR), None)
+        zero = ir.Constant(vector_of(PAIR), None)
         kept = [[cgutils.alloca_once_value(builder, zero) for _ in range(2)] for _ in range(count)]
         rest = [cgutils.alloca_once_value(builder, F32(0)) for _ in range(count)]
-        with _for(builder, I64(0), whole, LANES) as (d, _):
+        with loop(builder, I64(0), whole, LANES) as (d, _):
             for half, k in enumerate(_pair(builder, keys, builder.add(key, d))):
                 for j in range(count):
                     place = builder.add(builder.mul(dim, I64(j)), builder.add(d, I64(PAIR * half)))
-                    q = _load(builder, queries, place, PAIR)
+                    q = load(builder, queries, place, PAIR)
                     builder.store(_fused(builder, k, q, builder.load(kept[j][half])), kept[j][half])
-        with _for(builder, whole, dim, 1) as (d, _):
-            k = _load(builder, keys, builder.add(key, d), 1)
+        with loop(builder, whole, dim, 1) as (d, _):
+            k = load(builder, keys, builder.add(key, d), 1)
             for j, place in enumerate(rest):
-                q = _load(builder, queries, builder.add(builder.mul(dim, I64(j)), d), 1)
+                q = load(builder, queries, builder.add(builder.mul(dim, I64(j)), d), 1)
                 builder.store(_fused(builder, k, q, builder.load(place)), place)
         for j in range(count):
             both = builder.fadd(*(builder.load(half) for half in kept[j]))
@@ -195,20 +197,20 @@ def mix(typing, heads, values, base, offsets, count, weights, dim, sums):
         _, values, base, offsets, count, weights, dim, sums = args
         whole = builder.and_(dim, I64(-LANES))
         for lanes, parts, start, stop in ((PAIR, 2, I64(0), whole), (1, 1, whole, dim)):
-            kept = [[cgutils.alloca_once(builder, _vector(lanes)) for _ in range(parts)] for _ in range(heads_count)]
-            with _for(builder, start, stop, lanes * parts) as (d, _):
+            kept = [[cgutils.alloca_once(builder, vector_of(lanes)) for _ in range(parts)] for _ in range(heads_count)]
+            with loop(builder, start, stop, lanes * parts) as (d, _):
                 places = [
                     [builder.add(builder.mul(dim, I64(j)), builder.add(d, I64(lanes * half))) for half in range(parts)]
                     for j in range(heads_count)
                 ]
                 for j in range(heads_count):
                     for half in range(parts):
-                        builder.store(_load(builder, sums, places[j][half], lanes), kept[j][half])
-                with _for(builder, I64(0), count, 1) as (t, _):
+                        builder.store(load(builder, sums, places[j][half], lanes), kept[j][half])
+                with loop(builder, I64(0), count, 1) as (t, _):
                     at = builder.add(builder.add(builder.load(builder.gep(offsets, [t])), base), d)
-                    v = [_load(builder, values, at, 1)] if parts == 1 else _pair(builder, values, at)
+                    v = [load(builder, values, at, 1)] if parts == 1 else _pair(builder, values, at)
                     for j in range(heads_count):
-                        w = _splat(builder, _load(builder, weights, builder.add(t, I64(LANES * j)), 1), lanes)
+                        w = _splat(builder, load(builder, weights, builder.add(t, I64(LANES * j)), 1), lanes)
                         for half in range(parts):
                             builder.store(_fused(builder, v[half], w, builder.load(kept[j][half])), kept[j][half])
                 for j in range(heads_count):
@@ -226,7 +228,7 @@ def spread(typing, source, start, target, to):
     def build(context, builder, signature, args):
         source, start, target, to = args
         for i, half in enumerate(_pair(builder, source, start)):
-            builder.store(half, _at(builder, target, builder.add(to, I64(PAIR * i)), PAIR), align=4)
+            builder.store(half, element_at(builder, target, builder.add(to, I64(PAIR * i)), PAIR), align=4)
         return context.get_dummy_value()
 
     return types.none(BFLOAT16, types.int64, FLOAT32, types.int64), build
@@ -247,30 +249,30 @@ def products(typing, columns, rows, weights, weight, weight_stride, inputs, inpu
         w = [builder.add(weight, builder.mul(weight_stride, I64(j))) for j in range(m)]
         later = builder.mul(weight_stride, I64(m))
         x = [builder.add(input, builder.mul(input_stride, I64(i))) for i in range(n)]
-        kept = [[cgutils.alloca_once_value(builder, ir.Constant(_vector(PAIR), None)) for _ in w] for _ in x]
+        kept = [[cgutils.alloca_once_value(builder, ir.Constant(vector_of(PAIR), None)) for _ in w] for _ in x]
         rest = [[cgutils.alloca_once_value(builder, F32(0)) for _ in w] for _ in x]
 
         def sixteen(d):
             wide = [_pair(builder, weights, builder.add(place, d)) for place in w]
             for half in range(2):
                 for i, place in enumerate(x):
-                    q = _load(builder, inputs, builder.add(place, builder.add(d, I64(PAIR * half))), PAIR)
+                    q = load(builder, inputs, builder.add(place, builder.add(d, I64(PAIR * half))), PAIR)
                     for j in range(m):
                         builder.store(_fused(builder, wide[j][half], q, builder.load(kept[i][j])), kept[i][j])
 
         lines, whole = builder.and_(dim, I64(-line)), builder.and_(dim, I64(-LANES))
         for start, stop, step in ((I64(0), lines, line), (lines, whole, LANES)):
-            with _for(builder, start, stop, step) as (d, _):
+            with loop(builder, start, stop, step) as (d, _):
                 if stop is lines:
                     for place in w:
-                        _prefetch(builder, weights, builder.add(builder.add(place, d), later))
+                        ask_for(builder, weights, builder.add(builder.add(place, d), later))
                 for more in range(0, step, LANES):
                     sixteen(builder.add(d, I64(more)))
-        with _for(builder, whole, dim, 1) as (d, _):
+        with loop(builder, whole, dim, 1) as (d, _):
             for i in range(n):
-                q = _load(builder, inputs, builder.add(x[i], d), 1)
+                q = load(builder, inputs, builder.add(x[i], d), 1)
                 for j in range(m):
-                    v = _load(builder, weights, builder.add(w[j], d), 1)
+                    v = load(builder, weights, builder.add(w[j], d), 1)
                     builder.store(_fused(builder, v, q, builder.load(rest[i][j])), rest[i][j])
         for i in range(n):
             for j in range(m):

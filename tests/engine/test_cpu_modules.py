@@ -54,9 +54,11 @@ def close(got, wanted, dtype):
     torch.testing.assert_close(got.double(), wanted, rtol=rtol, atol=atol)
 
 
+@pytest.mark.parametrize("dots", sorted({False, cpu_linear.has_dots()}))
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_one_linear_computes_what_the_plain_one_does(dtype, bias, monkeypatch):
+def test_one_linear_computes_what_the_plain_one_does(dtype, bias, dots, monkeypatch):
+    monkeypatch.setattr(cpu_linear, "has_dots", lambda: dots)
     monkeypatch.setattr(cpu_linears, "TILE", 48 * 12)
     monkeypatch.setattr(cpu_linears, "TILE_ROWS", 5)  # several tiles, and a last one that is not full
     model = nn.Sequential(nn.Linear(48, 37, bias=bias, dtype=dtype)).requires_grad_(False)
@@ -132,6 +134,7 @@ def test_in_eight_bits_each_weight_is_at_most_half_a_step_off(dtype, bias, numba
 def test_widening_computes_what_torch_does(rows, numba, monkeypatch):
     """Also where oneDNN would be taken."""
     monkeypatch.setattr(cpu_linears, "packs", lambda _: False)
+    monkeypatch.setattr(cpu_linear, "has_dots", lambda: False)
     if not numba:
         monkeypatch.setattr(cpu_linear, "kernels", lambda *_: None)
     model = nn.Sequential(nn.Linear(48, 37, dtype=torch.bfloat16)).requires_grad_(False)

@@ -15,6 +15,7 @@ from chatpager.engine.cpu_stack import Stack, StackProgram
 from chatpager.engine.model_runner import ModelRunner
 from chatpager.engine.plan import Plan, Row
 from chatpager.errors import ConfigError
+from chatpager.kernels import cpu_linear
 from tests.engine.models import SHAPE, configs
 from tests.engine.test_sampler import seq
 
@@ -72,9 +73,10 @@ def test_a_fused_model_computes_what_the_plain_one_does(architecture, plain_fold
     torch.testing.assert_close(logits(fused), logits(plain), rtol=2e-4, atol=2e-4)
 
 
-@pytest.fixture
-def programs(monkeypatch):
+@pytest.fixture(params=sorted({False, cpu_linear.has_dots()}), ids=lambda dots: "dots" if dots else "widened")
+def programs(request, monkeypatch):
     """How many rows were run as a program, each time, also where oneDNN would be taken."""
+    monkeypatch.setattr(cpu_linear, "has_dots", lambda: request.param)
     seen, run = [], StackProgram.run
     monkeypatch.setattr(cpu_linears, "packs", lambda dtype: dtype is torch.float32)
     monkeypatch.setattr(StackProgram, "run", lambda *given: seen.append(given[-1].num_tokens) or run(*given))
@@ -138,7 +140,7 @@ def test_a_program_computes_the_bits_of_its_layers(architecture, numbers, plain_
     run = runner(plain_folder(architecture), dtype, monkeypatch, fused=True, quantization=quantization)
     lengths = [3, 40, 17, 8, 25, 31, 9]
     with monkeypatch.context() as patch:
-        patch.setattr(cpu_stack, "ROWS", 0)
+        patch.setattr(run.model.module.model.layers[0], "_rows", 0)
         wanted = decoded(run, lengths, 1)
     for threads in (1, 2, 3, 1):
         for got, exact in zip(decoded(run, lengths, threads), wanted, strict=True):
@@ -165,7 +167,8 @@ def test_a_program_tells_of_a_block_that_is_none_and_goes_on_afterwards(plain_fo
 
 def test_more_rows_than_a_program_has_are_computed_by_layers(plain_folder, programs, monkeypatch):
     run = runner(plain_folder("llama"), "bfloat16", monkeypatch, fused=True)
-    decoded(run, [3] * (cpu_stack.ROWS + 1), 1)
+    monkeypatch.setattr(run.model.module.model.layers[0], "_rows", 4)
+    decoded(run, [3] * 5, 1)
     assert not programs
 
 

@@ -13,6 +13,8 @@ from chatpager.kernels import cpu_code, cpu_linear
 from chatpager.kernels.cpu_linear import Weights
 
 KINDS = sorted(cpu_linear.SERVED, key=str)
+DOTS = sorted({False, cpu_linear.has_dots()})
+"""Whether bfloat16 is multiplied by the processor's own instruction: as this one can."""
 
 
 def product(x, weight, bias=None, scale=None):
@@ -43,8 +45,9 @@ def random_weight(out, into, dtype):
     layout=st.sampled_from(["contiguous", "columns of more", "transposed"]),
     count=st.integers(1, 5),
     seed=st.integers(0, 9),
+    dots=st.sampled_from(DOTS),
 )
-def test_any_shape(kind, rows, into, out, bias, layout, count, seed):
+def test_any_shape(kind, rows, into, out, bias, layout, count, seed, dots):
     dtype, stored = kind
     torch.manual_seed(seed)
     wide = torch.randn(rows, into + 5).to(dtype)
@@ -59,23 +62,28 @@ def test_any_shape(kind, rows, into, out, bias, layout, count, seed):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cpu_code, "SHARED_BYTES", 0)
         patch.setattr(torch, "get_num_threads", lambda: count)
+        patch.setattr(cpu_linear, "has_dots", lambda: dots)
         got = product(x, weight, added, scale)
     # half a step of bfloat16, and what float32 loses in sums of numbers around 1
     rtol = 2**-8 if dtype is torch.bfloat16 else 1e-5
     torch.testing.assert_close(got.double(), exact(x, weight, added, scale), rtol=rtol, atol=1e-5 * into**0.5)
 
 
-def test_the_exact_sum_is_rounded_to_the_nearest_and_a_tie_to_even():
+@pytest.mark.parametrize("dots", DOTS)
+def test_the_exact_sum_is_rounded_to_the_nearest_and_a_tie_to_even(dots, monkeypatch):
     """Sums that float32 holds exactly, so that rounding alone decides."""
+    monkeypatch.setattr(cpu_linear, "has_dots", lambda: dots)
     x = torch.tensor([[1.0, 1.0]], dtype=torch.bfloat16)
     small = torch.tensor([2.0**-9, 2.0**-8, 3 * 2.0**-9, 3 * 2.0**-8, 2.0**-7])
     weight = torch.stack([torch.ones(5), small], 1).bfloat16()
     assert torch.equal(product(x, weight)[0], (1 + small).bfloat16())
 
 
+@pytest.mark.parametrize("dots", DOTS)
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_a_row_has_the_same_bits_alone_and_among_others_and_in_any_cut(kind, monkeypatch):
+def test_a_row_has_the_same_bits_alone_and_among_others_and_in_any_cut(kind, dots, monkeypatch):
     monkeypatch.setattr(cpu_code, "SHARED_BYTES", 0)
+    monkeypatch.setattr(cpu_linear, "has_dots", lambda: dots)
     x, weight = torch.randn(13, 83).to(kind[0]), random_weight(101, 83, kind[1])
     whole = product(x, weight)
     for rows in range(1, 13):
@@ -86,10 +94,12 @@ def test_a_row_has_the_same_bits_alone_and_among_others_and_in_any_cut(kind, mon
             assert torch.equal(product(x[:rows], weight), whole[:rows])
 
 
+@pytest.mark.parametrize("dots", DOTS)
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("place", [0, 17, 35])
-def test_what_is_not_finite_shows_where_it_belongs(bad, place):
+def test_what_is_not_finite_shows_where_it_belongs(bad, place, dots, monkeypatch):
     """In whole vectors and past them, in the input and in the weight; the neighbours of the weight's row stay."""
+    monkeypatch.setattr(cpu_linear, "has_dots", lambda: dots)
     x, weight = torch.randn(5, 36).bfloat16(), torch.randn(11, 36).bfloat16()
     for other in (x, weight):
         kept = other[3, place].item()
