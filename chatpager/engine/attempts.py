@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import islice
 
 from chatpager.engine.plan import Plan, Row
 from chatpager.engine.runner import Runner
@@ -40,4 +41,4 @@ class Attempts:
 
 def _by_row(plan: Plan, sampled: list[Sampled]) -> list[tuple[Row, list[Sampled] | EngineError]]:
     rest = iter(sampled)
-    return [(row, [next(rest) for _ in row.samples]) for row in plan.rows]
+    return [(row, list(islice(rest, len(row.samples)))) for row in plan.rows]

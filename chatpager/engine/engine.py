@@ -238,6 +238,8 @@ class Engine:
             assert told or not self.scheduler.waiting or self.scheduler.running, "requests wait and nothing runs"
             return
         for row in plan.rows:
+            if row.seq.num_output_tokens:
+                continue
             request = self._requests[row.seq.request_id]
             if request.started is None:
                 request.started = now
@@ -272,7 +274,7 @@ class Engine:
             self.tiers.times.compute.add(seconds / blocks)
 
     def _advance(self, row: Row, sampled: list[Sampled], now: float) -> None:
-        if any(s.token_id is None and s.failure is None for s in sampled):
+        if [s for s in sampled if s.token_id is None and s.failure is None]:
             self._fail(row, NumericError("the model's logits are not numbers"))
             return
         self.scheduler.commit(row)

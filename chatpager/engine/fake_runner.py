@@ -13,6 +13,7 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -33,6 +34,7 @@ NUM_BLOCKS = 65_536
 LEAST_TOKENS, MORE_TOKENS = 16, 112
 """An answer whose length nobody bounds has so many tokens, and up to so many more."""
 _WORD = re.compile(r" ?[A-Za-z]+")
+_TWO = struct.Struct("<QQ")
 _SURE = 50.0
 """Logit of the next token, where a request has rules for the sampler; all others have 0."""
 
@@ -44,8 +46,8 @@ class WrongBlock(Exception):
 class FakeRunner:
     """Says words of the tokenizer in ``config.model``, whose weights are not read.
 
-    Every step ends on a beat of ``config.fake_tokens_per_second``, or at once where that is 0. ``clock`` and ``sleep``
-    are in seconds.
+    Every step is computed on a beat of ``config.fake_tokens_per_second``, or at once where that is 0. ``clock`` and
+    ``sleep`` are in seconds.
 
     Raises:
         ModelLoadError, UnsupportedModel: see ``loader.check``.
@@ -72,8 +74,7 @@ class FakeRunner:
         if not self._words:
             raise ConfigError("engine", "fake has nothing to say: the vocabulary has no words", value=config.engine)
         self._memory = np.zeros((self.num_blocks, self.block_size), np.int32)
-        self._prompts: WeakKeyDictionary[TokenSequence, int] = WeakKeyDictionary()
-        """Digests of the prompts that are being answered."""
+        self._asked: WeakKeyDictionary[TokenSequence, _Asked] = WeakKeyDictionary()
         self._beat = 1 / config.fake_tokens_per_second if config.fake_tokens_per_second else 0.0
         self._due = 0.0
         self._clock, self._sleep = clock, sleep
@@ -97,15 +98,14 @@ class FakeRunner:
     # -- running ------------------------------------------------------------------------------------------------------
 
     def run(self, plan: Plan) -> list[Sampled]:
+        self._wait_for_the_beat()  # first, as a device computes while nobody holds the interpreter
         for row in plan.rows:
             if row.copy:
                 shared, own = row.copy
                 self._memory[own] = self._memory[shared]
         for row in plan.rows:
             self._write(row)
-        sampled = [self._sample(seq) for row in plan.rows for seq in row.samples]
-        self._wait_for_the_beat()
-        return sampled
+        return [self._sample(seq) for row in plan.rows for seq in row.samples]
 
     def _write(self, row: Row) -> None:
         seq, size, memory = row.seq, self.block_size, self._memory
@@ -126,24 +126,22 @@ class FakeRunner:
             raise WrongBlock
 
     def _sample(self, seq: TokenSequence) -> Sampled:
-        token = self._next(seq)
-        params = seq.params
-        ruled = seq.constraint is not None or params.logprobs is not None or params.penalised or params.logit_bias
-        if not ruled:
+        asked = self._asked.get(seq)
+        if asked is None:
+            asked = self._asked[seq] = _asked(seq)
+        token = self._next(seq, asked.digest)
+        if not asked.ruled:
             return Sampled(token)
         logits = torch.zeros(1, self.vocab_size)
         logits[0, token] = _SURE
         return sample(logits, [(0, seq)])[0]
 
-    def _next(self, seq: TokenSequence) -> int:
-        digest = self._prompts.get(seq)
-        if digest is None:
-            digest = self._prompts[seq] = _digest(seq)
+    def _next(self, seq: TokenSequence, digest: int) -> int:
         place, params = seq.num_output_tokens, seq.params
         ends = params.max_tokens is None and not params.ignore_eos and self.eos_token_ids
         if ends and place >= max(params.min_tokens, LEAST_TOKENS + digest % MORE_TOKENS):
             return min(self.eos_token_ids)
-        return self._words[xxhash.xxh3_64_intdigest(struct.pack("<QQ", digest, place)) % len(self._words)]
+        return self._words[xxhash.xxh3_64_intdigest(_TWO.pack(digest, place)) % len(self._words)]
 
     def _wait_for_the_beat(self) -> None:
         if not self._beat:
@@ -156,9 +154,17 @@ class FakeRunner:
             self._due = now + self._beat
 
 
-def _digest(seq: TokenSequence) -> int:
-    asked = np.array(seq.token_ids[: seq.num_prompt_tokens], np.int32).tobytes()
-    return xxhash.xxh3_64_intdigest(asked + struct.pack("<QQ", (seq.params.seed or 0) % 2**64, seq.index))
+class _Asked(NamedTuple):
+    """Of a sequence that is being answered. ``ruled``: by what the sampler looks at."""
+
+    digest: int
+    ruled: bool
+
+
+def _asked(seq: TokenSequence) -> _Asked:
+    prompt, params = np.array(seq.token_ids[: seq.num_prompt_tokens], np.int32).tobytes(), seq.params
+    ruled = seq.constraint is not None or params.logprobs is not None or params.penalised or bool(params.logit_bias)
+    return _Asked(xxhash.xxh3_64_intdigest(prompt + _TWO.pack((params.seed or 0) % 2**64, seq.index)), ruled)
 
 
 def _words(backend: Backend) -> Sequence[int]:

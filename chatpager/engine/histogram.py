@@ -27,12 +27,18 @@ class Histogram:
         self.seconds = 0.0
         self._least = least
         self._counts = [0] * (most - least + 2)
+        self._last, self._place = 0.0, 0
+        """The seconds that were added last, and where they are counted."""
 
     def add(self, seconds: float, count: int = 1) -> None:
-        mantissa, exponent = math.frexp(seconds)
-        place = exponent - self._least - (mantissa == 0.5)  # a power of two is its own bound
-        self._counts[min(max(place, 0), len(self._counts) - 1) if seconds > 0 else 0] += count
-        self.seconds += max(0.0, seconds) * count
+        if seconds != self._last:  # all that a step brings took as long
+            mantissa, exponent = math.frexp(seconds)
+            place = exponent - self._least - (mantissa == 0.5)  # a power of two is its own bound
+            self._place = min(max(place, 0), len(self._counts) - 1) if seconds > 0 else 0
+            self._last = seconds
+        self._counts[self._place] += count
+        if seconds > 0:
+            self.seconds += seconds * count
 
     def distribution(self) -> Distribution:
         buckets: list[tuple[float, int]] = []

@@ -27,7 +27,7 @@ class Limits:
     """Waiting requests that are compared in one step."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Row:
     """``count`` tokens of one sequence in one step. ``samples`` get a token from its last logits (n > 1: several)."""
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
 
+import msgspec
 import torch
 import xxhash
 
@@ -20,8 +20,7 @@ from chatpager.engine.token_history import TokenHistory
 from chatpager.errors import GrammarFailed
 
 
-@dataclass(frozen=True)
-class Sampled:
+class Sampled(msgspec.Struct, frozen=True, gc=False):
     """``token_id`` None: the logits were not numbers, or else there is a ``failure``."""
 
     token_id: int | None

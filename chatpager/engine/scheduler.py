@@ -12,6 +12,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import Counter
 from dataclasses import dataclass
+from operator import attrgetter
 
 from chatpager.engine.block_pool import BlockState
 from chatpager.engine.claims import Claims
@@ -64,7 +65,8 @@ class Scheduler:
         seq.committed += row.count
         seq.reached = max(seq.reached, seq.committed)
         self.cache.publish(seq)
-        self._claims.drop(seq, seq.committed // self.block_size)
+        if seq.claims:
+            self._claims.drop(seq, seq.committed // self.block_size)
         if len(row.samples) > 1:
             for twin in seq.forks:
                 self._share_table(seq, twin)
@@ -140,7 +142,8 @@ class Scheduler:
     def _fill(self, plan: Plan) -> None:
         self.cache.begin_step()
         budget = self.limits.max_num_batched_tokens
-        for seq in sorted((s for s in self.running if s.remaining == 1), key=lambda s: s.priority):
+        decodes = [s for s in self.running if len(s.token_ids) - s.committed == 1]
+        for seq in sorted(decodes, key=attrgetter("priority")):
             if budget and seq.status is SequenceStatus.RUNNING:
                 budget -= self._grow(plan, seq, 1)
         plan.decodes = bool(plan.rows)
@@ -200,16 +203,16 @@ class Scheduler:
 
     def _blocks_needed(self, seq: Sequence, count: int) -> tuple[int, int | None]:
         """(blocks to allocate for ``count`` more tokens, place of a shared block that is written and so copied)."""
-        table_need = _blocks(seq.committed + count, self.block_size) - len(seq.block_table)
-        place = seq.committed // self.block_size
-        shared = place < len(seq.block_table) and self._is_shared(seq.block_table[place])
+        table, place = seq.block_table, seq.committed // self.block_size
+        table_need = -(-(seq.committed + count) // self.block_size) - len(table)
+        shared = place < len(table) and self._is_shared(table[place])
         return table_need + shared, place if shared else None
 
     def _is_shared(self, block_id: int) -> bool:
         """Whether another table has the block too, or the cache. A step's hold does not count: it copies before
         anything is written, and what it copies ends before the place where the last holder writes."""
         block = self.cache.pool.blocks[block_id]
-        return block.state is BlockState.CACHED or block.ref - self._copied.count(block_id) > 1
+        return block.state is BlockState.CACHED or (block.ref > 1 and block.ref - self._copied.count(block_id) > 1)
 
     # -- room for all -------------------------------------------------------------------------------------------------
 
