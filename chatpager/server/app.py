@@ -50,8 +50,9 @@ from chatpager.server.loop_watch import LoopWatch
 from chatpager.server.openapi import ROUTES, Routes, openapi
 from chatpager.server.patience import whole_body
 from chatpager.server.queries import known_query
+from chatpager.server.replaying import Replays
 from chatpager.server.service import SERVICE, Service
-from chatpager.server.websocket import CONNECTIONS, PLACES, responses_socket
+from chatpager.server.websocket import CONNECTIONS, PLACES, REPLAYS, responses_socket
 from chatpager.sessions.fair_places import FairPlaces
 
 log = structlog.get_logger(__name__)
@@ -70,6 +71,7 @@ def make_app(config: ServerConfig, open_service: Callable[[], Awaitable[Service]
     app = web.Application(middlewares=first, client_max_size=config.max_message_bytes)
     server_logger.addFilter(not_a_clients_mistake)
     app[CONNECTIONS] = set()
+    app[REPLAYS] = Replays()
     app[PLACES] = FairPlaces(config.max_sockets, config.max_sockets_per_tenant, called="sockets are open")
     app[routes_ops.ASSETS] = routes_ops.read_assets()
     app[LOGINS] = Logins()

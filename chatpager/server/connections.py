@@ -8,6 +8,7 @@ import math
 import resource
 import secrets
 import socket
+from functools import partial
 from typing import Any, NamedTuple
 
 from aiohttp import web
@@ -16,6 +17,7 @@ from aiohttp.http_exceptions import BadHttpMethod, HttpProcessingError, LineTooL
 from chatpager.errors import ChatpagerError, HeadTooLarge, InvalidHTTP, Overloaded
 from chatpager.server.access import of_aiohttp
 from chatpager.server.error_answers import REQUEST_ID, error_response
+from chatpager.server.leaving import Leaving
 from chatpager.server.patience import TooManyConnections
 
 IDLE_SECONDS = 75.0
@@ -55,7 +57,7 @@ def make_runner(
     files: Files | None = None,
 ) -> web.AppRunner:
     """``files`` None: those that are allowed."""
-    limits = Limits(head_seconds, files or files_allowed(), TooManyConnections())
+    limits = Limits(head_seconds, files or files_allowed(), TooManyConnections(), Leaving())
     return _Runner(app, limits, handler_cancellation=True, access_log=None, keepalive_timeout=idle_seconds)
 
 
@@ -63,6 +65,7 @@ class Limits(NamedTuple):
     head_seconds: float
     files: Files
     too_many: TooManyConnections
+    leaving: Leaving
 
 
 class Connection(web.RequestHandler):
@@ -97,8 +100,8 @@ class Connection(web.RequestHandler):
             self._late = asyncio.get_running_loop().call_later(self._limits.head_seconds, self.force_close)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        super().connection_lost(exc)
         self._forget_time()
+        self._limits.leaving.left(partial(super().connection_lost, exc))
 
     def _forget_time(self) -> None:
         if self._late is not None:

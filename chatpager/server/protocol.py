@@ -247,6 +247,15 @@ class ResponsesProtocol:
         self._move(Call.ENDED, lane)
         self._next(lane)
 
+    def told_again(self, frames: Sequence[bytes], lane: Lane = None, after: int = -1) -> None:
+        """The response that ``Resume`` asked for has ended: ``frames`` are its events, by their numbers. The last is
+        told also to who has it."""
+        self._move(Call.BEGAN, lane)
+        left = frames[after + 1 :] or frames[-1:]
+        self._frames += left if lane is None else [wire_events.in_lane(lane, frame) for frame in left]
+        self._move(Call.ENDED, lane)
+        self._next(lane)
+
     def lease_changed(self, frame: wire_events.LeaseFrame) -> None:
         """Something became of a lease on one of this client's conversations."""
         if self._extended:

@@ -18,6 +18,12 @@ def event_number(text: str) -> int:
     return checked_place(int(text) if is_number else None)
 
 
+def at_hand(service: Service, tenant: str, response_id: str) -> LiveTurn | None:
+    """A stored response that runs, or ended a moment ago."""
+    turn = service.hub.told(tenant, response_id)
+    return turn if turn is not None and turn.request.kind == "response" and turn.request.stored else None
+
+
 async def resumable(service: Service, tenant: str, response_id: str, after: int) -> LiveTurn:
     """A response whose events can be told from the first on, so also those behind the number ``after``.
 
@@ -26,8 +32,7 @@ async def resumable(service: Service, tenant: str, response_id: str, after: int)
         ResponseNotFound: there is none, or it is not stored: it ends with the reader that it has.
         ResponseEventsExpired: it ended too long ago, or before a restart; what is kept of it is the whole.
     """
-    turn = service.hub.told(tenant, response_id)
-    if turn is not None and turn.request.kind == "response" and turn.request.stored:
+    if turn := at_hand(service, tenant, response_id):
         _check_reached(turn, after)
         service.metrics.resumed(recovered=True)
         return turn

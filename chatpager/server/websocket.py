@@ -11,7 +11,6 @@ from collections.abc import Coroutine
 from contextlib import aclosing, suppress
 from typing import Any
 
-import msgspec
 import structlog
 from aiohttp import WSCloseCode, WSMsgType, web
 
@@ -27,7 +26,7 @@ from chatpager.errors import (
 )
 from chatpager.server import wire_events
 from chatpager.server.beginnings import Beginnings
-from chatpager.server.client_events import Cancel, Create, Draft, Lane, Prefetch, Resume, Withdraw
+from chatpager.server.client_events import Cancel, ClientEvent, Create, Draft, Lane, Prefetch, Resume, Withdraw
 from chatpager.server.drafting import Drafts
 from chatpager.server.encode_response import SHOWN_AS
 from chatpager.server.error_answers import REQUEST_ID
@@ -36,9 +35,10 @@ from chatpager.server.keyring import tenant_of
 from chatpager.server.logins import SENDER, caller_of
 from chatpager.server.opening import Opening, conversation_known, opening
 from chatpager.server.protocol import DRAFT, PREFETCH, SUBPROTOCOL, ResponsesProtocol
+from chatpager.server.replaying import Replays
 from chatpager.server.requests import response_request
 from chatpager.server.responses_socket import ResponsesSocket
-from chatpager.server.resuming import resumable
+from chatpager.server.resuming import at_hand, resumable
 from chatpager.server.retelling import retold
 from chatpager.server.service import SERVICE, Service, facts_of
 from chatpager.server.telling import Telling
@@ -51,6 +51,7 @@ log = structlog.get_logger(__name__)
 MAX_CONVERSATIONS = 32
 """That one socket keeps alive and hears of; where it speaks in more, the one it left longest ago is left to itself."""
 CONNECTIONS: web.AppKey[set[Connection]] = web.AppKey("connections")
+REPLAYS = web.AppKey("replays", Replays)
 PLACES = web.AppKey("places", FairPlaces)
 """For WebSockets."""
 
@@ -200,24 +201,29 @@ class Connection:
         The reading loop and the responses' tasks all come here. Frames leave the protocol only under the lock, so
         they go out in the protocol's order however long one of them has to wait for the client.
         """
-        for event in self._protocol.events_received():
-            match event:
-                case Create(body, lane, key):
-                    self._spawn(self._respond(body, lane, key))
-                case Resume(response_id, after, lane):
-                    self._spawn(self._resume(response_id, after, lane))
-                case Cancel(response_id, lane):
-                    self._cancel(response_id, lane)
-                case Withdraw(lane):
-                    self._beginnings.withdraw(lane)
-                case Prefetch(conversation):
-                    self._service.hub.prefetcher.soon(self._tenant, conversation, missing=self._not_prefetched)
-                case Draft(body):
-                    if self._drafts.add(body):
-                        self._spawn(self._drafts.pass_on())
+        while events := self._protocol.events_received():
+            for event in events:
+                self._begin_doing(event)
         async with self._sending:
             if frames := self._protocol.frames_to_send():
                 await self._send(frames)
+
+    def _begin_doing(self, event: ClientEvent) -> None:
+        match event:
+            case Create(body, lane, key):
+                self._spawn(self._respond(body, lane, key))
+            case Resume(response_id, after, lane):
+                if not self._tell_again(response_id, after, lane):
+                    self._spawn(self._resume(response_id, after, lane))
+            case Cancel(response_id, lane):
+                self._cancel(response_id, lane)
+            case Withdraw(lane):
+                self._beginnings.withdraw(lane)
+            case Prefetch(conversation):
+                self._service.hub.prefetcher.soon(self._tenant, conversation, missing=self._not_prefetched)
+            case Draft(body):
+                if self._drafts.add(body):
+                    self._spawn(self._drafts.pass_on())
 
     async def _draft_refused(self, error: ChatpagerError) -> None:
         self._protocol.refused_aside(DRAFT, error)
@@ -265,6 +271,19 @@ class Connection:
         finally:
             self._drafts.end()
 
+    def _tell_again(self, response_id: str, after: int, lane: Lane) -> bool:
+        """Tell a response of which nothing is to be waited for: without a task, for thousands come at once. False: this
+        is none."""
+        turn = at_hand(self._service, self._tenant, response_id)
+        frames = self._app[REPLAYS].of(turn) if turn else None
+        if turn is None or frames is None or after >= len(frames):
+            return False
+        self._service.metrics.resumed(recovered=True)
+        self._protocol.resumed(resumed_frame(turn, after), lane)
+        self._follow_leases(turn.owner)
+        self._protocol.told_again(frames, lane, after)
+        return True
+
     async def _resume(self, response_id: str, after: int, lane: Lane) -> None:
         told = wire_events.ResumedFrame(response_id=response_id, recovered=False, starting_after=after, status=None)
         try:
@@ -277,8 +296,7 @@ class Connection:
             self._protocol.refused(error, lane)
             await self.act()
             return
-        status = SHOWN_AS[turn.stream.ended.status if turn.stream.ended else "in_progress"]
-        self._protocol.resumed(msgspec.structs.replace(told, recovered=True, status=status), lane)
+        self._protocol.resumed(resumed_frame(turn, after), lane)
         await self._follow(turn, lane, after)
 
     async def _follow(self, turn: LiveTurn, lane: Lane, after: int = -1) -> None:
@@ -331,6 +349,11 @@ class Connection:
         if not task.cancelled() and (error := task.exception()):
             log_mistake("ws.response_failed", error, request_id=self._request_id)
             self._ws.cut()
+
+
+def resumed_frame(turn: LiveTurn, after: int) -> wire_events.ResumedFrame:
+    status = SHOWN_AS[turn.stream.ended.status if turn.stream.ended else "in_progress"]
+    return wire_events.ResumedFrame(response_id=turn.id, recovered=True, starting_after=after, status=status)
 
 
 def lease_frame(event: LeaseEvent) -> wire_events.LeaseFrame:

@@ -176,5 +176,9 @@ Frame = Event | ErrorFrame | LeaseFrame | ResumedFrame | PongFrame
 
 def encode_in(lane: str | None, frame: Frame) -> bytes:
     """A frame as JSON text, with the ``stream_id`` of the lane that it belongs to."""
-    text = wire.encoded(frame)
+    return in_lane(lane, wire.encoded(frame))
+
+
+def in_lane(lane: str | None, text: bytes) -> bytes:
+    """The same of a frame that is JSON text already."""
     return text if lane is None else b'%b,"stream_id":%b}' % (text[:-1], wire.encoded(lane))

@@ -3,12 +3,14 @@
 import asyncio
 import json
 import socket
+from functools import partial
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chatpager.server.connections import DEAD_SECONDS
+from chatpager.server.leaving import AT_ONCE, Leaving
 from tests.serving import DEADLINE, eventually
 
 GET = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n"
@@ -183,3 +185,17 @@ async def test_a_connection_whose_other_side_acknowledges_nothing_ends(server):
     taken = connection.transport.get_extra_info("socket")
     assert taken.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1000 * DEAD_SECONDS
     writer.close()
+
+
+async def test_of_connections_that_end_at_once_others_have_their_turn_between_a_few():
+    leaving, ended, seen = Leaving(), [], []
+    for number in range(3 * AT_ONCE + 1):
+        leaving.left(partial(ended.append, number))
+    while len(ended) <= 3 * AT_ONCE:
+        seen.append(len(ended))
+        await asyncio.sleep(0)
+    assert ended == list(range(3 * AT_ONCE + 1)) and seen == [AT_ONCE, 2 * AT_ONCE, 3 * AT_ONCE]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    leaving.left(partial(ended.append, "one"))
+    assert ended[-1] == "one", "alone it does not wait"

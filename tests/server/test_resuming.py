@@ -38,6 +38,15 @@ async def test_a_response_that_ended_meanwhile_is_told_to_its_end(server):
     last = frames[-1]["sequence_number"]
     path = f"/v1/responses/{told['id']}?stream=true&starting_after="
     assert (await server.get(f"{path}{last}")).body.count(b"event: ") == 1, "the end is told again"
+    async with server.socket() as socket:
+        for lane, after in (("left", 2), ("right", last)):
+            await socket.send(type="response.resume", response_id=told["id"], starting_after=after, stream_id=lane)
+            again = await socket.rest()
+            assert again == [{**f, "stream_id": lane} for f in frames[min(after + 1, last) :]]
+        for after in (3, 4):  # the second waits for the first
+            await socket.send(type="response.resume", response_id=told["id"], starting_after=after)
+        assert [*await socket.rest(), *await socket.rest()] == frames[4:] + frames[5:]
+    assert not server.service.readers.alone
     for wrong in (last + 1, -2, 10**30):
         assert (await server.get(f"{path}{wrong}")).refusal == (400, "invalid_request", "starting_after")
         async with server.socket() as socket:

@@ -1,0 +1,44 @@
+"""What whoever comes back to a response that has ended is told: its events as frames, made once for all who do.
+
+When a server was out of reach for a moment, thousands come back to a few answers at once, and what each of them lacks
+is the end of the same frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from weakref import WeakKeyDictionary
+
+from chatpager.server import wire, wire_events
+from chatpager.server.encode_response import ResponseEncoder
+from chatpager.server.service import facts_of, final_response
+from chatpager.sessions.stream import TurnStream
+from chatpager.sessions.turn import LiveTurn
+
+MOST_EVENTS = 4096
+"""Of a longer response nothing is made ready: to do that takes milliseconds in which nobody else has a turn."""
+
+
+class Replays:
+    """Kept for as long as the turn's events are."""
+
+    def __init__(self) -> None:
+        self._frames: WeakKeyDictionary[TurnStream, Sequence[bytes]] = WeakKeyDictionary()
+
+    def of(self, turn: LiveTurn) -> Sequence[bytes] | None:
+        """By their numbers, of a response that has ended; None of one that has not, or is too long."""
+        stream = turn.stream
+        if stream.ended is None or len(stream.events) > MOST_EVENTS:
+            return None
+        frames = self._frames.get(stream)
+        if frames is None:
+            frames = self._frames[stream] = _frames(turn)
+        return frames
+
+
+def _frames(turn: LiveTurn) -> list[bytes]:
+    ended = turn.stream.ended
+    final = final_response(turn, ended) if ended else None
+    encoder = ResponseEncoder(facts_of(turn))
+    told = (frame for event in turn.stream.events for frame in encoder.feed(event, final))
+    return [wire.encoded(frame) for frame in told if not isinstance(frame, wire_events.PrefillEvent)]
