@@ -56,6 +56,16 @@ class ChatpagerError(Exception):
     """Base of every error raised on purpose."""
 
 
+MAX_SHOWN = 64
+"""Bytes of what a client sent that one place of an error's message shows."""
+
+
+def shown(text: str) -> str:
+    """What a client sent, for an error's message: quoted, and cut where it is long."""
+    sent = text.encode(errors="surrogatepass")
+    return repr(text if len(sent) <= MAX_SHOWN else sent[: MAX_SHOWN - 3].decode(errors="ignore") + "...")
+
+
 def _shown(value: object) -> str:
     try:
         return repr(value)

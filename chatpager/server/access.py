@@ -18,6 +18,7 @@ from structlog.contextvars import bound_contextvars
 
 from chatpager.config import ServerConfig
 from chatpager.errors import (
+    MAX_SHOWN,
     ChatpagerError,
     ConfigError,
     Forbidden,
@@ -27,11 +28,11 @@ from chatpager.errors import (
     RateLimited,
     RequestTooLarge,
     StoreError,
+    shown,
 )
 from chatpager.program import program
 from chatpager.server.attribution import attribution
 from chatpager.server.error_answers import REQUEST_ID, error_response, is_anthropic, retry_hints
-from chatpager.server.input_items import shown
 from chatpager.server.keyring import CALLER, Caller
 from chatpager.server.logins import FOREIGN_ORIGIN, SENDER, caller_of, is_secure, sender_of
 from chatpager.server.service import SERVICE
@@ -192,7 +193,7 @@ def _check_host(request: web.Request, config: ServerConfig, extra: set[str]) -> 
         return
     host = _split(f"//{request.host}").hostname or ""
     if not is_loopback(host) and not any(host == urlsplit(o).hostname for o in extra):
-        raise Forbidden(f"Host {host!r} is not allowed here; to allow it: --allowed-origins http://{request.host}")
+        raise Forbidden(f"Host {shown(host)} is not allowed here; to allow it: {_to_allow(f'http://{request.host}')}")
 
 
 def _check_origin(request: web.Request, extra: set[str]) -> str | None:
@@ -201,8 +202,12 @@ def _check_origin(request: web.Request, extra: set[str]) -> str | None:
     if origin is None or _is_own(_split(origin), request):
         return None
     if origin.rstrip("/") not in extra:
-        raise Forbidden(f"Origin {origin!r} is not allowed here; to allow it: --allowed-origins {origin}")
+        raise Forbidden(f"Origin {shown(origin)} is not allowed here; to allow it: {_to_allow(origin)}")
     return origin
+
+
+def _to_allow(origin: str) -> str:
+    return f"--allowed-origins {origin if len(origin) <= MAX_SHOWN else 'ORIGIN'}"
 
 
 def _is_own(origin: SplitResult, request: web.Request) -> bool:
@@ -216,7 +221,7 @@ def _split(address: str) -> SplitResult:
     try:
         return urlsplit(address)
     except ValueError:
-        raise Forbidden(f"{address!r} is not an address") from None
+        raise Forbidden(f"{shown(address)} is not an address") from None
 
 
 def _preflight(request: web.Request) -> web.Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from chatpager.errors import (
+    MAX_SHOWN,
     ChatpagerError,
     EngineError,
     EngineStopped,
@@ -48,6 +49,7 @@ def error_body(error: ChatpagerError) -> tuple[int, wire.ErrorBody]:
             # It may quote what came in, and bytes that are no UTF-8 come in as lone surrogates, which JSON cannot hold.
             message = message.encode(errors="backslashreplace").decode()
             message = message if len(message) <= MAX_MESSAGE else message[:MAX_MESSAGE] + "..."
+            param = param if param is None or len(param) <= MAX_SHOWN else f"{param[: MAX_SHOWN - 3]}..."  # may be sent
             return error.status, wire.ErrorBody(message=message, type=error.type, param=param, code=error.code)
         case EngineError():
             return error.status, wire.ErrorBody(message=str(error), type=error.type, param=None, code=error.code)

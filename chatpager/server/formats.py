@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from chatpager.engine.grammar import Grammar, schema_grammar
-from chatpager.errors import InvalidRequest
-from chatpager.server.input_items import Json, shown
+from chatpager.errors import InvalidRequest, shown
+from chatpager.server.input_items import Json
 
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 """Of a schema: OpenAI's rule."""

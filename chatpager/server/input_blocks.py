@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from chatpager.engine.tool_calls import is_too_deep
-from chatpager.errors import InvalidRequest
-from chatpager.server.input_items import MAX_ITEMS, Json, check_text, shown
+from chatpager.errors import InvalidRequest, shown
+from chatpager.server.input_items import MAX_ITEMS, Json, check_text
 from chatpager.sessions.answers import ToolCall, answer_content, calls_of, result_content
 from chatpager.sessions.history import not_called
 from chatpager.store import NewMessage, text_content

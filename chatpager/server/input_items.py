@@ -7,14 +7,13 @@ from typing import Any
 
 import msgspec
 
-from chatpager.errors import InvalidRequest
+from chatpager.errors import InvalidRequest, shown
 from chatpager.sessions.answers import ToolCall, answer_content, result_content
 from chatpager.store import NewMessage, text_content
 
 Json = dict[str, Any]
 
 MAX_ITEMS = 2048
-MAX_SHOWN = 80
 ROLES = ("user", "assistant", "system", "developer")
 TEXT_PARTS = ("text", "input_text", "output_text")
 
@@ -157,8 +156,3 @@ def check_text(text: str, place: str, *, generated: bool = False) -> str:
     if "\0" in text and not generated:
         raise InvalidRequest(f"{place}: holds a NUL character", param=place)
     return text
-
-
-def shown(text: str) -> str:
-    """What a client sent, for an error's message: quoted, and cut where it is long."""
-    return repr(text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "...")

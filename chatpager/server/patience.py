@@ -10,8 +10,7 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from chatpager.errors import RequestTimeout, UnsupportedEncoding
-from chatpager.server.input_items import shown
+from chatpager.errors import RequestTimeout, UnsupportedEncoding, shown
 from chatpager.server.service import SERVICE
 
 log = structlog.get_logger(__name__)

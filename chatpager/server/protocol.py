@@ -23,12 +23,13 @@ from chatpager.errors import (
     ResponseNotFound,
     TooManyLanes,
     UnsupportedEvent,
+    shown,
 )
 from chatpager.server import wire, wire_events
 from chatpager.server.client_events import Cancel, ClientEvent, Create, Draft, Lane, Prefetch, Resume, Withdraw
 from chatpager.server.encode_response import ResponseEncoder, ResponseFacts
 from chatpager.server.error_bodies import error_frame
-from chatpager.server.input_items import Json, shown
+from chatpager.server.input_items import Json
 from chatpager.server.reading import checked_key, checked_place, decode
 from chatpager.sessions.answers import Delta
 from chatpager.sessions.stream import Ended, Event

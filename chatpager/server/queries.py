@@ -8,8 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from chatpager.errors import InvalidRequest
-from chatpager.server.input_items import shown
+from chatpager.errors import InvalidRequest, shown
 from chatpager.server.openapi_routes import INCLUDE, OPERATIONS
 
 

@@ -15,8 +15,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import msgspec
 
-from chatpager.errors import InvalidJSON, InvalidRequest
-from chatpager.server.input_items import Json, shown
+from chatpager.errors import InvalidJSON, InvalidRequest, shown
+from chatpager.server.input_items import Json
 from chatpager.server.nested import unknown_inside
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -63,6 +63,7 @@ UNBUILT: dict[str, tuple[tuple[type, ...], Callable[[Any], bool], str]] = {
 }
 """Name -> the types it may have besides null, whether a value asks for the feature, and why it is refused then."""
 
+_CHOSEN = re.compile("^Invalid enum value '(.*)'", re.DOTALL)
 JSON_NAMES = {dict: "an object", list: "an array", str: "text", int: "a whole number", bool: "true or false"}
 
 
@@ -152,6 +153,7 @@ def known_fields(body: Json, *names: str) -> Json:
 def problem_of(error: msgspec.ValidationError, kind: type[msgspec.Struct]) -> tuple[str | None, str]:
     """The field's name, and what is wrong with it: with the values that there are, where it takes only some."""
     param, problem = _place(str(error))
+    problem = _CHOSEN.sub(lambda found: f"Invalid enum value {shown(found[1])}", problem)
     known = _choices(kind, param.split(".")) if param and problem.startswith("Invalid enum value") else []
     return param, f"{problem}; one of {', '.join(map(json.dumps, known))}" if known else problem
 

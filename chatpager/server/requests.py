@@ -10,7 +10,7 @@ import msgspec
 import xxhash
 
 from chatpager.engine.sampling_params import SamplingParams
-from chatpager.errors import InvalidJSON, InvalidRequest, ModelNotFound
+from chatpager.errors import InvalidJSON, InvalidRequest, ModelNotFound, shown
 from chatpager.server.cache_wishes import keep_seconds
 from chatpager.server.extensions import Extensions
 from chatpager.server.formats import Form, answer_form
@@ -20,7 +20,6 @@ from chatpager.server.input_items import (
     check_text,
     input_messages,
     results_without_calls,
-    shown,
 )
 from chatpager.server.reading import read
 from chatpager.server.request_bodies import SAMPLING_FIELDS, EventOptions, ResponseCreate, Sampling

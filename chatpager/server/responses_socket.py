@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import suppress
 
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 from aiohttp.abc import AbstractStreamWriter
@@ -117,11 +116,22 @@ class ResponsesSocket(web.WebSocketResponse):
         if code == WSCloseCode.MESSAGE_TOO_BIG and not message:
             error = RequestTooLarge(f"a frame is larger than {self._max_msg_size} bytes")
             return await self.refuse(code, error)
-        return await super().close(code=code, message=message, drain=drain)
+        try:
+            async with asyncio.timeout(self._send_seconds + self._timeout):  # to be taken, and to be answered
+                return await super().close(code=code, message=message, drain=drain)
+        except TimeoutError:
+            self.cut()
+            return True
 
     async def refuse(self, code: int, error: ChatpagerError) -> bool:
-        with suppress(ConnectionResetError):
-            await self.send_frame(wire.encoded(error_frame(error)), WSMsgType.TEXT)
+        try:
+            async with asyncio.timeout(self._send_seconds):
+                await self.send_frame(wire.encoded(error_frame(error)), WSMsgType.TEXT)
+        except TimeoutError:
+            self.cut()
+            return True
+        except ConnectionResetError:
+            pass  # it is closed all the same
         reason = str(error).encode()[:MAX_REASON].decode(errors="ignore")
         return await self.close(code=code, message=reason.encode())
 

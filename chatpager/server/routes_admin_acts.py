@@ -8,10 +8,9 @@ from typing import Any
 
 from aiohttp import web
 
-from chatpager.errors import ResponseNotFound
+from chatpager.errors import ResponseNotFound, shown
 from chatpager.server import wire_admin as w
 from chatpager.server.auditing import audited, write_down
-from chatpager.server.input_items import shown
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE
 from chatpager.store import Turn

@@ -10,12 +10,11 @@ from aiohttp import web
 
 from chatpager.engine.published import OWNER as PUBLISHED
 from chatpager.engine.stats import LeaseState
-from chatpager.errors import InvalidRequest, NotFound, NothingCached
+from chatpager.errors import InvalidRequest, NotFound, NothingCached, shown
 from chatpager.server import wire
 from chatpager.server import wire_admin as w
 from chatpager.server.auditing import audited
 from chatpager.server.block_mirror import BlockMirror
-from chatpager.server.input_items import shown
 from chatpager.server.ledger import Reuse
 from chatpager.server.reading import decode
 from chatpager.server.routes_cache import pin_object, pin_wish

@@ -9,10 +9,10 @@ import msgspec
 from aiohttp import web
 
 from chatpager.engine.heads import TTL_CAPS, LeaseEvent, Strength
-from chatpager.errors import InvalidRequest, NothingCached, ResponseNotFound, SessionBusy
+from chatpager.errors import InvalidRequest, NothingCached, ResponseNotFound, SessionBusy, shown
 from chatpager.server import wire, wire_conversations
 from chatpager.server.auditing import audited
-from chatpager.server.input_items import Json, check_text, shown
+from chatpager.server.input_items import Json, check_text
 from chatpager.server.keyring import CALLER, tenant_of
 from chatpager.server.once import answered_once
 from chatpager.server.reading import decode, known_fields
@@ -222,7 +222,7 @@ async def _turn_at(service: Service, session: Session, response_id: str) -> Turn
     if turn.session_id != session.id and not await _contains(service, session, turn.tip_hash or turn.input_tip):
         raise ResponseNotFound(f"the conversation has no response {shown(response_id)}")
     if turn.status == "in_progress":
-        raise SessionBusy(f"response {response_id!r} is still running; wait for its end")
+        raise SessionBusy(f"response {shown(response_id)} is still running; wait for its end")
     return turn
 
 

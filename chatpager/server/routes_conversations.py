@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from chatpager.errors import InvalidRequest, ItemNotFound, ResponseNotFound, SessionBusy, StoreError
+from chatpager.errors import InvalidRequest, ItemNotFound, ResponseNotFound, SessionBusy, StoreError, shown
 from chatpager.server import wire, wire_conversations
 from chatpager.server.auditing import audited
 from chatpager.server.cutting import without
 from chatpager.server.encode_conversation import live_items, message_items, said_items
-from chatpager.server.input_items import Json, check_text, input_messages, shown
+from chatpager.server.input_items import Json, check_text, input_messages
 from chatpager.server.keyring import tenant_of
 from chatpager.server.markdown import as_markdown
 from chatpager.server.once import answered_once

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from chatpager import __version__
 from chatpager.engine.stats import EngineStats
-from chatpager.errors import EngineStopped, ModelNotFound
+from chatpager.errors import EngineStopped, ModelNotFound, shown
 from chatpager.server import wire
 from chatpager.server.own_figures import own_figures
 from chatpager.server.routes_responses import json_response
@@ -59,7 +59,7 @@ async def models(request: web.Request) -> web.Response:
 async def model(request: web.Request) -> web.Response:
     service, name = request.app[SERVICE], request.match_info["id"]
     if name not in (service.served.name, "default"):
-        raise ModelNotFound(f"model {name!r} is not served here; this is {service.served.name!r}", param="model")
+        raise ModelNotFound(f"model {shown(name)} is not served here; this is {service.served.name!r}", param="model")
     return json_response(_model(service))
 
 

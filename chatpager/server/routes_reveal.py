@@ -5,11 +5,10 @@ from __future__ import annotations
 import msgspec
 from aiohttp import web
 
-from chatpager.errors import Forbidden, ResponseNotFound
+from chatpager.errors import Forbidden, ResponseNotFound, shown
 from chatpager.server import wire
 from chatpager.server.auditing import audited
 from chatpager.server.encode_conversation import message_items
-from chatpager.server.input_items import shown
 from chatpager.server.keyring import ANYBODY, CALLER, OWNER
 from chatpager.server.routes_conversations import said_in
 from chatpager.server.routes_responses import json_response

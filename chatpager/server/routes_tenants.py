@@ -10,10 +10,9 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from chatpager.errors import InvalidRequest, KeyNotFound, TenantNotPaused
+from chatpager.errors import InvalidRequest, KeyNotFound, TenantNotPaused, shown
 from chatpager.server import wire_tenants as w
 from chatpager.server.auditing import audited
-from chatpager.server.input_items import shown
 from chatpager.server.reading import decode, known_fields
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE, Service

@@ -12,7 +12,7 @@ import msgspec
 from aiohttp import web
 
 from chatpager.config import ServerConfig
-from chatpager.errors import EngineStopped, Overloaded, RateLimited, ResponseNotFound
+from chatpager.errors import EngineStopped, Overloaded, RateLimited, ResponseNotFound, shown
 from chatpager.server import wire, wire_admin
 from chatpager.server.cache_diagnostics import diagnostics
 from chatpager.server.encode_response import ResponseFacts, response_object
@@ -203,7 +203,7 @@ async def stored_response(service: Service, tenant: str, response_id: str) -> wi
     if await service.hub.orphans.end_if_any([turn]):
         turn = await service.store.turn(tenant, response_id)
     if turn.kind != "response":
-        raise ResponseNotFound(f"no response {response_id!r}")
+        raise ResponseNotFound(f"no response {shown(response_id)}")
     body = await service.store.response(tenant, response_id)
     return body if body is not None else await rebuilt_response(service, turn)
 
@@ -282,7 +282,7 @@ async def delete_turn(service: Service, tenant: str, turn_id: str, kind: TurnKin
     else:
         turn = await service.store.turn(tenant, turn_id)
         if turn.kind != kind:
-            raise ResponseNotFound(f"no {CALLED[kind]} {turn_id!r}")
+            raise ResponseNotFound(f"no {CALLED[kind]} {shown(turn_id)}")
         choices = turn.request.get("n", 1)
     names = [choice_id(turn_id, index) for index in range(choices)]
     for name in names:

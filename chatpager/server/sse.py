@@ -13,7 +13,7 @@ from chatpager.errors import ChatpagerError
 from chatpager.server import wire
 from chatpager.server.error_answers import REQUEST_ID
 from chatpager.server.error_bodies import error_body
-from chatpager.server.service import SERVICE
+from chatpager.server.service import SERVICE, Service
 from chatpager.sessions.mistakes import log_mistake
 
 log = structlog.get_logger(__name__)
@@ -36,7 +36,7 @@ async def send_events(
     service, request_id = request.app[SERVICE], request[REQUEST_ID]
     response = web.StreamResponse(headers=HEADERS)
     await response.prepare(request)
-    beat = asyncio.ensure_future(_keep_alive(response, service.keepalive_seconds))
+    beat = asyncio.ensure_future(_keep_alive(request, response, service))
     try:
         async with aclosing(_to_the_end(frames, broken, request_id)) as all_frames:
             async for frame in all_frames:
@@ -46,8 +46,7 @@ async def send_events(
             await response.write_eof()
     except TimeoutError:
         log.warning("sse.reader_stalled", request_id=request_id)
-        if request.transport is not None:
-            request.transport.abort()
+        _cut(request)
     except ConnectionResetError:
         log.info("sse.reader_left", request_id=request_id)
     finally:
@@ -66,8 +65,17 @@ async def _to_the_end(frames: Frames, broken: Callable[[wire.ErrorBody], str], r
             yield broken(error_body(error if isinstance(error, ChatpagerError) else ChatpagerError())[1])
 
 
-async def _keep_alive(response: web.StreamResponse, seconds: float) -> None:
-    """Comments, so that no proxy takes a long prefill for a dead connection."""
-    while True:
-        await response.write(b": \n\n")
-        await asyncio.sleep(seconds)
+def _cut(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.abort()
+
+
+async def _keep_alive(request: web.Request, response: web.StreamResponse, service: Service) -> None:
+    """Comments, so that no proxy takes a long prefill for a dead connection; who does not take them is cut off."""
+    try:
+        while True:
+            async with asyncio.timeout(service.send_seconds):
+                await response.write(b": \n\n")
+            await asyncio.sleep(service.keepalive_seconds)
+    except TimeoutError:
+        _cut(request)

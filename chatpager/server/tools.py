@@ -9,8 +9,8 @@ import msgspec
 
 from chatpager.engine.call_grammar import CallRule
 from chatpager.engine.tool_calls import NAME, Tool, is_too_deep
-from chatpager.errors import InvalidRequest
-from chatpager.server.input_items import Json, shown
+from chatpager.errors import InvalidRequest, shown
+from chatpager.server.input_items import Json
 from chatpager.sessions.around import tools_of
 
 MAX_TOOLS = 128

@@ -13,7 +13,7 @@ import msgspec
 
 from chatpager.engine.chat_template import ChatMessage
 from chatpager.engine.tokenizer import Tokenizer
-from chatpager.errors import RequestError, ResponseNotFound
+from chatpager.errors import RequestError, ResponseNotFound, shown
 from chatpager.sessions.around import around_of
 from chatpager.sessions.prompting import Prompting, Question
 from chatpager.sessions.receipt import Break, common_prefix
@@ -83,7 +83,7 @@ class Comparing:
             await self._store.session(tenant, name)
             turns = await self._store.turns_of(tenant, name, latest=1)
             if not turns:
-                raise ResponseNotFound(f"conversation {name!r} has no turn yet")
+                raise ResponseNotFound(f"conversation {shown(name)} has no turn yet")
             turn = turns[-1]
         else:
             turn = await self._store.turn(tenant, name)

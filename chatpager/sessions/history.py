@@ -10,13 +10,13 @@ from chatpager.errors import (
     PreviousResponseNotFound,
     ResponseNotFound,
     SessionBusy,
+    shown,
 )
 from chatpager.sessions.answers import calls_of
 from chatpager.sessions.orphans import Orphans
 from chatpager.sessions.turn import TurnRequest
 from chatpager.store import Message, MessageHash, NewMessage, Store
 
-MAX_SHOWN = 80
 """Characters of an id that a client sent, in an error's message."""
 
 
@@ -55,8 +55,7 @@ def check_called(results: Mapping[str, str], history: Sequence[Message]) -> None
 
 def not_called(call_id: str, place: str) -> InvalidRequest:
     """Of the field ``place``, which names a call that there is none of before it."""
-    shown = repr(call_id if len(call_id) <= MAX_SHOWN else call_id[:MAX_SHOWN] + "...")
-    problem = f"no call {shown} before this result; send it with the answer that called"
+    problem = f"no call {shown(call_id)} before this result; send it with the answer that called"
     return InvalidRequest(f"{place}: {problem}", param=place)
 
 
@@ -75,8 +74,8 @@ async def _tip_of(tenant: str, turn_id: str, store: Store, orphans: Orphans) -> 
         if await orphans.end_if_any([turn]):
             turn = await store.turn(tenant, turn_id)
     except ResponseNotFound as error:
-        message = f"no response {turn_id!r}; send the whole input without previous_response_id"
+        message = f"no response {shown(turn_id)}; send the whole input without previous_response_id"
         raise PreviousResponseNotFound(message, param="previous_response_id") from error
     if turn.status == "in_progress":
-        raise SessionBusy(f"response {turn_id!r} is still running; follow it to its end first")
+        raise SessionBusy(f"response {shown(turn_id)} is still running; follow it to its end first")
     return turn.tip_hash or turn.input_tip

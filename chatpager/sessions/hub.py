@@ -24,6 +24,7 @@ from chatpager.errors import (
     ResponseNotFound,
     SessionBusy,
     StoreError,
+    shown,
 )
 from chatpager.sessions.admission import Admission
 from chatpager.sessions.aftermath import Aftermath
@@ -348,7 +349,7 @@ class SessionHub:
         """
         turn = self.live(tenant, turn_id)
         if turn is None:
-            raise ResponseNotFound(f"no response {turn_id!r} is running")
+            raise ResponseNotFound(f"no response {shown(turn_id)} is running")
         self._cancel(turn)
         return turn
 

@@ -17,7 +17,7 @@ from msgspec import structs
 from sqlalchemy import exists, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from chatpager.errors import ConfigError, KeyNotFound
+from chatpager.errors import ConfigError, KeyNotFound, shown
 from chatpager.store import auditing
 from chatpager.store.database import NUL
 from chatpager.store.records import ApiKey, AuditEntry, Role
@@ -98,7 +98,7 @@ async def revoke(c: AsyncConnection, id: str, now: int) -> ApiKey:
     k = api_keys.c
     row = None if NUL in id else (await c.execute(select(api_keys).where(k.id == id).with_for_update())).one_or_none()
     if row is None:
-        raise KeyNotFound(f"no key {id!r}")
+        raise KeyNotFound(f"no key {shown(id)}")
     key = ApiKey(**row._mapping)
     if key.revoked_at is not None:
         return key

@@ -6,7 +6,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from chatpager.errors import PrefixExists, PrefixNotFound
+from chatpager.errors import PrefixExists, PrefixNotFound, shown
 from chatpager.store import chain
 from chatpager.store.database import NUL, insert_or_ignore
 from chatpager.store.records import Prefix
@@ -28,7 +28,7 @@ async def add(c: AsyncConnection, new: Prefix) -> Prefix:
 async def get(c: AsyncConnection, label: str) -> Prefix:
     row = None if NUL in label else (await c.execute(select(prefixes).where(prefixes.c.label == label))).one_or_none()
     if row is None:
-        raise PrefixNotFound(f"no prefix {label!r}")
+        raise PrefixNotFound(f"no prefix {shown(label)}")
     return _prefix(row)
 
 

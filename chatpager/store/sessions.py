@@ -10,7 +10,14 @@ from msgspec.structs import replace
 from sqlalchemy import delete, exists, func, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from chatpager.errors import ConversationNotFound, InvalidRequest, SessionBusy, TooManyConversations, TooManyForks
+from chatpager.errors import (
+    ConversationNotFound,
+    InvalidRequest,
+    SessionBusy,
+    TooManyConversations,
+    TooManyForks,
+    shown,
+)
 from chatpager.store import journal, messages, searching
 from chatpager.store.chain import MessageHash
 from chatpager.store.database import NUL
@@ -47,7 +54,7 @@ async def get(c: AsyncConnection, tenant: str, id: str, *, to_change: bool = Fal
     query = query.with_for_update() if to_change else query
     row = None if NUL in id else (await c.execute(query)).one_or_none()
     if row is None:
-        raise ConversationNotFound(f"no conversation {id!r}")
+        raise ConversationNotFound(f"no conversation {shown(id)}")
     return Session(**row._mapping)
 
 

@@ -9,7 +9,14 @@ from msgspec import UNSET
 from sqlalchemy import ColumnElement, case, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from chatpager.errors import IdempotencyConflict, NotFound, PreviousResponseNotFound, ResponseNotFound, SessionBusy
+from chatpager.errors import (
+    IdempotencyConflict,
+    NotFound,
+    PreviousResponseNotFound,
+    ResponseNotFound,
+    SessionBusy,
+    shown,
+)
 from chatpager.store import journal, messages, sessions, tables
 from chatpager.store.chain import MessageHash, canonical
 from chatpager.store.database import NUL, insert_or_ignore
@@ -43,7 +50,7 @@ async def begin(c: AsyncConnection, new: NewTurn) -> BegunTurn:
     if (known := await _known(c, new)) is not None:
         return known
     if new.previous_turn_id is not None and await _find(c, new.tenant, new.previous_turn_id) is None:
-        raise PreviousResponseNotFound(f"no response {new.previous_turn_id!r}", param="previous_response_id")
+        raise PreviousResponseNotFound(f"no response {shown(new.previous_turn_id)}", param="previous_response_id")
     if new.session_id is not None:
         await sessions.get(c, new.tenant, new.session_id)
     try:
@@ -203,7 +210,7 @@ async def _find(c: AsyncConnection, tenant: str, id: str, *, to_change: bool = F
 async def get(c: AsyncConnection, tenant: str, id: str) -> Turn:
     turn = await _find(c, tenant, id)
     if turn is None:
-        raise ResponseNotFound(f"no response {id!r}")
+        raise ResponseNotFound(f"no response {shown(id)}")
     return turn
 
 

@@ -42,6 +42,50 @@ STAMPS = {
 """The hub's argument ``wall``, when the server was started, and when a key was made, revoked or expires."""
 
 
+WAITS = {
+    *("acquire", "close", "connect", "drain", "pong", "prepare", "read", "readline", "receive", "send_bytes"),
+    *("send_frame", "send_str", "wait", "wait_closed", "write", "write_eof"),
+}
+"""Methods that wait for somebody else: for a client, for a disk, for another task."""
+BOUNDED = {
+    (None, "request.read()"): "the body is there: whole_body read it, in its time",
+    ("server/app.py", "service.store.close()"): "at the server's end, when nobody uses it",
+    ("server/app.py", "service.hub.drain(service.config.drain_seconds)"): "in that time",
+    ("server/app.py", "service.hub.close()"): "at the server's end: the engine ends its step, the store what it writes",
+    ("server/responses_socket.py", "super().prepare(request)"): "the first bytes of a connection are taken at once",
+    ("server/websocket.py", "ws.prepare(request)"): "the same",
+    ("server/responses_socket.py", "self.close(code=code, message=reason.encode())"): "it has two deadlines of its own",
+    (
+        "server/websocket.py",
+        "self._ws.close(code=WSCloseCode.SERVICE_RESTART, message=b'the server is restarting')",
+    ): "the same",
+    ("server/sse.py", "response.prepare(request)"): "the same",
+}
+"""By file and words, those without a deadline of their own."""
+
+
+def waits_without_a_deadline(tree, file):
+    """In the server's floor: outside of ``asyncio.timeout``, and without one as an argument."""
+    if file.partition("/")[0] != "server":
+        return
+    timed = {
+        inside
+        for node in ast.walk(tree)
+        if isinstance(node, ast.AsyncWith) and any("timeout(" in ast.unparse(item) for item in node.items)
+        for inside in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Await) and isinstance(node.value, ast.Call) and node not in timed:
+            words = ast.unparse(node.value)
+            given = any(argument.arg == "timeout" for argument in node.value.keywords)
+            if (
+                last_name(node.value.func) in WAITS
+                and not given
+                and not {(None, words), (file, words)} & BOUNDED.keys()
+            ):
+                yield words
+
+
 def name_of(path):
     return str(path.relative_to(ROOT / "chatpager"))
 
@@ -129,6 +173,10 @@ def test_deadlines_are_not_on_the_clock_on_the_wall(trees):
     assert found(trees, looks_at_the_wall) == []
 
 
+def test_the_server_waits_for_nobody_without_a_deadline(trees):
+    assert found(trees, waits_without_a_deadline) == []
+
+
 @pytest.mark.parametrize(
     ("rule", "code"),
     [
@@ -142,6 +190,8 @@ def test_deadlines_are_not_on_the_clock_on_the_wall(trees):
         (compares_secrets, "if sent == self.api_key: pass"),
         (compares_secrets, "return digest != found"),
         (looks_at_the_wall, "until = time.time() + 5"),
+        (waits_without_a_deadline, "async def f():\n    await writer.drain()"),
+        (waits_without_a_deadline, "async def f():\n    async with lock:\n        await ws.send_frame(b'')"),
     ],
 )
 def test_what_is_looked_for_is_found(rule, code):

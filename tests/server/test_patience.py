@@ -76,10 +76,52 @@ async def test_a_frame_that_is_too_large_is_told_before_the_socket_closes(serve)
         assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1009, refused["error"]["message"])
 
 
+R = "r" * 3000
+QUOTED = [
+    ("POST", "/v1/responses", {"input": "a", "previous_response_id": R}),
+    ("POST", "/v1/responses", {"input": "a", "conversation": R}),
+    ("POST", "/v1/responses", {"input": "a", "model": R}),
+    ("POST", "/v1/responses", {"input": "a", R: 1, "text": {"format": {"type": R}}}),
+    ("POST", "/v1/responses", {"input": [{"type": R}]}),
+    ("POST", "/v1/responses", {"input": [{"role": R, "content": "a"}]}),
+    ("POST", "/v1/responses", {"input": [{"type": "function_call_output", "call_id": R, "output": "a"}]}),
+    ("POST", "/v1/responses", {"input": "a", "tools": [{"type": R}]}),
+    ("POST", "/v1/responses", {"input": "a", "include": [R]}),
+    ("POST", "/v1/responses", {"input": "a", "truncation": R}),
+    ("POST", "/v1/chat/completions", {"messages": [{"role": R, "content": "a"}]}),
+    ("POST", "/v1/messages", {"messages": [{"role": "user", "content": [{"type": R}]}], "max_tokens": 1}),
+    ("POST", "/v1/completions", {"prompt": "a", "model": R}),
+    ("POST", "/v1/conversations", {R: "a"}),
+    ("POST", "/v1/conversations", {"items": [{"role": R, "content": "a"}]}),
+    ("PUT", f"/v1/conversations/{R}/pin", {}),
+    ("GET", f"/v1/responses/{R}", None),
+    ("POST", f"/v1/responses/{R}/cancel", None),
+    ("DELETE", f"/v1/chat/completions/{R}", None),
+    ("GET", f"/v1/models/{R}", None),
+    ("GET", f"/v1/prefixes/{R}", None),
+    ("GET", f"/v1/conversations?after={R}", None),
+    ("GET", f"/v1/conversations?{R}=1", None),
+    ("GET", f"/v1/cache/explain?first={R}&second={R}", None),
+    ("GET", f"/v1/{R}", None),
+    ("PATCH", f"/v1/conversations/{R}", None),
+    ("POST", f"/v1/admin/requests/{R}/cancel", None),
+    ("DELETE", f"/v1/admin/tenants/{R}", None),
+    ("PUT", f"/v1/admin/keys/{R}/limits", {}),
+]
+
+
 async def test_what_an_error_quotes_is_cut(server):
-    answer = await server.post("/v1/responses", {"input": "a", "previous_response_id": "r" * 100_000})
-    assert answer.refusal == (404, "previous_response_not_found", "previous_response_id")
-    assert len(answer.error["message"]) < 1100
+    for method, path, body in QUOTED:
+        answer = await server.call(method, path, body)
+        assert answer.status in (400, 404, 405), (method, path[:40], answer.body[:80])
+        assert R[:65] not in answer.body.decode(), (method, path[:40], body and list(body), answer.body[:200])
+    for name, value in (("Origin", f"http://{R}.test"), ("Host", R)):
+        answer = await server.get("/v1/models", headers={name: value})
+        assert answer.status == 403 and R[:65] not in answer.body.decode()
+    async with server.socket() as socket:
+        for frame in ({"type": R}, {"type": "response.cancel", "response_id": R}, {"type": "response.create", R: R}):
+            await socket.send(**frame)
+            assert R[:65] not in str(await socket.receive())
 
 
 class TestTooManyConnections:

@@ -15,6 +15,7 @@ from chatpager.server.metrics import Metrics
 from chatpager.server.requests import Served
 from chatpager.server.service import SERVICE, Service
 from chatpager.server.sse import send_events
+from chatpager.sessions.quotas import Quotas
 from tests.serving import DEADLINE, eventually
 
 
@@ -26,7 +27,7 @@ async def streaming(frames, **seconds):
         return await send_events(request, frames(), lambda error: f"data: {error.code}: {error.message}")
 
     app = web.Application(middlewares=[errors()])
-    hub = SimpleNamespace(attend=None)
+    hub = SimpleNamespace(attend=None, quotas=Quotas())
     app[SERVICE] = Service(ServerConfig(), hub, Served("tiny", {}, 512), Metrics(), 0, **seconds)
     app.router.add_get("/", route)
     app.on_response_prepare.append(add_headers)
