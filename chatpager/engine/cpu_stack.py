@@ -18,6 +18,10 @@ from chatpager.kernels.arguments import AttentionCall
 from chatpager.kernels.cpu_program import Program
 from chatpager.kernels.workspace import Workspace
 
+SHARES = 4
+"""Shares of a product for each thread: they are taken one by one, and a thread that has lost its core for a while, to
+the event loop for one, takes fewer."""
+
 
 def exchange_layers(module: nn.Module, maker: Maker) -> None:
     """Exchange every list of decoder layers in ``module`` that are all of the common kind, in place."""
@@ -97,7 +101,7 @@ class StackProgram:
         self._cos, self._sin = rows(self._dim), rows(self._dim)
         self._lse = torch.empty(most_rows, first.heads[0], dtype=torch.float32)
         self._scratch = torch.empty(
-            cpu_linear.scratch_floats(most_rows, max(hidden, mixed, gated), most_threads), dtype=torch.float32
+            cpu_linear.scratch_floats(most_rows, max(hidden, mixed, gated), SHARES * most_threads), dtype=torch.float32
         )
         self._workspace = Workspace()
         self._tables = torch.zeros(most_rows, 1, dtype=torch.int32), torch.ones(most_rows, dtype=torch.int32)
@@ -134,7 +138,7 @@ class StackProgram:
         table = cpu_linear.call_table(x, linear.weights, out, 1, self._scratch)
         at = cpu_linear
         counters = [at.NEXT, at.WIDENED]
-        self._program.add(_there(linear.kernels), table, rows=at.ROWS, parts=at.PARTS, counter=counters)
+        self._program.add(_there(linear.kernels), table, rows=at.ROWS, shares=at.PARTS, counter=counters)
 
     def _attend(self, layer: Any) -> None:
         at = cpu_decode
@@ -181,7 +185,8 @@ class StackProgram:
         self._cos[:n], self._sin[:n] = position_embeddings[0][0], position_embeddings[1][0]
         program = self._program
         program.set(
-            rows=n, parts=threads, tables=tables.data_ptr(), table_row=tables.stride(0),
+            rows=n, parts=threads, shares=SHARES * threads if threads > 1 else 1,
+            tables=tables.data_ptr(), table_row=tables.stride(0),
             contexts=batch.context_lens.data_ptr(), slots=batch.slot_mapping.data_ptr(), wrong_slot=-1, wrong_block=0,
         )  # fmt: skip
         program.run(threads)
