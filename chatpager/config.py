@@ -55,6 +55,10 @@ def _port(v: int) -> str | None:
     return None if 0 <= v <= 65535 else "must be between 0 and 65535 (0 picks a free port)"
 
 
+def _admin_port(v: int | None) -> str | None:
+    return None if v is None else _port(v)
+
+
 def _home_known(v: str) -> str | None:
     fine = not os.path.expanduser(v).startswith("~")
     return None if fine else "begins with the home folder of a user who has none"
@@ -131,6 +135,10 @@ class ServerConfig:
 
     host: str = setting("127.0.0.1", "address to listen on")
     port: int = setting(8000, "port to listen on", check=_port)
+    admin_port: int | None = setting(
+        None, "port of its own for what is for admins, which the other then has not; default: none", check=_admin_port
+    )
+    admin_host: str = setting("127.0.0.1", "address for admin_port")
     api_key: str | None = setting(
         None, "an admin's key; any address but loopback needs one, or one of `chatpager keys`", check=_header_text
     )

@@ -35,6 +35,7 @@ from chatpager.engine.runner import Runner
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.errors import ConfigError
 from chatpager.program import program
+from chatpager.server.admin_listener import listen_for_admins
 from chatpager.server.app import drain, make_app
 from chatpager.server.connections import make_runner
 from chatpager.server.event_loop import event_loop_runner
@@ -81,6 +82,11 @@ async def serve(config: Config, path: Path, console: Console, *, browser: bool =
     with phase(console, words, as_log=config.server.log_format == "json"):
         await runner.setup()
     try:
+        admins = None
+        if config.server.admin_port is not None:
+            if config.server.admin_port == config.server.port:
+                raise ConfigError("admin_port", "is everybody's port, too; choose another", value=config.server.port)
+            admins = await listen_for_admins(runner, config.server.admin_host, config.server.admin_port)
         site = web.TCPSite(runner, config.server.host, config.server.port, backlog=BACKLOG)
         try:
             await site.start()
@@ -88,7 +94,8 @@ async def serve(config: Config, path: Path, console: Console, *, browser: bool =
             raise listening_refused(error, config.server) from error
         url = _url(site, config.server.host)
         locked = not await runner.app[KEYRING].open()
-        console.print(banner(runner.app, url, locked=locked), soft_wrap=True)
+        at_admins = url if admins is None else address(config.server.admin_host, admins)
+        console.print(banner(runner.app, url, at_admins, locked=locked), soft_wrap=True)
         watch(runner.app[SERVICE].hub.engine, config.server.watchdog_seconds)
         if browser:
             threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
@@ -221,7 +228,7 @@ def make_model(config: EngineConfig) -> Runner:
     return ModelRunner(config)
 
 
-def banner(app: web.Application, url: str, *, locked: bool) -> Text:
+def banner(app: web.Application, url: str, admins: str, *, locked: bool) -> Text:
     service = app[SERVICE]
     hub, name = service.hub, service.served.name
     usable = f"{hub.num_blocks:,} usable blocks of {hub.block_size} tokens: {hub.num_blocks * hub.block_size:,} tokens"
@@ -231,7 +238,7 @@ def banner(app: web.Application, url: str, *, locked: bool) -> Text:
     told = f""" serves {name}{"; NO MODEL ANSWERS, what is said is made up" if hub.is_fake else ""}
 
   chat       {url}
-  admin      {url}/admin
+  admin      {admins}/admin
   terminal   {program()} chat --url {url}
   curl       curl {url}/v1/responses{header} -H 'content-type: application/json' -d '{{"input": "Hello"}}'
   python     OpenAI(base_url="{url}/v1", api_key="{key}").responses.create(model="default", input="Hello").output_text

@@ -50,6 +50,9 @@ FOR_READERS = web.AppKey("for_readers", set[str])
 """Names of those that show it and change nothing: for admins, and for who may only look."""
 SOCKET_ROUTE = "socket"
 """Name of the route whose requests come in one after the other when it is open."""
+ADMIN_PORTS: web.AppKey[set[int]] = web.AppKey("admin_ports")
+"""Where there is one, what is for admins is on no other."""
+ADMIN_PAGES = {"/admin", "/admin.html"}
 EXPOSED = "x-request-id, request-id, retry-after, retry-after-ms, x-should-retry"
 """Headers that a page from elsewhere may read."""
 WAYS_OUT = ((re.compile("/v1/messages/batches"), "POST", "batches are not built: send each of them to /v1/messages"),)
@@ -68,7 +71,8 @@ def is_loopback(host: str) -> bool:
 
 def is_exposed(config: ServerConfig) -> bool:
     """Whether other machines reach the server, and it has no key of its own, nor the word that it needs none."""
-    return not (is_loopback(config.host) or config.api_key or config.insecure)
+    hosts = [config.host] if config.admin_port is None else [config.host, config.admin_host]
+    return not (all(map(is_loopback, hosts)) or config.api_key or config.insecure)
 
 
 def exposure(config: ServerConfig) -> ConfigError:
@@ -156,13 +160,16 @@ def gate(config: ServerConfig) -> Middleware:
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        _check_host(request, config, extra)
+        at_admins = _is_at_admins(request)
+        _check_host(request, config.admin_host if at_admins else config.host, extra)
         origin = _check_origin(request, extra)
         if origin:
             request[FOREIGN_ORIGIN] = origin
             if request.method == "OPTIONS":
                 return _preflight(request)
         route = request.match_info.route.name
+        if request.app[ADMIN_PORTS] and not at_admins and _is_for_admins(request, route):
+            raise web.HTTPNotFound
         if route not in request.app[PUBLIC]:
             request[SENDER] = sender = sender_of(request)
             request[CALLER] = caller = await caller_of(request.app, sender)
@@ -178,7 +185,7 @@ def _count(request: web.Request, caller: Caller, route: str | None) -> None:
     RateLimited, TenantPaused."""
     app, is_socket = request.app, route == SOCKET_ROUTE
     ASKED.set(Asked(caller.key, counted=not is_socket))
-    if route in app[FOR_ADMINS] or route in app[FOR_READERS]:
+    if _is_for_admins(request, route):
         return
     try:
         app[SERVICE].hub.quotas.request(caller.tenant)
@@ -187,9 +194,21 @@ def _count(request: web.Request, caller: Caller, route: str | None) -> None:
         raise
 
 
-def _check_host(request: web.Request, config: ServerConfig, extra: set[str]) -> None:
-    """On loopback any page could reach us under a name of its own that resolves here (DNS rebinding)."""
-    if not is_loopback(config.host):
+def _is_at_admins(request: web.Request) -> bool:
+    """Whether it came in by the port of their own."""
+    name = request.get_extra_info("sockname")
+    return isinstance(name, tuple) and name[1] in request.app[ADMIN_PORTS]
+
+
+def _is_for_admins(request: web.Request, route: str | None) -> bool:
+    is_page = route == "page" and request.path in ADMIN_PAGES
+    return is_page or route in request.app[FOR_ADMINS] or route in request.app[FOR_READERS]
+
+
+def _check_host(request: web.Request, at: str, extra: set[str]) -> None:
+    """``at``: the address that listens. On loopback any page could reach us under a name of its own that resolves here
+    (DNS rebinding)."""
+    if not is_loopback(at):
         return
     host = _split(f"//{request.host}").hostname or ""
     if not is_loopback(host) and not any(host == urlsplit(o).hostname for o in extra):

@@ -31,6 +31,7 @@ from chatpager.server import (
     routes_tokens,
 )
 from chatpager.server.access import (
+    ADMIN_PORTS,
     FOR_ADMINS,
     FOR_READERS,
     PUBLIC,
@@ -70,7 +71,7 @@ def make_app(config: ServerConfig, open_service: Callable[[], Awaitable[Service]
     first = [errors(), gate(config), known_query, whole_body]
     app = web.Application(middlewares=first, client_max_size=config.max_message_bytes)
     server_logger.addFilter(not_a_clients_mistake)
-    app[CONNECTIONS] = set()
+    app[CONNECTIONS], app[ADMIN_PORTS] = set(), set()
     app[REPLAYS] = Replays()
     app[PLACES] = FairPlaces(config.max_sockets, config.max_sockets_per_tenant, called="sockets are open")
     app[routes_ops.ASSETS] = routes_ops.read_assets()

@@ -10,9 +10,10 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from chatpager.errors import InvalidRequest, KeyNotFound, TenantNotPaused, shown
+from chatpager.errors import Forbidden, InvalidRequest, KeyNotFound, TenantNotPaused, shown
 from chatpager.server import wire_tenants as w
 from chatpager.server.auditing import audited
+from chatpager.server.logins import SENDER
 from chatpager.server.reading import decode, known_fields
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE, Service
@@ -101,6 +102,8 @@ async def erase(request: web.Request) -> web.Response:
     service, name = request.app[SERVICE], _named(request)
     if service.hub.quotas.paused(name) is None:
         raise TenantNotPaused(f"tenant {shown(name)} is not paused: pause it first, then nothing is begun meanwhile")
+    if request[SENDER].login is not None:
+        raise Forbidden("a login is not enough for what nobody can bring back: send the key itself with this request")
     await audited(request, "tenant.erased", name)
     keys = await service.store.revoke_keys_of(name, now=service.hub.wall())
 

@@ -103,11 +103,13 @@ def test_the_demo_is_the_demo_whatever_model_is_set(fork_server, home):
 
 
 def test_with_a_key_any_address_will_do_and_no_one_else_gets_in(fork_server, home):
-    with serving(fork_server, home, "--host", "0.0.0.0", "--api-key", "hush") as server:
+    with serving(fork_server, home, "--host", "0.0.0.0", "--api-key", "hush", "--admin-port", "0") as server:
         assert server.url.startswith("http://127.0.0.1:")
         assert status(f"{server.url}/v1/models") == 401
         assert status(f"{server.url}/v1/models", Authorization="Bearer hush") == 200
         assert f'curl {server.url}/v1/responses -H "authorization: Bearer $CHATPAGER_API_KEY"' in banner(server)
+        admins = re.search(r"admin +(http://127.0.0.1:\d+)/admin", banner(server))[1]
+        assert [status(f"{at}/metrics", Authorization="Bearer hush") for at in (server.url, admins)] == [404, 200]
         assert "hush" not in banner(server) + server.process.err.text
 
 

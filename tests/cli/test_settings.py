@@ -33,6 +33,8 @@ VALUES = {  # name -> (in the file, in the environment, as a flag), all differen
     "num_threads": (1, 2, 3),
     "host": ("::1", "localhost", "127.0.0.2"),
     "port": (1111, 2222, 3333),
+    "admin_port": (1112, 2223, 3334),
+    "admin_host": ("::1", "localhost", "127.0.0.2"),
     "api_key": ("k1", "k2", "k3"),
     "api_key_file": ("f1", "f2", "f3"),  # never read: the key stands beside it
     "insecure": (True, True, True),

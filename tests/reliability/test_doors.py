@@ -11,11 +11,13 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from chatpager.server.access import PUBLIC
+from chatpager.server.access import FOR_ADMINS, FOR_READERS, PUBLIC
+from chatpager.server.admin_listener import listen_for_admins
 from chatpager.server.routes_ops import ASSETS
 from tests.processes import serving
 from tests.server.test_access import BEARER, FRIEND, raw
 
+KEY = "Authorization: Bearer secret"
 MODELS = b'"object":"model"'
 """What only somebody with the key may see."""
 
@@ -28,6 +30,23 @@ async def test_every_route_but_those_on_the_list_wants_a_key(serve):
             assert (answer.status == 401) == (route.name not in server.app[PUBLIC]), (route.method, path)
         open_to_all = {"page", "health", "live", "ready", "openapi", "login", "logged_in", "logout"}
         assert server.app[PUBLIC] == open_to_all
+
+
+async def test_what_is_for_admins_can_have_a_port_of_its_own_and_is_not_at_the_other(serve):
+    async with serve(api_key="secret") as server:
+        port = await listen_for_admins(server.runner, "127.0.0.1", 0)
+        about_the_server = server.app[FOR_ADMINS] | server.app[FOR_READERS]
+        for route in server.app.router.routes():
+            if route.name in about_the_server - {"admin_live", "admin_drain"}:
+                path = re.sub(r"\{[^}]*\}", "x", route.resource.canonical)
+                hidden = await server.call(route.method, path, headers=BEARER)
+                assert hidden.status == 404 and (not hidden.body or b"there is nothing at" in hidden.body), path
+                assert (await server.call(route.method, path)).status == 404, "no key is asked for what is not there"
+                assert b"there is nothing at" not in await raw(server, asked(path, header=KEY), port=port), path
+        assert (await server.get("/admin")).status == 404 and (await server.get("/")).status == 200
+        assert MODELS in await raw(server, asked(header=KEY), port=port)
+        assert MODELS not in await raw(server, asked(), port=port), "it wants a key, too"
+        assert b" 403 " in await raw(server, asked(host="evil.test", header=KEY), port=port)
 
 
 PATHS = [

@@ -79,9 +79,9 @@ async def test_a_socket_without_the_key_is_refused_before_it_opens(serve):
         assert answer.refusal == (401, "invalid_api_key", None)
 
 
-async def raw(server, head, body=b""):
+async def raw(server, head, body=b"", port=None):
     """The answer's head and body to a request of these very bytes."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port or server.port)
     writer.write(head + b"\r\nConnection: close\r\n\r\n" + body)
     async with asyncio.timeout(10):
         answer = await reader.read()

@@ -156,6 +156,10 @@ async def test_of_a_tenant_that_is_erased_nothing_is_left_in_the_database_in_mem
         running = asyncio.ensure_future(hers.respond(f"{word}e", conversation=conversation, max_output_tokens=200))
         await server.held()
         await own.ok("POST", "/v1/admin/tenants/ann/pause")
+        login = await server.post("/v1/login", {"key": "the owner's"})
+        by_cookie = {"Cookie": login.headers["Set-Cookie"].partition(";")[0], "X-Chatpager-Page": "1"}
+        refused = await server.delete("/v1/admin/tenants/ann", headers=by_cookie)
+        assert refused.status == 403 and "send the key itself" in refused.error["message"]
         erasing = asyncio.ensure_future(own.ok("DELETE", "/v1/admin/tenants/ann"))
         await eventually(lambda: not server.hub.engine._commands.empty())
         server.gate.open()
