@@ -27,7 +27,7 @@ from chatpager.engine.answer_marks import marks_of
 from chatpager.engine.call_parser import AnswerParser
 from chatpager.engine.call_writing import CallWriting, call_writing
 from chatpager.engine.control_tokens import ControlTokens
-from chatpager.engine.detokenizer import TextStream
+from chatpager.engine.detokenizer import PlainPieces, TextStream, plain_pieces
 from chatpager.engine.model_folder import one_line, read_json, require_folder
 from chatpager.engine.remembered_pieces import RememberedPieces
 from chatpager.engine.sampling_params import SamplingParams
@@ -111,7 +111,12 @@ class Tokenizer:
         """``marked``: for ``answer_parser``, which sees the tokens that give an answer its parts."""
         include, least = params.include_stop_str_in_output, params.min_tokens
         marks = self._marks if marked else None
-        return TextStream(self.backend, params.stop, include_stop=include, min_tokens=least, marks=marks)
+        stops, plain = params.stop, self._plain_pieces
+        return TextStream(self.backend, stops, include_stop=include, min_tokens=least, marks=marks, plain=plain)
+
+    @cached_property
+    def _plain_pieces(self) -> PlainPieces | None:
+        return plain_pieces(self.backend)
 
     @cached_property
     def _marks(self) -> Mapping[int, str]:

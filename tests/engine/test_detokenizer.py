@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models
 
-from chatpager.engine.detokenizer import TextStream
+from chatpager.engine.detokenizer import TextStream, plain_pieces
 from chatpager.engine.sequence import SamplingParams
 from chatpager.engine.tokenizer import Tokenizer
 
@@ -44,6 +44,17 @@ def test_an_answer_cut_inside_a_character_drops_it(tokenizer, text, cut):
     assert "\ufffd" not in joined
     assert text.startswith(joined)
     assert len(tokenizer.decode(ids).rstrip("\ufffd")) == len(joined)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_plain_pieces_change_nothing(tokenizer, data):
+    """Whatever ids stand side by side, half characters and special tokens too."""
+    assert plain_pieces(tokenizer.backend) is not None
+    ids = data.draw(st.lists(st.integers(0, tokenizer.backend.get_vocab_size() - 1), max_size=20))
+    pieces, _ = stream(tokenizer, ids)
+    text = TextStream(tokenizer.backend)
+    assert pieces == [*(text.push(i) for i in ids), text.finish()]
 
 
 def test_what_a_token_holds_in_front_of_half_a_character_is_kept(tokenizer):
