@@ -23,7 +23,7 @@ if not torch.cuda.is_available():
 
 from tests.chat_models import save_model, save_tokenizer
 from tests.postgres import postgres_server, postgres_url  # noqa: F401
-from tests.processes import fork_server, server, server_url  # noqa: F401
+from tests.processes import fork_server, pytest_runtest_setup, server, server_url  # noqa: F401
 from tests.reliability.rows import pytest_collection_modifyitems, pytest_configure  # noqa: F401
 
 # Every run draws the same examples; `pytest --hypothesis-profile default` draws new ones.

@@ -40,6 +40,8 @@ def warm_up() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(open_and_close(folder))
+    if tracing := coverage.Coverage.current():
+        tracing.save()  # or every forked process would write down once more what was covered until here
     gc.freeze()  # or every forked process would copy what its first collection looks at
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.processes import clean_env
+from tests.processes import clean_env, traced
 
 
 class Result(NamedTuple):
@@ -29,7 +29,7 @@ def chatpager(fork_server, home) -> Chatpager:
     """Run ``chatpager ARGV`` in ``home`` to its end."""
 
     def run(*argv: object, typed: str = "", **env: str) -> Result:
-        process = fork_server(*map(str, argv), env=clean_env(home, **env), cwd=home)
+        process = fork_server(*map(str, argv), env=clean_env(home, **traced(), **env), cwd=home)
         try:
             if typed:
                 with suppress(BrokenPipeError):  # one that refuses its arguments may have ended before it is told more

@@ -13,7 +13,7 @@ import pytest
 
 from chatpager.cli.showing import visible
 from chatpager.demo import model_path
-from tests.processes import clean_env, serving
+from tests.processes import clean_env, serving, traced
 
 SESSION = re.compile(r"chatpager chat --session (conv_\w+)")
 PROMPT = r"(?m)^(?:\x1b\[\?2004h)?you "  # readline may turn on bracketed paste; answers have the word within a line
@@ -44,7 +44,12 @@ def test_lines_of_a_pipe_are_answered_and_only_answers_come_out(chat, server):
 def test_a_session_goes_on_with_the_command_that_is_told(chat, home):
     told = re.search("to go on: (.*)", chat("My name is Ada.\n").err)[1]
     result = subprocess.run(
-        shlex.split(told), input="What is my name?\n", env=clean_env(home), cwd=home, capture_output=True, text=True
+        shlex.split(told),
+        input="What is my name?\n",
+        env=clean_env(home, **traced()),
+        cwd=home,
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 0
     assert "Ada" in result.stdout
@@ -93,7 +98,7 @@ def test_a_refusal_is_one_line_and_the_exit_code(chat, typed, argv, words):
 
 @pytest.fixture
 def terminal(fork_server, server_url, home):
-    process = fork_server("chat", "--url", server_url, env=clean_env(home), cwd=home, tty=True)
+    process = fork_server("chat", "--url", server_url, env=clean_env(home, **traced()), cwd=home, tty=True)
     yield process
     process.end()
 
@@ -134,7 +139,7 @@ def test_a_person_asks_twice_and_leaves(terminal):
 
 def test_a_refused_first_message_leaves_no_session_and_the_chat_goes_on(fork_server, home):
     with serving(fork_server, home, "--max-model-len", "64") as server:
-        process = fork_server("chat", "--url", server.url, env=clean_env(home), cwd=home, tty=True)
+        process = fork_server("chat", "--url", server.url, env=clean_env(home, **traced()), cwd=home, tty=True)
         person = Person(process)
         person.types("word " * 80 + "\r")
         person.sees("the context holds 64")
@@ -161,7 +166,7 @@ def endless(home):
 
 def test_ctrl_c_stops_an_answer_and_the_chat_goes_on(fork_server, endless, home):
     with serving(fork_server, home, command=("serve", str(endless))) as server:
-        process = fork_server("chat", "--url", server.url, env=clean_env(home), cwd=home, tty=True)
+        process = fork_server("chat", "--url", server.url, env=clean_env(home, **traced()), cwd=home, tty=True)
         person = Person(process)
         for _ in range(2):
             person.types("What is chatpager?\r")
@@ -209,7 +214,7 @@ def test_ctrl_c_clears_the_line_and_leaves_where_there_is_none(terminal):
 def test_the_history_is_shown_when_a_session_is_opened(chat, fork_server, server_url, home):
     session = SESSION.search(chat("My name is Ada. [/b]\n").err)[1]
     process = fork_server(
-        "chat", "--url", server_url, "--session", session, env=clean_env(home), cwd=home, tty=True
+        "chat", "--url", server_url, "--session", session, env=clean_env(home, **traced()), cwd=home, tty=True
     )  # fmt: skip
     person = Person(process)
     person.sees(re.escape("you My name is Ada. [/b]\r\nassistant "))
@@ -219,7 +224,7 @@ def test_the_history_is_shown_when_a_session_is_opened(chat, fork_server, server
 
 
 def test_ctrl_c_in_a_pipe_ends_it(fork_server, server_url, home):
-    process = fork_server("chat", "--url", server_url, env=clean_env(home), cwd=home)
+    process = fork_server("chat", "--url", server_url, env=clean_env(home, **traced()), cwd=home)
     process.say("Hello\n")
     process.err.wait_for("cached ")
     process.send(signal.SIGINT)
@@ -234,7 +239,7 @@ def test_what_a_terminal_obeys_is_shown_and_not_obeyed():
 
 
 def test_bytes_that_are_no_text_are_replaced(fork_server, server_url, home):
-    process = fork_server("chat", "--url", server_url, env=clean_env(home), cwd=home)
+    process = fork_server("chat", "--url", server_url, env=clean_env(home, **traced()), cwd=home)
     os.write(process._stdin, b"Hello \xff\n")
     process.hang_up()
     assert process.wait() == 0, process.err.whole()

@@ -10,7 +10,7 @@ import pytest
 from typer.main import get_command
 
 from chatpager.cli.app import app
-from tests.processes import clean_env
+from tests.processes import clean_env, traced
 
 ESCAPE = "\x1b["
 READS = {
@@ -77,7 +77,9 @@ def test_help_shows_the_example(chatpager):
     ids=["a pipe", "a terminal", "a terminal without colours"],
 )
 def test_colours_are_for_terminals_that_want_them(fork_server, home, env, tty, coloured):
-    process = fork_server("doctor", "--port", "0", env=clean_env(home, TERM="xterm", **env), cwd=home, tty=tty)
+    process = fork_server(
+        "doctor", "--port", "0", env=clean_env(home, TERM="xterm", **traced(), **env), cwd=home, tty=tty
+    )
     assert process.wait() == 0
     assert bool(re.search(r"\x1b\[[0-9;]*3[0-9]m", process.out.whole())) is coloured
 
@@ -95,7 +97,7 @@ def test_the_shell_completes_it(chatpager, home, shell):
 
 def test_what_completes(home, fork_server):
     words = {"COMP_WORDS": "chatpager sessions re", "COMP_CWORD": "2", "_CHATPAGER_COMPLETE": "complete_bash"}
-    process = fork_server(env=clean_env(home, **words), cwd=home)
+    process = fork_server(env=clean_env(home, **traced(), **words), cwd=home)
     assert process.wait() == 0
     assert process.out.whole().split() == ["rename", "rewind"]
 
@@ -104,7 +106,7 @@ def test_an_interrupted_command_says_so(fork_server, home):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(60)
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        process = fork_server("sessions", "ls", "--url", url, env=clean_env(home), cwd=home)
+        process = fork_server("sessions", "ls", "--url", url, env=clean_env(home, **traced()), cwd=home)
         with silent.accept()[0]:
             os.kill(process.pid, signal.SIGINT)
             assert process.wait() == 130

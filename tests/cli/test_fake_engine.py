@@ -1,6 +1,6 @@
 """``--engine fake``: everything but the model, and nobody takes it for one."""
 
-from tests.processes import UNTRACED, serving
+from tests.processes import serving
 
 FAKE = ("--engine", "fake", "--num-kv-blocks", "1024")
 
@@ -12,7 +12,7 @@ def test_outside_test_mode_it_is_refused(chatpager):
 
 
 def test_it_answers_at_once_the_same_again_and_says_what_it_is(fork_server, home):
-    with serving(fork_server, home, *FAKE, "--test-mode", **UNTRACED) as server:
+    with serving(fork_server, home, *FAKE, "--test-mode") as server:
         first, second = (server.post("/v1/responses", {"input": "Hello", "max_output_tokens": 40}) for _ in range(2))
         text = first["output"][0]["content"][0]["text"]
         assert text == second["output"][0]["content"][0]["text"]

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from chatpager.bench.flood import _faults
-from tests.processes import UNTRACED, serving
+from tests.processes import serving
 
 SMALL = ("bench", "flood", "--tokens", 300, "--factor", 1.5)
 
@@ -16,7 +16,7 @@ def flooded(fork_server, tmp_path, chatpager):
     """The server, and what the flood printed and wrote."""
 
     def run(*flags):
-        with serving(fork_server, tmp_path, "--num-kv-blocks", "320", *flags, **UNTRACED) as server:
+        with serving(fork_server, tmp_path, "--num-kv-blocks", "320", *flags) as server:
             out = tmp_path / "flood.json"
             done = chatpager(*SMALL, "--url", server.url, "--out", out)
             left = chatpager("sessions", "list", "--url", server.url, "--json")

@@ -18,7 +18,12 @@ from websockets.exceptions import ConnectionClosed
 
 from chatpager.cli.models import model_name
 from chatpager.demo import model_path
-from tests.processes import clean_env, free_port, serving, spawn
+from tests import processes
+from tests.processes import clean_env, free_port, spawn, traced
+
+
+def serving(*what, **more):
+    return processes.serving(*what, **traced(), **more)
 
 
 def status(url, **headers):

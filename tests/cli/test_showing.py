@@ -13,7 +13,7 @@ from chatpager.cli.showing import SHOWN_RESULT, Showing, history, visible
 from chatpager.client import AsyncClient
 from chatpager.client.events import Call, Created, Ended, Lease, Prefill, Text, Thought
 from tests.chat_models import TOOLS_CHATML, save_tokenizer, thinking
-from tests.processes import clean_env
+from tests.processes import clean_env, traced
 from tests.serving import empty_database, serve  # noqa: F401
 
 FRAMES = [Created("resp_1"), Prefill(1, 2, 0), Lease("revoked", "soft", 3, "r"), Ended("completed")]
@@ -152,7 +152,7 @@ async def test_a_pipe_and_a_person_see_thoughts_unless_they_do_not_want_to(
         assert told.err.startswith("cached ")
 
         def person():
-            process = fork_server("chat", "--url", server.url, env=clean_env(home), cwd=home, tty=True)
+            process = fork_server("chat", "--url", server.url, env=clean_env(home, **traced()), cwd=home, tty=True)
             process.out.wait_for("(?m)^you ")
             process.say("Oslo?\r")
             process.out.wait_for("cached ")
@@ -177,7 +177,7 @@ async def test_a_conversation_that_an_agent_had_is_shown_with_its_calls(
 
         def opened():
             argv = ("chat", "--url", server.url, "--session", session.id)
-            process = fork_server(*argv, env=clean_env(home), cwd=home, tty=True)
+            process = fork_server(*argv, env=clean_env(home, **traced()), cwd=home, tty=True)
             process.out.wait_for(r"It rains\.\r\n.*you ")
             process.say("\x04")
             code = process.wait()

@@ -4,7 +4,7 @@ from contextlib import suppress
 from http.client import HTTPException
 
 from chatpager.cli.watchdog import EXIT_CODE, StepWatch
-from tests.processes import UNTRACED, serving
+from tests.processes import serving
 
 
 def test_only_one_step_that_was_seen_for_so_long_has_hung():
@@ -22,7 +22,7 @@ def test_time_in_which_nobody_looked_does_not_count():
 def test_an_engine_that_hangs_ends_the_process_with_a_code_of_its_own(fork_server, home):
     """A token of the fake takes half a minute."""
     flags = ("--engine", "fake", "--test-mode", "--fake-tokens-per-second", "0.03", "--watchdog-seconds", "0.5")
-    with serving(fork_server, home, *flags, "--num-kv-blocks", "1024", **UNTRACED) as server:
+    with serving(fork_server, home, *flags, "--num-kv-blocks", "1024") as server:
         with suppress(OSError, HTTPException):  # the process may be faster than its answer
             assert server.post("/v1/responses", {"input": "Hello", "background": True})["status"] != "completed"
         assert server.process.wait() == EXIT_CODE

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from chatpager.engine.head_records import _read
-from tests.processes import SECONDS, UNTRACED, serving
+from tests.processes import SECONDS, serving
 
 QUESTIONS = ["My name is Ada and I live in Vienna.", "What is chatpager?", "What is my name?"]
 
@@ -50,7 +50,7 @@ def disk(server):
 @pytest.fixture
 def start(fork_server, tmp_path):
     def serve(*flags):
-        return serving(fork_server, tmp_path, *flags, CHATPAGER_DATA_DIR=str(tmp_path / "data"), **UNTRACED)
+        return serving(fork_server, tmp_path, *flags, CHATPAGER_DATA_DIR=str(tmp_path / "data"))
 
     return serve
 

@@ -13,7 +13,7 @@ import pytest
 from chatpager.server.websocket import CONNECTIONS
 from tests.chat_models import TOOLS_CHATML, save_tokenizer
 from tests.e2e.fetching import package
-from tests.processes import ROOT
+from tests.processes import ROOT, traced
 from tests.serving import eventually
 
 pytestmark = pytest.mark.timeout(900)
@@ -41,7 +41,7 @@ def test_the_bench_tells_what_they_share(folder, tmp_path):
 @pytest.mark.parametrize("client", ["openai_agents", "langgraph", "adk"])
 def test_agents_that_take_turns_share_what_was_computed(server_url, folder, client):
     script = Path(__file__).with_name(f"client_of_{client}.py")
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+    env = {**os.environ, **traced(), "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
     done = subprocess.run([sys.executable, script, server_url], capture_output=True, text=True, env=env, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("is content\n")

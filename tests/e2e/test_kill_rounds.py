@@ -11,7 +11,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from chatpager.bench.faults import KILL_PLACES, MID_STREAM, kill_spec
-from tests.processes import UNTRACED, serving
+from tests.processes import serving
 
 ROUNDS = 100
 ROUNDS_OF_A_SESSION = 5
@@ -109,7 +109,7 @@ def test_a_hundred_killed_servers_lose_nothing_anyone_has_seen(fork_server, tmp_
     for n in range(ROUNDS + 1):
         place = places[n % len(places)]
         spec = kill_spec(place, rng)
-        env = {"CHATPAGER_TEST_MODE": "1", "CHATPAGER_FAILPOINTS": spec if n < ROUNDS else "", **UNTRACED}
+        env = {"CHATPAGER_TEST_MODE": "1", "CHATPAGER_FAILPOINTS": spec if n < ROUNDS else ""}
         with serving(fork_server, tmp_path, **env) as server:
             if talk:
                 last = talk.turns[-1]

@@ -13,7 +13,7 @@ from websockets.asyncio.client import connect
 from chatpager import LLM, SamplingParams
 from chatpager.demo import model_path
 from chatpager.store import Store
-from tests.processes import UNTRACED, serving
+from tests.processes import serving
 
 SESSIONS, TURNS, TOKENS, BLOCK, EOS = 64, 5, 20, 16, 3
 QUESTIONS = ["What is my name?", "What is chatpager?", "Where do I live?", "What is a KV block?", "Thank you!"]
@@ -75,7 +75,7 @@ async def everybody_talks(server):
 def evening(fork_server, tmp_path_factory):
     """The sessions with their ends, the samples of /health, the figures at the end, the ids of every answer."""
     home = tmp_path_factory.mktemp("load")
-    with serving(fork_server, home, **UNTRACED) as server:
+    with serving(fork_server, home) as server:
         sessions, samples = asyncio.run(everybody_talks(server))
         at_rest = server.get("/health")
         assert server.stop() == 0, server.process.err.text

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import UNTRACED, serving, spawn
+from tests.processes import serving, spawn
 from tests.server.stalling import UPGRADE
 from tests.serving import eventually
 
@@ -58,7 +58,7 @@ async def test_a_socket_on_which_nobody_speaks_costs_little(tmp_path):
         pytest.skip(f"NOT TESTED: {files} files may be open here, {SOCKETS} sockets are wanted")
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     flags = ("--max-sockets", str(2 * (SOCKETS + WARM)))
-    with serving(spawn, tmp_path, *flags, **UNTRACED) as server:
+    with serving(spawn, tmp_path, *flags) as server:
         port, pid = int(server.url.rpartition(":")[2]), server.process.pid
         clients = await opened(port, WARM)
         before = memory(pid)

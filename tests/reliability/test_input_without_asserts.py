@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from tests.processes import ROOT, UNTRACED, clean_env
+from tests.processes import ROOT, clean_env
 
 READERS = [
     "tests/server/test_requests.py", "tests/server/test_input_items.py", "tests/server/test_formats.py",
@@ -29,7 +29,7 @@ def test_inputs_are_refused_without_asserts(tmp_path):
     done = subprocess.run(
         [*run, "-k", OF_OUR_OWN, *READERS],
         cwd=ROOT,
-        env={**clean_env(tmp_path), **UNTRACED},
+        env=clean_env(tmp_path),
         capture_output=True,
         text=True,
     )

@@ -14,7 +14,6 @@ from sqlalchemy import text
 
 import chatpager
 from chatpager.store import Store
-from tests.processes import UNTRACED
 from tests.store import writer
 from tests.store.writer import TENANT
 
@@ -42,7 +41,7 @@ def rounds(url, number, seed):
     acknowledged, rng = Acknowledged(), random.Random(seed)
     server = subprocess.Popen(
         [sys.executable, "-m", "tests.store.writer"], cwd=Path(chatpager.__file__).parents[1],
-        env={**os.environ, **UNTRACED},
+        env=os.environ,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
     )  # fmt: skip
     with server:
