@@ -85,6 +85,8 @@ class Engine:
         self.sessions = KnownSessions(self.cache, self.published, self.drafts, max_model_len=runner.max_model_len)
         self._requests = OpenRequests(self.scheduler, self.sessions, self.leases)
         self._attempts = Attempts(runner)
+        self.on_launch: Callable[[], None] = lambda: None
+        """Called where a step is planned and its model about to run, which leaves the interpreter to other threads."""
 
     @property
     def grammars(self) -> GrammarCompiler | None:
@@ -245,6 +247,7 @@ class Engine:
                 request.started = now
                 request.draft_tokens = self._claim_draft(row.seq)
         try:
+            self.on_launch()
             computed = self._attempts.compute(plan)
         except BaseException:
             self.scheduler.take_back_copies(plan)

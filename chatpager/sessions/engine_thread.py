@@ -80,6 +80,9 @@ class EngineThread:
         self.step: int | None = None
         """Number of the step that is running."""
         self._steps = 0
+        self._held: tuple[list[StepOutput], float] | None = None
+        """What the last step brought, and when, where the next one is yet to be launched: the loop's work with it would
+        take the interpreter from the thread that plans, and while the model runs it is free."""
 
     @property
     def alive(self) -> bool:
@@ -233,15 +236,20 @@ class EngineThread:
     def _dies(self, engine: Engine) -> bool:
         """Serve until it dies of a mistake, or until the thread shall end: False."""
         died = False
+        engine.on_launch = self._tell_held
         try:
             while self._take_commands(engine):
                 self.step = self._steps = self._steps + 1
                 outputs = engine.step(time.monotonic)
                 self.step = None
+                self._tell_held()
                 if outputs:
-                    self._tell(self._stepped, outputs, time.monotonic())
+                    self._held = outputs, time.monotonic()
                 if events := engine.leases.take_events():
+                    self._tell_held()
                     self._tell(self._on_leases, events)
+                if not engine.has_work:
+                    self._tell_held()
         except Exception as error:
             died = True
             self.restarting = self._breaker is not None and self._breaker.allows(time.monotonic())
@@ -250,6 +258,7 @@ class EngineThread:
             self.step = None
             self._over = not (died and self.restarting)
             self._stopped.set()
+            self._tell_held()
             self._tell(self._ended)
             self._close(engine)
         return died
@@ -265,6 +274,11 @@ class EngineThread:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(function, *args)
 
+    def _tell_held(self) -> None:
+        if self._held is not None:
+            self._tell(self._stepped, *self._held)
+            self._held = None
+
     def _take_commands(self, engine: Engine) -> bool:
         """Carry out what has come in; with nothing to compute, wait for more, or for a lease's deadline. False: the
         thread shall end."""
@@ -275,6 +289,7 @@ class EngineThread:
                 return True
             if command is None:
                 return False
+            self._tell_held()  # nobody's answer overtakes what came before it
             if callable(command):
                 command(engine)
             else:

@@ -169,3 +169,62 @@ async def test_figures_asked_of_an_engine_that_ends_are_refused_not_awaited_for_
     thread._commands.put(None)
     with pytest.raises(EngineStopped):
         await asyncio.wait_for(ask_until_refused(), 10)
+
+
+async def test_what_a_step_brought_is_told_while_the_next_one_computes_and_the_last_at_once(rig):
+    thread, listener, engine = rig
+    run, heard, waited = engine.runner.run, threading.Event(), []
+    listener_before = thread._on_outputs
+    thread._on_outputs = lambda outputs: (listener_before(outputs), heard.set())
+
+    def run_when_heard(plan):
+        if len(waited) > 0:
+            waited.append(heard.wait(30))
+        else:
+            waited.append(True)
+        heard.clear()
+        return run(plan)
+
+    engine.runner.run = run_when_heard
+    thread.send(add("a", count=4))
+    await listener.finished.wait()
+    assert waited == [True] * 4
+    assert listener.tokens == {"a": continuation((1, 2, 3), 4)}
+
+
+async def test_no_answer_overtakes_what_a_step_before_it_brought(rig):
+    """Of a step that was followed by another, whose outputs are held until that is launched."""
+    thread, listener, engine = rig
+    step, told = engine.step, []
+
+    def step_and_ask(clock):
+        outputs = step(clock)
+        if outputs and not told:
+            thread._commands.put(lambda _: told.append(None) or thread._tell(lambda: told.append(list(listener.calls))))
+        return outputs
+
+    engine.step = step_and_ask
+    thread.send(add("a", count=3))
+    await listener.finished.wait()
+    await thread.stats()
+    assert told[1][0][0].request_id == "a", "the first token came first"
+
+
+async def test_what_the_last_step_brought_is_told_before_the_engine_dies(rig):
+    thread, listener, engine = rig
+    step, steps = engine.step, []
+
+    def breaks(clock):
+        steps.append(None)
+        if len(steps) == 3:
+            raise RuntimeError("bug")
+        return step(clock)
+
+    engine.step = breaks
+    listener.wanted = 0
+    ended = asyncio.Event()
+    thread._on_death = ended.set
+    thread.send(add("a", count=9))
+    await ended.wait()
+    assert listener.tokens == {"a": continuation((1, 2, 3), 9)[:2]}
+    assert listener.calls[-1] == []
