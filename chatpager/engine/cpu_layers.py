@@ -19,7 +19,8 @@ from chatpager.engine.cpu_linears import Maker
 from chatpager.kernels import cpu_rows
 from chatpager.kernels.cpu_code import Kernel
 
-COMMON = {f"{family}DecoderLayer" for family in ("Llama", "Mistral", "Qwen2", "Qwen3")}
+FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
+COMMON = {f"{family}DecoderLayer" for family in FAMILIES}
 """Norm, attention with rotary embedding, sum, norm, gated product, sum. Qwen3 norms each head of q and k as well."""
 
 

@@ -4,14 +4,14 @@ where their linears are ``Streamed``."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
 
 from chatpager.engine.attention import KVCache, PagedStep
 from chatpager.engine.batch import Batch
-from chatpager.engine.cpu_layers import Layer, Norm, fused
+from chatpager.engine.cpu_layers import FAMILIES, Layer, Norm, fused
 from chatpager.engine.cpu_linears import Maker, Streamed
 from chatpager.kernels import cpu_decode, cpu_linear, cpu_program, cpu_rows
 from chatpager.kernels.arguments import AttentionCall
@@ -21,6 +21,9 @@ from chatpager.kernels.workspace import Workspace
 SHARES = 4
 """Shares of a product for each thread: they are taken one by one, and a thread that has lost its core for a while, to
 the event loop for one, takes fewer."""
+
+CAUSAL = {f"{family}ForCausalLM" for family in FAMILIES}
+"""Embedding, rotary angles, layers, norm, head, and nothing else."""
 
 
 def exchange_layers(module: nn.Module, maker: Maker) -> None:
@@ -45,6 +48,41 @@ def _programmed_rows(layer: Layer) -> int:
     name = cpu_decode.SERVED[layer.before.weight.dtype]
     has_rest = cpu_decode.kernel(name) and cpu_decode.kernel("store") and cpu_program.executor()
     return min(linear.most_rows for linear in linears) if has_rest else 0
+
+
+class Output(NamedTuple):
+    logits: torch.Tensor
+    """[1, rows asked for, vocabulary]."""
+
+
+class Decoder(nn.Module):
+    """Stands for a causal model of ``COMMON`` layers, all of them in one ``Stack``: what transformers' own computes,
+    without what it looks at, and wraps, for other callers: 0.3 ms, which is a tenth of a small model's step."""
+
+    def __init__(self, module: Any) -> None:
+        super().__init__()
+        self.model, self.lm_head = module.model, module.lm_head
+        (self._stack,) = module.model.layers
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        logits_to_keep: torch.Tensor,
+        paged: PagedStep,
+        **_: Any,
+    ) -> Output:
+        embedded = self.model.embed_tokens(input_ids)
+        angles = self.model.rotary_emb(embedded, position_ids=position_ids)
+        hidden = self._stack(embedded, position_embeddings=angles, paged=paged)
+        return Output(self.lm_head(self.model.norm(hidden)[:, logits_to_keep]))
+
+
+def shortened(module: nn.Module) -> nn.Module:
+    """``module`` as a ``Decoder``, where that computes the same."""
+    layers = getattr(getattr(module, "model", None), "layers", ())
+    is_one = len(layers) == 1 and isinstance(layers[0], Stack)
+    return Decoder(module).eval() if is_one and type(module).__name__ in CAUSAL else module
 
 
 class Stack(nn.Module):

@@ -101,6 +101,7 @@ def load(path: Path, *, dtype: str = "auto", device: str = "auto", quantization:
         maker = Maker(int8=quantization == "int8")
         cpu_stack.exchange_layers(module, maker)
         cpu_modules.exchange_linears(module, maker)
+        module = cpu_stack.shortened(module)
     fingerprint = _fingerprint(checked.raw_config, checked.shards, quantization)
     return LoadedModel(module, checked.config, checked.shape, kind_of_number, place, checked.eos_token_ids, fingerprint)
 

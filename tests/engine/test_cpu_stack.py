@@ -70,6 +70,7 @@ def test_a_fused_model_computes_what_the_plain_one_does(architecture, plain_fold
     folder = plain_folder(architecture)
     fused, plain = (runner(folder, "float32", monkeypatch, fused=fused) for fused in (True, False))
     assert [type(layer) for layer in fused.model.module.model.layers] == [Stack]
+    assert type(fused.model.module) is cpu_stack.Decoder
     torch.testing.assert_close(logits(fused), logits(plain), rtol=2e-4, atol=2e-4)
 
 

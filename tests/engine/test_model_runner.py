@@ -137,7 +137,7 @@ class TestSeam:
         from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
         assert ATTENTION not in ALL_MASK_ATTENTION_FUNCTIONS
-        assert runner(tiny_model("llama"), num_kv_blocks=64).model.module.config._attn_implementation == ATTENTION
+        assert runner(tiny_model("llama"), num_kv_blocks=64).model.module.model.config._attn_implementation == ATTENTION
 
     def test_the_hash_domain_names_what_changes_keys_and_values(self, tiny_model):
         names = [name for name, _ in runner(tiny_model("llama"), num_kv_blocks=64).hash_domain()]
