@@ -227,7 +227,7 @@ class ResponsesProtocol:
         assert streams and streams.encoder, self.state(lane)
         if isinstance(event, Delta) and (told := streams.encoder.text(event)):  # most events by far
             if told.sequence_number > streams.after:
-                self._send(told, lane)
+                self._frames.append(wire.encoded(told) if lane is None else wire_events.encode_in(lane, told))
             return
         for frame in streams.encoder.feed(event, final):
             if isinstance(frame, wire_events.PrefillEvent):

@@ -104,6 +104,7 @@ class Connection:
         self._turned_out = False
         self._request_id = request[REQUEST_ID]
         self._service = service
+        self.written = service.metrics.sending
         self._protocol = ResponsesProtocol(extended=ws.ws_protocol == SUBPROTOCOL)
         self._sending = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -251,9 +252,6 @@ class Connection:
         """Send what the protocol wants sent, where nothing is to be waited for."""
         if frames := self._protocol.frames_to_send():
             self._ws.write_frames(frames)
-
-    def written(self, stepped_at: float) -> None:
-        self._service.metrics.sending(stepped_at)
 
     def _cancel(self, response_id: str, lane: Lane) -> None:
         try:
