@@ -80,7 +80,7 @@ class Decoder(nn.Module):
 
 def shortened(module: nn.Module) -> nn.Module:
     """``module`` as a ``Decoder``, where that computes the same."""
-    layers = getattr(getattr(module, "model", None), "layers", ())
+    layers: Any = getattr(getattr(module, "model", None), "layers", ())
     is_one = len(layers) == 1 and isinstance(layers[0], Stack)
     return Decoder(module).eval() if is_one and type(module).__name__ in CAUSAL else module
 
