@@ -1,5 +1,5 @@
 /** Colours for long code, some lines a frame: all at once they would hold the page up. */
-import { nextFrame } from "./frames";
+import { inTurn } from "./frames";
 import { type Highlight, LONG_CODE, clean } from "./markdown";
 
 /** Lines that are coloured in a frame. */
@@ -8,19 +8,17 @@ const SLICE = new RegExp(`(?:[^\\n]*\\n){${LINES}}|[^]+`, "g");
 
 /** Colour the code in `box`, which stands there plain. Returns the way to stop. */
 export function colourBySlices(box: Element, highlight: Highlight): () => void {
-  let stopped = false;
   const blocks = [...box.querySelectorAll(".code")];
   /** The slices of a block that has begun. */
   const waiting: (() => void)[] = [];
   const go = () => {
-    if (stopped) return;
     const step = waiting.shift() ?? begin(blocks.shift(), highlight, waiting);
     if (step === null) return;
     step();
-    nextFrame(go);
+    stop = inTurn(go);
   };
-  nextFrame(go);
-  return () => (stopped = true);
+  let stop = inTurn(go);
+  return () => stop();
 }
 
 /** The first step of a block, which has the others wait; null where there is no block left. */

@@ -15,6 +15,26 @@ export function nextFrame(run: () => void): void {
   const timer = setTimeout(once, 250);
 }
 
+const waiting = new Set<() => void>();
+let going = false;
+
+/** A step of much work: of all of them one is taken a frame. Returns the way to take this one off again. */
+export function inTurn(step: () => void): () => void {
+  waiting.add(step);
+  if (!going) nextFrame(go);
+  going = true;
+  return () => void waiting.delete(step);
+}
+
+function go(): void {
+  const [step] = waiting;
+  going = step !== undefined;
+  if (step === undefined) return;
+  waiting.delete(step);
+  step();
+  nextFrame(go);
+}
+
 /**
  * The next frame, but never so soon that drawing takes more than half of the time: what a frame cost, that long it is left alone
  * afterwards. A long answer on a slow machine is drawn more seldom, and the page can be used meanwhile.

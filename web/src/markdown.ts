@@ -122,6 +122,11 @@ export class Blocks {
     return parser.parse(source, { ...this.env });
   }
 
+  /** Of text within a block. */
+  inline(source: string): Token[] {
+    return parser.parseInline(source, { ...this.env });
+  }
+
   draw(tokens: Token[], highlight: Highlight | null): string {
     return DOMPurify.sanitize(parser.renderer.render(tokens, parser.options, { ...this.env, highlight }), CLEAN);
   }

@@ -1,17 +1,18 @@
 /**
- * A long list or table cut into its items or rows, so that while it grows only the last of them is drawn anew. As HTML, in the
- * page, it is one list or one table still.
+ * A long list, table or paragraph cut into its items, rows or sentences, so that while it grows only the last of them is drawn
+ * anew. As HTML, in the page, it is one list, table or paragraph still.
  */
 import type { Token } from "markdown-it";
 import { type Blocks, type Highlight, offsets } from "./markdown";
+import { Sentences } from "./sentences";
 
 /** A block shorter than this, characters, is drawn anew as fast as it is cut. */
 const LONG = 2_000;
 const TAGS: Record<string, Tag | undefined> = { bullet_list_open: "ul", ordered_list_open: "ol", table_open: "table" };
 
-export type Tag = "ul" | "ol" | "table";
+export type Tag = "ul" | "ol" | "table" | "p";
 
-/** An item of a list, or a row of a table. */
+/** An item of a list, a row of a table, or some sentences of a paragraph. */
 export interface Piece {
   source: string;
   /** Its list has room between its items. */
@@ -36,17 +37,21 @@ export class Cutter {
   private header = "";
   private loose = false;
 
+  private readonly sentences = new Sentences();
+  private spoken: Piece[] = [];
+
   constructor(private readonly blocks: Blocks) {}
 
-  /** The pieces of one block; null where it is short, or neither list nor table. */
+  /** The pieces of one block; null where it is short, or cannot be cut. */
   of(source: string): Cut | null {
     if (source.length < LONG) return null;
     if (!source.startsWith(this.sofar)) this.begin();
     const tokens = this.blocks.outline(this.header + source.slice(this.sofar.length));
     const [first, ...others] = tokens.filter((token) => token.level === 0 && token.nesting >= 0);
+    if (first?.type === "paragraph_open" && others.length === 0) return this.paragraph(tokens[1]?.content ?? "");
     const tag = first === undefined ? undefined : TAGS[first.type];
     if (first === undefined || tag === undefined || others.length > 0) return null;
-    if (this.cut === nothing) {
+    if (this.cut.tag !== tag) {
       if (tag === "table") this.sofar = this.header = source.split("\n", 2).join("\n") + "\n";
       this.cut = { tag, start: Number(first.attrGet("start") ?? 1), head: this.head(), pieces: [] };
     }
@@ -56,6 +61,7 @@ export class Cutter {
 
   /** What stands inside the piece's element. */
   html(piece: Piece, highlight: Highlight | null): string {
+    if (this.cut.tag === "p") return this.blocks.draw(this.blocks.inline(piece.source), null);
     const tokens = this.blocks.tokens(this.header + piece.source);
     if (piece.loose) for (const token of paragraphs(tokens)) token.hidden = false;
     const html = this.blocks.draw(tokens, highlight);
@@ -67,6 +73,12 @@ export class Cutter {
     this.settled = [];
     this.loose = false;
     this.header = this.sofar = "";
+  }
+
+  private paragraph(text: string): Cut {
+    if (this.cut.tag !== "p") this.begin();
+    this.spoken = this.sentences.of(text).map((source, i) => (this.spoken[i]?.source === source ? this.spoken[i] : { source, loose: false }));
+    return (this.cut = { ...nothing, tag: "p", pieces: this.spoken });
   }
 
   private head(): string {

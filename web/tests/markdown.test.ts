@@ -90,6 +90,35 @@ describe("a long block", () => {
     expect(plain(grown(text, 61))).toBe(plain(within));
   });
 
+  it.each([
+    ["of sentences", "Some **bold** words with `a code` in them, and a [link](https://example.test/a). ".repeat(200)],
+    ["of lines", "A line_of_names with 5 * 3 [1] and a hard end  \nand the next line. ".repeat(200)],
+    ["with titles", '[a](https://example.test/a "the title of it") '.repeat(200)],
+    ["in Chinese", "分頁快取把提示切成**區塊**，相同的前綴只計算一次。".repeat(300)],
+    ["without a word's end", "x".repeat(9000)],
+    ["with escapes", "\\*no emphasis\\* and \\[no link] &amp; 😀 ".repeat(300)],
+    ["with references", "See [a] or [a][a]. ".repeat(400)],
+  ])("a paragraph %s is in pieces what it is as a whole", (_, text) => {
+    const blocks = new Blocks();
+    const flat = (source: string) => blocks.inline(source).flatMap((token) => token.children ?? []).map((token) => (token.type === "text" ? token.content : `<${token.type} ${token.content}>`)).join("");
+    blocks.of("[a]: https://example.test/a\n\n");
+    for (const step of [1_000, 377]) {
+      const cutter = new Cutter(blocks);
+      let cut = cutter.of("");
+      for (let end = step; end < text.length + step; end += step) cut = cutter.of(text.slice(0, end));
+      expect([cut?.tag, (cut?.pieces.length ?? 0) > 2]).toEqual(["p", true]);
+      expect(cut?.pieces.map((piece) => flat(piece.source)).join("") === flat(text.trimEnd())).toBe(true); // too much to be shown
+    }
+  });
+
+  it("a paragraph that turns out to be a heading is one, and what opens and never closes does not keep it whole", () => {
+    const words = "a*b and more words ".repeat(400);
+    const cutter = new Cutter(new Blocks());
+    expect(cutter.of(words)?.pieces.length).toBeGreaterThan(2);
+    expect(cutter.of(words + "\n===")).toBeNull();
+    expect(cutter.of(list.join(""))?.tag).toBe("ol");
+  });
+
   it("keeps the pieces that cannot change, and is whole where it is short or something else", () => {
     const cutter = new Cutter(new Blocks());
     const before = cutter.of(list.join(""));
@@ -97,7 +126,7 @@ describe("a long block", () => {
     expect([before?.start, after?.pieces.length]).toEqual([3, 91]);
     expect(after?.pieces.slice(0, 89).every((piece, i) => piece === before?.pieces[i])).toBe(true);
     expect(cutter.of(list.slice(0, 5).join(""))).toBeNull();
-    expect(cutter.of("word ".repeat(1000))).toBeNull();
+    expect(cutter.of("```\n" + "word ".repeat(1000))).toBeNull();
   });
 });
 

@@ -6,6 +6,7 @@ import { copy } from "../copying";
 import { Blocks, type Highlight } from "../markdown";
 import { type Cut, Cutter, type Piece } from "../pieces";
 import { words } from "../words";
+import { useRising } from "./rising";
 
 /** Null until code was drawn whose language is named. */
 const highlighter = signal<Highlight | null>(null);
@@ -35,9 +36,11 @@ interface MarkdownProps {
 /** An answer's text, drawn block by block: what stands above the last one is not touched while the answer grows. */
 export function Markdown({ text, live }: MarkdownProps) {
   const blocks = useRef(new Blocks());
-  const drawn = useRef<VNode<BlockProps>[]>([]);
+  const drawn = useRef<(VNode<BlockProps> | undefined)[]>([]);
   const parts = blocks.current.of(text);
+  const from = useRising(parts.map((source) => source.length));
   drawn.current = parts.map((source, index) => {
+    if (index < from) return undefined;
     const growing = live && index === parts.length - 1;
     const before = drawn.current[index]; // the same element: Preact leaves it alone
     if (before?.props.source === source && before.props.growing === growing) return before;
@@ -80,13 +83,17 @@ function useHighlight(source: string, growing: boolean): Highlight | null {
   return coloured ? highlighter.value : null;
 }
 
-/** A long list or table: each piece has an element, which is left alone once it cannot change. */
+const ELEMENTS = { ul: "li", ol: "li", table: "tr", p: "span" } as const;
+
+/** A long list, table or paragraph: each piece has an element, which is left alone once it cannot change. */
 function Long({ cutter, cut, growing }: { cutter: Cutter; cut: Cut; growing: boolean }) {
   const drawn = useRef(new WeakMap<Piece, VNode>());
-  const pieces = cut.pieces.map((piece, index) => {
+  const from = useRising(cut.pieces.map((piece) => piece.source.length));
+  const pieces = cut.pieces.slice(from).map((piece, place) => {
+    const index = from + place;
     const known = drawn.current.get(piece);
     if (known !== undefined) return known;
-    const one = <PieceOf key={index} cutter={cutter} piece={piece} tag={cut.tag === "table" ? "tr" : "li"} growing={growing && index === cut.pieces.length - 1} />;
+    const one = <PieceOf key={index} cutter={cutter} piece={piece} tag={ELEMENTS[cut.tag]} growing={growing && index === cut.pieces.length - 1} />;
     drawn.current.set(piece, one);
     return one;
   });
@@ -100,13 +107,13 @@ function Long({ cutter, cut, growing }: { cutter: Cutter; cut: Cut; growing: boo
           </table>
         </div>
       ) : (
-        <cut.tag start={cut.tag === "ol" ? cut.start : undefined}>{pieces}</cut.tag>
+        <cut.tag start={cut.tag === "ol" ? (cut.start ?? 1) + from : undefined}>{pieces}</cut.tag>
       )}
     </div>
   );
 }
 
-function PieceOf({ cutter, piece, tag: Tag, growing }: { cutter: Cutter; piece: Piece; tag: "li" | "tr"; growing: boolean }) {
+function PieceOf({ cutter, piece, tag: Tag, growing }: { cutter: Cutter; piece: Piece; tag: "li" | "tr" | "span"; growing: boolean }) {
   const highlight = useHighlight(piece.source, growing);
   const html = useMemo(() => cutter.html(piece, highlight), [cutter, piece.source, piece.loose, highlight]);
   return useMemo(() => <Tag dangerouslySetInnerHTML={{ __html: html }} />, [html, Tag]);

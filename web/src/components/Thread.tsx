@@ -3,8 +3,12 @@ import type { Message as MessageData, Thread as ThreadData } from "../turns";
 import { words } from "../words";
 import { Icon } from "./Icon";
 import { Message } from "./Message";
+import { useRising } from "./rising";
 import { useStickToEnd } from "./stick";
 import { GAP, useWindow } from "./windowing";
+
+/** Characters that a message without any costs as much as. */
+const LEAST = 200;
 
 export function Thread({ thread }: { thread: ThreadData }) {
   const scroller = useRef<HTMLDivElement>(null);
@@ -13,13 +17,15 @@ export function Thread({ thread }: { thread: ThreadData }) {
   const names = messages.map((message) => message.key).join(" ");
   const keys = useMemo(() => names.split(" "), [names]);
   const { from, to, above, below } = useWindow(scroller, keys);
+  const risen = useRising(messages.map((message) => message.text.length + LEAST));
+  const first = above + below > 0 ? from : Math.max(from, risen); // of a history that is not drawn whole there is little to draw
   return (
     <section class="thread" aria-label={words.conversation}>
       <div class="thread-scroll" ref={scroller} tabIndex={0} role="group" aria-label={words.conversation}>
         <ol class="thread-list">
           {above > 0 && <Room height={above} />}
-          {messages.slice(from, to).map((message, place) => (
-            <Slot key={message.key} message={message} index={from + place} last={from + place === messages.length - 1} />
+          {messages.slice(first, to).map((message, place) => (
+            <Slot key={message.key} message={message} index={first + place} last={first + place === messages.length - 1} />
           ))}
           {below > 0 && <Room height={below} />}
         </ol>

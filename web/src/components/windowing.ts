@@ -8,7 +8,7 @@ const WHOLE = 200;
 const GUESS = 120;
 export const GAP = 24;
 const BEYOND = 1_200;
-const AT_FIRST = 30;
+const AT_FIRST = 5;
 
 export interface Window {
   from: number;
