@@ -1,4 +1,5 @@
 /** The admin page without its components: what it reads, reckons and remembers. */
+import { readFileSync } from "node:fs";
 import { describe, expect, it, vi } from "vitest";
 import { AdminApi } from "../src/admin/api";
 import { BlockModel, CODES, prefixTree } from "../src/admin/blocks";
@@ -28,6 +29,16 @@ describe("routes", () => {
   });
   it.each(["", "#", "#/", "#/nowhere", "#/session", "#/session/a", "#/session/%zz/b"])("%s shows the overview", (hash) => {
     expect(parseRoute(hash).view).toBe("overview");
+  });
+});
+
+describe("a turn's error", () => {
+  it.each([en, zhHant, zhHans])("has its meaning and its way out in every language, whatever may end a turn", ({ errors }) => {
+    const told = readFileSync(new URL("../../chatpager/errors.py", import.meta.url), "utf8");
+    const codes = told.matchAll(/^class \w+\((?:Engine|Chatpager)Error\):\n(?:    .*\n|\n)*?.*\bcode\b.* = .*"(engine\w+|grammar\w+|storage\w+)"/gm);
+    const wanted = [...codes].map(([, code = ""]) => code);
+    expect(wanted).toHaveLength(6);
+    for (const code of [...wanted, "context_length_exceeded", "kv_capacity_exceeded", "invalid_request"]) expect(errors[code], code).toBeTruthy();
   });
 });
 

@@ -147,6 +147,19 @@ export const en = {
   } as Record<string, string>,
   faults: "Recent errors",
   noFaults: "No turn has failed since the start.",
+  /** What a turn's error means, and the way out; never the error's own text, which may quote what was asked. */
+  errors: {
+    context_length_exceeded: "Prompt and answer would be longer than the context. Shorten the prompt, or begin a new conversation.",
+    engine_error: "The engine could not do it. The server's log has the exception; send the turn again.",
+    engine_numeric_error: "The model computed values that are no numbers. Check its files, or load it with another dtype.",
+    engine_step_failed: "A step of the engine failed; other turns went on. The server's log has the exception; send the turn again.",
+    engine_stopped: "The engine stopped under the turn. Send it again once the server says that it is ready, or restart the server.",
+    grammar_failed: "The form that the answer was to have could not be kept to. Ask with a simpler schema.",
+    invalid_request: "The request could not be computed as it was. Whoever sent it was told why; change it.",
+    kv_capacity_exceeded: "The turn needs more KV blocks than there are. Raise num_kv_blocks or gpu_memory_utilization, or shorten the prompt.",
+    storage_unavailable: "The database could not be written. Check its disk or its server, then send the turn again.",
+  } as Record<string, string>,
+  errorUnknown: "The server's log tells more under the response's id.",
 
   noTurns: "This conversation has no turn.",
   phases: { queue: "queue", prefill: "prefill", decode: "decode" },
@@ -155,7 +168,7 @@ export const en = {
     `${queue} queued, ${prefill} prefill, first token after ${first}; ${total} in all, ${tokens} tokens answered`,
   turnPrompt: (hit: string, prompt: string) => `${hit} of ${prompt} prompt tokens from the cache`,
   turnRate: (rate: string) => `${rate} of what was attainable`,
-  failedWith: (code: string) => `Failed: ${code}.`,
+  failedWith: (code: string, why: string) => `Failed: ${code}. ${why}`,
   divergedAt: (token: string) => `They differ from token ${token} on.`,
   brokenIn: (role: string, message: string) => `They part in message ${message} (${role}).`,
   evictedBy: (id: string) => `It was pushed out by ${id}.`,

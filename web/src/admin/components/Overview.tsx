@@ -48,7 +48,7 @@ function HitCard({ window }: { window: Window }) {
         <div>
           <dt>{said.saved}</dt>
           <dd title={count(window.hit_tokens)}>
-            {short(window.hit_tokens)} <span class="quiet">{said.savedSeconds(duration(window.saved_seconds))}</span>
+            {short(window.hit_tokens)} <span class="quiet saved-time">{said.savedSeconds(duration(window.saved_seconds))}</span>
           </dd>
         </div>
         <div>

@@ -81,7 +81,7 @@ function Cancel({ request }: { request: LiveRequest }) {
 }
 
 function Faults({ snapshot }: { snapshot: Snapshot }) {
-  const { columns, faults } = words.value;
+  const { columns, faults, errors, errorUnknown } = words.value;
   return (
     <div class="card table-box" tabIndex={0} role="group" aria-label={faults}>
       <table class="table">
@@ -98,7 +98,10 @@ function Faults({ snapshot }: { snapshot: Snapshot }) {
           {snapshot.faults.map((fault) => (
             <tr key={fault.response_id}>
               <td>{clock(fault.at, snapshot.at)}</td>
-              <td class="bad">{fault.code}</td>
+              <td class="fault">
+                <code class="bad">{fault.code}</code>
+                <span class="figure-note">{errors[fault.code] ?? errorUnknown}</span>
+              </td>
               <td>
                 <code class="id">{fault.response_id}</code>
               </td>

@@ -127,7 +127,7 @@ function SourceBar({ turn }: { turn: TimelineTurn }) {
 function Why({ turn }: { turn: TimelineTurn }) {
   const said = words.value;
   const lines: string[] = [];
-  if (turn.error !== null) lines.push(said.failedWith(turn.error));
+  if (turn.error !== null) lines.push(said.failedWith(turn.error, said.errors[turn.error] ?? said.errorUnknown));
   if (turn.miss_reason !== null) lines.push((chatWords.miss as Record<string, string>)[turn.miss_reason] ?? turn.miss_reason);
   if (turn.diverged_at !== null) lines.push(said.divergedAt(count(turn.diverged_at)));
   if (turn.broken !== null) lines.push(said.brokenIn(turn.broken.role ?? "–", turn.broken.message_index === null ? "–" : count(turn.broken.message_index + 1)));
