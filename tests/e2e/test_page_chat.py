@@ -159,6 +159,18 @@ def test_a_long_prompt_shows_how_far_it_is_read_and_can_be_stopped_meanwhile(pag
     assert cancelled["response_id"] == page.wire.received[0]["response"]["id"]
     page.wire.release()
     expect(page.get_by_role("button", name="Send")).to_be_visible(timeout=ANSWERED)
+    page.reload()  # of an answer without a word nothing is stored
+    page.get_by_role("button", name="Regenerate").click()
+    expect(badges(page)).to_have_count(1, timeout=ANSWERED)
+
+
+def test_a_message_too_long_for_the_server_is_a_draft_again_after_a_reload(page):
+    words = "word " * 200_000
+    send(page, words)
+    expect(page.get_by_text("Not sent:")).to_be_visible(timeout=ANSWERED)
+    expect(field(page)).to_have_value("")
+    page.reload()
+    expect(field(page)).to_have_value(words)
 
 
 def test_thoughts_are_folded_and_calls_are_cards(page, page_url):
@@ -313,6 +325,10 @@ def test_a_restart_of_the_server_loses_nothing(browser, fork_server, tmp_path, c
         expect(answers(page)).to_have_text([answer])
         ask(page, "What is my name?")
         assert len(stored(page)) == 4
+        page.goto(running.url + "/admin#/overview")
+        for heading, turns in (("24 hours", "2"), ("Since the start", "1")):
+            card = page.locator(".card", has=page.get_by_role("heading", name=heading, exact=True))
+            expect(card.locator("dd").last).to_have_text(turns)
         context.close()
 
 

@@ -20,13 +20,13 @@ export class Branching {
   ) {}
 
   /**
-   * A branch in which the message `key` is `text` instead, or with null, in which the answer `key` is given again. None where
-   * there is nothing to say anew. Throws `ApiError`.
+   * A branch in which the message `key` is `text` instead, or with null, in which the answer `key` is given again, or that
+   * to the message `key` at all. None where there is nothing to say anew. Throws `ApiError`.
    */
   async branch(thread: Thread, key: string, text: string | null): Promise<Branch[]> {
     const messages = thread.messages.filter((one) => one.state !== "refused");
     const place = messages.findIndex((one) => one.key === key);
-    const asked = text === null ? place - 1 : place;
+    const asked = text === null && messages[place]?.role !== "user" ? place - 1 : place;
     const said = messages[asked];
     if (said?.role !== "user") return [];
     const kept = messages.slice(0, asked);

@@ -135,6 +135,12 @@ export class Chat {
     if (shown !== undefined && !carrying.busy(id) && !endsAlike(shown, newest)) await this.reload(id);
   }
 
+  /** The page is being left. */
+  leave(): void {
+    this.deleting.leave();
+    this.drafting.leave();
+  }
+
   /** A server that said it cannot work is asked whether it can again, and about turns that say nothing. */
   watch(silence = SILENCE): void {
     if (this.store.ailing.value) void this.sessions.askHealth();

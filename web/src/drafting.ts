@@ -6,6 +6,8 @@ import type { Store } from "./store";
 /** A pause in writing, milliseconds, after which the server is told of a draft of so many characters. */
 const PAUSE = 400;
 const LONG = 100;
+/** More is no message any server takes, and a frame of more may cost the connection. */
+const LONGEST = 500_000;
 
 export class Drafting {
   private strokes = 0;
@@ -30,9 +32,17 @@ export class Drafting {
     });
   }
 
+  /** The page is being left: a message that the server refused is a draft again, where nothing was written since. */
+  leave(): void {
+    for (const { id, messages } of this.store.threads.peek().values()) {
+      const refused = messages.findLast((one) => one.state === "refused");
+      if (refused !== undefined && this.drafts.read(id) === "") this.drafts.write(id, refused.text);
+    }
+  }
+
   /** What is short, the server reads as fast when it is sent. */
   private tell(id: string | null, text: string): void {
-    const input = text.length >= LONG ? text : "";
+    const input = text.length >= LONG && text.length <= LONGEST ? text : "";
     if (input === this.told) return;
     this.told = input;
     const place = id === null ? {} : { conversation: id };

@@ -49,7 +49,7 @@ const chat = new Chat({
 window.addEventListener("hashchange", () => chat.open(parseRoute(location.hash)));
 window.addEventListener("online", () => chat.wake());
 window.addEventListener("offline", () => (chat.store.offline.value = true));
-window.addEventListener("pagehide", () => chat.deleting.leave());
+window.addEventListener("pagehide", () => chat.leave());
 others.onmessage = ({ data }) => chat.heard(String(data));
 document.addEventListener("visibilitychange", () => {
   if (document.visibilityState === "visible") chat.wake();

@@ -137,6 +137,12 @@ describe("a refused message", () => {
     await chat.send("Hi");
     await eventually(() => expect(shown()).toEqual([["user", "Hi", "refused"]]));
     expect(chat.store.thread.value?.messages[0]?.error).toBe("Too long.");
+    chat.leave();
+    const { id } = chat.store.thread.value!;
+    chat.open(null);
+    chat.open(id);
+    expect(chat.store.draft.value).toBe("Hi"); // as after a reload
+    chat.write("");
     chat.retake(chat.store.thread.value!.messages[0]!.key, "Hi", "edit");
     expect([shown(), chat.store.draft.value]).toEqual([[], "Hi"]);
   });

@@ -35,7 +35,7 @@ function Progress({ message }: { message: MessageData }) {
     return (
       <div class="prefill">
         <progress class="prefill-bar" value={prefill.done} max={prefill.total} aria-label={words.prefillLabel} />
-        <Parts of={prefillParts(prefill)} between=", " />
+        <Parts of={prefillParts(prefill)} between={words.comma} />
       </div>
     );
   }

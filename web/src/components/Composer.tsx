@@ -2,13 +2,14 @@ import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
 import { words } from "../words";
 import { Icon } from "./Icon";
 import { useChat } from "./context";
+import { fit } from "./fit";
 
 export function Composer() {
   const chat = useChat();
   const { store } = chat;
   const field = useRef<HTMLTextAreaElement>(null);
   const { draft, busy, stopping, currentId } = store;
-  useFit(field, draft.value);
+  useLayoutEffect(() => fit(field.current), [draft.value]);
   useFocus(field, currentId.value);
 
   const send = () => void chat.send(draft.peek());
@@ -58,16 +59,6 @@ export function Composer() {
       </p>
     </form>
   );
-}
-
-/** The field is as high as its text, up to the limit its style sets. */
-function useFit(field: { current: HTMLTextAreaElement | null }, text: string): void {
-  useLayoutEffect(() => {
-    const box = field.current;
-    if (box === null) return;
-    box.style.height = "auto";
-    box.style.height = `${box.scrollHeight}px`;
-  }, [field, text]);
 }
 
 /** Opening a chat puts the cursor in the field, except on touch, where it would raise the keyboard unasked. */

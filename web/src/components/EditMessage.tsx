@@ -2,6 +2,7 @@ import { useLayoutEffect, useRef } from "preact/hooks";
 import type { Message } from "../turns";
 import { words } from "../words";
 import { useChat } from "./context";
+import { fit } from "./fit";
 
 /** A message said otherwise goes on a branch; Enter sends it, Esc leaves all as it was. */
 export function EditMessage({ message, onDone }: { message: Message; onDone: () => void }) {
@@ -48,10 +49,4 @@ export function EditMessage({ message, onDone }: { message: Message; onDone: () 
       </div>
     </div>
   );
-}
-
-function fit(box: HTMLTextAreaElement | null): void {
-  if (box === null) return;
-  box.style.height = "auto";
-  box.style.height = `${box.scrollHeight}px`;
 }

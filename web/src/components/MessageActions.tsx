@@ -30,7 +30,7 @@ export function MessageActions({ message, index, last, onEdit }: MessageActionsP
           <Icon name="pencil" />
         </button>
       )}
-      {role === "assistant" && (
+      {(role === "assistant" || (role === "user" && last)) && ( // one that was stopped before a word of it is stored nowhere
         <button
           type="button"
           class="icon-button"

@@ -23,7 +23,7 @@ export function TurnBadge({ receipt }: { receipt: Receipt }) {
             <div key={name}>
               <dt>{name}</dt>
               <dd>
-                <Parts of={parts} between=", " />
+                <Parts of={parts} between={words.comma} />
               </dd>
             </div>
           ))}

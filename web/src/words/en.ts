@@ -6,6 +6,7 @@ export const en = {
   locale: "en",
   language: "English",
   product: "chatpager",
+  comma: ", ",
   newChat: "New chat",
   untitled: "New chat",
   chats: "Chats",

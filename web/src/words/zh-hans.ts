@@ -5,6 +5,7 @@ export const zhHans: Words = {
   locale: "zh-Hans",
   language: "简体中文",
   product: "chatpager",
+  comma: "，",
   newChat: "新对话",
   untitled: "新对话",
   chats: "对话",

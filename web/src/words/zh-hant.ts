@@ -5,6 +5,7 @@ export const zhHant: Words = {
   locale: "zh-Hant",
   language: "繁體中文",
   product: "chatpager",
+  comma: "，",
   newChat: "新對話",
   untitled: "新對話",
   chats: "對話",
