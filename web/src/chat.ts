@@ -13,7 +13,7 @@ import type { Login } from "./login";
 import { Sessions } from "./sessions";
 import type { LineState } from "./socket";
 import { Store } from "./store";
-import { endsAlike, reread } from "./stored";
+import { isShown, reread } from "./stored";
 import { emptyThread, withdraw } from "./turns";
 import type { Wishes } from "./wire";
 import { type KeptWishes, wishesOf } from "./wishes";
@@ -132,7 +132,7 @@ export class Chat {
     if (carrying.busy(id)) return;
     const newest = await options.api.newest(id).catch(() => []); // read when the connection is back
     const shown = store.threads.peek().get(id);
-    if (shown !== undefined && !carrying.busy(id) && !endsAlike(shown, newest)) await this.reload(id);
+    if (shown !== undefined && !carrying.busy(id) && !isShown(newest, shown)) await this.reload(id);
   }
 
   /** The page is being left. */

@@ -72,13 +72,14 @@ function fingerprint({ text, state, responseId, thoughts, calls }: Message): str
   return JSON.stringify([text, state, responseId, thoughts, calls.map(({ id, output }) => [id, output])]);
 }
 
-/** Whether a conversation whose last items are `newest` ends with what is shown. Answers without a word are not stored. */
-export function endsAlike(shown: Thread, newest: readonly AnyItem[]): boolean {
-  const here = shown.messages.filter((one) => one.state !== "refused" && (one.role === "user" || one.text + one.thoughts !== "" || one.calls.length > 0));
-  const there = fold(newest);
-  return there.every((one, index) => {
-    const mine = here[here.length - there.length + index];
-    return mine?.role === one.role && mine.responseId === one.responseId && (one.responseId !== null || mine.text === one.text);
+/** Whether all of `newest`, the last items of a conversation, is shown. Of what is shown some may not be stored. */
+export function isShown(newest: readonly AnyItem[], shown: Thread): boolean {
+  const here = shown.messages.filter((one) => one.state !== "refused");
+  let place = here.length;
+  return fold(newest).reverse().every(({ role, text, responseId }) => {
+    const same = (mine: Message) => mine.role === role && mine.responseId === responseId && (responseId !== null || mine.text === text);
+    place = here.findLastIndex((mine, index) => index < place && same(mine));
+    return place >= 0;
   });
 }
 
