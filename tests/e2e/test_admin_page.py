@@ -171,7 +171,7 @@ def test_a_conversations_timeline_is_linked_to_and_says_no_word(open_page, conve
 
 
 def test_a_timeline_says_where_a_prompt_left_the_turn_before_it(open_page, server, conversations):
-    respond(server, "And now?", conversations[2], instructions="You know everything about ships.")
+    respond(server, "And now?", conversations[2], instructions="You know ships.", chatpager={"explain": True})
     page = open_page(f"session/default/{conversations[2]}")
     why = page.locator(".turn", has=page.locator(".turn-why")).last.locator(".turn-why")
     expect(why).to_contain_text("They part in message 1")

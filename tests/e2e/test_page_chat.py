@@ -279,8 +279,10 @@ def test_two_tabs_show_the_same_answer_while_it_is_written(page, complaints):
     assert other.locator(".message-text").all_inner_texts() == page.locator(".message-text").all_inner_texts()
     assert len(stored(page)) == 4
     page.wire.asking["max_output_tokens"] = 200
+    page.evaluate("BroadcastChannel.prototype.postMessage = () => undefined")  # as from another device
+    other.evaluate("Object.defineProperty(document, 'visibilityState', { get: () => 'hidden' })")  # does not look
     send(page, "What is my name?")
-    send(other, "你好")  # waits for the other's answer, and does not hear of it meanwhile
+    send(other, "你好")  # waits for the other's answer
     for one in (page, other):
         expect(badges(one)).to_have_count(4, timeout=ANSWERED)
     assert other.locator(".message-text").all_inner_texts() == page.locator(".message-text").all_inner_texts()
@@ -325,10 +327,6 @@ def test_a_restart_of_the_server_loses_nothing(browser, fork_server, tmp_path, c
         expect(answers(page)).to_have_text([answer])
         ask(page, "What is my name?")
         assert len(stored(page)) == 4
-        page.goto(running.url + "/admin#/overview")
-        for heading, turns in (("24 hours", "2"), ("Since the start", "1")):
-            card = page.locator(".card", has=page.get_by_role("heading", name=heading, exact=True))
-            expect(card.locator("dd").last).to_have_text(turns)
         context.close()
 
 
