@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import track
 from rich.text import Text
@@ -75,6 +76,7 @@ def _engine(folder: Path, sequences: int, steps: int) -> tuple[Engine, ModelRunn
         max_num_seqs=sequences,
         step_seconds=0.0,  # or the first ones would be through before the last ones' prompts are
         swap_space=0.0,
+        num_threads=torch.get_num_threads(),
         seed=1,
     )
     runner = ModelRunner(config)

@@ -119,6 +119,7 @@ def _runner(options: Options, folder: Path) -> ModelRunner:
         max_num_seqs=batch,
         step_seconds=0.0,
         swap_space=0.0,
+        num_threads=torch.get_num_threads(),  # no trial of another number in the middle
         seed=1,
     )
     return ModelRunner(config)

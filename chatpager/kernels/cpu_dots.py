@@ -4,7 +4,7 @@ one, where widening both sides takes eight instructions. It rounds each pair's s
 """
 
 from llvmlite import binding, ir
-from numba import types
+from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -26,6 +26,12 @@ binding.initialize_native_asmparser()
 WORDS = 16
 """A register of the instruction: so many float32, or twice as many bfloat16."""
 STEP = 2 * WORDS
+
+
+def can_dot():
+    """Whether numba compiles for a processor that has the instruction."""
+    asked = config.CPU_NAME, config.CPU_FEATURES, not config.ENABLE_AVX
+    return not any(asked) and binding.get_host_cpu_features().get("avx512bf16", False)
 
 
 def _dot(builder, sums, a, b):
@@ -72,7 +78,7 @@ def _nearest(builder, vector):
 
 
 @intrinsic(prefer_literal=True)
-def dots(
+def row_dots(
     typing, columns, rows, weights, weight, weight_stride, inputs, input, input_stride, dim, bias, out, to, to_stride
 ):
     """``out[to + to_stride * i + j]`` becomes row i of the inputs times row j of the weights, each of ``dim`` numbers,
@@ -110,7 +116,6 @@ def dots(
             builder.store(builder.load(place, align=4), more)
         for i in range(n):
             rest = cgutils.alloca_once_value(builder, zero)
-            builder.store(zero, rest)
             with loop(builder, whole, dim, 1) as (d, _):
                 q = load(builder, inputs, builder.add(x[i], d), 1)
                 for j in range(m):

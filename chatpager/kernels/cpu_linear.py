@@ -31,7 +31,7 @@ FEW_ROWS = 16
 """Up to so many rows it is clearly the fastest there is; from 32 on it is even with tiles that are widened for torch,
 then behind."""
 FEW_ROWS_BY_DOTS = 64
-"""Where the processor multiplies bfloat16 itself: 64 rows take 0.95 to 1.14 times what oneDNN's packed weights take, 16
+"""Where the processor multiplies bfloat16 itself: 64 rows take 0.95 to 1.2 times what oneDNN's packed weights take, 16
 rows 0.8 times, 128 up to 1.6 times (one thread of an EPYC with AVX-512, 768 to 6,144 and 3,072 to 768)."""
 
 
@@ -48,9 +48,11 @@ class Weights(NamedTuple):
 
 @cache
 def has_dots() -> bool:
-    """Whether the processor multiplies bfloat16 by an instruction of its own."""
-    known = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # torch promises it to nobody
-    return bool(known and known())
+    """Whether the processor multiplies bfloat16 by an instruction of its own, and not by tiles (AMX): those are
+    oneDNN's, and what was measured is a processor without them."""
+    names = "_is_avx512_bf16_supported", "_is_amx_tile_supported"
+    vectors, tiles = (getattr(torch.cpu, name, lambda: False)() for name in names)  # torch promises them to nobody
+    return bool(vectors and not tiles)
 
 
 def kernels(input: torch.dtype, weight: torch.dtype) -> tuple[Kernel, ...] | None:
@@ -72,6 +74,7 @@ def most_rows(input: torch.dtype, weight: torch.dtype) -> int:
 
 def linear(x: Tensor, weights: Weights, out: Tensor) -> bool:
     """``out = x @ weight.T * scale + bias``, summed in float32, rounded once; a row's bits do not hang on the others.
+    The processor's own instruction takes products below 2^-126 for 0.
 
     Args:
         x: [rows, in].

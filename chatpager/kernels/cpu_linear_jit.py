@@ -7,7 +7,7 @@ is taken in the same order in every block, so that threads, and the number of ro
 
 import numpy as np
 
-from chatpager.kernels.cpu_dots import dots
+from chatpager.kernels.cpu_dots import can_dot, row_dots
 from chatpager.kernels.cpu_entry import as_c_calls_it, jit, put, widen
 from chatpager.kernels.cpu_linear import (
     BIAS,
@@ -122,21 +122,21 @@ def dot_block(p, w, x, out, columns, rows, column, row):
     bias = p[BIAS] + 4 * column if p[BIAS] else 0
     put_at, put_step = row * p[OUT_ROW] + column, p[OUT_ROW]
     if columns == 8:
-        dots(8, 1, w, at, step, x, to, stride, dim, bias, out, put_at, put_step)
+        row_dots(8, 1, w, at, step, x, to, stride, dim, bias, out, put_at, put_step)
     elif columns == 4:
         if rows == 6:
-            dots(4, 6, w, at, step, x, to, stride, dim, bias, out, put_at, put_step)
+            row_dots(4, 6, w, at, step, x, to, stride, dim, bias, out, put_at, put_step)
         elif rows == 5:
-            dots(4, 5, w, at, step, x, to, stride, dim, bias, out, put_at, put_step)
+            row_dots(4, 5, w, at, step, x, to, stride, dim, bias, out, put_at, put_step)
         elif rows == 4:
-            dots(4, 4, w, at, step, x, to, stride, dim, bias, out, put_at, put_step)
+            row_dots(4, 4, w, at, step, x, to, stride, dim, bias, out, put_at, put_step)
         elif rows == 3:
-            dots(4, 3, w, at, step, x, to, stride, dim, bias, out, put_at, put_step)
+            row_dots(4, 3, w, at, step, x, to, stride, dim, bias, out, put_at, put_step)
         else:
-            dots(4, 2, w, at, step, x, to, stride, dim, bias, out, put_at, put_step)
+            row_dots(4, 2, w, at, step, x, to, stride, dim, bias, out, put_at, put_step)
     else:
         for i in range(rows):
-            dots(1, 1, w, at, step, x, to + i * stride, stride, dim, bias, out, put_at + i * put_step, put_step)
+            row_dots(1, 1, w, at, step, x, to + i * stride, stride, dim, bias, out, put_at + i * put_step, put_step)
 
 
 @jit
@@ -153,17 +153,19 @@ def multiply_dots(p, weights, inputs, out):
             for b in range(blocks):
                 row = b * rows // blocks
                 count = (b + 1) * rows // blocks - row
-                if count == 1 and columns == 4:
-                    for j in range(columns):
-                        dot_block(p, weights, inputs, out, 1, 1, column + j, row)
-                else:
-                    dot_block(p, weights, inputs, out, columns, count, column, row)
+                dot_block(p, weights, inputs, out, columns, count, column, row)
             column += columns
         part = next_of(p, NEXT)
 
 
 def compiled(name):
-    """As C calls it: ``rows_INPUT_WEIGHT``, which widens rows, or ``product_INPUT_WEIGHT``."""
+    """As C calls it: ``rows_INPUT_WEIGHT``, which widens rows, ``product_INPUT_WEIGHT``, or ``dots_bfloat16``.
+
+    Raises:
+        RuntimeError: numba compiles for a processor without the instruction that the name asks for.
+    """
+    if name == "dots_bfloat16" and not can_dot():  # LLVM would end the process
+        raise RuntimeError("its settings (NUMBA_CPU_NAME and others) leave out AVX-512 BF16")
 
     def rows_bfloat16_bfloat16(p):  # pragma: no cover
         spread_rows(p, bfloat16_at(p[INPUT]))

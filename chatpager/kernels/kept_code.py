@@ -30,6 +30,9 @@ ELF = b"\x7fELF\x02\x01"
 """How an object begins for a little-endian machine of 64 bits that has this format, which is all that is read here."""
 UNDEFINED, SYMBOLS = 0, 2
 """In ELF: the section of a symbol that is defined elsewhere, and the type of a table of symbols."""
+READABLE = 0o644
+SETTINGS = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_ENABLE_AVX", "NUMBA_OPT")
+"""What changes the code that numba makes."""
 NEVER_CALLED = "numba_", "NRT_"
 """What numba's entries call where a kernel raises, and none of ours does: without numba it is not there."""
 
@@ -69,7 +72,8 @@ def keep(room: str, name: str, code: Code) -> None:
         part = file.with_suffix(f".{os.getpid()}")  # two may start at once
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(_digest(content) + content)
+            with os.fdopen(os.open(part, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, READABLE), "wb") as opened:
+                opened.write(_digest(content) + content)
             part.replace(file)
         except OSError as error:
             log.debug("%s does not keep a kernel: %s", folder, error)
@@ -97,7 +101,9 @@ def _read(file: Path) -> bytes:
     """Raises OSError: it is not there, or somebody could have written it who could not write this program."""
     with file.open("rb") as opened:
         for facts in (os.fstat(opened.fileno()), os.stat(file.parent)):
-            if facts.st_uid not in _trusted() or facts.st_mode & stat.S_IWOTH:
+            # In a folder a group may only replace the file, by one of another owner; in a file it could write.
+            writers = stat.S_IWOTH if stat.S_ISDIR(facts.st_mode) else stat.S_IWOTH | stat.S_IWGRP
+            if facts.st_uid not in _trusted() or facts.st_mode & writers:
                 raise PermissionError(f"{file} may be somebody else's")
         return opened.read()
 
@@ -172,7 +178,8 @@ def _made_of() -> str:
         digest.update(source.read_bytes())
     known = version("numba"), version("llvmlite"), version("numpy"), sys.implementation.cache_tag
     machine = binding.get_process_triple(), binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten()
-    digest.update("\n".join((*known, *machine)).encode())
+    asked = [f"{name}={os.environ.get(name)}" for name in SETTINGS]
+    digest.update("\n".join((*known, *machine, *asked)).encode())
     return digest.hexdigest()
 
 

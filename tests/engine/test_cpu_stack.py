@@ -19,6 +19,8 @@ from chatpager.kernels import cpu_linear
 from tests.engine.models import SHAPE, configs
 from tests.engine.test_sampler import seq
 
+LOOSE = {"rtol": 0.02, "atol": 0.05}
+"""Of bfloat16 where attention's parts are cut otherwise."""
 FUSED = ["llama", "mistral", "qwen2", "qwen3"]
 
 
@@ -145,12 +147,27 @@ def test_a_program_computes_the_bits_of_its_layers(architecture, numbers, plain_
         wanted = decoded(run, lengths, 1)
     for threads in (1, 2, 3, 1):
         for got, exact in zip(decoded(run, lengths, threads), wanted, strict=True):
-            loose = {"rtol": 0.02, "atol": 0.05} if dtype == "bfloat16" else {"rtol": 1e-5, "atol": 1e-5}
+            loose = LOOSE if dtype == "bfloat16" else {"rtol": 1e-5, "atol": 1e-5}
             tolerance = {"rtol": 0.0, "atol": 0.0} if threads == 1 else loose
             torch.testing.assert_close(got, exact, **tolerance)
     few, _ = decoded(run, lengths[:2], 1)
     assert torch.equal(few, wanted[0][:, :2])
     assert programs == [7] * 12 + [2] * 3
+
+
+def test_a_program_of_as_many_rows_as_it_has_room_for(plain_folder, programs, monkeypatch):
+    run = runner(plain_folder("qwen3"), "bfloat16", monkeypatch, fused=True)
+    stack = run.model.module.model.layers[0]
+    run.num_blocks = 160
+    run._open(run.num_blocks)
+    lengths = [1 + 3 * i % 11 for i in range(stack._rows)]
+    with monkeypatch.context() as patch:
+        patch.setattr(stack, "_rows", 0)
+        wanted, _ = decoded(run, lengths, 1, steps=1)
+    for threads in (1, 3):
+        got, _ = decoded(run, lengths, threads, steps=1)
+        torch.testing.assert_close(got, wanted, **({"rtol": 0.0, "atol": 0.0} if threads == 1 else LOOSE))
+    assert programs == [len(lengths)] * 2
 
 
 def test_a_program_tells_of_a_block_that_is_none_and_goes_on_afterwards(plain_folder, programs, monkeypatch):

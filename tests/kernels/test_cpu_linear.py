@@ -1,6 +1,9 @@
 """The linear of few rows gives the product, and the same bits whatever the threads and the other rows are."""
 
 import logging
+import os
+import subprocess
+import sys
 from functools import cache
 
 import pytest
@@ -38,7 +41,7 @@ def random_weight(out, into, dtype):
 
 @given(
     kind=st.sampled_from(KINDS),
-    rows=st.integers(0, 40),
+    rows=st.integers(0, 40) | st.sampled_from([63, 64, 65]),
     into=st.integers(1, 70) | st.integers(500, 530),
     out=st.integers(1, 60),
     bias=st.booleans(),
@@ -73,10 +76,11 @@ def test_any_shape(kind, rows, into, out, bias, layout, count, seed, dots):
 def test_the_exact_sum_is_rounded_to_the_nearest_and_a_tie_to_even(dots, monkeypatch):
     """Sums that float32 holds exactly, so that rounding alone decides."""
     monkeypatch.setattr(cpu_linear, "has_dots", lambda: dots)
-    x = torch.tensor([[1.0, 1.0]], dtype=torch.bfloat16)
     small = torch.tensor([2.0**-9, 2.0**-8, 3 * 2.0**-9, 3 * 2.0**-8, 2.0**-7])
-    weight = torch.stack([torch.ones(5), small], 1).bfloat16()
-    assert torch.equal(product(x, weight)[0], (1 + small).bfloat16())
+    for dim in (2, 34):  # past whole vectors, and in one
+        x, weight = torch.zeros(1, dim, dtype=torch.bfloat16), torch.zeros(5, dim, dtype=torch.bfloat16)
+        x[0, :2], weight[:, 0], weight[:, 1] = 1, 1, small
+        assert torch.equal(product(x, weight)[0], (1 + small).bfloat16())
 
 
 @pytest.mark.parametrize("dots", DOTS)
@@ -115,6 +119,21 @@ def test_rows_of_another_dtype_are_left_to_others(dtype):
     out = torch.full((1, 3), 7.0, dtype=dtype)
     assert not cpu_linear.linear(torch.ones(1, 2, dtype=dtype), Weights(torch.ones(3, 2).bfloat16()), out)
     assert (out == 7).all()
+
+
+def test_numba_that_compiles_for_another_processor_is_done_without():
+    """LLVM ends the process where the instruction is not in what it is to compile for."""
+    code = (
+        "import torch; from chatpager.engine.cpu_linears import Maker; "
+        "from chatpager.kernels import cpu_linear; cpu_linear.has_dots = lambda: True; "
+        "made = Maker().make([torch.nn.Linear(48, 37, dtype=torch.bfloat16)]); "
+        "assert made(torch.ones(2, 48).bfloat16()).shape == (2, 37)"
+    )
+    for name, value in (("NUMBA_CPU_NAME", "generic"), ("NUMBA_ENABLE_AVX", "0")):
+        done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], env={**os.environ, name: value}, text=True,
+                              capture_output=True)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "leave out AVX-512 BF16" in done.stderr
 
 
 def test_without_numba_nothing_is_written_and_one_warning_told(monkeypatch, caplog, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llvmlite import binding
 
 from chatpager.kernels import cpu_code, cpu_decode, kept_code, store_kv
 
@@ -71,13 +72,19 @@ def test_a_file_that_is_not_whole_is_passed_over(code, data):
         assert kept_code.find(*STORE) == code
 
 
-@pytest.mark.parametrize("which", ["file", "folder"])
-def test_what_others_can_write_is_passed_over(folder, code, which):
-    kept_code.keep(*STORE, code)
+@pytest.mark.parametrize(("which", "mode", "found"), [
+    ("file", 0o646, False), ("file", 0o664, False), ("folder", 0o777, False), ("folder", 0o775, True),
+])  # fmt: skip
+def test_what_others_can_write_is_passed_over(folder, code, which, mode, found):
+    before = os.umask(0o002)
+    try:
+        kept_code.keep(*STORE, code)
+    finally:
+        os.umask(before)
     assert kept_code.find(*STORE) == code
     [file] = folder.iterdir()
-    (file if which == "file" else folder).chmod(0o777)
-    assert kept_code.find(*STORE) is None
+    (file if which == "file" else folder).chmod(mode)
+    assert kept_code.find(*STORE) == (code if found else None)
 
 
 def test_what_another_user_wrote_is_passed_over(folder, monkeypatch, code):
@@ -99,6 +106,17 @@ def test_a_file_that_is_passed_over_is_written_anew(folder, code):
 def test_what_another_version_compiled_is_not_found(folder, monkeypatch, code, changed):
     kept_code.keep(*STORE, code)
     monkeypatch.setattr(kept_code, "version", lambda name: "0" if name == changed else version(name))
+    monkeypatch.setattr(kept_code, "_made_of", kept_code._made_of.__wrapped__)
+    assert kept_code.find(*STORE) is None
+
+
+@pytest.mark.parametrize("changed", ["get_host_cpu_name", "NUMBA_CPU_NAME", "NUMBA_ENABLE_AVX", "NUMBA_OPT"])
+def test_what_another_processor_or_setting_compiled_is_not_found(folder, monkeypatch, code, changed):
+    kept_code.keep(*STORE, code)
+    if changed.startswith("NUMBA"):
+        monkeypatch.setenv(changed, "0")
+    else:
+        monkeypatch.setattr(binding, changed, lambda: "another")
     monkeypatch.setattr(kept_code, "_made_of", kept_code._made_of.__wrapped__)
     assert kept_code.find(*STORE) is None
 
