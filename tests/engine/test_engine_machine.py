@@ -49,7 +49,7 @@ from tests.engine.test_cache_events import follow, full
 from tests.engine.tiering import crash
 
 STEPS = int(os.environ.get("CHATPAGER_MACHINE_STEPS", "60"))
-EXAMPLES = int(os.environ.get("CHATPAGER_MACHINE_EXAMPLES", "340"))  # 20,400 steps; 17,000 make a million
+EXAMPLES = int(os.environ.get("CHATPAGER_MACHINE_EXAMPLES", "120"))  # 7,200 steps; 17,000 make a million
 TRACED_EXAMPLES = 60
 
 shared = (5,) * 12

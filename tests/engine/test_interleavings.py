@@ -15,7 +15,7 @@ from chatpager.engine.heads import Strength
 from chatpager.engine.messages import LeaseRequest
 from tests.engine.fakes import continuation, make_engine, request, step
 
-STATES = int(os.environ.get("CHATPAGER_INTERLEAVINGS", "300"))
+STATES = int(os.environ.get("CHATPAGER_INTERLEAVINGS", "120"))
 PROMPTS = {
     "a": [1, 2, 3, 4, 11, 12, 13, 14, 15],
     "b": [1, 2, 3, 4, 21, 22, 23, 24, 25],

@@ -83,6 +83,7 @@ messages = st.lists(
 )
 
 
+@pytest.mark.no_cover  # other tests cover the same, and each of hundreds of examples takes twice as long
 @pytest.mark.parametrize("name", [*MODELS, *WAYS])
 def test_what_transformers_makes_of_a_template_is_made_here(name):
     template = (MODELS | WAYS)[name]

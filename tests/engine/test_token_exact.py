@@ -20,7 +20,7 @@ from tests.engine.schedules import Schedule
 
 ARCHITECTURES = sorted(configs())
 pytestmark = pytest.mark.no_cover  # other tests cover the same, and a step takes twice as long under the tracer
-SCHEDULES = int(os.environ.get("CHATPAGER_SCHEDULES", "96"))
+SCHEDULES = int(os.environ.get("CHATPAGER_SCHEDULES", "48"))
 ENOUGH = 204
 """Schedules in which all of this happens:"""
 EVENTS = {

@@ -6,6 +6,7 @@ import torch
 from chatpager.kernels.heuristics import extend_tiling
 from tests.kernels.pages import TOLERANCE, Problem, assert_close, assert_right, pages
 
+pytestmark = pytest.mark.no_cover  # other tests cover the same, and the interpreter takes twice as long
 TILE = extend_tiling(16, 2, 4, 4096, 1 << 20).tile
 
 

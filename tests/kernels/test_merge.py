@@ -6,6 +6,7 @@ import torch
 from chatpager.kernels.heuristics import Splits
 from tests.kernels.pages import TOLERANCE, assert_close, assert_right, pages
 
+pytestmark = pytest.mark.no_cover  # other tests cover the same, and the interpreter takes twice as long
 CUTS = [Splits(64, 1), Splits(64, 2), Splits(64, 3), Splits(128, 2), Splits(192, 5), Splits(64, 9)]
 
 
