@@ -48,19 +48,22 @@ def list_tenants(server: Remote, as_json: AsJson = False) -> None:
 def limit(
     server: Remote,
     tenant: Name,
-    key: Annotated[str | None, typer.Option(help="only this key (key_...) of it; without --max-conversations")] = None,
+    key: Annotated[str | None, typer.Option(help="only this key (key_...) of it")] = None,
     requests_per_minute: Annotated[int | None, typer.Option(help="default: as the settings say")] = None,
     tokens_per_minute: Annotated[int | None, typer.Option(help="default: as the settings say")] = None,
     max_conversations: Annotated[int | None, typer.Option(help="default: as the settings say")] = None,
+    weight: Annotated[int | None, typer.Option(help="waiting turns begun in each round; default: 1")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what a tenant may ask for from now on, in place of what was said before."""
     wanted = dict(zip(LIMITS, (requests_per_minute, tokens_per_minute, max_conversations), strict=True))
     path = _path(tenant, "/limits")
     if key is not None:
-        if wanted.pop("max_conversations") is not None:
-            raise ConfigError("max_conversations", "is a tenant's, not a key's", source="--max-conversations")
+        if wanted.pop("max_conversations") is not None or weight is not None:
+            raise ConfigError("key", "has neither --max-conversations nor --weight: they are its tenant's", value=key)
         path = f"/v1/admin/keys/{quote(key, safe='')}/limits"
+    else:
+        wanted["weight"] = weight
     found = server.request("PUT", path, wanted)
     told = ", ".join(f"{found[name]:,} {name}" for name in LIMITS if found[name] is not None)
     tell(found, f"{found['id']}: {told or 'no limits'}", as_json=as_json)

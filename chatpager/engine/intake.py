@@ -61,6 +61,7 @@ class Intake:
             max_length=min(self._longest, len(prompt) + wanted),
             eos_token_ids=self._runner.eos_token_ids,
             priority=request.priority,
+            weight=request.weight,
             arrival=self._arrivals,
             seed=seed,
             owner=request.owner,

@@ -26,6 +26,8 @@ class AddRequest(msgspec.Struct, frozen=True, kw_only=True, tag="add"):
     params: SamplingParams
     salt: bytes = b""
     priority: int = 0
+    weight: int = 1
+    """Of its domain's requests so many are begun in one round."""
     owner: str = ""
     """The session whose turn this is: its head moves to where the turn ends."""
     more_owners: list[str] = []

@@ -55,7 +55,7 @@ class Scheduler:
         place = bisect_left(self.waiting, seq.priority, key=lambda other: other.priority)
         first = self.waiting[place] if place < len(self.waiting) else None
         earliest = first.round if first is not None and first.priority == seq.priority else None
-        number = self._rounds.joined(seq.hasher.tenant, earliest)
+        number = self._rounds.joined(seq.hasher.tenant, earliest, seq.weight)
         seq.round = number if seq.round is None else seq.round  # one that was preempted has its place again
         insort(self.waiting, seq, key=_turn)
 

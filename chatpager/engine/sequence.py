@@ -76,6 +76,7 @@ class Sequence:
         "tail",
         "token_ids",
         "unread",
+        "weight",
         "written",
     )
 
@@ -87,6 +88,8 @@ class Sequence:
     """The published prefix that it begins with, whose blocks ``hasher`` names for everybody."""
     unread: bool
     """Nobody reads it at the moment."""
+    weight: int
+    """Of its tenant's requests so many are of one round."""
     round: int | None
     """Of its tenant's requests it is the one of this round (``Rounds``); None: it has not waited."""
     reached: int
@@ -138,13 +141,14 @@ class Sequence:
         prefix: PublishedPrefix | None = None,
         speculative: bool = False,
         constraint: Constraint | None = None,
+        weight: int = 1,
     ) -> None:
         self.request_id, self.index, self.owner, self.speculative = request_id, index, owner, speculative
         self.token_ids, self.num_prompt_tokens = token_ids, len(token_ids)
         self.params, self.constraint, self.seed = params, constraint, seed
         self.max_length, self.eos_token_ids = max_length, eos_token_ids
         self.hasher, self.prefix = hasher, prefix
-        self.priority, self.arrival = priority, arrival
+        self.priority, self.weight, self.arrival = priority, weight, arrival
         self.status = SequenceStatus.WAITING
         self._block_table = BlockTable()
         self.hashes, self.forks = [], []

@@ -19,7 +19,7 @@ from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE, Service
 from chatpager.store import Limits
 
-MOST = 1 << 53
+MOST, MOST_WEIGHT = 1 << 53, 100
 TENANT = re.compile(r"[!-~]{1,64}")
 
 
@@ -39,6 +39,7 @@ def _tenant(service: Service, name: str, conversations: int, keys: int) -> w.Ten
         paused_at=quotas.paused(name),
         conversations=conversations,
         keys=keys,
+        weight=quotas.weight(name),
         running=sum(turn.request.tenant == name for turn in service.hub.turns.values()),
         **_allowed(service, "tenant", name),
     )
@@ -62,7 +63,7 @@ def _allowed(service: Service, kind: str, name: str) -> dict[str, Any]:
 async def limit(request: web.Request) -> web.Response:
     """What is not sent is what the settings say."""
     service, name = request.app[SERVICE], _named(request)
-    found = _sent(await request.read(), "requests_per_minute", "tokens_per_minute", "max_conversations")
+    found = _sent(await request.read(), "requests_per_minute", "tokens_per_minute", "max_conversations", "weight")
     row = Limits(kind="tenant", name=name, paused_at=service.hub.quotas.paused(name), **found)
     await _change(request, "tenant.limited", row)
     return json_response(_tenant(service, name, *await _counts(service, name)))
@@ -138,7 +139,7 @@ def _named(request: web.Request) -> str:
 def _sent(body: bytes, *names: str) -> dict[str, int | None]:
     sent = known_fields(decode(body or b"{}"), *names)
     for name, value in sent.items():
-        least = 0 if name == "max_conversations" else 1
-        if value is not None and (type(value) is not int or not least <= value <= MOST):
-            raise InvalidRequest(f"{name} is a whole number from {least} on, or null", param=name)
+        least, most = 0 if name == "max_conversations" else 1, MOST_WEIGHT if name == "weight" else MOST
+        if value is not None and (type(value) is not int or not least <= value <= most):
+            raise InvalidRequest(f"{name} is a whole number from {least} to {most}, or null", param=name)
     return sent

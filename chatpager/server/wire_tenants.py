@@ -30,6 +30,8 @@ class Tenant(Allowance, frozen=True, kw_only=True):
     conversations: int
     keys: int
     running: int
+    weight: int
+    """Of its turns that wait so many are begun in each round."""
 
 
 class LimitedKey(Allowance, frozen=True, kw_only=True):
@@ -64,3 +66,4 @@ class TenantLimits(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     requests_per_minute: Count = None
     tokens_per_minute: Count = None
     max_conversations: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    weight: Annotated[int, msgspec.Meta(ge=1, le=100)] | None = None

@@ -326,6 +326,7 @@ class SessionHub:
             params=request.params,
             salt=self._salts.of(request.tenant),
             priority=request.priority,
+            weight=self.quotas.weight(request.tenant),
             owner=first.owner,
             more_owners=[turn.owner for turn in turns[1:]],
         )

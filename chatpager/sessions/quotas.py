@@ -156,6 +156,10 @@ class Quotas:
         row = self.limits.get(("tenant", tenant))
         return row.paused_at if row else None
 
+    def weight(self, tenant: str) -> int:
+        row = self.limits.get(("tenant", tenant))
+        return (row.weight if row else None) or 1
+
     def now(self) -> float:
         return self._clock()
 

@@ -274,7 +274,8 @@ class AuditEntry(Struct, frozen=True, kw_only=True):
 
 class Limits(Struct, frozen=True, kw_only=True):
     """What an operator allows a tenant, or a key by its id; None: what the settings say of a tenant, and any number for
-    a key. ``paused_at``: a tenant begins nothing since then."""
+    a key. ``weight``: requests that are begun of it in each round, None: one. ``paused_at``: a tenant begins nothing
+    since then."""
 
     kind: Literal["tenant", "key"]
     name: str
@@ -282,6 +283,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     max_conversations: int | None = None
+    weight: int | None = None
 
 
 class TenantRow(Struct, frozen=True, kw_only=True):

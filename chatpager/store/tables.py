@@ -179,6 +179,7 @@ limits = Table(
     Column("requests_per_minute", BigInteger),
     Column("tokens_per_minute", BigInteger),
     Column("max_conversations", BigInteger),
+    Column("weight", BigInteger),
 )
 
 history = Table(

@@ -61,7 +61,7 @@ def test_tenants_are_limited_paused_and_erased(ask):
     assert "pause it first" in ask("tenants", "erase", "[ann]", "--yes", code=1)
     assert json.loads(ask("tenants", "limit", "[ann]", "--json"))["requests_per_minute"] is None
     wrong = ask("tenants", "limit", "ann", "--key", "key_x", "--max-conversations", 1, code=2)
-    assert "a tenant's, not a key's" in wrong
+    assert "they are its tenant's" in wrong
 
 
 def test_a_session_is_pinned_and_let_go(ask, session, server):

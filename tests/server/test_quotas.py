@@ -83,8 +83,8 @@ async def test_an_operator_changes_what_a_tenant_and_a_key_may_ask_for_while_it_
         assert (told["requests_left"], told["tokens_per_minute"], told["keys"]) == (3, None, 2)
         assert (await own.ok("PUT", f"/v1/admin/keys/{made.id}/limits", {"tokens_per_minute": 50}))["tokens_left"] == 50
         assert (await own.call("PUT", "/v1/admin/keys/key_none/limits", {})).refusal == (404, "key_not_found", None)
-        for body, field in (({"requests": 1}, "requests"), ({"tokens_per_minute": 0}, "tokens_per_minute")):
-            assert (await own.call("PUT", "/v1/admin/tenants/ann/limits", body)).refusal[2] == field
+        for body in ({"requests": 1}, {"tokens_per_minute": 0}, {"weight": 101}):
+            assert (await own.call("PUT", "/v1/admin/tenants/ann/limits", body)).refusal[2] == next(iter(body))
         asked = {"input": "Hello", **GREEDY, "max_output_tokens": 100}
         assert (await Bearer(server, key).call("POST", "/v1/responses", asked)).status == 200
         refused = await Bearer(server, key).call("POST", "/v1/responses", asked)
@@ -93,7 +93,8 @@ async def test_an_operator_changes_what_a_tenant_and_a_key_may_ask_for_while_it_
         assert (await ann.call("GET", "/v1/models")).status == 429
         row = next(row for row in (await own.ok("GET", "/v1/admin/tenants"))["data"] if row["id"] == "ann")
         assert (row["requests_left"], row["conversations"], row["max_conversations"]) == (0, 1, 1)
-        await own.ok("PUT", "/v1/admin/tenants/ann/limits", {})
+        assert (await own.ok("PUT", "/v1/admin/tenants/ann/limits", {"weight": 5}))["weight"] == 5
+        assert (server.hub.quotas.weight("ann"), server.hub.quotas.weight("bob")) == (5, 1)
         await ann.ok("GET", "/v1/models")
         await own.ok("PUT", "/v1/admin/tenants/ann/limits", limits)
         for stranger in (ann, await bearer(server, "ann", "read-only")):
