@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import gc
 import signal
+import sys
 
 import hypothesis
 import pytest
@@ -26,6 +27,17 @@ from tests.chat_models import save_model, save_tokenizer
 from tests.postgres import postgres_server, postgres_url  # noqa: F401
 from tests.processes import fork_server, pytest_runtest_setup, server, server_url  # noqa: F401
 from tests.reliability.rows import pytest_collection_modifyitems, pytest_configure  # noqa: F401
+
+OURS = ("127.", "::1", "localhost", "0.0.0.0", "::")
+
+
+def _refuse_others(event: str, args: tuple) -> None:
+    """The server asks nobody else for anybody, and no test does."""
+    if event == "socket.connect" and isinstance(args[1], tuple) and not str(args[1][0]).startswith(OURS):
+        raise PermissionError(f"a test, or what it tests, asks {args[1]}: only this machine is asked")
+
+
+sys.addaudithook(_refuse_others)
 
 # Every run draws the same examples; `pytest --hypothesis-profile default` draws new ones.
 hypothesis.settings.load_profile("ci")

@@ -5,16 +5,25 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import Any
+from collections.abc import MutableMapping
+from contextlib import suppress
+from typing import Any, TextIO, cast
 
 import structlog
 
+from chatpager.sessions.mistakes import told_of
 from chatpager.sessions.stream import Ended
 from chatpager.sessions.turn import LiveTurn
 from chatpager.store import text_of
 
 log = structlog.get_logger("chatpager")
-SHARED = 3
+MAX_VALUE = 16_384
+"""Characters of one value in a line: with ``--log-content`` it may be all that somebody said."""
+LOST = {
+    "console": "log.lost lines=%d: they could not be written\n",
+    "json": '{"event": "log.lost", "level": "error", "lines": %d}\n',
+}
+SHARED = 5
 """Processors that add to an event; those behind them make a line of it."""
 
 
@@ -46,22 +55,71 @@ def _asked(turn: LiveTurn) -> list[object]:
     return [text_of(m.content) for m in turn.request.messages] if prompt is None else [prompt]
 
 
+def _placed(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Of an exception, the libraries' too, what ``log_mistake`` tells."""
+    found = event.pop("exc_info", None)
+    error = sys.exc_info()[1] if found is True else found[1] if isinstance(found, tuple) else found
+    if isinstance(error, BaseException):
+        event.update({name: value for name, value in told_of(error).items() if name not in event})
+    return event
+
+
+def _bounded(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Values that are not too long, and end no line but with it."""
+    return {name: _cut(value) for name, value in event.items()}
+
+
+def _cut(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_cut(one) for one in value]
+    if not isinstance(value, str):
+        return value
+    cut = value if len(value) <= MAX_VALUE else f"{value[:MAX_VALUE]}... ({len(value)} characters)"
+    return cut.replace("\r", "\\r").replace("\n", "\\n")
+
+
+class Lossy:
+    """A stream whose lines are dropped and counted where they cannot be written: the disk is full, or who read them has
+    gone. The next one that can be written says how many those were."""
+
+    def __init__(self, stream: TextIO, form: str) -> None:
+        self._stream = stream
+        self._told = LOST[form]
+        self._lost = 0
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):  # a stream that is closed; it is counted when it is flushed
+            if self._lost:
+                self._stream.flush()
+                self._stream.write(self._told % self._lost)
+                self._lost = 0
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except (OSError, ValueError):
+            self._lost += 1
+
+
 def set_up_logs(form: str) -> None:
     """``form``: console or json."""
     processors: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _placed,
+        _bounded,
     ]
     if form == "json":
-        processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        processors.append(structlog.processors.JSONRenderer())
     else:
-        # Not the default: it shows local variables, and they may hold what people wrote.
-        plain = structlog.dev.plain_traceback
         colours = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-        processors.append(structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=plain))
+        processors.append(structlog.dev.ConsoleRenderer(colors=colours))
     # What the engine and the libraries say, who know only the standard library's logging, in the same form.
-    handler = logging.StreamHandler(sys.stderr)
+    stream = cast(TextIO, Lossy(sys.stderr, form))
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=processors[:SHARED],
@@ -72,5 +130,5 @@ def set_up_logs(form: str) -> None:
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(stream),
     )

@@ -84,7 +84,7 @@ async def serve(config: Config, path: Path, console: Console, *, browser: bool =
     try:
         admins = None
         if config.server.admin_port is not None:
-            if config.server.admin_port == config.server.port:
+            if config.server.admin_port == config.server.port != 0:
                 raise ConfigError("admin_port", "is everybody's port, too; choose another", value=config.server.port)
             admins = await listen_for_admins(runner, config.server.admin_host, config.server.admin_port)
         site = web.TCPSite(runner, config.server.host, config.server.port, backlog=BACKLOG)
