@@ -135,6 +135,23 @@ def bench_kernels(
     run(shape=shape, dtype=dtype, device=device, threads=threads, most_tokens=most_tokens, seconds=seconds, out=out)
 
 
+@bench_app.command("linears", epilog="Example: chatpager bench linears --outputs 768 --inputs 3072 --rows 1,16,64")
+def bench_linears(
+    outputs: Annotated[int, typer.Option(help="rows of the weight")] = 6144,
+    inputs: Annotated[int, typer.Option(help="columns of the weight")] = 768,
+    dtype: Annotated[str, typer.Option(help="bfloat16 or float32")] = "bfloat16",
+    rows: Annotated[str, typer.Option(help="tokens of a step, comma separated")] = "1,4,16,64,128,256,1024",
+    threads: Annotated[int, typer.Option(help="torch threads")] = 1,
+    rounds: Annotated[int, typer.Option(help="of all copies of the weight")] = 5,
+    out: ResultFile = None,
+) -> None:
+    """A model's products on the CPU by torch, by oneDNN's packed weights where it has them, and by our kernel."""
+    from chatpager.bench.linears import run
+
+    counts = whole_numbers("rows", rows)
+    run(outputs=outputs, inputs=inputs, dtype=dtype, rows=counts, threads=threads, rounds=rounds, out=out)
+
+
 @bench_app.command("grammars", epilog="Example: chatpager bench grammars --rows 1,4")
 def bench_grammars(
     rows: Annotated[str, typer.Option(help="sequences of a step, comma separated")] = "1,16",
