@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -74,7 +73,6 @@ class FakeRunner:
         if not self._words:
             raise ConfigError("engine", "fake has nothing to say: the vocabulary has no words", value=config.engine)
         self._memory = np.zeros((self.num_blocks, self.block_size), np.int32)
-        self._asked: WeakKeyDictionary[TokenSequence, _Asked] = WeakKeyDictionary()
         self._beat = 1 / config.fake_tokens_per_second if config.fake_tokens_per_second else 0.0
         self._due = 0.0
         self._clock, self._sleep = clock, sleep
@@ -126,9 +124,9 @@ class FakeRunner:
             raise WrongBlock
 
     def _sample(self, seq: TokenSequence) -> Sampled:
-        asked = self._asked.get(seq)
-        if asked is None:
-            asked = self._asked[seq] = _asked(seq)
+        asked = seq.note
+        if not isinstance(asked, _Asked):
+            asked = seq.note = _asked(seq)
         token = self._next(seq, asked.digest)
         if not asked.ruled:
             return Sampled(token)

@@ -56,6 +56,7 @@ class Sequence:
         "index",
         "is_long",
         "max_length",
+        "note",
         "num_prompt_tokens",
         "owner",
         "params",
@@ -121,6 +122,8 @@ class Sequence:
     """The lane by which it was admitted first."""
     sampled_at: float | None
     """When its last token came."""
+    note: object
+    """What the runner keeps of it from step to step."""
     forks: list[Sequence]
     """Siblings of the same request that start from this one's prompt once it is computed (n > 1)."""
 
@@ -158,7 +161,7 @@ class Sequence:
         self.restored_tokens = Counter()
         self.is_long = self.first_admitted = self.unread = False
         self.round = self.reach = self.reading = self.evicted = self.tail = None
-        self.history = self.sampled_at = None
+        self.history = self.sampled_at = self.note = None
 
     @property
     def block_table(self) -> BlockTable:
