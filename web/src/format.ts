@@ -110,7 +110,7 @@ export function receiptLines({ usage, cache, timings }: Receipt): ReceiptLine[] 
   }
   if (cache?.break) {
     const { token_index, role, expected, got } = cache.break;
-    lines.push({ name: words.receiptBreak, parts: [words.brokeAt(count(token_index), role)] });
+    lines.push({ name: words.receiptBreak, parts: [expected === null ? words.brokeElsewhere(count(token_index)) : words.brokeAt(count(token_index), role)] });
     if (expected !== null) lines.push({ name: words.expected, parts: [shown(expected)] });
     lines.push({ name: words.got, parts: [shown(got)] });
   }

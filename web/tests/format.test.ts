@@ -100,6 +100,13 @@ describe("the receipt", () => {
     expect(missInWords({ ...cold, miss_reason: reason })[0]).toBe(words.miss[reason]);
   });
 
+  it("says of a chat's first turn from whose prompt its own parts, and shows no text of that", () => {
+    const broken = { response_id: "resp_1", token_index: 3, message_index: 0, role: "system", expected: "ships", got: "boats" };
+    const told = (expected: string | null) => receiptLines({ usage: null, cache: { ...cold, break: { ...broken, expected } }, timings: null }).slice(2);
+    expect(told("ships").map(({ parts }) => parts[0])).toEqual([words.brokeAt("3", "system"), "“ships”", "“boats”"]);
+    expect(told(null).map(({ parts }) => parts[0])).toEqual([words.brokeElsewhere("3"), "“boats”"]);
+  });
+
   it("passes on a reason a later server may give", () => {
     expect(missInWords({ ...cold, miss_reason: "moon_phase" as MissReason })).toEqual(["Reason given by the server: moon_phase."]);
   });

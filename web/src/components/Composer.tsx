@@ -2,7 +2,7 @@ import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
 import { words } from "../words";
 import { Icon } from "./Icon";
 import { useChat } from "./context";
-import { fit } from "./fit";
+import { fit, isFull } from "./fit";
 
 export function Composer() {
   const chat = useChat();
@@ -35,7 +35,7 @@ export function Composer() {
           id="message"
           ref={field}
           rows={1}
-          dir="auto"
+          dir={isFull(draft.value) ? undefined : "auto"}
           placeholder={words.placeholder}
           aria-describedby="keys"
           enterkeyhint="send"

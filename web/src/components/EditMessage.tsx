@@ -2,7 +2,7 @@ import { useLayoutEffect, useRef } from "preact/hooks";
 import type { Message } from "../turns";
 import { words } from "../words";
 import { useChat } from "./context";
-import { fit } from "./fit";
+import { fit, isFull } from "./fit";
 
 /** A message said otherwise goes on a branch; Enter sends it, Esc leaves all as it was. */
 export function EditMessage({ message, onDone }: { message: Message; onDone: () => void }) {
@@ -33,7 +33,7 @@ export function EditMessage({ message, onDone }: { message: Message; onDone: () 
       <textarea
         ref={field}
         rows={1}
-        dir="auto"
+        dir={isFull(message.text) ? undefined : "auto"}
         aria-label={words.editMessage}
         defaultValue={message.text}
         onInput={(event) => fit(event.currentTarget)}

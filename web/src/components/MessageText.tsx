@@ -1,5 +1,6 @@
 import type { Role } from "../wire";
 import { Markdown } from "./Markdown";
+import { isFull } from "./fit";
 
 interface MessageTextProps {
   role: Role;
@@ -11,7 +12,7 @@ interface MessageTextProps {
 export function MessageText({ role, text, live }: MessageTextProps) {
   if (role === "assistant") return <Markdown text={text} live={live} />;
   return (
-    <div class="message-text" dir="auto">
+    <div class="message-text" dir={isFull(text) ? undefined : "auto"}>
       {text}
     </div>
   );

@@ -198,6 +198,7 @@ export const en = {
   missUnknown: (reason: string) => `Reason given by the server: ${reason}.`,
   divergedAt: (token: string) => `They differ from token ${token} on.`,
   brokeAt: (token: string, role: string | null) => `The prompt left the turn before it at token ${token}${role === null ? "" : `, in a message of the ${role}`}.`,
+  brokeElsewhere: (token: string) => `There is no turn before it to go on from; the prompt parts from that of another chat at token ${token}.`,
   expected: "Before",
   got: "Now",
   evictedAgo: (time: string, by: boolean) => `They were evicted ${time} ago${by ? " for another conversation of yours" : ""}.`,

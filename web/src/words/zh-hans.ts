@@ -197,6 +197,7 @@ export const zhHans: Words = {
   missUnknown: (reason) => `服务器给出的原因：${reason}。`,
   divergedAt: (token) => `从第 ${token} 个 token 开始不同。`,
   brokeAt: (token, role) => `提示在第 ${token} 个 token 离开了上一轮${role === null ? "" : `，位于 ${role} 的消息中`}。`,
+  brokeElsewhere: (token) => `之前没有可以接续的回合；提示在第 ${token} 个 token 与另一个对话的提示分开。`,
   expected: "之前",
   got: "现在",
   evictedAgo: (time, by) => `它们在 ${time} 前被逐出${by ? "，让位给你的另一个对话" : ""}。`,

@@ -197,6 +197,7 @@ export const zhHant: Words = {
   missUnknown: (reason) => `伺服器給出的原因：${reason}。`,
   divergedAt: (token) => `從第 ${token} 個 token 開始不同。`,
   brokeAt: (token, role) => `提示在第 ${token} 個 token 離開了上一輪${role === null ? "" : `，位於 ${role} 的訊息中`}。`,
+  brokeElsewhere: (token) => `之前沒有可以接續的回合；提示在第 ${token} 個 token 與另一個對話的提示分開。`,
   expected: "之前",
   got: "現在",
   evictedAgo: (time, by) => `它們在 ${time} 前被逐出${by ? "，讓位給你的另一個對話" : ""}。`,
