@@ -119,6 +119,7 @@ def acts_of_an_admin(page, url: str, chat: str) -> None:
     page.get_by_role("button", name="Drain the server").click()
     page.get_by_role("dialog").get_by_role("button", name="Drain the server").click()
     expect(page.get_by_role("button", name="The server is draining.")).to_be_visible()
+    expect(page.locator(".feed")).to_have_text("The server is draining.")
     acts = page.request.get(f"{url}/v1/admin/audit").json()["data"]
     assert [(act["key"], act["action"], act["target"]) for act in acts[3::-1]] == [
         ("own", "conversation.pinned", f"ann/{chat}"),

@@ -7,6 +7,7 @@ import { useStore } from "./context";
 export function Bar() {
   const store = useStore();
   const { paused, feed, snapshot, login } = store;
+  const draining = snapshot.value?.status === "draining" && ["live", "lost"].includes(feed.value); // it ends the feed by and by
   return (
     <header class="bar">
       <a class="bar-home" href="#/overview" aria-label="chatpager">
@@ -17,7 +18,7 @@ export function Bar() {
         {snapshot.value === null ? "" : `${snapshot.value.model} · ${snapshot.value.version}`}
       </span>
       <span class={`feed feed-${feed.value}`} role="status">
-        {words.value.feed[feed.value]}
+        {draining ? words.value.drainingNow : words.value.feed[feed.value]}
       </span>
       <button type="button" class="button" onClick={() => store.pause(!paused.value)}>
         {paused.value ? words.value.resume : words.value.pause}
