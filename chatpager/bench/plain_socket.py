@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections.abc import Callable, Mapping
 from typing import Self, cast
 from urllib.parse import urlsplit
 
 TEXT, CLOSE, PING, PONG = 1, 8, 9, 10
 MASK = b"\0\0\0\0"
+IP_BIND_ADDRESS_NO_PORT = 24
+"""Of Linux (ip(7)): the port is chosen with the other end in view. To look for one that nobody has at all took the
+clients three fifths of their time once 10,000 had come and gone."""
 OPEN_SECONDS = 60.0
 """After which a connection that is not open is given up."""
 
@@ -66,6 +70,8 @@ class PlainSocket(asyncio.Protocol):
             if receive_buffer is not None:
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
             if source is not None:
+                if sys.platform == "linux":
+                    raw.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
                 raw.bind((source, 0))
             loop = asyncio.get_running_loop()
             path = parts.path + (f"?{parts.query}" if parts.query else "")

@@ -56,7 +56,7 @@ log = structlog.get_logger("chatpager")
 
 COLLECTED_AFTER = 25_000, 10, 10
 """Objects more than before, and collections of younger ones. A step of 1,000 streams makes 10,000 and gives them back:
-with Python's own 700 the collector took two fifths of the engine's thread to find nothing."""
+with Python's own 700 the collector looks several times in each and finds nothing."""
 BACKLOG = 4096
 """Connections that may wait to be accepted, if the system lets them: many come at once where a server was restarted."""
 
