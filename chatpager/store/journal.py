@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import ColumnElement, delete, exists, select, update
+from sqlalchemy import ColumnElement, delete, exists, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from chatpager.store import chain, step_log
@@ -67,7 +67,8 @@ async def clear(c: AsyncConnection, of: ColumnElement[bool]) -> None:
     with these steps; at once where no turn is live."""
     await c.execute(delete(turn_journal).where(turn_journal.c.turn_id.in_(select(turns.c.id).where(of))))
     if c.dialect.name == "sqlite":
-        await c.execute(delete(turn_journal).where(_STEPS, ~exists().where(LIVE, ~of)))
+        # Of a turn without a session ``of`` may be NULL, and so would "not" be.
+        await c.execute(delete(turn_journal).where(_STEPS, ~exists().where(LIVE, of.is_not(true()))))
 
 
 async def clear_deleted(c: AsyncConnection, of: ColumnElement[bool]) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import func, insert, select
 from chatpager.errors import ResponseNotFound, StoreError
 from chatpager.store import JournalEntry, journal, one_visit, tables
 from chatpager.store.step_log import STEPS_BEHIND, StepLog
-from tests.store.making import begin, end, entry, user
+from tests.store.making import begin, conversation, end, entry, user
 
 
 async def journal_rows(store):
@@ -114,6 +114,16 @@ async def test_a_deleted_turn_leaves_nothing_in_the_steps_that_it_shares(sqlite_
     async with sqlite_store._database.read() as c:
         left = b"".join(await c.scalars(select(tables.turn_journal.c.token_ids)))
     assert b"secret" not in left and b"kept" in left
+
+
+async def test_a_deleted_conversation_takes_no_step_of_a_turn_without_one(store, url, open_store):
+    """Which runs, of another tenant: a crash right after that loses nothing of it."""
+    await conversation(store, "conv_b", "hi", "hello", tenant="bob")
+    await store.begin_turn(begin("resp_1", user("hi")))
+    await store.journal([entry("resp_1", 0, "shown")])
+    await store.delete_session("bob", "conv_b")
+    other = await open_store(url, migrate=False)
+    assert [(done.turn_id, done.tokens) for done in await other.recover(now=9)] == [("resp_1", 5)]
 
 
 async def test_entries_of_one_turn_may_be_written_as_one(store):
