@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 from chatpager.errors import InvalidRequest, NotFound
-from chatpager.store import Store
+from chatpager.store import Store, new_key
 from tests.store.making import begin, conversation, count, end, entry, user
 
 UNKNOWN = {"session": "conv_0", "turn": "resp_0", "tip": "b2:0"}
@@ -51,8 +51,11 @@ OF_THE_SERVER = {
     "open", "claim", "close", "journal", "recover", "create_key", "keys", "has_keys", "key", "revoke_key", "audit",
     "audited", "history", "keep_history",
 }  # fmt: skip
-OF_THE_OPERATOR = {"publish_prefix", "prefix", "prefixes", "withdraw_prefix"}
-"""Prefixes are published for all tenants."""
+OF_THE_OPERATOR = {
+    "publish_prefix", "prefix", "prefixes", "withdraw_prefix", "tenants", "limits", "limit", "revoke_keys_of",
+    "turns_alone",
+}  # fmt: skip
+"""Prefixes are published for all tenants; the others are told whose tenant is meant."""
 
 
 def test_no_operation_is_left_out():
@@ -114,6 +117,20 @@ async def test_what_a_tenant_finds_is_its_own(store):
     assert (await store.turn_of_answer("bob", answer)).id == "resp_conv_b_0"
     assert await store.turn_of_answer("ann", answer) is None
     assert await store.active_turns("ann") == []
+
+
+async def test_what_is_erased_of_a_tenant_is_its_own(store):
+    await of_bob(store)
+    for tenant in ("ann", "bob"):
+        for n in range(2):
+            await store.begin_turn(begin(f"resp_{tenant}_{n}", user("hi"), tenant=tenant))
+            await store.create_key(new_key(tenant, "", "user", 1)[0])
+    await store.finish_turn(end("resp_ann_0", "hello"))
+    assert set(await store.turns_alone("ann", 9)) == {"resp_ann_0", "resp_ann_1"}
+    assert len(await store.turns_alone("ann", 1)) == 1 and await store.turns_alone("eve", 9) == []
+    assert [await store.revoke_keys_of(tenant, now=7) for tenant in ("eve", "ann", "ann")] == [0, 2, 0]
+    assert {key.tenant for key in await store.keys() if key.revoked_at is None} == {"bob"}
+    assert [(row.tenant, row.conversations, row.keys) for row in await store.tenants()] == [("bob", 1, 2)]
 
 
 async def test_another_tenants_turn_cannot_be_ended(store):
