@@ -84,10 +84,11 @@ class StepLog:
         """The tokens of a step, in a transaction that has begun. Returns the turns that have ended or are gone: nothing
         is written of them. In few statements of many rows each, for a thread gives the interpreter away at every row
         that it steps to, and may wait for milliseconds until it has it again."""
-        self._look(c)
+        # Where others wrote, turns may have ended that say nothing more and have all their rows.
+        silent = self._ends.keys() - self._behind.keys() if self._look(c) else ()
         due = list(islice(self._behind, self._due()))
         ids = {entry.turn_id for entry in entries}
-        ended = self._ended(ids.union(due), c)
+        ended = self._ended(ids.union(due, silent), c)
         ends = self._ends
         fresh = [
             Row(e.turn_id, e.first_index, chain.pack(e.token_ids), e.text.encode())
@@ -96,7 +97,7 @@ class StepLog:
         ]
         number = self._number + 1
         if fresh:
-            c.execute(_insert_of(1), (STEP, number, _packed.encode(fresh), b""))
+            c.execute(_INSERT_STEP, (STEP, number, _packed.encode(fresh), b""))
         rows = [row for id in due if id not in ended for row in _joined(self._behind[id].rows)]
         for some in _portions(rows):
             c.execute(_insert_of(len(some)), [value for row in some for value in msgspec.structs.astuple(row)])
@@ -128,12 +129,14 @@ class StepLog:
             return int(self._number % (STEPS_BEHIND // count) == 0)
         return -(-count // STEPS_BEHIND)
 
-    def _look(self, c: sqlite3.Connection) -> None:
+    def _look(self, c: sqlite3.Connection) -> bool:
         """Whether others have written since."""
         [state] = c.execute("PRAGMA data_version").fetchone()
-        if state != self._state:
-            self._live, self._state = set(), state
-            self._number = max(self._number, int(c.execute(_LAST, (STEP,)).fetchone()[0]))
+        if state == self._state:
+            return False
+        self._live, self._state = set(), state
+        self._number = max(self._number, int(c.execute(_LAST, (STEP,)).fetchone()[0]))
+        return True
 
     def _ended(self, ids: set[str], c: sqlite3.Connection) -> set[str]:
         """Of these turns those that are not live. Asked is only what may have changed."""
@@ -189,11 +192,13 @@ def _ended_of(count: int) -> str:
 
 
 @cache
-def _insert_of(count: int) -> str:
+def _insert_of(count: int, alternative: str = "OR IGNORE") -> str:
     names = ", ".join(column.name for column in turn_journal.columns)
     rows = ", ".join([f"({', '.join('?' * len(turn_journal.columns))})"] * count)
-    return f"INSERT OR IGNORE INTO {turn_journal.name} ({names}) VALUES {rows}"  # noqa: S608
+    return f"INSERT {alternative} INTO {turn_journal.name} ({names}) VALUES {rows}"  # noqa: S608
 
 
+_INSERT_STEP = _insert_of(1, "")
+"""Whatever lies there already is another step."""
 _LAST = f"SELECT coalesce(max(first_index), 0) FROM {turn_journal.name} WHERE turn_id = ?"  # noqa: S608
 _DELETE = f"DELETE FROM {turn_journal.name} WHERE turn_id = ? AND first_index >= ? AND first_index < ?"  # noqa: S608

@@ -95,6 +95,25 @@ async def test_what_lay_in_steps_comes_into_rows_of_its_turns(sqlite_store, sqli
     assert await journal_rows(store) == 0
 
 
+async def test_a_turn_that_ended_without_another_token_is_not_kept_in_mind(sqlite_store):
+    for name in ("resp_0", "resp_1"):
+        await sqlite_store.begin_turn(begin(name, user("hi")))
+    await sqlite_store.journal([entry("resp_1", 0, "a")])
+    for step in range(2 * STEPS_BEHIND):
+        await sqlite_store.journal([entry("resp_0", step, "a")])
+    await sqlite_store.finish_turn(end("resp_1", "a"))
+    await sqlite_store.journal([entry("resp_0", 2 * STEPS_BEHIND, "a")])
+    assert set(sqlite_store._steps._ends) == {"resp_0"}
+
+
+async def test_a_step_in_the_place_of_another_is_refused_and_not_lost(sqlite_store):
+    await sqlite_store.begin_turn(begin("resp_1", user("hi")))
+    await sqlite_store.journal([entry("resp_1", 0, "a")])
+    sqlite_store._steps._number -= 1
+    with pytest.raises(StoreError):
+        await sqlite_store.journal([entry("resp_1", 1, "b")])
+
+
 async def test_few_turns_wait_as_long_for_rows_of_their_own(sqlite_store):
     await sqlite_store.begin_turn(begin("resp_1", user("hi")))
     for step in range(4 * STEPS_BEHIND):
