@@ -1,4 +1,8 @@
-"""Erasing a tenant: all that it said and was answered, in the database, in what the server remembers, and on disk."""
+"""Erasing a tenant: all that it said and was answered, in the database, on disk, and what the server remembers by turn.
+
+What caches in memory still hold goes when others need the room, and is found by no other tenant: pieces of text with
+their token ids, and KV blocks of no conversation, on the device and in host memory.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,9 @@ from typing import NamedTuple
 
 from chatpager.errors import ConversationNotFound, ResponseNotFound
 from chatpager.sessions.deleting import Deleting
+from chatpager.sessions.heads import owner_of
+from chatpager.sessions.keeping import Keeper
+from chatpager.sessions.remembered import Remembered
 from chatpager.sessions.to_the_end import to_the_end
 from chatpager.store import Store
 
@@ -24,9 +31,18 @@ class Erased(NamedTuple):
 class Erasing:
     """``end_turns`` ends a tenant's turns that run, and waits for that."""
 
-    def __init__(self, store: Store, deleting: Deleting, end_turns: Callable[[str], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        deleting: Deleting,
+        keeper: Keeper,
+        remembered: Remembered,
+        end_turns: Callable[[str], Awaitable[None]],
+    ) -> None:
         self._store = store
         self._deleting = deleting
+        self._keeper = keeper
+        self._remembered = remembered
         self._end_turns = end_turns
 
     async def tenant(self, tenant: str, forget: Callable[[], None]) -> Erased:
@@ -49,6 +65,9 @@ class Erasing:
                     with suppress(ResponseNotFound):
                         await self._deleting.turn(tenant, turn_id)
                         turns += 1
+                    # Its head may have gone on to later turns before a restart, which know nothing of that.
+                    self._keeper.closed(owner_of(tenant, turn_id))
         finally:
+            self._remembered.clear()  # others' turns are looked up in the database then
             forget()
         return Erased(conversations, turns)

@@ -126,7 +126,7 @@ class SessionHub:
         self.tool_waits = ToolWaits(self.keeper, clock)
         self._aftermath = Aftermath(self._heads, self._remembered, self.keeper, self.tool_waits)
         self.deleting = Deleting(store, self._heads, self._recent, self.keeper, self.live_of_session, self.end)
-        self.erasing = Erasing(store, self.deleting, self._end_turns_of)
+        self.erasing = Erasing(store, self.deleting, self.keeper, self._remembered, self._end_turns_of)
         self._delivery = Delivery(
             self.turns,
             store,

@@ -40,3 +40,7 @@ class Remembered:
         self._past[tip] = Past(array("I", ids), published)
         while self._held > self._budget or len(self._past) > self._entries:
             self._held -= len(self._past.popitem(last=False)[1].ids)
+
+    def clear(self) -> None:
+        self._past.clear()
+        self._held = 0

@@ -133,7 +133,7 @@ async def test_a_tenant_that_is_paused_begins_nothing_and_loses_nothing(serve):
             assert (await socket.rest())[-1]["type"] == "response.incomplete"
 
 
-async def test_of_a_tenant_that_is_erased_nothing_is_left_in_the_database_in_memory_or_on_the_disk(serve, tmp_path):
+async def test_of_an_erased_tenant_no_turn_is_left_in_memory_and_nothing_in_the_database_or_on_disk(serve, tmp_path):
     word = "Xylophon"
     kv = {"kv_dir": str(tmp_path / "kv")}
 
@@ -146,13 +146,19 @@ async def test_of_a_tenant_that_is_erased_nothing_is_left_in_the_database_in_mem
     his = blocks()
     assert his
     async with serve(api_key="the owner's", engine=kv) as server:
+        hers = Bearer(server, ann.headers["Authorization"][7:])
+        first = await hers.respond(f"{word} said, of no conversation. " * 4)
+        await hers.respond("And then?", previous_response_id=first["id"])
+    chained = blocks()
+    assert chained > his, "in the name of the first turn, as which the next server does not know the second"
+    async with serve(api_key="the owner's", engine=kv) as server:
         own = Bearer(server, "the owner's")
         hers, bobs = Bearer(server, ann.headers["Authorization"][7:]), Bearer(server, bob.headers["Authorization"][7:])
         conversation = await hers.conversation()
         kept = await hers.respond(f"{word} " * 20, conversation=conversation)
         chat = {"messages": [{"role": "user", "content": f"{word}e " * 20}], "max_tokens": 8}
         await server.call("POST", "/v1/chat/completions", chat, headers={**hers.headers, "Idempotency-Key": "one"})
-        await eventually(lambda: blocks() > his)
+        await eventually(lambda: blocks() > chained)
         server.gate.hold(after=2)
         running = asyncio.ensure_future(hers.respond(f"{word}e", conversation=conversation, max_output_tokens=200))
         await server.held()
@@ -165,7 +171,7 @@ async def test_of_a_tenant_that_is_erased_nothing_is_left_in_the_database_in_mem
         await eventually(lambda: not server.hub.engine._commands.empty())
         server.gate.open()
         erased = await erasing
-        assert (erased["conversations"], erased["turns"], erased["keys"]) == (1, 1, 1)
+        assert (erased["conversations"], erased["turns"], erased["keys"]) == (1, 3, 1)
         assert (await running)["status"] == "cancelled"
         assert (await own.ok("DELETE", "/v1/admin/tenants/ann"))["conversations"] == 0
         server.app[KEYRING].clock = lambda: time.monotonic() + 2 * CACHE_SECONDS
@@ -173,5 +179,6 @@ async def test_of_a_tenant_that_is_erased_nothing_is_left_in_the_database_in_mem
         assert len((await bobs.ok("GET", "/v1/conversations"))["data"]) == 1
         await eventually(lambda: blocks() == his)
         assert not server.service.keyed._running and not server.service.keyed._ended and not server.hub._recent._turns
+        assert not server.hub._remembered._past
         files = [path for path in tmp_path.rglob("*") if path.is_file()]
         assert len(files) > 1 and not [path for path in files if word.encode() in path.read_bytes()]
