@@ -63,5 +63,5 @@ async def count(store):
         return {
             table.name: (await c.execute(select(func.count()).select_from(table))).scalar()
             for table in tables.metadata.sorted_tables
-            if table not in (tables.api_keys, tables.audit, tables.prefixes, tables.history)
+            if table not in (tables.api_keys, tables.audit, tables.prefixes, tables.history, tables.limits)
         }
