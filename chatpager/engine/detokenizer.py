@@ -67,6 +67,7 @@ class Detokenizer:
         self._stream = DecodeStream(skip_special_tokens=True)
         self._ids = [token_id, token_id]
         before, piece = (self._stream.step(self._backend, token_id) or "" for _ in range(2))
+        self._is_whole = piece != ""
         self._given = len(before) + len(piece)
         return REPLACEMENT + piece
 

@@ -170,7 +170,7 @@ class Engine:
         match = self.cache.match(seq)
         try:
             missing = self.cache.below.reach(seq) - len(match.blocks)
-            if 0 < missing <= self.cache.spare() and not self._computes:
+            if 0 < missing <= self.cache.spare() and not self.computes:
                 self.cache.below.restore(seq, match)
         finally:
             match.rollback()
@@ -203,17 +203,18 @@ class Engine:
     @property
     def has_work(self) -> bool:
         saving = self.tiers is not None and self.tiers.has_work
-        return bool(self._computes or self._requests.outputs or saving or self.drafts.wait)
+        return bool(self.computes or self._requests.outputs or saving or self.drafts.wait)
 
     @property
-    def _computes(self) -> bool:
+    def computes(self) -> bool:
+        """Whether the next step has something for the model, as far as can be told before it is planned."""
         return bool(self.scheduler.running or self.scheduler.waiting)
 
     def step(self, clock: Callable[[], float]) -> list[StepOutput]:
         """Compute one step and say what it brought. ``clock`` is any that does not go back, in seconds. After one that
         was interrupted (Ctrl+C) the engine is whole: the next computes what this one did not, and tells what it did."""
         if self.tiers is not None:
-            self.tiers.give_way(self._computes)
+            self.tiers.give_way(self.computes)
         self._speculate(clock())
         try:
             self._step(clock)
@@ -221,13 +222,13 @@ class Engine:
             self.scheduler.settle()
         self.drafts.settle()
         if self.tiers is not None:
-            self.tiers.give_way(self._computes)
-            self.tiers.work(idle=not self._computes)
+            self.tiers.give_way(self.computes)
+            self.tiers.work(idle=not self.computes)
         return [output for output in self._requests.take_outputs() if output.request_id != DRAFT]
 
     def _speculate(self, now: float) -> None:
         """Where there is nothing else to compute, compute a slice of what somebody is still writing."""
-        if not self._computes and (part := self.drafts.next_slice()):
+        if not self.computes and (part := self.drafts.next_slice()):
             self._requests[DRAFT] = Request([part], now, unfinished={0})
             self.scheduler.add(part)
 

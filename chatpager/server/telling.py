@@ -94,7 +94,8 @@ class Telling:
                     self._protocol.turn_event(event, None, self._lane)
                 if self._place > first:
                     self._outlet.write()
-                    if (stepped_at := self._stream.stepped_at[first]) and self._place == first + 1:
+                    stepped_at = self._stream.stepped_at[first]
+                    if stepped_at and self._place == first + 1 and first >= self._past:
                         self._outlet.written(stepped_at)  # one token, most of the time
                     else:
                         self._tell_times(first)

@@ -248,7 +248,7 @@ class EngineThread:
                 if events := engine.leases.take_events():
                     self._tell_held()
                     self._tell(self._on_leases, events)
-                if not engine.has_work:
+                if not engine.computes:  # saving blocks may go on for long, and launches nothing
                     self._tell_held()
         except Exception as error:
             died = True

@@ -17,8 +17,6 @@ from chatpager.sessions.orphans import Orphans
 from chatpager.sessions.turn import TurnRequest
 from chatpager.store import Message, MessageHash, NewMessage, Store
 
-"""Characters of an id that a client sent, in an error's message."""
-
 
 async def history_of(
     request: TurnRequest, store: Store, orphans: Orphans

@@ -228,3 +228,33 @@ async def test_what_the_last_step_brought_is_told_before_the_engine_dies(rig):
     await ended.wait()
     assert listener.tokens == {"a": continuation((1, 2, 3), 9)[:2]}
     assert listener.calls[-1] == []
+
+
+async def test_what_the_last_step_brought_does_not_wait_for_blocks_that_are_saved(rig):
+    thread, listener, engine = rig
+    told_before = []
+
+    class Saving:
+        """Tiers that save in three goes what a request computed."""
+
+        left = 0
+        has_work = property(lambda self: self.left > 0)
+
+        def give_way(self, computes):
+            pass
+
+        def work(self, idle):
+            if not idle:
+                self.left = 3
+            elif self.left:
+                told_before.append(thread._held is None)
+                self.left -= 1
+
+        def close(self):
+            pass
+
+    engine.tiers = Saving()
+    thread.send(add("a", count=3))
+    await listener.finished.wait()
+    await thread.ask(lambda engine: setattr(engine, "tiers", None))
+    assert told_before and all(told_before)

@@ -35,8 +35,8 @@ export class Drafting {
   /** The page is being left: a message that the server refused is a draft again, where nothing was written since. */
   leave(): void {
     for (const { id, messages } of this.store.threads.peek().values()) {
-      const refused = messages.findLast((one) => one.state === "refused");
-      if (refused !== undefined && this.drafts.read(id) === "") this.drafts.write(id, refused.text);
+      const last = messages.at(-1);
+      if (last?.state === "refused" && this.drafts.read(id) === "") this.drafts.write(id, last.text);
     }
   }
 

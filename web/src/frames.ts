@@ -31,8 +31,8 @@ function go(): void {
   going = step !== undefined;
   if (step === undefined) return;
   waiting.delete(step);
+  nextFrame(go); // before the step, which may throw: the others still get their turn
   step();
-  nextFrame(go);
 }
 
 /**
