@@ -4,7 +4,7 @@ import { sayable, spoken } from "../src/announce";
 import { Api } from "../src/api";
 import { ApiError, reasonOf } from "../src/calls";
 import { Drafts } from "../src/drafts";
-import { Inbox, nextFrame, paced } from "../src/frames";
+import { Inbox, inTurn, nextFrame, paced } from "../src/frames";
 import { parseRoute, routeOf } from "../src/route";
 import type { ServerEvent } from "../src/events";
 import type { Conversation } from "../src/wire";
@@ -144,6 +144,22 @@ describe("events", () => {
     vi.advanceTimersByTime(250);
     frames[0]!();
     expect(run).toHaveBeenCalledTimes(1);
+    vi.useRealTimers();
+  });
+
+  it("go on behind a step that throws", () => {
+    vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+    vi.stubGlobal("requestAnimationFrame", () => 0);
+    vi.stubGlobal("cancelAnimationFrame", () => undefined);
+    const step = vi.fn();
+    inTurn(() => {
+      throw new Error("no such language");
+    });
+    inTurn(step);
+    expect(() => vi.advanceTimersByTime(250)).toThrow("no such language");
+    vi.advanceTimersByTime(250);
+    expect(step).toHaveBeenCalledTimes(1);
+    vi.advanceTimersByTime(250);
     vi.useRealTimers();
   });
 });
