@@ -96,10 +96,11 @@ class Account:
             raise _refusal(f"{self._who} may ask {self.requests.per_minute} times in a minute", seconds)
 
     def check_tokens(self, now: float) -> None:
-        """One left is enough: the turn that oversteps is paid for before the next."""
+        """One left is enough: the turn that oversteps is paid for before the next. What turns that run have taken of
+        tokens they may give back at any time, so nobody is told to wait for more than a minute."""
         if self.tokens and (seconds := self.tokens.wait(now, 1)):
             told = f"{self._who} may use {self.tokens.per_minute} tokens in a minute, prompts and answers"
-            raise _refusal(f"{told}; ask for shorter answers (max_output_tokens)", seconds)
+            raise _refusal(f"{told}; ask for shorter answers (max_output_tokens)", min(MINUTE, seconds))
 
 
 def _changed(rate: Rate | None, per_minute: int | None, now: float) -> Rate | None:
@@ -223,9 +224,10 @@ class Quotas:
             self._take(taken.accounts, -(taken.prompt + taken.answer), self._clock())
 
     def settle(self, turn: LiveTurn) -> None:
-        """The turn has ended: what it has not said is given back."""
+        """The turn has ended: what it has not said is given back, and its prompt where nothing was computed of it."""
         if taken := self._taken.pop(turn.id, None):
-            self._take(taken.accounts, min(0, len(turn.token_ids) - taken.answer), self._clock())
+            unsaid = max(0, taken.answer - len(turn.token_ids))
+            self._take(taken.accounts, -unsaid - (taken.prompt if turn.receipt is None else 0), self._clock())
 
     @staticmethod
     def _take(accounts: Sequence[Account], amount: float, now: float) -> None:

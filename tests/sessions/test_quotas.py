@@ -20,7 +20,11 @@ class Clock:
 def turn(name, prompt, max_tokens, tenant="ann"):
     params = SimpleNamespace(max_tokens=max_tokens)
     return SimpleNamespace(
-        id=name, prompt=[0] * prompt, token_ids=[], request=SimpleNamespace(tenant=tenant, params=params)
+        id=name,
+        prompt=[0] * prompt,
+        token_ids=[],
+        receipt=object(),
+        request=SimpleNamespace(tenant=tenant, params=params),
     )
 
 
@@ -98,6 +102,23 @@ def test_what_was_not_said_is_given_back_once_and_the_prompt_is_not(clock):
     quotas.release("left")
     quotas.release("left")
     quotas.reserve([turn("again", 49, 1)], 1000)
+
+
+def test_of_a_turn_of_which_nothing_was_computed_the_prompt_is_given_back_too(clock):
+    quotas = Quotas(Allowed(tokens=100), clock)
+    one = turn("one", 90, 10)
+    quotas.reserve([one], 1000)
+    one.receipt = None
+    quotas.settle(one)
+    assert quotas.account("tenant", "ann").tokens.left(clock.now) == 100
+
+
+def test_nobody_is_told_to_wait_for_what_running_turns_may_give_back_in_a_moment(clock):
+    quotas = Quotas(Allowed(tokens=100), clock)
+    quotas.reserve([turn("one", 30, None)], 100_000)
+    with pytest.raises(RateLimited, match="try again in 60 s") as refused:
+        quotas.ask("ann")
+    assert refused.value.retry_after == 60.0
 
 
 def test_choices_have_one_prompt(clock):
