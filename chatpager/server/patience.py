@@ -12,6 +12,7 @@ from aiohttp.typedefs import Handler
 
 from chatpager.errors import RequestTimeout, UnsupportedEncoding, shown
 from chatpager.server.service import SERVICE
+from chatpager.sessions.mistakes import log_mistake
 
 log = structlog.get_logger(__name__)
 
@@ -39,7 +40,8 @@ async def whole_body(request: web.Request, handler: Handler) -> web.StreamRespon
 
 class TooManyConnections:
     """An event loop's exception handler. asyncio tells of every connection that it could not accept, with the whole
-    traceback, hundreds of times a second; that is said once a minute, and everything else as it is."""
+    traceback, hundreds of times a second; that is said once a minute. Of another exception is told what ``log_mistake``
+    tells: asyncio's own words have its message and the arguments of what it came from."""
 
     def __init__(self, remind_seconds: float = REMIND_SECONDS) -> None:
         self._remind = remind_seconds
@@ -47,10 +49,12 @@ class TooManyConnections:
 
     def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
-        if not (isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE) and "socket" in context):
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE) and "socket" in context:
+            self.tell(loop.time(), str(error.strerror))
+        elif error is not None:
+            log_mistake("loop.mistake", error)
+        else:
             loop.default_exception_handler(context)
-            return
-        self.tell(loop.time(), str(error.strerror))
 
     def tell(self, now: float, reason: str) -> None:
         if now >= self._due:
