@@ -48,6 +48,8 @@ FOR_ADMINS = web.AppKey("for_admins", set[str])
 """Names of the routes that show what is the whole server's, or change it."""
 FOR_READERS = web.AppKey("for_readers", set[str])
 """Names of those that show it and change nothing: for admins, and for who may only look."""
+CANCEL_ROUTE = "cancel"
+"""Name of the route that ends what runs: of that there is less then, so it is not counted, and a pause lets it be."""
 SOCKET_ROUTE = "socket"
 """Name of the route whose requests come in one after the other when it is open."""
 ADMIN_PORTS: web.AppKey[set[int]] = web.AppKey("admin_ports")
@@ -180,18 +182,32 @@ def gate(config: ServerConfig) -> Middleware:
     return middleware
 
 
+@web.middleware
+async def still_open(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The body may have come long after its head: who was paused meanwhile begins nothing with it, and where it was
+    erased nothing comes back."""
+    caller = request.get(CALLER)
+    if caller and _is_limited(request, request.match_info.route.name):
+        request.app[SERVICE].hub.quotas.check_open(caller.tenant)
+    return await handler(request)
+
+
 def _count(request: web.Request, caller: Caller, route: str | None) -> None:
-    """What is about the whole server is not counted: whoever mends it must come in. Raises
-    RateLimited, TenantPaused."""
+    """Raises RateLimited, TenantPaused."""
     app, is_socket = request.app, route == SOCKET_ROUTE
     ASKED.set(Asked(caller.key, counted=not is_socket))
-    if _is_for_admins(request, route):
+    if not _is_limited(request, route):
         return
     try:
         app[SERVICE].hub.quotas.request(caller.tenant)
     except RateLimited as error:
         app[SERVICE].metrics.refused(error)
         raise
+
+
+def _is_limited(request: web.Request, route: str | None) -> bool:
+    """What is about the whole server is not: whoever mends it must come in."""
+    return route != CANCEL_ROUTE and not _is_for_admins(request, route)
 
 
 def _is_at_admins(request: web.Request) -> bool:

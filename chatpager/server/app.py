@@ -32,6 +32,7 @@ from chatpager.server import (
 )
 from chatpager.server.access import (
     ADMIN_PORTS,
+    CANCEL_ROUTE,
     FOR_ADMINS,
     FOR_READERS,
     PUBLIC,
@@ -41,6 +42,7 @@ from chatpager.server.access import (
     gate,
     is_exposed,
     not_a_clients_mistake,
+    still_open,
 )
 from chatpager.server.admin_snapshot import Looking
 from chatpager.server.block_mirror import BlockMirror
@@ -68,7 +70,7 @@ async def responses_get(request: web.Request) -> web.StreamResponse:
 
 def make_app(config: ServerConfig, open_service: Callable[[], Awaitable[Service]]) -> web.Application:
     """``open_service`` is called at start-up; what it opens is closed here."""
-    first = [errors(), gate(config), known_query, whole_body]
+    first = [errors(), gate(config), known_query, whole_body, still_open]
     app = web.Application(middlewares=first, client_max_size=config.max_message_bytes)
     server_logger.addFilter(not_a_clients_mistake)
     app[CONNECTIONS], app[ADMIN_PORTS] = set(), set()
@@ -104,7 +106,7 @@ def routes() -> list[web.RouteDef]:
         web.get("/v1/responses/{id}", r.retrieve),
         web.delete("/v1/responses/{id}", r.delete),
         web.post("/v1/responses/input_tokens", routes_tokens.input_tokens),
-        web.post("/v1/responses/{id}/cancel", r.cancel),
+        web.post("/v1/responses/{id}/cancel", r.cancel, name=CANCEL_ROUTE),
         web.get("/v1/responses/{id}/input_items", c.input_items),
         web.post("/v1/chat/completions", routes_chat.create),
         web.delete("/v1/chat/completions/{id}", routes_chat.delete),

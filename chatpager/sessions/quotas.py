@@ -170,6 +170,14 @@ class Quotas:
 
     # -- what is asked
 
+    def check_open(self, tenant: str) -> None:
+        """Raises TenantPaused."""
+        if self.paused(tenant) is not None:
+            raise TenantPaused(
+                "the operator has paused this tenant: what it has is kept, and for now it may cancel what runs, "
+                "and nothing else"
+            )
+
     def request(self, tenant: str) -> None:
         """One more.
 
@@ -177,7 +185,7 @@ class Quotas:
             TenantPaused: it may ask for nothing.
             RateLimited: too many for now; it is not counted.
         """
-        self._check_open(tenant)
+        self.check_open(tenant)
         now, accounts = self._clock(), self._asking(tenant)
         for account in accounts:
             account.check_request(now)
@@ -187,7 +195,7 @@ class Quotas:
 
     def ask(self, tenant: str) -> None:
         """A turn is asked for. Raises what ``request`` does."""
-        self._check_open(tenant)
+        self.check_open(tenant)
         if not ASKED.get(NOBODY).counted:
             self.request(tenant)
         now = self._clock()
@@ -203,7 +211,7 @@ class Quotas:
             RateLimited: nothing is left; nothing was taken.
         """
         first = turns[0]
-        self._check_open(first.request.tenant)
+        self.check_open(first.request.tenant)
         now, accounts = self._clock(), tuple(a for a in self._asking(first.request.tenant) if a.tokens)
         for turn in turns:
             self.release(turn.id)
@@ -234,12 +242,6 @@ class Quotas:
         for account in accounts:
             if account.tokens:
                 account.tokens.take(amount, now)
-
-    def _check_open(self, tenant: str) -> None:
-        if self.paused(tenant) is not None:
-            raise TenantPaused(
-                "the operator has paused this tenant: what it has is kept, and it begins nothing for now"
-            )
 
     def _asking(self, tenant: str) -> Sequence[Account]:
         """The tenant's, and its key's, where they have limits."""

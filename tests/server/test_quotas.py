@@ -34,6 +34,7 @@ async def test_so_many_requests_in_a_minute_whatever_their_wire_or_key(serve):
                 assert (answer.status, answer.headers["retry-after"], answer.headers["x-should-retry"]) == (
                     429, "12", "true",
                 )  # fmt: skip
+            assert (await ann.call("POST", "/v1/responses/resp_x/cancel")).status == 404, "that is not counted"
             await bob.respond("Hello")
             now[0] += 12.0
             await socket.create("Hello")
@@ -120,13 +121,22 @@ async def test_a_tenant_that_is_paused_begins_nothing_and_loses_nothing(serve):
                 ann.call("POST", "/v1/responses", {"input": "a", "conversation": conversation})
             )
             await eventually(lambda: server.hub._admission._places.taken == 2)
+            authorization = f"Authorization: {ann.headers['Authorization']}\r\n"
+            head = f"POST /v1/conversations HTTP/1.1\r\nHost: localhost\r\n{authorization}"
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(f"{head}Content-Length: 2\r\nExpect: 100-continue\r\n\r\n".encode())
+            assert b"100 Continue" in await reader.readuntil(b"\r\n\r\n")
             assert (await own.ok("POST", "/v1/admin/tenants/ann/pause"))["running"] == 1
+            writer.write(b"{}")
+            assert b" 403 " in await reader.readline(), "its head came before the pause, and its body after"
+            writer.close()
             server.gate.open()
             assert (await socket.rest())[-1]["type"] == "response.incomplete", "what runs goes on to its end"
             assert (await waits).refusal == (403, "tenant_paused", None), "it had not begun"
             await socket.create("And then?", conversation=conversation)
             assert (await socket.receive())["error"]["code"] == "tenant_paused"
             assert (await ann.call("GET", "/v1/conversations")).refusal == (403, "tenant_paused", None)
+            assert (await ann.call("POST", "/v1/responses/resp_x/cancel")).status == 404, "it may end what runs"
             assert (await own.call("DELETE", "/v1/admin/tenants/bob")).refusal == (409, "tenant_not_paused", None)
             assert (await own.ok("POST", "/v1/admin/tenants/ann/resume"))["paused_at"] is None
             await socket.create("And then?", conversation=conversation)
