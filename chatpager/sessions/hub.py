@@ -122,7 +122,9 @@ class SessionHub:
             store, self.prompting, self.engine, self.keeper, vocab=tokenizer.fingerprint, clock=clock, wall=wall
         )
         self.revising = Revising(store, self.prompting, self.orphans, self._remembered, self.keeper, wall)
-        self.prefetcher = Prefetcher(store, self.prompting, self.engine, self.keeper, self._salts)
+        self.prefetcher = Prefetcher(
+            store, self.prompting, self.engine, self.keeper, self._salts, self.quotas.check_open
+        )
         self.tool_waits = ToolWaits(self.keeper, clock)
         self._aftermath = Aftermath(self._heads, self._remembered, self.keeper, self.tool_waits)
         self.deleting = Deleting(store, self._heads, self._recent, self.keeper, self.live_of_session, self.end)
@@ -397,11 +399,13 @@ class SessionHub:
     async def draft(self, request: TurnRequest, writer: str, goes_on: Callable[[], bool]) -> None:
         """``writer`` is still writing this turn: compute its prompt as far as it has settled, while there is nothing
         else to compute. ``goes_on``: whether that is still so once the prompt is there. A draft's owner has no tenant:
-        nobody is told of it.
+        nobody is told of it. Its tokens are not counted: the turn's own are.
 
         Raises:
-            what ``submit`` does: so would the turn be refused now.
+            TenantPaused, ConversationNotFound, PreviousResponseNotFound, SessionBusy, InputTooLong, InvalidRequest,
+            StoreError, EngineStopped.
         """
+        self.quotas.check_open(request.tenant)
         if self.live_of_session(request.tenant, request.session_id):
             return
         ids = list((await self._beginner.settled(request))[: self.max_model_len - 1])

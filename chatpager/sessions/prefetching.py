@@ -29,12 +29,23 @@ MOST_AT_ONCE = 8
 
 
 class Prefetcher:
-    def __init__(self, store: Store, prompting: Prompting, engine: EngineThread, keeper: Keeper, salts: Salts) -> None:
+    """``check_open`` raises TenantPaused."""
+
+    def __init__(
+        self,
+        store: Store,
+        prompting: Prompting,
+        engine: EngineThread,
+        keeper: Keeper,
+        salts: Salts,
+        check_open: Callable[[str], None],
+    ) -> None:
         self._store = store
         self._prompting = prompting
         self._engine = engine
         self._keeper = keeper
         self._salts = salts
+        self._check_open = check_open
         self.running: dict[tuple[str, str], asyncio.Task[ConversationNotFound | None]] = {}
         """Those that nobody waits for, by tenant and conversation."""
 
@@ -44,8 +55,9 @@ class Prefetcher:
         will say why).
 
         Raises:
-            ConversationNotFound, StoreError, EngineStopped.
+            ConversationNotFound, TenantPaused, StoreError, EngineStopped.
         """
+        self._check_open(tenant)
         session = await self._store.session(tenant, session_id)
         owner = owner_of(tenant, session_id)
         cached = await self._keeper.cache_of(owner)

@@ -3,8 +3,12 @@
 import asyncio
 import time
 
+import pytest
+
+from chatpager.errors import TenantPaused
 from chatpager.server.keyring import CACHE_SECONDS, KEYRING
-from chatpager.store import new_key
+from chatpager.store import Limits, new_key
+from tests.server.test_drafts import ask, drafted
 from tests.server.test_tenants import Bearer, bearer
 from tests.serving import GREEDY, eventually
 
@@ -141,6 +145,17 @@ async def test_a_tenant_that_is_paused_begins_nothing_and_loses_nothing(serve):
             assert (await own.ok("POST", "/v1/admin/tenants/ann/resume"))["paused_at"] is None
             await socket.create("And then?", conversation=conversation)
             assert (await socket.rest())[-1]["type"] == "response.incomplete"
+
+
+async def test_of_a_paused_tenant_neither_drafts_nor_prefetches_are_computed(server):
+    ann = await bearer(server, "ann")
+    conversation = await ann.conversation()
+    async with ann.socket(extended=True) as socket:
+        server.hub.quotas.change(Limits(kind="tenant", name="ann", paused_at=1))
+        await drafted(server, socket, "The quick brown fox jumps over the lazy dog. " * 3)
+        assert not await ask(server, lambda engine: engine.leases.heads)
+    with pytest.raises(TenantPaused):
+        await server.hub.prefetcher.bring("ann", conversation)
 
 
 async def test_of_an_erased_tenant_no_turn_is_left_in_memory_and_nothing_in_the_database_or_on_disk(serve, tmp_path):
