@@ -29,7 +29,8 @@ class Erased(NamedTuple):
 
 
 class Erasing:
-    """``end_turns`` ends a tenant's turns that run, and waits for that."""
+    """``end_turns`` ends a tenant's turns that run or are just beginning, and waits for that; ``end`` does so with
+    one."""
 
     def __init__(
         self,
@@ -38,12 +39,14 @@ class Erasing:
         keeper: Keeper,
         remembered: Remembered,
         end_turns: Callable[[str], Awaitable[None]],
+        end: Callable[[str, str], Awaitable[None]],
     ) -> None:
         self._store = store
         self._deleting = deleting
         self._keeper = keeper
         self._remembered = remembered
         self._end_turns = end_turns
+        self._end = end
 
     async def tenant(self, tenant: str, forget: Callable[[], None]) -> Erased:
         """One conversation after the other, each with its KV blocks; the tenant begins nothing meanwhile, as it is
@@ -63,6 +66,7 @@ class Erasing:
             while alone := await self._store.turns_alone(tenant, PAGE):
                 for turn_id in alone:
                     with suppress(ResponseNotFound):
+                        await self._end(tenant, turn_id)
                         await self._deleting.turn(tenant, turn_id)
                         turns += 1
                     # Its head may have gone on to later turns before a restart, which know nothing of that.

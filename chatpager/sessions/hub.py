@@ -128,7 +128,7 @@ class SessionHub:
         self.tool_waits = ToolWaits(self.keeper, clock)
         self._aftermath = Aftermath(self._heads, self._remembered, self.keeper, self.tool_waits)
         self.deleting = Deleting(store, self._heads, self._recent, self.keeper, self.live_of_session, self.end)
-        self.erasing = Erasing(store, self.deleting, self.keeper, self._remembered, self._end_turns_of)
+        self.erasing = Erasing(store, self.deleting, self.keeper, self._remembered, self._end_turns_of, self.end)
         self._delivery = Delivery(
             self.turns,
             store,
@@ -377,6 +377,8 @@ class SessionHub:
             await turn.stream.end()
 
     async def _end_turns_of(self, tenant: str) -> None:
+        if self._beginning:  # anybody's: a moment each, and some of them may be this tenant's
+            await asyncio.wait(set(self._beginning.values()))
         for turn in [turn for turn in self.turns.values() if turn.request.tenant == tenant]:
             await self.end(tenant, turn.id)
 

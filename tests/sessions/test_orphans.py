@@ -187,3 +187,31 @@ async def test_a_turn_that_never_was_is_still_unknown(rig):
         with pytest.raises(ResponseNotFound):
             await r.hub.store.turn(TENANT, "resp_none")
         assert await r.hub.store.recover(5, ["resp_none"]) == []
+
+
+async def test_a_turn_that_is_just_beginning_is_ended_before_its_tenant_is_erased(rig, monkeypatch):
+    storing, may_go_on, ends = asyncio.Event(), asyncio.Event(), []
+    async with rig(lambda prompt: "ok " * 900, step=1) as r:
+        begin_turns, delete_turn = r.hub.store.begin_turns, r.hub.store.delete_turn
+
+        async def begins(rows):
+            storing.set()
+            await may_go_on.wait()
+            return await begin_turns(rows)
+
+        async def deletes(tenant, turn_id):
+            ends.append(r.hub.live(tenant, turn_id))
+            return await delete_turn(tenant, turn_id)
+
+        monkeypatch.setattr(r.hub.store, "begin_turns", begins)
+        monkeypatch.setattr(r.hub.store, "delete_turn", deletes)
+        submitting = asyncio.ensure_future(r.hub.submit(r.request("a", max_tokens=900)))
+        await storing.wait()
+        erasing = asyncio.ensure_future(r.hub.erasing.tenant(TENANT, lambda: None))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        may_go_on.set()
+        turn = await submitting
+        assert (await erasing).turns == 1
+        assert turn.stream.ended.status == "cancelled" and ends == [None]
+        assert not r.hub.turns and not await r.hub.store.turns_alone(TENANT, 1)
