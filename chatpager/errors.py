@@ -220,6 +220,10 @@ class TenantNotPaused(RequestError):
     status, code = 409, "tenant_not_paused"
 
 
+class TenantBeingErased(RequestError):
+    status, code = 409, "tenant_being_erased"
+
+
 class NothingCached(RequestError):
     status, code = 409, "nothing_cached"
 

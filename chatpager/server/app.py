@@ -78,6 +78,7 @@ def make_app(config: ServerConfig, open_service: Callable[[], Awaitable[Service]
     app[PLACES] = FairPlaces(config.max_sockets, config.max_sockets_per_tenant, called="sockets are open")
     app[routes_ops.ASSETS] = routes_ops.read_assets()
     app[LOGINS] = Logins()
+    app[routes_tenants.CHANGING], app[routes_tenants.ERASING] = asyncio.Lock(), []
     public = {"page", "health", "live", "ready", "openapi", "login", "logged_in", "logout"}
     admins = {"audit", "metrics", "cache_events", "publish", "prefixes", "prefix", "withdraw"}
     acts = {"admin_pin", "admin_unpin", "admin_cancel", "admin_drain", "admin_reveal"}

@@ -3,22 +3,29 @@ one is paused and erased."""
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import Callable
 from dataclasses import astuple
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from aiohttp import web
 
-from chatpager.errors import Forbidden, InvalidRequest, KeyNotFound, TenantNotPaused, shown
+from chatpager.errors import Forbidden, InvalidRequest, KeyNotFound, TenantBeingErased, TenantNotPaused, shown
 from chatpager.server import wire_tenants as w
 from chatpager.server.auditing import audited
 from chatpager.server.logins import SENDER
 from chatpager.server.reading import decode, known_fields
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE, Service
+from chatpager.sessions.to_the_end import to_the_end
 from chatpager.store import Limits
 
+CHANGING = web.AppKey("changing", asyncio.Lock)
+"""Held while limits and pauses change."""
+ERASING: web.AppKey[list[str]] = web.AppKey("erasing")
+"""Tenants that are being erased; one stands there as often as that was asked for."""
 MOST, MOST_WEIGHT = 1 << 53, 100
 TENANT = re.compile(r"[!-~]{1,64}")
 
@@ -64,8 +71,11 @@ async def limit(request: web.Request) -> web.Response:
     """What is not sent is what the settings say."""
     service, name = request.app[SERVICE], _named(request)
     found = _sent(await request.read(), "requests_per_minute", "tokens_per_minute", "max_conversations", "weight")
-    row = Limits(kind="tenant", name=name, paused_at=service.hub.quotas.paused(name), **found)
-    await _change(request, "tenant.limited", row)
+
+    def limited(old: Limits) -> Limits:
+        return Limits(kind="tenant", name=name, paused_at=old.paused_at, **found)
+
+    await _change(request, "tenant.limited", "tenant", name, limited)
     return json_response(_tenant(service, name, *await _counts(service, name)))
 
 
@@ -74,54 +84,81 @@ async def limit_key(request: web.Request) -> web.Response:
     found = _sent(await request.read(), "requests_per_minute", "tokens_per_minute")
     if id not in {key.id for key in await service.store.keys()}:
         raise KeyNotFound(f"no key {shown(id)}")
-    await _change(request, "key.limited", Limits(kind="key", name=id, **found))
+    await _change(request, "key.limited", "key", id, lambda old: Limits(kind="key", name=id, **found))
     return json_response(_key(service, id))
 
 
 async def pause(request: web.Request) -> web.Response:
     """From now on it begins nothing, on open sockets too; what runs goes on to its end, and what it has is kept."""
-    service, name = request.app[SERVICE], _named(request)
-    since = service.hub.quotas.paused(name)
-    return await _paused(request, "tenant.paused", since if since is not None else service.hub.wall())
+    wall = request.app[SERVICE].hub.wall
+
+    def paused(old: Limits) -> Limits:
+        return msgspec.structs.replace(old, paused_at=wall() if old.paused_at is None else old.paused_at)
+
+    return await _paused(request, "tenant.paused", paused)
 
 
 async def resume(request: web.Request) -> web.Response:
-    _named(request)
-    return await _paused(request, "tenant.resumed", None)
+    def resumed(old: Limits) -> Limits:
+        if old.name in request.app[ERASING]:
+            raise TenantBeingErased(f"tenant {shown(old.name)} is being erased: resume it once that has ended")
+        return msgspec.structs.replace(old, paused_at=None)
+
+    return await _paused(request, "tenant.resumed", resumed)
 
 
-async def _paused(request: web.Request, action: str, since: int | None) -> web.Response:
-    service, name = request.app[SERVICE], request.match_info["tenant"]
-    row = service.hub.quotas.limits.get(("tenant", name)) or Limits(kind="tenant", name=name)
-    await _change(request, action, msgspec.structs.replace(row, paused_at=since))
+async def _paused(request: web.Request, action: str, change: Callable[[Limits], Limits]) -> web.Response:
+    service, name = request.app[SERVICE], _named(request)
+    await _change(request, action, "tenant", name, change)
     return json_response(_tenant(service, name, *await _counts(service, name)))
 
 
 async def erase(request: web.Request) -> web.Response:
     """All that a paused tenant said and was answered, and its keys. It stays paused, so that nobody comes in by its
     name who does not know what happened."""
-    service, name = request.app[SERVICE], _named(request)
-    if service.hub.quotas.paused(name) is None:
-        raise TenantNotPaused(f"tenant {shown(name)} is not paused: pause it first, then nothing is begun meanwhile")
     if request[SENDER].login is not None:
         raise Forbidden("a login is not enough for what nobody can bring back: send the key itself with this request")
-    await audited(request, "tenant.erased", name)
-    keys = await service.store.revoke_keys_of(name, now=service.hub.wall())
+    return json_response(await to_the_end(_erase(request, _named(request))))
+
+
+async def _erase(request: web.Request, name: str) -> w.ErasedTenant:
+    """Nobody resumes it meanwhile."""
+    service, erasing = request.app[SERVICE], request.app[ERASING]
 
     def forget() -> None:
         service.answered.forget(lambda key, _: key.tenant == name)
         service.keyed.forget(lambda key, _: key.tenant == name)
 
-    erased = await service.hub.erasing.tenant(name, forget)
-    return json_response(w.ErasedTenant(id=name, conversations=erased.conversations, turns=erased.turns, keys=keys))
+    async with request.app[CHANGING]:
+        if service.hub.quotas.paused(name) is None:
+            raise TenantNotPaused(
+                f"tenant {shown(name)} is not paused: pause it first, then nothing is begun meanwhile"
+            )
+        erasing.append(name)
+    try:
+        await audited(request, "tenant.erased", name)
+        keys = await service.store.revoke_keys_of(name, now=service.hub.wall())
+        erased = await service.hub.erasing.tenant(name, forget)
+    finally:
+        erasing.remove(name)
+    return w.ErasedTenant(id=name, conversations=erased.conversations, turns=erased.turns, keys=keys)
 
 
-async def _change(request: web.Request, action: str, row: Limits) -> None:
-    """Written down, stored, and only then in force."""
-    service = request.app[SERVICE]
-    await audited(request, action, row.name)
-    await service.store.limit(row)
-    service.hub.quotas.change(row)
+async def _change(
+    request: web.Request, action: str, kind: Literal["tenant", "key"], name: str, change: Callable[[Limits], Limits]
+) -> None:
+    """Written down, stored, and only then in force, and all of that also where the client leaves. One change after the
+    other: each begins from what the one before it left."""
+
+    async def changed() -> None:
+        service = request.app[SERVICE]
+        async with request.app[CHANGING]:
+            row = change(service.hub.quotas.limits.get((kind, name)) or Limits(kind=kind, name=name))
+            await audited(request, action, name)
+            await service.store.limit(row)
+            service.hub.quotas.change(row)
+
+    await to_the_end(changed())
 
 
 async def _counts(service: Service, name: str) -> tuple[int, int]:

@@ -7,6 +7,7 @@ import pytest
 
 from chatpager.errors import TenantPaused
 from chatpager.server.keyring import CACHE_SECONDS, KEYRING
+from chatpager.server.routes_tenants import CHANGING
 from chatpager.store import Limits, new_key
 from tests.server.test_drafts import ask, drafted
 from tests.server.test_tenants import Bearer, bearer
@@ -147,6 +148,28 @@ async def test_a_tenant_that_is_paused_begins_nothing_and_loses_nothing(serve):
             assert (await socket.rest())[-1]["type"] == "response.incomplete"
 
 
+async def test_a_limit_that_is_being_stored_undoes_no_pause_and_goes_on_when_its_client_leaves(serve, monkeypatch):
+    async with serve(api_key="the owner's") as server:
+        own, store = Bearer(server, "the owner's"), server.service.store
+        storing, going_on, limit = asyncio.Event(), asyncio.Event(), store.limit
+
+        async def slowly(row):
+            storing.set()
+            await going_on.wait()
+            await limit(row)
+
+        monkeypatch.setattr(store, "limit", slowly)
+        limiting = asyncio.ensure_future(own.call("PUT", "/v1/admin/tenants/ann/limits", {"weight": 5}))
+        await storing.wait()
+        pausing = asyncio.ensure_future(own.ok("POST", "/v1/admin/tenants/ann/pause"))
+        limiting.cancel()
+        await eventually(lambda: server.app[CHANGING]._waiters)
+        going_on.set()
+        told, [stored] = await pausing, await store.limits()
+        assert (told["weight"], told["paused_at"]) == (5, stored.paused_at) and stored.paused_at
+        assert stored == server.hub.quotas.limits["tenant", "ann"]
+
+
 async def test_of_a_paused_tenant_neither_drafts_nor_prefetches_are_computed(server):
     ann = await bearer(server, "ann")
     conversation = await ann.conversation()
@@ -194,6 +217,8 @@ async def test_of_an_erased_tenant_no_turn_is_left_in_memory_and_nothing_in_the_
         assert refused.status == 403 and "send the key itself" in refused.error["message"]
         erasing = asyncio.ensure_future(own.ok("DELETE", "/v1/admin/tenants/ann"))
         await eventually(lambda: not server.hub.engine._commands.empty())
+        resumed = await own.call("POST", "/v1/admin/tenants/ann/resume")
+        assert resumed.refusal == (409, "tenant_being_erased", None)
         server.gate.open()
         erased = await erasing
         assert (erased["conversations"], erased["turns"], erased["keys"]) == (1, 3, 1)
