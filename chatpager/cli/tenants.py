@@ -61,7 +61,7 @@ def limit(
     if key is not None:
         if wanted.pop("max_conversations") is not None or weight is not None:
             raise ConfigError("key", "has neither --max-conversations nor --weight: they are its tenant's", value=key)
-        path = f"/v1/admin/keys/{quote(key, safe='')}/limits"
+        path = f"/v1/admin/keys/{quote(key, safe='')}/limits?tenant={quote(tenant, safe='')}"
     else:
         wanted["weight"] = weight
     found = server.request("PUT", path, wanted)

@@ -185,7 +185,11 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         "Say what a tenant may ask for", wire_tenants.Tenant, wire_tenants.TenantLimits, body_required=False
     ),
     ("PUT", "/v1/admin/keys/{id}/limits"): Operation(
-        "Say what a key may ask for", wire_tenants.LimitedKey, wire_tenants.KeyLimits, body_required=False
+        "Say what a key may ask for",
+        wire_tenants.LimitedKey,
+        wire_tenants.KeyLimits,
+        body_required=False,
+        query={"tenant": str},
     ),
     ("POST", "/v1/admin/tenants/{tenant}/pause"): Operation("Let a tenant begin nothing", wire_tenants.Tenant),
     ("POST", "/v1/admin/tenants/{tenant}/resume"): Operation("Let it go on", wire_tenants.Tenant),

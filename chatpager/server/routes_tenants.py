@@ -80,10 +80,13 @@ async def limit(request: web.Request) -> web.Response:
 
 
 async def limit_key(request: web.Request) -> web.Response:
+    """``tenant`` in the address: whose the key has to be."""
     service, id = request.app[SERVICE], request.match_info["id"]
     found = _sent(await request.read(), "requests_per_minute", "tokens_per_minute")
-    if id not in {key.id for key in await service.store.keys()}:
-        raise KeyNotFound(f"no key {shown(id)}")
+    tenant = request.query.get("tenant")
+    key = next((key for key in await service.store.keys() if key.id == id), None)
+    if key is None or tenant not in (None, key.tenant):
+        raise KeyNotFound(f"no key {shown(id)}" + (f" of tenant {shown(tenant)}" if tenant is not None else ""))
     await _change(request, "key.limited", "key", id, lambda old: Limits(kind="key", name=id, **found))
     return json_response(_key(service, id))
 
@@ -138,6 +141,9 @@ async def _erase(request: web.Request, name: str) -> w.ErasedTenant:
     try:
         await audited(request, "tenant.erased", name)
         keys = await service.store.revoke_keys_of(name, now=service.hub.wall())
+        for key in await service.store.keys():
+            if key.tenant == name:
+                service.hub.quotas.limits.pop(("key", key.id), None)
         erased = await service.hub.erasing.tenant(name, forget)
     finally:
         erasing.remove(name)

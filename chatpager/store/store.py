@@ -422,7 +422,7 @@ class Store:
         await self._database.writing("limit", lambda c: tenants.limit(c, row))
 
     async def revoke_keys_of(self, tenant: str, *, now: int) -> int:
-        """Revoke all of a tenant's keys; how many there were."""
+        """Revoke all of a tenant's keys, and forget their limits; how many keys there were."""
         return await self._database.writing("revoke_keys", lambda c: tenants.revoke_keys(c, tenant, now))
 
     async def turns_alone(self, tenant: str, most: int) -> list[str]:

@@ -35,11 +35,13 @@ async def every(c: AsyncConnection) -> list[TenantRow]:
 
 
 async def revoke_keys(c: AsyncConnection, tenant: str, now: int) -> int:
-    """Of a tenant; how many opened something until now."""
+    """Of a tenant, and forget what limited them; how many opened something until now."""
     open_ones = select(api_keys.c.id).where(api_keys.c.tenant == tenant, api_keys.c.revoked_at.is_(None))
     ids = list((await c.execute(open_ones)).scalars())
     for id in ids:
         await keys.revoke(c, id, now)
+    theirs = select(api_keys.c.id).where(api_keys.c.tenant == tenant)
+    await c.execute(delete(limits).where(limits.c.kind == "key", limits.c.name.in_(theirs)))
     return len(ids)
 
 

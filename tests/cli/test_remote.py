@@ -62,6 +62,7 @@ def test_tenants_are_limited_paused_and_erased(ask):
     assert json.loads(ask("tenants", "limit", "[ann]", "--json"))["requests_per_minute"] is None
     wrong = ask("tenants", "limit", "ann", "--key", "key_x", "--max-conversations", 1, code=2)
     assert "they are its tenant's" in wrong
+    assert "no key 'key_x' of tenant 'ann'" in ask("tenants", "limit", "ann", "--key", "key_x", code=1)
 
 
 def test_a_session_is_pinned_and_let_go(ask, session, server):

@@ -89,6 +89,8 @@ async def test_an_operator_changes_what_a_tenant_and_a_key_may_ask_for_while_it_
         assert (told["requests_left"], told["tokens_per_minute"], told["keys"]) == (3, None, 2)
         assert (await own.ok("PUT", f"/v1/admin/keys/{made.id}/limits", {"tokens_per_minute": 50}))["tokens_left"] == 50
         assert (await own.call("PUT", "/v1/admin/keys/key_none/limits", {})).refusal == (404, "key_not_found", None)
+        of_bob = await own.call("PUT", f"/v1/admin/keys/{made.id}/limits?tenant=bob", {})
+        assert of_bob.refusal == (404, "key_not_found", None) and "of tenant 'bob'" in of_bob.error["message"]
         for body in ({"requests": 1}, {"tokens_per_minute": 0}, {"weight": 101}):
             assert (await own.call("PUT", "/v1/admin/tenants/ann/limits", body)).refusal[2] == next(iter(body))
         asked = {"input": "Hello", **GREEDY, "max_output_tokens": 100}
@@ -207,6 +209,8 @@ async def test_of_an_erased_tenant_no_turn_is_left_in_memory_and_nothing_in_the_
         chat = {"messages": [{"role": "user", "content": f"{word}e " * 20}], "max_tokens": 8}
         await server.call("POST", "/v1/chat/completions", chat, headers={**hers.headers, "Idempotency-Key": "one"})
         await eventually(lambda: blocks() > chained)
+        [key] = [key.id for key in await server.service.store.keys() if key.tenant == "ann"]
+        await own.ok("PUT", f"/v1/admin/keys/{key}/limits?tenant=ann", {"requests_per_minute": 600})
         server.gate.hold(after=2)
         running = asyncio.ensure_future(hers.respond(f"{word}e", conversation=conversation, max_output_tokens=200))
         await server.held()
@@ -224,6 +228,8 @@ async def test_of_an_erased_tenant_no_turn_is_left_in_memory_and_nothing_in_the_
         assert (erased["conversations"], erased["turns"], erased["keys"]) == (1, 3, 1)
         assert (await running)["status"] == "cancelled"
         assert (await own.ok("DELETE", "/v1/admin/tenants/ann"))["conversations"] == 0
+        assert (await own.ok("GET", "/v1/admin/tenants"))["keys"] == []
+        assert [row.kind for row in await server.service.store.limits()] == ["tenant"]
         server.app[KEYRING].clock = lambda: time.monotonic() + 2 * CACHE_SECONDS
         assert (await hers.call("GET", f"/v1/responses/{kept['id']}")).status == 401
         assert len((await bobs.ok("GET", "/v1/conversations"))["data"]) == 1
