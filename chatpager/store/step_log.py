@@ -10,9 +10,10 @@ steps.
 from __future__ import annotations
 
 import sqlite3
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
-from itertools import islice
+from itertools import islice, takewhile
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -62,6 +63,8 @@ class _Written(NamedTuple):
     """Turns that have rows now, or have ended."""
     ended: set[str]
     fresh: list[Row]
+    done: int
+    """How many of the server's own steps were deleted."""
 
 
 class StepLog:
@@ -71,6 +74,9 @@ class StepLog:
     def __init__(self) -> None:
         self._number = 0
         """Of the last step."""
+        self._own: deque[int] = deque()
+        """Numbers of the steps that lie as they came: between them and before there may be another server's, which it
+        goes on with, or died with."""
         self._behind: dict[str, _Behind] = {}
         """By turn, those whose tokens have waited for longest first."""
         self._ends: dict[str, int] = {}
@@ -101,16 +107,19 @@ class StepLog:
         rows = [row for id in due if id not in ended for row in _joined(self._behind[id].rows)]
         for some in _portions(rows):
             c.execute(_insert_of(len(some)), [value for row in some for value in msgspec.structs.astuple(row)])
-        if due:
-            waits = next(islice(self._behind.values(), len(due), None), None)
-            first = self._behind[due[0]].since  # before it there may be those of a server that died: not ours to forget
-            c.execute(_DELETE, (STEP, first, waits.since if waits else number))
-        self._written = _Written(number, due, ended, fresh)
+        done = self._done(due, number)
+        for first, last in _runs(done):
+            c.execute(_DELETE, (STEP, first, last))
+        self._written = _Written(number, due, ended, fresh, len(done))
         return ended & ids
 
     def committed(self) -> None:
         assert self._written is not None, "nothing was written"
-        self._number, due, ended, fresh = self._written
+        self._number, due, ended, fresh, done = self._written
+        for _ in range(done):
+            self._own.popleft()
+        if fresh:
+            self._own.append(self._number)
         for id in due:
             del self._behind[id]
         for id in ended:
@@ -129,6 +138,12 @@ class StepLog:
             return int(self._number % (STEPS_BEHIND // count) == 0)
         return -(-count // STEPS_BEHIND)
 
+    def _done(self, due: Sequence[str], number: int) -> list[int]:
+        """The steps of which nothing waits any more once those that are due have rows."""
+        waits = next(islice(self._behind.values(), len(due), None), None) if due else None
+        end = waits.since if waits else number
+        return list(takewhile(lambda own: own < end, self._own)) if due else []
+
     def _look(self, c: sqlite3.Connection) -> bool:
         """Whether others have written since."""
         [state] = c.execute("PRAGMA data_version").fetchone()
@@ -145,6 +160,15 @@ class StepLog:
         self._live.update(unsure)
         self._live -= ended
         return ended
+
+
+def _runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """The first and the last of each run without a gap."""
+    runs: list[tuple[int, int]] = []
+    for number in numbers:
+        first = runs.pop()[0] if runs and runs[-1][1] == number - 1 else number
+        runs.append((first, number))
+    return runs
 
 
 def unpacked(steps: Iterable[bytes]) -> list[Row]:
@@ -201,4 +225,4 @@ def _insert_of(count: int, alternative: str = "OR IGNORE") -> str:
 _INSERT_STEP = _insert_of(1, "")
 """Whatever lies there already is another step."""
 _LAST = f"SELECT coalesce(max(first_index), 0) FROM {turn_journal.name} WHERE turn_id = ?"  # noqa: S608
-_DELETE = f"DELETE FROM {turn_journal.name} WHERE turn_id = ? AND first_index >= ? AND first_index < ?"  # noqa: S608
+_DELETE = f"DELETE FROM {turn_journal.name} WHERE turn_id = ? AND first_index BETWEEN ? AND ?"  # noqa: S608

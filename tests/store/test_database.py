@@ -59,10 +59,12 @@ async def test_each_method_promises_what_it_says(store, monkeypatch):
 
     visit = Database.write_in_one_visit
 
-    async def visited(self, name, work):
-        synced = await visit(self, "test", lambda c: c.execute("PRAGMA synchronous").fetchone()[0])
-        seen[name] = synced == 2
-        return await visit(self, name, work)
+    async def visited(self, name, work, committed):
+        def synced(c):
+            seen[name] = c.execute("PRAGMA synchronous").fetchone()[0] == 2
+            return work(c)
+
+        return await visit(self, name, synced, committed)
 
     monkeypatch.setattr(Database, "write", watched)
     monkeypatch.setattr(Database, "writing", written)

@@ -114,6 +114,17 @@ async def test_a_step_in_the_place_of_another_is_refused_and_not_lost(sqlite_sto
         await sqlite_store.journal([entry("resp_1", 1, "b")])
 
 
+async def test_no_server_forgets_the_steps_of_another(sqlite_store, sqlite_url, open_store):
+    """Which lie between its own: they write in turn."""
+    stores = [sqlite_store, await open_store(sqlite_url, migrate=False)]
+    for n in range(2):
+        await sqlite_store.begin_turn(begin(f"resp_{n}", user("hi")))
+    for step in range(2 * STEPS_BEHIND):
+        for n, store in enumerate(stores):
+            await store.journal([entry(f"resp_{n}", step, "a")])
+    assert [len((await sqlite_store.journaled("ann", f"resp_{n}")).text) for n in range(2)] == [2 * STEPS_BEHIND] * 2
+
+
 async def test_few_turns_wait_as_long_for_rows_of_their_own(sqlite_store):
     await sqlite_store.begin_turn(begin("resp_1", user("hi")))
     for step in range(4 * STEPS_BEHIND):
