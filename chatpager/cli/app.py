@@ -104,7 +104,7 @@ def _serve(given: dict[str, Any], file: str | None, defaults: dict[str, Any], *,
     from chatpager.cli.phases import phase
     from chatpager.cli.signals import give_up_on_signals
     from chatpager.config import load
-    from chatpager.server.access import exposure, is_exposed
+    from chatpager.server.exposure import exposure, is_exposed
 
     config = load(given, file=file, defaults=defaults)
     model = config.engine.model

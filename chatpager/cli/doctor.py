@@ -80,7 +80,7 @@ def _port(config: Config) -> Finding:
 
 async def _access(config: Config) -> Finding:
     from chatpager.cli.keys import has_live_key
-    from chatpager.server.access import exposure, is_exposed
+    from chatpager.server.exposure import exposure, is_exposed
 
     try:
         stored = await has_live_key(config.store.resolved_database_url())

@@ -3,7 +3,6 @@ and errors in OpenAI's shape."""
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import re
 import secrets
@@ -20,7 +19,6 @@ from chatpager.config import ServerConfig
 from chatpager.errors import (
     MAX_SHOWN,
     ChatpagerError,
-    ConfigError,
     Forbidden,
     InvalidRequest,
     MethodNotAllowed,
@@ -33,6 +31,7 @@ from chatpager.errors import (
 from chatpager.program import program
 from chatpager.server.attribution import attribution
 from chatpager.server.error_answers import REQUEST_ID, error_response, is_anthropic, retry_hints
+from chatpager.server.exposure import is_loopback
 from chatpager.server.keyring import CALLER, Caller
 from chatpager.server.logins import FOREIGN_ORIGIN, SENDER, caller_of, is_secure, sender_of
 from chatpager.server.service import SERVICE
@@ -59,32 +58,6 @@ EXPOSED = "x-request-id, request-id, retry-after, retry-after-ms, x-should-retry
 """Headers that a page from elsewhere may read."""
 WAYS_OUT = ((re.compile("/v1/messages/batches"), "POST", "batches are not built: send each of them to /v1/messages"),)
 """What to do instead of what others have and this server does not: (path, method, words)."""
-LOOPBACK = {"localhost", "127.0.0.1", "::1"}
-
-
-def is_loopback(host: str) -> bool:
-    if host in LOOPBACK:
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def is_exposed(config: ServerConfig) -> bool:
-    """Whether other machines reach the server, and it has no key of its own, nor the word that it needs none."""
-    hosts = [config.host] if config.admin_port is None else [config.host, config.admin_host]
-    return not (all(map(is_loopback, hosts)) or config.api_key or config.insecure)
-
-
-def exposure(config: ServerConfig) -> ConfigError:
-    """Why a server ``is_exposed`` where no key is stored either."""
-    return ConfigError(
-        "host",
-        "other machines could reach this address, so set --api-key (or CHATPAGER_API_KEY), "
-        f"make a key with {program()} keys create, or say --insecure if that is meant",
-        value=config.host,
-    )
 
 
 def errors() -> Middleware:

@@ -40,12 +40,12 @@ from chatpager.server.access import (
     add_headers,
     errors,
     gate,
-    is_exposed,
     not_a_clients_mistake,
     still_open,
 )
 from chatpager.server.admin_snapshot import Looking
 from chatpager.server.block_mirror import BlockMirror
+from chatpager.server.exposure import is_exposed
 from chatpager.server.history_keeper import HistoryKeeper
 from chatpager.server.keyring import KEYRING, Keyring
 from chatpager.server.logins import LOGINS, Logins

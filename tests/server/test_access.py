@@ -7,7 +7,7 @@ import math
 import pytest
 
 from chatpager.config import ServerConfig
-from chatpager.server.access import exposure, is_exposed, is_loopback
+from chatpager.server.exposure import exposure, is_exposed, is_loopback
 from chatpager.server.keyring import KEYRING
 from tests.serving import GREEDY
 

@@ -91,9 +91,9 @@ describe("a long block", () => {
   });
 
   it.each([
-    ["of sentences", "Some **bold** words with `a code` in them, and a [link](https://example.test/a). ".repeat(200)],
+    ["of sentences", "Some **bold** words with `a code` in them, and a [link](https://elsewhere.test/a). ".repeat(200)],
     ["of lines", "A line_of_names with 5 * 3 [1] and a hard end  \nand the next line. ".repeat(200)],
-    ["with titles", '[a](https://example.test/a "the title of it") '.repeat(200)],
+    ["with titles", '[a](https://elsewhere.test/a "the title of it") '.repeat(200)],
     ["in Chinese", "分頁快取把提示切成**區塊**，相同的前綴只計算一次。".repeat(300)],
     ["without a word's end", "x".repeat(9000)],
     ["with escapes", "\\*no emphasis\\* and \\[no link] &amp; 😀 ".repeat(300)],
@@ -101,7 +101,7 @@ describe("a long block", () => {
   ])("a paragraph %s is in pieces what it is as a whole", (_, text) => {
     const blocks = new Blocks();
     const flat = (source: string) => blocks.inline(source).flatMap((token) => token.children ?? []).map((token) => (token.type === "text" ? token.content : `<${token.type} ${token.content}>`)).join("");
-    blocks.of("[a]: https://example.test/a\n\n");
+    blocks.of("[a]: https://elsewhere.test/a\n\n");
     for (const step of [1_000, 377]) {
       const cutter = new Cutter(blocks);
       let cut = cutter.of("");
