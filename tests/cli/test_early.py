@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.processes import clean_env, traced
+from tests.processes import clean_env
 
 START = """
 import sys
@@ -32,7 +32,7 @@ def test_what_is_wrong_is_told_before_torch_is_imported(tmp_path, arguments, wor
     (tmp_path / "empty").mkdir()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         argv = map(str, arguments(tmp_path / "empty", taken.getsockname()[1]))
-        env = clean_env(tmp_path, HF_ENDPOINT="http://127.0.0.1:9", HF_HUB_OFFLINE="0", **traced())
+        env = clean_env(tmp_path, HF_ENDPOINT="http://127.0.0.1:9", HF_HUB_OFFLINE="0")
         done = subprocess.run(
             [sys.executable, "-c", START, *argv], env=env, cwd=tmp_path, capture_output=True, text=True
         )
