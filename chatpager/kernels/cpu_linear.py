@@ -31,8 +31,9 @@ FEW_ROWS = 16
 """Up to so many rows it is clearly the fastest there is; from 32 on it is even with tiles that are widened for torch,
 then behind."""
 FEW_ROWS_BY_DOTS = 64
-"""Where the processor multiplies bfloat16 itself: 64 rows take 0.95 to 1.2 times what oneDNN's packed weights take, 16
-rows 0.8 times, 128 up to 1.6 times (one thread of an EPYC with AVX-512, 768 to 6,144 and 3,072 to 768)."""
+"""Where the processor multiplies bfloat16 itself: 16, 64 and 128 rows take 0.79 to 0.94, 0.96 to 1.09 and 1.00 to 1.14
+times what oneDNN's packed weights take (one thread of an EPYC with AVX-512, `bench linears` of 6,144 x 768 and 768 x
+3,072)."""
 
 
 class Weights(NamedTuple):
