@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from chatpager.engine.messages import CancelRequest
 from chatpager.errors import ConversationNotFound, Overloaded, ResponseNotFound, StoreError
 from chatpager.sessions.stream import Started
 from tests.sessions.conftest import TENANT
@@ -192,7 +193,8 @@ async def test_a_turn_that_never_was_is_still_unknown(rig):
 async def test_a_turn_that_is_just_beginning_is_ended_before_its_tenant_is_erased(rig, monkeypatch):
     storing, may_go_on, ends = asyncio.Event(), asyncio.Event(), []
     async with rig(lambda prompt: "ok " * 900, step=1) as r:
-        begin_turns, delete_turn = r.hub.store.begin_turns, r.hub.store.delete_turn
+        begin_turns, delete_turn, send = r.hub.store.begin_turns, r.hub.store.delete_turn, r.hub.engine.send
+        r.runner.gate.hold()  # until it is cancelled: it may not come to its own end before
 
         async def begins(rows):
             storing.set()
@@ -203,6 +205,12 @@ async def test_a_turn_that_is_just_beginning_is_ended_before_its_tenant_is_erase
             ends.append(r.hub.live(tenant, turn_id))
             return await delete_turn(tenant, turn_id)
 
+        def sends(command):
+            send(command)
+            if isinstance(command, CancelRequest):
+                r.runner.gate.open()
+
+        monkeypatch.setattr(r.hub.engine, "send", sends)
         monkeypatch.setattr(r.hub.store, "begin_turns", begins)
         monkeypatch.setattr(r.hub.store, "delete_turn", deletes)
         submitting = asyncio.ensure_future(r.hub.submit(r.request("a", max_tokens=900)))
