@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -184,3 +185,12 @@ def choose(page, row, entry: str) -> None:
 def picture(page, name: str) -> None:
     PICTURES.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=PICTURES / f"{name}.png")
+
+
+def longest_task(trace: bytes) -> float:
+    """Of the page's own thread, milliseconds of processor time: those do not depend on what runs beside the test."""
+    events = json.loads(trace)["traceEvents"]
+    threads = Counter((event["pid"], event["tid"]) for event in events if event["name"] == "FunctionCall")
+    [(thread, _)] = threads.most_common(1)
+    tasks = [event for event in events if event["name"] == "RunTask" and (event["pid"], event["tid"]) == thread]
+    return max(event.get("tdur", 0) for event in tasks) / 1000

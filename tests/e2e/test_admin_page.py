@@ -13,6 +13,7 @@ import urllib.request
 
 import pytest
 
+from tests.e2e.browsing import longest_task
 from tests.processes import ROOT, serving
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -264,21 +265,28 @@ def test_it_speaks_the_readers_language(open_page, language, tab):
     expect(page.get_by_role("link", name=tab)).to_have_attribute("aria-current", "page")
 
 
-FRAMES = """async () => {
-  const gaps = [];
+FRAMES = """() => {
+  window.gaps = [];
   let last = performance.now();
-  while (gaps.length < 120) {
-    await new Promise(requestAnimationFrame);
-    gaps.push(performance.now() - last);
-    last = performance.now();
-  }
-  return gaps.sort((a, b) => a - b);
+  const next = () => {
+    const now = performance.now();
+    window.gaps.push(now - last);
+    last = now;
+    requestAnimationFrame(next);
+  };
+  requestAnimationFrame(next);
 }"""
+POINTED_AT = 300
+"""Places of the map the pointer goes over, some seconds in all."""
 
 
-def test_a_hundred_thousand_blocks_are_drawn_smoothly(open_page, record_property):
-    """Five thousand of them change with every answer."""
+def test_a_hundred_thousand_blocks_are_drawn_smoothly(open_page, browser, server, record_property):
+    """Five thousand of them change with every answer, and the pointer goes over them. Alone on a machine::
+
+    pytest --no-cov -s tests/e2e/test_admin_page.py -k hundred_thousand
+    """
     total, stamp = 100_000, 0
+    block = call(server, "GET", "/v1/admin/blocks/1")
 
     def told(route):
         nonlocal stamp
@@ -292,13 +300,33 @@ def test_a_hundred_thousand_blocks_are_drawn_smoothly(open_page, record_property
 
     page = open_page("requests")
     page.route("**/v1/admin/blocks?*", told)
+    page.route(
+        "**/v1/admin/blocks/*", lambda route: route.fulfill(json={**block, "id": int(route.request.url.split("/")[-1])})
+    )
     page.goto(page.url.split("#")[0] + "#/blocks")
-    expect(page.locator("canvas.map")).to_have_attribute("aria-label", re.compile("^100,000"))
-    gaps = page.evaluate(FRAMES)
-    record_property("median_frame_ms", gaps[60])
-    record_property("longest_frame_ms", gaps[-1])
-    print(f"100,000 cells: median frame {gaps[60]:.1f} ms, 95% {gaps[114]:.1f} ms, longest {gaps[-1]:.1f} ms")
-    assert gaps[60] < 100  # tests run beside this; wanted are 17 ms, on a machine of its own
+    canvas = page.locator("canvas.map")
+    expect(canvas).to_have_attribute("aria-label", re.compile("^100,000"))
+    box = canvas.bounding_box()
+    browser.start_tracing(page=page, categories=["devtools.timeline", "disabled-by-default-devtools.timeline"])
+    page.evaluate(FRAMES)
+    updates = stamp
+    for step in range(POINTED_AT):
+        x, y = box["x"] + 5 + 7 * step % (box["width"] - 10), box["y"] + 5 + 11 * step % 500
+        page.mouse.move(x, y)
+        page.wait_for_timeout(10)
+    gaps = sorted(page.evaluate("window.gaps"))
+    busy = longest_task(browser.stop_tracing())
+    expect(page.get_by_role("spinbutton", name="Number")).not_to_have_value("")  # of where the pointer stopped
+    assert stamp - updates >= 3
+    median, late = gaps[len(gaps) // 2], gaps[len(gaps) * 95 // 100]
+    record_property("median_frame_ms", median)
+    record_property("longest_task_ms", busy)
+    print(
+        f"100,000 cells, {stamp - updates} updates, {len(gaps)} frames: median {median:.1f} ms, 95% {late:.1f} ms, "
+        f"longest {gaps[-1]:.1f} ms; one task took {busy:.1f} ms of the processor at most"
+    )
+    assert median < 100  # tests run beside this; alone on two cores it is 16.7 ms, 17.9 of 95 %
+    assert busy <= 25  # alone 9.8
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

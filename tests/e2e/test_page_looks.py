@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections import Counter
 
 import pytest
 
@@ -16,6 +15,7 @@ from tests.e2e.browsing import (
     badges,
     expect,
     field,
+    longest_task,
     open_page,
     picture,
     send,
@@ -209,15 +209,6 @@ LISTED = "".join(f"- item **{i}** has `code` and a few more words in it\n" for i
 PARAGRAPH = "A paragraph can go **on and on**, with `code` in it and a [link](https://example.test/docs) too. " * 620
 CODED = "```python\n" + "    for item in things[1:]: yield call('<span>', 12)  # note\n" * 300 + "```\n\nDone.\n"
 LONG_ANSWERS = {"blocks": (RICH + "\n\n") * 90, "list": LISTED, "code": CODED, "paragraph": PARAGRAPH}
-
-
-def longest_task(trace: bytes) -> float:
-    """Of the page's own thread, milliseconds of processor time: those do not depend on what runs beside the test."""
-    events = json.loads(trace)["traceEvents"]
-    threads = Counter((event["pid"], event["tid"]) for event in events if event["name"] == "FunctionCall")
-    [(thread, _)] = threads.most_common(1)
-    tasks = [event for event in events if event["name"] == "RunTask" and (event["pid"], event["tid"]) == thread]
-    return max(event.get("tdur", 0) for event in tasks) / 1000
 
 
 @pytest.mark.parametrize("text", LONG_ANSWERS.values(), ids=LONG_ANSWERS)
