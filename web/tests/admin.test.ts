@@ -298,6 +298,13 @@ describe("languages", () => {
     for (const other of [zhHant, zhHans]) expect(leaves(other).sort()).toEqual(leaves(en).sort());
     expect(Object.keys(LANGUAGES)).toEqual(["en", "zh-Hant", "zh-Hans"]);
   });
+  it("call a token the same on both pages", () => {
+    const said = ["../src/words/", "../src/admin/words."].flatMap((place) => ["zh-hant.ts", "zh-hans.ts"].map((name) => readFileSync(new URL(place + name, import.meta.url), "utf8")));
+    for (const text of said) {
+      expect(text).toContain(" token");
+      expect(text).not.toMatch(/词元|詞元|权杖|權杖|令牌/);
+    }
+  });
   it("follow the browser until one is chosen", () => {
     const { storage } = memoryStorage();
     vi.stubGlobal("localStorage", storage);
