@@ -24,6 +24,7 @@ from chatpager.engine.constraint import Constraint
 from chatpager.engine.grammar import Grammar, followed_schema
 from chatpager.engine.grammar_child import matcher, vocabulary
 from chatpager.engine.grammar_probe import Probe
+from chatpager.engine.grammar_problem import MAX_PROBLEM, problem_shown
 from chatpager.errors import GrammarFailed, InvalidRequest
 
 if TYPE_CHECKING:
@@ -38,8 +39,6 @@ CACHED = 64
 """Compiled grammars that are kept though nobody holds them, of all tenants together."""
 VERDICTS = 4096
 """On grammars that were compiled or refused, of all tenants together."""
-MAX_PROBLEM = 500
-"""Characters of what llguidance says of a grammar."""
 
 
 class Compiled:
@@ -233,7 +232,7 @@ ENDLESS = "NoExtensionBias"
 def _invalid(grammar: Grammar, problem: str) -> InvalidRequest:
     if ENDLESS in problem:
         problem = "it refers to itself without end; give it a way that does not"
-    return _unusable(f"this {grammar.kind} cannot be used: {problem[:MAX_PROBLEM]}")
+    return _unusable(f"this {grammar.kind} cannot be used: {problem_shown(problem, grammar)}")
 
 
 def _unusable(problem: str) -> InvalidRequest:

@@ -286,6 +286,25 @@ def test_what_cannot_be_followed_is_refused_with_the_cause(llm, grammar, problem
     assert refusal.value.param == "grammar" and not llm.engine.has_work
 
 
+R = "red fox, " * 400
+LONG = [
+    *(Grammar("regex", part + "(" * 300) for part in (R, "red" * 1000, "")),
+    *(Grammar("lark", text) for text in (f'start: "{R}', "start: " + "r" * 3000, f"start: x\n# {R}\n# {R}\nx: (")),
+    *(schema_grammar({"type": "string", name: R + "(("}) for name in ("pattern", "format", "minLength")),
+    *(schema_grammar(schema) for schema in ({"type": R}, {"$ref": R}, {"$ref": f"#/{R}"}, {"type": '"r\n"' * 300})),
+]
+
+
+@pytest.mark.parametrize("grammar", LONG, ids=lambda grammar: f"{grammar.kind}-{grammar.text[:24]}")
+def test_of_a_grammar_that_is_refused_little_is_shown(llm, grammar):
+    with pytest.raises(InvalidRequest) as refusal:
+        one(llm, grammar)
+    said = str(refusal.value)
+    places = re.findall(r"(?:[(\s]|red|fox|,|r\b)+|r{2,}", said)
+    assert max(len(place) for place in places) <= 64 and len(said) <= 400, said
+    assert "(" * 65 not in said and said.count("r ") < 70
+
+
 @pytest.mark.parametrize(
     ("kind", "text"),
     [

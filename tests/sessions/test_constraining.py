@@ -4,13 +4,16 @@ import asyncio
 import threading
 from dataclasses import replace
 
+import msgspec
 import pytest
 
+from chatpager.engine.grammar import Grammar, schema_grammar
 from chatpager.engine.grammar_compiler import GrammarCompiler
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.errors import InvalidRequest, Overloaded, RateLimited
 from chatpager.sessions.constraining import MAX_WAITING, UNRESTRICTED, Constraining
 from tests.chat_models import CHATML, EOS, MISTRAL, MISTRAL_TOKENS, TOOLS_CHATML, save_tokenizer
+from tests.engine.test_grammar_probe import SHAPES
 from tests.gate import DEADLINE
 from tests.server.reading import respond
 
@@ -181,4 +184,57 @@ async def test_a_form_whose_tokens_the_vocabulary_lacks(tmp_path):
     made.close()
     made = constraining(tmp_path / "b", MISTRAL, MISTRAL_TOKENS)
     assert (await made.prepare(respond(input="a", tools=[TOOL], tool_choice="required"), b""))[1] is not None
+    made.close()
+
+
+# -- the event loop, whatever is compiled beside it -------------------------------------------------------------------
+
+DOUBLED = "start: X0\n" + "".join(f"X{i}: X{i + 1} X{i + 1}\n" for i in range(40)) + 'X40: "a"'
+BAD = {
+    **{f"chain of {name}": SHAPES[name](3000) for name in ("properties", "rules", "and")},
+    "alternatives": Grammar("regex", "|".join(f"w{i}x*" for i in range(9000))),
+    "long": Grammar("regex", "a" * 60_000),
+    "counted": Grammar("regex", "(((a{1,100}){1,100}){1,100})"),
+    "backtracking": Grammar("regex", "(x+x+)+y" * 300 + "(a|b|.*c)*" * 200),
+    "choices": schema_grammar({"enum": [f"v{i}" for i in range(20_000)]}),
+    "fields": schema_grammar({"properties": {f"p{i}": {"type": "integer", "minimum": i} for i in range(500)}}),
+    "alike": schema_grammar({"anyOf": [{"properties": {"a": {"enum": [i]}}} for i in range(600)]}),
+}
+TAKES_LONG = {
+    "doubled": Grammar("lark", DOUBLED),
+    "together": Grammar("lark", "start: X\nX: " + " & ".join(f"/.*a.{{{i}}}/" for i in range(12))),
+    "longest": Grammar("regex", "a" * 250_000),
+    "many fields": schema_grammar({"properties": {f"p{i}": {"type": "null"} for i in range(3000)}}),
+}
+MOST_SECONDS = 0.05
+
+
+async def longest_gap(work):
+    """Seconds for which the loop did not come while ``work`` went on."""
+    clock = asyncio.get_running_loop().time
+    task, longest, last = asyncio.ensure_future(work), 0.0, clock()
+    while not task.done():
+        await asyncio.sleep(0.001)
+        now = clock()
+        longest, last = max(longest, now - last), now
+    if task.exception() is not None:
+        assert isinstance(task.exception(), InvalidRequest)
+    return longest
+
+
+@pytest.mark.parametrize("bad", [BAD, pytest.param(TAKES_LONG, marks=pytest.mark.slow)], ids=["a second", "long"])
+async def test_the_loop_goes_on_while_what_is_bad_is_compiled(tmp_path, bad):
+    """What holds it up does so each time; a machine that is busy does not."""
+    tokenizer = Tokenizer(save_tokenizer(tmp_path, TOOLS_CHATML))
+    made = Constraining(tokenizer)
+    made.compiler = GrammarCompiler(tokenizer, vocab_size=400, eos_token_ids={EOS}, probe=made.probe)
+    asked = respond(input="a", chatpager={"grammar": {"regex": "a"}})
+    for name, grammar in bad.items():
+        request = replace(asked, params=msgspec.structs.replace(asked.params, grammar=grammar))
+        gaps = []
+        for domain in (b"1", b"2", b"3"):  # nothing of one is remembered for another
+            gaps.append(await longest_gap(made.prepare(request, domain)))
+            if gaps[-1] < MOST_SECONDS:
+                break
+        assert min(gaps) < MOST_SECONDS, (name, gaps)
     made.close()
