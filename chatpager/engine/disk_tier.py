@@ -40,13 +40,18 @@ class DiskTier:
     """At most ``capacity`` bytes of blocks under ``folder``. Of those that no conversation is recorded as having, and
     while there are none of all, the one used longest ago goes first, and of a conversation its end before its
     beginning. ``domain`` is that of the model that is served, the salt apart. Files that were written in another way
-    than ``form`` are deleted: who seals them has none left that are not.
+    than ``form`` are deleted: who seals them has none left that are not. ``key`` as ``HeadRecords`` has it.
 
     ``save`` hands a block to a thread that writes it; ``find`` and the rest are for the engine's thread.
     """
 
     def __init__(
-        self, folder: Path, capacity: int, domain: BlockProof = NO_DOMAIN, form: BlockFile | None = None
+        self,
+        folder: Path,
+        capacity: int,
+        domain: BlockProof = NO_DOMAIN,
+        form: BlockFile | None = None,
+        key: bytes = b"",
     ) -> None:
         self.folder = folder
         self._form = form or Plain()
@@ -59,7 +64,7 @@ class DiskTier:
         self._files: OrderedDict[BlockProof, int] = OrderedDict(self._scan())
         """Size by proof, the least recently used first."""
         self._bytes = sum(self._files.values())
-        self._heads = HeadRecords(folder / "heads", domain)
+        self._heads = HeadRecords(folder / "heads", domain, key)
         self._strays = OrderedDict.fromkeys(proof for proof in self._files if proof not in self._heads)
         """Those of the files that no conversation is recorded as having, in the same order."""
         for chain in self._heads.chains():
@@ -150,6 +155,13 @@ class DiskTier:
             self._pass_over(owner)
             self._records[owner] = None
             self._put(partial(self._record, owner), first=True)
+
+    def drop_heads(self, tenant: str) -> None:
+        """All conversations of a tenant are gone, also those whose names nobody knows any more."""
+        with self._lock:
+            for owner in [owner for owner in self._records if owner.partition("\0")[0] == tenant]:
+                self._pass_over(owner)
+            self._put(partial(self._drop_records, tenant), first=True)
 
     def _pass_over(self, owner: str) -> None:
         """A record that waits is not written any more. What was in it goes before it can be written anew."""
@@ -269,6 +281,10 @@ class DiskTier:
             self._let_go(proofs)
             raise
         self._let_go(old)
+
+    def _drop_records(self, tenant: str) -> None:
+        for proofs in self._heads.pop_all(tenant):
+            self._let_go(proofs)
 
     def _let_go(self, proofs: Sequence[BlockProof]) -> None:
         """A conversation no longer has these: those that nobody has go. In one go, so that who takes one meanwhile

@@ -54,8 +54,9 @@ class Engine:
         tiers: Tiers | None = None,
         domain: bytes = b"",
     ) -> None:
-        """``tiers`` None: those that ``config`` asks for, if blocks have names at all; ``domain`` tells whether what
-        they kept can be found again, which is of the same. Raises ConfigError where its folder cannot be used."""
+        """``tiers`` None: those that ``config`` asks for, if blocks have names at all; ``domain``, a secret, tells
+        whether what they kept can be found again, which is of the same. Raises ConfigError where its folder cannot be
+        used."""
         self.config = config
         self.runner = runner
         self.pool = BlockPool(runner.num_blocks)
@@ -68,7 +69,7 @@ class Engine:
         self._intake = Intake(config, runner, longest=longest, max_num_seqs=limits.max_num_seqs, hash_bits=hash_bits)
         self.tiers = tiers
         if tiers is None and config.enable_prefix_caching:
-            self.tiers = open_tiers(config, runner, self._intake.hasher(domain).proof)
+            self.tiers = open_tiers(config, runner, self._intake.hasher(domain).proof, domain)
         self.cache = PrefixCache(
             self.pool,
             config.block_size,

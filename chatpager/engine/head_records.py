@@ -1,9 +1,10 @@
 """Which blocks each conversation consists of, in files beside the blocks: to say after a restart how warm it is, and to
-delete a conversation's blocks with it. A record's name tells nothing of whose it is."""
+delete a conversation's blocks with it. Who does not know the server's secret cannot tell by a record whose it is."""
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import struct
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -22,6 +23,8 @@ HEADER = struct.Struct(f"<{len(MAGIC)}s32s16s")
 """Magic and version, domain (model and layout), xxh3-128 of the proofs that follow."""
 SUFFIX = ".head"
 PROOF_BYTES = 32
+MARK_BYTES = 16
+"""Of a name: its tenant's."""
 MAX_RECORDS = 1 << 14
 """Kept from one start to the next, the latest."""
 
@@ -33,11 +36,12 @@ class Record:
 
 
 class HeadRecords:
-    """``domain``: that of the model that is served, the salt apart."""
+    """``domain``: that of the model that is served, the salt apart. ``key`` hides whose the records are."""
 
-    def __init__(self, folder: Path, domain: BlockProof) -> None:
+    def __init__(self, folder: Path, domain: BlockProof, key: bytes = b"") -> None:
         self.folder = folder
         self.domain = domain
+        self._key = key
         self._holders: Counter[BlockProof] = Counter()
         """Conversations that have a block."""
         self._found: list[tuple[BlockProof, ...]] = []
@@ -63,15 +67,16 @@ class HeadRecords:
         return sum(1 for chain in chains for _ in takewhile(kept.__contains__, chain)) / total if total else None
 
     def _latest(self) -> list[Path]:
-        """The latest records; the others are deleted."""
+        """The latest records; the others are deleted, and those of earlier versions, which tell not whose they are."""
         aged: list[tuple[int, Path]] = []
         for path in self.folder.glob("*" + SUFFIX):
             with suppress(FileNotFoundError):
                 aged.append((path.stat().st_mtime_ns, path))
         paths = [path for _, path in sorted(aged, reverse=True)]
-        for path in paths[MAX_RECORDS:]:
+        latest = [path for path in paths if path.stem[2 * MARK_BYTES :].startswith("-")][:MAX_RECORDS]
+        for path in set(paths).difference(latest):
             unlink(path)
-        return paths[:MAX_RECORDS]
+        return latest
 
     def hold(self, proofs: Iterable[BlockProof]) -> None:
         """A conversation has these blocks, or is about to be recorded as having them."""
@@ -87,7 +92,14 @@ class HeadRecords:
 
     def pop(self, owner: str) -> tuple[BlockProof, ...]:
         """Delete a record. Returns what the conversation was recorded as having."""
-        path = self._path(owner)
+        return self._pop(self._path(owner))
+
+    def pop_all(self, tenant: str) -> Iterator[tuple[BlockProof, ...]]:
+        """The same of each conversation of a tenant, whatever it was called."""
+        return map(self._pop, list(self.folder.glob(f"{self._mark(tenant)}-*{SUFFIX}")))
+
+    @staticmethod
+    def _pop(path: Path) -> tuple[BlockProof, ...]:
         old = _read(path)
         unlink(path)
         return old.proofs if old is not None else ()
@@ -108,7 +120,11 @@ class HeadRecords:
         return gone
 
     def _path(self, owner: str) -> Path:
-        return self.folder / (hashlib.sha256(owner.encode()).hexdigest() + SUFFIX)
+        tenant, _, _ = owner.partition("\0")
+        return self.folder / f"{self._mark(tenant)}-{hashlib.sha256(owner.encode()).hexdigest()}{SUFFIX}"
+
+    def _mark(self, tenant: str) -> str:
+        return hmac.digest(self._key, tenant.encode(), "sha256")[:MARK_BYTES].hex()
 
 
 def _read(path: Path) -> Record | None:

@@ -50,6 +50,13 @@ class KnownSessions:
         if self._tiers is not None:
             self._tiers.drop(owner)
 
+    def close_all(self, tenant: str) -> None:
+        """All conversations of a tenant were deleted, also those that nobody here has heard of since the start."""
+        for owner in [owner for owner in self._leases.heads if owner.partition("\0")[0] == tenant]:
+            self._leases.close(owner)
+        if self._tiers is not None:
+            self._tiers.drop_all(tenant)
+
     def withdraw(self, label: str) -> bool:
         """A published prefix is shared no more, and its blocks are worth what sessions make of them. False: there is
         none."""

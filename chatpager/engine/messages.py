@@ -96,6 +96,12 @@ class CloseSession(msgspec.Struct, frozen=True, tag="close_session"):
     owner: str
 
 
+class CloseTenant(msgspec.Struct, frozen=True, tag="close_tenant"):
+    """Nobody will go on with any session whose owner begins with this name."""
+
+    tenant: str
+
+
 class PublishPrefix(msgspec.Struct, frozen=True, kw_only=True, tag="publish_prefix"):
     """Prompts that begin with these tokens, a whole number of blocks, share the blocks of them, whosever they are."""
 
@@ -119,6 +125,7 @@ Command = (
     | ForkSession
     | RewindSession
     | CloseSession
+    | CloseTenant
     | PublishPrefix
     | WithdrawPrefix
 )

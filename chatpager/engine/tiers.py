@@ -284,6 +284,11 @@ class Tiers:
         if self.disk is not None:
             self.disk.drop_head(owner)
 
+    def drop_all(self, tenant: str) -> None:
+        """All conversations of a tenant were deleted."""
+        if self.disk is not None:
+            self.disk.drop_heads(tenant)
+
     def clear(self) -> None:
         for tier in (self.host, self.disk):
             if tier is not None:
@@ -307,8 +312,8 @@ def _groups(blocks: Sequence[T]) -> Iterator[Sequence[T]]:
         yield blocks[start : start + COPIED_TOGETHER]
 
 
-def open_tiers(config: EngineConfig, pages: Pages, domain: BlockProof) -> Tiers | None:
-    """The lower tiers that ``config`` asks for, if any, for a model with this ``domain``.
+def open_tiers(config: EngineConfig, pages: Pages, domain: BlockProof, key: bytes = b"") -> Tiers | None:
+    """The lower tiers that ``config`` asks for, if any, for a model with this ``domain``; ``key`` is that of records.
 
     Raises:
         ConfigError: there is not so much host memory, or the folder for the disk tier cannot be used.
@@ -322,7 +327,7 @@ def open_tiers(config: EngineConfig, pages: Pages, domain: BlockProof) -> Tiers 
     if config.kv_dir and config.disk_space:
         try:
             form = sealed_by(config.kv_key_file) if config.kv_key_file else None
-            disk = DiskTier(Path(config.kv_dir).expanduser(), int(config.disk_space * GIB), domain, form)
+            disk = DiskTier(Path(config.kv_dir).expanduser(), int(config.disk_space * GIB), domain, form, key)
         except OSError as error:
             raise ConfigError("kv_dir", f"cannot be used: {error}", value=config.kv_dir) from error
     return Tiers(pages, host=host, disk=disk) if host is not None or disk is not None else None

@@ -22,6 +22,7 @@ from chatpager.engine.messages import (
     AttendRequest,
     CancelRequest,
     CloseSession,
+    CloseTenant,
     Command,
     DraftRequest,
     FinishReason,
@@ -323,6 +324,8 @@ class EngineThread:
                 engine.sessions.rewind(command.owner, command.tokens)
             case CloseSession():
                 engine.sessions.close(command.owner)
+            case CloseTenant():
+                engine.sessions.close_all(command.tenant)
             case PublishPrefix():
                 with suppress(RequestError):  # who wants to know of it asks
                     engine.publish(command)

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from chatpager.errors import ConversationNotFound, ResponseNotFound
 from chatpager.sessions.deleting import Deleting
-from chatpager.sessions.heads import owner_of
 from chatpager.sessions.keeping import Keeper
 from chatpager.sessions.remembered import Remembered
 from chatpager.sessions.to_the_end import to_the_end
@@ -69,8 +68,8 @@ class Erasing:
                         await self._end(tenant, turn_id)
                         await self._deleting.turn(tenant, turn_id)
                         turns += 1
-                    # Its head may have gone on to later turns before a restart, which know nothing of that.
-                    self._keeper.closed(owner_of(tenant, turn_id))
+            # A head goes on to later turns under its first turn's name, which a restart forgets.
+            self._keeper.closed_all(tenant)
         finally:
             self._remembered.clear()  # others' turns are looked up in the database then
             forget()

@@ -19,7 +19,7 @@ import msgspec
 
 from chatpager.engine.engine import Engine
 from chatpager.engine.heads import LeaseEvent, Strength
-from chatpager.engine.messages import CloseSession, ForkSession, LeaseRequest, ReleaseLease, RewindSession
+from chatpager.engine.messages import CloseSession, CloseTenant, ForkSession, LeaseRequest, ReleaseLease, RewindSession
 from chatpager.engine.residence import Residence
 from chatpager.engine.stats import PublishedCache, SessionCache
 from chatpager.errors import EngineStopped
@@ -209,6 +209,13 @@ class Keeper:
         self._pins.pop(owner, None)
         with suppress(EngineStopped):
             self._engine.send(CloseSession(owner))
+
+    def closed_all(self, tenant: str) -> None:
+        """All conversations of a tenant were deleted."""
+        for owner in [owner for owner in self._pins if names_of(owner)[0] == tenant]:
+            del self._pins[owner]
+        with suppress(EngineStopped):
+            self._engine.send(CloseTenant(tenant))
 
     def replaced(self, owner: str, by: str) -> None:
         """Both are heads of the same conversation, and ``by`` goes on with it: a pin on it is no shorter."""

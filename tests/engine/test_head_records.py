@@ -54,6 +54,26 @@ class TestHeads:
         tier.flush()
         assert not list(tier.folder.glob("*/*"))
 
+    def test_of_a_tenant_all_leaves_the_disk_whatever_its_conversations_were_called(self, disk):
+        """Those that an earlier server had, and one whose record is still on its way; others' stay."""
+        engine = make_engine(num_blocks=60, disk=disk())
+        answer(engine, "first", LONG, owner="ann\0forgotten")
+        answer(engine, "other", LONG[::-1], owner="anna\0s")
+        tier, gate = disk(), threading.Event()
+        assert len(tier) == 20
+        later = make_engine(num_blocks=60, disk=tier)
+        with tier._lock:
+            tier._put(gate.wait)
+        answer(later, "second", LONG[5:], owner="ann\0s")
+        later.sessions.close_all("ann")
+        gate.set()
+        run(later)
+        tier.flush()
+        assert len(tier) == len(tier.head("anna\0s")) == 10 and list(later.leases.heads) == []
+        [record] = tier.folder.glob("heads/*")
+        record.rename(record.with_name("0" * 64 + ".head"))
+        assert disk().warm_fraction is None and not list(tier.folder.glob("heads/*")), "of an earlier version"
+
     def test_what_a_conversation_leaves_behind_leaves_the_disk(self, disk):
         tier = disk()
         engine = make_engine(num_blocks=60, disk=tier)

@@ -6,7 +6,6 @@ The first byte says which of the two is written, and what of it is mended: witho
 """
 
 import atexit
-import hashlib
 import shutil
 import tempfile
 from pathlib import Path
@@ -60,10 +59,10 @@ def _block(raw: bytes) -> bool:
 
 
 def _record(raw: bytes) -> bool:
-    path = FOLDER / "records" / f"{hashlib.sha256(b's').hexdigest()}{head_records.SUFFIX}"
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(raw)
-    records = head_records.HeadRecords(path.parent, PROOF)
+    folder = FOLDER / "records"
+    folder.mkdir(exist_ok=True)
+    head_records.HeadRecords(folder, PROOF)._path("s").write_bytes(raw)
+    records = head_records.HeadRecords(folder, PROOF)
     proofs = records.read("s")
     assert all(len(proof) == len(PROOF) and proof in records for proof in proofs)
     assert [chain for chain in records.chains() if chain] == ([proofs] if proofs else [])
