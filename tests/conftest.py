@@ -27,13 +27,12 @@ from tests.chat_models import save_model, save_tokenizer
 from tests.postgres import postgres_server, postgres_url  # noqa: F401
 from tests.processes import fork_server, pytest_runtest_setup, server, server_url  # noqa: F401
 from tests.reliability.rows import pytest_collection_modifyitems, pytest_configure  # noqa: F401
-
-OURS = ("127.", "::1", "localhost", "0.0.0.0", "::")
+from tests.watched.sitecustomize import is_asked_elsewhere
 
 
 def _refuse_others(event: str, args: tuple) -> None:
-    """The server asks nobody else for anybody, and no test does."""
-    if event == "socket.connect" and isinstance(args[1], tuple) and not str(args[1][0]).startswith(OURS):
+    """The server asks nobody else for anybody, and no test does; nor what they start, where that ends."""
+    if is_asked_elsewhere(event, args):
         raise PermissionError(f"a test, or what it tests, asks {args[1]}: only this machine is asked")
 
 

@@ -21,6 +21,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+WATCHED = f"{ROOT}/tests/watched:{ROOT}"
+"""Where Python finds chatpager, and what lets it ask no other machine."""
 SECONDS = 60.0
 """After which a process that does not say or do what is waited for has failed."""
 ADDRESS = re.compile(r"chat +(http://\S+)")
@@ -30,7 +32,7 @@ def clean_env(home: Path, **more: str) -> dict[str, str]:
     """The environment of a person without settings, whose folders are under ``home``."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("CHATPAGER_", "XDG_", "DISPLAY", "WAYLAND_"))}
     folders = {"HOME": str(home), "XDG_DATA_HOME": str(home / "data"), "XDG_CONFIG_HOME": str(home / "config")}
-    plain = {"CI": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
+    plain = {"CI": "1", "PYTHONPATH": WATCHED, "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
     return {**kept, **plain, **folders, **more}
 
 

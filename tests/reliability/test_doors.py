@@ -5,6 +5,8 @@ import json
 import os
 import re
 import socket
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,8 +16,9 @@ import pytest
 from chatpager.server.access import FOR_ADMINS, FOR_READERS, PUBLIC
 from chatpager.server.admin_listener import listen_for_admins
 from chatpager.server.routes_ops import ASSETS
-from tests.processes import serving
+from tests.processes import clean_env, serving
 from tests.server.test_access import BEARER, FRIEND, raw
+from tests.watched.sitecustomize import EXIT_CODE
 
 KEY = "Authorization: Bearer secret"
 MODELS = b'"object":"model"'
@@ -149,6 +152,14 @@ def test_a_server_listens_on_its_one_port_alone(fork_server, tmp_path):
         socket.create_server(str(tmp_path / "s"), family=socket.AF_UNIX),
     ):
         assert {str(tmp_path / "s"), ("0100007F", one.getsockname()[1])} <= set(listening(os.getpid()))
+
+
+def test_a_process_of_the_tests_that_asks_another_machine_ends(tmp_path):
+    """As a server does, whose answer may have nothing to do with that."""
+    for host, code in (("127.0.0.1", 1), ("192.0.2.1", EXIT_CODE)):
+        asks = f"import socket; socket.create_connection(({host!r}, 9), 1)"
+        done = subprocess.run([sys.executable, "-c", asks], env=clean_env(tmp_path), stderr=subprocess.PIPE)
+        assert done.returncode == code, done.stderr
 
 
 DOTS = ["..", "%2e%2e", ".%2e", "%252e%252e", "..%00", "..;", "....", "%c0%ae%c0%ae"]

@@ -12,6 +12,14 @@ RUNS_WHAT_IT_READS = {"cloudpickle", "dill", "joblib", "jsonpickle", "marshal", 
 """Modules that turn bytes into code or into objects of any class."""
 FETCHES = {"http.client", "httpx", "huggingface_hub", "requests", "urllib.request", "urllib3"}
 """Modules that ask other servers."""
+CONNECTS = {
+    "create_connection",
+    "create_datagram_endpoint",
+    "create_unix_connection",
+    "open_connection",
+    "sock_connect",
+}
+"""Calls that do so themselves, also of an event loop that no audit hook hears of."""
 ASKS_OTHERS = {"bench", "cli", "client"}
 """Rooms that may: they are clients, and ``serve NAME`` fetches a model of the hub."""
 OUR_TORCH_LOAD = (
@@ -118,6 +126,9 @@ def fetches(tree, file):
     """Means of asking other servers, in rooms that ask none."""
     if file.partition("/")[0] not in ASKS_OTHERS:
         yield from (name for name in imported(tree) if name in FETCHES or name == "aiohttp.ClientSession")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and last_name(node.func) in CONNECTS:
+                yield ast.unparse(node)
 
 
 def last_name(node):
@@ -187,6 +198,7 @@ def test_the_server_waits_for_nobody_without_a_deadline(trees):
         (runs_what_it_reads, "AutoModel.from_pretrained(path, trust_remote_code=wish)"),
         (fetches, "import urllib.request"),
         (fetches, "from aiohttp import ClientSession"),
+        (fetches, "async def f(loop):\n    await loop.create_connection(Protocol, host, 80)"),
         (compares_secrets, "if sent == self.api_key: pass"),
         (compares_secrets, "return digest != found"),
         (looks_at_the_wall, "until = time.time() + 5"),
