@@ -51,14 +51,15 @@ async def read(c: AsyncConnection, turn_id: str, steps: Mapping[str, Sequence[Ro
     """What a turn's journal holds from its first token on, up to the first gap; ``steps`` are those of the same
     transaction."""
     query = select(turn_journal).where(turn_journal.c.turn_id == turn_id).order_by(turn_journal.c.first_index)
+    own = [Row(*row) for row in await c.execute(query)]
     token_ids: list[int] = []
-    text = b""
-    for row in [*(await c.execute(query)), *steps.get(turn_id, ())]:
+    text, next = b"", 0
+    for row in [*own, *steps.get(turn_id, ())]:
         if row.first_index > len(token_ids):
             break
-        if row.first_index == len(token_ids):  # else it was read: what has a row of its own is in steps for a while
+        if row.first_index >= next:  # else it was read: what has a row of its own is in steps for a while
             token_ids += chain.unpack(row.token_ids)
-            text += row.text
+            text, next = text + row.text, row.next
     return Journaled(token_ids=tuple(token_ids), text=text.decode())
 
 

@@ -46,6 +46,11 @@ class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
     def end(self) -> int:
         return self.first_index + len(self.token_ids) // chain.TOKEN_BYTES
 
+    @property
+    def next(self) -> int:
+        """The first that a row behind this one may have: one without tokens, the last of its turn, has a number too."""
+        return max(self.end, self.first_index + 1)
+
 
 _unpacked = msgspec.msgpack.Decoder(list[Row])
 
@@ -79,8 +84,8 @@ class StepLog:
         goes on with, or died with."""
         self._behind: dict[str, _Behind] = {}
         """By turn, those whose tokens have waited for longest first."""
-        self._ends: dict[str, int] = {}
-        """By turn, how many of its tokens were written: what comes again is left out."""
+        self._next: dict[str, int] = {}
+        """By turn, what its next row may begin with: what comes again is left out."""
         self._live: set[str] = set()
         """Turns that were live when the database was in ``_state``, a number of SQLite's that others' writes change."""
         self._state = -1
@@ -91,15 +96,14 @@ class StepLog:
         is written of them. In few statements of many rows each, for a thread gives the interpreter away at every row
         that it steps to, and may wait for milliseconds until it has it again."""
         # Where others wrote, turns may have ended that say nothing more and have all their rows.
-        silent = self._ends.keys() - self._behind.keys() if self._look(c) else ()
+        silent = self._next.keys() - self._behind.keys() if self._look(c) else ()
         due = list(islice(self._behind, self._due()))
         ids = {entry.turn_id for entry in entries}
         ended = self._ended(ids.union(due, silent), c)
-        ends = self._ends
         fresh = [
             Row(e.turn_id, e.first_index, chain.pack(e.token_ids), e.text.encode())
             for e in entries
-            if e.turn_id not in ended and e.first_index >= ends.get(e.turn_id, 0)
+            if e.turn_id not in ended and e.first_index >= self._next.get(e.turn_id, 0)
         ]
         number = self._number + 1
         if fresh:
@@ -123,9 +127,9 @@ class StepLog:
         for id in due:
             del self._behind[id]
         for id in ended:
-            self._ends.pop(id, None)
+            self._next.pop(id, None)
         for row in fresh:
-            self._ends[row.turn_id] = row.end
+            self._next[row.turn_id] = row.next
             if waiting := self._behind.get(row.turn_id):
                 waiting.rows.append(row)
             else:
@@ -184,10 +188,11 @@ def without(step: bytes, turn_ids: set[str]) -> bytes | None:
 
 
 def _joined(rows: Sequence[Row]) -> Iterator[Row]:
-    """As few as there can be of one turn's: each goes as far as one follows the other."""
+    """As few as there can be of one turn's: each goes as far as one follows the other. What has no tokens stays apart,
+    or who reads could not tell whether it was read."""
     run = [rows[0]]
     for row in rows[1:]:
-        if row.first_index != run[-1].end:
+        if row.first_index != run[-1].end or not row.token_ids:
             yield _one(run)
             run = []
         run.append(row)

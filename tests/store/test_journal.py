@@ -103,7 +103,7 @@ async def test_a_turn_that_ended_without_another_token_is_not_kept_in_mind(sqlit
         await sqlite_store.journal([entry("resp_0", step, "a")])
     await sqlite_store.finish_turn(end("resp_1", "a"))
     await sqlite_store.journal([entry("resp_0", 2 * STEPS_BEHIND, "a")])
-    assert set(sqlite_store._steps._ends) == {"resp_0"}
+    assert set(sqlite_store._steps._next) == {"resp_0"}
 
 
 async def test_a_step_in_the_place_of_another_is_refused_and_not_lost(sqlite_store):
@@ -123,6 +123,18 @@ async def test_no_server_forgets_the_steps_of_another(sqlite_store, sqlite_url, 
         for n, store in enumerate(stores):
             await store.journal([entry(f"resp_{n}", step, "a")])
     assert [len((await sqlite_store.journaled("ann", f"resp_{n}")).text) for n in range(2)] == [2 * STEPS_BEHIND] * 2
+
+
+async def test_a_last_text_without_a_token_is_told_once_wherever_it_lies(store):
+    """In a step, in a row of its turn, and for a while in both; an entry written again changes nothing here either."""
+    for name in ("resp_1", "resp_2"):
+        await store.begin_turn(begin(name, user("hi")))
+    last = JournalEntry(turn_id="resp_1", first_index=3, token_ids=[], text="!")
+    await store.journal([entry("resp_1", 0, "abc"), entry("resp_2", 0, "a")])
+    for index in range(1, 2 * STEPS_BEHIND):
+        await store.journal([last, entry("resp_2", index, "a")] if index < 3 else [entry("resp_2", index, "a")])
+        assert (await store.journaled("ann", "resp_1")).text == "abc!", index
+    assert (await store.journaled("ann", "resp_2")).text == "a" * 2 * STEPS_BEHIND
 
 
 async def test_few_turns_wait_as_long_for_rows_of_their_own(sqlite_store):
