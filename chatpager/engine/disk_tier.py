@@ -4,8 +4,8 @@ One file a block, named by the block's proof, so what a file says it holds is wh
 the last conversation that has it goes: of a group of blocks the rest would stay behind (``bench/LOG.md`` says what
 groups would bring). The folder is the index: nothing can fall out of step with it. A file is written beside its place,
 synced and renamed, and carries a checksum: one that is short, flipped or foreign is deleted when it is read, counted,
-and taken for a miss. A disk that is full, slow or gone costs warmth and nothing else. Files are readable for their
-owner only: keys and values tell what was said.
+and taken for a miss. A disk that is full, slow or gone costs warmth and nothing else, one that hangs also a second of
+the engine's time. Files are readable for their owner only: keys and values tell what was said.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from chatpager.engine.block_files import BlockFile, Plain
 from chatpager.engine.block_hash import BlockProof
 from chatpager.engine.head_records import HeadRecords
+from chatpager.engine.patient import Hangs, Patient
 from chatpager.engine.whole_file import PART, unlink, write_whole
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 SUFFIX = ".kv"
@@ -32,6 +35,8 @@ LOCK = "lock"
 PAUSE = 0.02
 """Seconds before each write while the disk gives way to the engine."""
 NO_DOMAIN = BlockProof(bytes(32))
+HANGS_SECONDS = 1.0
+"""After which a read is not waited for any more: more than a disk that works takes for a block."""
 MAX_WAITING = 64 << 20
 """Bytes that wait to be written when there is no room for more."""
 
@@ -59,6 +64,7 @@ class DiskTier:
         self.bad_files = 0
         """Files that were not what their names say."""
         self.failed_writes = 0
+        self.hung_reads = 0
         self._lock = threading.Lock()
         self._claim = claim(folder)
         self._files: OrderedDict[BlockProof, int] = OrderedDict(self._scan())
@@ -84,6 +90,7 @@ class DiskTier:
         self._giving_way = False
         self._wake = threading.Condition(self._lock)
         self._closing = False
+        self._reader = Patient("chatpager-disk-reader", HANGS_SECONDS)
         self._writer = threading.Thread(target=self._write_all, name="chatpager-disk", daemon=True)
         self._writer.start()
 
@@ -102,7 +109,7 @@ class DiskTier:
 
     def look_after(self) -> None:
         """Where somebody has deleted the folder, nothing of it is there any more, and what is saved is saved anew."""
-        if os.path.lexists(self.folder / LOCK):
+        if self._asked(partial(os.path.lexists, self.folder / LOCK), True):
             return
         with self._lock:
             self._files.clear()
@@ -146,7 +153,7 @@ class DiskTier:
 
     def head(self, owner: str) -> tuple[BlockProof, ...]:
         """The blocks of a conversation with this model, as they were recorded."""
-        return self._heads.read(owner)
+        return self._asked(partial(self._heads.read, owner), ())
 
     def drop_head(self, owner: str) -> None:
         """The conversation is gone: its blocks go too, but for those that others have. Before anything else: what was
@@ -191,11 +198,11 @@ class DiskTier:
                 return content
             if proof not in self._files:
                 return None
-        path, problem = self._path(proof), f"{self._path(proof)} does not hold what its name says"
         try:
-            content = self._form.unpack(path.read_bytes(), proof)
-        except OSError as error:
-            content, problem = None, str(error)
+            content, problem = self._reader.ask(partial(self._read, proof))
+        except Hangs:
+            self._hung()
+            return None
         with self._lock:
             if content is None:
                 self.bad_files += 1
@@ -206,17 +213,43 @@ class DiskTier:
                 self._files.move_to_end(proof)
                 if proof in self._strays:
                     self._strays.move_to_end(proof)
+        return content
+
+    def _read(self, proof: BlockProof) -> tuple[bytes | None, str]:
+        """The content of a file, or why it has none: then it is deleted."""
+        path = self._path(proof)
+        try:
+            content, problem = self._form.unpack(path.read_bytes(), proof), f"{path} does not hold what its name says"
+        except OSError as error:
+            content, problem = None, str(error)
         if content is None:
             unlink(path)
         else:
             _touch(path)
-        return content
+        return content, problem
+
+    def _asked(self, work: Callable[[], T], otherwise: T) -> T:
+        """What a file system says that may hang."""
+        try:
+            return self._reader.ask(work)
+        except Hangs:
+            self._hung()
+            return otherwise
+
+    def _hung(self) -> None:
+        self.hung_reads += 1
+        if _is_power_of_2(self.hung_reads):
+            log.warning("%s hangs; what is there is computed again meanwhile (%d so far)", self.folder, self.hung_reads)
 
     def forget(self, proof: BlockProof) -> None:
         """Its content must not be found again."""
         with self._lock:
             self._drop(proof)
-        unlink(self._path(proof))
+        try:
+            self._reader.ask(partial(unlink, self._path(proof)))
+        except Hangs:
+            with self._lock:
+                self._put(partial(self._unlink, [proof]), first=True)
 
     def clear(self) -> None:
         """Forget every block; the records of what conversations consist of stay."""
@@ -239,7 +272,8 @@ class DiskTier:
         if self._writer.is_alive():
             log.warning("the disk took longer than %g s; %d KV blocks were not written", patience, len(self._waiting))
             return  # it may still write: the folder stays this process's
-        os.close(self._claim)
+        self._asked(partial(os.close, self._claim), None)
+        self._reader.close()
 
     # -- the thread that writes ---------------------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
 """How long a prompt's blocks are read from disk before computing them is better.
 
-Files are read on the engine's thread: to share the interpreter with the steps costs a thread more than most reads take.
-So they are read in slices where others have something to compute, and only for as long as they come faster than they
-could be computed.
+Files are read while the engine's thread waits: to share the interpreter with the steps costs a thread more than most
+reads take. So they are read in slices where others have something to compute, and only for as long as they come faster
+than they could be computed.
 """
 
 from __future__ import annotations

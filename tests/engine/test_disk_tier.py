@@ -10,6 +10,7 @@ from chatpager.engine import disk_tier
 from chatpager.engine.block_files import HEADER
 from chatpager.engine.disk_tier import DiskTier, claim
 from chatpager.engine.head_records import HeadRecords
+from chatpager.engine.patient import Hangs
 from chatpager.engine.reading import Source
 from chatpager.engine.tiers import Tiers
 from tests.engine.fakes import FakeRunner, answer, continuation, make_engine, request, run, step
@@ -347,6 +348,44 @@ class TestFolder:
         assert "were not written" in caplog.text
         gate.set()
         tier._writer.join()
+
+    def test_a_read_that_hangs_is_waited_for_once_and_the_folder_is_left_until_it_has_ended(self, disk, caplog):
+        """A pipe in place of the third block: who opens it waits until somebody writes."""
+        answer(make_engine(disk=disk()), "first", LONG, owner="s")
+        tier = disk()
+        third = tier._path(tier.head("s")[2])
+        content = third.read_bytes()
+        third.unlink()
+        os.mkfifo(third)
+        tier._reader.seconds = 0.05
+        found = answer(make_engine(disk=tier), "again", LONG, owner="s")
+        assert (found.usage.disk_tokens, found.usage.computed_tokens) == (8, 32) and "hangs" in caplog.text
+        tier._reader.seconds = 60.0  # nobody waits so long
+        engine = make_engine(disk=tier)
+        assert answer(engine, "meanwhile", LONG, owner="t").usage.disk_tokens == 0
+        assert tier.head("s") == () and engine.sessions.fork("s", "u", 40) is None
+        assert tier.bad_files == 0 and tier.hung_reads > 1
+        stuck = tier._reader._stuck
+        with third.open("wb") as pipe:
+            pipe.write(content)
+        assert stuck.result(60)[0]
+        third.unlink()
+        third.write_bytes(content)
+        assert answer(make_engine(disk=tier), "then", LONG, owner="s").usage.disk_tokens == 36
+        assert tier.bad_files == 0
+
+    def test_what_is_forgotten_while_the_file_system_hangs_is_deleted_by_the_thread_that_writes(self, disk):
+        answer(make_engine(disk=disk()), "first", LONG, owner="s")
+        tier, gate = disk(), threading.Event()
+        [first, second, *_] = tier.head("s")
+        tier._reader.seconds = 0.05
+        with pytest.raises(Hangs):
+            tier._reader.ask(gate.wait)
+        tier.forget(first)
+        tier.flush()
+        assert first not in tier and not tier._path(first).exists() and tier._path(second).exists()
+        tier.close()
+        gate.set()
 
     def test_a_block_that_is_forgotten_and_saved_again_while_it_is_written_is_the_new_one(self, disk, monkeypatch):
         begun, gate = threading.Event(), threading.Event()
