@@ -32,11 +32,19 @@ TENANT = re.compile(r"[!-~]{1,64}")
 
 async def index(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
+    await _forget_revoked(request)
     rows = {row.tenant: row for row in await service.store.tenants()}
     keys = [row for kind, row in service.hub.quotas.limits.items() if kind[0] == "key"]
     data = [_tenant(service, name, row.conversations, row.keys) for name, row in rows.items()]
     limited = [_key(service, row.name) for row in sorted(keys, key=lambda row: row.name)]
     return json_response(w.Tenants(data=data, keys=limited))
+
+
+async def _forget_revoked(request: web.Request) -> None:
+    """What limited keys that are revoked, as other processes do it too."""
+    service = request.app[SERVICE]
+    async with request.app[CHANGING]:
+        service.hub.quotas.forget_keys({key.id for key in await service.store.keys() if key.revoked_at is None})
 
 
 def _tenant(service: Service, name: str, conversations: int, keys: int) -> w.Tenant:
@@ -84,7 +92,7 @@ async def limit_key(request: web.Request) -> web.Response:
     service, id = request.app[SERVICE], request.match_info["id"]
     found = _sent(await request.read(), "requests_per_minute", "tokens_per_minute")
     tenant = request.query.get("tenant")
-    key = next((key for key in await service.store.keys() if key.id == id), None)
+    key = next((key for key in await service.store.keys() if key.id == id and key.revoked_at is None), None)
     if key is None or tenant not in (None, key.tenant):
         raise KeyNotFound(f"no key {shown(id)}" + (f" of tenant {shown(tenant)}" if tenant is not None else ""))
     await _change(request, "key.limited", "key", id, lambda old: Limits(kind="key", name=id, **found))
@@ -141,9 +149,7 @@ async def _erase(request: web.Request, name: str) -> w.ErasedTenant:
     try:
         await audited(request, "tenant.erased", name)
         keys = await service.store.revoke_keys_of(name, now=service.hub.wall())
-        for key in await service.store.keys():
-            if key.tenant == name:
-                service.hub.quotas.limits.pop(("key", key.id), None)
+        await _forget_revoked(request)
         erased = await service.hub.erasing.tenant(name, forget)
     finally:
         erasing.remove(name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextvars import ContextVar
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -142,6 +142,12 @@ class Quotas:
         self.limits[name] = row
         if account := self._accounts.get(name):
             account.allow(self.allowed(*name), self._clock())
+
+    def forget_keys(self, open_ones: Collection[str]) -> None:
+        """What limits any key but these is stored no more."""
+        for name in [name for name in self.limits if name[0] == "key" and name[1] not in open_ones]:
+            del self.limits[name]
+            self._accounts.pop(name, None)
 
     def allowed(self, kind: str, name: str) -> Allowed:
         row, default = self.limits.get((kind, name)), self.default if kind == "tenant" else Allowed()

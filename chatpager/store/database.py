@@ -225,6 +225,13 @@ def insert_or_ignore(c: AsyncConnection, table: Table) -> Insert:
     return postgresql.insert(table).on_conflict_do_nothing()
 
 
+def insert_or_replace(c: AsyncConnection, table: Table) -> Insert:
+    """An INSERT of a row in place of the one with the same primary key, in one statement: others may write it too."""
+    made = sqlite.insert(table) if c.dialect.name == "sqlite" else postgresql.insert(table)
+    new = {column.name: made.excluded[column.name] for column in table.columns if not column.primary_key}
+    return made.on_conflict_do_update(index_elements=table.primary_key.columns, set_=new)
+
+
 def _sqlite_engine(url: URL, pragmas: tuple[str, ...]) -> AsyncEngine:
     # Without an isolation level the driver leaves BEGIN to us.
     engine = create_async_engine(url, hide_parameters=True, pool_use_lifo=True, connect_args={"isolation_level": None})

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from chatpager.store.database import insert_or_replace
 from chatpager.store.tables import history
 
 
 async def keep(c: AsyncConnection, rows: Mapping[int, Mapping[str, Any]], oldest: int) -> None:
     """Put these minutes in place of what was kept of them, and forget those before ``oldest``."""
-    await c.execute(delete(history).where((history.c.minute < oldest) | history.c.minute.in_(rows)))
+    await c.execute(delete(history).where(history.c.minute < oldest))
     if rows:
-        await c.execute(insert(history), [{"minute": minute, "figures": figures} for minute, figures in rows.items()])
+        kept = [{"minute": minute, "figures": figures} for minute, figures in rows.items()]
+        await c.execute(insert_or_replace(c, history), kept)
 
 
 async def since(c: AsyncConnection, minute: int) -> dict[int, dict[str, Any]]:

@@ -14,14 +14,14 @@ import secrets
 from typing import get_args
 
 from msgspec import structs
-from sqlalchemy import exists, insert, select, update
+from sqlalchemy import delete, exists, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from chatpager.errors import ConfigError, KeyNotFound, shown
 from chatpager.store import auditing
 from chatpager.store.database import NUL
 from chatpager.store.records import ApiKey, AuditEntry, Role
-from chatpager.store.tables import api_keys
+from chatpager.store.tables import api_keys, limits
 
 MARK = "cp_"
 """What a key begins with, so that whoever finds one in a file knows what it is."""
@@ -93,8 +93,15 @@ async def find(c: AsyncConnection, digest: bytes) -> ApiKey | None:
     return ApiKey(**row._mapping)
 
 
+async def hold_open(c: AsyncConnection, id: str) -> None:
+    """Nobody revokes it before the transaction ends. Raises KeyNotFound: there is none, or somebody has."""
+    row = (await c.execute(select(api_keys.c.revoked_at).where(api_keys.c.id == id).with_for_update())).one_or_none()
+    if row is None or row.revoked_at is not None:
+        raise KeyNotFound(f"no key {shown(id)}" + (" any more: it is revoked" if row else ""))
+
+
 async def revoke(c: AsyncConnection, id: str, now: int) -> ApiKey:
-    """One that was revoked before stays revoked since then."""
+    """And forget what limited it. One that was revoked before stays revoked since then."""
     k = api_keys.c
     row = None if NUL in id else (await c.execute(select(api_keys).where(k.id == id).with_for_update())).one_or_none()
     if row is None:
@@ -103,5 +110,6 @@ async def revoke(c: AsyncConnection, id: str, now: int) -> ApiKey:
     if key.revoked_at is not None:
         return key
     await c.execute(update(api_keys).where(k.id == id).values(revoked_at=now))
+    await c.execute(delete(limits).where(limits.c.kind == "key", limits.c.name == id))
     await auditing.add(c, _by_the_operator(key, "key.revoked", now))
     return structs.replace(key, revoked_at=now)

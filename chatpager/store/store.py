@@ -418,7 +418,7 @@ class Store:
         return await self._database.reading(tenants.limited)
 
     async def limit(self, row: Limits) -> None:
-        """Put it in place of what was stored of the same tenant or key."""
+        """Put it in place of what was stored of the same tenant or key. Raises KeyNotFound, of a revoked one too."""
         await self._database.writing("limit", lambda c: tenants.limit(c, row))
 
     async def revoke_keys_of(self, tenant: str, *, now: int) -> int:

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from collections import Counter
 
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from chatpager.store import keys
+from chatpager.store.database import insert_or_replace
 from chatpager.store.records import Limits, TenantRow
 from chatpager.store.tables import api_keys, limits, sessions, turns
 
@@ -19,9 +20,11 @@ async def limited(c: AsyncConnection) -> list[Limits]:
 
 
 async def limit(c: AsyncConnection, row: Limits) -> None:
-    """In place of what was stored of the same tenant or key."""
-    await c.execute(delete(limits).where(limits.c.kind == row.kind, limits.c.name == row.name))
-    await c.execute(insert(limits).values({column.name: getattr(row, column.name) for column in limits.columns}))
+    """In place of what was stored of the same tenant or key, which has to open something."""
+    if row.kind == "key":
+        await keys.hold_open(c, row.name)
+    values = {column.name: getattr(row, column.name) for column in limits.columns}
+    await c.execute(insert_or_replace(c, limits).values(values))
 
 
 async def every(c: AsyncConnection) -> list[TenantRow]:

@@ -114,6 +114,11 @@ async def test_an_operator_changes_what_a_tenant_and_a_key_may_ask_for_while_it_
         assert (await ann.call("POST", "/v1/conversations", {})).refusal == (409, "too_many_conversations", None)
         [limited] = (await Bearer(server, "the owner's").ok("GET", "/v1/admin/tenants"))["keys"]
         assert (limited["id"], limited["tokens_per_minute"]) == (made.id, 50)
+        await server.service.store.revoke_key(made.id, now=2)
+        own = Bearer(server, "the owner's")
+        assert (await own.call("PUT", f"/v1/admin/keys/{made.id}/limits", {})).refusal == (404, "key_not_found", None)
+        assert (await own.ok("GET", "/v1/admin/tenants"))["keys"] == []
+        assert [row.kind for row in await server.service.store.limits()] == ["tenant"]
 
 
 async def test_a_tenant_that_is_paused_begins_nothing_and_loses_nothing(serve):

@@ -1,11 +1,12 @@
 """Another tenant's id is an unknown id: the same error, the same words, nothing changed, in every operation."""
 
+import asyncio
 import inspect
 
 import pytest
 
-from chatpager.errors import InvalidRequest, NotFound
-from chatpager.store import Store, new_key
+from chatpager.errors import InvalidRequest, KeyNotFound, NotFound
+from chatpager.store import Limits, Store, new_key
 from tests.store.making import begin, conversation, count, end, entry, user
 
 UNKNOWN = {"session": "conv_0", "turn": "resp_0", "tip": "b2:0"}
@@ -131,6 +132,28 @@ async def test_what_is_erased_of_a_tenant_is_its_own(store):
     assert [await store.revoke_keys_of(tenant, now=7) for tenant in ("eve", "ann", "ann")] == [0, 2, 0]
     assert {key.tenant for key in await store.keys() if key.revoked_at is None} == {"bob"}
     assert [(row.tenant, row.conversations, row.keys) for row in await store.tenants()] == [("bob", 1, 2)]
+
+
+async def test_what_two_servers_store_of_a_tenant_at_once_is_one_of_both(store, url, open_store):
+    """Of its limits, and of the figures of a minute."""
+    other = await open_store(url, migrate=False)
+    for n in range(10):
+        rows = [Limits(kind="tenant", name=f"ann{n}", weight=weight) for weight in (1, 2)]
+        await asyncio.gather(*(at.limit(row) for at, row in zip((store, other), rows, strict=True)))
+        assert (await store.limits())[n] in rows
+        await asyncio.gather(*(at.keep_history({n: {"at": id(at)}}, oldest=0) for at in (store, other)))
+        assert (await store.history(n))[n]["at"] in (id(store), id(other))
+
+
+async def test_what_limits_a_key_goes_with_it(store):
+    key, other = (new_key("ann", "", "user", 1)[0] for _ in range(2))
+    for made in (key, other):
+        await store.create_key(made)
+        await store.limit(Limits(kind="key", name=made.id, tokens_per_minute=5))
+    await store.revoke_key(key.id, now=7)
+    assert [row.name for row in await store.limits()] == [other.id]
+    with pytest.raises(KeyNotFound):
+        await store.limit(Limits(kind="key", name=key.id, tokens_per_minute=5))
 
 
 async def test_another_tenants_turn_cannot_be_ended(store):
