@@ -141,7 +141,7 @@ export class Carrying {
     if (answer.responseId === null && turn?.socket.takeBack()) {
       this.turns.delete(id);
       store.step(id, (thread) => refuse(thread, words.takenBack));
-      return;
+      return this.options.changed(id);
     }
     store.step(id, (thread) => stopping(thread, true));
     const { responseId } = answer;
@@ -160,7 +160,8 @@ export class Carrying {
     this.turns.delete(id);
     this.inbox.flush();
     this.options.store.step(id, (thread) => (sent ? lose(thread) : refuse(thread, words.noConnection)));
-    void this.pursuit.follow(id);
+    if (sent) void this.pursuit.follow(id);
+    else this.options.changed(id);
   }
 
   /** After a silence the server is asked whether the turn still runs. */

@@ -1,7 +1,7 @@
-/** What the page does over time: opens conversations, sends and branches, and keeps in step with the server and other pages. */
-import { type ReadonlySignal, batch, effect, untracked } from "@preact/signals";
+/** What the page does over time: sends and branches, and keeps in step with the server and other pages. */
+import { type ReadonlySignal, effect, untracked } from "@preact/signals";
 import type { Api } from "./api";
-import { ApiError } from "./calls";
+import { Beginning } from "./beginning";
 import { type Branch, Branching } from "./branching";
 import { Carrying } from "./carrying";
 import { Deleting } from "./deleting";
@@ -10,13 +10,13 @@ import type { Drafts } from "./drafts";
 import { paced } from "./frames";
 import type { Lines } from "./lines";
 import type { Login } from "./login";
+import { Opening } from "./opening";
 import { Sessions } from "./sessions";
 import type { LineState } from "./socket";
 import { Store } from "./store";
-import { isShown, reread } from "./stored";
-import { emptyThread, withdraw } from "./turns";
-import type { Wishes } from "./wire";
-import { type KeptWishes, wishesOf } from "./wishes";
+import { isShown } from "./stored";
+import { withdraw } from "./turns";
+import type { KeptWishes } from "./wishes";
 
 export interface ChatOptions {
   api: Api;
@@ -43,7 +43,9 @@ export class Chat {
   readonly store = new Store();
   readonly sessions: Sessions;
   readonly deleting: Deleting;
+  readonly opening: Opening;
   private readonly carrying: Carrying;
+  private readonly beginning: Beginning;
   private readonly branching: Branching;
   private readonly drafting: Drafting;
 
@@ -53,14 +55,17 @@ export class Chat {
     const sessions = (this.sessions = new Sessions(store, api, tellOthers));
     this.branching = new Branching(store, api);
     this.drafting = new Drafting(store, options.drafts, lines, wait);
-    this.deleting = new Deleting({ store, api, wait, remove: (id) => this.remove(id), go: (id) => this.go(id) });
-    const ended = (id: string) => this.reload(id);
+    this.deleting = new Deleting({ store, api, wait, remove: (id) => this.remove(id), go: (id) => this.opening.go(id) });
+    const ended = async (id: string) => (this.beginning.settle(id) ? undefined : this.opening.reload(id));
     const changed = (id: string) => {
+      if (this.beginning.settle(id)) return;
       void sessions.learn(id);
       tellOthers(id);
       void this.catchUp(id);
     };
-    this.carrying = new Carrying({ store, api, lines, sessions, ended, changed, now, wait, schedule });
+    const carrying = (this.carrying = new Carrying({ store, api, lines, sessions, ended, changed, now, wait, schedule }));
+    const opening = (this.opening = new Opening({ ...options, store, sessions, carrying }));
+    this.beginning = new Beginning({ ...options, store, sessions, opening });
   }
 
   get login(): Login {
@@ -73,7 +78,7 @@ export class Chat {
 
   /** Show `id`, and connect where a login lets the page. Returns a function that ends the watching of both. */
   start(id: string | null): () => void {
-    this.show(id);
+    this.opening.show(id);
     const ends = [effect(() => this.admit(this.login.wanted.value)), this.watchLine()];
     return () => ends.forEach((end) => end());
   }
@@ -82,7 +87,7 @@ export class Chat {
     untracked(() => {
       if (wanted) return this.options.lines.close();
       this.options.lines.connect();
-      this.expect(this.store.currentId.peek());
+      this.opening.expect(this.store.currentId.peek());
       void this.refresh();
     });
   }
@@ -112,18 +117,19 @@ export class Chat {
   /** Another page of this browser has changed a conversation. */
   heard(id: string): void {
     void this.sessions.list();
-    if (this.store.threads.peek().has(id)) void this.reload(id);
+    if (this.store.threads.peek().has(id)) void this.opening.reload(id);
   }
 
-  /** See what became of the open conversation elsewhere: on other devices, where nobody tells this page. */
+  /** See what nobody tells this page: whether the server drains, and what became of the open conversation on other devices. */
   async look(): Promise<void> {
     const { store, carrying } = this;
+    if (!store.away.peek() && !this.login.wanted.peek()) void this.sessions.askHealth();
     const id = store.currentId.peek();
     const before = store.session.peek();
     if (id === null || before === undefined || carrying.busy(id)) return;
     await this.sessions.learn(id);
     const after = store.session.peek();
-    if (JSON.stringify(before) !== JSON.stringify(after)) await this.reload(id);
+    if (JSON.stringify(before) !== JSON.stringify(after)) await this.opening.reload(id);
   }
 
   /** After a turn of this page: what others said before it, while the page was too busy to read. */
@@ -132,7 +138,12 @@ export class Chat {
     if (carrying.busy(id)) return;
     const newest = await options.api.newest(id).catch(() => []); // read when the connection is back
     const shown = store.threads.peek().get(id);
-    if (shown !== undefined && !carrying.busy(id) && !isShown(newest, shown)) await this.reload(id);
+    if (shown !== undefined && !carrying.busy(id) && !isShown(newest, shown)) await this.opening.reload(id);
+  }
+
+  /** Whether the page can be left, and nothing that was written is lost. */
+  get leavable(): boolean {
+    return this.options.drafts.kept;
   }
 
   /** The page is being left. */
@@ -149,69 +160,7 @@ export class Chat {
 
   private async refresh(): Promise<void> {
     const id = this.store.currentId.peek();
-    await Promise.all([this.sessions.askHealth(), this.sessions.list(), id === null ? undefined : this.reload(id)]);
-  }
-
-  // Opening
-
-  /** Show a conversation, or a new one for null. */
-  open(id: string | null): void {
-    if (this.store.currentId.value === id) return;
-    this.show(id);
-    this.expect(id);
-    if (id !== null) void this.reload(id);
-  }
-
-  /** Have the conversation's prefix ready before its next message. What goes wrong with it costs warmth, and nothing else. */
-  private expect(id: string | null): void {
-    if (id !== null) this.options.api.prefetch(id).catch(() => undefined);
-  }
-
-  /** Open it, and say so in the address. */
-  go(id: string | null): void {
-    this.open(id);
-    this.options.navigate(id);
-  }
-
-  private show(id: string | null): void {
-    const { store, options } = this;
-    batch(() => {
-      store.currentId.value = id;
-      store.draft.value = options.drafts.read(id);
-      store.wishes.value = options.wishes.read(id) ?? {};
-      store.notice.value = null;
-      store.drawer.value = false;
-      if (id !== null && !store.threads.value.has(id)) store.put(emptyThread(id, "loading"));
-    });
-  }
-
-  /** Have a branch at hand before somebody looks at it. */
-  async preload(id: string): Promise<void> {
-    const { store, sessions } = this;
-    if (store.threads.peek().has(id)) return;
-    const read = await sessions.read(id).catch(() => null); // told when it is opened
-    if (read !== null && !store.threads.peek().has(id)) store.put(read);
-  }
-
-  /** Read a conversation from the server, unless a turn of it is under way here. */
-  async reload(id: string): Promise<void> {
-    const { store, carrying } = this;
-    if (carrying.busy(id)) return;
-    const before = store.threads.value.get(id);
-    try {
-      const stored = await this.sessions.read(id);
-      // A turn that began meanwhile, even one that has ended since, knows more than what was read.
-      store.step(id, (thread) => (thread === before ? reread(thread, stored) : thread));
-      if (!carrying.has(id)) void carrying.pursuit.follow(id); // a turn with a socket tells by itself how it goes
-      void this.learnWishes(id);
-    } catch (error) {
-      const missing = error instanceof ApiError && error.status === 404;
-      if (!missing && error instanceof ApiError && !error.passing) store.notice.value = error.message;
-      store.step(id, (thread) => {
-        if (missing) return emptyThread(id, "missing");
-        return thread.phase === "ready" ? thread : emptyThread(id, "unreachable");
-      });
-    }
+    await Promise.all([this.sessions.askHealth(), this.sessions.list(), id === null ? undefined : this.opening.reload(id)]);
   }
 
   private async remove(id: string): Promise<void> {
@@ -220,30 +169,13 @@ export class Chat {
     this.carrying.drop(id);
     this.options.drafts.write(id, "");
     this.options.wishes.write(id, null);
-    if (this.store.currentId.value === id) this.go(null);
+    if (this.store.currentId.value === id) this.opening.go(null);
   }
 
   /** Read a chat from a file, and open it. */
   async importChat(text: string): Promise<void> {
     const id = await this.sessions.fromFile(text);
-    if (id !== null) this.go(id);
-  }
-
-  // What a turn asks for
-
-  /** What the chat's last turn asked for, where this browser does not know. */
-  private async learnWishes(id: string): Promise<void> {
-    const { store, options, carrying } = this;
-    const last = store.threads.peek().get(id)?.messages.findLast((one) => one.responseId !== null);
-    if (last?.responseId == null || options.wishes.read(id) !== null) return;
-    const response = await carrying.pursuit.ask(last.responseId);
-    if (typeof response !== "string" && options.wishes.read(id) === null) this.wish(wishesOf(response), id);
-  }
-
-  /** What the chat's turns ask for from now on. */
-  wish(wishes: Wishes, id = this.store.currentId.peek()): void {
-    this.options.wishes.write(id, wishes);
-    if (this.store.currentId.peek() === id) this.store.wishes.value = wishes;
+    if (id !== null) this.opening.go(id);
   }
 
   // A turn
@@ -261,29 +193,10 @@ export class Chat {
   async send(text: string): Promise<void> {
     const { store } = this;
     if (text.trim() === "" || !this.ready) return;
-    const id = store.currentId.value ?? (await this.startSession());
+    const id = store.currentId.value ?? (await this.beginning.begin());
     if (id === null) return;
     if (store.currentId.value === id) this.write("");
     this.carrying.send(id, text, this.options.wishes.read(id) ?? {});
-  }
-
-  private async startSession(): Promise<string | null> {
-    const { store, options } = this;
-    store.starting.value = true;
-    const id = await this.sessions.create();
-    store.starting.value = false;
-    if (id === null) return null;
-    options.drafts.write(null, "");
-    options.wishes.write(id, store.wishes.peek());
-    options.wishes.write(null, null);
-    if (store.currentId.value === null) this.enter(id);
-    return id;
-  }
-
-  /** Show a conversation that this page has just made: there is nothing to read of it yet. */
-  private enter(id: string): void {
-    this.show(id);
-    this.options.navigate(id);
   }
 
   /** Say a message otherwise (`text`), or for null have an answer given again: on a branch, so that what was said before stays. */
@@ -298,7 +211,7 @@ export class Chat {
     store.starting.value = false;
     for (const { id, text: said } of made) {
       options.wishes.write(id, wishes);
-      if (store.currentId.peek() === thread.id) this.enter(id);
+      if (store.currentId.peek() === thread.id) this.opening.enter(id);
       this.carrying.send(id, said, wishes);
     }
   }

@@ -58,6 +58,8 @@ export class Store {
   });
   /** The server answers, but says that it cannot work. */
   readonly ailing = computed(() => ["stalled", "restarting", "stopped"].includes(this.server.value ?? ""));
+  /** It answers, and takes no new turns any more. */
+  readonly draining = computed(() => this.server.value === "draining");
   readonly live = computed(() => liveAnswer(this.thread.value));
   /** Whether a turn of the open conversation is under way, and whether it was asked to stop. */
   readonly busy = computed(() => this.live.value !== null);
@@ -65,7 +67,7 @@ export class Store {
   /** Whether a message can be sent now. */
   readonly ready = computed(() => {
     const open = this.currentId.value === null || this.thread.value?.phase === "ready";
-    return open && !this.busy.value && !this.starting.value && !this.away.value && !this.offline.value;
+    return open && !this.busy.value && !this.starting.value && !this.away.value && !this.offline.value && !this.draining.value;
   });
   readonly session = computed(() => this.sessions.value.find((one) => one.id === this.currentId.value));
   /** What the list shows: found or all, a row for each family, without the one that is being deleted. */

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { address, answers, chat, eventually, finish, lines, server, shown, start } from "./page";
+import { address, answers, chat, eventually, finish, lines, server, shown, start, startInOne } from "./page";
 import { cache, item, response, timings, usage } from "./server";
 
 describe("a new chat", () => {
@@ -46,7 +46,7 @@ describe("a new chat", () => {
     const other = server.addConversation("Other");
     await start();
     const sending = chat.send("Hi");
-    chat.open(other.id);
+    chat.opening.open(other.id);
     await sending;
     expect([chat.store.currentId.value, address]).toEqual([other.id, []]);
     expect(chat.store.running.value).toEqual(new Set(["conv_2"]));
@@ -81,7 +81,7 @@ describe("stopping", () => {
   it("takes back a turn that has not left the page", async () => {
     await start();
     const { id } = server.addConversation();
-    chat.open(id);
+    chat.opening.open(id);
     await eventually(() => expect(chat.ready).toBe(true));
     lines.close();
     await chat.send("Hi");
@@ -119,28 +119,60 @@ describe("two chats at once", () => {
     server.onCreate = answers("resp_1", ["One"], 2);
     await chat.send("first");
     await eventually(() => expect(shown().at(-1)?.[1]).toBe("One"));
-    chat.open(null);
+    chat.opening.open(null);
     server.onCreate = answers("resp_2", ["Two"]);
     await chat.send("second");
     await eventually(() => expect(shown().at(-1)).toEqual(["assistant", "Two", "completed"]));
     expect(chat.store.running.value).toEqual(new Set(["conv_1"]));
-    chat.open("conv_1");
+    chat.opening.open("conv_1");
     expect(shown().at(-1)).toEqual(["assistant", "One", "in_progress"]);
   });
 });
 
 describe("a refused message", () => {
-  it("stays with the server's reason and can be edited", async () => {
+  const error = { type: "invalid_request_error", code: "context_length_exceeded", message: "Too long.", param: "input" };
+  const tooLong = { type: "error", status: 400, error } as const;
+
+  it("that was a chat's first is a draft again, and leaves no empty chat", async () => {
     await start();
-    const error = { type: "invalid_request_error", code: "context_length_exceeded", message: "Too long.", param: "input" };
-    server.onCreate = (_, socket) => server.send(socket, { type: "error", status: 400, error });
+    server.onCreate = (_, socket) => server.send(socket, tooLong);
+    chat.opening.wish({ seed: 7 });
+    chat.write("Hi");
+    await chat.send("Hi");
+    await eventually(() => expect(chat.store.notice.value).toBe("Not sent: Too long."));
+    expect([chat.store.currentId.value, chat.store.draft.value, chat.store.wishes.value]).toEqual([null, "Hi", { seed: 7 }]);
+    expect([address, chat.store.sessions.value, [...server.conversations]]).toEqual([["conv_1", null], [], []]);
+    server.onCreate = answers("resp_1", ["Hello"]);
+    await chat.send("Hi");
+    await eventually(() => expect(shown().at(-1)).toEqual(["assistant", "Hello", "completed"]));
+    server.onCreate = (_, socket) => server.send(socket, tooLong);
+    await chat.send("And now?");
+    await eventually(() => expect(shown().at(-1)).toEqual(["user", "And now?", "refused"]));
+  });
+
+  it("that was a chat's first stays where something else is written meanwhile", async () => {
+    await start();
+    let refuse = () => {};
+    server.onCreate = (_, socket) => (refuse = () => server.send(socket, tooLong));
+    await chat.send("Hi");
+    chat.write("More");
+    await eventually(() => {
+      refuse();
+      expect(shown()).toEqual([["user", "Hi", "refused"]]);
+    });
+    expect([chat.store.draft.value, chat.store.currentId.value]).toEqual(["More", "conv_1"]);
+  });
+
+  it("stays with the server's reason and can be edited", async () => {
+    await startInOne();
+    server.onCreate = (_, socket) => server.send(socket, tooLong);
     await chat.send("Hi");
     await eventually(() => expect(shown()).toEqual([["user", "Hi", "refused"]]));
     expect(chat.store.thread.value?.messages[0]?.error).toBe("Too long.");
     chat.leave();
     const { id } = chat.store.thread.value!;
-    chat.open(null);
-    chat.open(id);
+    chat.opening.open(null);
+    chat.opening.open(id);
     expect(chat.store.draft.value).toBe("Hi"); // as after a reload
     chat.write("");
     chat.retake(chat.store.thread.value!.messages[0]!.key, "Hi", "edit");

@@ -1,7 +1,7 @@
 import { effect } from "@preact/signals";
 import { describe, expect, it } from "vitest";
 import { words } from "../src/words";
-import { answers, chat, clock, eventually, finish, lines, server, shown, start, stopServer, storedState } from "./page";
+import { answers, chat, clock, eventually, finish, lines, server, shown, start, startInOne, stopServer, storedState } from "./page";
 import { answerEvents, item, usage } from "./server";
 
 describe("a socket that drops", () => {
@@ -30,7 +30,7 @@ describe("a socket that drops", () => {
   });
 
   it("before the turn is acknowledged asks what the server has: nothing", async () => {
-    await start();
+    await startInOne();
     server.onCreate = (_, socket) => socket.terminate();
     await chat.send("Hi");
     await eventually(() => expect(shown()).toEqual([["user", "Hi", "refused"]]));
@@ -43,7 +43,7 @@ describe("a socket that drops", () => {
   });
 
   it("and a message sent again while the page still reads up: its answer is not taken for a lost one", async () => {
-    await start();
+    await startInOne();
     server.onCreate = (_, socket) => socket.terminate();
     const items = "/v1/conversations/conv_1/items";
     let read = () => {};
@@ -84,7 +84,7 @@ describe("a socket that drops", () => {
   });
 
   it("before the turn is acknowledged, and a server that will not tell, refuses it with the server's reason", async () => {
-    await start();
+    await startInOne();
     server.onCreate = (request, socket) => {
       server.failures.set(`/v1/conversations/${request.conversation}`, { status: 403, body: '{"error":{"message":"The Host is not allowed."}}' });
       socket.terminate();
@@ -107,7 +107,7 @@ describe("a socket that drops", () => {
   });
 
   it("before the turn is acknowledged, in a chat that is gone, refuses it", async () => {
-    await start();
+    await startInOne();
     server.onCreate = (request, socket) => {
       server.conversations.delete(request.conversation);
       socket.terminate();
@@ -141,6 +141,16 @@ describe("a server that ails", () => {
     chat.watch();
     await chat.sessions.list();
     expect(server.calls).toEqual(["GET /v1/conversations"]);
+  });
+
+  it("or drains while the connection stands is told of, and nothing is sent to it", async () => {
+    await startInOne();
+    server.health = "draining";
+    await chat.look();
+    await eventually(() => expect([chat.store.draining.value, chat.store.away.value, chat.ready]).toEqual([true, false, false]));
+    server.health = "ok";
+    await chat.look();
+    await eventually(() => expect(chat.ready).toBe(true));
   });
 });
 
@@ -182,7 +192,7 @@ describe("a silent socket", () => {
   });
 
   it("is given up when it never acknowledged the turn", async () => {
-    await start();
+    await startInOne();
     await chat.send("Hi");
     await eventually(() => expect(server.sockets.size).toBe(1));
     clock.now = 20_000;

@@ -13,7 +13,7 @@ describe("a stored chat", () => {
     server.holds.set(`/v1/conversations/${id}/items`, new Promise((resolve) => (release = resolve)));
     server.onCreate = answers("resp_1", ["Hello"]);
     server.calls.length = 0;
-    const reading = chat.reload(id);
+    const reading = chat.opening.reload(id);
     await eventually(() => expect(server.calls).toContain(`GET /v1/conversations/${id}/items`));
     await chat.send("Hi");
     await eventually(() => expect(shown().at(-1)).toEqual(["assistant", "Hello", "completed"]));
@@ -34,7 +34,7 @@ describe("a stored chat", () => {
     const [first, second] = [server.addConversation("One"), server.addConversation("Two")];
     await start(first.id);
     server.failures.set(`/v1/conversations/${second.id}/prefetch`, { status: 500, body: "{}" });
-    chat.open(second.id);
+    chat.opening.open(second.id);
     await eventually(() => expect(chat.ready).toBe(true));
     for (const { id } of [first, second]) {
       await eventually(() => expect(server.calls.filter((call) => call === `POST /v1/conversations/${id}/prefetch`)).toHaveLength(1));
@@ -53,7 +53,7 @@ describe("a stored chat", () => {
     server.failures.set(`/v1/conversations/${id}/items`, { status: 502, body: "<html>bad gateway</html>" });
     await start(id);
     await eventually(() => expect(chat.store.thread.value?.phase).toBe("unreachable"));
-    await chat.reload(id);
+    await chat.opening.reload(id);
     expect(shown()).toEqual([["user", "Hi", "completed"]]);
   });
 
@@ -129,9 +129,9 @@ describe("a stored chat", () => {
     const [one, two] = [server.addConversation("One"), server.addConversation("Two")];
     await start(one.id);
     chat.write("half a thought");
-    chat.open(two.id);
+    chat.opening.open(two.id);
     expect(chat.store.draft.value).toBe("");
-    chat.open(one.id);
+    chat.opening.open(one.id);
     expect(chat.store.draft.value).toBe("half a thought");
   });
 
@@ -154,7 +154,7 @@ describe("a stored chat", () => {
     await deleted(id);
     expect([chat.store.currentId.value, chat.store.sessions.value, chat.store.thread.value]).toEqual([null, [], undefined]);
     expect([address, chat.store.notice.value]).toEqual([[null], null]);
-    chat.open(id);
+    chat.opening.open(id);
     expect(chat.store.draft.value).toBe("");
   });
 

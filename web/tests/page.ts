@@ -73,6 +73,12 @@ export function begin(id: string | null): void {
   end = chat.start(id);
 }
 
+/** The page at an empty conversation that another made. */
+export async function startInOne(): Promise<void> {
+  await start(server.addConversation().id);
+  await eventually(() => expect(chat.ready).toBe(true));
+}
+
 export async function start(id: string | null = null): Promise<void> {
   begin(id);
   await eventually(() => expect([chat.line.value, chat.store.listing.value]).toEqual(["open", "ready"]));

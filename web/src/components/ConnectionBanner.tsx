@@ -5,18 +5,21 @@ import { useChat } from "./context";
 export function ConnectionBanner() {
   const chat = useChat();
   const state = chat.line.value;
-  const { server, away, ailing, offline } = chat.store;
+  const { server, away, ailing, draining, offline } = chat.store;
   const connecting = away.value && state === "connecting";
   const told = server.value === null || server.value === "ok" ? words.offline : words.server[server.value];
-  const text = offline.value ? words.noNetwork : connecting ? words.connecting : told;
+  const leaving = draining.value && !away.value; // a connection stands, and there is nothing to try
+  const text = offline.value ? words.noNetwork : connecting ? words.connecting : leaving ? words.draining : told;
   return (
     <div role="status">
-      {(away.value || ailing.value || offline.value) && (
+      {(away.value || ailing.value || draining.value || offline.value) && (
         <div class="banner">
           <span>{text}</span>
-          <button type="button" class="text-button" disabled={connecting} onClick={() => chat.wake()}>
-            {words.tryNow}
-          </button>
+          {!leaving && (
+            <button type="button" class="text-button" disabled={connecting} onClick={() => chat.wake()}>
+              {words.tryNow}
+            </button>
+          )}
         </div>
       )}
     </div>

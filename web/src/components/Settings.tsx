@@ -23,7 +23,7 @@ function ChatSettings() {
     <section class="settings">
       <div class="settings-head">
         <h3>{words.settingsOfChat}</h3>
-        <button type="button" class="text-button" disabled={Object.keys(wishes).length === 0} onClick={() => chat.wish({})}>
+        <button type="button" class="text-button" disabled={Object.keys(wishes).length === 0} onClick={() => chat.opening.wish({})}>
           {words.reset}
         </button>
       </div>
@@ -33,7 +33,7 @@ function ChatSettings() {
           rows={4}
           dir="auto"
           value={wishes.instructions ?? ""}
-          onInput={(event) => chat.wish(wish(chat.store.wishes.peek(), "instructions", event.currentTarget.value))}
+          onInput={(event) => chat.opening.wish(wish(chat.store.wishes.peek(), "instructions", event.currentTarget.value))}
         />
         <small>{words.instructionsHint}</small>
       </label>
@@ -59,7 +59,7 @@ function SamplingField({ name }: { name: SamplingName }) {
         placeholder={words.byDefault}
         value={chat.store.wishes.value[name] ?? ""}
         onInput={(event) => {
-          if (event.currentTarget.validity.valid) chat.wish(wish(chat.store.wishes.peek(), name, event.currentTarget.value));
+          if (event.currentTarget.validity.valid) chat.opening.wish(wish(chat.store.wishes.peek(), name, event.currentTarget.value));
         }}
       />
       <small>{hint}</small>

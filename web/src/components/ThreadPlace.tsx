@@ -11,7 +11,7 @@ export function ThreadPlace({ phase }: { phase: Exclude<ThreadPhase, "ready"> })
     <section class="place" role="status">
       <p class={phase === "loading" ? "place-late" : ""}>{text}</p>
       {phase === "unreachable" && id !== null && (
-        <button type="button" class="button" onClick={() => void chat.reload(id)}>
+        <button type="button" class="button" onClick={() => void chat.opening.reload(id)}>
           {words.retry}
         </button>
       )}

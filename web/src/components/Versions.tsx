@@ -15,7 +15,7 @@ export function Versions({ index }: { index: number }) {
   const place = id === null ? -1 : versions.indexOf(id);
   const [before, after] = [versions[place - 1], versions[place + 1]];
   useEffect(() => {
-    for (const one of [before, after]) if (one !== undefined) void chat.preload(one);
+    for (const one of [before, after]) if (one !== undefined) void chat.opening.preload(one);
   }, [chat, before, after]);
   if (id === null || versions.length === 0) return null;
   return (

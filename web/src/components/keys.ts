@@ -28,7 +28,7 @@ function actionOf(event: KeyboardEvent, chat: Chat): (() => void) | null {
     if (event.altKey) return null;
     if (key === "k" && !event.shiftKey) return () => lookFor(chat);
     if (key === "b" && !event.shiftKey) return () => toggleList(chat);
-    if (key === "o" && event.shiftKey) return () => chat.go(null);
+    if (key === "o" && event.shiftKey) return () => chat.opening.go(null);
     return null;
   }
   return key === "?" && !isField(event.target) ? () => (store.dialog.value = "help") : null;

@@ -70,6 +70,7 @@ export const en = {
   callOutput: "Result",
   callWaits: "No result yet.",
 
+  showAll: (characters: string) => `Show all ${characters} characters`,
   you: "You",
   assistant: "Answer",
   system: "Instructions",
@@ -96,6 +97,7 @@ export const en = {
 
   message: "Message",
   placeholder: "Write a message",
+  tooMuch: (put: string, most: string) => `Nothing was put in: ${put} characters are too many, a message has at most ${most}. Send it in parts.`,
   send: "Send",
   stop: "Stop",
   stopping: "Stopping…",
@@ -137,6 +139,7 @@ export const en = {
   connecting: "Connecting to the server…",
   noNetwork: "This device is offline. What you write is kept.",
   offline: "No connection to the server. Trying again…",
+  draining: "The server is shutting down: it takes no new messages. What you write is kept.",
   server: {
     draining: "The server is shutting down. Trying again…",
     stalled: "The server is not getting on: its engine has been at one step for too long.",

@@ -69,6 +69,7 @@ export const zhHans: Words = {
   callOutput: "结果",
   callWaits: "还没有结果。",
 
+  showAll: (characters) => `显示全部 ${characters} 个字符`,
   you: "你",
   assistant: "回答",
   system: "系统指示",
@@ -95,6 +96,7 @@ export const zhHans: Words = {
 
   message: "消息",
   placeholder: "输入消息",
+  tooMuch: (put, most) => `没有放入：${put} 个字符太多，一条消息最多 ${most} 个。请分段发送。`,
   send: "发送",
   stop: "停止",
   stopping: "停止中…",
@@ -136,6 +138,7 @@ export const zhHans: Words = {
   connecting: "正在连接到服务器…",
   noNetwork: "这台设备离线。你写的内容会保留。",
   offline: "没有连到服务器，正在重试…",
+  draining: "服务器正在关闭：不再接受新消息。你输入的内容会保留。",
   server: {
     draining: "服务器正在关闭，正在重试…",
     stalled: "服务器没有进展：引擎在同一步停留太久。",
@@ -145,11 +148,11 @@ export const zhHans: Words = {
   login: {
     title: "这个服务器需要密钥",
     text: "密钥只发送一次，不会保存在任何地方。之后让浏览器进入的是会自行结束的登录。",
-    ended: "登录已结束。您写的内容都还在：请重新登录以继续。",
+    ended: "登录已结束。你写的内容都还在：请重新登录以继续。",
     key: "API 密钥",
     enter: "登录",
     refused: "这个密钥在这里无效：输入有误、已撤销或已过期。",
-    barred: (role) => `您已登录，但 ${role} 角色的密钥不能打开这个页面。`,
+    barred: (role) => `你已登录，但 ${role} 角色的密钥不能打开这个页面。`,
     toAdmin: "前往管理页面",
     toChat: "前往对话",
     as: (role, tenant) => `已登录：${tenant} 的 ${role}`,

@@ -69,6 +69,7 @@ export const zhHant: Words = {
   callOutput: "結果",
   callWaits: "還沒有結果。",
 
+  showAll: (characters) => `顯示全部 ${characters} 個字元`,
   you: "你",
   assistant: "回答",
   system: "系統指示",
@@ -95,6 +96,7 @@ export const zhHant: Words = {
 
   message: "訊息",
   placeholder: "輸入訊息",
+  tooMuch: (put, most) => `沒有放入：${put} 個字元太多，一則訊息最多 ${most} 個。請分段送出。`,
   send: "送出",
   stop: "停止",
   stopping: "停止中…",
@@ -136,6 +138,7 @@ export const zhHant: Words = {
   connecting: "正在連線到伺服器…",
   noNetwork: "這台裝置離線。你寫的內容會保留。",
   offline: "沒有連到伺服器，正在重試…",
+  draining: "伺服器正在關閉：不再接受新訊息。你輸入的內容會保留。",
   server: {
     draining: "伺服器正在關閉，正在重試…",
     stalled: "伺服器沒有進展：引擎在同一步停留太久。",
@@ -145,11 +148,11 @@ export const zhHant: Words = {
   login: {
     title: "這個伺服器需要金鑰",
     text: "金鑰只傳送一次，不會存在任何地方。之後讓瀏覽器進入的是會自行結束的登入。",
-    ended: "登入已結束。您寫的內容都還在：請重新登入以繼續。",
+    ended: "登入已結束。你寫的內容都還在：請重新登入以繼續。",
     key: "API 金鑰",
     enter: "登入",
     refused: "這個金鑰在這裡無效：輸入有誤、已撤銷或已過期。",
-    barred: (role) => `您已登入，但 ${role} 角色的金鑰不能開啟這個頁面。`,
+    barred: (role) => `你已登入，但 ${role} 角色的金鑰不能開啟這個頁面。`,
     toAdmin: "前往管理頁面",
     toChat: "前往對話",
     as: (role, tenant) => `已登入：${tenant} 的 ${role}`,
