@@ -164,13 +164,29 @@ def test_a_long_prompt_shows_how_far_it_is_read_and_can_be_stopped_meanwhile(pag
     expect(badges(page)).to_have_count(1, timeout=ANSWERED)
 
 
-def test_a_message_too_long_for_the_server_is_a_draft_again_after_a_reload(page):
+def test_a_message_too_long_for_the_server_is_a_draft_again_and_leaves_no_chat(page):
     words = "word " * 200_000
     send(page, words)
     expect(page.get_by_text("Not sent:")).to_be_visible(timeout=ANSWERED)
-    expect(field(page)).to_have_value("")
+    expect(field(page)).to_have_value(words)
+    expect(rows(page).filter(has_text="New chat")).to_have_count(0)
+    assert "#/c/" not in page.url
     page.reload()
     expect(field(page)).to_have_value(words)
+
+
+def test_five_megabytes_are_not_pasted_and_what_was_written_is_kept(page):
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    field(page).fill("a draft")
+    page.evaluate("navigator.clipboard.writeText('The quick brown fox. '.repeat(250_000))")
+    field(page).press("Control+v")
+    expect(
+        page.get_by_role("alert").get_by_text("Nothing was put in: 5,250,000 characters are too many")
+    ).to_be_visible()
+    expect(field(page)).to_have_value("a draft")
+    page.evaluate("navigator.clipboard.writeText(' of two words')")
+    field(page).press("Control+v")
+    expect(field(page)).to_have_value("a draft of two words")
 
 
 def test_thoughts_are_folded_and_calls_are_cards(page, page_url):
@@ -320,6 +336,10 @@ def test_a_restart_of_the_server_loses_nothing(browser, fork_server, tmp_path, c
         page = open_page(context, running.url, [])
         answer = ask(page, "My name is Ada.")
         field(page).fill("a draft")
+        running.post("/v1/responses", {"input": "Go on.", "background": True, "ignore_eos": True})
+        running.post("/v1/admin/drain")  # it waits for that answer, and the connection stands
+        expect(page.get_by_text("The server is shutting down: it takes no new messages.")).to_be_visible(timeout=10_000)
+        expect(page.get_by_role("button", name="Send")).to_be_disabled()
     expect(page.get_by_text("No connection to the server.")).to_be_visible()
     with serving(fork_server, tmp_path, "--port", port):
         expect(page.get_by_text("No connection to the server.")).to_have_count(0, timeout=ANSWERED)

@@ -46,9 +46,12 @@ const chat = new Chat({
   },
 });
 
-window.addEventListener("hashchange", () => chat.open(parseRoute(location.hash)));
+window.addEventListener("hashchange", () => chat.opening.open(parseRoute(location.hash)));
 window.addEventListener("online", () => chat.wake());
 window.addEventListener("offline", () => (chat.store.offline.value = true));
+window.addEventListener("beforeunload", (event) => {
+  if (!chat.leavable) event.preventDefault(); // the browser asks
+});
 window.addEventListener("pagehide", () => chat.leave());
 others.onmessage = ({ data }) => chat.heard(String(data));
 document.addEventListener("visibilitychange", () => {

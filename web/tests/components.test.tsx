@@ -108,6 +108,14 @@ describe("a message", () => {
     expect(find(".prefill").textContent).toBe("Reading the prompt: 512 of 2,048 tokens, 128 from the cache");
   });
 
+  it("of a person that would fill the page is shown as far as it is wanted", () => {
+    const text = "word ".repeat(5_000);
+    draw(<Message message={finished({ role: "user", text })} />);
+    expect(find(".message-text").textContent).toBe(`${text.slice(0, 20_000)}…`);
+    act(() => find<HTMLButtonElement>(".message-whole").click());
+    expect([find(".message-text").textContent, find(".message-whole")]).toEqual([text, null]);
+  });
+
   it("that was refused says why and offers to go on", () => {
     const thread = refuse(begin(emptyThread("conv_1", "ready"), "Hi", "turn-1"), "The queue is full.");
     open(thread);
@@ -138,6 +146,20 @@ describe("the field", () => {
     expect(send).toHaveBeenCalledExactlyOnceWith("你好");
   });
 
+  it("takes no more than it can hold without holding the page up, and says so", () => {
+    draw(<App />);
+    act(() => chat.write("kept"));
+    const paste = (size: number) => {
+      const event = new InputEvent("beforeinput", { bubbles: true, cancelable: true, data: "x".repeat(size) });
+      act(() => void find("#message").dispatchEvent(event));
+      return event.defaultPrevented;
+    };
+    expect([paste(999_996), chat.store.notice.value]).toEqual([false, null]);
+    expect(paste(999_997)).toBe(true);
+    expect(find("[role=alert]").textContent).toContain("999,997 characters are too many, a message has at most 1,000,000.");
+    expect(chat.store.draft.value).toBe("kept");
+  });
+
   it("has a stop button and a stop key while an answer is written", () => {
     open(begin(emptyThread("conv_1", "ready"), "Hi", "turn-1"));
     draw(<App />);
@@ -165,6 +187,9 @@ describe("the page", () => {
     expect(find(".banner").textContent).toContain("No connection to the server.");
     act(() => void (chat.store.server.value = "draining"));
     expect(find(".banner").textContent).toContain("shutting down");
+    expect(find<HTMLButtonElement>(".example").disabled).toBe(true);
+    act(() => void (chat.store.away.value = false));
+    expect(find(".banner").textContent).toBe(words.draining);
     expect(find<HTMLButtonElement>(".example").disabled).toBe(true);
   });
 

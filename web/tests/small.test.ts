@@ -76,6 +76,19 @@ describe("a draft", () => {
     expect([drafts.read("conv_1"), drafts.read(null)]).toEqual(["half a thought", ""]);
   });
 
+  it("that the browser has no room for is held by the page, which then asks before it is left", () => {
+    const { storage } = memoryStorage();
+    const drafts = new Drafts(() => storage);
+    drafts.write(null, "short");
+    vi.spyOn(storage, "setItem").mockImplementation(() => {
+      throw new Error("QuotaExceededError");
+    });
+    drafts.write(null, "much longer");
+    expect([drafts.read(null), drafts.kept]).toEqual(["much longer", false]);
+    drafts.write(null, "");
+    expect([drafts.read(null), drafts.kept]).toEqual(["", true]);
+  });
+
   it("leaves nothing behind when it is emptied", () => {
     const { kept, storage } = memoryStorage();
     const drafts = new Drafts(() => storage);

@@ -1,8 +1,9 @@
 import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
+import { count } from "../format";
 import { words } from "../words";
 import { Icon } from "./Icon";
 import { useChat } from "./context";
-import { fit, isFull } from "./fit";
+import { LONGEST, excess, fit, isFull } from "./fit";
 
 export function Composer() {
   const chat = useChat();
@@ -40,6 +41,12 @@ export function Composer() {
           aria-describedby="keys"
           enterkeyhint="send"
           value={draft.value}
+          onBeforeInput={(event) => {
+            const much = excess(event);
+            if (much === 0) return;
+            event.preventDefault();
+            store.notice.value = words.tooMuch(count(much), count(LONGEST));
+          }}
           onInput={(event) => chat.write(event.currentTarget.value)}
           onKeyDown={onKeyDown}
         />
