@@ -61,9 +61,10 @@ def run(
     try:
         began = time.perf_counter()
         where = torch.device(device)
-        paged_attention.prepare(kinds[dtype], where)
+        dim = SHAPES[shape][2]
+        paged_attention.prepare(kinds[dtype], where, dim)
         ready = time.perf_counter() - began
-        if device == "cpu" and cpu_decode.kernel(dtype) is None:
+        if device == "cpu" and cpu_decode.kernel_for(kinds[dtype], dim, None) is None:
             raise ConfigError("dtype", "numba has no kernel for it here; the log says why", value=dtype)
         ceiling = _ceiling(where, seconds)
         calls = [

@@ -45,8 +45,8 @@ def _programmed_rows(layer: Layer) -> int:
     linears = [child for child in (layer.qkv, layer.o, layer.gate_up, layer.down) if isinstance(child, Streamed)]
     if len(linears) < 4 or not all(linear.kernels for linear in linears):
         return 0
-    name = cpu_decode.SERVED[layer.before.weight.dtype]
-    has_rest = cpu_decode.kernel(name) and cpu_decode.kernel("store") and cpu_program.executor()
+    decode = cpu_decode.kernel_for(layer.before.weight.dtype, layer.dim, None)
+    has_rest = decode and cpu_decode.kernel("store") and cpu_program.executor()
     return min(linear.most_rows for linear in linears) if has_rest else 0
 
 
@@ -197,7 +197,7 @@ class StackProgram:
         parts = self._workspace.take(
             "decode", (self.most_threads, cpu_decode.part_words(call)), torch.float32, query.device
         )
-        kernel = _there(cpu_decode.kernel(cpu_decode.SERVED[self._dtype]))
+        kernel = _there(cpu_decode.kernel_for(self._dtype, self._dim, None))
         self._program.add(
             [kernel], cpu_decode.call_table(call, self._lse, 1, parts),
             rows=at.ROWS, parts=at.PARTS, counter=[at.NEXT, at.ENDED], wrong_block=at.WRONG_BLOCK,

@@ -52,8 +52,8 @@ class ModelRunner:
         self.model = model or loader.load(
             Path(config.model), dtype=config.dtype, device=config.device, quantization=config.quantization
         )
-        paged_attention.prepare(self.model.dtype, self.model.device)  # not in the first step
         self.shape = self.model.shape
+        paged_attention.prepare(self.model.dtype, self.model.device, self.shape.head_dim)  # not in the first step
         self.block_size = config.block_size
         self.max_model_len = self._max_model_len()
         self.num_blocks = self._num_blocks()

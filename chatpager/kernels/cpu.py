@@ -1,5 +1,5 @@
-"""Paged attention on the CPU: decode by ``cpu_decode`` where it serves; all else gathers pages into a workspace for
-torch's fused attention.
+"""Paged attention on the CPU: by ``cpu_decode`` and ``cpu_extend`` where they serve; all else gathers pages into a
+workspace for torch's fused attention.
 
 The fused operator is called by its aten name because only that form returns the log-sum-exp, which joins a prefix
 with the causal part and folds in attention sinks. It must never see an empty tensor: it divides by the lengths.
@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from chatpager.kernels import cpu_decode
+from chatpager.kernels import cpu_decode, cpu_extend
 from chatpager.kernels.arguments import AttentionCall
 
 _fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -40,8 +40,13 @@ def attend(call: AttentionCall, *, gather: bool = False) -> None:
         raise ValueError(f"context_lens must lie between 0 and the block table's {room} tokens, got {context_lens}")
     if call.query_start is None:
         _decode(call, context_lens, gather)
-    else:
-        _extend(call, context_lens, _checked_starts(call, call.query_start.tolist(), context_lens))
+        return
+    starts = _checked_starts(call, call.query_start.tolist(), context_lens)
+    lse = torch.empty(call.query.shape[:2], dtype=torch.promote_types(call.query.dtype, torch.float32))
+    if gather or not cpu_extend.extend(call, lse):
+        _extend(call, context_lens, starts)
+    elif call.sinks is not None or call.lse is not None:
+        _store(call, slice(None), call.out, lse)
 
 
 def _checked_starts(call: AttentionCall, starts: list[int], context_lens: list[int]) -> list[int]:

@@ -7,6 +7,7 @@ from array import array
 import torch
 from torch import Tensor
 
+from chatpager.kernels import cpu_linear
 from chatpager.kernels.arguments import AttentionCall
 from chatpager.kernels.cpu_code import Kernel, bits, kernel_of, parts_for
 
@@ -26,16 +27,34 @@ SERVED = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 ) = range(20)  # fmt: skip
 
 
+TILE = 64
+"""Tokens that ``cpu_extend_jit`` packs at a time."""
+STATE_WORDS = 32
+"""A query's running maximum and partial sums of weights there, a register each."""
+
+
 def kernel(name: str) -> Kernel | None:
     """One of ``cpu_jit``'s."""
     return kernel_of("cpu_jit", name)
 
 
-def prepare(dtype: torch.dtype) -> None:
-    """Have the kernels that serve ``dtype`` compiled."""
-    if dtype in SERVED:
-        kernel(SERVED[dtype])
+def by_dots(dtype: torch.dtype, dim: int, softcap: float | None) -> bool:
+    """Whether ``cpu_extend_jit`` serves: the processor multiplies bfloat16 itself."""
+    return dtype is torch.bfloat16 and dim % 32 == 0 and not softcap and cpu_linear.has_dots()
+
+
+def kernel_for(dtype: torch.dtype, dim: int, softcap: float | None) -> Kernel | None:
+    """What computes a decode, compiled; None where nothing does."""
+    found = kernel_of("cpu_extend_jit", "decode") if by_dots(dtype, dim, softcap) else None
+    return found or (kernel(SERVED[dtype]) if dtype in SERVED else None)
+
+
+def prepare(dtype: torch.dtype, dim: int) -> None:
+    """Have the kernels that serve heads of ``dim`` numbers compiled."""
+    if kernel_for(dtype, dim, None):
         kernel("store")
+    if by_dots(dtype, dim, None):
+        kernel_of("cpu_extend_jit", "extend")
 
 
 def decode(call: AttentionCall, tokens: int, lse: Tensor) -> bool:
@@ -46,7 +65,7 @@ def decode(call: AttentionCall, tokens: int, lse: Tensor) -> bool:
     Raises:
         IndexError: a table's entry within a context is no block; what was written is of no use.
     """
-    found = kernel(SERVED[call.query.dtype]) if call.query.dtype in SERVED else None
+    found = kernel_for(call.query.dtype, call.head_dim, call.softcap)
     if found is None:
         return False
     if not call.key_cache.shape[0]:
@@ -66,10 +85,19 @@ def part_words(call: AttentionCall) -> int:
 
     They are offsets of two tiles (64 words), queries of a row and scores of a tile, and three states of a row (maxima,
     sums, outputs): of one that is whole, of one that began in an earlier part and of one that goes on in a later one.
+    Behind them, where products of bfloat16 serve, what those need.
     """
-    heads = call.kv_heads * call.group
-    words = 64 + heads * (call.head_dim + 16) + 3 * heads * (call.head_dim + 2)
-    return -(-words // 16) * 16
+    heads, dim = call.kv_heads * call.group, call.head_dim
+    words = 64 + heads * (dim + 16) + 3 * heads * (dim + 2)
+    more = dot_words(call.group, dim) if by_dots(call.query.dtype, dim, call.softcap) else 0
+    return -(-words // 16) * 16 + more
+
+
+def dot_words(queries: int, dim: int) -> int:
+    """Words, in whole cache lines, that products of bfloat16 need for ``queries`` queries: addresses of a tile's keys
+    and values and of the queries, a row of zeros, packed keys and values, scores of four queries, and states."""
+    queries = -(-queries // 8) * 8
+    return 4 * TILE + 2 * queries + dim // 2 + TILE * dim + 4 * TILE + queries * STATE_WORDS
 
 
 def call_table(call: AttentionCall, lse: Tensor, parts: int, scratch: Tensor) -> array[int]:

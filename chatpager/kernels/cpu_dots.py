@@ -34,7 +34,17 @@ def can_dot():
     return not any(asked) and binding.get_host_cpu_features().get("avx512bf16", False)
 
 
-def _dot(builder, sums, a, b):
+def require_dots():
+    """LLVM would end the process.
+
+    Raises:
+        RuntimeError: numba compiles for a processor without the instruction.
+    """
+    if not can_dot():
+        raise RuntimeError("its settings (NUMBA_CPU_NAME and others) leave out AVX-512 BF16")
+
+
+def dot(builder, sums, a, b):
     """``sums`` and, for each, the products of two neighbours of the 32 bfloat16 in ``a`` and ``b``. In assembler, as
     LLVM's own name and types for it have changed with its versions."""
     kind = ir.FunctionType(vector_of(WORDS), [vector_of(WORDS), vector_of(WORDS, I32), vector_of(WORDS, I32)])
@@ -107,7 +117,7 @@ def row_dots(
             for i, place in enumerate(x):
                 q = words(inputs, builder.add(place, d))
                 for j in range(m):
-                    builder.store(_dot(builder, builder.load(kept[i][j]), q, wide[j]), kept[i][j])
+                    builder.store(dot(builder, builder.load(kept[i][j]), q, wide[j]), kept[i][j])
         flat = ir.VectorType(F32, m)
         zero = ir.Constant(flat, None)
         more = cgutils.alloca_once_value(builder, zero)

@@ -7,7 +7,7 @@ is taken in the same order in every block, so that threads, and the number of ro
 
 import numpy as np
 
-from chatpager.kernels.cpu_dots import can_dot, row_dots
+from chatpager.kernels.cpu_dots import require_dots, row_dots
 from chatpager.kernels.cpu_entry import as_c_calls_it, jit, put, widen
 from chatpager.kernels.cpu_linear import (
     BIAS,
@@ -164,8 +164,8 @@ def compiled(name):
     Raises:
         RuntimeError: numba compiles for a processor without the instruction that the name asks for.
     """
-    if name == "dots_bfloat16" and not can_dot():  # LLVM would end the process
-        raise RuntimeError("its settings (NUMBA_CPU_NAME and others) leave out AVX-512 BF16")
+    if name == "dots_bfloat16":
+        require_dots()
 
     def rows_bfloat16_bfloat16(p):  # pragma: no cover
         spread_rows(p, bfloat16_at(p[INPUT]))

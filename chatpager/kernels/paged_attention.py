@@ -34,11 +34,11 @@ from chatpager.kernels.workspace import Workspace
 __all__ = ["Workspace", "forward", "prepare"]
 
 
-def prepare(dtype: torch.dtype, device: torch.device) -> None:
+def prepare(dtype: torch.dtype, device: torch.device, head_dim: int) -> None:
     """Compile what the first calls would wait for: seconds on a CPU where it was never done, else milliseconds of
     loading it. On a GPU kernels are compiled for the shapes of calls, so nothing is done here."""
     if device.type == "cpu":
-        cpu_decode.prepare(dtype)
+        cpu_decode.prepare(dtype, head_dim)
 
 
 @overload

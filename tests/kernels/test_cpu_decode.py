@@ -158,7 +158,7 @@ def test_caches_without_a_block_hold_no_context():
 
 def test_after_prepare_no_call_waits_for_a_kernel():
     cpu_code.kernel_of.cache_clear()  # loaded again from where it is kept
-    paged_attention.prepare(torch.float32, torch.device("cpu"))
+    paged_attention.prepare(torch.float32, torch.device("cpu"), 16)
     before = cpu_code.kernel_of.cache_info().misses
     BACKEND(pages([3]))
     store_kv(*torch.ones(2, 1, 1, 16), *torch.zeros(2, 1, 8, 1, 16), torch.tensor([0]))
