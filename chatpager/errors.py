@@ -163,6 +163,12 @@ class Forbidden(RequestError):
 class TenantPaused(RequestError):
     status, type, code = 403, "permission_error", "tenant_paused"
 
+    def __init__(self) -> None:
+        super().__init__(
+            "the operator has paused this tenant: what it has is kept, and for now it may cancel what runs, "
+            "and nothing else"
+        )
+
 
 class NotFound(RequestError):
     status, code = 404, "not_found"

@@ -412,6 +412,7 @@ class SessionHub:
             return
         ids = list((await self._beginner.settled(request))[: self.max_model_len - 1])
         salt = self._salts.of(request.tenant)
+        self.quotas.check_open(request.tenant)  # it may have been paused meanwhile
         if goes_on():
             self.engine.send(DraftRequest(owner=f"\0{writer}", prompt_token_ids=ids, salt=salt))
 

@@ -12,7 +12,7 @@ import structlog
 
 from chatpager.engine.messages import AddRequest
 from chatpager.engine.sampling_params import SamplingParams
-from chatpager.errors import ConversationNotFound, EngineStopped, RequestError, StoreError
+from chatpager.errors import ConversationNotFound, EngineStopped, RequestError, StoreError, TenantPaused
 from chatpager.sessions.around import around_of
 from chatpager.sessions.engine_thread import EngineThread
 from chatpager.sessions.heads import owner_of
@@ -67,6 +67,8 @@ class Prefetcher:
         turns = await self._store.turns_of(tenant, session_id, latest=1)
         try:
             return await self._ask(tenant, owner, chain, turns[-1].request if turns else {})
+        except TenantPaused:
+            raise
         except RequestError:
             return 0
 
@@ -111,6 +113,7 @@ class Prefetcher:
             salt=self._salts.of(tenant),
             owner=owner,
         )
+        self._check_open(tenant)  # it may have been paused meanwhile
         brought = await self._engine.ask(lambda engine: engine.prefetch(request, time.monotonic()))
         if brought:
             self._keeper.alive([owner])

@@ -179,10 +179,7 @@ class Quotas:
     def check_open(self, tenant: str) -> None:
         """Raises TenantPaused."""
         if self.paused(tenant) is not None:
-            raise TenantPaused(
-                "the operator has paused this tenant: what it has is kept, and for now it may cancel what runs, "
-                "and nothing else"
-            )
+            raise TenantPaused
 
     def request(self, tenant: str) -> None:
         """One more.

@@ -14,6 +14,7 @@ from chatpager.errors import (
     ConversationNotFound,
     InvalidRequest,
     SessionBusy,
+    TenantPaused,
     TooManyConversations,
     TooManyForks,
     shown,
@@ -22,15 +23,18 @@ from chatpager.store import journal, messages, searching
 from chatpager.store.chain import MessageHash
 from chatpager.store.database import NUL
 from chatpager.store.records import DeletedSession, NewMessage, Session
-from chatpager.store.tables import LIVE, sessions, turns
+from chatpager.store.tables import LIVE, limits, sessions, turns
 
 
 async def create(
     c: AsyncConnection, session: Session, said: Sequence[NewMessage] = (), most: int | None = None
 ) -> Session:
-    """``said`` behind its tip, unless the tenant has ``most`` sessions. The transaction must keep the tenant's other
-    writers out where there is anything said, or a limit."""
+    """``said`` behind its tip, unless the tenant has ``most`` sessions or is paused. The transaction must keep the
+    tenant's other writers out."""
     _check_title(session.title)
+    paused = select(limits.c.paused_at).where(limits.c.kind == "tenant", limits.c.name == session.tenant)
+    if (await c.execute(paused)).scalar() is not None:
+        raise TenantPaused
     if most is not None:
         stored = select(func.count()).select_from(sessions).where(sessions.c.tenant == session.tenant)
         if ((await c.execute(stored)).scalar() or 0) >= most:

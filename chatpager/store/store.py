@@ -112,6 +112,7 @@ class Store:
 
         Raises:
             TooManyConversations: the tenant has ``most``.
+            TenantPaused.
         """
         new = Session(
             id=id,
@@ -124,11 +125,7 @@ class Store:
             created_at=now,
             updated_at=now,
         )
-        return await self._database.writing(
-            "create_session",
-            lambda c: sessions.create(c, new, said, most),
-            tenant if said or most is not None else None,
-        )
+        return await self._database.writing("create_session", lambda c: sessions.create(c, new, said, most), tenant)
 
     async def session(self, tenant: str, id: str) -> Session:
         """Raises ConversationNotFound."""
@@ -189,6 +186,7 @@ class Store:
             InvalidRequest: ``at`` is no message of it.
             TooManyForks: there are ``most`` that came from where this one did.
             TooManyConversations: the tenant has ``most_of_tenant``.
+            TenantPaused.
         """
         return await self._database.writing(
             "fork_session", lambda c: sessions.fork(c, tenant, id, new_id, at, now, most, most_of_tenant), tenant
@@ -418,8 +416,10 @@ class Store:
         return await self._database.reading(tenants.limited)
 
     async def limit(self, row: Limits) -> None:
-        """Put it in place of what was stored of the same tenant or key. Raises KeyNotFound, of a revoked one too."""
-        await self._database.writing("limit", lambda c: tenants.limit(c, row))
+        """Put it in place of what was stored of the same tenant or key. Raises KeyNotFound, of a revoked one too.
+        Who is paused by it has no conversation made after that."""
+        tenant = row.name if row.kind == "tenant" else None
+        await self._database.writing("limit", lambda c: tenants.limit(c, row), tenant, deletes=tenant is not None)
 
     async def revoke_keys_of(self, tenant: str, *, now: int) -> int:
         """Revoke all of a tenant's keys, and forget their limits; how many keys there were."""

@@ -6,6 +6,8 @@ import shutil
 
 import pytest
 
+from chatpager.errors import TenantPaused
+from chatpager.store import Limits
 from tests.serving import GREEDY, eventually
 
 LONG = "The quick brown fox jumps over the lazy dog. " * 3
@@ -155,6 +157,12 @@ async def test_a_conversation_is_brought_back_before_its_next_turn(serve, expect
     async with serve(**SMALL, engine=kv) as server:
         path = f"/v1/conversations/{conversation}"
         disk = (await server.get(f"{path}/cache")).json["disk_tokens"]
+        bringing = asyncio.ensure_future(server.hub.prefetcher.bring("default", conversation))
+        await asyncio.sleep(0)  # it is at the store
+        server.hub.quotas.change(Limits(kind="tenant", name="default", paused_at=1))
+        with pytest.raises(TenantPaused):
+            await bringing
+        server.hub.quotas.change(Limits(kind="tenant", name="default"))
         assert (await server.post(f"{path}/prefetch")).json["tokens"] == disk > 0
         assert (await server.post(f"{path}/prefetch")).json["tokens"] == 0
         face = (await server.get(f"{path}/cache")).json

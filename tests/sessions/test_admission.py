@@ -13,9 +13,11 @@ from chatpager.errors import (
     RateLimited,
     ResponseNotFound,
     SessionBusy,
+    TenantPaused,
 )
 from chatpager.sessions.answers import Delta
 from chatpager.sessions.stream import Prefilled
+from chatpager.store import Limits
 from tests.sessions.conftest import TENANT
 
 
@@ -189,3 +191,13 @@ class TestCancel:
             assert r.hub.live(TENANT, turn.id) is turn
             gate.open()
             await turn.stream.end()
+
+
+async def test_nothing_is_computed_of_a_draft_whose_tenant_is_paused_while_its_prompt_is_made(rig):
+    async with rig() as r:
+        drafting = asyncio.ensure_future(r.hub.draft(r.request("hello " * 20), "writer", lambda: True))
+        await asyncio.sleep(0)  # it is at the store
+        r.hub.quotas.change(Limits(kind="tenant", name=TENANT, paused_at=1))
+        with pytest.raises(TenantPaused):
+            await drafting
+        assert not await r.hub.engine.ask(lambda engine: engine.leases.heads)

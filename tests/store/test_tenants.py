@@ -4,9 +4,10 @@ import asyncio
 import inspect
 
 import pytest
+from msgspec import structs
 
-from chatpager.errors import InvalidRequest, KeyNotFound, NotFound
-from chatpager.store import Limits, Store, new_key
+from chatpager.errors import InvalidRequest, KeyNotFound, NotFound, TenantPaused
+from chatpager.store import Limits, Store, new_key, sessions
 from tests.store.making import begin, conversation, count, end, entry, user
 
 UNKNOWN = {"session": "conv_0", "turn": "resp_0", "tip": "b2:0"}
@@ -143,6 +144,24 @@ async def test_what_two_servers_store_of_a_tenant_at_once_is_one_of_both(store, 
         assert (await store.limits())[n] in rows
         await asyncio.gather(*(at.keep_history({n: {"at": id(at)}}, oldest=0) for at in (store, other)))
         assert (await store.history(n))[n]["at"] in (id(store), id(other))
+
+
+async def test_a_paused_tenant_gets_no_conversation_whatever_was_on_its_way(store, url, open_store):
+    """What began before is there once the pause is."""
+    await conversation(store, "conv_a", "hi", "hello")
+    other = await open_store(url, migrate=False)
+    async with store._database.write("test", "ann") as c:
+        pausing = asyncio.ensure_future(other.limit(Limits(kind="tenant", name="ann", paused_at=1)))
+        done, _ = await asyncio.wait([pausing], timeout=0.2)
+        assert not done
+        await sessions.create(c, structs.replace(await sessions.get(c, "ann", "conv_a"), id="conv_b"))
+    await pausing
+    with pytest.raises(TenantPaused):
+        await store.create_session("ann", id="conv_c", now=1)
+    with pytest.raises(TenantPaused):
+        await store.fork_session("ann", "conv_a", new_id="conv_c", now=1)
+    assert len((await store.list_sessions("ann", limit=9))[0]) == 2
+    await store.create_session("bob", id="conv_c", now=1)
 
 
 async def test_what_limits_a_key_goes_with_it(store):
