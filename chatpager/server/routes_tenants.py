@@ -56,8 +56,13 @@ def _tenant(service: Service, name: str, conversations: int, keys: int) -> w.Ten
         keys=keys,
         weight=quotas.weight(name),
         running=sum(turn.request.tenant == name for turn in service.hub.turns.values()),
+        own=_own(quotas.limits.get(("tenant", name))),
         **_allowed(service, "tenant", name),
     )
+
+
+def _own(row: Limits | None) -> w.TenantLimits:
+    return w.TenantLimits(**{name: getattr(row, name, None) for name in w.TenantLimits.__struct_fields__})
 
 
 def _key(service: Service, id: str) -> w.LimitedKey:

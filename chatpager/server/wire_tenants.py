@@ -9,6 +9,15 @@ import msgspec
 Count = Annotated[int, msgspec.Meta(ge=1)] | None
 
 
+class TenantLimits(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What differs from the settings; null: nothing does."""
+
+    requests_per_minute: Count = None
+    tokens_per_minute: Count = None
+    max_conversations: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    weight: Annotated[int, msgspec.Meta(ge=1, le=100)] | None = None
+
+
 class Allowance(msgspec.Struct, frozen=True, kw_only=True):
     """Limits that are in force, the settings' where there are no others, and what is left of this minute; null: any
     number."""
@@ -32,6 +41,7 @@ class Tenant(Allowance, frozen=True, kw_only=True):
     running: int
     weight: int
     """Of its turns that wait so many are begun in each round."""
+    own: TenantLimits
 
 
 class LimitedKey(Allowance, frozen=True, kw_only=True):
@@ -60,10 +70,3 @@ class ErasedTenant(msgspec.Struct, frozen=True, kw_only=True):
 class KeyLimits(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     requests_per_minute: Count = None
     tokens_per_minute: Count = None
-
-
-class TenantLimits(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    requests_per_minute: Count = None
-    tokens_per_minute: Count = None
-    max_conversations: Annotated[int, msgspec.Meta(ge=0)] | None = None
-    weight: Annotated[int, msgspec.Meta(ge=1, le=100)] | None = None

@@ -28,7 +28,7 @@ pytestmark = [
 ]
 
 SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
-VIEWS = ["overview", "reuse", "blocks", "leases", "requests", "session", "config"]
+VIEWS = ["overview", "reuse", "blocks", "leases", "requests", "tenants", "session", "config"]
 LIVE_MS = 2_500
 """A second until the next snapshot, and what a busy machine takes to show it."""
 
@@ -238,6 +238,36 @@ def test_a_running_turn_shows_its_progress_and_is_cancelled(open_page, server):
     request.get_by_role("button", name=f"Cancel {running}").click()
     expect(request).to_have_count(0, timeout=10_000)
     assert call(server, "GET", f"/v1/responses/{running}")["status"] == "cancelled"
+
+
+def test_a_tenant_is_limited_paused_and_resumed(open_page, server):
+    page = open_page("tenants")
+    row = page.locator("tbody tr", has_text="default")
+    [before] = call(server, "GET", "/v1/admin/tenants")["data"]
+    expect(row.locator("td").nth(2)).to_have_text(str(before["conversations"]))
+    row.get_by_role("button", name="Limits of default").click()
+    dialog = page.get_by_role("dialog", name="Limits of default")
+    expect(dialog.get_by_label("Weight")).to_have_attribute("placeholder", "as the settings say: 1")
+    page.screenshot(path=SHOTS / "limits.png")
+    dialog.get_by_label("Conversations at most").fill("500")
+    dialog.get_by_label("Weight").fill("5")
+    dialog.get_by_role("button", name="Set").click()
+    expect(page.get_by_text("The limits of default are in force.")).to_be_visible()
+    expect(row.locator("td").nth(2)).to_have_text(f"{before['conversations']} of 500")
+    [told] = call(server, "GET", "/v1/admin/tenants")["data"]
+    none = {"requests_per_minute": None, "tokens_per_minute": None}
+    assert (told["own"], told["weight"]) == ({**none, "max_conversations": 500, "weight": 5}, 5)
+    row.get_by_role("button", name="Limits of default").click()
+    expect(dialog.get_by_label("Conversations at most")).to_have_value("500")
+    dialog.get_by_label("Conversations at most").fill("")
+    dialog.get_by_label("Weight").fill("")
+    dialog.get_by_role("button", name="Set").click()
+    expect(row.locator("td").nth(2)).to_have_text(str(before["conversations"]))
+    row.get_by_role("button", name="Pause default").click()
+    expect(row).to_contain_text("paused")
+    row.get_by_role("button", name="Resume default").click()
+    expect(row).to_contain_text("open")
+    assert call(server, "GET", "/v1/admin/tenants")["data"] == [before]
 
 
 def test_settings_show_where_they_came_from(open_page):

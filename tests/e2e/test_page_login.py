@@ -69,6 +69,9 @@ def test_a_login_lets_both_pages_in_as_far_as_its_role_goes(browser, fork_server
         expect(page.locator(".feed")).to_have_text("Live")
         expect(page.get_by_label("Filter")).to_be_visible()
         expect(page.get_by_role("button", name=re.compile("Pin"))).to_have_count(0)
+        page.goto(f"{running.url}/admin#/tenants")
+        expect(page.locator("tbody tr", has_text="ann")).to_contain_text("open")
+        expect(page.get_by_role("button", name=re.compile("(Pause|Limits) "))).to_have_count(0)
         page.goto(f"{running.url}/admin#/config")
         expect(page.get_by_text("num_kv_blocks").first).to_be_visible()
         expect(page.get_by_role("button", name="Drain the server")).to_have_count(0)
@@ -90,15 +93,29 @@ def test_a_login_lets_both_pages_in_as_far_as_its_role_goes(browser, fork_server
         expect(page.get_by_label("API key")).to_be_visible()
         assert page.evaluate("Object.keys(localStorage)") == []
 
-        acts_of_an_admin(page, running.url, chat)
+        acts_of_an_admin(page, running.url, chat, ann[1]["id"])
         assert complaints == []
         context.close()
 
 
-def acts_of_an_admin(page, url: str, chat: str) -> None:
+def acts_of_an_admin(page, url: str, chat: str, key: str) -> None:
     """What the admin page does is written down, the end of the server too."""
     page.goto(f"{url}/admin#/leases")
     enter(page, "secret")
+    expect(page.locator(".feed")).to_have_text("Live")
+    page.goto(f"{url}/admin#/tenants")
+    page.get_by_role("button", name="Pause ann").click()
+    page.get_by_role("button", name="Resume ann").click()
+    ours = {"X-Chatpager-Page": "1"}
+    page.request.put(f"{url}/v1/admin/keys/{key}/limits", data={"requests_per_minute": 90}, headers=ours)
+    page.get_by_role("button", name="Keys with limits of their own").click()
+    page.get_by_role("button", name=f"Limits of {key}").click()
+    expect(page.get_by_label("Requests a minute")).to_have_value("90")
+    page.get_by_label("Tokens a minute").fill("50000")
+    picture(page, "limits-phone")
+    page.get_by_role("button", name="Set", exact=True).click()
+    expect(page.locator("tbody tr", has_text=key)).to_contain_text("50K of 50K left")
+    page.goto(f"{url}/admin#/leases")
     page.get_by_label("Tenant").fill("ann")
     page.get_by_label("Conversation").fill(chat)
     page.get_by_role("button", name="Pin", exact=True).click()
@@ -112,7 +129,7 @@ def acts_of_an_admin(page, url: str, chat: str) -> None:
     turn = page.locator(".turn-id").inner_text()
     page.goto(f"{url}/admin#/requests")
     long = {"input": "Tell me a story.", "background": True, "ignore_eos": True, "max_output_tokens": 1500}
-    running = page.request.post(f"{url}/v1/responses", data=long, headers={"X-Chatpager-Page": "1"}).json()["id"]
+    running = page.request.post(f"{url}/v1/responses", data=long, headers=ours).json()["id"]
     page.get_by_role("button", name=f"Cancel {running}").click()
     expect(page.get_by_role("button", name=f"Cancel {running}")).to_have_count(0, timeout=10_000)
     page.goto(f"{url}/admin#/config")
@@ -121,7 +138,11 @@ def acts_of_an_admin(page, url: str, chat: str) -> None:
     expect(page.get_by_role("button", name="The server is draining.")).to_be_visible()
     expect(page.locator(".feed")).to_have_text("The server is draining.")
     acts = page.request.get(f"{url}/v1/admin/audit").json()["data"]
-    assert [(act["key"], act["action"], act["target"]) for act in acts[3::-1]] == [
+    assert [(act["key"], act["action"], act["target"]) for act in acts[7::-1]] == [
+        ("own", "tenant.paused", "ann"),
+        ("own", "tenant.resumed", "ann"),
+        ("own", "key.limited", key),
+        ("own", "key.limited", key),
         ("own", "conversation.pinned", f"ann/{chat}"),
         ("own", "turn.revealed", turn),
         ("own", "response.cancelled", running),

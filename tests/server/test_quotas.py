@@ -87,6 +87,7 @@ async def test_an_operator_changes_what_a_tenant_and_a_key_may_ask_for_while_it_
         await server.service.store.create_key(made)
         told = await own.ok("PUT", "/v1/admin/tenants/ann/limits", limits)
         assert (told["requests_left"], told["tokens_per_minute"], told["keys"]) == (3, None, 2)
+        assert told["own"] == {**limits, "tokens_per_minute": None, "weight": None}
         assert (await own.ok("PUT", f"/v1/admin/keys/{made.id}/limits", {"tokens_per_minute": 50}))["tokens_left"] == 50
         assert (await own.call("PUT", "/v1/admin/keys/key_none/limits", {})).refusal == (404, "key_not_found", None)
         of_bob = await own.call("PUT", f"/v1/admin/keys/{made.id}/limits?tenant=bob", {})
@@ -101,7 +102,8 @@ async def test_an_operator_changes_what_a_tenant_and_a_key_may_ask_for_while_it_
         assert (await ann.call("GET", "/v1/models")).status == 429
         row = next(row for row in (await own.ok("GET", "/v1/admin/tenants"))["data"] if row["id"] == "ann")
         assert (row["requests_left"], row["conversations"], row["max_conversations"]) == (0, 1, 1)
-        assert (await own.ok("PUT", "/v1/admin/tenants/ann/limits", {"weight": 5}))["weight"] == 5
+        told = await own.ok("PUT", "/v1/admin/tenants/ann/limits", {"weight": 5})
+        assert (told["weight"], told["own"]["weight"], told["own"]["max_conversations"]) == (5, 5, None)
         assert (server.hub.quotas.weight("ann"), server.hub.quotas.weight("bob")) == (5, 1)
         await ann.ok("GET", "/v1/models")
         await own.ok("PUT", "/v1/admin/tenants/ann/limits", limits)

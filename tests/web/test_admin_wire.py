@@ -3,13 +3,13 @@
 import re
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 import pytest
 
 from chatpager.engine.block_map import BlockCode
-from chatpager.server import wire_admin
+from chatpager.server import wire_admin, wire_tenants
 
 ADMIN = Path(__file__).parent.parent.parent / "web" / "src" / "admin"
 INTERFACE = re.compile(r"export interface (\w+) \{\n(.*?)\n\}", re.DOTALL)
@@ -22,7 +22,7 @@ def believed():
 
 def written(kind):
     """A Python type as TypeScript has it."""
-    if isinstance(kind, UnionType):
+    if isinstance(kind, UnionType) or get_origin(kind) is Union:
         return " | ".join(written(part) for part in get_args(kind))
     if get_origin(kind) is Literal:
         return " | ".join(f'"{value}"' for value in get_args(kind))
@@ -38,7 +38,7 @@ BELIEVED = believed()
 
 @pytest.mark.parametrize("name", sorted(BELIEVED))
 def test_an_interface_is_its_struct(name):
-    struct = getattr(wire_admin, name)
+    struct = getattr(wire_admin, name, None) or getattr(wire_tenants, name)
     assert issubclass(struct, msgspec.Struct)
     assert {field: written(kind) for field, kind in get_type_hints(struct).items()} == BELIEVED[name]
 

@@ -1,5 +1,5 @@
 /** The address of what is shown, in the hash: every view, a conversation's turns, and a table's order and filter can be linked to. */
-export const VIEWS = ["overview", "reuse", "blocks", "leases", "requests", "config"] as const;
+export const VIEWS = ["overview", "reuse", "blocks", "leases", "requests", "tenants", "config"] as const;
 export type View = (typeof VIEWS)[number];
 
 export interface Route {

@@ -280,3 +280,42 @@ export interface Settings {
   object: string;
   data: Setting[];
 }
+
+export interface TenantLimits {
+  requests_per_minute: number | null;
+  tokens_per_minute: number | null;
+  max_conversations: number | null;
+  weight: number | null;
+}
+
+export interface Tenant {
+  object: string;
+  id: string;
+  paused_at: number | null;
+  conversations: number;
+  keys: number;
+  running: number;
+  weight: number;
+  own: TenantLimits;
+  requests_per_minute: number | null;
+  tokens_per_minute: number | null;
+  max_conversations: number | null;
+  requests_left: number | null;
+  tokens_left: number | null;
+}
+
+export interface LimitedKey {
+  object: string;
+  id: string;
+  requests_per_minute: number | null;
+  tokens_per_minute: number | null;
+  max_conversations: number | null;
+  requests_left: number | null;
+  tokens_left: number | null;
+}
+
+export interface Tenants {
+  object: string;
+  data: Tenant[];
+  keys: LimitedKey[];
+}

@@ -12,6 +12,7 @@ import { RequestsView } from "./RequestsView";
 import { Reuse } from "./Reuse";
 import { SessionView } from "./SessionView";
 import { Tabs } from "./Tabs";
+import { TenantsView } from "./TenantsView";
 import { useStore } from "./context";
 
 export function App() {
@@ -52,6 +53,8 @@ function Shown() {
       return <RequestsView />;
     case "session":
       return <SessionView />;
+    case "tenants":
+      return <TenantsView />;
     case "config":
       return <ConfigView />;
   }
