@@ -7,7 +7,7 @@ is the end of the same frames.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from weakref import WeakKeyDictionary
+from weakref import ref
 
 from chatpager.server import wire, wire_events
 from chatpager.server.encode_response import ResponseEncoder
@@ -19,21 +19,39 @@ MOST_EVENTS = 4096
 """Of a longer response nothing is made ready: to do that takes milliseconds in which nobody else has a turn."""
 
 
-class Replays:
-    """Kept for as long as the turn's events are."""
+SIZE = 32 << 20
+FRAME_BYTES = 48
+"""Of memory, besides its content."""
 
-    def __init__(self) -> None:
-        self._frames: WeakKeyDictionary[TurnStream, Sequence[bytes]] = WeakKeyDictionary()
+
+class Replays:
+    """Kept for as long as the turn's events are, and less long where all that is kept takes more than ``size`` bytes:
+    then what was made first is made again for who comes for it."""
+
+    def __init__(self, size: int = SIZE) -> None:
+        self._room = size
+        self._frames: dict[ref[TurnStream], Sequence[bytes]] = {}
 
     def of(self, turn: LiveTurn) -> Sequence[bytes] | None:
         """By their numbers, of a response that has ended; None of one that has not, or is too long."""
         stream = turn.stream
         if stream.ended is None or len(stream.events) > MOST_EVENTS:
             return None
-        frames = self._frames.get(stream)
-        if frames is None:
-            frames = self._frames[stream] = _frames(turn)
+        if (kept := self._frames.get(ref(stream))) is not None:
+            return kept
+        frames = self._frames[ref(stream, self._forget)] = _frames(turn)
+        self._room -= _size(frames)
+        while self._room < 0:
+            self._forget(next(iter(self._frames)))
         return frames
+
+    def _forget(self, stream: ref[TurnStream]) -> None:
+        if (frames := self._frames.pop(stream, None)) is not None:
+            self._room += _size(frames)
+
+
+def _size(frames: Sequence[bytes]) -> int:
+    return sum(FRAME_BYTES + len(frame) for frame in frames)
 
 
 def _frames(turn: LiveTurn) -> list[bytes]:

@@ -1,8 +1,11 @@
 """Sockets that are lost, and what goes on where they were: by the address, and by a frame."""
 
+import gc
+
 import pytest
 from websockets.exceptions import InvalidStatus
 
+from chatpager.server.replaying import FRAME_BYTES, Replays
 from tests.serving import GREEDY
 
 LONG = {**GREEDY, "max_output_tokens": 40}
@@ -141,3 +144,23 @@ async def test_lanes_of_one_socket_share_a_past(server):
     for lane, response in ends.items():
         assert response["previous_response_id"] == parent["id"], lane
         assert response["usage"]["input_tokens_details"]["cached_tokens"] >= held // 8 * 8
+
+
+async def test_frames_that_were_made_for_those_who_come_back_have_a_room_of_their_own(server):
+    """What was made first gives way, and what is not kept any more leaves it."""
+    turns = [server.hub.told("default", (await server.respond("Hello", **LONG))["id"]) for _ in range(3)]
+    ample = Replays()
+    sizes = [sum(FRAME_BYTES + len(frame) for frame in ample.of(turn)) for turn in turns]
+    replays = Replays(size=sum(sizes) - 1)
+    made = [replays.of(turn) for turn in turns]
+    assert [replays.of(turn) is frames for turn, frames in zip(turns[1:], made[1:], strict=True)] == [True, True]
+    again = replays.of(turns[0])
+    assert again is not made[0] and again == made[0]
+    assert replays.of(turns[1]) is not made[1], "it gave way to that"
+    narrow = Replays(size=1)
+    assert narrow.of(turns[0]) == made[0] and not narrow._frames and narrow._room == 1
+    for turn in turns:
+        server.hub._recent.forget(turn.id)
+    del turn, turns
+    gc.collect()
+    assert not replays._frames and replays._room == sum(sizes) - 1
