@@ -33,14 +33,19 @@ export interface Badge {
   parts: string[];
 }
 
-/** The one line under an answer; parts the server did not tell are left out. The few tokens that every prompt begins with warm nobody. */
+/** The one line under an answer; parts the server did not tell are left out. */
 export function badge({ usage, cache, timings }: Receipt): Badge {
   const parts: string[] = [];
   if (usage !== null) parts.push(words.cached(count(usage.input_tokens_details.cached_tokens), count(usage.input_tokens)));
   if (timings !== null) {
     parts.push(...firstToken(timings), ...speed(timings));
   }
-  return { warm: usage === null ? null : usage.input_tokens_details.cached_tokens >= (cache?.block_size ?? 1), parts };
+  return { warm: usage === null ? null : isWarm(usage, cache), parts };
+}
+
+/** The few tokens that every prompt begins with warm nobody, unless they are half of it. */
+function isWarm({ input_tokens, input_tokens_details: { cached_tokens } }: Usage, cache: CacheReceipt | null): boolean {
+  return cached_tokens > 0 && (cached_tokens >= (cache?.block_size ?? 1) || 2 * cached_tokens >= input_tokens);
 }
 
 /** The line under an answer while it comes. Its speed is told once there are enough pieces to go by. */

@@ -111,7 +111,7 @@ describe("a message", () => {
   it("of a person that would fill the page is shown as far as it is wanted", () => {
     const text = "word ".repeat(5_000);
     draw(<Message message={finished({ role: "user", text })} />);
-    expect(find(".message-text").textContent).toBe(`${text.slice(0, 20_000)}…`);
+    expect(find(".message-text").textContent).toBe(`${text.slice(0, 3_000)}…`);
     act(() => find<HTMLButtonElement>(".message-whole").click());
     expect([find(".message-text").textContent, find(".message-whole")]).toEqual([text, null]);
   });
@@ -154,7 +154,8 @@ describe("the field", () => {
       act(() => void find("#message").dispatchEvent(event));
       return event.defaultPrevented;
     };
-    expect([paste(999_996), chat.store.notice.value]).toEqual([false, null]);
+    expect([paste(9_996), find("#message").getAttribute("dir")]).toEqual([false, "auto"]);
+    expect([paste(999_996), chat.store.notice.value, find("#message").getAttribute("dir")]).toEqual([false, null, null]);
     expect(paste(999_997)).toBe(true);
     expect(find("[role=alert]").textContent).toContain("999,997 characters are too many, a message has at most 1,000,000.");
     expect(chat.store.draft.value).toBe("kept");

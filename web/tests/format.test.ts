@@ -36,11 +36,13 @@ describe("figures", () => {
 
 describe("the badge", () => {
   it.each([
-    [0, false],
-    [15, false],
-    [16, true],
-  ])("with %d cached tokens warm is %s", (cached_tokens, warm) => {
-    const counted = { ...usage, input_tokens_details: { ...usage.input_tokens_details, cached_tokens } };
+    [0, 152, false],
+    [15, 152, false],
+    [16, 152, true],
+    [14, 15, true],
+    [0, 0, false],
+  ])("with %d cached tokens of %d warm is %s", (cached_tokens, input_tokens, warm) => {
+    const counted = { ...usage, input_tokens, input_tokens_details: { ...usage.input_tokens_details, cached_tokens } };
     expect(badge({ usage: counted, cache: { ...cache, block_size: 16 }, timings }).warm).toBe(warm);
   });
 

@@ -3,7 +3,7 @@ import { count } from "../format";
 import { words } from "../words";
 import { Icon } from "./Icon";
 import { useChat } from "./context";
-import { LONGEST, excess, fit, isFull } from "./fit";
+import { LONGEST, fit, isFull, makeRoom } from "./fit";
 
 export function Composer() {
   const chat = useChat();
@@ -42,7 +42,7 @@ export function Composer() {
           enterkeyhint="send"
           value={draft.value}
           onBeforeInput={(event) => {
-            const much = excess(event);
+            const much = makeRoom(event);
             if (much === 0) return;
             event.preventDefault();
             store.notice.value = words.tooMuch(count(much), count(LONGEST));

@@ -15,14 +15,18 @@ export function fit(box: HTMLTextAreaElement | null): void {
   box.style.height = isFull(box.value) ? "100vh" : `${box.scrollHeight}px`;
 }
 
+/** Of a text that would fill the page what is shown at first. */
+const START = 3_000;
+
 /** The start of a text that would fill the page; the whole of any other. */
 export function startOf(text: string): string {
-  return isFull(text) ? text.slice(0, FULL) : text;
+  return isFull(text) ? text.slice(0, START) : text;
 }
 
-/** Of what is about to be put into a field how many characters there are, where the field has no room for them; else 0. */
-export function excess({ data, currentTarget }: InputEvent & { currentTarget: HTMLTextAreaElement }): number {
-  const { textLength, selectionStart, selectionEnd } = currentTarget;
+/** Make a field ready for what is about to be put into it. Returns of how many characters that are, where there is no room for them; else 0. */
+export function makeRoom({ data, currentTarget: box }: InputEvent & { currentTarget: HTMLTextAreaElement }): number {
   const put = data?.length ?? 0;
-  return put + textLength - (selectionEnd - selectionStart) > LONGEST ? put : 0;
+  const length = put + box.textLength - (box.selectionEnd - box.selectionStart);
+  if (length > FULL) box.removeAttribute("dir"); // a browser that looks for the direction of a million characters takes two seconds
+  return length > LONGEST ? put : 0;
 }

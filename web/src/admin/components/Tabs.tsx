@@ -1,3 +1,4 @@
+import { useEffect, useRef } from "preact/hooks";
 import { VIEWS, hrefOf } from "../route";
 import { words } from "../words";
 import { useStore } from "./context";
@@ -6,8 +7,10 @@ import { useStore } from "./context";
 export function Tabs() {
   const { view } = useStore().route.value;
   const open = view === "session" ? "reuse" : view;
+  const tabs = useRef<HTMLElement>(null);
+  useEffect(() => tabs.current?.querySelector("[aria-current]")?.scrollIntoView({ inline: "nearest", block: "nearest" }), [open]); // on a phone it may stand beside what is seen
   return (
-    <nav class="tabs" aria-label={words.value.navigation}>
+    <nav ref={tabs} class="tabs" aria-label={words.value.navigation}>
       {VIEWS.map((name) => (
         <a key={name} class="tab" href={hrefOf(name)} aria-current={name === open ? "page" : undefined}>
           {words.value.views[name]}
