@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from chatpager.config import EngineConfig
-from chatpager.engine import loader
+from chatpager.engine import freed_memory, loader
 from chatpager.engine.attention import KVCache, PagedStep
 from chatpager.engine.batch import Batch, BatchBuilder
 from chatpager.engine.block_hash import BlockHasher, Field
@@ -63,6 +63,8 @@ class ModelRunner:
             if config.num_kv_blocks is None:
                 raise
             raise self._too_many_blocks(config.num_kv_blocks) from error
+        if self.model.device.type == "cpu":
+            freed_memory.keep()
 
     def _open(self, num_blocks: int) -> None:
         """Allocate a KV cache of so many blocks and all that a step needs."""
