@@ -26,7 +26,9 @@ HEAD_SECONDS = 10.0
 """From the first byte of a request to the end of its head; then the connection is closed."""
 DEAD_SECONDS = 30.0
 """What the other side's kernel does not take for so long ends the connection, where the system has an option for it."""
-
+UNREAD_BYTES = 128 << 10
+"""That may lie in the kernel for a reader that does not read, which takes twice as much for them; left to itself it
+would keep megabytes."""
 
 RESERVE = 64
 """Open files that are left for the database, the KV cache and whoever looks what is wrong, where a process may have
@@ -82,6 +84,8 @@ class Connection(web.RequestHandler):
         super().connection_made(transport)
         raw = transport.get_extra_info("socket")
         end_when_dead(raw)
+        if raw is not None:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD_BYTES)
         files = self._limits.files
         if raw is None or raw.fileno() < files.many:  # the lowest that was free (POSIX): so many are in use
             return

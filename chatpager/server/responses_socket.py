@@ -4,7 +4,6 @@ megabytes."""
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncGenerator, Sequence
 
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
@@ -24,8 +23,6 @@ BURST_SECONDS = 5.0
 """Of silence are saved up: so many seconds' frames may come at once."""
 SMALL = 16 << 10
 """Bytes. The transport takes twice as many before it has too much."""
-UNREAD_BYTES = 128 << 10
-"""That may lie in the kernel for a reader that does not read; it takes twice as much for them."""
 
 
 class ResponsesSocket(web.WebSocketResponse):
@@ -65,7 +62,7 @@ class ResponsesSocket(web.WebSocketResponse):
                 await self.pong(ping)
         except TimeoutError:
             self.cut()
-        except ConnectionResetError:
+        except ConnectionError:
             pass  # the next that is read is the end
 
     def cut(self) -> None:
@@ -80,9 +77,6 @@ class ResponsesSocket(web.WebSocketResponse):
         self._pipe = request.transport
         if self._pipe is not None:
             self._pipe.set_write_buffer_limits(high=2 * SMALL)
-        raw = request.transport.get_extra_info("socket") if request.transport else None
-        if raw is not None:
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD_BYTES)
         return writer
 
     def has_room(self) -> bool:
@@ -101,7 +95,7 @@ class ResponsesSocket(web.WebSocketResponse):
 
     async def send_within(self, seconds: float, frames: Sequence[bytes]) -> None:
         """Raises TimeoutError: the client has not taken one of these frames of text within so many seconds;
-        ConnectionResetError: it has left."""
+        ConnectionError: it has left."""
         if self.has_room() and sum(map(len, frames)) <= SMALL:
             self.write_frames(frames)
             return
@@ -130,7 +124,7 @@ class ResponsesSocket(web.WebSocketResponse):
         except TimeoutError:
             self.cut()
             return True
-        except ConnectionResetError:
+        except ConnectionError:
             pass  # it is closed all the same
         reason = str(error).encode()[:MAX_REASON].decode(errors="ignore")
         return await self.close(code=code, message=reason.encode())

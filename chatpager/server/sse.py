@@ -47,7 +47,7 @@ async def send_events(
     except TimeoutError:
         log.warning("sse.reader_stalled", request_id=request_id)
         _cut(request)
-    except ConnectionResetError:
+    except ConnectionError:
         log.info("sse.reader_left", request_id=request_id)
     finally:
         beat.cancel()

@@ -241,7 +241,7 @@ class Connection:
         except TimeoutError:
             log.warning("ws.reader_stalled", request_id=self._request_id)
             self._ws.cut()
-        except ConnectionResetError:
+        except ConnectionError:
             log.debug("ws.reader_left", request_id=self._request_id)
 
     def is_free(self) -> bool:

@@ -1,4 +1,4 @@
-"""Clients that send, and then read nothing."""
+"""Clients that send, and then read nothing, and what they cost others."""
 
 import asyncio
 import json
@@ -35,3 +35,16 @@ def masked(frame):
     length = bytes([128 | len(data)]) if len(data) < 126 else bytes([254]) + len(data).to_bytes(2, "big")
     assert len(data) < 1 << 16
     return b"\x81" + length + b"\0\0\0\0" + data
+
+
+def count_steps(monkeypatch, tasks):
+    """How often the event loop runs one of the tasks: what others wait for, however busy the machine is."""
+    counted, run = [], asyncio.Handle._run
+
+    def looked_at(handle):
+        if getattr(handle._callback, "__self__", None) in tasks:
+            counted.append(handle)
+        return run(handle)
+
+    monkeypatch.setattr(asyncio.Handle, "_run", looked_at)
+    return counted

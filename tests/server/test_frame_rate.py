@@ -10,7 +10,7 @@ from chatpager.errors import Overloaded
 from chatpager.server.frame_rate import TokenBucket
 from chatpager.server.responses_socket import BURST_SECONDS
 from chatpager.server.websocket import CONNECTIONS, PLACES
-from tests.server.stalling import UPGRADE, small_buffers, stalled
+from tests.server.stalling import UPGRADE, count_steps, small_buffers, stalled
 from tests.serving import DEADLINE, GREEDY, eventually
 
 PING = b"\x89\xfd\0\0\0\0" + b"p" * 125
@@ -36,19 +36,43 @@ def test_who_keeps_to_the_rate_never_waits():
     assert bucket.take(90.0) > 0, "a clock that goes back gives nothing"
 
 
-async def test_a_flood_of_frames_is_answered_at_its_rate_while_others_are_served(serve):
-    async with serve() as server:
+async def test_a_flood_of_frames_is_answered_at_its_rate_while_others_are_served(serve, monkeypatch):
+    async with serve() as server, server.socket() as neighbour:
         server.service.frames_per_second = rate = 20.0
-        loop = asyncio.get_running_loop()
-        async with server.socket() as flooding, server.socket() as neighbour:
+        loop, others = asyncio.get_running_loop(), asyncio.all_tasks()
+        async with server.socket() as flooding:
             start, burst = loop.time(), int(rate * BURST_SECONDS)
             for _ in range(burst + 10):
                 await flooding.ws.send("{}")
             for _ in range(burst + 10):
                 assert (await flooding.receive())["error"]["code"] == "unsupported_event"
             assert loop.time() - start >= 9 / rate
+            for _ in range(burst):
+                await flooding.ws.send("{}")
+            steps, start = count_steps(monkeypatch, asyncio.all_tasks() - others), loop.time()
+            for _ in range(3):
+                await neighbour.create("Hello")
+                assert (await neighbour.rest())[-1]["type"] == "response.incomplete"
+            seconds = loop.time() - start
+            flooding.ws.transport.abort()
+            assert len(steps) <= 4 * (rate * seconds + 2), "of each frame some steps, and of no other frame one"
+
+
+async def test_a_flood_of_connections_without_a_key_takes_no_place_and_leaves_nothing(serve):
+    key = {"Authorization": "Bearer secret"}
+    async with serve(api_key="secret", max_sockets=4) as server, server.socket(additional_headers=key) as neighbour:
+        crowd = [await stalled(server, UPGRADE * 2) for _ in range(200)]
+        try:
             await neighbour.create("Hello")
             assert (await neighbour.rest())[-1]["type"] == "response.incomplete"
+            for client in crowd:
+                said = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 12), DEADLINE)
+                assert said == b"HTTP/1.1 401"
+            assert server.app[PLACES].taken == len(server.app[CONNECTIONS]) == 1
+        finally:
+            for client in crowd:
+                client.close()
+        await eventually(lambda: len(server.runner.server.connections) == 1)
 
 
 @pytest.mark.parametrize("said", [PING, NOTHING])
