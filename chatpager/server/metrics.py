@@ -138,10 +138,12 @@ class Metrics:
 
 
 def _is_warm(turn: LiveTurn, ended: Ended) -> bool | None:
-    """Whether a whole block of its prompt was found; None of a turn that asked for no prompt of its own."""
-    if ended.receipt is None or turn.index:
+    """Whether a whole block of its prompt was found, or three quarters of it; None of a turn that asked for none of
+    its own."""
+    told = ended.receipt
+    if told is None or turn.index:
         return None
-    return ended.receipt.cached_tokens >= ended.receipt.block_size
+    return told.cached_tokens >= min(told.block_size, 0.75 * told.prompt_tokens)
 
 
 class EngineFigures(Collector):

@@ -74,6 +74,8 @@ async def test_metrics_count_turns_and_tokens(server):
     assert got["chatpager_generated_tokens_total"] == 17
     assert got['chatpager_miss_turns_total{reason="cold"}'] == 2
     assert got['chatpager_ttft_seconds_count{cache="warm"}'] == 1
+    await server.post("/v1/chat/completions", chat)  # all of it but its last token is there
+    assert (await metrics(server))['chatpager_ttft_seconds_count{cache="warm"}'] == 2
     assert got['chatpager_queue_seconds_count{lane="short"}'] == 3
     assert got['chatpager_turn_seconds_count{status="incomplete"}'] == 3
     took = sum(answer["chatpager"]["timings"]["total_ms"] for answer in (first, second)) / 1000

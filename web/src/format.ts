@@ -43,9 +43,9 @@ export function badge({ usage, cache, timings }: Receipt): Badge {
   return { warm: usage === null ? null : isWarm(usage, cache), parts };
 }
 
-/** The few tokens that every prompt begins with warm nobody, unless they are half of it. */
+/** The few tokens that every prompt begins with warm nobody, unless they are three quarters of it; as the server counts it. */
 function isWarm({ input_tokens, input_tokens_details: { cached_tokens } }: Usage, cache: CacheReceipt | null): boolean {
-  return cached_tokens > 0 && (cached_tokens >= (cache?.block_size ?? 1) || 2 * cached_tokens >= input_tokens);
+  return cached_tokens > 0 && cached_tokens >= Math.min(cache?.block_size ?? 1, 0.75 * input_tokens);
 }
 
 /** The line under an answer while it comes. Its speed is told once there are enough pieces to go by. */

@@ -305,6 +305,9 @@ describe("languages", () => {
       expect(text).not.toMatch(/词元|詞元|权杖|權杖|令牌/);
     }
   });
+  it("count one thing as one", () => {
+    expect([en.conversations("1", true), en.conversations("2", false)]).toEqual(["1 conversation", "2 conversations"]);
+  });
   it("follow the browser until one is chosen", () => {
     const { storage } = memoryStorage();
     vi.stubGlobal("localStorage", storage);

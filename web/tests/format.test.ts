@@ -40,6 +40,7 @@ describe("the badge", () => {
     [15, 152, false],
     [16, 152, true],
     [14, 15, true],
+    [3, 6, false],
     [0, 0, false],
   ])("with %d cached tokens of %d warm is %s", (cached_tokens, input_tokens, warm) => {
     const counted = { ...usage, input_tokens, input_tokens_details: { ...usage.input_tokens_details, cached_tokens } };

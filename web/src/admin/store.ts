@@ -78,7 +78,9 @@ export class AdminStore {
   }
 
   go(hash: string): void {
+    const before = this.route.peek();
     this.route.value = parseRoute(hash);
+    if (this.route.value.view !== before.view) this.notice.value = null; // it was told where it belongs
   }
 
   /** Change the query of the address, without a step in the browser's history; an empty value goes. */

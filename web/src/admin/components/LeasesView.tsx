@@ -39,12 +39,13 @@ export function LeasesView() {
 function Budget({ leases }: { leases: Leases }) {
   const said = words.value;
   const parts = [{ name: "hard", label: said.budgetUsed, value: leases.leased_blocks }];
-  const soft = said.softBlocks(count(leases.softly_leased_blocks), count(leases.soft));
+  const conversations = (number: number) => said.conversations(count(number), number === 1);
+  const soft = said.softBlocks(count(leases.softly_leased_blocks), conversations(leases.soft));
   return (
     <div class="card budget">
       <h2>{said.budget}</h2>
       <p class="figure-note">
-        {said.budgetText(count(leases.leased_blocks), count(leases.budget), percent(leases.leased_blocks / Math.max(1, leases.budget)), count(leases.hard))}
+        {said.budgetText(count(leases.leased_blocks), count(leases.budget), percent(leases.leased_blocks / Math.max(1, leases.budget)), conversations(leases.hard))}
       </p>
       <StackedBar parts={parts} whole={leases.budget} />
       <Legend parts={parts} show={count} />

@@ -2,6 +2,7 @@ import { count, duration, percent, short } from "../figures";
 import { RANGES, columns, rateOf } from "../store";
 import type { Window } from "../wire";
 import { words } from "../words";
+import { CopyCurl } from "./CopyCurl";
 import { HitChart } from "./HitChart";
 import { Latency } from "./Latency";
 import { Losses } from "./Losses";
@@ -17,9 +18,12 @@ export function Overview() {
   return (
     <>
       <section class="section" aria-labelledby="hit-rate">
-        <h2 id="hit-rate" title={words.value.hitRateMeaning}>
-          {words.value.hitRate}
-        </h2>
+        <div class="section-head">
+          <h2 id="hit-rate" title={words.value.hitRateMeaning}>
+            {words.value.hitRate}
+          </h2>
+          <CopyCurl method="GET" path="v1/admin/snapshot" />
+        </div>
         <ul class="cards">
           {windows.map((window) => (
             <HitCard key={window.seconds} window={window} />

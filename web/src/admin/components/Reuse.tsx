@@ -4,30 +4,35 @@ import { sessionHref } from "../route";
 import { rateOf } from "../store";
 import type { LeaseTold, PrefixRow, SessionRow, TenantRow } from "../wire";
 import { words } from "../words";
+import { CopyCurl } from "./CopyCurl";
 import { DataTable, type Shown } from "./DataTable";
 import { Meter } from "./Meter";
 import { Trouble } from "./Trouble";
 import { useStore } from "./context";
 
 const EVERY = 2_000;
+const PATH = "v1/admin/tables";
 const KINDS = ["sessions", "tenants", "prefixes"] as const;
 type Kind = (typeof KINDS)[number];
 
 export function Reuse() {
   const store = useStore();
-  useEffect(() => store.tables.follow("v1/admin/tables", EVERY), [store]);
+  useEffect(() => store.tables.follow(PATH, EVERY), [store]);
   const tables = store.tables.value.value;
   const asked = store.route.value.query.get("of");
   const kind: Kind = KINDS.find((name) => name === asked) ?? "sessions";
   const said = words.value;
   const choice = (
-    <div class="choice" role="group" aria-label={said.tables}>
-      {KINDS.map((name) => (
-        <button key={name} type="button" aria-pressed={name === kind} onClick={() => store.ask({ of: name, sort: "", down: "" })}>
-          {said.of[name]}
-        </button>
-      ))}
-    </div>
+    <>
+      <div class="choice" role="group" aria-label={said.tables}>
+        {KINDS.map((name) => (
+          <button key={name} type="button" aria-pressed={name === kind} onClick={() => store.ask({ of: name, sort: "", down: "" })}>
+            {said.of[name]}
+          </button>
+        ))}
+      </div>
+      <CopyCurl method="GET" path={PATH} />
+    </>
   );
   const given = { name: kind, caption: said.of[kind], extra: choice };
   return (
