@@ -5,10 +5,10 @@ bfloat16 is rounded wherever transformers' modules round it, so that a fused lay
 for the order of a norm's sum and the last bits of an exponential.
 """
 
-import numba
 import numpy as np
 
 from chatpager.kernels.cpu_entry import as_c_calls_it, jit, put, rounded, widen
+from chatpager.kernels.cpu_row_vectors import scaled, squares
 from chatpager.kernels.cpu_rows import (
     ADD,
     DIM,
@@ -31,17 +31,14 @@ from chatpager.kernels.cpu_rows import (
     X,
     Y,
 )
-from chatpager.kernels.cpu_tiles import ONE, ZERO, exp
-from chatpager.kernels.cpu_vectors import bfloat16_at, float32_at, float_of_bits, next_of
-
-summing = numba.njit(fastmath={"contract", "reassoc"}, error_model="numpy")
-"""In any order, so in vectors; the compiled order is the same for every row."""
+from chatpager.kernels.cpu_tiles import ONE, exp
+from chatpager.kernels.cpu_vectors import LANES, bfloat16_at, float32_at, float_of_bits, next_of
 
 
-@summing
+@jit
 def sum_of_squares(x, at, dim):
-    total = ZERO
-    for d in range(dim):
+    total = squares(x, at, dim)
+    for d in range(dim // LANES * LANES, dim):
         v = widen(x[at + d])
         total += v * v
     return total
@@ -56,7 +53,8 @@ def scale_of(x, at, dim, eps):
 def norm(x, at, weight, out, to, dim, eps):
     """Zhang and Sennrich 2019; ``out`` may be ``x``."""
     scale = scale_of(x, at, dim, eps)
-    for d in range(dim):
+    scaled(x, at, weight, out, to, dim, scale)
+    for d in range(dim // LANES * LANES, dim):
         put(out, to + d, widen(weight[d]) * rounded(out, widen(x[at + d]) * scale))
 
 

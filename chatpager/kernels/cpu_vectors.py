@@ -108,11 +108,11 @@ def _store(builder, value, base, index, lanes):
     builder.store(value, element_at(builder, base, index, lanes), align=4)
 
 
-def _fused(builder, a, b, c):
+def fused(builder, a, b, c):
     return builder.fadd(builder.fmul(a, b, flags=CONTRACT), c, flags=CONTRACT)
 
 
-def _splat(builder, value, lanes):
+def splat(builder, value, lanes):
     if lanes == 1:
         return value
     kind = vector_of(lanes)
@@ -171,12 +171,12 @@ def dots(typing, heads, keys, key, queries, dim, scores):
                 for j in range(count):
                     place = builder.add(builder.mul(dim, I64(j)), builder.add(d, I64(PAIR * half)))
                     q = load(builder, queries, place, PAIR)
-                    builder.store(_fused(builder, k, q, builder.load(kept[j][half])), kept[j][half])
+                    builder.store(fused(builder, k, q, builder.load(kept[j][half])), kept[j][half])
         with loop(builder, whole, dim, 1) as (d, _):
             k = load(builder, keys, builder.add(key, d), 1)
             for j, place in enumerate(rest):
                 q = load(builder, queries, builder.add(builder.mul(dim, I64(j)), d), 1)
-                builder.store(_fused(builder, k, q, builder.load(place)), place)
+                builder.store(fused(builder, k, q, builder.load(place)), place)
         for j in range(count):
             both = builder.fadd(*(builder.load(half) for half in kept[j]))
             total = builder.fadd(_sum_of_pairs(builder, both), builder.load(rest[j]))
@@ -210,9 +210,9 @@ def mix(typing, heads, values, base, offsets, count, weights, dim, sums):
                     at = builder.add(builder.add(builder.load(builder.gep(offsets, [t])), base), d)
                     v = [load(builder, values, at, 1)] if parts == 1 else _pair(builder, values, at)
                     for j in range(heads_count):
-                        w = _splat(builder, load(builder, weights, builder.add(t, I64(LANES * j)), 1), lanes)
+                        w = splat(builder, load(builder, weights, builder.add(t, I64(LANES * j)), 1), lanes)
                         for half in range(parts):
-                            builder.store(_fused(builder, v[half], w, builder.load(kept[j][half])), kept[j][half])
+                            builder.store(fused(builder, v[half], w, builder.load(kept[j][half])), kept[j][half])
                 for j in range(heads_count):
                     for half in range(parts):
                         _store(builder, builder.load(kept[j][half]), sums, places[j][half], lanes)
@@ -258,7 +258,7 @@ def products(typing, columns, rows, weights, weight, weight_stride, inputs, inpu
                 for i, place in enumerate(x):
                     q = load(builder, inputs, builder.add(place, builder.add(d, I64(PAIR * half))), PAIR)
                     for j in range(m):
-                        builder.store(_fused(builder, wide[j][half], q, builder.load(kept[i][j])), kept[i][j])
+                        builder.store(fused(builder, wide[j][half], q, builder.load(kept[i][j])), kept[i][j])
 
         lines, whole = builder.and_(dim, I64(-line)), builder.and_(dim, I64(-LANES))
         for start, stop, step in ((I64(0), lines, line), (lines, whole, LANES)):
@@ -273,7 +273,7 @@ def products(typing, columns, rows, weights, weight, weight_stride, inputs, inpu
                 q = load(builder, inputs, builder.add(x[i], d), 1)
                 for j in range(m):
                     v = load(builder, weights, builder.add(w[j], d), 1)
-                    builder.store(_fused(builder, v, q, builder.load(rest[i][j])), rest[i][j])
+                    builder.store(fused(builder, v, q, builder.load(rest[i][j])), rest[i][j])
         for i in range(n):
             for j in range(m):
                 total = builder.fadd(_sum_of_pairs(builder, builder.load(kept[i][j])), builder.load(rest[i][j]))
