@@ -3,6 +3,7 @@ interrupted."""
 
 from __future__ import annotations
 
+import signal
 import sys
 
 from chatpager.cli.app import app
@@ -21,6 +22,7 @@ def main() -> None:
     except ChatpagerError as error:
         _fail(error, 1)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # another one is no exception in what the interpreter does last
         sys.exit(130)
 
 

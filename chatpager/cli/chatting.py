@@ -7,7 +7,6 @@ standard error with the receipts, and the first refusal ends it.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import io
 import sys
@@ -16,6 +15,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.text import Text
 
+from chatpager.cli.interrupts import Waiting
 from chatpager.cli.refusals import refusal
 from chatpager.cli.showing import Showing, history, visible
 from chatpager.client import AsyncClient, ClientError, Reply, Session
@@ -43,19 +43,19 @@ def chat_in_terminal(
         raise ConfigError("url", str(error)) from error
     at_terminal = sys.stdin.isatty()
     # The loop runs only while there is something to wait for but the person, so that Ctrl+C means one thing at a time.
-    with asyncio.Runner() as runner, contextlib.ExitStack() as closing:
-        runner.run(client.__aenter__())
-        closing.callback(lambda: runner.run(client.__aexit__(None, None, None)))
+    with Waiting() as waiting, contextlib.ExitStack() as closing:
+        waiting.run(client.__aenter__())
+        closing.callback(lambda: waiting.finish(client.__aexit__(None, None, None)))
         talk: _Talk | None = None
         try:
             if session_id is None:
-                runner.run(client.sessions(limit=1))  # no server or a wrong key is told before anything is typed
+                waiting.run(client.sessions(limit=1))  # no server or a wrong key is told before anything is typed
                 session = None
             else:
-                session = runner.run(client.session(session_id))
-            talk = _Talk(runner, client, session, at_terminal, again, thoughts=thoughts)
+                session = waiting.run(client.session(session_id))
+            talk = _Talk(waiting, client, session, at_terminal, again, thoughts=thoughts)
             talk.begin()
-            for text in _typed() if at_terminal else _piped():
+            for text in _typed(waiting) if at_terminal else _piped(waiting):
                 talk.ask(text)
         except ClientError as error:
             if talk is not None:
@@ -64,7 +64,7 @@ def chat_in_terminal(
         talk.end()
 
 
-def _typed() -> Iterator[str]:
+def _typed(waiting: Waiting) -> Iterator[str]:
     try:
         from readline import get_line_buffer as unfinished  # input() edits lines and remembers them once it is there
     except ImportError:
@@ -72,7 +72,8 @@ def _typed() -> Iterator[str]:
     told = False
     while True:
         try:
-            text = input("you ")
+            with waiting.reading():
+                text = input("you ")
         except EOFError:
             print()
             return
@@ -90,10 +91,16 @@ def _typed() -> Iterator[str]:
             yield text
 
 
-def _piped() -> Iterator[str]:
+def _piped(waiting: Waiting) -> Iterator[str]:
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")
-    return (line for line in map(str.rstrip, sys.stdin) if line)
+    while True:
+        with waiting.reading():
+            line = sys.stdin.readline()
+        if not line:
+            return
+        if text := line.rstrip():
+            yield text
 
 
 class _Talk:
@@ -101,7 +108,7 @@ class _Talk:
 
     def __init__(
         self,
-        runner: asyncio.Runner,
+        waiting: Waiting,
         client: AsyncClient,
         session: Session | None,
         at_terminal: bool,
@@ -109,7 +116,7 @@ class _Talk:
         *,
         thoughts: bool,
     ) -> None:
-        self._runner, self._client, self._session = runner, client, session
+        self._waiting, self._client, self._session = waiting, client, session
         self._at_terminal, self._again, self._thoughts = at_terminal, again, thoughts
         self._answers = Console(highlight=False, soft_wrap=True)
         self._about = self._answers if at_terminal else Console(highlight=False, soft_wrap=True, stderr=True)
@@ -120,14 +127,14 @@ class _Talk:
         session = self._session
         self._about.print(Text(f"{f'session {session.id}' if session else 'new session'} - {HELP}", "dim"))
         if session:
-            self._runner.run(session.prefetch())
-        for shown in history(self._runner.run(session.items())) if session else ():
+            self._waiting.run(session.prefetch())
+        for shown in history(self._waiting.run(session.items())) if session else ():
             self._about.print(shown)
 
     def ask(self, text: str) -> None:
         """One turn. Raises ClientError where it is refused and nobody is there to read why."""
         try:
-            reply = self._runner.run(self._answer(text))
+            reply = self._waiting.run(self._answer(text))
             if reply.status == "failed" and not self._at_terminal:
                 raise ClientError(reply.error or "the answer failed")
             self._about.print(Text(visible(account(reply)), "dim"))

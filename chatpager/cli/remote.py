@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import json
 from collections.abc import Awaitable, Callable
@@ -43,6 +42,7 @@ class Remote(NamedTuple):
 
     def call(self, ask: Callable[[AsyncClient], Awaitable[T]]) -> T:
         """Raises ChatpagerError: the server refused, or is not there."""
+        from chatpager.cli.interrupts import Waiting
         from chatpager.client import AsyncClient, ClientError
 
         async def ask_it(client: AsyncClient) -> T:
@@ -50,7 +50,8 @@ class Remote(NamedTuple):
                 return await ask(client)
 
         try:
-            return asyncio.run(ask_it(AsyncClient(self.url, api_key=self.api_key)))
+            with Waiting() as waiting:
+                return waiting.run(ask_it(AsyncClient(self.url, api_key=self.api_key)))
         except ValueError as error:
             raise ConfigError("url", str(error)) from error
         except ClientError as error:
