@@ -9,7 +9,7 @@ import pytest
 from chatpager.config import ServerConfig
 from chatpager.server.exposure import exposure, is_exposed, is_loopback
 from chatpager.server.keyring import KEYRING
-from tests.serving import GREEDY
+from tests.serving import DEADLINE, GREEDY
 
 BEARER = {"Authorization": "Bearer secret"}
 FRIEND = "https://friend.example:8443"
@@ -83,7 +83,7 @@ async def raw(server, head, body=b"", port=None):
     """The answer's head and body to a request of these very bytes."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port or server.port)
     writer.write(head + b"\r\nConnection: close\r\n\r\n" + body)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         answer = await reader.read()
     writer.close()
     await writer.wait_closed()
@@ -235,7 +235,7 @@ async def test_a_body_that_breaks_off(server):
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(b"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{")
     writer.write_eof()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         await reader.read()
     writer.close()
     await writer.wait_closed()

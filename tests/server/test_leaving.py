@@ -60,18 +60,17 @@ async def left_http(server, **body):
     """The turn of a client that left while its answer was computed, and what became of it."""
     server.gate.hold(after=3)
     body = json.dumps({"input": "Hello", **LONG, "max_output_tokens": 40, **body}).encode()
-    others = set(server.runner.server.connections)
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     head = f"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
     turn = await server.live_turn()
     await server.held()
+    readers, grace = server.service.readers, server.service.config.detach_grace
+    await eventually(lambda: readers._reading[turn.id])
     if b'"stream": true' in body:
         await reader.readuntil(b"response.created")
     writer.transport.abort()
-    await eventually(lambda: set(server.runner.server.connections) <= others)
-    for _ in range(5):
-        await asyncio.sleep(0)  # the handler is cancelled
+    await eventually(lambda: not readers._reading[turn.id] and (grace or turn.id not in readers.alone))
     server.gate.open()
     return (await server.turn_ended(turn)).status
 

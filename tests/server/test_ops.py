@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from chatpager import __version__
 from chatpager.server.routes_ops import ASSETS, policy, read_assets
-from tests.serving import BLOCK, GREEDY
+from tests.serving import BLOCK, GREEDY, eventually
 
 
 async def test_models(server):
@@ -101,6 +101,7 @@ async def test_metrics_count_open_sockets_and_ends_without_a_token(server):
         created = await socket.receive()
         await server.held()
         await socket.send(type="response.cancel", response_id=created["response"]["id"])
+        await eventually(lambda: not server.hub.engine._commands.empty())
         server.gate.open()
         await socket.rest()
         assert (await metrics(server))['chatpager_turns_total{kind="response",status="cancelled"}'] == 1

@@ -1,5 +1,7 @@
 """What a socket is promised beside its responses: how long it lives, how soon it hears, and what it is told."""
 
+import asyncio
+
 import pytest
 from websockets.exceptions import ConnectionClosed
 
@@ -8,12 +10,17 @@ from tests.serving import GREEDY, eventually
 LONG = {**GREEDY, "max_output_tokens": 40}
 
 
-async def test_a_socket_that_is_too_old_is_told_and_closed_and_its_response_goes_on(serve):
-    async with serve(ws_max_age=0.3) as server:
+async def test_a_socket_that_is_too_old_is_told_and_closed_and_its_response_goes_on(serve, monkeypatch):
+    loop = asyncio.get_running_loop()
+    call_later, due = loop.call_later, []
+    monkeypatch.setattr(loop, "call_later", lambda *timer: (due.append(timer), call_later(*timer))[1])
+    async with serve(ws_max_age=1234.5) as server:
         server.gate.hold(after=3)
         async with server.socket() as socket:
             await socket.create("Hello", **LONG)
             turn = await server.live_turn()
+            [grows_old] = [callback for seconds, callback, *_ in due if seconds == 1234.5]
+            grows_old()
             *_, error = await socket.rest()
             assert (error["status"], error["error"]["code"]) == (400, "websocket_connection_limit_reached")
             with pytest.raises(ConnectionClosed) as closed:

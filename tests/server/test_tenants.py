@@ -8,11 +8,10 @@ import pytest
 from sqlalchemy import event
 
 from chatpager.server.access import FOR_ADMINS, FOR_READERS, PUBLIC
-from chatpager.server.key_watch import LOOK_SECONDS
 from chatpager.server.keyring import CACHE_SECONDS, KEYRING
 from chatpager.store import new_key
 from tests.server.test_drafts import draft, drafted
-from tests.serving import BLOCK, GREEDY, eventually
+from tests.serving import BLOCK, DEADLINE, GREEDY, eventually
 
 CHAT = {"temperature": 0, "max_tokens": 8, "ignore_eos": True}
 LONG = "The quick brown fox jumps over the lazy dog. " * 3
@@ -487,7 +486,7 @@ async def test_a_socket_on_which_nobody_speaks_ends_with_its_key_too(server):
     ann, bob = await bearer(server, "ann"), await bearer(server, "bob")
     async with ann.socket() as hers, bob.socket() as his:
         await revoke(server, "ann")
-        async with asyncio.timeout(2 * LOOK_SECONDS):
+        async with asyncio.timeout(DEADLINE):
             told = await hers.receive()
         assert told["error"]["code"] == "invalid_api_key"
         await hers.ws.wait_closed()
