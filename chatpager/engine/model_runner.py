@@ -188,8 +188,11 @@ class ModelRunner:
     @torch.inference_mode()
     def read_blocks(self, ids: Iterable[int]) -> list[bytes]:
         """The content of each block: keys of all layers, then values, [block_size, kv_heads, head_dim] each."""
-        where = torch.tensor(list(ids), device=self.model.device)
         layers = (*self.cache.keys, *self.cache.values)
+        if self.model.device.type == "cpu":  # nine times as fast as torch's indexing, which asks all threads
+            views = [pages.view(torch.uint8).flatten(1).numpy() for pages in layers]
+            return [b"".join([view[i].tobytes() for view in views]) for i in ids]
+        where = torch.tensor(list(ids), device=self.model.device)
         raw = torch.stack([pages[where] for pages in layers], dim=1).flatten(1).view(torch.uint8).cpu().numpy()
         return [block.tobytes() for block in raw]
 

@@ -9,6 +9,7 @@ start would do.
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Mapping, MutableMapping, Sequence
@@ -17,8 +18,11 @@ from dataclasses import dataclass, field
 LONGEST_TRIAL = 0.25
 """Seconds of a step above which no other number is tried: who waits for it would wait twice as long, and of one that
 long most is multiplied, in operations that have time to wait for each other."""
-EVERY = 40
-"""Steps of a size between two trials of another number of threads: a trial of twice the time costs a twentieth."""
+EVERY, SELDOM = 40, 320
+"""Steps of a size between two trials of another number of threads: a trial of twice the time costs a twentieth, so each
+that changes nothing doubles them, up to 320, until steps take another time than they did."""
+ALIKE = 0.8, 1.25
+"""Of the time of a step at the last trial: what is outside is another time."""
 TRIAL_STEPS = 2
 """Steps of a trial: the first one after a change also pays for the change."""
 COMPARED = 4
@@ -57,7 +61,13 @@ class _Size:
 
     choice: int
     """Place in the options."""
-    steps: int = 0
+    since: int = 0
+    """Steps since the last trial."""
+    wait: int = EVERY
+    """Steps until the next one."""
+    tried: int = 0
+    then: float = math.inf
+    """What was the fastest of ``recent`` at the last trial."""
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=COMPARED))
     """Seconds a token of the last steps with the present choice."""
     option: int | None = None
@@ -83,23 +93,27 @@ class ThreadChoice:
         each = seconds / max(1, tokens)
         if size.option is None:
             size.recent.append(each)
-            size.steps += 1
-            if size.steps % EVERY == 0 and seconds <= LONGEST_TRIAL:
+            size.since += 1
+            if not ALIKE[0] < min(size.recent) / size.then < ALIKE[1]:
+                size.wait = min(size.wait, EVERY)
+            if size.since >= size.wait and seconds <= LONGEST_TRIAL:
                 size.option = self._next(size)
             return
         size.trial.append(each)
         if len(size.trial) == TRIAL_STEPS:
+            size.wait = min(2 * size.wait, SELDOM)
             if min(size.trial) < BETTER * min(size.recent):
-                size.choice = size.option
+                size.choice, size.wait = size.option, EVERY
                 size.recent.clear()
                 size.recent += size.trial
-            size.option = None
+            size.then, size.since, size.option = min(size.recent), 0, None
             size.trial.clear()
 
     def _next(self, size: _Size) -> int | None:
         """Another option to try, each in its turn; None: there is none."""
         others = [i for i in range(len(self._options)) if i != size.choice]
-        return others[size.steps // EVERY % len(others)] if others else None
+        size.tried += 1
+        return others[size.tried % len(others)] if others else None
 
     def _size(self, tokens: int) -> _Size:
         return self._sizes.setdefault(max(1, tokens).bit_length(), _Size(choice=0))
