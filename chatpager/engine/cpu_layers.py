@@ -50,7 +50,7 @@ class Layer(nn.Module):
         super().__init__()
         attention, mlp = layer.self_attn, layer.mlp
         self.layer_idx: int = attention.layer_idx
-        self._kernel = kernel
+        self.kernel = kernel
         self.dim: int = attention.head_dim
         self.heads = attention.q_proj.out_features // self.dim, attention.k_proj.out_features // self.dim
         self.scaling: float = attention.scaling
@@ -76,7 +76,7 @@ class Layer(nn.Module):
         Raises:
             ValueError: the rotary embedding turns a part of each head only, which the plain layers do not do either.
         """
-        kernel, x = self._kernel, hidden_states[0]
+        kernel, x = self.kernel, hidden_states[0]
         rows = self.qkv(cpu_rows.norm(kernel, x, self.before.weight, self.before.eps))
         cos, sin = position_embeddings
         if cos.shape[-1] != self.dim:

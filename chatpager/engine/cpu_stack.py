@@ -11,6 +11,7 @@ from torch import nn
 
 from chatpager.engine.attention import KVCache, PagedStep
 from chatpager.engine.batch import Batch
+from chatpager.engine.cpu_angles import Angles
 from chatpager.engine.cpu_layers import FAMILIES, Layer, Norm, fused
 from chatpager.engine.cpu_linears import Maker, Streamed
 from chatpager.kernels import cpu_decode, cpu_linear, cpu_program, cpu_rows
@@ -52,7 +53,14 @@ def _programmed_rows(layer: Layer) -> int:
 
 class Output(NamedTuple):
     logits: torch.Tensor
-    """[1, rows asked for, vocabulary]."""
+    """[1, rows asked for, vocabulary]; the next step may write there again."""
+
+
+class Tail(NamedTuple):
+    """What follows the layers, as the end of their program."""
+
+    norm: Norm
+    head: Streamed
 
 
 class Decoder(nn.Module):
@@ -62,7 +70,10 @@ class Decoder(nn.Module):
     def __init__(self, module: Any) -> None:
         super().__init__()
         self.model, self.lm_head = module.model, module.lm_head
+        self._angles = Angles(module.model.rotary_emb)
         (self._stack,) = module.model.layers
+        self._norm, self._kernel = Norm(self.model.norm), self._stack.layers[0].kernel
+        self._stack.end_with(self._norm, self.lm_head)
 
     def forward(
         self,
@@ -73,9 +84,13 @@ class Decoder(nn.Module):
         **_: Any,
     ) -> Output:
         embedded = self.model.embed_tokens(input_ids)
-        angles = self.model.rotary_emb(embedded, position_ids=position_ids)
-        hidden = self._stack(embedded, position_embeddings=angles, paged=paged)
-        return Output(self.lm_head(self.model.norm(hidden)[:, logits_to_keep]))
+        angles = self._angles.at(position_ids, embedded)
+        rows = self._stack(embedded, position_embeddings=angles, paged=paged)
+        if self._stack.tail and self._stack.is_program(paged.batch):
+            every = len(logits_to_keep) == rows.shape[1]
+            return Output(rows if every else rows[:, logits_to_keep])
+        kept = cpu_rows.norm(self._kernel, rows[0, logits_to_keep], self._norm.weight, self._norm.eps)
+        return Output(self.lm_head(kept[None]))
 
 
 def shortened(module: nn.Module) -> nn.Module:
@@ -93,6 +108,16 @@ class Stack(nn.Module):
         self.layers = nn.ModuleList(layers)
         self._rows = min(map(_programmed_rows, layers))
         self._program: StackProgram | None = None
+        self.tail: Tail | None = None
+
+    def end_with(self, norm: Norm, head: nn.Module) -> None:
+        """Have steps that are a program end with these, where they can: with logits."""
+        if isinstance(head, Streamed) and head.kernels and head.most_rows >= self._rows > 0:
+            self.tail = Tail(norm, head)
+
+    def is_program(self, batch: Batch) -> bool:
+        """Whether a step is of few rows of one token each."""
+        return 0 < batch.num_decodes == batch.num_tokens <= self._rows
 
     def forward(
         self,
@@ -102,9 +127,10 @@ class Stack(nn.Module):
         paged: PagedStep,
         **_: Any,
     ) -> torch.Tensor:
-        """[1, T, hidden] -> the same shape; either may be written again by the next step."""
+        """[1, T, hidden] -> the same shape, or logits of all rows at the end of a program with a ``tail``; the next
+        step may write either again."""
         batch = paged.batch
-        if 0 < batch.num_decodes == batch.num_tokens <= self._rows:
+        if self.is_program(batch):
             return self._program_for(paged.cache, batch.block_size).run(hidden_states, position_embeddings, batch)
         for layer in self.layers:
             hidden_states = layer(hidden_states, position_embeddings=position_embeddings, paged=paged)
@@ -115,7 +141,7 @@ class Stack(nn.Module):
         known, threads = self._program, torch.get_num_threads()
         if known is None or known.cache is not cache or known.most_threads < threads:
             layers: Any = list(self.layers)
-            known = self._program = StackProgram(layers, self._rows, cache, block_size, threads)
+            known = self._program = StackProgram(layers, self._rows, cache, block_size, threads, self.tail)
         return known
 
 
@@ -123,7 +149,13 @@ class StackProgram:
     """A step of at most ``most_rows`` rows of one token each, through all layers, with one KV cache."""
 
     def __init__(
-        self, layers: Sequence[Layer], most_rows: int, cache: KVCache, block_size: int, most_threads: int
+        self,
+        layers: Sequence[Layer],
+        most_rows: int,
+        cache: KVCache,
+        block_size: int,
+        most_threads: int,
+        tail: Tail | None = None,
     ) -> None:
         self.cache, self.most_threads, self._block_size = cache, most_threads, block_size
         first: Any = layers[0]
@@ -147,7 +179,13 @@ class StackProgram:
         self._program = Program()
         for i, layer in enumerate(layers):
             self._add_layer(layer, is_first=i == 0)
-        self._rows_call(cpu_rows.add_table(self._x, self._delta))
+        if tail is None:
+            self._rows_call(cpu_rows.add_table(self._x, self._delta))
+            self._given = self._x
+        else:
+            self._add_norm(tail.norm)
+            self._given = rows(tail.head.out_features)
+            self._product(self._normed, tail.head, self._given)
         self._program.close()
 
     def _add_layer(self, layer: Any, is_first: bool) -> None:
@@ -207,7 +245,7 @@ class StackProgram:
     def run(
         self, hidden_states: torch.Tensor, position_embeddings: tuple[torch.Tensor, torch.Tensor], batch: Batch
     ) -> torch.Tensor:
-        """[1, rows, hidden] -> the same, in memory that the next step writes again.
+        """[1, rows, hidden] -> the same, or logits with a ``tail``, in memory that the next step writes again.
 
         Raises:
             ValueError: a context exceeds its block table; nothing was written.
@@ -232,7 +270,7 @@ class StackProgram:
             raise IndexError(f"slot_mapping names slot {slot}, which is past the caches' end")
         if (blocks := program.get("wrong_block")).any():
             raise IndexError(f"block_tables names block {blocks[blocks != 0][0]}, which the caches do not have")
-        return self._x[:n].unsqueeze(0)
+        return self._given[:n].unsqueeze(0)
 
 
 T = TypeVar("T")

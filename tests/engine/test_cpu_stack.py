@@ -249,6 +249,23 @@ def test_layers_are_let_go_of_one_by_one(monkeypatch):
     assert counts == [14] * 4 + [7] * 4
 
 
+def test_logits_of_some_rows_of_a_program_are_those_of_all(plain_folder, monkeypatch):
+    run = runner(plain_folder("qwen3"), "bfloat16", monkeypatch, fused=True)
+    if not run.model.module._stack.tail:
+        monkeypatch.setattr(cpu_linears, "packs", lambda dtype: False)
+        run = runner(plain_folder("qwen3"), "bfloat16", monkeypatch, fused=True)
+    rows = [seq(prompt=[3, 4 + i]) for i in range(3)]
+    for i, row in enumerate(rows):
+        row.block_table, row.committed = [1 + i], 0
+    asked = []
+    for samples in ([[row] for row in rows], [[rows[0]], [], [rows[2]]]):
+        plan = Plan()
+        plan.rows += [Row(row, 1, sampled) for row, sampled in zip(rows, samples, strict=True)]
+        with torch.inference_mode():
+            asked.append(run.forward(run._builder.build(plan)).clone())
+    assert torch.equal(asked[1], asked[0][[0, 2]])
+
+
 def test_a_rotation_of_a_part_of_each_head_is_refused(plain_folder, monkeypatch):
     run = runner(plain_folder("llama"), "float32", monkeypatch, fused=True)
     half = [torch.ones(1, 38, 8)] * 2
