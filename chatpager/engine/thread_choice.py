@@ -16,8 +16,9 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 
 LONGEST_TRIAL = 0.25
-"""Seconds of a step above which no other number is tried: who waits for it would wait twice as long, and of one that
-long most is multiplied, in operations that have time to wait for each other."""
+"""Seconds of a step above which no other number is tried but the first: who waits for it would wait twice as long, and
+of one that long most is multiplied, in operations that have time to wait for each other. So a smaller number that short
+steps have chosen does not stand for long ones."""
 EVERY, SELDOM = 40, 320
 """Steps of a size between two trials of another number of threads: a trial of twice the time costs a twentieth, so each
 that changes nothing doubles them, up to 320, until steps take another time than they did."""
@@ -96,8 +97,8 @@ class ThreadChoice:
             size.since += 1
             if not ALIKE[0] < min(size.recent) / size.then < ALIKE[1]:
                 size.wait = min(size.wait, EVERY)
-            if size.since >= size.wait and seconds <= LONGEST_TRIAL:
-                size.option = self._next(size)
+            if size.since >= size.wait:
+                size.option = self._next(size) if seconds <= LONGEST_TRIAL else 0 if size.choice else None
             return
         size.trial.append(each)
         if len(size.trial) == TRIAL_STEPS:

@@ -80,6 +80,14 @@ def test_nobody_waits_for_a_trial_of_a_step_that_takes_long() -> None:
     assert _serve(ThreadChoice([2, 1]), 5 * EVERY, 1024, {2: 100.0, 1: 50.0}.__getitem__) == {2: 5 * EVERY}
 
 
+def test_steps_that_have_become_long_try_the_first_option_again() -> None:
+    choice = ThreadChoice([4, 3, 2])
+    _serve(choice, 5 * EVERY, 8, {4: 20.0, 3: 15.0, 2: 10.0}.__getitem__)
+    assert choice.threads(8) == 2
+    used = _serve(choice, 3 * EVERY, 8, {4: 30.0, 3: 45.0, 2: 60.0}.__getitem__)
+    assert choice.threads(8) == 4 and not used[3]
+
+
 @pytest.mark.parametrize(
     ("cores", "options"), [(1, (1,)), (2, (2, 1)), (3, (3, 2, 1)), (4, (4, 3, 2)), (16, (16, 15, 8))]
 )
