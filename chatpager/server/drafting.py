@@ -28,6 +28,8 @@ class Drafts:
         self.waiting: list[Json | None] = []
         """The one that is being passed on, and what was written since."""
         self._ended = 0
+        self._passed = False
+        """Since then: most sockets have no draft, and thousands may close at once."""
 
     def add(self, body: Json | None) -> bool:
         """Take the next one (None: it is given up); whether ``pass_on`` must run now."""
@@ -47,6 +49,7 @@ class Drafts:
 
     async def _pass(self, body: Json) -> None:
         ended = self._ended
+        self._passed = True
         try:
             request = response_request(body, self._service.served, self._tenant, draft=True)
             await self._service.hub.draft(request, self._writer, lambda: self._ended == ended)
@@ -59,4 +62,6 @@ class Drafts:
     def end(self) -> None:
         """It was sent, or will not be."""
         self._ended += 1
-        self._service.hub.end_draft(self._writer)
+        if self._passed:
+            self._passed = False
+            self._service.hub.end_draft(self._writer)

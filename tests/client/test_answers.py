@@ -10,6 +10,7 @@ from websockets.asyncio.server import serve as serve_websocket
 from chatpager import AsyncClient
 from chatpager.client import ClientError, Created, Ended, Reply, Session, Text, UsageError
 from chatpager.client.answer import Answer
+from chatpager.server.websocket import CONNECTIONS
 from tests.server.test_crash import after_a_crash
 from tests.serving import DEADLINE, GREEDY, eventually
 
@@ -175,12 +176,15 @@ async def test_a_lost_connection_costs_nothing_of_the_answer(session, server):
 
 
 async def test_a_socket_that_grew_old_costs_nothing_of_the_answer(serve):
-    async with serve(ws_max_age=0.3) as server, AsyncClient(server.url) as client:
+    async with serve() as server, AsyncClient(server.url) as client:
         session = await client.session()
         server.gate.hold(after=3)
         async with session.send("Hello", **GREEDY) as answer:
             first = answer._socket
             reading = asyncio.create_task(collect(answer))
+            await eventually(lambda: answer.reply.id)
+            [connection] = server.app[CONNECTIONS]
+            connection._spawn(connection._grow_old(0.3))
             await eventually(lambda: answer._socket is not first or reading.done())
             server.gate.open()
             pieces = await reading

@@ -133,6 +133,16 @@ async def test_while_the_conversation_is_answered_there_is_no_draft_of_it(server
         assert (await receipt(socket))["draft_tokens"] == 0
 
 
+async def test_of_sockets_that_close_without_a_draft_the_engine_hears_nothing(server, monkeypatch):
+    ended = []
+    monkeypatch.setattr(server.hub, "end_draft", ended.append)
+    async with server.socket(extended=True) as socket, server.socket():
+        await socket.create("Hello")
+        await socket.rest()
+    await eventually(lambda: not server.app[CONNECTIONS])
+    assert ended == []
+
+
 async def test_many_drafts_at_once_end_with_the_last(server):
     async with server.socket(extended=True) as socket:
         for end in range(10, len(TEXT)):
