@@ -6,6 +6,7 @@ import { Api } from "../src/api";
 import { Chat } from "../src/chat";
 import { Announcer } from "../src/components/Announcer";
 import { App } from "../src/components/App";
+import { EditMessage } from "../src/components/EditMessage";
 import { Message } from "../src/components/Message";
 import { ChatContext } from "../src/components/context";
 import { Drafts } from "../src/drafts";
@@ -149,9 +150,9 @@ describe("the field", () => {
   it("takes no more than it can hold without holding the page up, and says so", () => {
     draw(<App />);
     act(() => chat.write("kept"));
-    const paste = (size: number) => {
+    const paste = (size: number, into = "#message") => {
       const event = new InputEvent("beforeinput", { bubbles: true, cancelable: true, data: "x".repeat(size) });
-      act(() => void find("#message").dispatchEvent(event));
+      act(() => void find(into).dispatchEvent(event));
       return event.defaultPrevented;
     };
     expect([paste(9_996), find("#message").getAttribute("dir")]).toEqual([false, "auto"]);
@@ -159,6 +160,8 @@ describe("the field", () => {
     expect(paste(999_997)).toBe(true);
     expect(find("[role=alert]").textContent).toContain("999,997 characters are too many, a message has at most 1,000,000.");
     expect(chat.store.draft.value).toBe("kept");
+    draw(<EditMessage message={finished({ role: "user" })} onDone={() => undefined} />);
+    expect(paste(1_000_000, ".edit textarea")).toBe(true);
   });
 
   it("has a stop button and a stop key while an answer is written", () => {

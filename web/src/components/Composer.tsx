@@ -1,9 +1,9 @@
 import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
-import { count } from "../format";
 import { words } from "../words";
 import { Icon } from "./Icon";
 import { useChat } from "./context";
-import { LONGEST, fit, isFull, makeRoom } from "./fit";
+import { fit, isFull } from "./fit";
+import { useRoom } from "./room";
 
 export function Composer() {
   const chat = useChat();
@@ -41,12 +41,7 @@ export function Composer() {
           aria-describedby="keys"
           enterkeyhint="send"
           value={draft.value}
-          onBeforeInput={(event) => {
-            const much = makeRoom(event);
-            if (much === 0) return;
-            event.preventDefault();
-            store.notice.value = words.tooMuch(count(much), count(LONGEST));
-          }}
+          onBeforeInput={useRoom()}
           onInput={(event) => chat.write(event.currentTarget.value)}
           onKeyDown={onKeyDown}
         />

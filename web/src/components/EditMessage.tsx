@@ -3,6 +3,7 @@ import type { Message } from "../turns";
 import { words } from "../words";
 import { useChat } from "./context";
 import { fit, isFull } from "./fit";
+import { useRoom } from "./room";
 
 /** A message said otherwise goes on a branch; Enter sends it, Esc leaves all as it was. */
 export function EditMessage({ message, onDone }: { message: Message; onDone: () => void }) {
@@ -36,6 +37,7 @@ export function EditMessage({ message, onDone }: { message: Message; onDone: () 
         dir={isFull(message.text) ? undefined : "auto"}
         aria-label={words.editMessage}
         defaultValue={message.text}
+        onBeforeInput={useRoom()}
         onInput={(event) => fit(event.currentTarget)}
         onKeyDown={onKeyDown}
       />
