@@ -51,12 +51,13 @@ unit: $(VENV)/.dev page
 	@$(PY) -m coverage report --include="$(WHOLE)" --fail-under=100
 
 FUZZ_RUNS ?= 100000
-LONGER := CHATPAGER_FUZZ_RUNS=$(FUZZ_RUNS) CHATPAGER_IDLE_SOCKETS=10000 CHATPAGER_FLIPS=10000 CHATPAGER_EXAMPLES=10 \
-	CHATPAGER_KILL_ROUNDS=100 CHATPAGER_CUTS=200 CHATPAGER_MACHINE_EXAMPLES=340 CHATPAGER_INTERLEAVINGS=300 \
-	CHATPAGER_SCHEDULES=204
+LONGER := CHATPAGER_FUZZ_RUNS=$(FUZZ_RUNS) CHATPAGER_IDLE_SOCKETS=10000 CHATPAGER_IDLE_SECONDS=120 \
+	CHATPAGER_FLIPS=10000 CHATPAGER_EXAMPLES=10 CHATPAGER_KILL_ROUNDS=100 CHATPAGER_CUTS=200 CHATPAGER_SCHEDULES=204 \
+	CHATPAGER_MACHINE_EXAMPLES=340 CHATPAGER_INTERLEAVINGS=300
 FAULTS := tests/reliability tests/fuzz tests/store tests/e2e/test_autobahn.py tests/e2e/test_kill_rounds.py \
 	tests/e2e/test_schemathesis.py tests/e2e/test_resume.py tests/engine/test_engine_machine.py \
-	tests/engine/test_interleavings.py tests/engine/test_tiers_machine.py tests/engine/test_token_exact.py
+	tests/engine/test_interleavings.py tests/engine/test_tiers_machine.py tests/engine/test_token_exact.py \
+	tests/sessions/test_constraining.py
 
 # What `make test` tries shortly or not at all; the figures that tests print are shown.
 test-reliability: $(VENV)/.dev page

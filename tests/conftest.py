@@ -27,6 +27,7 @@ from tests.chat_models import save_model, save_tokenizer
 from tests.postgres import postgres_server, postgres_url  # noqa: F401
 from tests.processes import fork_server, pytest_runtest_setup, server, server_url  # noqa: F401
 from tests.reliability.rows import pytest_collection_modifyitems, pytest_configure  # noqa: F401
+from tests.small_disk import small_disk  # noqa: F401
 from tests.watched.sitecustomize import is_asked_elsewhere
 
 

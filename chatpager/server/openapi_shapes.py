@@ -119,7 +119,7 @@ class Alive(msgspec.Struct, kw_only=True):
 class Health(msgspec.Struct, kw_only=True):
     """``status`` is "ok" with 200. The rest is missing while the engine does not answer."""
 
-    status: Literal["ok", "draining", "stopped", "stalled", "restarting", "numeric_errors"]
+    status: Literal["ok", "draining", "stopped", "stalled", "restarting", "numeric_errors", "storage_lost"]
     version: str
     model: str
     restarts: int | None = None

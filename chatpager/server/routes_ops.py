@@ -80,7 +80,7 @@ async def health(request: web.Request) -> web.Response:
     dead = "restarting" if thread.restarting else "stopped"
     able = "ok" if service.metrics.numbers.good else "numeric_errors"
     engine = dead if not thread.alive else "stalled" if stats is None else able
-    status = "draining" if service.draining else engine
+    status = "draining" if service.draining else "storage_lost" if service.store.unusable else engine
     body: dict[str, Any] = {"status": status, "version": __version__, "model": service.served.name}
     if thread.restarts:
         body["restarts"] = thread.restarts

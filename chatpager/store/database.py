@@ -210,11 +210,16 @@ class Database:
                 raise
         failpoints.hit(f"store.{name}.after_commit")
 
-    def _check_usable(self) -> None:
+    @property
+    def unusable(self) -> str:
+        """Why nothing can be read or written any more before a restart, or nothing."""
         if self.file and self._identity and _identity(self.file) != self._identity:
             # SQLite would go on writing into a file that no longer has a name.
             self._unusable = self._unusable or "was moved or deleted"
-        if self._unusable:
+        return self._unusable
+
+    def _check_usable(self) -> None:
+        if self.unusable:
             raise StoreError(f"the database {self.shown} {self._unusable}")
 
 

@@ -76,6 +76,12 @@ class Store:
         """Begun since it was opened, by kind: "read" and "write"."""
         return self._database.transactions
 
+    @property
+    def unusable(self) -> str:
+        """Why nothing can be read or written any more before a restart, or nothing: a disk failed under a write, or
+        the database's file went away."""
+        return self._database.unusable
+
     async def claim(self) -> None:
         """Become, or stay, the only server of this database, until it is closed or the process ends in whatever way. If
         PostgreSQL drops the claim meanwhile, the next turn's beginning takes it again, or raises StoreError where

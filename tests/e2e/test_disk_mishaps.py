@@ -4,7 +4,6 @@ folder of KV blocks stops the chat."""
 import os
 import shutil
 import signal
-import subprocess
 import time
 
 import pytest
@@ -92,18 +91,6 @@ def test_flipped_files_and_a_folder_deleted_under_the_server_cost_warmth_alone(s
         assert server.stop() == 0
     with start() as server:
         assert turn(server, conversation, "And after it?")[1]["disk_tokens"] > 0
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of a quarter of a megabyte."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("only root may mount a file system")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
 
 
 def test_a_full_disk_costs_warmth_alone(start, small_disk):

@@ -1,6 +1,9 @@
 """The targets of the fuzzers without the fuzzer: their seeds, and the same inputs made of them on every run."""
 
+import gc
 import importlib
+import logging
+import sys
 from pathlib import Path
 from random import Random
 
@@ -10,6 +13,8 @@ from tests.fuzz.mutating import mutated
 
 CORPUS = Path(__file__).with_name("corpus")
 RUNS = {"frames": 4000, "resume": 4000, "config": 1500, "template": 1500, "kv_header": 1500}
+MOST_KEPT = 0.5
+"""Objects of an input, on the average."""
 
 
 def run(one_input, data):
@@ -29,12 +34,21 @@ def run_mutations(one_input, seeds, runs, random):
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_only_typed_errors_escape(name):
+def test_only_typed_errors_escape_and_nothing_is_kept(name, monkeypatch):
+    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)  # or pytest would keep what is logged
     one_input = importlib.import_module(f"tests.fuzz.fuzz_{name}").one_input
     seeds = [path.read_bytes() for path in sorted((CORPUS / name).iterdir())]
     taken = {run(one_input, seed) for seed in seeds}
     assert taken == {True, False}, "seeds of both kinds, or what is behind the first check is never reached"
-    run_mutations(one_input, seeds, RUNS[name], Random(name))
+    random, half = Random(name), RUNS[name] // 2
+    run_mutations(one_input, seeds, half, random)
+    gc.collect()
+    before = sys.getallocatedblocks()
+    run_mutations(one_input, seeds, half, random)
+    gc.collect()
+    kept = (sys.getallocatedblocks() - before) / half
+    print(f"objects kept of an input: {kept:.3f}")
+    assert kept < MOST_KEPT, "of inputs that are done with nothing stays"
 
 
 def test_what_escapes_is_seen_with_its_input():

@@ -179,3 +179,12 @@ async def test_without_a_page_it_says_where_the_api_is(server):
     await with_page(server, {})
     answer = await server.get("/")
     assert answer.status == 200 and "make page" in answer.body.decode()
+
+
+async def test_who_asks_whether_turns_can_begin_hears_of_a_database_that_went_away(serve):
+    async with serve() as server:
+        file = server.service.store._database.file
+        file.rename(file.with_suffix(".moved"))
+        answer = await server.get("/health/ready")
+        assert (answer.status, answer.json["status"]) == (503, "storage_lost")
+        assert (await server.get("/health/live")).status == 200

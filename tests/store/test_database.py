@@ -299,6 +299,7 @@ async def test_a_file_that_went_away_acknowledges_nothing_more(sqlite_store, gon
     if gone == "replaced":
         file.touch()
     for _ in range(2):
+        assert sqlite_store.unusable == "was moved or deleted"
         with pytest.raises(StoreError, match="was moved or deleted"):
             await sqlite_store.create_session("ann", id="conv_2", now=1)
     with pytest.raises(StoreError, match="was moved or deleted"):
