@@ -1,4 +1,5 @@
-"""Decode on the CPU where numba can be had: a call's numbers go into a table, and ``cpu_jit`` reads pages in place."""
+"""Decode on the CPU where numba can be had: a call's numbers go into a table, and ``cpu_jit``, or ``cpu_extend_jit``
+where it serves, reads pages in place."""
 
 from __future__ import annotations
 

@@ -199,7 +199,7 @@ def weigh(typing, scores, first, last, scale, state, outputs, dim):
     to it.
 
     Args:
-        scores: address of TILE float32; those from token ``first`` to ``last`` of the tile are seen, one at least.
+        scores: address of TILE float32; those from token ``first`` to ``last`` of the tile are seen, it may be none.
         scale: of a score, before the exponential.
         state: address of a maximum and 15 words of nothing, and 16 partial sums of weights.
         outputs: address of ``dim`` float32, the sum of weighted values.

@@ -51,13 +51,15 @@ from chatpager.kernels.cpu_vectors import LANES, bfloat16_at, float32_at, float_
 
 
 @jit
-def fill(p, row, kv_head, first, count, padded, keys, values, zeros):
-    """Addresses of the keys and values of ``count`` tokens of a row from token ``first`` on, then of zeros up to
-    ``padded``. An entry that is no block is told, and block 0 read in its place."""
+def fill(p, row, kv_head, first, before, count, padded, keys, values, zeros):
+    """Addresses of the keys and values of a row's tokens ``before`` to ``count``, counted from token ``first``, and of
+    zeros before them and behind, up to ``padded``. An entry that is no block is told, and block 0 read in its place."""
     tables, size, step = int32_at(p[TABLES]), p[BLOCK_SIZE], 2 * p[SLOT]
-    entry = row * p[TABLE_ROW] + first // size * p[TABLE_COLUMN]
-    slot, at = first % size, np.int64(-1)
-    for t in range(count):
+    entry = row * p[TABLE_ROW] + (first + before) // size * p[TABLE_COLUMN]
+    slot, at = (first + before) % size, np.int64(-1)
+    for t in range(before):
+        keys[t], values[t] = zeros, zeros
+    for t in range(before, count):
         if at < 0:
             block = np.int64(tables[entry])
             if block < 0 or block >= p[BLOCKS]:
@@ -118,6 +120,9 @@ def seen_of(position, first, count, window):
 def attend(p, row, kv_head, position, tokens, start, stop, mine, states, outputs, spread):
     """Queries of one KV head meet tokens ``start`` to ``stop`` of their row.
 
+    Tiles begin at multiples of their size, so that a query's sums are the same ones wherever under a window its
+    neighbours begin to see.
+
     Args:
         position: of the first of ``tokens`` tokens whose queries they are.
         mine: address of scratch, which begins with addresses of keys and values, then of the queries.
@@ -138,10 +143,10 @@ def attend(p, row, kv_head, position, tokens, start, stop, mine, states, outputs
         begun[i] = NOTHING if i % STATE_WORDS == 0 else ZERO
     for i in range(count * dim):
         sums[i] = ZERO
-    for first in range(start, stop, TILE):
-        seen = min(TILE, stop - first)
+    for first in range(start // TILE * TILE, stop, TILE):
+        before, seen = max(np.int64(0), start - first), min(TILE, stop - first)
         groups = 2 if seen <= TILE // 2 else 4
-        fill(p, row, kv_head, first, seen, groups * LANES, keys, values, zeros)
+        fill(p, row, kv_head, first, before, seen, groups * LANES, keys, values, zeros)
         for g in range(groups):
             pack_keys(int64_at(mine + 8 * LANES * g), dim, packed_keys + 2 * LANES * dim * g)
         pairs = (seen + 1) // 2
@@ -155,7 +160,7 @@ def attend(p, row, kv_head, position, tokens, start, stop, mine, states, outputs
                 low, high = seen_of(position + (q + i) // group, first, seen, window)
                 weigh(
                     scores + 4 * TILE * i,
-                    low,
+                    max(before, low),
                     high,
                     scale,
                     states + 4 * STATE_WORDS * (q + i),

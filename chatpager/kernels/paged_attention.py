@@ -14,7 +14,8 @@ sinks                 [heads], any float dtype
 ====================  =========================================================================================
 
 Query head h reads KV head ``h // (heads // num_kv_heads)``. Tensors on the CPU are computed by numba
-(decode in float32 and bfloat16) or torch, tensors on a GPU by Triton. Nothing here records a gradient.
+(decode in float32 and bfloat16, prompts in bfloat16 where the processor multiplies it) or torch, tensors on a GPU by
+Triton. Nothing here records a gradient.
 
 Sources: Kwon et al., "Efficient Memory Management for Large Language Model Serving with PagedAttention" (2023);
 Dao et al., "Flash-Decoding for long-context inference" (2023) for contexts split over programs.

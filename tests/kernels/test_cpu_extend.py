@@ -47,9 +47,10 @@ def test_anything_it_serves(rows, decodes, kv_heads, group, head_dim, block_size
         assert_right(BACKEND, problem)
 
 
-def test_a_token_has_the_same_bits_in_any_chunk_and_with_any_threads(monkeypatch):
+@pytest.mark.parametrize("window", [None, 37, 100])
+def test_a_token_has_the_same_bits_in_any_chunk_and_with_any_threads(window, monkeypatch):
     """What a session computed and what another computes from its cached prefix are the same."""
-    whole = pages([300], [300], heads=6, kv_heads=2, head_dim=64, dtype=DTYPE)
+    whole = pages([300], [300], heads=6, kv_heads=2, head_dim=64, dtype=DTYPE, sliding_window=window)
     used(monkeypatch)
     out, lse = BACKEND(whole)
     for threads in (1, 2, 3):
@@ -58,7 +59,7 @@ def test_a_token_has_the_same_bits_in_any_chunk_and_with_any_threads(monkeypatch
         assert torch.equal(again[0], out)
         assert torch.equal(again[1], lse)
     for start, stop in ((0, 1), (0, 63), (17, 130), (64, 300), (299, 300)):
-        part = pages([stop], [stop - start], dtype=DTYPE)
+        part = pages([stop], [stop - start], dtype=DTYPE, sliding_window=window)
         part.key_cache, part.value_cache = whole.key_cache, whole.value_cache
         part.block_tables, part.query = whole.block_tables, whole.query[start:stop]
         found = BACKEND(part)
