@@ -43,7 +43,7 @@ def attend(call: AttentionCall, *, gather: bool = False) -> None:
         return
     starts = _checked_starts(call, call.query_start.tolist(), context_lens)
     lse = torch.empty(call.query.shape[:2], dtype=torch.promote_types(call.query.dtype, torch.float32))
-    if gather or not cpu_extend.extend(call, lse):
+    if gather or not cpu_extend.extend(call, sum(context_lens), lse):
         _extend(call, context_lens, starts)
     elif call.sinks is not None or call.lse is not None:
         _store(call, slice(None), call.out, lse)

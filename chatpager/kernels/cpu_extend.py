@@ -17,8 +17,9 @@ QUERIES = 128
 """Queries of one KV head that meet a packed tile, about: packing it takes as long as three of them."""
 
 
-def extend(call: AttentionCall, lse: Tensor) -> bool:
-    """Fill ``call.out`` and ``lse`` [tokens, heads]; False if the call is not served, and nothing was written.
+def extend(call: AttentionCall, tokens: int, lse: Tensor) -> bool:
+    """Fill ``call.out`` and ``lse`` [tokens, heads], for rows of ``tokens`` tokens of context in all; False if the call
+    is not served, and nothing was written.
 
     Raises:
         IndexError: a table's entry within a context is no block; what was written is of no use.
@@ -27,7 +28,7 @@ def extend(call: AttentionCall, lse: Tensor) -> bool:
     found = kernel_of("cpu_extend_jit", "extend") if cpu_decode.by_dots(dtype, dim, call.softcap) else None
     if found is None or call.query_start is None or not call.key_cache.shape[0]:
         return False
-    parts = parts_for(call.query.numel() * call.query.element_size())
+    parts = parts_for((call.query.numel() + 2 * tokens * call.kv_heads * dim) * call.query.element_size())
     queries = call.group * max(1, QUERIES // call.group)
     words = cpu_decode.dot_words(queries, dim) + queries * dim
     scratch = call.workspace.take("extend", (parts, words), torch.float32, call.query.device)

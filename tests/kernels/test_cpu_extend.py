@@ -67,6 +67,15 @@ def test_a_token_has_the_same_bits_in_any_chunk_and_with_any_threads(window, mon
         assert torch.equal(found[1], lse[start:stop])
 
 
+def test_a_few_tokens_behind_many_are_worth_more_than_one_thread(monkeypatch):
+    seen, run = [], cpu_code.Kernel.run
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(cpu_code.Kernel, "run", lambda *given: seen.append(given[-1]) or run(*given))
+    for context in (16, 1024):
+        BACKEND(pages([context], [8], head_dim=64, kv_heads=2, heads=4, dtype=DTYPE))
+    assert seen == [1, 2]
+
+
 def test_a_decode_has_the_bits_of_a_prompt(monkeypatch):
     used(monkeypatch)
     for context in (1, 32, 200):
