@@ -27,8 +27,9 @@ class Angles:
         if not self._is_kept:
             cos, sin = self._rotary(like, position_ids=positions)
             return cos, sin
-        if (needed := int(positions.max()) + 1) > len(self._cos):
-            count = -(-needed // STEP) * STEP
-            cos, sin = self._rotary(like, position_ids=torch.arange(count, device=positions.device)[None])
-            self._cos, self._sin = cos[0], sin[0]
+        if (needed := int(positions.max()) + 1) > (known := len(self._cos)):
+            more = torch.arange(known, -(-needed // STEP) * STEP, device=positions.device)
+            cos, sin = (part[0] for part in self._rotary(like, position_ids=more[None]))
+            # In float32 on the way: of all positions anew, the last of 131,072 would take 0.3 GB for a moment.
+            self._cos, self._sin = (torch.cat([self._cos, cos]), torch.cat([self._sin, sin])) if known else (cos, sin)
         return self._cos[positions], self._sin[positions]

@@ -36,7 +36,7 @@ def test_they_are_the_embedding_s_own_and_asked_for_once(embedding, monkeypatch)
         for got, own in zip(angles.at(positions, LIKE), pair, strict=True):
             assert got.shape == own.shape and got.dtype is torch.bfloat16
             torch.testing.assert_close(got, own, rtol=2**-8, atol=1e-6)
-    assert calls == [(1, STEP), (1, 2 * STEP)]
+    assert calls == [(1, STEP), (1, STEP)]
 
 
 def test_what_looks_at_the_row_is_asked_each_time(monkeypatch):
