@@ -8,6 +8,7 @@ import random
 import signal
 from dataclasses import dataclass, field
 
+import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
@@ -104,14 +105,20 @@ def check(server, talk):
     return state
 
 
-def test_killed_servers_lose_nothing_anyone_has_seen(fork_server, tmp_path):
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=[pytest.mark.postgres, pytest.mark.slow])])
+def flags(request):
+    """Of a server on this database."""
+    return () if request.param == "sqlite" else ("--database-url", request.getfixturevalue("postgres_url"))
+
+
+def test_killed_servers_lose_nothing_anyone_has_seen(fork_server, tmp_path, flags):
     rng, talk, ends = random.Random(7), None, collections.Counter()
     places = [*KILL_PLACES, MID_STREAM]
     for n in range(ROUNDS + 1):
         place = places[n % len(places)]
         spec = kill_spec(place, rng)
         env = {"CHATPAGER_TEST_MODE": "1", "CHATPAGER_FAILPOINTS": spec if n < ROUNDS else ""}
-        with serving(fork_server, tmp_path, **env) as server:
+        with serving(fork_server, tmp_path, *flags, **env) as server:
             if talk:
                 last = talk.turns[-1]
                 ends[check(server, talk), bool(last.id), bool(last.seen)] += 1
