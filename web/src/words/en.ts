@@ -17,7 +17,7 @@ export const en = {
   rename: "Rename",
   chatTitle: "Title of the chat",
   remove: "Delete",
-  removed: (title: string) => `“${title}” is deleted.`,
+  removed: (title: string) => `Deleted: “${title}”`,
   undo: "Undo",
   pin: "Pin",
   unpin: "Unpin",
