@@ -1,7 +1,9 @@
 """Memory that a step freed stays with the process, for the next step to have.
 
 glibc gives large pieces back to the system at once. To get them anew takes a page fault for every 4 KiB, which a
-prompt's step paid for each of its layers' outputs: 20 ms for 48 MiB, which are written in 2.
+prompt's step paid for each of its layers' outputs: 20 ms for 48 MiB, which are written in 2. In a thread other than the
+first, as a server's engine is, that is still so for pieces of more than 64 MiB, which such a thread's heap cannot hold,
+and at times for smaller ones.
 """
 
 import ctypes

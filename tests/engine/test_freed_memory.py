@@ -7,9 +7,12 @@ import sys
 import pytest
 
 FAULTS = """
-import resource, sys, threading
+import ctypes, resource, sys, threading
 import torch
 from chatpager.engine import freed_memory
+
+PR_SET_THP_DISABLE = 41
+ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)  # huge pages come 512 at a fault, where the system gives them
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
