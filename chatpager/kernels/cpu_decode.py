@@ -90,15 +90,15 @@ def part_words(call: AttentionCall) -> int:
     """
     heads, dim = call.kv_heads * call.group, call.head_dim
     words = 64 + heads * (dim + 16) + 3 * heads * (dim + 2)
-    more = dot_words(call.group, dim) if by_dots(call.query.dtype, dim, call.softcap) else 0
+    more = dot_words(heads, dim) if by_dots(call.query.dtype, dim, call.softcap) else 0
     return -(-words // 16) * 16 + more
 
 
 def dot_words(queries: int, dim: int) -> int:
-    """Words, in whole cache lines, that products of bfloat16 need for ``queries`` queries: addresses of a tile's keys
-    and values and of the queries, a row of zeros, packed keys and values, scores of four queries, and states."""
+    """Words, in whole cache lines, that products of bfloat16 need for ``queries`` queries: addresses of two tiles'
+    keys and values and of the queries, a row of zeros, packed keys and values, scores of four queries, and states."""
     queries = -(-queries // 8) * 8
-    return 4 * TILE + 2 * queries + dim // 2 + TILE * dim + 4 * TILE + queries * STATE_WORDS
+    return 8 * TILE + 2 * queries + dim // 2 + TILE * dim + 4 * TILE + queries * STATE_WORDS
 
 
 def call_table(call: AttentionCall, lse: Tensor, parts: int, scratch: Tensor) -> array[int]:

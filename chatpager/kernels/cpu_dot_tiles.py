@@ -14,7 +14,7 @@ from numba.extending import intrinsic
 
 from chatpager.kernels.cpu_decode import TILE
 from chatpager.kernels.cpu_dots import WORDS, dot
-from chatpager.kernels.cpu_vectors import CONTRACT, F32, I16, I32, I64, INT64, loop, vector_of
+from chatpager.kernels.cpu_vectors import CONTRACT, F32, I8, I16, I32, I64, INT64, ask_for, loop, vector_of
 
 GROUPS = TILE // WORDS
 LINE = 4 * WORDS
@@ -47,6 +47,11 @@ def _plus(builder, address, *bytes):
     for more in bytes:
         address = builder.add(address, more if isinstance(more, ir.Value) else I64(more))
     return address
+
+
+def _ask(builder, address):
+    """Any address is allowed."""
+    ask_for(builder, builder.inttoptr(address, I8.as_pointer()), I64(0))
 
 
 def _all(number, lanes=WORDS, kind=F32):
@@ -82,36 +87,48 @@ def _turned(builder, rows):
 
 
 @intrinsic
-def pack_keys(typing, addresses, dim, target):
-    """Sixteen rows of ``dim`` bfloat16, a multiple of 32, from ``addresses`` to [dim / 2][16 rows][2]."""
+def pack_keys(typing, addresses, later, dim, target):
+    """Sixteen rows of ``dim`` bfloat16, a multiple of 32, from ``addresses`` to [dim / 2][16 rows][2]. As much is asked
+    for at the addresses ``later``: of memory that lies about in pieces the processor guesses little."""
 
     def build(context, builder, signature, args):
-        addresses, dim, target = args
-        places = [builder.load(builder.gep(addresses, [I64(t)])) for t in range(WORDS)]
+        addresses, later, dim, target = args
+        places, asked = (
+            [builder.load(builder.gep(rows, [I64(t)])) for t in range(WORDS)] for rows in (addresses, later)
+        )
         with loop(builder, I64(0), builder.mul(dim, I64(2)), LINE) as (byte, _):
+            for place in asked:
+                _ask(builder, _plus(builder, place, byte))
             rows = [_read(builder, _plus(builder, place, byte), INTEGERS, align=2) for place in places]
             to = _plus(builder, target, builder.mul(byte, I64(WORDS)))
             for i, column in enumerate(_turned(builder, rows)):
                 _write(builder, column, _plus(builder, to, LINE * i))
         return context.get_dummy_value()
 
-    return types.none(INT64, types.int64, types.int64), build
+    return types.none(INT64, INT64, types.int64, types.int64), build
 
 
 @intrinsic(prefer_literal=True)
-def pack_values(typing, addresses, pairs, dim, target, spread):
+def pack_values(typing, addresses, later, pairs, dim, target, spread):
     """Rows, ``pairs`` times two, from ``addresses`` to [pairs][dim / 16][16][2 rows]; with ``spread`` of each 16
-    dimensions those at even places come first, as ``cpu_entry.place`` says."""
+    dimensions those at even places come first, as ``cpu_entry.place`` says. As much is asked for as by ``pack_keys``.
+    """
     order = [*range(0, WORDS, 2), *range(1, WORDS, 2)] if spread.literal_value else range(WORDS)
 
     def build(context, builder, signature, args):
-        addresses, pairs, dim, target, _ = args
+        addresses, later, pairs, dim, target, _ = args
         width = builder.mul(dim, I64(2))
         with loop(builder, I64(0), pairs, 1) as (pair, _):
             first = builder.mul(pair, I64(2))
-            a, b = (builder.load(builder.gep(addresses, [_plus(builder, first, i)])) for i in range(2))
+            a, b, *asked = (
+                builder.load(builder.gep(rows, [_plus(builder, first, i)]))
+                for rows in (addresses, later)
+                for i in range(2)
+            )
             to = _plus(builder, target, builder.mul(builder.mul(pair, I64(2)), width))
             with loop(builder, I64(0), width, LINE) as (byte, _):
+                for place in asked:
+                    _ask(builder, _plus(builder, place, byte))
                 one, two = (_read(builder, _plus(builder, place, byte), HALVES, align=2) for place in (a, b))
                 for half in range(2):
                     places = [p for d in order for p in (WORDS * half + d, 2 * WORDS + WORDS * half + d)]
@@ -119,7 +136,7 @@ def pack_values(typing, addresses, pairs, dim, target, spread):
                     _write(builder, packed, _plus(builder, to, builder.mul(byte, I64(2)), LINE * half))
         return context.get_dummy_value()
 
-    return types.none(INT64, types.int64, types.int64, types.int64, spread), build
+    return types.none(INT64, INT64, types.int64, types.int64, types.int64, spread), build
 
 
 def _paired_products(builder, rows, columns, count, left, right):

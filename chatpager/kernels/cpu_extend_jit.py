@@ -116,64 +116,79 @@ def seen_of(position, first, count, window):
     return max(np.int64(0), low), min(count, position + 1 - first)
 
 
-@pasted
-def attend(p, row, kv_head, position, tokens, start, stop, mine, states, outputs, spread):
-    """Queries of one KV head meet tokens ``start`` to ``stop`` of their row.
-
-    Tiles begin at multiples of their size, so that a query's sums are the same ones wherever under a window its
-    neighbours begin to see.
-
-    Args:
-        position: of the first of ``tokens`` tokens whose queries they are.
-        mine: address of scratch, which begins with addresses of keys and values, then of the queries.
-        states, outputs: addresses of what ``weigh`` and ``mix`` keep, which is begun here.
-    """
-    dim, group, window, scale = p[DIM], p[GROUP], p[WINDOW], float_of_bits(np.uint32(p[SCALE]))
-    count = tokens * group
-    keys, values, queries = int64_at(mine), int64_at(mine + 8 * TILE), mine + 16 * TILE
-    zeros = queries + 8 * ((count + 7) // 8 * 8)
-    packed_keys = zeros + 2 * dim
-    packed_values = packed_keys + 2 * TILE * dim
-    scores = packed_values + 2 * TILE * dim
-    nothing = float32_at(zeros)
+@jit
+def begin(mine, dim, count, states, outputs):
+    """A row of zeros, and what ``weigh`` and ``mix`` keep of ``count`` queries, before any token."""
+    zeros, begun, sums = float32_at(zeros_of(mine, count)), float32_at(states), float32_at(outputs)
     for d in range(dim // 2):
-        nothing[d] = ZERO
-    begun, sums = float32_at(states), float32_at(outputs)
+        zeros[d] = ZERO
     for i in range(count * STATE_WORDS):
         begun[i] = NOTHING if i % STATE_WORDS == 0 else ZERO
     for i in range(count * dim):
         sums[i] = ZERO
-    for first in range(start // TILE * TILE, stop, TILE):
-        before, seen = max(np.int64(0), start - first), min(TILE, stop - first)
-        groups = 2 if seen <= TILE // 2 else 4
-        fill(p, row, kv_head, first, before, seen, groups * LANES, keys, values, zeros)
-        for g in range(groups):
-            pack_keys(int64_at(mine + 8 * LANES * g), dim, packed_keys + 2 * LANES * dim * g)
-        pairs = (seen + 1) // 2
-        pack_values(values, pairs, dim, packed_values, spread)
-        for q in range(0, count, 4):
-            n = min(4, count - q)
-            if seen_of(position + (q + n - 1) // group, first, seen, window)[1] <= 0:
-                continue
-            score_block(n, groups, int64_at(queries + 8 * q), dim, packed_keys, scores)
-            for i in range(n):
-                low, high = seen_of(position + (q + i) // group, first, seen, window)
-                weigh(
-                    scores + 4 * TILE * i,
-                    max(before, low),
-                    high,
-                    scale,
-                    states + 4 * STATE_WORDS * (q + i),
-                    outputs + 4 * dim * (q + i),
-                    dim,
-                )
-            mix_block(n, pairs, scores, packed_values, dim, outputs + 4 * dim * q)
+
+
+@jit
+def zeros_of(mine, count):
+    """Address of a row of zeros in scratch that is for ``count`` queries: behind addresses of keys and values, of those
+    that are asked for, and of the queries."""
+    return mine + 8 * (4 * TILE + (count + 7) // 8 * 8)
 
 
 @jit
 def states_of(mine, count, dim):
     """Address of the states of ``count`` queries in scratch, as `cpu_decode.dot_words` counts."""
-    return mine + 4 * (4 * TILE + 2 * ((count + 7) // 8 * 8) + dim // 2 + TILE * dim + 4 * TILE)
+    return zeros_of(mine, count) + 4 * (dim // 2 + TILE * dim + 4 * TILE)
+
+
+@pasted
+def meet(p, mine, packed, later, position, queries, count, first, before, seen, states, outputs, spread):
+    """Queries of one KV head meet a tile, whose addresses lie in scratch.
+
+    Args:
+        packed: address of room for packed keys and values and for scores.
+        later: address of the addresses of the keys and values that are asked for meanwhile.
+        position: of the token whose queries are the first ones.
+        queries: address of the addresses of ``count`` queries.
+        first, before, seen: the tile's first token; those from ``before`` to ``seen`` are there.
+        states, outputs: addresses of what ``weigh`` and ``mix`` keep.
+    """
+    dim, group, window, scale = p[DIM], p[GROUP], p[WINDOW], float_of_bits(np.uint32(p[SCALE]))
+    packed_values = packed + 2 * TILE * dim
+    scores = packed_values + 2 * TILE * dim
+    groups, pairs = 2 if seen <= TILE // 2 else 4, (seen + 1) // 2
+    for g in range(groups):
+        at = 8 * LANES * g
+        pack_keys(int64_at(mine + at), int64_at(later + at), dim, packed + 2 * LANES * dim * g)
+    pack_values(int64_at(mine + 8 * TILE), int64_at(later + 8 * TILE), pairs, dim, packed_values, spread)
+    for q in range(0, count, 4):
+        n = min(4, count - q)
+        if seen_of(position + (q + n - 1) // group, first, seen, window)[1] <= 0:
+            continue
+        score_block(n, groups, int64_at(queries + 8 * q), dim, packed, scores)
+        for i in range(n):
+            low, high = seen_of(position + (q + i) // group, first, seen, window)
+            state, sums = states + 4 * STATE_WORDS * (q + i), outputs + 4 * dim * (q + i)
+            weigh(scores + 4 * TILE * i, max(before, low), high, scale, state, sums, dim)
+        mix_block(n, pairs, scores, packed_values, dim, outputs + 4 * dim * q)
+
+
+@jit
+def attend(p, row, kv_head, position, count, start, stop, mine, states, outputs):
+    """``count`` queries of one KV head, the first at ``position``, meet tokens ``start`` to ``stop`` of their row.
+
+    Tiles begin at multiples of their size, so that a query's sums are the same ones wherever under a window its
+    neighbours begin to see.
+    """
+    dim, zeros = p[DIM], zeros_of(mine, count)
+    queries = mine + 32 * TILE
+    begin(mine, dim, count, states, outputs)
+    for first in range(start // TILE * TILE, stop, TILE):
+        before, seen = max(np.int64(0), start - first), min(TILE, stop - first)
+        fill(p, row, kv_head, first, before, seen, TILE, int64_at(mine), int64_at(mine + 8 * TILE), zeros)
+        meet(
+            p, mine, zeros + 2 * dim, mine, position, queries, count, first, before, seen, states, outputs, 0
+        )  # fmt: skip
 
 
 @jit
@@ -186,22 +201,54 @@ def sum_of(states, i):
 
 
 @jit
+def go_on(keys, values, start, stop, step):
+    """To the next KV head."""
+    for t in range(start, stop):
+        keys[t] += step
+        values[t] += step
+
+
+@jit
+def after(p, row, first, stop):
+    """The tile behind the one at ``first``, as (row, first token, tokens): of the next row where a row ends."""
+    if first + TILE < stop or row + 1 == p[ROWS]:
+        return row, first + TILE, max(np.int64(0), min(TILE, stop - first - TILE))
+    context = np.int64(int32_at(p[CONTEXTS])[(row + 1) * p[CONTEXT]])
+    start = first_seen(context, p[WINDOW]) // TILE * TILE
+    return row + 1, start, min(TILE, context - start)
+
+
+@jit
 def decode_row(p, row, start, stop, part, state):
-    """What ``cpu_tiles.attend`` does."""
+    """What ``cpu_tiles.attend`` does: all heads tile by tile, as tokens lie in memory."""
     dim, group, kv_heads = p[DIM], p[GROUP], p[KV_HEADS]
-    heads = kv_heads * group
-    sums = float32_at(state)
+    heads, sums = kv_heads * group, float32_at(state)
     mine = (state_of(p, part, 3) + 63) // 64 * 64
-    queries = int64_at(mine + 16 * TILE)
-    states = states_of(mine, group, dim)
-    for kv_head in range(kv_heads):
-        for g in range(group):
-            queries[g] = p[QUERY] + 2 * (row * p[QUERY_TOKEN] + (kv_head * group + g) * p[QUERY_HEAD])
-        head = kv_head * group
-        attend(p, row, kv_head, stop - 1, 1, start, stop, mine, states, state + 4 * (2 * heads + head * dim), 1)
-        for g in range(group):
-            sums[head + g] = float32_at(states + 4 * STATE_WORDS * g)[0]
-            sums[heads + head + g] = sum_of(states, g)
+    later, zeros, states = mine + 16 * TILE, zeros_of(mine, heads), states_of(mine, heads, dim)
+    keys, values, next_keys, next_values = (
+        int64_at(mine), int64_at(mine + 8 * TILE), int64_at(later), int64_at(later + 8 * TILE)
+    )  # fmt: skip
+    queries = int64_at(mine + 32 * TILE)
+    for head in range(heads):
+        queries[head] = p[QUERY] + 2 * (row * p[QUERY_TOKEN] + head * p[QUERY_HEAD])
+    outputs = state + 8 * heads
+    begin(mine, dim, heads, states, outputs)
+    for first in range(start // TILE * TILE, stop, TILE):
+        before, seen = max(np.int64(0), start - first), min(TILE, stop - first)
+        fill(p, row, 0, first, before, seen, TILE, keys, values, zeros)
+        next_row, next_first, coming = after(p, row, first, stop)
+        fill(p, next_row, 0, next_first, np.int64(0), coming, TILE, next_keys, next_values, zeros)
+        for kv_head in range(kv_heads):
+            head = kv_head * group
+            meet(
+                p, mine, zeros + 2 * dim, later, stop - 1, mine + 32 * TILE + 8 * head, group, first, before, seen,
+                states + 4 * STATE_WORDS * head, outputs + 4 * dim * head, 1,
+            )  # fmt: skip
+            go_on(keys, values, before, seen, 2 * p[HEAD])
+            go_on(next_keys, next_values, 0, coming, 2 * p[HEAD])
+    for head in range(heads):
+        sums[head] = float32_at(states + 4 * STATE_WORDS * head)[0]
+        sums[heads + head] = sum_of(states, head)
 
 
 @jit
@@ -246,13 +293,13 @@ def extend_block(p, row, kv_head, first, most, part):
     start = max(np.int64(0), position + 1 - window) if window else np.int64(0)
     count, heads, head = tokens * group, p[KV_HEADS] * group, kv_head * group
     mine = p[SCRATCH] + 4 * part * p[WORDS]
-    queries, states = int64_at(mine + 16 * TILE), states_of(mine, count, dim)
+    queries, states = int64_at(mine + 32 * TILE), states_of(mine, count, dim)
     outputs = states + 4 * STATE_WORDS * count
     for t in range(tokens):
         for g in range(group):
             at = (begin + first + t) * p[QUERY_TOKEN] + (head + g) * p[QUERY_HEAD]
             queries[t * group + g] = p[QUERY] + 2 * at
-    attend(p, row, kv_head, position, tokens, start, position + tokens, mine, states, outputs, 0)
+    attend(p, row, kv_head, position, count, start, position + tokens, mine, states, outputs)
     for q in range(count):
         token, to = begin + first + q // group, head + q % group
         total = sum_of(states, q)
