@@ -13,8 +13,9 @@ MAX_PROBLEM = 500
 """Characters."""
 _ESCAPE = re.compile(r"\\(?:u\{?\w+\}?|.)")
 """In a grammar or in what is quoted of it, which may be escaped once more."""
-_EXCERPT = re.compile(r"\s*\d+ \| |\s*\^?\s*$")
-"""A line of the grammar as the compiler shows it under its problem, or what points into it."""
+_EXCERPT = re.compile(r"\s*+(?:\d+ \| |\^?\s*+$)")
+"""A line of the grammar as the compiler shows it under its problem, or what points into it. Spaces are gone over once:
+a line may have a quarter of a million, and nothing else of the process goes on meanwhile."""
 _LONGEST_OWN = 24
 """Characters of the compiler's own words and of what is between them; what is longer is the grammar's, also where it
 was cut already."""

@@ -194,6 +194,7 @@ BAD = {
     **{f"chain of {name}": SHAPES[name](3000) for name in ("properties", "rules", "and")},
     "alternatives": Grammar("regex", "|".join(f"w{i}x*" for i in range(9000))),
     "long": Grammar("regex", "a" * 60_000),
+    "spaces": Grammar("regex", " " * 60_000 + "("),
     "counted": Grammar("regex", "(((a{1,100}){1,100}){1,100})"),
     "backtracking": Grammar("regex", "(x+x+)+y" * 300 + "(a|b|.*c)*" * 200),
     "choices": schema_grammar({"enum": [f"v{i}" for i in range(20_000)]}),
