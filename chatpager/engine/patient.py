@@ -36,8 +36,8 @@ class Patient:
         try:
             return future.result(self.seconds)
         except TimeoutError:
-            if future.done():
-                raise
+            if future.done():  # just now, or it raised that itself
+                return future.result()
             self._stuck = future  # type: ignore[assignment]
             raise Hangs from None
 

@@ -357,7 +357,7 @@ class TestFolder:
         content = third.read_bytes()
         third.unlink()
         os.mkfifo(third)
-        tier._reader.seconds = 0.05
+        tier._reader.seconds = 0.5  # long enough for the two before it, on a machine that is busy
         found = answer(make_engine(disk=tier), "again", LONG, owner="s")
         assert (found.usage.disk_tokens, found.usage.computed_tokens) == (8, 32) and "hangs" in caplog.text
         tier._reader.seconds = 60.0  # nobody waits so long
