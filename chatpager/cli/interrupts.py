@@ -23,7 +23,9 @@ class Waiting:
     def __enter__(self) -> Self:
         self._task: asyncio.Task[Any] | None = None
         self._pressed = self._reading = False
-        self._before = signal.signal(signal.SIGINT, self._on_signal)
+        self._before = signal.getsignal(signal.SIGINT)
+        if self._before is not signal.SIG_IGN:  # as what a script leaves in the background has it
+            signal.signal(signal.SIGINT, self._on_signal)
         self._runner = asyncio.Runner()
         return self
 

@@ -74,6 +74,14 @@ def test_between_two_things_it_is_heard_by_the_next(capsys, handler):
     assert capsys.readouterr() == ("", "")
 
 
+def test_a_command_that_is_to_ignore_it_ignores_it():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with Waiting() as waiting:
+        press()
+        assert waiting.run(answer()) == 42
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
 def test_what_nobody_hears_of_twice_ends_the_process():
     with Waiting() as waiting:
         press(2)
