@@ -29,8 +29,9 @@ from chatpager.store.tables import LIVE, limits, sessions, turns
 async def create(
     c: AsyncConnection, session: Session, said: Sequence[NewMessage] = (), most: int | None = None
 ) -> Session:
-    """``said`` behind its tip, unless the tenant has ``most`` sessions or is paused. The transaction must keep the
-    tenant's other writers out."""
+    """``said`` behind its tip, unless the tenant has ``most`` sessions or is paused. The transaction must keep out who
+    deletes what is the tenant's, and who pauses it; of several at the same moment each counts without the others where
+    writers run beside each other, as on PostgreSQL."""
     _check_title(session.title)
     paused = select(limits.c.paused_at).where(limits.c.kind == "tenant", limits.c.name == session.tenant)
     if (await c.execute(paused)).scalar() is not None:
