@@ -210,12 +210,14 @@ def go_on(keys, values, start, stop, step):
 
 @jit
 def after(p, row, first, stop):
-    """The tile behind the one at ``first``, as (row, first token, tokens): of the next row where a row ends."""
+    """The tile behind the one at ``first``, as (row, first token, and between which of its tokens it is seen): of the
+    next row where a row ends."""
     if first + TILE < stop or row + 1 == p[ROWS]:
-        return row, first + TILE, max(np.int64(0), min(TILE, stop - first - TILE))
+        return row, first + TILE, np.int64(0), max(np.int64(0), min(TILE, stop - first - TILE))
     context = np.int64(int32_at(p[CONTEXTS])[(row + 1) * p[CONTEXT]])
-    start = first_seen(context, p[WINDOW]) // TILE * TILE
-    return row + 1, start, min(TILE, context - start)
+    seen = np.int64(first_seen(context, p[WINDOW]))
+    start = seen // TILE * TILE
+    return row + 1, start, seen - start, min(TILE, context - start)
 
 
 @jit
@@ -236,8 +238,8 @@ def decode_row(p, row, start, stop, part, state):
     for first in range(start // TILE * TILE, stop, TILE):
         before, seen = max(np.int64(0), start - first), min(TILE, stop - first)
         fill(p, row, 0, first, before, seen, TILE, keys, values, zeros)
-        next_row, next_first, coming = after(p, row, first, stop)
-        fill(p, next_row, 0, next_first, np.int64(0), coming, TILE, next_keys, next_values, zeros)
+        next_row, next_first, hidden, coming = after(p, row, first, stop)
+        fill(p, next_row, 0, next_first, hidden, coming, TILE, next_keys, next_values, zeros)
         for kv_head in range(kv_heads):
             head = kv_head * group
             meet(
@@ -245,7 +247,7 @@ def decode_row(p, row, start, stop, part, state):
                 states + 4 * STATE_WORDS * head, outputs + 4 * dim * head, 1,
             )  # fmt: skip
             go_on(keys, values, before, seen, 2 * p[HEAD])
-            go_on(next_keys, next_values, 0, coming, 2 * p[HEAD])
+            go_on(next_keys, next_values, hidden, coming, 2 * p[HEAD])
     for head in range(heads):
         sums[head] = float32_at(states + 4 * STATE_WORDS * head)[0]
         sums[heads + head] = sum_of(states, head)

@@ -116,6 +116,15 @@ def test_a_block_that_is_none_is_refused_where_a_context_reaches_it(block, queri
     assert_right(BACKEND, problem)
 
 
+@pytest.mark.parametrize("queries", [None, [3, 3]], ids=str)
+def test_no_entry_wholly_before_a_window_is_read(queries):
+    problem = pages([40, 200], queries, head_dim=32, dtype=DTYPE, sliding_window=20)
+    expected = problem.expected()
+    problem.block_tables[1, : (200 - 3 - 20) // 16] = -1
+    for found, exact in zip(BACKEND(problem), expected, strict=True):
+        torch.testing.assert_close(found.float(), exact.float(), rtol=0.02, atol=0.02)
+
+
 def test_where_it_cannot_be_had_the_others_compute(monkeypatch):
     monkeypatch.setattr("chatpager.kernels.cpu_extend.kernel_of", lambda room, name: None)
     monkeypatch.setattr(
