@@ -21,14 +21,16 @@ export class Beginning {
 
   constructor(private readonly options: BeginningOptions) {}
 
-  /** A conversation for the new chat's first message; null when the server made none. */
-  async begin(): Promise<string | null> {
+  /** A conversation for the new chat's first message, `text`; null when the server made none. What else was written goes there too. */
+  async begin(text: string): Promise<string | null> {
     const { store, sessions, opening, drafts, wishes } = this.options;
     store.starting.value = true;
     const id = await sessions.create();
     store.starting.value = false;
     if (id === null) return null;
     this.fresh.add(id);
+    const draft = drafts.read(null);
+    if (draft !== text) drafts.write(id, draft);
     drafts.write(null, "");
     wishes.write(id, store.wishes.peek());
     wishes.write(null, null);

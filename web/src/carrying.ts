@@ -137,17 +137,28 @@ export class Carrying {
     const { store } = this.options;
     const answer = liveAnswer(store.threads.value.get(id));
     if (answer === null || answer.stopping) return;
+    if (this.takeBack(id)) return this.options.changed(id);
     const turn = this.turns.get(id);
-    if (answer.responseId === null && turn?.socket.takeBack()) {
-      this.turns.delete(id);
-      store.step(id, (thread) => refuse(thread, words.takenBack));
-      return this.options.changed(id);
-    }
     store.step(id, (thread) => stopping(thread, true));
     const { responseId } = answer;
     if (turn !== undefined && responseId === null) turn.stop = true; // there is no id to cancel yet: `received` sends it then
     else if (turn?.socket.state.value === "open" && responseId !== null) turn.socket.cancel(responseId);
     else if (responseId !== null) void this.cancelByCall(id, responseId);
+  }
+
+  /** The page is being left: a message that waits for a connection goes no more, and is refused. */
+  leave(): void {
+    for (const id of [...this.turns.keys()]) this.takeBack(id);
+  }
+
+  /** Refuse a message that has not left the page. False where there is none. */
+  private takeBack(id: string): boolean {
+    const { store } = this.options;
+    const answer = liveAnswer(store.threads.value.get(id));
+    if (answer === null || answer.responseId !== null || !this.turns.get(id)?.socket.takeBack()) return false;
+    this.turns.delete(id);
+    store.step(id, (thread) => refuse(thread, words.takenBack));
+    return true;
   }
 
   private async cancelByCall(id: string, responseId: string): Promise<void> {

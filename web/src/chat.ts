@@ -120,7 +120,7 @@ export class Chat {
     if (this.store.threads.peek().has(id)) void this.opening.reload(id);
   }
 
-  /** See what nobody tells this page: whether the server drains, and what became of the open conversation on other devices. */
+  /** See what nobody tells this page: whether the server drains, or works again, and what became of the open conversation on other devices. */
   async look(): Promise<void> {
     const { store, carrying } = this;
     if (!store.away.peek() && !this.login.wanted.peek()) void this.sessions.askHealth();
@@ -149,12 +149,12 @@ export class Chat {
   /** The page is being left. */
   leave(): void {
     this.deleting.leave();
+    this.carrying.leave();
     this.drafting.leave();
   }
 
-  /** A server that said it cannot work is asked whether it can again, and about turns that say nothing. */
+  /** The server is asked about turns that say nothing. */
   watch(silence = SILENCE): void {
-    if (this.store.ailing.value) void this.sessions.askHealth();
     this.carrying.watch(silence);
   }
 
@@ -189,21 +189,24 @@ export class Chat {
     return this.store.ready.value;
   }
 
-  /** Send the user's message; a new chat is created first. */
+  /** Send the user's message; a new chat is created first. What else is being written stays. */
   async send(text: string): Promise<void> {
     const { store } = this;
     if (text.trim() === "" || !this.ready) return;
-    const id = store.currentId.value ?? (await this.beginning.begin());
+    const id = store.currentId.value ?? (await this.beginning.begin(text));
     if (id === null) return;
-    if (store.currentId.value === id) this.write("");
+    if (store.currentId.value === id && ["", text].includes(store.draft.value)) this.write(""); // nor is the server told of it any more
     this.carrying.send(id, text, this.options.wishes.read(id) ?? {});
   }
 
-  /** Say a message otherwise (`text`), or for null have an answer given again: on a branch, so that what was said before stays. */
-  async branch(key: string, text: string | null): Promise<void> {
+  /**
+   * Say a message otherwise (`text`), or for null have an answer given again: on a branch, so that what was said before stays.
+   * False where nothing came of it.
+   */
+  async branch(key: string, text: string | null): Promise<boolean> {
     const { store, options } = this;
     const thread = store.thread.peek();
-    if (thread === undefined || !this.ready) return;
+    if (thread === undefined || !this.ready) return false;
     const wishes = store.wishes.peek();
     const made: Branch[] = [];
     store.starting.value = true;
@@ -214,6 +217,7 @@ export class Chat {
       if (store.currentId.peek() === thread.id) this.opening.enter(id);
       this.carrying.send(id, said, wishes);
     }
+    return made.length > 0;
   }
 
   /** How many tokens the last prompts of two branches share. */
@@ -226,8 +230,9 @@ export class Chat {
     const id = this.store.currentId.value;
     if (id === null || !this.ready) return;
     this.store.step(id, (thread) => withdraw(thread, key));
+    const draft = this.store.draft.peek();
     if (then === "send") void this.send(text);
-    else this.write(text);
+    else this.write(draft === "" || draft === text ? text : `${text}\n\n${draft}`);
   }
 
   /** Stop the open conversation's turn, whatever it is doing. */

@@ -33,10 +33,18 @@ document.documentElement.lang = words.locale;
 // What one page changes, this browser's others read again.
 const others = new BroadcastChannel(`chatpager:${new URL(".", root).href}`);
 
+const leave = () => chat.leave();
+
+/** Somebody else comes next: nothing that was written may be kept on leaving either. */
+function forget(): void {
+  window.removeEventListener("pagehide", leave);
+  forgetWork();
+}
+
 const api = new Api(root);
 const chat = new Chat({
   api,
-  login: new Login(api, ["user", "admin"], forgetWork),
+  login: new Login(api, ["user", "admin"], forget),
   lines: new Lines({ url: socketUrl.href }),
   drafts: new Drafts(() => localStorage),
   wishes: new KeptWishes(() => localStorage),
@@ -52,7 +60,7 @@ window.addEventListener("offline", () => (chat.store.offline.value = true));
 window.addEventListener("beforeunload", (event) => {
   if (!chat.leavable) event.preventDefault(); // the browser asks
 });
-window.addEventListener("pagehide", () => chat.leave());
+window.addEventListener("pagehide", leave);
 others.onmessage = ({ data }) => chat.heard(String(data));
 document.addEventListener("visibilitychange", () => {
   if (document.visibilityState === "visible") chat.wake();

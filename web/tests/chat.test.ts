@@ -36,6 +36,19 @@ describe("a new chat", () => {
     expect(shown()).toHaveLength(2);
   });
 
+  it("leaves alone what else is being written", async () => {
+    await start();
+    server.onCreate = answers("resp_1", ["Hello"]);
+    chat.write("half a thought");
+    await chat.send("What is chatpager?"); // an example, not what the field holds
+    await eventually(() => expect(shown().at(-1)).toEqual(["assistant", "Hello", "completed"]));
+    expect(chat.store.draft.value).toBe("half a thought");
+    server.onCreate = answers("resp_2", ["More"]);
+    await chat.send("Continue.");
+    await eventually(() => expect(shown().at(-1)).toEqual(["assistant", "More", "completed"]));
+    expect(chat.store.draft.value).toBe("half a thought");
+  });
+
   it("is not made of white space", async () => {
     await start();
     await chat.send("  \n ");
@@ -87,6 +100,19 @@ describe("stopping", () => {
     await chat.send("Hi");
     chat.stop();
     expect(shown()).toEqual([["user", "Hi", "refused"]]);
+  });
+
+  it("is what leaving the page does to a message that waits for a connection: it is a draft again", async () => {
+    const { id } = server.addConversation();
+    await start(id);
+    await eventually(() => expect(chat.ready).toBe(true));
+    lines.close();
+    chat.write("Hi");
+    await chat.send("Hi");
+    chat.leave();
+    chat.opening.open(null);
+    chat.opening.open(id);
+    expect(chat.store.draft.value).toBe("Hi");
   });
 
   it("goes by a call when another page started the answer, and can fail", async () => {
@@ -174,8 +200,8 @@ describe("a refused message", () => {
     chat.opening.open(null);
     chat.opening.open(id);
     expect(chat.store.draft.value).toBe("Hi"); // as after a reload
-    chat.write("");
+    chat.write("More");
     chat.retake(chat.store.thread.value!.messages[0]!.key, "Hi", "edit");
-    expect([shown(), chat.store.draft.value]).toEqual([[], "Hi"]);
+    expect([shown(), chat.store.draft.value]).toEqual([[], "Hi\n\nMore"]);
   });
 });

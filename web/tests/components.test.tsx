@@ -164,6 +164,18 @@ describe("the field", () => {
     expect(paste(1_000_000, ".edit textarea")).toBe(true);
   });
 
+  it("keeps a message that was said otherwise until it is on its way", async () => {
+    const done = vi.fn();
+    draw(<EditMessage message={finished({ role: "user" })} onDone={done} />);
+    find<HTMLTextAreaElement>(".edit textarea").value = "Another";
+    const branch = vi.spyOn(chat, "branch").mockResolvedValueOnce(false).mockResolvedValueOnce(true);
+    const enter = () => find(".edit textarea").dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", bubbles: true, cancelable: true }));
+    await act(async () => void enter());
+    expect([branch.mock.calls.length, done.mock.calls.length]).toEqual([1, 0]);
+    await act(async () => void enter());
+    expect([branch.mock.calls.length, done.mock.calls.length]).toEqual([2, 1]);
+  });
+
   it("has a stop button and a stop key while an answer is written", () => {
     open(begin(emptyThread("conv_1", "ready"), "Hi", "turn-1"));
     draw(<App />);

@@ -135,12 +135,12 @@ describe("a server that ails", () => {
     await start();
     await eventually(() => expect([chat.store.server.value, chat.store.ailing.value]).toEqual(["stalled", true]));
     server.health = "ok";
-    chat.watch();
-    await eventually(() => expect(chat.store.ailing.value).toBe(false));
     server.calls.length = 0;
-    chat.watch();
+    chat.watch(); // a page that nobody sees does not ask
     await chat.sessions.list();
     expect(server.calls).toEqual(["GET /v1/conversations"]);
+    await chat.look();
+    await eventually(() => expect(chat.store.ailing.value).toBe(false));
   });
 
   it("or drains while the connection stands is told of, and nothing is sent to it", async () => {

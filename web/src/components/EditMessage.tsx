@@ -13,11 +13,10 @@ export function EditMessage({ message, onDone }: { message: Message; onDone: () 
     fit(field.current);
     field.current?.focus();
   }, []);
-  const send = () => {
+  const send = async () => {
     const text = field.current?.value ?? "";
     if (text.trim() === "") return;
-    onDone();
-    if (text !== message.text) void chat.branch(message.key, text);
+    if (text === message.text || (await chat.branch(message.key, text))) onDone(); // else it stays, to be sent again
   };
   const onKeyDown = (event: KeyboardEvent) => {
     if (event.isComposing || event.keyCode === 229) return;
@@ -26,7 +25,7 @@ export function EditMessage({ message, onDone }: { message: Message; onDone: () 
       onDone();
     } else if (event.key === "Enter" && !event.shiftKey) {
       event.preventDefault();
-      send();
+      void send();
     }
   };
   return (
@@ -45,7 +44,7 @@ export function EditMessage({ message, onDone }: { message: Message; onDone: () 
         <button type="button" class="button" onClick={onDone}>
           {words.cancel}
         </button>
-        <button type="button" class="button button-main" disabled={!chat.ready} onClick={send}>
+        <button type="button" class="button button-main" disabled={!chat.ready} onClick={() => void send()}>
           {words.saveEdit}
         </button>
       </div>
