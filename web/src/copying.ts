@@ -9,6 +9,7 @@ export async function copy(text: string): Promise<boolean> {
 }
 
 function copySelected(text: string): boolean {
+  const before = document.activeElement;
   const place = document.createElement("textarea");
   place.value = text;
   place.className = "unseen";
@@ -16,5 +17,6 @@ function copySelected(text: string): boolean {
   place.select();
   const done = document.execCommand("copy");
   place.remove();
+  if (before instanceof HTMLElement) before.focus(); // the selection took it
   return done;
 }

@@ -1,8 +1,14 @@
 /** Figures in words, in the language that is chosen. */
 import { locale } from "./words";
 
+/** By language and options: to make one takes far longer than to use it, and a table has thousands of figures. */
+const formats = new Map<string, Intl.NumberFormat>();
+
 function number(value: number, options: Intl.NumberFormatOptions): string {
-  return new Intl.NumberFormat(locale.value, options).format(value);
+  const name = locale.value + JSON.stringify(options);
+  const format = formats.get(name) ?? new Intl.NumberFormat(locale.value, options);
+  formats.set(name, format);
+  return format.format(value);
 }
 
 export function count(value: number): string {

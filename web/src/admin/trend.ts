@@ -7,7 +7,6 @@ export interface Moment {
   at: number;
   running: number;
   waiting: number;
-  queueAge: number;
   used: number;
   lag: number;
   /** Tokens a second since the snapshot before, by source. */
@@ -35,7 +34,6 @@ export function grown(moments: readonly Moment[], before: Snapshot | null, now: 
     at: now.at,
     running: engine?.running ?? 0,
     waiting: engine?.waiting ?? 0,
-    queueAge: now.queue_age,
     used: engine === null ? 0 : 1 - engine.blocks.free / Math.max(1, engine.blocks.total),
     lag: now.lag.most,
     device: rate("device"),

@@ -41,7 +41,7 @@ export function SessionMenu({ session, button, onRename, onClose }: SessionMenuP
     </button>
   );
   const file = (format: "json" | "md", label: string) => (
-    <a class="menu-entry" href={chat.sessions.exportAddress(session.id, format)} download={`${titleOf(session)}.${format}`} onClick={onClose}>
+    <a class="menu-entry" href={chat.sessions.exportAddress(session.id, format)} download={`${titleOf(session)}.${format}`} onClick={then(() => undefined)}>
       <Icon name="down" />
       {label}
     </a>

@@ -1,4 +1,5 @@
 import { useSignal } from "@preact/signals";
+import { copy as copyText } from "../../copying";
 import { words } from "../words";
 import { useStore } from "./context";
 
@@ -8,11 +9,10 @@ export function CopyCurl({ method, path, body }: { method: string; path: string;
   const copied = useSignal(false);
   const copy = async () => {
     const text = store.api.curl(store.login.leavable.peek(), method, path, body);
-    if (!("clipboard" in navigator)) { // over plain HTTP from elsewhere: to be marked by hand
+    if (!(await copyText(text))) { // the browser does not let the page: to be marked by hand
       store.notice.value = { text, bad: false };
       return;
     }
-    await navigator.clipboard.writeText(text);
     copied.value = true;
     setTimeout(() => (copied.value = false), 1500);
   };

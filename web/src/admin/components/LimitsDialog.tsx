@@ -26,7 +26,7 @@ export function LimitsDialog({ of, onClose }: { of: Limited; onClose: () => void
     const given = new FormData(form);
     const wanted = Object.fromEntries(FIELDS[of.kind].map((name) => [name, given.get(name) === "" ? null : Number(given.get(name))]));
     const path = `v1/admin/${of.kind}s/${encodeURIComponent(of.id)}/limits`;
-    onClose();
+    dialog.current?.close(); // the focus goes back to where it was; `onClose` follows
     await store.act(said.areLimited(of.id), () => store.api.json("PUT", path, wanted));
     await store.tenants.again();
   };
@@ -62,7 +62,7 @@ export function LimitsDialog({ of, onClose }: { of: Limited; onClose: () => void
           </label>
         ))}
         <div class="confirm-answers">
-          <button type="button" class="button" onClick={onClose}>
+          <button type="button" class="button" onClick={() => dialog.current?.close()}>
             {words.value.cancel}
           </button>
           <button type="submit" class="button button-main">
