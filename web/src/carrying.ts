@@ -9,7 +9,7 @@ import type { ResponsesSocket, TurnListener, TurnRequest } from "./socket";
 import type { Store } from "./store";
 import { apply, begin, liveAnswer, lose, refuse, stopping } from "./turns";
 import { type ServerEvent, isTerminal } from "./events";
-import { type Wishes, isRunning } from "./wire";
+import { type Wishes, isRunning, textOf } from "./wire";
 import { words } from "./words";
 
 export interface CarryingOptions {
@@ -186,10 +186,28 @@ export class Carrying {
     const heard = turn.lastFrame;
     const responseId = liveAnswer(this.options.store.threads.value.get(id))?.responseId ?? null;
     turn.checking = true;
-    const response = responseId === null ? "gone" : await this.pursuit.ask(responseId);
+    const alive = await (responseId === null ? this.waits(id) : this.runs(responseId));
     turn.checking = false;
     if (this.turns.get(id) !== turn || turn.lastFrame !== heard) return;
-    if (typeof response === "object" && isRunning(response.status)) turn.lastFrame = this.options.now();
+    if (alive) turn.lastFrame = this.options.now();
     else turn.socket.abandon();
+  }
+
+  private async runs(responseId: string): Promise<boolean> {
+    const response = await this.pursuit.ask(responseId);
+    return typeof response === "object" && isRunning(response.status);
+  }
+
+  /** Whether a message that is not acknowledged waits for another's answer: the server has it, and stores it after that. */
+  private async waits(id: string): Promise<boolean> {
+    const { api, store } = this.options;
+    const said = store.threads.value.get(id)?.messages.findLast((one) => one.role === "user")?.text;
+    try {
+      if ((await api.session(id)).chatpager.active_response_id === null) return false;
+      const last = (await api.newest(id)).findLast((one) => one.type === "message" && one.role === "user");
+      return last?.type === "message" && textOf(last) !== said; // its own: acknowledged, and the socket did not tell
+    } catch {
+      return false; // where the server is not reached, the socket is of no use either
+    }
   }
 }

@@ -191,6 +191,27 @@ describe("a silent socket", () => {
     await eventually(() => expect(shown().at(-1)).toEqual(["assistant", "Hello", "completed"]));
   });
 
+  it("is believed while the message waits there for another's answer", async () => {
+    await startInOne();
+    await chat.send("Hi");
+    await eventually(() => expect(server.sockets.size).toBe(1));
+    const session = server.conversations.get("conv_1")!;
+    session.chatpager.active_response_id = "resp_9";
+    server.items.get("conv_1")?.push(item("msg_1", "user", "Theirs"));
+    server.calls.length = 0;
+    clock.now = 20_000;
+    chat.watch();
+    await eventually(() => expect(server.calls).toContain("GET /v1/conversations/conv_1/items"));
+    await chat.sessions.askHealth();
+    expect(shown()[0]).toEqual(["user", "Hi", "sending"]);
+    session.chatpager.active_response_id = null;
+    clock.now = 60_000;
+    await eventually(() => {
+      chat.watch();
+      expect(shown()).toContainEqual(["user", "Hi", "refused"]);
+    });
+  });
+
   it("is given up when it never acknowledged the turn", async () => {
     await startInOne();
     await chat.send("Hi");
