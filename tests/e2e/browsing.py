@@ -135,14 +135,18 @@ def answers(page):
 
 def send(page, text: str) -> None:
     field(page).fill(text)
+    button = page.get_by_role("button", name="Send", exact=True)
+    expect(button).to_be_enabled(timeout=ANSWERED)  # else Enter does nothing
     field(page).press("Enter")
 
 
 def ask(page, text: str) -> str:
-    """Send `text`, wait for the whole answer, and return it."""
-    before = badges(page).count()
+    """Send `text`, wait for the whole answer, and return it. Fails at once, with the reason, where it was not sent."""
+    before, refused = badges(page).count(), page.get_by_text("Not sent:")
     send(page, text)
-    expect(badges(page)).to_have_count(before + 1, timeout=ANSWERED)
+    expect(badges(page).nth(before).or_(refused).first).to_be_visible(timeout=ANSWERED)
+    assert refused.all_inner_texts() == []
+    expect(badges(page)).to_have_count(before + 1)
     expect(page.get_by_role("button", name="Send")).to_be_visible()
     return answers(page).last.inner_text()
 
