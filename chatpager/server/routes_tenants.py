@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import astuple
 from typing import Any, Literal
@@ -35,7 +36,8 @@ async def index(request: web.Request) -> web.Response:
     await _forget_revoked(request)
     rows = {row.tenant: row for row in await service.store.tenants()}
     keys = [row for kind, row in service.hub.quotas.limits.items() if kind[0] == "key"]
-    data = [_tenant(service, name, row.conversations, row.keys) for name, row in rows.items()]
+    running = _running(service)
+    data = [_tenant(service, name, row.conversations, row.keys, running) for name, row in rows.items()]
     limited = [_key(service, row.name) for row in sorted(keys, key=lambda row: row.name)]
     return json_response(w.Tenants(data=data, keys=limited))
 
@@ -47,7 +49,11 @@ async def _forget_revoked(request: web.Request) -> None:
         service.hub.quotas.forget_keys({key.id for key in await service.store.keys() if key.revoked_at is None})
 
 
-def _tenant(service: Service, name: str, conversations: int, keys: int) -> w.Tenant:
+def _running(service: Service) -> Counter[str]:
+    return Counter(turn.request.tenant for turn in service.hub.turns.values())
+
+
+def _tenant(service: Service, name: str, conversations: int, keys: int, running: Counter[str]) -> w.Tenant:
     quotas = service.hub.quotas
     return w.Tenant(
         id=name,
@@ -55,7 +61,7 @@ def _tenant(service: Service, name: str, conversations: int, keys: int) -> w.Ten
         conversations=conversations,
         keys=keys,
         weight=quotas.weight(name),
-        running=sum(turn.request.tenant == name for turn in service.hub.turns.values()),
+        running=running[name],
         own=_own(quotas.limits.get(("tenant", name))),
         **_allowed(service, "tenant", name),
     )
@@ -89,7 +95,7 @@ async def limit(request: web.Request) -> web.Response:
         return Limits(kind="tenant", name=name, paused_at=old.paused_at, **found)
 
     await _change(request, "tenant.limited", "tenant", name, limited)
-    return json_response(_tenant(service, name, *await _counts(service, name)))
+    return json_response(_tenant(service, name, *await _counts(service, name), _running(service)))
 
 
 async def limit_key(request: web.Request) -> web.Response:
@@ -126,7 +132,7 @@ async def resume(request: web.Request) -> web.Response:
 async def _paused(request: web.Request, action: str, change: Callable[[Limits], Limits]) -> web.Response:
     service, name = request.app[SERVICE], _named(request)
     await _change(request, action, "tenant", name, change)
-    return json_response(_tenant(service, name, *await _counts(service, name)))
+    return json_response(_tenant(service, name, *await _counts(service, name), _running(service)))
 
 
 async def erase(request: web.Request) -> web.Response:

@@ -8,6 +8,9 @@ export interface Shown<R> extends Column<R> {
   show?: (row: R) => ComponentChildren;
 }
 
+/** Rows that are drawn: the filter finds the others, and all are in the CSV. */
+const MOST = 500;
+
 /** A table whose order and filter stand in the address, so that what is seen can be linked to. */
 export function DataTable<R>({ name, caption, rows, columns, id, extra }: {
   name: string;
@@ -23,7 +26,8 @@ export function DataTable<R>({ name, caption, rows, columns, id, extra }: {
   const by = columns.find((column) => column.name === query.get("sort"));
   const down = query.get("down") !== "0";
   const kept = filtered(rows, columns, find);
-  const shown = by === undefined ? kept : sorted(kept, by.value, down);
+  const wanted = by === undefined ? kept : sorted(kept, by.value, down);
+  const shown = wanted.slice(0, MOST);
   const said = words.value;
   return (
     <div>
@@ -40,7 +44,7 @@ export function DataTable<R>({ name, caption, rows, columns, id, extra }: {
         <button
           type="button"
           class="button"
-          onClick={() => download(`chatpager-${name}.csv`, "text/csv;charset=utf-8", csv(shown, columns))}
+          onClick={() => download(`chatpager-${name}.csv`, "text/csv;charset=utf-8", csv(wanted, columns))}
         >
           CSV
         </button>
