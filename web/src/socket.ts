@@ -106,6 +106,7 @@ export class ResponsesSocket {
   takeBack(): boolean {
     if (this.turn === null || this.turn.sent) return false;
     this.turn = null;
+    if (!this.options.lasting) this.close(); // it was made for this turn alone
     return true;
   }
 

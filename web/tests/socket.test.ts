@@ -247,6 +247,15 @@ describe("the page's lines", () => {
     expect(first.drops).toEqual([true]);
   });
 
+  it("give an extra socket up with a turn that is taken back", async () => {
+    const lines = new Lines(options(server.url));
+    lines.carry(request, recorder().listener);
+    const { drops, listener } = recorder();
+    const extra = lines.carry(request, listener);
+    expect([extra.takeBack(), extra.state.value, drops]).toEqual([true, "closed", []]);
+    lines.close();
+  });
+
   it("do not make an extra socket again after it dropped", async () => {
     const lines = new Lines(options(server.url));
     lines.carry(request, recorder().listener);

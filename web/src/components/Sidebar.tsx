@@ -14,7 +14,12 @@ export function Sidebar() {
   const hidden = narrow ? !drawer.value : folded.value;
   const first = useRef<HTMLAnchorElement>(null);
   useEffect(() => {
-    if (narrow && drawer.value) first.current?.focus();
+    if (!narrow || !drawer.value) return;
+    const before = document.activeElement;
+    first.current?.focus();
+    return () => {
+      if (before instanceof HTMLElement) before.focus();
+    };
   }, [narrow, drawer.value]);
   const close = () => (drawer.value = false);
   return (
