@@ -30,21 +30,30 @@ export class Branching {
     const said = messages[asked];
     if (said?.role !== "user") return [];
     const kept = messages.slice(0, asked);
-    const child = await this.fork(thread.id, kept);
-    await this.enlist(thread.id, child, place);
+    const last = kept.findLastIndex((one) => one.responseId !== null);
+    const child = await this.fork(thread.id, kept[last]?.responseId ?? null);
+    try {
+      await this.sayAgain(child.id, kept.slice(last + 1));
+      await this.enlist(thread.id, child, place);
+    } catch (error) {
+      await this.api.remove(child.id).catch(() => undefined); // told is why there is no branch
+      throw error;
+    }
     this.store.put({ ...emptyThread(child.id, "ready"), messages: kept });
     return [{ id: child.id, text: text ?? said.text }];
   }
 
-  /** A conversation of these messages. What no turn of the server's ended with is said again. */
-  private async fork(id: string, kept: readonly Message[]): Promise<Conversation> {
-    const last = kept.findLastIndex((one) => one.responseId !== null);
-    const at = kept[last]?.responseId;
+  /** A conversation of what was said up to the answer that the turn `at` gave; for null an empty one. */
+  private fork(id: string, at: string | null): Promise<Conversation> {
+    if (at !== null) return this.api.fork(id, at);
     const title = this.store.sessions.peek().find((one) => one.id === id)?.chatpager.title;
-    const child = at == null ? await this.api.createSession(title ? { title } : {}) : await this.api.fork(id, at);
-    const rest = kept.slice(last + 1).map(({ role, text }) => ({ type: "message" as const, role, content: text }));
-    if (rest.length > 0) await this.api.addItems(child.id, rest);
-    return child;
+    return this.api.createSession(title ? { title } : {});
+  }
+
+  /** What no turn of the server's ended with. */
+  private async sayAgain(id: string, messages: readonly Message[]): Promise<void> {
+    const items = messages.map(({ role, text }) => ({ type: "message" as const, role, content: text }));
+    if (items.length > 0) await this.api.addItems(id, items);
   }
 
   private async enlist(parent: string, child: Conversation, at: number): Promise<void> {

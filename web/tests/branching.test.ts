@@ -54,6 +54,13 @@ describe("a branch", () => {
   });
 });
 
+it("a branch that cannot be listed with its family is unmade", async () => {
+  const root = await opened();
+  server.failures.set(`/v1/conversations/${root}`, { status: 503, body: '{"error":{"message":"Busy."}}' });
+  await chat.branch("msg_3", "three");
+  expect([chat.store.notice.value, chat.store.currentId.value, [...server.conversations.keys()]]).toEqual(["Busy.", root, [root]]);
+});
+
 describe("a turn that runs elsewhere", () => {
   it("is told from its beginning on the socket", async () => {
     const { id } = server.addConversation("Ada", [item("msg_1", "user", "one")]);
