@@ -92,8 +92,9 @@ def serve(
 
 def _serve(given: dict[str, Any], file: str | None, defaults: dict[str, Any], *, browser: bool) -> None:
     """What is wrong without the model being read is told at once: importing torch takes seconds."""
-    from chatpager.engine import lean_imports
+    from chatpager.engine import freed_memory, lean_imports
 
+    freed_memory.share_heap()
     lean_imports.link_ahead()
     gc.disable()  # to look again and again at what is imported takes a fifth of the time; until all is loaded
     from rich.console import Console

@@ -16,12 +16,14 @@ ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)  # huge pages come 512 a
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.empty(40 << 20, dtype=torch.uint8).zero_()
+    torch.empty(int(sys.argv[2]) << 20, dtype=torch.uint8).zero_()
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 def work():  # as the engine does, in a thread, whose memory glibc keeps apart
     print(sys.argv[1] == "kept" and freed_memory.keep(), *(faults() for _ in range(30)))
 
+if sys.argv[1] == "kept":
+    freed_memory.share_heap()
 thread = threading.Thread(target=work)
 thread.start()
 thread.join()
@@ -29,9 +31,11 @@ thread.join()
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's choice")
-def test_large_memory_that_was_freed_is_there_at_once():
+@pytest.mark.parametrize("mebibytes", [40, 120])
+def test_large_memory_that_was_freed_is_there_at_once(mebibytes):
     def run(how):
-        done = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True)
+        command = [sys.executable, "-c", FAULTS, how, str(mebibytes)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
         chosen, *faults = done.stdout.split()
         return chosen, [int(count) for count in faults]
 
