@@ -42,6 +42,8 @@ from chatpager.sessions.restarts import Breaker
 T = TypeVar("T")
 Outputs = Callable[[list[StepOutput]], None]
 STOPPED = "the engine has stopped; restart the server"
+LASTING = (CloseSession, CloseTenant)
+"""Commands that the next engine is told where there is none: what was deleted must not stay on its disk."""
 STARTS_AGAIN = "the engine has failed and starts again; ask again in a moment"
 
 
@@ -117,9 +119,9 @@ class EngineThread:
         """Hand over a command; its outcome comes as an output.
 
         Raises:
-            EngineStopped: the thread has ended.
+            EngineStopped: the thread has ended, or is making another engine and the command is none of ``LASTING``.
         """
-        if self._is_gone:
+        if self._is_gone and not (self.restarting and isinstance(command, LASTING)):
             raise EngineStopped(self.why)
         self._commands.put(command)
 
@@ -218,15 +220,19 @@ class EngineThread:
 
     def _build_again(self) -> Engine | None:
         """None where it must not be, cannot be, or the thread was to end."""
+        lasting = []
         try:
-            while self._commands.get_nowait() is not None:
-                pass  # for the one that died: who waits for it is told
+            while (command := self._commands.get_nowait()) is not None:
+                if isinstance(command, LASTING):  # the rest was for the one that died: who waits for it is told
+                    lasting.append(command)
             self.restarting = False
             return None
         except queue.Empty:
             pass
         if not self.restarting:
             return None
+        for command in lasting:
+            self._commands.put(command)
         try:
             return self._build()
         except Exception as error:

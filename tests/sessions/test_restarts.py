@@ -2,12 +2,14 @@
 
 import asyncio
 import gc
+import threading
 import weakref
 from contextlib import suppress
 
 import pytest
 
 from chatpager.errors import EngineStopped
+from chatpager.sessions.heads import owner_of
 from chatpager.sessions.restarts import Breaker
 from tests.serving_client import eventually
 
@@ -70,6 +72,29 @@ async def test_one_that_dies_again_and_again_stays_dead(rig):
             await r.hub.submit(r.request("b"))
         with pytest.raises(EngineStopped):
             await r.hub.engine.stats()
+
+
+async def test_a_deletion_while_there_is_no_engine_is_heard_by_the_next(rig):
+    async with rig(breaker=Breaker(1)) as r:
+        may_go_on, heard, build = threading.Event(), [], r.hub.engine._build
+
+        def builds():
+            engine = build()
+            close, close_all = engine.sessions.close, engine.sessions.close_all
+            engine.sessions.close = lambda owner: heard.append(owner) or close(owner)
+            engine.sessions.close_all = lambda tenant: heard.append(tenant) or close_all(tenant)
+            assert may_go_on.wait(30)
+            return engine
+
+        r.hub.engine._build = builds
+        await die(r)
+        await eventually(lambda: r.hub.engine.restarting and not r.hub.engine.alive)
+        r.hub.keeper.closed(owner_of("t", "conv_1"))
+        r.hub.keeper.closed_all("t")
+        may_go_on.set()
+        await eventually(lambda: r.hub.engine.restarts == 1 and r.hub.engine.alive)
+        await r.hub.engine.stats()
+        assert heard == [owner_of("t", "conv_1"), "t"]
 
 
 async def test_what_was_published_is_published_again(rig):
