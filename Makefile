@@ -11,7 +11,8 @@ WHOLE := */engine/block_pool.py,*/engine/prefix_cache.py,*/engine/restoring.py,*
 # Compiled once, so that no first start and no test has to wait for it.
 KERNELS := from torch import bfloat16, device, float32; \
 	from chatpager.kernels import cpu_linear, cpu_program, cpu_rows, paged_attention; \
-	[(paged_attention.prepare(dtype, device("cpu")), cpu_rows.kernel(dtype)) for dtype in (float32, bfloat16)]; \
+	[paged_attention.prepare(dtype, device("cpu"), dim) for dtype in (float32, bfloat16) for dim in (16, 64)]; \
+	[cpu_rows.kernel(dtype) for dtype in (float32, bfloat16)]; \
 	[cpu_linear.kernels(*kind) for kind in cpu_linear.SERVED]; cpu_program.executor()
 
 # What is begun now; `make demo` counts.
