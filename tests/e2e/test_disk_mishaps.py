@@ -85,7 +85,8 @@ def test_flipped_files_and_a_folder_deleted_under_the_server_cost_warmth_alone(s
         _, receipt = turn(server, conversation, "And now?")
         assert receipt["disk_tokens"] == 0 and receipt["computed_tokens"] == receipt["prompt_tokens"]
         assert disk(server)["bad_files"] == 1
-        shutil.rmtree(kv)
+        while kv.exists():  # the server may write there meanwhile
+            shutil.rmtree(kv, ignore_errors=True)
         assert turn(server, conversation, "Still there?")[1]["device_tokens"] > 0
         written(kv, 1)
         assert server.stop() == 0

@@ -6,8 +6,6 @@ import time
 import openai
 import pytest
 
-from tests.serving import eventually
-
 WANTED = {"model": "default", "input": "My name is Ada.", "max_output_tokens": 24, "temperature": 0.0}
 WHOLE = {**WANTED, "extra_body": {"ignore_eos": True}}
 WINDOW = 300.0
@@ -71,14 +69,21 @@ async def test_the_next_response_goes_on_from_one_of_before_a_restart(serve):
         assert refused.value.code == "previous_response_not_found"
 
 
-async def test_what_a_restart_cut_off_is_told_as_such(serve):
+async def test_what_a_restart_cut_off_is_told_as_such(serve, monkeypatch):
     async with serve(drain_seconds=0.05) as server, client_of(server) as client:
         server.gate.hold(after=4)
         stream = await client.responses.create(**WHOLE, stream=True)
         first = await anext(stream)
+        stop = server.hub.engine.stop
+
+        async def stops():
+            stopping = asyncio.ensure_future(stop())
+            await asyncio.sleep(0)  # it has said so to the engine by then, and waits for it
+            server.gate.open()
+            await stopping
+
+        monkeypatch.setattr(server.hub.engine, "stop", stops)
         closing = asyncio.ensure_future(server.close())
-        await eventually(lambda: not server.hub.engine._commands.empty())
-        server.gate.open()
         *_, last = [event async for event in stream]
         await closing
     assert (last.type, last.response.error.code) == ("response.failed", "server_restarted")

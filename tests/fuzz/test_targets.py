@@ -40,15 +40,15 @@ def test_only_typed_errors_escape_and_nothing_is_kept(name, monkeypatch):
     seeds = [path.read_bytes() for path in sorted((CORPUS / name).iterdir())]
     taken = {run(one_input, seed) for seed in seeds}
     assert taken == {True, False}, "seeds of both kinds, or what is behind the first check is never reached"
-    random, half = Random(name), RUNS[name] // 2
-    run_mutations(one_input, seeds, half, random)
-    gc.collect()
-    before = sys.getallocatedblocks()
-    run_mutations(one_input, seeds, half, random)
-    gc.collect()
-    kept = (sys.getallocatedblocks() - before) / half
-    print(f"objects kept of an input: {kept:.3f}")
-    assert kept < MOST_KEPT, "of inputs that are done with nothing stays"
+    random, part, kept = Random(name), RUNS[name] // 4, []
+    run_mutations(one_input, seeds, part, random)
+    for _ in range(3):  # what is met for the first time may stay once: what coverage notes of a line, a cache
+        gc.collect()
+        before = sys.getallocatedblocks()
+        run_mutations(one_input, seeds, part, random)
+        gc.collect()
+        kept.append((sys.getallocatedblocks() - before) / part)
+    assert min(kept) < MOST_KEPT, f"of inputs that are done with nothing stays: {kept}"
 
 
 def test_what_escapes_is_seen_with_its_input():

@@ -19,6 +19,7 @@ async def test_a_socket_that_is_too_old_is_told_and_closed_and_its_response_goes
         async with server.socket() as socket:
             await socket.create("Hello", **LONG)
             turn = await server.live_turn()
+            assert (await socket.receive())["type"] == "response.created"  # or nobody could come back to it
             [grows_old] = [callback for seconds, callback, *_ in due if seconds == 1234.5]
             grows_old()
             *_, error = await socket.rest()
