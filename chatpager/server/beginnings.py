@@ -7,7 +7,7 @@ import asyncio
 from chatpager.errors import Withdrawn
 from chatpager.server.client_events import Lane
 from chatpager.server.once import begin_once
-from chatpager.server.service import Service
+from chatpager.server.service import Service, abandon
 from chatpager.sessions.turn import LiveTurn, TurnRequest
 
 
@@ -32,6 +32,9 @@ class Beginnings:
         except asyncio.CancelledError:
             caller = asyncio.current_task()
             if caller and caller.cancelling():
+                begun = task.result() if task.done() and not task.cancelled() and not task.exception() else None
+                if isinstance(begun, LiveTurn):  # just before
+                    abandon(self._service, begun, told=False)
                 raise
             raise Withdrawn("it was cancelled before it had begun", param="stream_id") from None
         finally:

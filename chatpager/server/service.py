@@ -135,17 +135,22 @@ async def begin_all(service: Service, requests: Sequence[TurnRequest]) -> Sequen
     return turns
 
 
+def abandon(service: Service, turn: LiveTurn, *, told: bool) -> None:
+    """Who was waiting for it has left; ``told`` as ``Readers`` has it."""
+    if found_again(turn.request, told=told):
+        with service.readers.reading(turn, told=told):
+            pass
+    else:  # its id was told to nobody, whatever was to become of it
+        service.stop(turn)
+
+
 def abandoned(service: Service, *, told: bool) -> Callable[[asyncio.Future[Any]], None]:
     """What is to be done with the turns that somebody was waiting for who has left; ``told`` as ``Readers`` has it."""
 
     def settled(beginning: asyncio.Future[Sequence[LiveTurn]]) -> None:
         if not beginning.cancelled() and beginning.exception() is None:
             for turn in beginning.result():
-                if found_again(turn.request, told=told):
-                    with service.readers.reading(turn, told=told):
-                        pass
-                else:  # its id was told to nobody, whatever was to become of it
-                    service.stop(turn)
+                abandon(service, turn, told=told)
 
     return settled
 

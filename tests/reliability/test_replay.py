@@ -74,7 +74,7 @@ async def test_lost_at_any_event_a_turn_ends_that_shall_end_with_its_reader(serv
     async with serve(lambda prompt: WORDS) as server:
         sent, send = [], server.hub.engine.send
         monkeypatch.setattr(server.hub.engine, "send", lambda command: (sent.append(command), send(command)))
-        for count in range(1, EVENTS + 1):  # of a socket closed before it was told anything one turn in some ran on
+        for count in range(EVENTS + 1):
             turn, _ = await lost_after(server, count, way, chatpager={"on_disconnect": "cancel"})
             await eventually(lambda t=turn: CancelRequest(t.request.id, t.index) in sent)
             server.gate.open()
