@@ -189,7 +189,7 @@ class ModelRunner:
     def read_blocks(self, ids: Iterable[int]) -> list[bytes]:
         """The content of each block: keys of all layers, then values, [block_size, kv_heads, head_dim] each."""
         layers = (*self.cache.keys, *self.cache.values)
-        if self.model.device.type == "cpu":  # nine times as fast as torch's indexing, which asks all threads
+        if self.model.device.type == "cpu":  # a fourth of what torch's indexing takes, which asks all threads
             views = [pages.view(torch.uint8).flatten(1).numpy() for pages in layers]
             return [b"".join([view[i].tobytes() for view in views]) for i in ids]
         where = torch.tensor(list(ids), device=self.model.device)

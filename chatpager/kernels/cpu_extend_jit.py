@@ -76,25 +76,17 @@ def fill(p, row, kv_head, first, before, count, padded, keys, values, zeros):
 
 @jit
 def score_block(n, groups, queries, dim, keys, scores):
-    """Four queries at most with a whole tile, or with half of one: few queries take more tokens at a time."""
-    if n == 4:
-        score(4, 2, queries, dim, keys, scores)
-    elif n == 3:
-        score(3, 2, queries, dim, keys, scores)
-    elif n == 2:
-        score(2, 2, queries, dim, keys, scores)
-    else:
-        score(1, 2, queries, dim, keys, scores)
-    if groups == 4:
-        more, behind = keys + 64 * dim, scores + 4 * TILE // 2
+    """Four queries at most with as many groups of 16 tokens, two at a time."""
+    for group in range(0, groups, 2):
+        packed, to = keys + 2 * LANES * dim * group, scores + 4 * LANES * group
         if n == 4:
-            score(4, 2, queries, dim, more, behind)
+            score(4, 2, queries, dim, packed, to)
         elif n == 3:
-            score(3, 2, queries, dim, more, behind)
+            score(3, 2, queries, dim, packed, to)
         elif n == 2:
-            score(2, 2, queries, dim, more, behind)
+            score(2, 2, queries, dim, packed, to)
         else:
-            score(1, 2, queries, dim, more, behind)
+            score(1, 2, queries, dim, packed, to)
 
 
 @jit

@@ -274,11 +274,6 @@ class SessionHub:
                     self._admission.leave(request.tenant, request.conversation)
                 for turn, _ in begun:
                     self.quotas.release(turn.id)
-            else:  # they run, and who was to read them left before they could be read
-                for turn, _ in begun:
-                    if turn.request.on_disconnect == "cancel" and turn.stream.ended is None:
-                        with suppress(EngineStopped):
-                            self._cancel(turn)
             raise
         return [turn for turn, _ in begun]
 

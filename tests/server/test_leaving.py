@@ -4,9 +4,11 @@ import asyncio
 import json
 import threading
 from contextlib import asynccontextmanager, nullcontext
+from dataclasses import replace
 
 import pytest
 
+from chatpager.server import beginnings
 from chatpager.server.websocket import CONNECTIONS
 from tests.serving import GREEDY, eventually
 
@@ -54,6 +56,27 @@ async def test_creates_that_wait_on_a_socket_that_closes_never_begin(server):
     await settled(server, turn)
     assert not server.hub.turns
     assert (await server.get("/metrics")).body.count(b'chatpager_turns_total{kind="response",status="incomplete"} 1.0')
+
+
+async def test_a_create_that_is_left_just_as_it_has_begun_leaves_no_turn_without_a_reader(server, monkeypatch):
+    server.gate.hold(after=3)
+    async with server.socket() as socket:
+        await socket.create("Hello", **LONG, chatpager={"on_disconnect": "cancel"})
+        request = replace((await server.live_turn()).request, id="resp_other")
+        turn = await server.hub.submit(request)
+
+        async def begun(*_, **__):
+            return turn
+
+        monkeypatch.setattr(beginnings, "begin_once", begun)
+        asking = asyncio.ensure_future(beginnings.Beginnings(server.service).begin(request, None))
+        for _ in range(2):  # it has begun, and who asked for it is not told yet
+            await asyncio.sleep(0)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        server.gate.open()
+        assert (await server.turn_ended(turn)).status == "cancelled"
 
 
 async def left_http(server, **body):

@@ -190,30 +190,6 @@ async def test_a_turn_that_never_was_is_still_unknown(rig):
         assert await r.hub.store.recover(5, ["resp_none"]) == []
 
 
-@pytest.mark.parametrize("wish", ["cancel", "continue", None])
-async def test_a_turn_whose_reader_left_before_it_was_live_ends_if_it_shall(rig, monkeypatch, wish):
-    storing, may_go_on, sent = asyncio.Event(), asyncio.Event(), []
-    async with rig(step=1) as r:
-        begin_turns, send = r.hub.store.begin_turns, r.hub.engine.send
-
-        async def begins(rows):
-            storing.set()
-            await may_go_on.wait()
-            return await begin_turns(rows)
-
-        monkeypatch.setattr(r.hub.store, "begin_turns", begins)
-        monkeypatch.setattr(r.hub.engine, "send", lambda command: (sent.append(command), send(command)))
-        submitting = asyncio.ensure_future(r.hub.submit(r.request("a", on_disconnect=wish)))
-        await storing.wait()
-        submitting.cancel()
-        may_go_on.set()
-        with pytest.raises(asyncio.CancelledError):
-            await submitting
-        [turn] = r.hub.turns.values()
-        assert [type(command) for command in sent].count(CancelRequest) == (wish == "cancel")
-        await turn.stream.end()
-
-
 async def test_a_turn_that_is_just_beginning_is_ended_before_its_tenant_is_erased(rig, monkeypatch):
     storing, may_go_on, ends = asyncio.Event(), asyncio.Event(), []
     async with rig(lambda prompt: "ok " * 900, step=1) as r:
