@@ -28,16 +28,15 @@ from tests.postgres import postgres_server, postgres_url  # noqa: F401
 from tests.processes import fork_server, pytest_runtest_setup, server, server_url  # noqa: F401
 from tests.reliability.rows import pytest_collection_modifyitems, pytest_configure  # noqa: F401
 from tests.small_disk import small_disk  # noqa: F401
-from tests.watched.sitecustomize import is_asked_elsewhere
+from tests.watched.sitecustomize import watch
 
 
-def _refuse_others(event: str, args: tuple) -> None:
+def _refuse(address: tuple) -> None:
     """The server asks nobody else for anybody, and no test does; nor what they start, where that ends."""
-    if is_asked_elsewhere(event, args):
-        raise PermissionError(f"a test, or what it tests, asks {args[1]}: only this machine is asked")
+    raise PermissionError(f"a test, or what it tests, asks {address}: only this machine is asked")
 
 
-sys.addaudithook(_refuse_others)
+watch(_refuse)
 
 # Every run draws the same examples; `pytest --hypothesis-profile default` draws new ones.
 hypothesis.settings.load_profile("ci")

@@ -160,6 +160,8 @@ def test_a_process_of_the_tests_that_asks_another_machine_ends(tmp_path):
         asks = f"import socket; socket.create_connection(({host!r}, 9), 1)"
         done = subprocess.run([sys.executable, "-c", asks], env=clean_env(tmp_path), stderr=subprocess.PIPE)
         assert done.returncode == code, done.stderr
+    with pytest.raises(PermissionError, match="only this machine"):
+        socket.create_connection(("192.0.2.1", 9), 1)
 
 
 DOTS = ["..", "%2e%2e", ".%2e", "%252e%252e", "..%00", "..;", "....", "%c0%ae%c0%ae"]
