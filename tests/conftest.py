@@ -9,7 +9,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import gc
 import signal
-import sys
 
 import hypothesis
 import pytest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ COUNTED = 8
 GROUP_FIELDS, TIME_FIELDS = (2, 3), (11, 12, 13, 14)
 """Fields of /proc/PID/stat behind the command's name: process group and session; user and system time, its own and that
 of the children that it has buried."""
+RESTING = 0.05
+"""Share of all the processors' time up to which a server is at rest."""
 DEAD = "ZX"
 """States."""
 
@@ -44,6 +47,11 @@ def shares(before: Reading, after: Reading) -> dict[str, float]:
         "server": round(server / total, 4),
         "others": round(max(0, others) / total, 4),
     }
+
+
+def at_rest(before: Sequence[Reading], after: Sequence[Reading]) -> bool:
+    """Whether none of several servers did anything worth a word between two readings of each."""
+    return all(b.server - a.server <= RESTING * (b.all - a.all) for a, b in zip(before, after, strict=True))
 
 
 def peak_bytes(group: int) -> int:

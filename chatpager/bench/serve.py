@@ -33,6 +33,9 @@ from chatpager.errors import ConfigError
 FARTHEST, TEMPLATE_TOKENS = 0.15, 32
 """How far a prompt's length may be from what was meant before it is noted: this share, and what a template adds."""
 
+REST_SECONDS, LOOK_SECONDS = 15.0, 0.25
+"""How long the others get to come to rest before a server is measured, and for how long they are looked at."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -200,12 +203,23 @@ def in_turn(peers: list[Peer], turn: int) -> list[Peer]:
     return peers[first:] + peers[:first]
 
 
+async def _rest(others: Sequence[int]) -> None:
+    """Until the other servers' groups have stopped: threads may spin for seconds after their last request, and in a
+    fixed order they would always spin into the same server's turn. What never rests is seen as the others' share."""
+    for _ in range(round(REST_SECONDS / LOOK_SECONDS)):
+        before = [accounting.read(group) for group in others]
+        await asyncio.sleep(LOOK_SECONDS)
+        if accounting.at_rest(before, [accounting.read(group) for group in others]):
+            return
+
+
 async def _one(bench: Bench, client: aiohttp.ClientSession, turn: int, scenario: str, peer: Peer) -> None:
     """One scenario on one server. It is not asked again what it failed at."""
     assert peer.target is not None
     bench.console.print(Text(f"round {turn + 1} of {bench.options.rounds}: {scenario} on {peer.name}"))
     if any(failure.startswith(f"{scenario} on {peer.name}:") for failure in bench.failed):
         return
+    await _rest([other.group for other in bench.peers if other.group and other is not peer])
     asker = Asker(client, peer.target, bench.sizes, bench.words, random.Random(f"{bench.seed}/warm/{turn}/{scenario}"))
     try:
         await asker.ask([user(asker.text(bench.sizes.prompt))], bench.sizes.short_answer)

@@ -71,6 +71,8 @@ def test_the_cached_share_is_of_what_could_be_cached():
 def test_processors_are_shared_out_between_client_server_and_others():
     before, after = Reading(1000, 400, 10, 100), Reading(1200, 540, 30, 180)
     assert accounting.shares(before, after) == {"client": 0.1, "server": 0.4, "others": 0.2}
+    still = Reading(1200, 540, 30, 110)
+    assert accounting.at_rest([before, before], [still, still]) and not accounting.at_rest([before] * 2, [still, after])
 
 
 def test_medians_keep_the_form():

@@ -1,7 +1,9 @@
 """Servers side by side: one made for the purpose, which is wrong where a test wants it, and chatpager itself."""
 
+import asyncio
 import json
 import os
+import select
 import shlex
 import subprocess
 import sys
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from chatpager.bench import accounting, models, peers
+from chatpager.bench import accounting, models, peers, serve
 from chatpager.bench.completions import PeerError
 from chatpager.bench.scenarios import Sizes
 from chatpager.bench.serve import Options, run
@@ -93,6 +95,24 @@ def test_a_server_goes_with_all_of_its_processes(monkeypatch):
 def test_servers_may_have_the_machine_to_themselves():
     result = run(options(strange(), strange(name="other"), rounds=2, only=("single",), one_at_a_time=True))
     assert {name: len(f["rounds"]) for name, f in result["scenarios"]["single"].items()} == {"strange": 2, "other": 2}
+
+
+SPINS = """import time
+print("spins", flush=True)
+while time.process_time() < 1:
+    pass
+print("rests", flush=True)
+input()"""
+
+
+def test_a_server_is_measured_once_the_others_have_stopped():
+    command = [sys.executable, "-c", SPINS]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, start_new_session=True) as spinning:
+        assert spinning.stdout.readline() == "spins\n"
+        asyncio.run(serve._rest([spinning.pid]))
+        assert select.select([spinning.stdout], [], [], 0)[0], "it has said that it rests"
+        spinning.communicate("\n")
 
 
 @pytest.mark.parametrize(
