@@ -9,6 +9,7 @@ import msgspec
 from aiohttp import web
 
 from chatpager.engine.heads import TTL_CAPS, LeaseEvent, Strength
+from chatpager.engine.questions import EventsWanted
 from chatpager.errors import InvalidRequest, NothingCached, ResponseNotFound, SessionBusy, shown
 from chatpager.server import wire, wire_conversations
 from chatpager.server.auditing import audited
@@ -67,16 +68,15 @@ async def events(request: web.Request) -> web.Response:
     after, limit = _number(request, "after", None), _number(request, "limit", 1000)
     if limit is None or not 1 <= limit <= MAX_EVENTS:
         raise InvalidRequest(f"limit is between 1 and {MAX_EVENTS}", param="limit")
-
-    (happened, missed), last, epoch = await service.hub.engine.ask(
-        lambda engine: (engine.cache_events(after, limit), engine.pool.events.last, engine.pool.events.epoch)
-    )
+    found = await service.hub.engine.ask(EventsWanted(after, limit))
     rows = [
         wire_conversations.CacheEvent(e.type, e.number, e.block.hex(), e.parent.hex() if e.parent else None)
-        for e in happened
+        for e in found.events
     ]
     return json_response(
-        wire_conversations.CacheEvents(data=rows, epoch=epoch, last_sequence_number=last, missed=missed)
+        wire_conversations.CacheEvents(
+            data=rows, epoch=found.epoch, last_sequence_number=found.last, missed=found.missed
+        )
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -12,6 +12,7 @@ import msgspec
 
 from chatpager.engine.call_grammar import CallRule, arguments_schema, call_grammar
 from chatpager.engine.call_writing import CallWriting
+from chatpager.engine.engine import Engine
 from chatpager.engine.grammar import Grammar, schema_grammar
 from chatpager.engine.grammar_compiler import Compiled, GrammarCompiler, Known
 from chatpager.engine.grammar_probe import Probe, deep_stacks
@@ -31,18 +32,40 @@ Prepared = tuple[TurnRequest, Compiled | None]
 
 
 class Constraining:
-    """``compiler`` is known once the model is there. ``seconds``: see ``SECONDS``."""
-
-    compiler: GrammarCompiler
+    """``open`` it once the model is there. ``seconds``: see ``SECONDS``."""
 
     def __init__(self, tokenizer: Tokenizer, *, seconds: float = SECONDS) -> None:
         self._tokenizer = tokenizer
         self._seconds = seconds
         self.probe = Probe()
+        self._compiler: GrammarCompiler | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="chatpager-grammar")
         self._queue = FairQueue(MAX_WAITING)
         self._shares: dict[object, asyncio.Task[Prepared]] = {}
         """What waits or is being compiled, by all that its result depends on."""
+
+    def open(self, vocab_size: int, eos_token_ids: Collection[int]) -> GrammarCompiler:
+        """The compiler for a model with logits so wide whose answers end with these tokens: made once."""
+        if self._compiler is None:
+            self._compiler = GrammarCompiler(
+                self._tokenizer, vocab_size=vocab_size, eos_token_ids=eos_token_ids, probe=self.probe
+            )
+        return self._compiler
+
+    def shared_with(self, build: Callable[[], Engine]) -> Callable[[], Engine]:
+        """What ``build`` makes in this process finds compiled what was compiled here."""
+
+        def built() -> Engine:
+            engine = build()
+            engine.grammars = self.open(engine.runner.vocab_size, engine.runner.eos_token_ids)
+            return engine
+
+        return built
+
+    @property
+    def compiler(self) -> GrammarCompiler:
+        assert self._compiler is not None, "the model is not there yet"
+        return self._compiler
 
     async def prepare(self, request: TurnRequest, salt: bytes) -> Prepared:
         """The request with the one grammar of its answer, and that compiled in the tenant's domain, which is to be held

@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from chatpager.engine.engine import Engine
+from chatpager.engine.facts import EngineFacts, facts_of
 from chatpager.engine.grammar_probe import deep_stacks
 from chatpager.engine.heads import LeaseEvent
 from chatpager.engine.messages import (
@@ -34,6 +35,7 @@ from chatpager.engine.messages import (
     StepOutput,
     WithdrawPrefix,
 )
+from chatpager.engine.questions import Question, StatsWanted
 from chatpager.engine.stats import EngineStats
 from chatpager.errors import ChatpagerError, EngineStopped, RequestError
 from chatpager.sessions.mistakes import log_mistake
@@ -49,8 +51,8 @@ STARTS_AGAIN = "the engine has failed and starts again; ask again in a moment"
 
 class EngineThread:
     """``build`` makes the engine inside the thread, and again after it died if the ``breaker`` allows it. The rest run
-    on the loop that called ``start``: ``on_death`` when an engine ends in whatever way, ``on_restart`` with the one
-    that takes its place, which knows of nothing that the last one did."""
+    on the loop that called ``start``: ``on_death`` when an engine ends in whatever way, ``on_restart`` when another has
+    taken its place, which knows of nothing that the last one did."""
 
     def __init__(
         self,
@@ -59,7 +61,7 @@ class EngineThread:
         on_leases: Callable[[list[LeaseEvent]], None] = lambda events: None,
         *,
         on_death: Callable[[], None] = lambda: None,
-        on_restart: Callable[[Engine], None] = lambda engine: None,
+        on_restart: Callable[[], None] = lambda: None,
         breaker: Breaker | None = None,
     ) -> None:
         self._build = build
@@ -75,7 +77,7 @@ class EngineThread:
         self._over = False
         """There will be no further engine."""
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._ready: asyncio.Future[Engine] | None = None
+        self._ready: asyncio.Future[EngineFacts] | None = None
         self._asked: set[asyncio.Future[Any]] = set()
         """Questions on their way to the thread; it may end before it reads them."""
         self.stepped_at = 0.0
@@ -100,8 +102,8 @@ class EngineThread:
         """What to say where it is not ``alive``."""
         return STARTS_AGAIN if self.restarting else STOPPED
 
-    async def start(self) -> Engine:
-        """Load the model; returns the engine, of which only what never changes may be read here.
+    async def start(self) -> EngineFacts:
+        """Load the model.
 
         Raises:
             ChatpagerError: what building it raised.
@@ -113,7 +115,7 @@ class EngineThread:
         try:
             return await self._ready
         finally:
-            self._ready = None  # it would hold the first engine, and all its memory, beside every later one
+            self._ready = None
 
     def send(self, command: Command) -> None:
         """Hand over a command; its outcome comes as an output.
@@ -127,10 +129,10 @@ class EngineThread:
 
     async def stats(self) -> EngineStats:
         """Figures as of the end of the step that is running. Raises EngineStopped."""
-        return await self.ask(lambda engine: engine.stats())
+        return await self.ask(StatsWanted())
 
-    async def ask(self, question: Callable[[Engine], T]) -> T:
-        """What ``question`` answers on the engine's thread, at the end of the step that is running.
+    async def ask(self, question: Question[T]) -> T:
+        """What is answered on the engine's thread, at the end of the step that is running.
 
         Raises:
             EngineStopped: the thread has ended.
@@ -149,7 +151,7 @@ class EngineThread:
 
         def ask(engine: Engine) -> None:
             try:
-                said = question(engine)
+                said = question.answer(engine, time.monotonic())
             except Exception as error:
                 loop.call_soon_threadsafe(refuse, error)
             else:
@@ -170,7 +172,7 @@ class EngineThread:
         if self._thread.ident is not None:
             await asyncio.to_thread(self._thread.join)
 
-    def _settle(self, built: Engine | Exception) -> None:
+    def _settle(self, built: EngineFacts | Exception) -> None:
         """Tell who waits for the start, unless they have given up."""
         if self._ready is None or self._ready.done():
             return
@@ -184,12 +186,12 @@ class EngineThread:
         self._on_outputs(outputs)
         self.stepped_at = 0.0
 
-    def _restarted(self, engine: Engine) -> None:
+    def _restarted(self) -> None:
         """On the loop, behind the last one's ``_ended``: whatever comes from now on is for this one."""
         self.restarts += 1
         self.restarting = False
         self._stopped.clear()
-        self._on_restart(engine)
+        self._on_restart()
 
     def _ended(self) -> None:
         """An engine's last word, on the loop: what was asked too late gets no figures."""
@@ -210,12 +212,12 @@ class EngineThread:
             self._stopped.set()
             self._tell(self._settle, error)
             return
-        self._tell(self._settle, engine)
+        self._tell(self._settle, facts_of(engine))
         while engine is not None and self._dies(engine):
             engine = None  # its memory is for the next one
             engine = self._build_again()
             if engine is not None:
-                self._tell(self._restarted, engine)
+                self._tell(self._restarted)
         self._over = True
 
     def _build_again(self) -> Engine | None:

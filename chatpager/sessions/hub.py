@@ -14,7 +14,7 @@ from contextlib import suppress
 import structlog
 
 from chatpager.engine.engine import Engine
-from chatpager.engine.grammar_compiler import Compiled, GrammarCompiler
+from chatpager.engine.grammar_compiler import Compiled
 from chatpager.engine.heads import LeaseEvent
 from chatpager.engine.messages import AddRequest, AttendRequest, CancelRequest, DraftRequest, StepOutput
 from chatpager.engine.tokenizer import Tokenizer
@@ -109,7 +109,7 @@ class SessionHub:
         self._beginner = Beginner(store, tokenizer, self.prompting, self.orphans, self._remembered, wall)
         self.comparing = self._beginner.comparing
         self.engine = EngineThread(
-            build_engine,
+            self._constraining.shared_with(build_engine),
             self._receive,
             self._leases_changed,
             on_death=self._engine_died,
@@ -117,9 +117,9 @@ class SessionHub:
             breaker=breaker,
         )
         self.keeper = Keeper(self.engine, clock)
-        self.inspector = Inspector(self.engine, self.keeper, clock)
+        self.inspector = Inspector(self.engine, self.keeper)
         self.publisher = Publisher(
-            store, self.prompting, self.engine, self.keeper, vocab=tokenizer.fingerprint, clock=clock, wall=wall
+            store, self.prompting, self.engine, self.keeper, vocab=tokenizer.fingerprint, wall=wall
         )
         self.revising = Revising(store, self.prompting, self.orphans, self._remembered, self.keeper, wall)
         self.prefetcher = Prefetcher(
@@ -158,30 +158,20 @@ class SessionHub:
             await self.store.claim()
             await self.orphans.end_all()
             published = await self.store.prefixes()
-            engine = await self.engine.start()
+            facts = await self.engine.start()
         except BaseException:
             await self.close()
             raise
-        self.max_model_len = self.prompting.limit = engine.runner.max_model_len
-        self.block_size = engine.config.block_size
-        self.num_blocks = engine.pool.usable
-        self.num_tokens = max(engine.runner.vocab_size, self.tokenizer.backend.get_vocab_size(with_added_tokens=True))
-        self.warm_fraction = engine.warm_fraction
-        self.is_fake = engine.config.engine == "fake"
-        self.caching = engine.config.enable_prefix_caching
-        self._fingerprint = engine.fingerprint
-        self._beginner.served = Served(
-            self.max_model_len,
-            engine.scheduler.limits.max_num_seqs,
-            engine.runner.vocab_size,
-            engine.runner.eos_token_ids,
-        )
-        engine.grammars = self._constraining.compiler = GrammarCompiler(
-            self.tokenizer,
-            vocab_size=engine.runner.vocab_size,
-            eos_token_ids=engine.runner.eos_token_ids,
-            probe=self._constraining.probe,
-        )
+        self.max_model_len = self.prompting.limit = facts.max_model_len
+        self.block_size = facts.block_size
+        self.num_blocks = facts.num_blocks
+        self.num_tokens = max(facts.vocab_size, self.tokenizer.backend.get_vocab_size(with_added_tokens=True))
+        self.warm_fraction = facts.warm_fraction
+        self.is_fake = facts.is_fake
+        self.caching = facts.caching
+        self._fingerprint = facts.fingerprint
+        self._beginner.served = Served(self.max_model_len, facts.max_num_seqs, facts.vocab_size, facts.eos_token_ids)
+        self._constraining.open(facts.vocab_size, facts.eos_token_ids)
         longest = min(self.max_model_len, (self.num_blocks - 1) * self.block_size)
         self.publisher.open(Room(self.block_size, self.max_model_len, longest, self.caching), published)
         self._delivering = asyncio.get_running_loop().create_task(self._delivery.run())
@@ -221,9 +211,8 @@ class SessionHub:
             for turn in list(self.turns.values()):
                 self._delivery.end(turn, failed=(EngineStopped.code, self.engine.why))
 
-    def _engine_restarted(self, engine: Engine) -> None:
+    def _engine_restarted(self) -> None:
         """Its cache is cold, and leases come again with their conversations; what was published is published again."""
-        engine.grammars = self._constraining.compiler
         if self._closing:
             return
         task = asyncio.get_running_loop().create_task(self.publisher.open_again())

@@ -17,9 +17,9 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from chatpager.engine.engine import Engine
 from chatpager.engine.heads import LeaseEvent, Strength
 from chatpager.engine.messages import CloseSession, CloseTenant, ForkSession, LeaseRequest, ReleaseLease, RewindSession
+from chatpager.engine.questions import CacheOf, LargestSessions, LeaseWanted
 from chatpager.engine.residence import Residence
 from chatpager.engine.stats import PublishedCache, SessionCache
 from chatpager.errors import EngineStopped
@@ -86,14 +86,6 @@ def _needed(spans: list[Span]) -> list[Span]:
     return needed
 
 
-def _lease_softly(engine: Engine, request: LeaseRequest, now: float) -> LeaseEvent | None:
-    """One that replaces what was asked for before ends a hard lease too, once it is granted."""
-    event = engine.lease(request, now)
-    if request.replaces and event is not None and event.tokens:
-        engine.leases.release(request.owner, Strength.HARD)
-    return event
-
-
 class Keeper:
     def __init__(self, engine: EngineThread, clock: Callable[[], float] = time.monotonic) -> None:
         self._engine = engine
@@ -122,14 +114,14 @@ class Keeper:
             owner=owner, strength=strength, ttl=seconds, tokens=tokens, reason=reason, replaces=replaces
         )
         if strength is Strength.SOFT:
-            event = await self._engine.ask(lambda engine: _lease_softly(engine, request, self._clock()))
+            event = await self._engine.ask(LeaseWanted(request))
             if replaces and event is not None and event.tokens:
                 self._pins.pop(owner, None)
             return event
         before = self._pins.get(owner)
         # Before the engine is asked: what ends the pin meanwhile ends it.
         self._note(owner, seconds, tokens, replaces=replaces)
-        event = await self._engine.ask(lambda engine: engine.lease(request, self._clock()))
+        event = await self._engine.ask(LeaseWanted(request))
         if event is None or not event.tokens:
             self._pins.pop(owner, None)
             if before is not None:
@@ -241,7 +233,7 @@ class Keeper:
 
     async def cache_of(self, owner: str) -> SessionCache | None:
         """What of a conversation is in the cache now; None: nothing is known of it. Raises EngineStopped."""
-        found = await self._engine.ask(lambda engine: engine.sessions.cache_of(owner, self._clock()))
+        found = await self._engine.ask(CacheOf(owner))
         return found and self.with_pin(owner, found)
 
     def with_pin(self, owner: str, found: Leased) -> Leased:
@@ -261,7 +253,7 @@ class Keeper:
     async def largest(self, tenant: str | None, limit: int) -> list[tuple[str, SessionCache]]:
         """The owners, of this tenant or of all, that have most on the device. Raises EngineStopped."""
         prefix = "" if tenant is None else owner_of(tenant, "")
-        found = await self._engine.ask(lambda engine: engine.sessions.top(prefix, limit, self._clock()))
+        found = await self._engine.ask(LargestSessions(prefix, limit))
         return [(owner, self.with_pin(owner, cache)) for owner, cache in found]
 
     # -- who wants to know --------------------------------------------------------------------------------------------

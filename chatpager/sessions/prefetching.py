@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import structlog
 
 from chatpager.engine.messages import AddRequest
+from chatpager.engine.questions import Prefetch
 from chatpager.engine.sampling_params import SamplingParams
 from chatpager.errors import ConversationNotFound, EngineStopped, RequestError, StoreError, TenantPaused
 from chatpager.sessions.around import around_of
@@ -114,7 +114,7 @@ class Prefetcher:
             owner=owner,
         )
         self._check_open(tenant)  # it may have been paused meanwhile
-        brought = await self._engine.ask(lambda engine: engine.prefetch(request, time.monotonic()))
+        brought = await self._engine.ask(Prefetch(request))
         if brought:
             self._keeper.alive([owner])
         return brought

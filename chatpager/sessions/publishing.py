@@ -18,6 +18,7 @@ import structlog
 from chatpager.engine.heads import LeaseEvent, Strength
 from chatpager.engine.messages import AddRequest, CancelRequest, PublishPrefix, StepOutput, WithdrawPrefix
 from chatpager.engine.published import owner_of
+from chatpager.engine.questions import PublishedWanted, Publishing
 from chatpager.engine.sampling_params import SamplingParams
 from chatpager.engine.stats import PublishedCache
 from chatpager.errors import (
@@ -70,7 +71,6 @@ class Publisher:
         keeper: Keeper,
         *,
         vocab: str,
-        clock: Callable[[], float],
         wall: Callable[[], int],
     ) -> None:
         self._store = store
@@ -78,7 +78,7 @@ class Publisher:
         self._engine = engine
         self._keeper = keeper
         self._vocab = vocab
-        self._clock, self._wall = clock, wall
+        self._wall = wall
         self._changing = asyncio.Lock()
         """The store and the engine change together."""
         self._computing: dict[str, asyncio.Future[StepOutput]] = {}
@@ -146,7 +146,7 @@ class Publisher:
             stored = await self._store.publish_prefix(new)
             tokens = self._in_blocks(stored.token_ids)
             command = PublishPrefix(label=new.label, token_ids=tokens)
-            await self._engine.ask(lambda engine: engine.publish(command))
+            await self._engine.ask(Publishing(command))
         return tokens
 
     def _check(self, ids: Sequence[int], tokens: Sequence[int]) -> None:
@@ -208,14 +208,14 @@ class Publisher:
 
     async def every(self) -> list[Known]:
         """Raises StoreError, EngineStopped."""
-        found = await self._engine.ask(lambda engine: engine.sessions.published(self._clock()))
+        found = await self._engine.ask(PublishedWanted())
         cached = {cache.label: cache for cache in found}
         return [self._known(prefix, cached.get(prefix.label)) for prefix in await self._store.prefixes()]
 
     async def known(self, label: str) -> Known:
         """Raises PrefixNotFound, StoreError, EngineStopped."""
         prefix = await self._store.prefix(label)
-        found = await self._engine.ask(lambda engine: engine.sessions.published(self._clock()))
+        found = await self._engine.ask(PublishedWanted())
         return self._known(prefix, next((cache for cache in found if cache.label == label), None))
 
     def _known(self, prefix: Prefix, cache: PublishedCache | None) -> Known:

@@ -76,7 +76,7 @@ async def test_an_agent_calls_a_tool_and_a_run_that_is_given_up_frees_its_blocks
             server.gate.open()
             assert (await server.turn_ended(turn)).status == "cancelled"
             await eventually(lambda: not server.hub.turns)
-            assert (await server.hub.engine.ask(lambda engine: engine.stats())).memory.active == 0
+            assert (await server.hub.engine.stats()).memory.active == 0
         finally:
             if process.returncode is None:
                 process.kill()

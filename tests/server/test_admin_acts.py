@@ -6,6 +6,7 @@ import pytest
 from chatpager.config import load
 from chatpager.server import wire_admin as w
 from chatpager.server.shown_settings import settings_told
+from tests.looking import look
 from tests.serving import eventually
 
 FOX = "The quick brown fox jumps over the lazy dog. " * 3
@@ -100,7 +101,7 @@ async def test_any_tenants_conversation_is_pinned_and_unpinned(server):
 
 async def test_a_block_is_told_with_its_conversations(server):
     conversation, _ = await two_turns(server)
-    pool = await server.hub.engine.ask(lambda engine: engine.pool)
+    pool = await look(server.hub.engine, lambda engine: engine.pool)
     block = next(b for b in pool.blocks if b.heads)
     found = await told(server, f"/v1/admin/blocks/{block.id}", w.Block)
     assert found.hash == block.hash.hex()

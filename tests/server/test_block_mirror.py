@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatpager.engine.block_map import code_of
+from chatpager.engine.questions import Changes
 from chatpager.server.block_mirror import BlockMirror
-from chatpager.sessions.inspecting import Changes
+from tests.looking import look
 
 HEADER = np.dtype("<u4")
 
@@ -137,7 +138,7 @@ async def test_the_map_that_the_server_tells_is_the_pools(server):
         answer = await server.get(f"/v1/admin/blocks?since={page.stamp}&epoch={page.epoch}")
         assert answer.headers["content-type"] == "application/octet-stream"
         page.take(answer.body)
-        pool = await server.hub.engine.ask(lambda engine: engine.pool)
+        pool = await look(server.hub.engine, lambda engine: engine.pool)
         assert page.codes == {b.id: code_of(b) for b in pool.blocks[1:]}
         assert page.parents == {b.id: b.parent.id if b.parent else 0 for b in pool.blocks[1:]}
     for name in ("since", "epoch"):

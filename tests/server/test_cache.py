@@ -9,6 +9,7 @@ from sqlalchemy import text
 
 from chatpager.server import websocket
 from chatpager.sessions.heads import owner_of
+from tests.looking import look
 from tests.serving import BLOCK, GREEDY, eventually
 
 PATH = "/v1/conversations"
@@ -36,7 +37,7 @@ async def test_a_conversations_cache(server):
 
 async def test_branches_that_begin_at_once_have_one_head(server):
     first = await server.respond(LONG)
-    engine = await server.hub.engine.ask(lambda engine: engine)
+    engine = await look(server.hub.engine, lambda engine: engine)
     asked = {"previous_response_id": first["id"], "chatpager": {"instructions": "tail"}}
     server.gate.hold()
     roles = [f"Read it as reader {n} would." for n in range(4)]
@@ -273,7 +274,7 @@ async def test_a_fork_at_another_conversations_answer_or_one_that_runs(serve):
 async def test_a_deleted_conversation_has_no_head(server):
     conversation, _ = await talked(server, LONG)
     await server.delete(f"{PATH}/{conversation}")
-    heads = await server.hub.engine.ask(lambda engine: len(engine.leases.heads))
+    heads = await look(server.hub.engine, lambda engine: len(engine.leases.heads))
     assert heads == 0
 
 
@@ -296,9 +297,9 @@ async def test_a_chain_of_responses_is_one_conversation_to_the_cache(server):
     first = await server.respond(LONG)
     second = await server.respond("Two.", previous_response_id=first["id"])
     await server.respond("Three.", previous_response_id=second["id"])
-    assert await server.hub.engine.ask(lambda engine: len(engine.leases.heads)) == 1
+    assert await look(server.hub.engine, lambda engine: len(engine.leases.heads)) == 1
     await server.respond("Another way.", previous_response_id=first["id"])
-    assert await server.hub.engine.ask(lambda engine: len(engine.leases.heads)) == 2
+    assert await look(server.hub.engine, lambda engine: len(engine.leases.heads)) == 2
 
 
 async def test_a_client_is_told_when_its_lease_is_revoked(serve):

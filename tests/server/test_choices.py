@@ -8,6 +8,7 @@ from openai import AsyncOpenAI
 from chatpager.errors import StoreError
 from chatpager.server.input_items import input_messages
 from chatpager.store import turns
+from tests.looking import look
 from tests.serving import eventually
 
 PATH = "/v1/chat/completions"
@@ -35,7 +36,7 @@ async def test_each_is_what_its_seed_alone_gives(server):
 
 async def test_the_prompt_is_counted_and_computed_once(server):
     answer = await ask(server, n=4)
-    one = (await server.hub.engine.ask(lambda engine: engine.stats())).queried_tokens
+    one = (await server.hub.engine.stats()).queried_tokens
     usage = answer["usage"]
     assert usage["completion_tokens"] == 48
     assert answer["chatpager"]["cache"]["computed_tokens"] == usage["prompt_tokens"] == one
@@ -117,7 +118,7 @@ async def test_all_end_with_their_reader(server):
     await eventually(lambda: server.hub.engine._commands.qsize() == 3)
     server.gate.open()
     assert [(await server.turn_ended(turn)).status for turn in turns] == ["cancelled"] * 3
-    pool = await server.hub.engine.ask(lambda engine: engine.pool.counts())
+    pool = await look(server.hub.engine, lambda engine: engine.pool.counts())
     assert pool["active"] == 0
 
 
@@ -189,7 +190,9 @@ async def test_every_choice_s_prefix_is_kept(serve, tmp_path):
     kv = {"kv_dir": str(tmp_path / "kv")}
     async with serve(engine=kv) as server:
         told = await ask(server, n=2, max_tokens=40)
-        cached = await server.hub.engine.ask(lambda engine: [b.eviction_class.name for b in engine.pool.index.values()])
+        cached = await look(
+            server.hub.engine, lambda engine: [b.eviction_class.name for b in engine.pool.index.values()]
+        )
         assert set(cached) == {"SOFT"}
     async with serve(engine=kv) as server:
         for text in texts(told):

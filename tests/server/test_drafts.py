@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from chatpager.server.websocket import CONNECTIONS
+from tests.looking import look
 from tests.serving import DEADLINE, eventually
 
 TEXT = "The quick brown fox jumps over the lazy dog, and then it sleeps under the big old tree until the"
@@ -15,7 +16,7 @@ async def draft(socket, input, **more):
 
 
 async def ask(server, question):
-    return await server.hub.engine.ask(question)
+    return await look(server.hub.engine, question)
 
 
 async def until(server, question):

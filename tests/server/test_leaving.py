@@ -10,6 +10,7 @@ import pytest
 
 from chatpager.server import beginnings
 from chatpager.server.websocket import CONNECTIONS
+from tests.looking import look
 from tests.serving import GREEDY, eventually
 
 LONG = {**GREEDY, "max_output_tokens": 300}
@@ -252,7 +253,7 @@ async def test_one_that_was_asked_to_go_on_does_not_end(serve):
 async def unread(server, turn):
     """Whether the engine, which is held, takes it for a turn that nobody reads."""
     server.gate.hold(after=1)
-    return await server.hub.engine.ask(lambda engine: engine._requests[turn.request.id].seqs[0].unread)
+    return await look(server.hub.engine, lambda engine: engine._requests[turn.request.id].seqs[0].unread)
 
 
 async def test_who_comes_back_in_time_finds_it_running(server):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.looking import look
 from tests.serving import GREEDY
 
 LONG = "The quick brown fox jumps over the lazy dog. " * 3
@@ -82,8 +83,9 @@ async def test_there_is_something_to_prepare(server):
 
 async def heads(server):
     """Blocks by whose they are."""
-    return await server.service.hub.engine.ask(
-        lambda engine: {owner.partition("\0")[2]: len(head.proofs) for owner, head in engine.leases.heads.items()}
+    return await look(
+        server.service.hub.engine,
+        lambda engine: {owner.partition("\0")[2]: len(head.proofs) for owner, head in engine.leases.heads.items()},
     )
 
 

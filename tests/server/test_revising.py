@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from openai.types.conversations import Conversation
 
+from tests.looking import look
 from tests.serving import BLOCK, GREEDY
 
 PATH = "/v1/conversations"
@@ -57,7 +58,7 @@ async def test_a_conversation_goes_on_from_an_earlier_answer(server):
 
 async def test_what_is_left_behind_is_nobodys_at_once_but_for_forks(server):
     async def kept():
-        return await server.hub.engine.ask(lambda e: sum(block.heads > 0 for block in e.pool.index.values()))
+        return await look(server.hub.engine, lambda e: sum(block.heads > 0 for block in e.pool.index.values()))
 
     conversation, (first, _) = await talked(server, LONG, LONG[::-1])
     fork = (await server.post(f"{PATH}/{conversation}/fork")).json["id"]
@@ -171,7 +172,7 @@ async def test_blocks_that_are_left_behind_leave_the_disk(serve, tmp_path):
     kv = {"kv_dir": str(tmp_path / "kv")}
 
     async def files(server):
-        await server.hub.engine.ask(lambda engine: (engine.tiers.work(idle=True), engine.tiers.disk.flush()))
+        await look(server.hub.engine, lambda engine: (engine.tiers.work(idle=True), engine.tiers.disk.flush()))
         return len(list((tmp_path / "kv").glob("*/*.kv")))
 
     async with serve(engine=kv) as server:

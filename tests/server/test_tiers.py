@@ -8,6 +8,7 @@ import pytest
 
 from chatpager.errors import TenantPaused
 from chatpager.store import Limits
+from tests.looking import look
 from tests.serving import GREEDY, eventually
 
 LONG = "The quick brown fox jumps over the lazy dog. " * 3
@@ -99,7 +100,7 @@ async def test_what_the_disk_did_not_keep_over_a_restart_is_told(serve, kv, tmp_
 
 
 async def heads(server):
-    return await server.hub.engine.ask(lambda engine: [list(head.proofs) for head in engine.leases.heads.values()])
+    return await look(server.hub.engine, lambda engine: [list(head.proofs) for head in engine.leases.heads.values()])
 
 
 async def test_a_deleted_conversation_leaves_no_block_on_the_disk(serve, kv, tmp_path):
@@ -279,7 +280,7 @@ async def test_a_conversation_that_no_longer_fits_is_not_brought_back_and_harms_
 
 
 async def disk_bytes(server):
-    await server.hub.engine.ask(lambda engine: (engine.tiers.work(idle=True), engine.tiers.disk.flush()))
+    await look(server.hub.engine, lambda engine: (engine.tiers.work(idle=True), engine.tiers.disk.flush()))
     return (await server.get("/health")).json["tiers"]["disk"]["bytes"]
 
 

@@ -18,6 +18,7 @@ from chatpager.errors import (
 from chatpager.sessions.answers import Delta
 from chatpager.sessions.stream import Prefilled
 from chatpager.store import Limits
+from tests.looking import look
 from tests.sessions.conftest import TENANT
 
 
@@ -200,4 +201,4 @@ async def test_nothing_is_computed_of_a_draft_whose_tenant_is_paused_while_its_p
         r.hub.quotas.change(Limits(kind="tenant", name=TENANT, paused_at=1))
         with pytest.raises(TenantPaused):
             await drafting
-        assert not await r.hub.engine.ask(lambda engine: engine.leases.heads)
+        assert not await look(r.hub.engine, lambda engine: engine.leases.heads)

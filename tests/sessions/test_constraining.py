@@ -24,7 +24,7 @@ STRICT = {**TOOL, "strict": True}
 def constraining(folder, template, special=()):
     tokenizer = Tokenizer(save_tokenizer(folder, template, special=special))
     made = Constraining(tokenizer)
-    made.compiler = GrammarCompiler(tokenizer, vocab_size=400, eos_token_ids={EOS})
+    made._compiler = GrammarCompiler(tokenizer, vocab_size=400, eos_token_ids={EOS})
     return made
 
 
@@ -228,7 +228,7 @@ async def test_the_loop_goes_on_while_what_is_bad_is_compiled(tmp_path, bad):
     """What holds it up does so each time; a machine that is busy does not."""
     tokenizer = Tokenizer(save_tokenizer(tmp_path, TOOLS_CHATML))
     made = Constraining(tokenizer)
-    made.compiler = GrammarCompiler(tokenizer, vocab_size=400, eos_token_ids={EOS}, probe=made.probe)
+    made.open(400, {EOS})
     asked = respond(input="a", chatpager={"grammar": {"regex": "a"}})
     for name, grammar in bad.items():
         request = replace(asked, params=msgspec.structs.replace(asked.params, grammar=grammar))

@@ -8,6 +8,7 @@ from chatpager.engine.sequence import SamplingParams
 from chatpager.errors import EngineStopped, InvalidRequest
 from chatpager.sessions.engine_thread import EngineThread
 from tests.engine.fakes import continuation, make_engine
+from tests.looking import look
 
 
 def add(name, prompt=(1, 2, 3), count=5):
@@ -38,8 +39,10 @@ class Listener:
 @pytest.fixture
 async def rig():
     listener = Listener()
-    thread = EngineThread(lambda: make_engine(num_blocks=60), listener)
-    engine = await thread.start()
+    engine = make_engine(num_blocks=60)
+    thread = EngineThread(lambda: engine, listener)
+    facts = await thread.start()
+    assert (facts.num_blocks, facts.block_size, facts.max_model_len, facts.caching) == (59, 4, 64, True)
     yield thread, listener, engine
     await thread.stop()
 
@@ -59,10 +62,10 @@ async def test_prefixes_are_published_and_withdrawn_and_what_is_none_stops_nothi
     thread, *_ = rig
     thread.send(PublishPrefix(label="head", token_ids=[1, 2, 3, 4]))
     thread.send(PublishPrefix(label="part of a block", token_ids=[1, 2, 3]))
-    assert await thread.ask(lambda engine: [p.label for p in engine.published]) == ["head"]
+    assert await look(thread, lambda engine: [p.label for p in engine.published]) == ["head"]
     thread.send(WithdrawPrefix("part of a block"))
     thread.send(WithdrawPrefix("head"))
-    assert await thread.ask(lambda engine: list(engine.published)) == []
+    assert await look(thread, lambda engine: list(engine.published)) == []
     assert thread.alive
 
 
@@ -151,7 +154,7 @@ async def test_a_question_at_fault_is_its_askers_and_the_engine_goes_on(rig, err
         raise error
 
     with pytest.raises(type(error), match="what is that"):
-        await thread.ask(refuse)
+        await look(thread, refuse)
     assert (await thread.stats()).waiting == 0
 
 
@@ -256,5 +259,5 @@ async def test_what_the_last_step_brought_does_not_wait_for_blocks_that_are_save
     engine.tiers = Saving()
     thread.send(add("a", count=3))
     await listener.finished.wait()
-    await thread.ask(lambda engine: setattr(engine, "tiers", None))
+    await look(thread, lambda engine: setattr(engine, "tiers", None))
     assert told_before and all(told_before)

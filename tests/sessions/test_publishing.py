@@ -28,6 +28,7 @@ from chatpager.sessions.hub import SessionHub
 from chatpager.store import Store
 from tests.chat_models import EOS
 from tests.engine.fakes import ScriptedRunner
+from tests.looking import look
 from tests.serving_client import eventually
 from tests.sessions.conftest import Rig
 
@@ -99,7 +100,7 @@ async def test_it_is_pinned_if_asked(rig):
         [lease] = known.cache.leases
         assert (lease.strength, lease.tokens) == ("hard", known.cache.tokens) and lease.seconds_left > 3500
         await r.hub.publisher.withdraw("support")
-        assert await r.hub.engine.ask(lambda engine: engine.pool.leased) == 0
+        assert await look(r.hub.engine, lambda engine: engine.pool.leased) == 0
 
 
 async def test_who_has_it_and_where_it_is(rig):
@@ -138,7 +139,7 @@ async def test_who_leaves_while_it_is_withdrawn_leaves_nothing_half_done(rig):
                 await leaving
         with pytest.raises(PrefixNotFound):
             await r.hub.publisher.withdraw("support")
-        assert await r.hub.engine.ask(lambda engine: engine.sessions.published(0.0)) == []
+        assert await look(r.hub.engine, lambda engine: engine.sessions.published(0.0)) == []
 
 
 async def turn_in(r, session):

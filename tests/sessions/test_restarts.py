@@ -11,6 +11,7 @@ import pytest
 from chatpager.errors import EngineStopped
 from chatpager.sessions.heads import owner_of
 from chatpager.sessions.restarts import Breaker
+from tests.looking import look
 from tests.serving_client import eventually
 
 
@@ -24,7 +25,7 @@ def test_the_breaker_allows_so_many_in_so_long():
 
 async def wound(r):
     """The engine of the moment dies at its next step; it is between two of them now."""
-    await r.hub.engine.ask(lambda engine: setattr(engine.scheduler, "schedule", None))
+    await look(r.hub.engine, lambda engine: setattr(engine.scheduler, "schedule", None))
 
 
 async def die(r):
