@@ -173,7 +173,7 @@ async def test_two_servers_on_one_database_wait_for_each_other(url, open_store):
 
 
 @pytest.mark.postgres
-async def test_only_deletions_wait_for_a_tenants_other_writers(postgres_url, open_store):
+async def test_only_deletions_and_counts_wait_for_a_tenants_other_writers(postgres_url, open_store):
     store = await open_store(postgres_url, migrate=True, busy_timeout_ms=100)
     first, last = await conversation(store, "conv_ann", "hi", "hello")
     await conversation(store, "conv_bob", "hi", "hello", tenant="bob")
@@ -185,9 +185,12 @@ async def test_only_deletions_wait_for_a_tenants_other_writers(postgres_url, ope
             await store.delete_turn("ann", "resp_conv_ann_0")
         with pytest.raises(StoreError, match="is locked"):
             await store.begin_turn(back)
+        with pytest.raises(StoreError, match="is locked"):
+            await store.create_session("ann", id="conv_2", now=2, most=9)
+        await store.create_session("ann", id="conv_3", now=2)
         await store.append_messages("ann", "conv_ann", [user("how?")], now=2)
         await store.delete_session("bob", "conv_bob")
-    async with store._database.write("test", "ann", deletes=True):
+    async with store._database.write("test", "ann", alone=True):
         with pytest.raises(StoreError, match="is locked"):
             await store.append_messages("ann", "conv_ann", [user("so?")], now=2)
     await store.delete_session("ann", "conv_ann")
