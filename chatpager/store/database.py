@@ -139,12 +139,13 @@ class Database:
 
     @asynccontextmanager
     async def write(
-        self, name: str, tenant: str | None = None, *, durable: bool = True, deletes: bool = False, owned: bool = False
+        self, name: str, tenant: str | None = None, *, durable: bool = True, alone: bool = False, owned: bool = False
     ) -> AsyncIterator[AsyncConnection]:
         """One transaction, committed where the block ends well. ``name`` is its part of its failpoints' names.
 
-        Writers of a ``tenant`` run beside each other, but none beside one that ``deletes``: what it finds needed by
-        nobody must stay so until it is gone. Without a tenant there is no such care. ``owned`` is what only the server
+        Writers of a ``tenant`` run beside each other, but none beside one that must be ``alone``: what a deletion finds
+        needed by nobody must stay so until it is gone, and what is counted must not grow. Without a tenant there is no
+        such care. ``owned`` is what only the server
         that has claimed the database may write: its claim is checked first.
         """
         if owned and isinstance(self._claim, claim.ConnectionClaim):
@@ -153,7 +154,7 @@ class Database:
             if self.file:
                 await _begin_sqlite(c, durable)
             else:
-                await _begin_postgres(c, durable, self._busy_timeout_ms, tenant, deletes)
+                await _begin_postgres(c, durable, self._busy_timeout_ms, tenant, alone)
             yield c
             failpoints.hit(f"store.{name}.before_commit")
             await c.commit()
@@ -170,12 +171,20 @@ class Database:
             return await self._visits.read(work, long=long)
 
     async def writing(
-        self, name: str, work: Work[T], tenant: str | None = None, *, deletes: bool = False, owned: bool = False
+        self,
+        name: str,
+        work: Work[T],
+        tenant: str | None = None,
+        *,
+        deletes: bool = False,
+        alone: bool = False,
+        owned: bool = False,
     ) -> T:
         """What ``work`` returns of a durable transaction as ``write`` opens; on SQLite in one visit to a thread.
-        What it ``deletes`` is then in no file of SQLite's any more, or once nobody reads what the log has."""
+        What it ``deletes`` is then in no file of SQLite's any more, or once nobody reads what the log has; who deletes
+        is ``alone``."""
         if self._visits is None:
-            async with self.write(name, tenant, deletes=deletes, owned=owned) as c:
+            async with self.write(name, tenant, alone=alone or deletes, owned=owned) as c:
                 return await work(c)
         async with self._writing(name):
             self._log_holds_deleted |= deletes
@@ -271,7 +280,7 @@ async def _begin_sqlite(c: AsyncConnection, durable: bool) -> None:
 
 
 async def _begin_postgres(
-    c: AsyncConnection, durable: bool, busy_timeout_ms: int, tenant: str | None, deletes: bool
+    c: AsyncConnection, durable: bool, busy_timeout_ms: int, tenant: str | None, alone: bool
 ) -> None:
     # In one round trip, and for this transaction only: a pooler may hand the connection to somebody else.
     opening: list[ColumnElement[Any]] = [
@@ -279,7 +288,7 @@ async def _begin_postgres(
         func.set_config("lock_timeout", f"{busy_timeout_ms}ms", True),
     ]
     if tenant is not None:
-        lock = func.pg_advisory_xact_lock if deletes else func.pg_advisory_xact_lock_shared
+        lock = func.pg_advisory_xact_lock if alone else func.pg_advisory_xact_lock_shared
         opening.append(lock(func.hashtextextended(tenant, 0)))
     await c.execute(select(*opening))
 

@@ -30,8 +30,7 @@ async def create(
     c: AsyncConnection, session: Session, said: Sequence[NewMessage] = (), most: int | None = None
 ) -> Session:
     """``said`` behind its tip, unless the tenant has ``most`` sessions or is paused. The transaction must keep out who
-    deletes what is the tenant's, and who pauses it; of several at the same moment each counts without the others where
-    writers run beside each other, as on PostgreSQL."""
+    deletes what is the tenant's, and who pauses it; and all its writers where there is a ``most``."""
     _check_title(session.title)
     paused = select(limits.c.paused_at).where(limits.c.kind == "tenant", limits.c.name == session.tenant)
     if (await c.execute(paused)).scalar() is not None:
@@ -107,7 +106,8 @@ async def fork(
     most_of_tenant: int | None = None,
 ) -> Session:
     """A session with the messages of ``id`` up to ``at`` (None: all), which may lie on a branch it has left. There are
-    ``most`` forks of one root, whatever they were forked from in between, and ``most_of_tenant`` sessions."""
+    ``most`` forks of one root, whatever they were forked from in between, and ``most_of_tenant`` sessions; where
+    either is given the transaction must keep the tenant's other writers out."""
     parent = await get(c, tenant, id)
     root = parent.root or parent.id
     if most is not None:

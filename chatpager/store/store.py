@@ -131,7 +131,9 @@ class Store:
             created_at=now,
             updated_at=now,
         )
-        return await self._database.writing("create_session", lambda c: sessions.create(c, new, said, most), tenant)
+        return await self._database.writing(
+            "create_session", lambda c: sessions.create(c, new, said, most), tenant, alone=most is not None
+        )
 
     async def session(self, tenant: str, id: str) -> Session:
         """Raises ConversationNotFound."""
@@ -194,8 +196,12 @@ class Store:
             TooManyConversations: the tenant has ``most_of_tenant``.
             TenantPaused.
         """
+        counts = most is not None or most_of_tenant is not None
         return await self._database.writing(
-            "fork_session", lambda c: sessions.fork(c, tenant, id, new_id, at, now, most, most_of_tenant), tenant
+            "fork_session",
+            lambda c: sessions.fork(c, tenant, id, new_id, at, now, most, most_of_tenant),
+            tenant,
+            alone=counts,
         )
 
     async def rewind_session(self, tenant: str, id: str, *, to: MessageHash) -> Session:
@@ -425,7 +431,7 @@ class Store:
         """Put it in place of what was stored of the same tenant or key. Raises KeyNotFound, of a revoked one too.
         Who is paused by it has no conversation made after that."""
         tenant = row.name if row.kind == "tenant" else None
-        await self._database.writing("limit", lambda c: tenants.limit(c, row), tenant, deletes=tenant is not None)
+        await self._database.writing("limit", lambda c: tenants.limit(c, row), tenant, alone=tenant is not None)
 
     async def revoke_keys_of(self, tenant: str, *, now: int) -> int:
         """Revoke all of a tenant's keys, and forget their limits; how many keys there were."""

@@ -2,7 +2,14 @@ import asyncio
 
 import pytest
 
-from chatpager.errors import ConversationNotFound, InvalidRequest, SessionBusy, StoreError, TooManyForks
+from chatpager.errors import (
+    ConversationNotFound,
+    InvalidRequest,
+    SessionBusy,
+    StoreError,
+    TooManyConversations,
+    TooManyForks,
+)
 from chatpager.store import DeletedSession, Session
 from tests.store.making import answer, begin, conversation, count, end, entry, texts, tip, user
 
@@ -232,6 +239,17 @@ async def test_so_many_forks_of_a_conversation_and_no_more_however_they_are_made
     with pytest.raises(TooManyForks):
         await store.fork_session("ann", "f", new_id="g", now=50, most=5)
     await store.fork_session("ann", "other", new_id="g", now=50, most=2)
+
+
+async def test_of_several_at_the_same_moment_no_more_are_made_than_may_be(store):
+    await conversation(store, "conv_0", "hi", "hello")
+    making = [store.create_session("ann", id=f"conv_{n}", now=50, most=3) for n in range(1, 9)]
+    made = await asyncio.gather(*making, return_exceptions=True)
+    assert [type(one) for one in made].count(Session) == 2
+    forking = [store.fork_session("ann", "conv_0", new_id=f"fork_{n}", now=50, most=3) for n in range(8)]
+    forked = await asyncio.gather(*forking, return_exceptions=True)
+    assert [type(one) for one in forked].count(Session) == 3
+    assert {type(one) for one in made + forked} == {Session, TooManyConversations, TooManyForks}
 
 
 # -- deletion
