@@ -85,9 +85,9 @@ class Database:
         with faults.translated(self.shown):
             async with self._engine.connect() as c:
                 mode = await self._write_ahead(c)
+            self._identity = _identity(self.file)
         if mode != "wal":
             raise StoreError(f"the database {self.shown} is on a file system that cannot share memory (WAL)")
-        self._identity = _identity(self.file)
 
     async def _write_ahead(self, c: AsyncConnection) -> str:
         """The journal's mode once it has been asked to be a write-ahead log. SQLite does not wait for another
@@ -222,9 +222,13 @@ class Database:
     @property
     def unusable(self) -> str:
         """Why nothing can be read or written any more before a restart, or nothing."""
-        if self.file and self._identity and _identity(self.file) != self._identity:
+        if self.file and self._identity and not self._unusable:
+            try:
+                gone = _identity(self.file) != self._identity
+            except OSError:  # where it is cannot be looked at for now; what SQLite cannot do it says itself
+                gone = False
             # SQLite would go on writing into a file that no longer has a name.
-            self._unusable = self._unusable or "was moved or deleted"
+            self._unusable = "was moved or deleted" if gone else ""
         return self._unusable
 
     def _check_usable(self) -> None:
@@ -294,8 +298,9 @@ async def _begin_postgres(
 
 
 def _identity(file: Path) -> tuple[int, int] | None:
+    """None of one that is not there. Raises OSError where that cannot be told."""
     try:
         found = os.stat(file)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return found.st_dev, found.st_ino

@@ -14,6 +14,7 @@ from chatpager.errors import StoreError
 from chatpager.store import Store, schema
 from chatpager.store.database import Database
 from tests import postgres
+from tests.descriptors import none_left
 from tests.store.making import begin, conversation, count, end, entry, texts, user
 
 
@@ -307,6 +308,27 @@ async def test_a_file_that_went_away_acknowledges_nothing_more(sqlite_store, gon
             await sqlite_store.create_session("ann", id="conv_2", now=1)
     with pytest.raises(StoreError, match="was moved or deleted"):
         await sqlite_store.session("ann", "conv_1")
+
+
+async def test_a_file_whose_place_cannot_be_looked_at_for_now_is_not_called_deleted(sqlite_store):
+    folder = sqlite_store._database.file.parent
+    aside = folder.with_name("aside")
+    folder.rename(aside)
+    folder.symlink_to(folder)  # ELOOP
+    try:
+        assert sqlite_store.unusable == ""
+    finally:
+        folder.unlink()
+        aside.rename(folder)
+    assert (await sqlite_store.create_session("ann", id="conv_1", now=1)).id == "conv_1"
+
+
+async def test_without_a_descriptor_it_is_said_and_over_with_the_first_that_is_free(store):
+    async with store._database.read():  # what is open already is in use
+        with none_left(), pytest.raises(StoreError, match=r"cannot be opened|is away"):
+            await store.create_session("ann", id="conv_1", now=1)
+        assert store.unusable == "" and await store.list_sessions("ann", limit=1) == ([], False)
+    assert (await store.create_session("ann", id="conv_1", now=1)).id == "conv_1"
 
 
 async def test_a_disk_that_failed_once_is_not_trusted_again(sqlite_store, sqlite_url, open_store):
