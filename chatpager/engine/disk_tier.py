@@ -5,7 +5,8 @@ the last conversation that has it goes: of a group of blocks the rest would stay
 groups would bring). The folder is the index: nothing can fall out of step with it. A file is written beside its place,
 synced and renamed, and carries a checksum: one that is short, flipped or foreign is deleted when it is read, counted,
 and taken for a miss. A disk that is full, slow or gone costs warmth and nothing else, one that hangs also a second of
-the engine's time. Files are readable for their owner only: keys and values tell what was said.
+the engine's time. A block that no conversation is recorded as having goes at the start: a process that was killed may
+have deleted the record alone. Files are readable for their owner only: keys and values tell what was said.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import logging
 import os
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from chatpager.engine.block_files import BlockFile, Plain
 from chatpager.engine.block_hash import BlockProof
 from chatpager.engine.head_records import HeadRecords
 from chatpager.engine.patient import Hangs, Patient
-from chatpager.engine.whole_file import PART, unlink, write_whole
+from chatpager.engine.whole_file import PART, RUN_OUT, unlink, write_whole
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -42,10 +43,9 @@ MAX_WAITING = 64 << 20
 
 
 class DiskTier:
-    """At most ``capacity`` bytes of blocks under ``folder``. Of those that no conversation is recorded as having, and
-    while there are none of all, the one used longest ago goes first, and of a conversation its end before its
-    beginning. ``domain`` is that of the model that is served, the salt apart. Files that were written in another way
-    than ``form`` are deleted: who seals them has none left that are not. ``key`` as ``HeadRecords`` has it.
+    """At most ``capacity`` bytes of blocks under ``folder``. The one used longest ago goes first, and of a conversation
+    its end before its beginning. ``domain`` is that of the model that is served, the salt apart. Files written in
+    another way than ``form`` are deleted: who seals them has none left that are not. ``key`` as ``HeadRecords`` has it.
 
     ``save`` hands a block to a thread that writes it; ``find`` and the rest are for the engine's thread.
     """
@@ -71,12 +71,12 @@ class DiskTier:
         """Size by proof, the least recently used first."""
         self._bytes = sum(self._files.values())
         self._heads = HeadRecords(folder / "heads", domain, key)
-        self._strays = OrderedDict.fromkeys(proof for proof in self._files if proof not in self._heads)
-        """Those of the files that no conversation is recorded as having, in the same order."""
         for chain in self._heads.chains():
             self._use(chain)
-        for gone in self._surplus():
-            unlink(self._path(gone))
+        strays = [proof for proof in self._files if proof not in self._heads]
+        for proof in strays:
+            self._forget(proof)
+        self._unlink([*strays, *self._surplus()])
         self.warm_fraction = self._heads.warm_fraction(self._files)
         """Of what conversations consisted of when the folder was opened, the share that was there."""
         self._waiting: dict[BlockProof, bytes] = {}
@@ -86,6 +86,8 @@ class DiskTier:
         self._records: dict[str, list[BlockProof] | None] = {}
         """What conversations are to be recorded as having; None: they are gone."""
         self._jobs: deque[Callable[[], None]] = deque()
+        self._undone: list[Callable[[], None]] = []
+        """Deletions that the system refused, until another job has succeeded."""
         self._busy = False
         self._giving_way = False
         self._wake = threading.Condition(self._lock)
@@ -113,7 +115,6 @@ class DiskTier:
             return
         with self._lock:
             self._files.clear()
-            self._strays.clear()
             self._bytes = 0
         try:
             found = claim(self.folder)
@@ -138,8 +139,6 @@ class DiskTier:
         with self._lock:
             self._heads.hold(proofs)
             self._moved[owner] = proofs
-            for proof in proofs:
-                self._strays.pop(proof, None)
             self._pass_over(owner)
             self._records[owner] = list(proofs)
             self._put(partial(self._record, owner))
@@ -168,7 +167,16 @@ class DiskTier:
         with self._lock:
             for owner in [owner for owner in self._records if owner.partition("\0")[0] == tenant]:
                 self._pass_over(owner)
-            self._put(partial(self._drop_records, tenant), first=True)
+            self._put(partial(self._drop_records, partial(self._heads.names_of_tenant, tenant)), first=True)
+
+    def records(self) -> set[str]:
+        """The names of what is recorded; none of a file system that does not tell."""
+        return self._asked(self._heads.names, set())
+
+    def drop_records(self, names: Collection[str]) -> None:
+        """The conversations with these records are gone."""
+        with self._lock:
+            self._put(partial(self._drop_records, lambda: names), first=True)
 
     def _pass_over(self, owner: str) -> None:
         """A record that waits is not written any more. What was in it goes before it can be written anew."""
@@ -203,6 +211,9 @@ class DiskTier:
         except Hangs:
             self._hung()
             return None
+        except OSError as error:
+            log.debug("a KV block on disk is computed again: %s", error)
+            return None
         with self._lock:
             if content is None:
                 self.bad_files += 1
@@ -211,21 +222,20 @@ class DiskTier:
                     log.warning("a KV block on disk is computed again (%d so far): %s", self.bad_files, problem)
             elif proof in self._files:
                 self._files.move_to_end(proof)
-                if proof in self._strays:
-                    self._strays.move_to_end(proof)
         return content
 
     def _read(self, proof: BlockProof) -> tuple[bytes | None, str]:
-        """The content of a file, or why it has none: then it is deleted."""
+        """The content of a file, or why it has none: then it is deleted. Raises OSError where the file is not to
+        blame."""
         path = self._path(proof)
         try:
             content, problem = self._form.unpack(path.read_bytes(), proof), f"{path} does not hold what its name says"
         except OSError as error:
+            if error.errno in RUN_OUT:
+                raise
             content, problem = None, str(error)
         if content is None:
             unlink(path)
-        else:
-            _touch(path)
         return content, problem
 
     def _asked(self, work: Callable[[], T], otherwise: T) -> T:
@@ -234,7 +244,9 @@ class DiskTier:
             return self._reader.ask(work)
         except Hangs:
             self._hung()
-            return otherwise
+        except OSError as error:
+            log.warning("%s does not tell what is there: %s", self.folder, error)
+        return otherwise
 
     def _hung(self) -> None:
         self.hung_reads += 1
@@ -269,11 +281,17 @@ class DiskTier:
             self._closing = True
             self._wake.notify_all()
         self._writer.join(patience)
+        self._reader.close()
         if self._writer.is_alive():
             log.warning("the disk took longer than %g s; %d KV blocks were not written", patience, len(self._waiting))
             return  # it may still write: the folder stays this process's
-        self._asked(partial(os.close, self._claim), None)
-        self._reader.close()
+        # Who reads may be stuck, and writes nothing: another engine may have the folder.
+        closer = Patient("chatpager-disk-closer", HANGS_SECONDS)
+        try:
+            closer.ask(partial(os.close, self._claim))
+        except (Hangs, OSError) as error:
+            log.warning("%s may stay this process's: %s", self.folder, str(error) or "it hangs")
+        closer.close()
 
     # -- the thread that writes ---------------------------------------------------------------------------------------
 
@@ -293,6 +311,10 @@ class DiskTier:
                 self.failed_writes += 1
                 if _is_power_of_2(self.failed_writes):
                     log.warning("KV blocks cannot be written to disk (%d so far): %s", self.failed_writes, error)
+            else:
+                with self._lock:
+                    self._jobs.extendleft(self._undone)
+                    self._undone.clear()
 
     def _pause(self) -> None:
         """Before something is written, while the engine computes."""
@@ -306,7 +328,7 @@ class DiskTier:
                 return
             proofs = self._records.pop(owner)
         if proofs is None:
-            self._let_go(self._heads.pop(owner))
+            self._drop_records(lambda: [self._heads.name_of(owner)])
             return
         self._pause()
         try:
@@ -316,9 +338,14 @@ class DiskTier:
             raise
         self._let_go(old)
 
-    def _drop_records(self, tenant: str) -> None:
-        for proofs in self._heads.pop_all(tenant):
-            self._let_go(proofs)
+    def _drop_records(self, names: Callable[[], Iterable[str]]) -> None:
+        """What the system refuses for now is done later: what was deleted must not stay."""
+        try:
+            for name in names():
+                self._let_go(self._heads.pop(name))
+        except OSError:
+            self._undone.append(partial(self._drop_records, names))
+            raise
 
     def _let_go(self, proofs: Sequence[BlockProof]) -> None:
         """A conversation no longer has these: those that nobody has go. In one go, so that who takes one meanwhile
@@ -370,7 +397,7 @@ class DiskTier:
         """Take the oldest off the list until the rest fits; their files must go."""
         unwanted: list[BlockProof] = []
         while self._bytes > self.capacity:
-            oldest = next(iter(self._strays or self._files))
+            oldest = next(iter(self._files))
             self._forget(oldest)
             unwanted.append(oldest)
         return unwanted
@@ -381,10 +408,9 @@ class DiskTier:
 
     def _use(self, proofs: Sequence[BlockProof]) -> None:
         """A conversation's blocks are the last to go, and the first of them the very last."""
-        for files in (self._files, self._strays):
-            for proof in reversed(proofs):
-                if proof in files:
-                    files.move_to_end(proof)
+        for proof in reversed(proofs):
+            if proof in self._files:
+                self._files.move_to_end(proof)
 
     # -- files --------------------------------------------------------------------------------------------------------
 
@@ -395,14 +421,13 @@ class DiskTier:
 
     def _forget(self, proof: BlockProof) -> None:
         self._bytes -= self._files.pop(proof, 0)
-        self._strays.pop(proof, None)
 
     def _path(self, proof: BlockProof) -> Path:
         name = proof.hex()
         return self.folder / name[:2] / (name + SUFFIX)
 
     def _scan(self) -> Iterator[tuple[BlockProof, int]]:
-        """The files that are there, the least recently used first; what a crash left half written is deleted.
+        """The files that are there, the oldest first; what a crash left half written is deleted.
 
         Raises:
             OSError: the folder cannot be read.
@@ -456,11 +481,3 @@ def _begins(path: Path, magic: bytes) -> bool:
             return file.read(len(magic)) == magic
     except OSError:
         return False
-
-
-def _touch(path: Path) -> None:
-    """Used now: the order of use outlives the process."""
-    try:
-        os.utime(path)
-    except OSError as error:
-        log.debug("the time of use of a KV block on disk was not kept: %s", error)

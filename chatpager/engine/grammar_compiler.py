@@ -25,7 +25,7 @@ from chatpager.engine.grammar import Grammar, followed_schema
 from chatpager.engine.grammar_child import matcher, vocabulary
 from chatpager.engine.grammar_probe import Probe
 from chatpager.engine.grammar_problem import MAX_PROBLEM, problem_shown
-from chatpager.errors import GrammarFailed, InvalidRequest
+from chatpager.errors import GrammarFailed, InvalidRequest, Overloaded
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -178,6 +178,8 @@ class GrammarCompiler:
         source = self._vocabulary_source
         try:
             return vocabulary(*source)
+        except (OSError, ImportError) as error:  # what it needs of the system is not there for now
+            raise Overloaded("the grammar cannot be compiled just now; try again later") from error
         except Exception as error:  # it may not know a tokenizer in any way
             raise _unusable(f"it cannot be followed with this model's tokenizer: {error}"[:MAX_PROBLEM]) from error
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from chatpager.engine import grammar_child
+from chatpager.errors import Overloaded
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,11 @@ class Probe:
         self._closed = False
 
     def survives(self, vocabulary: tuple[str, int, list[int]], kind: str, text: str) -> bool:
-        """Raises nothing: also a child that cannot begin survives nothing. ``vocabulary`` is the same each time."""
+        """Also a child that ends before it has begun survives nothing. ``vocabulary`` is the same each time.
+
+        Raises:
+            Overloaded: none can be started.
+        """
         with self._lock:
             if self._closed:
                 return False
@@ -73,15 +78,20 @@ def deep_stacks() -> Iterator[None]:
 
 def _start(seconds: float) -> subprocess.Popen[str]:
     # -P: the modules beside it are not what libraries mean by these names.
-    return subprocess.Popen(  # noqa: S603
-        [sys.executable, "-P", grammar_child.__file__, str(seconds)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        encoding="utf-8",
-        start_new_session=True,  # a terminal's Ctrl+C is the server's to answer
-    )
+    command = [sys.executable, "-P", grammar_child.__file__, str(seconds)]
+    try:
+        return subprocess.Popen(  # noqa: S603
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            encoding="utf-8",
+            start_new_session=True,  # a terminal's Ctrl+C is the server's to answer
+        )
+    except OSError as error:
+        log.warning("no process can be started that tries grammars: %s", error)
+        raise Overloaded("the grammar cannot be tried just now; try again later") from error
 
 
 def _ask(child: subprocess.Popen[str], lines: list[str]) -> bool:

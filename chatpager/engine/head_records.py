@@ -16,7 +16,7 @@ from pathlib import Path
 import xxhash
 
 from chatpager.engine.block_hash import BlockProof
-from chatpager.engine.whole_file import unlink, write_whole
+from chatpager.engine.whole_file import RUN_OUT, unlink, write_whole
 
 MAGIC = b"chatpager hd\x00\x01"
 HEADER = struct.Struct(f"<{len(MAGIC)}s32s16s")
@@ -25,6 +25,7 @@ SUFFIX = ".head"
 PROOF_BYTES = 32
 MARK_BYTES = 16
 """Of a name: its tenant's."""
+SEPARATOR = "-"
 MAX_RECORDS = 1 << 14
 """Kept from one start to the next, the latest."""
 
@@ -73,7 +74,7 @@ class HeadRecords:
             with suppress(FileNotFoundError):
                 aged.append((path.stat().st_mtime_ns, path))
         paths = [path for _, path in sorted(aged, reverse=True)]
-        latest = [path for path in paths if path.stem[2 * MARK_BYTES :].startswith("-")][:MAX_RECORDS]
+        latest = [path for path in paths if path.stem[2 * MARK_BYTES :].startswith(SEPARATOR)][:MAX_RECORDS]
         for path in set(paths).difference(latest):
             unlink(path)
         return latest
@@ -82,31 +83,44 @@ class HeadRecords:
         """A conversation has these blocks, or is about to be recorded as having them."""
         self._holders.update(proofs)
 
+    def names(self) -> set[str]:
+        """Of all records that are there. Raises OSError."""
+        return {path.stem for path in self.folder.glob("*" + SUFFIX)}
+
+    def name_of(self, owner: str) -> str:
+        """Of a conversation's record."""
+        tenant, _, _ = owner.partition("\0")
+        return f"{self._mark(tenant)}{SEPARATOR}{called(owner)}"
+
     def write(self, owner: str, proofs: Sequence[BlockProof]) -> tuple[BlockProof, ...]:
         """Record what a conversation consists of now. Returns what it was recorded as having. Raises OSError."""
-        path = self._path(owner)
+        path = self._path(self.name_of(owner))
         old = _read(path)
         body = b"".join(proofs)
         write_whole(path, HEADER.pack(MAGIC, self.domain, xxhash.xxh3_128_digest(body)) + body)
         return old.proofs if old is not None else ()
 
-    def pop(self, owner: str) -> tuple[BlockProof, ...]:
-        """Delete a record. Returns what the conversation was recorded as having."""
-        return self._pop(self._path(owner))
+    def pop(self, name: str) -> tuple[BlockProof, ...]:
+        """Delete a record. Returns what the conversation was recorded as having.
 
-    def pop_all(self, tenant: str) -> Iterator[tuple[BlockProof, ...]]:
-        """The same of each conversation of a tenant, whatever it was called."""
-        return map(self._pop, list(self.folder.glob(f"{self._mark(tenant)}-*{SUFFIX}")))
-
-    @staticmethod
-    def _pop(path: Path) -> tuple[BlockProof, ...]:
+        Raises:
+            OSError: it cannot be read just now, and is still there.
+        """
+        path = self._path(name)
         old = _read(path)
         unlink(path)
         return old.proofs if old is not None else ()
 
+    def names_of_tenant(self, tenant: str) -> list[str]:
+        """Of the records of all its conversations, whatever they were called. Raises OSError."""
+        return [path.stem for path in self.folder.glob(f"{self._mark(tenant)}{SEPARATOR}*{SUFFIX}")]
+
     def read(self, owner: str) -> tuple[BlockProof, ...]:
         """What a conversation with this model consists of, as far as it is known."""
-        record = _read(self._path(owner))
+        try:
+            record = _read(self._path(self.name_of(owner)))
+        except OSError:
+            return ()
         return record.proofs if record is not None and record.domain == self.domain else ()
 
     def let_go(self, proofs: Iterable[BlockProof]) -> list[BlockProof]:
@@ -119,19 +133,25 @@ class HeadRecords:
                 gone.append(proof)
         return gone
 
-    def _path(self, owner: str) -> Path:
-        tenant, _, _ = owner.partition("\0")
-        return self.folder / f"{self._mark(tenant)}-{hashlib.sha256(owner.encode()).hexdigest()}{SUFFIX}"
+    def _path(self, name: str) -> Path:
+        return self.folder / (name + SUFFIX)
 
     def _mark(self, tenant: str) -> str:
         return hmac.digest(self._key, tenant.encode(), "sha256")[:MARK_BYTES].hex()
 
 
+def called(owner: str) -> str:
+    """The end of the name of a conversation's record, behind the last ``SEPARATOR``."""
+    return hashlib.sha256(owner.encode()).hexdigest()
+
+
 def _read(path: Path) -> Record | None:
-    """None of a record that is not there, or not whole."""
+    """None of a record that is not there, or not whole. Raises OSError where that cannot be told for now."""
     try:
         raw = path.read_bytes()
-    except OSError:
+    except OSError as error:
+        if error.errno in RUN_OUT:
+            raise
         return None
     if len(raw) < HEADER.size:
         return None

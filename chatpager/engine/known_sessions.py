@@ -4,6 +4,8 @@ their blocks are.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from chatpager.engine.block_pool import Block
 from chatpager.engine.drafts import Drafts
 from chatpager.engine.heads import Head
@@ -56,6 +58,15 @@ class KnownSessions:
             self._leases.close(owner)
         if self._tiers is not None:
             self._tiers.drop_all(tenant)
+
+    def records(self) -> set[str]:
+        """The names under which the disk has what conversations consist of."""
+        return self._tiers.records() if self._tiers is not None else set()
+
+    def close_records(self, names: Collection[str]) -> None:
+        """The conversations with these were deleted while nobody could say so."""
+        if self._tiers is not None:
+            self._tiers.drop_records(names)
 
     def withdraw(self, label: str) -> bool:
         """A published prefix is shared no more, and its blocks are worth what sessions make of them. False: there is

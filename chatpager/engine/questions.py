@@ -157,6 +157,22 @@ class EventsWanted(msgspec.Struct, frozen=True, tag="events"):
         return Happenings(events, missed, engine.pool.events.last, engine.pool.events.epoch)
 
 
+class RecordsWanted(msgspec.Struct, frozen=True, tag="records"):
+    """The names of the records of conversations that the disk has (``head_records``)."""
+
+    def answer(self, engine: Engine, now: float) -> list[str]:
+        return list(engine.sessions.records())
+
+
+class RecordsGone(msgspec.Struct, frozen=True, tag="records_gone"):
+    """The conversations with these records were deleted: their blocks go from the disk."""
+
+    names: list[str]
+
+    def answer(self, engine: Engine, now: float) -> None:
+        engine.sessions.close_records(self.names)
+
+
 AnyQuestion = (
     StatsWanted
     | LeaseWanted
@@ -170,4 +186,6 @@ AnyQuestion = (
     | LeasedWanted
     | ResidencesWanted
     | EventsWanted
+    | RecordsWanted
+    | RecordsGone
 )

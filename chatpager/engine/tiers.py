@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
@@ -288,6 +288,15 @@ class Tiers:
         """All conversations of a tenant were deleted."""
         if self.disk is not None:
             self.disk.drop_heads(tenant)
+
+    def records(self) -> set[str]:
+        """The names of what the disk has recorded of conversations."""
+        return self.disk.records() if self.disk is not None else set()
+
+    def drop_records(self, names: Collection[str]) -> None:
+        """The conversations with these records were deleted."""
+        if self.disk is not None:
+            self.disk.drop_records(names)
 
     def clear(self) -> None:
         for tier in (self.host, self.disk):

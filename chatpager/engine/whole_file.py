@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 PART = ".part"
+RUN_OUT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""What an OSError may say of the process or the machine, and nothing of the file."""
 
 
 def write_whole(path: Path, data: bytes) -> None:

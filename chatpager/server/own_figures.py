@@ -17,7 +17,7 @@ NO_TRANSACTIONS: Mapping[str, int] = MappingProxyType({"read": 0, "write": 0})
 
 
 class OwnFigures(NamedTuple):
-    """Memory and files are 0 where there is no /proc."""
+    """Memory and files are 0 where there is no /proc, or no file left to look at it."""
 
     transactions: Mapping[str, int] = NO_TRANSACTIONS
     tasks: int = 0
@@ -50,6 +50,7 @@ async def own_figures(transactions: Mapping[str, int]) -> OwnFigures:
 
 
 def _pages_and_files() -> tuple[int, int]:
-    if not PROC.exists():
+    try:
+        return int((PROC / "statm").read_text().split()[1]), len(os.listdir(PROC / "fd"))
+    except OSError:
         return 0, 0
-    return int((PROC / "statm").read_text().split()[1]), len(os.listdir(PROC / "fd"))

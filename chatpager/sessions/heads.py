@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from chatpager.store import MessageHash
+from chatpager.store import MessageHash, TurnAlone
 
 if TYPE_CHECKING:
     from chatpager.sessions.turn import TurnRequest
@@ -33,7 +34,7 @@ class Heads:
     first to do so; another that goes on from there has a head of its own."""
 
     def __init__(self, entries: int = 1 << 16) -> None:
-        self._entries = entries
+        self.entries = entries
         self._at: OrderedDict[MessageHash, str] = OrderedDict()
 
     def of(self, request: TurnRequest, turn_id: str, parent: MessageHash | None) -> str:
@@ -51,18 +52,34 @@ class Heads:
         owner = self._at.pop(tip, None) if tip is not None else None
         return owner or owner_of(tenant, turn_id)
 
+    def know(self, turns: Sequence[TurnAlone]) -> None:
+        """Where heads stand by the turns that an earlier server had, in the order in which they began. Of a
+        conversation whose first turns were deleted the name is that of the turn before, which is right for one."""
+        stored = {turn.id for turn in turns}
+        for turn in turns:
+            before = turn.previous_turn_id
+            first = before if before and before not in stored else turn.id
+            inherited = self._at.pop(turn.parent_hash, None) if turn.parent_hash is not None else None
+            place = turn.led_to or turn.parent_hash
+            if place is not None:
+                self._put(place, inherited or owner_of(turn.tenant, first))
+
     def moved(self, request: TurnRequest, owner: str, tip: MessageHash) -> str:
         """The turn ended, and its conversation now ends with ``tip``. The head that stood there before, which is
         nobody's any more, or "": the same was asked and answered twice."""
         if request.session_id is not None or not owner:
             return ""
-        displaced = self._at.pop(tip, "")
-        self._at[tip] = owner
-        if len(self._at) > self._entries:
-            self._at.popitem(last=False)
-        return displaced
+        return self._put(tip, owner)
 
     def stayed(self, request: TurnRequest, owner: str, parent: MessageHash | None) -> None:
         """The turn ended and brought nothing: its head stands where it stood, unless another one does by now."""
         if parent is not None and parent not in self._at:
             self.moved(request, owner, parent)
+
+    def _put(self, tip: MessageHash, owner: str) -> str:
+        """The one that stood there before, or ""."""
+        displaced = self._at.pop(tip, "")
+        self._at[tip] = owner
+        if len(self._at) > self.entries:
+            self._at.popitem(last=False)
+        return displaced

@@ -26,6 +26,7 @@ from chatpager.errors import (
     StoreError,
     shown,
 )
+from chatpager.sessions import leftovers
 from chatpager.sessions.admission import Admission
 from chatpager.sessions.aftermath import Aftermath
 from chatpager.sessions.answers import call_id_of
@@ -149,7 +150,7 @@ class SessionHub:
     # -- opening and closing ------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Load the model, and end what a crash left running as ``interrupted``.
+        """Load the model, end what a crash left running as ``interrupted``, and delete the blocks that it left on disk.
 
         Raises:
             ConfigError, ModelLoadError, StoreError: the server cannot start (also when another one has the database).
@@ -159,6 +160,7 @@ class SessionHub:
             await self.orphans.end_all()
             published = await self.store.prefixes()
             facts = await self.engine.start()
+            await leftovers.let_go(self.store, self.engine, self._heads, published)
         except BaseException:
             await self.close()
             raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from msgspec import UNSET, Struct, UnsetType
 
@@ -144,7 +144,27 @@ class Turn(Struct, frozen=True, kw_only=True):
     def led_to(self) -> MessageHash | None:
         """Where the conversation ends with it: its answer, or what was said where only the prompt was to be computed.
         None of a turn that came to nothing."""
-        return self.tip_hash or (self.input_tip if self.status == "completed" else None)
+        return _led_to(self)
+
+
+class TurnAlone(NamedTuple):
+    """Of a turn without a session what tells where it stands among the others; as ``Turn`` has it."""
+
+    id: str
+    tenant: str
+    previous_turn_id: str | None
+    parent_hash: MessageHash | None
+    input_tip: MessageHash
+    tip_hash: MessageHash | None
+    status: TurnStatus
+
+    @property
+    def led_to(self) -> MessageHash | None:
+        return _led_to(self)
+
+
+def _led_to(turn: Turn | TurnAlone) -> MessageHash | None:
+    return turn.tip_hash or (turn.input_tip if turn.status == "completed" else None)
 
 
 class Prefix(Struct, frozen=True, kw_only=True):

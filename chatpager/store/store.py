@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from msgspec import UNSET, UnsetType
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from chatpager.store import auditing, history, journal, keys, messages, prefixes, schema, sessions, tenants, turns
+from chatpager.store import (
+    auditing,
+    history,
+    journal,
+    keys,
+    messages,
+    prefixes,
+    schema,
+    sessions,
+    standing,
+    tenants,
+    turns,
+)
 from chatpager.store.chain import MessageHash
 from chatpager.store.database import BUSY_TIMEOUT_MS, Database
 from chatpager.store.records import (
@@ -31,6 +43,7 @@ from chatpager.store.records import (
     Session,
     TenantRow,
     Turn,
+    TurnAlone,
 )
 from chatpager.store.step_log import StepLog
 
@@ -440,6 +453,17 @@ class Store:
     async def turns_alone(self, tenant: str, most: int) -> list[str]:
         """The ids of some turns without a session, those that run too."""
         return await self._database.reading(lambda c: tenants.turns_alone(c, tenant, most))
+
+    # -- which conversations there are
+
+    async def unknown(self, names: Collection[str], name_of: Callable[[str, str], str]) -> set[str]:
+        """Those of ``names`` that ``name_of`` makes of the tenant and id of nothing that is stored. It is asked in a
+        thread."""
+        return await self._database.reading(lambda c: standing.unknown(c, names, name_of), long=True)
+
+    async def alone(self, most: int) -> list[TurnAlone]:
+        """The latest turns without a session, of all tenants, in the order in which they began."""
+        return await self._database.reading(lambda c: standing.alone(c, most), long=True)
 
     # -- the audit, to which keys' makings and ends are added with them
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import time
+import urllib.request
 
 import pytest
 
@@ -48,8 +49,8 @@ def disk(server):
 
 @pytest.fixture
 def start(fork_server, tmp_path):
-    def serve(*flags):
-        return serving(fork_server, tmp_path, *flags, CHATPAGER_DATA_DIR=str(tmp_path / "data"))
+    def serve(*flags, **env):
+        return serving(fork_server, tmp_path, *flags, CHATPAGER_DATA_DIR=str(tmp_path / "data"), **env)
 
     return serve
 
@@ -71,6 +72,23 @@ def test_a_conversation_and_its_fork_are_warm_after_a_kill(start, tmp_path):
         _, second = turn(server, fork, "And forks?")
         assert second["disk_tokens"] > 0 and second["device_tokens"] > 0, "the past that it shares is back already"
         assert first["computed_tokens"] < first["prompt_tokens"] / 2
+
+
+def test_what_a_kill_behind_the_deletion_left_goes_at_the_next_start(start, tmp_path):
+    kv = tmp_path / "data" / "kv"
+    with start(CHATPAGER_TEST_MODE="1", CHATPAGER_FAILPOINTS="store.delete_session.after_commit=kill@1") as server:
+        conversation, _ = talk(server, QUESTIONS[:1])
+        written(kv, 1)
+        deletion = urllib.request.Request(f"{server.url}/v1/conversations/{conversation}", method="DELETE")
+        with pytest.raises(ConnectionError):
+            urllib.request.urlopen(deletion, timeout=SECONDS)
+        assert server.process.wait() == -signal.SIGKILL
+    assert list(kv.glob("*/*"))
+    with start() as server:
+        until = time.monotonic() + SECONDS
+        while list(kv.glob("*/*")):
+            assert time.monotonic() < until
+            os.sched_yield()
 
 
 def test_flipped_files_and_a_folder_deleted_under_the_server_cost_warmth_alone(start, tmp_path):

@@ -19,6 +19,7 @@ from chatpager.engine.disk_tier import DiskTier
 FOLDER = Path(tempfile.mkdtemp(prefix="chatpager-fuzz-"))
 atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
 PROOF = BlockProof(bytes(range(32)))
+head_records.HeadRecords(FOLDER / "heads", PROOF).write("s", [PROOF])  # or the block would be nobody's
 RECORD, NAMED, CHECKED = 1, 2, 4
 """Bits of the first byte."""
 
@@ -61,7 +62,8 @@ def _block(raw: bytes) -> bool:
 def _record(raw: bytes) -> bool:
     folder = FOLDER / "records"
     folder.mkdir(exist_ok=True)
-    head_records.HeadRecords(folder, PROOF)._path("s").write_bytes(raw)
+    named = head_records.HeadRecords(folder, PROOF)
+    named._path(named.name_of("s")).write_bytes(raw)
     records = head_records.HeadRecords(folder, PROOF)
     proofs = records.read("s")
     assert all(len(proof) == len(PROOF) and proof in records for proof in proofs)

@@ -7,9 +7,11 @@ import os
 import resource
 import socket
 
+from tests.descriptors import none_left
 from tests.processes import serving
 
 FLAGS = ("--engine", "fake", "--test-mode", "--num-kv-blocks", "1024")
+SCHEMA = {"type": "json_schema", "name": "yes", "schema": {"type": "boolean"}}
 
 
 def ask(connection):
@@ -34,5 +36,14 @@ def test_the_system_s_limit_is_survived(fork_server, tmp_path):
                 one.close()
             resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
         assert server.get("/v1/models")["data"], "it comes back by itself"
+        with none_left(pid):
+            assert ask(there) == "incomplete"
+            there.request("GET", "/metrics")
+            assert b"chatpager_tasks " in there.getresponse().read()
+            there.request("POST", "/v1/responses", json.dumps({"input": "Hello", "text": {"format": SCHEMA}}))
+            with there.getresponse() as refused:
+                assert (refused.status, json.load(refused)["error"]["code"]) == (503, "server_is_overloaded")
+            assert refused.headers["retry-after"] == "1", "no process can be started that tries the grammar"
+        assert ask(there) == "incomplete"
         there.close()
         assert server.stop() == 0

@@ -304,6 +304,32 @@ async def test_after_a_restart_too_the_deletion_of_an_early_response_leaves_the_
         assert await disk_bytes(server) == before > 0
         third = await server.respond("And now?", previous_response_id=second["id"], **GREEDY)
         assert cache_of(third)["disk_tokens"] > 0
+    async with serve(engine=kv) as server:
+        assert await disk_bytes(server) > before, "its name is that of a turn that was deleted"
+        await server.delete(f"/v1/responses/{third['id']}")
+        assert await disk_bytes(server) == 0, "its end goes, and with it its head"
+
+
+async def test_what_was_deleted_while_nobody_had_the_disk_goes_at_the_next_start(serve, kv, tmp_path):
+    """As where a server is killed behind a deletion's commit; what a killed one left of blocks alone goes too."""
+    async with serve(engine=kv) as server:
+        doomed, kept = [await one_turn(server) for _ in range(2)]
+        alone, other = [await server.respond(text, **GREEDY) for text in (LONG, LONG[::-1])]
+        last = await server.respond("And then?", previous_response_id=alone["id"], **GREEDY)
+        await server.post("/v1/prefixes", {"label": "head", "instructions": LONG})
+        before = await disk_bytes(server)
+    async with serve(engine={**kv, "disk_space": 0}) as server:
+        await server.delete(f"/v1/conversations/{doomed}")
+        for response in (alone, last, other):
+            await server.delete(f"/v1/responses/{response['id']}")
+    stray = tmp_path / "kv" / "ab" / ("ab" * 32 + ".kv")
+    stray.parent.mkdir(exist_ok=True)
+    stray.write_bytes(b"?")
+    async with serve(engine=kv) as server:
+        assert 0 < await disk_bytes(server) < before
+        assert len(list((tmp_path / "kv" / "heads").iterdir())) == 2, "the conversation's and the prefix's"
+        assert not stray.exists()
+        assert (await warm_and_cold(server, kept))[0]["disk_tokens"] > 0
 
 
 async def test_instructions_that_changed_over_a_restart_are_told_as_such(serve):
