@@ -16,6 +16,7 @@ from chatpager.bench.faults import KILL_PLACES, MID_STREAM, kill_spec
 from tests.processes import serving
 
 ROUNDS = int(os.environ.get("CHATPAGER_KILL_ROUNDS", "30"))
+SEED = int(os.environ.get("CHATPAGER_KILL_SEED", "7"))
 ROUNDS_OF_A_SESSION = 5
 QUESTIONS = ["What is chatpager?", "My name is Ada.", "你好", "What is a KV block?", "What is my name?"]
 
@@ -112,7 +113,7 @@ def flags(request):
 
 
 def test_killed_servers_lose_nothing_anyone_has_seen(fork_server, tmp_path, flags):
-    rng, talk, ends = random.Random(7), None, collections.Counter()
+    rng, talk, ends = random.Random(SEED), None, collections.Counter()
     places = [*KILL_PLACES, MID_STREAM]
     for n in range(ROUNDS + 1):
         place = places[n % len(places)]

@@ -11,12 +11,13 @@ from chatpager.bench.faults import cutting
 
 pytestmark = pytest.mark.filterwarnings("ignore:connect.. must be used as a context manager:DeprecationWarning")
 CUTS = int(os.environ.get("CHATPAGER_CUTS", "60"))
+SEED = int(os.environ.get("CHATPAGER_CUT_SEED", "4"))
 TERMINAL = ("response.completed", "response.incomplete", "response.failed")
 WANTED = {"model": "default", "temperature": 0.0, "max_output_tokens": 24, "ignore_eos": True}
 
 
 async def test_cuts_lose_and_double_nothing(server_url):
-    rng = random.Random(4)
+    rng = random.Random(SEED)
     port = int(server_url.rpartition(":")[2])
     async with cutting(port) as cutter, openai.AsyncOpenAI(base_url=f"{server_url}/v1", api_key="-") as direct:
         through = openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{cutter.port}/v1", api_key="-")
