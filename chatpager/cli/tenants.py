@@ -24,9 +24,13 @@ LIMITS = ("requests_per_minute", "tokens_per_minute", "max_conversations")
 
 @tenants.command("list", epilog="Example: chatpager tenants list --json")
 @on_server
-def list_tenants(server: Remote, as_json: AsJson = False) -> None:
-    """Every tenant, what it may ask for, and what is left of it."""
-    found = server.request("GET", "/v1/admin/tenants")
+def list_tenants(
+    server: Remote,
+    search: Annotated[str, typer.Option(help="only those with these words in their name")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Tenants by name, what each may ask for, and what is left of it."""
+    found = server.request("GET", f"/v1/admin/tenants?search={quote(search, safe='')}")
     if as_json:
         print_json(found)
         return
@@ -41,6 +45,9 @@ def list_tenants(server: Remote, as_json: AsJson = False) -> None:
     for one in found["keys"]:
         table.add_row(Text(one["id"]), "key", "-", "-", "-", _rate(one, "requests"), _rate(one, "tokens"))
     Console(width=WIDE).print(table)
+    shown, there = table.row_count, found["tenants_in_all"] + found["keys_in_all"]
+    if shown < there:
+        typer.echo(f"{shown:,} of {there:,}: --search finds the others")
 
 
 @tenants.command(epilog="Example: chatpager tenants limit ann --requests-per-minute 60 --tokens-per-minute 100000")

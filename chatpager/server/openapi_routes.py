@@ -180,7 +180,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/v1/admin/requests/{id}/cancel"): Operation("End any tenant's running turn", wire_admin.Cancelling),
     ("GET", "/v1/admin/settings"): Operation("The settings and where they came from", wire_admin.Settings),
     ("POST", "/v1/admin/drain"): Operation("Take no new turns and end those that run", wire_admin.Drained),
-    ("GET", "/v1/admin/tenants"): Operation("Tenants, what they may ask for and what is left", wire_tenants.Tenants),
+    ("GET", "/v1/admin/tenants"): Operation(
+        "Tenants, what they may ask for and what is left", wire_tenants.Tenants, query={"search": str}
+    ),
     ("PUT", "/v1/admin/tenants/{tenant}/limits"): Operation(
         "Say what a tenant may ask for", wire_tenants.Tenant, wire_tenants.TenantLimits, body_required=False
     ),

@@ -16,6 +16,7 @@ from aiohttp import web
 from chatpager.errors import Forbidden, InvalidRequest, KeyNotFound, TenantBeingErased, TenantNotPaused, shown
 from chatpager.server import wire_tenants as w
 from chatpager.server.auditing import audited
+from chatpager.server.input_items import check_text
 from chatpager.server.logins import SENDER
 from chatpager.server.reading import decode, known_fields
 from chatpager.server.routes_responses import json_response
@@ -28,18 +29,25 @@ CHANGING = web.AppKey("changing", asyncio.Lock)
 ERASING: web.AppKey[list[str]] = web.AppKey("erasing")
 """Tenants that are being erased; one stands there as often as that was asked for."""
 MOST, MOST_WEIGHT = 1 << 53, 100
+MOST_ROWS = 500
 TENANT = re.compile(r"[!-~]{1,64}")
 
 
 async def index(request: web.Request) -> web.Response:
+    """By name, those with every word of ``search`` in it; ``MOST_ROWS`` of both kinds."""
     service = request.app[SERVICE]
+    words = check_text(request.query.get("search", ""), "search").lower().split()
     await _forget_revoked(request)
-    rows = {row.tenant: row for row in await service.store.tenants()}
-    keys = [row for kind, row in service.hub.quotas.limits.items() if kind[0] == "key"]
+
+    def found(name: str) -> bool:
+        return all(word in name.lower() for word in words)
+
+    rows = [row for row in await service.store.tenants() if found(row.tenant)]
+    keys = sorted(name for kind, name in service.hub.quotas.limits if kind == "key" and found(name))
     running = _running(service)
-    data = [_tenant(service, name, row.conversations, row.keys, running) for name, row in rows.items()]
-    limited = [_key(service, row.name) for row in sorted(keys, key=lambda row: row.name)]
-    return json_response(w.Tenants(data=data, keys=limited))
+    data = [_tenant(service, row.tenant, row.conversations, row.keys, running) for row in rows[:MOST_ROWS]]
+    limited = [_key(service, name) for name in keys[:MOST_ROWS]]
+    return json_response(w.Tenants(data=data, keys=limited, tenants_in_all=len(rows), keys_in_all=len(keys)))
 
 
 async def _forget_revoked(request: web.Request) -> None:

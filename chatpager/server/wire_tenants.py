@@ -50,11 +50,13 @@ class LimitedKey(Allowance, frozen=True, kw_only=True):
 
 
 class Tenants(msgspec.Struct, frozen=True, kw_only=True):
-    """``keys``: those that have limits of their own."""
+    """``keys``: those that have limits of their own. ``_in_all``: also those that have no room here."""
 
     object: str = "admin.tenants"
     data: list[Tenant]
     keys: list[LimitedKey]
+    tenants_in_all: int
+    keys_in_all: int
 
 
 class ErasedTenant(msgspec.Struct, frozen=True, kw_only=True):

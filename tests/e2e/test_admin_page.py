@@ -27,6 +27,8 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)"),
 ]
 
+WIDER_TABLES = """[...document.querySelectorAll('.table-box')].filter(box => box.scrollWidth > box.clientWidth)
+    .map(box => [box.ariaLabel, box.scrollWidth, box.clientWidth])"""
 SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
 VIEWS = ["overview", "reuse", "blocks", "leases", "requests", "tenants", "session", "config"]
 LIVE_MS = 2_500
@@ -377,6 +379,8 @@ def test_every_view_is_accessible_fits_and_is_photographed(open_page, conversati
         page.locator(f"#{part}").evaluate("head => head.scrollIntoView()")
         page.screenshot(path=SHOTS / f"{view}-{part}-{size}-{theme}.png")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "it is wider than the screen"
+    if size == "desktop":
+        assert page.evaluate(WIDER_TABLES) == []
     if not AXE.is_file():
         pytest.skip("NOT CHECKED FOR ACCESSIBILITY: axe-core is not installed (npm ci in web)")
     page.evaluate(AXE.read_text())

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from chatpager.errors import TenantPaused
+from chatpager.server import routes_tenants
 from chatpager.server.keyring import CACHE_SECONDS, KEYRING
 from chatpager.server.routes_tenants import CHANGING
 from chatpager.store import Limits, new_key
@@ -78,7 +79,9 @@ async def test_so_many_conversations_and_no_more_forks_too(serve):
         await server.conversation()
 
 
-async def test_an_operator_changes_what_a_tenant_and_a_key_may_ask_for_while_it_runs_and_it_stays_so(serve):
+async def test_an_operator_changes_what_a_tenant_and_a_key_may_ask_for_while_it_runs_and_it_stays_so(
+    serve, monkeypatch
+):
     limits = {"requests_per_minute": 3, "max_conversations": 1}
     async with serve(api_key="the owner's") as server:
         server.hub.quotas._clock = lambda: 0.0
@@ -100,7 +103,13 @@ async def test_an_operator_changes_what_a_tenant_and_a_key_may_ask_for_while_it_
         assert refused.status == 429 and "this key may use 50 tokens" in refused.error["message"]
         await ann.conversation()
         assert (await ann.call("GET", "/v1/models")).status == 429
-        row = next(row for row in (await own.ok("GET", "/v1/admin/tenants"))["data"] if row["id"] == "ann")
+        monkeypatch.setattr(routes_tenants, "MOST_ROWS", 1)
+        await own.ok("PUT", "/v1/admin/tenants/Zoe/limits", {"weight": 2})
+        told = await own.ok("GET", "/v1/admin/tenants")
+        assert ([row["id"] for row in told["data"]], told["tenants_in_all"], told["keys_in_all"]) == (["Zoe"], 2, 1)
+        told = await own.ok("GET", "/v1/admin/tenants?search=AN%20n")
+        assert (told["tenants_in_all"], told["keys"]) == (1, [])
+        [row] = told["data"]
         assert (row["requests_left"], row["conversations"], row["max_conversations"]) == (0, 1, 1)
         told = await own.ok("PUT", "/v1/admin/tenants/ann/limits", {"weight": 5})
         assert (told["weight"], told["own"]["weight"], told["own"]["max_conversations"]) == (5, 5, None)
@@ -110,7 +119,7 @@ async def test_an_operator_changes_what_a_tenant_and_a_key_may_ask_for_while_it_
         for stranger in (ann, await bearer(server, "ann", "read-only")):
             assert (await stranger.call("PUT", "/v1/admin/tenants/ann/limits", {})).status == 403
         actions = [row["action"] for row in (await own.ok("GET", "/v1/admin/audit"))["data"]]
-        assert actions.count("tenant.limited") == 3 and actions.count("key.limited") == 1
+        assert actions.count("tenant.limited") == 4 and actions.count("key.limited") == 1
     async with serve(api_key="the owner's") as server:
         ann = Bearer(server, key)
         assert (await ann.call("POST", "/v1/conversations", {})).refusal == (409, "too_many_conversations", None)
@@ -120,7 +129,7 @@ async def test_an_operator_changes_what_a_tenant_and_a_key_may_ask_for_while_it_
         own = Bearer(server, "the owner's")
         assert (await own.call("PUT", f"/v1/admin/keys/{made.id}/limits", {})).refusal == (404, "key_not_found", None)
         assert (await own.ok("GET", "/v1/admin/tenants"))["keys"] == []
-        assert [row.kind for row in await server.service.store.limits()] == ["tenant"]
+        assert [row.kind for row in await server.service.store.limits()] == ["tenant", "tenant"]
 
 
 async def test_a_tenant_that_is_paused_begins_nothing_and_loses_nothing(serve):

@@ -318,4 +318,6 @@ export interface Tenants {
   object: string;
   data: Tenant[];
   keys: LimitedKey[];
+  tenants_in_all: number;
+  keys_in_all: number;
 }

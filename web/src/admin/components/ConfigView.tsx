@@ -20,7 +20,7 @@ export function ConfigView() {
       <DataTable
         name="settings"
         caption={said.views.config}
-        rows={store.settings.value.value?.data ?? []}
+        rows={store.settings.value.value?.data}
         columns={columns()}
         id={(row) => row.name}
         extra={<CopyCurl method="GET" path="v1/admin/settings" />}

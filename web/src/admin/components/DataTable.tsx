@@ -12,16 +12,20 @@ export interface Shown<R> extends Column<R> {
 const MOST = 500;
 
 /** A table whose order and filter stand in the address, so that what is seen can be linked to. */
-export function DataTable<R>({ name, caption, rows, columns, id, extra }: {
+export function DataTable<R>({ name, caption, rows: told, all, columns, id, extra }: {
   name: string;
   caption: string;
-  rows: readonly R[];
+  /** Undefined until the server has told them. */
+  rows: readonly R[] | undefined;
+  /** How many the server has, where that may be more. */
+  all?: number | undefined;
   columns: readonly Shown<R>[];
   id: (row: R) => string;
   extra?: ComponentChildren;
 }) {
   const store = useStore();
   const { query } = store.route.value;
+  const rows = told ?? [];
   const find = query.get("find") ?? "";
   const by = columns.find((column) => column.name === query.get("sort"));
   const down = query.get("down") !== "0";
@@ -70,10 +74,11 @@ export function DataTable<R>({ name, caption, rows, columns, id, extra }: {
             ))}
           </tbody>
         </table>
-        {shown.length === 0 && <p class="table-empty">{rows.length === 0 ? said.noRows : said.noMatch}</p>}
+        {told === undefined && <p class="table-empty place-late">{said.waitingForFirst}</p>}
+        {told !== undefined && shown.length === 0 && <p class="table-empty">{told.length === 0 ? said.noRows : said.noMatch}</p>}
       </div>
       <p class="hint" role="status">
-        {said.rowCount(String(shown.length), String(rows.length))}
+        {said.rowCount(String(shown.length), String(all ?? rows.length))}
       </p>
     </div>
   );

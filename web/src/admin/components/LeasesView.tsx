@@ -27,7 +27,7 @@ export function LeasesView() {
       <DataTable
         name="leases"
         caption={said.views.leases}
-        rows={leases?.data ?? []}
+        rows={leases?.data}
         columns={columns(store.login.mayChange.value)}
         id={(row) => `${row.tenant} ${row.id}`}
         extra={<CopyCurl method="GET" path="v1/admin/leases" />}

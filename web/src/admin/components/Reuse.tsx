@@ -38,9 +38,9 @@ export function Reuse() {
   return (
     <section class="section">
       <Trouble of={store.tables} />
-      {kind === "sessions" && <DataTable {...given} rows={tables?.sessions ?? []} columns={sessionColumns()} id={(row) => `${row.tenant} ${row.id}`} />}
-      {kind === "tenants" && <DataTable {...given} rows={tables?.tenants ?? []} columns={tenantColumns()} id={(row) => row.tenant} />}
-      {kind === "prefixes" && <DataTable {...given} rows={tables?.prefixes ?? []} columns={prefixColumns()} id={(row) => row.label} />}
+      {kind === "sessions" && <DataTable {...given} rows={tables?.sessions} columns={sessionColumns()} id={(row) => `${row.tenant} ${row.id}`} />}
+      {kind === "tenants" && <DataTable {...given} rows={tables?.tenants} columns={tenantColumns()} id={(row) => row.tenant} />}
+      {kind === "prefixes" && <DataTable {...given} rows={tables?.prefixes} columns={prefixColumns()} id={(row) => row.label} />}
     </section>
   );
 }

@@ -17,10 +17,17 @@ const KINDS = ["tenants", "keys"] as const;
 export function TenantsView() {
   const store = useStore();
   const edited = useSignal<Limited | null>(null);
-  useEffect(() => store.tenants.follow(PATH, EVERY), [store]);
+  const { query } = store.route.value;
+  const kind = query.get("of") === "keys" ? "keys" : "tenants";
+  const find = (query.get("find") ?? "").trim();
+  const many = useSignal(false);
+  const path = many.value && find !== "" ? `${PATH}?${new URLSearchParams({ search: find })}` : PATH; // what is not here, the server finds by name
+  useEffect(() => store.tenants.follow(path, EVERY), [store, path]);
   const told = store.tenants.value.value;
   const said = words.value;
-  const kind = store.route.value.query.get("of") === "keys" ? "keys" : "tenants";
+  useEffect(() => {
+    if (path === PATH && told !== null) many.value = told[`${kind}_in_all`] > (kind === "keys" ? told.keys : told.data).length;
+  }, [path, told, kind]);
   const edit = store.login.mayChange.value ? (one: Limited) => (edited.value = one) : null;
   const choice = (
     <>
@@ -31,15 +38,15 @@ export function TenantsView() {
           </button>
         ))}
       </div>
-      <CopyCurl method="GET" path={PATH} />
+      <CopyCurl method="GET" path={path} />
     </>
   );
   const given = { name: kind, caption: said.tenancy.kinds[kind], extra: choice };
   return (
     <section class="section">
       <Trouble of={store.tenants} />
-      {kind === "tenants" && <DataTable {...given} rows={told?.data ?? []} columns={tenantColumns(edit)} id={(row) => row.id} />}
-      {kind === "keys" && <DataTable {...given} rows={told?.keys ?? []} columns={keyColumns(edit)} id={(row) => row.id} />}
+      {kind === "tenants" && <DataTable {...given} rows={told?.data} all={told?.tenants_in_all} columns={tenantColumns(edit)} id={(row) => row.id} />}
+      {kind === "keys" && <DataTable {...given} rows={told?.keys} all={told?.keys_in_all} columns={keyColumns(edit)} id={(row) => row.id} />}
       {edited.value !== null && <LimitsDialog key={edited.value.id} of={edited.value} onClose={() => (edited.value = null)} />}
     </section>
   );
