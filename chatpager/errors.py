@@ -26,6 +26,7 @@
     │   ├── TooManyConversations    409  a tenant has as many as it may
     │   ├── TooManyForks            409  a conversation has been forked as often as one may be
     │   ├── SessionBusy             409  another turn of the session is running
+    │   ├── ConversationChanged     409  its metadata is not what the client expected any more
     │   ├── IdempotencyConflict     409  the key came before with another request
     │   ├── ResponseEventsExpired   410  its events are gone; the whole response is there
     │   ├── RequestTooLarge         413
@@ -268,6 +269,13 @@ class Withdrawn(RequestError):
 
 class SessionBusy(RequestError):
     status, code = 409, "session_busy"
+
+
+class ConversationChanged(RequestError):
+    status, code = 409, "conversation_changed"
+
+    def __init__(self) -> None:
+        super().__init__("its metadata was changed meanwhile: read it again", param="expected_metadata")
 
 
 class IdempotencyConflict(RequestError):

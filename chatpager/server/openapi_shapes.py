@@ -24,6 +24,7 @@ class ConversationCreate(msgspec.Struct, kw_only=True, forbid_unknown_fields=Tru
 
 class ConversationUpdate(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     metadata: dict[str, str] | None = None
+    expected_metadata: dict[str, str] | None = None
 
 
 class ItemsCreate(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

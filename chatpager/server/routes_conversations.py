@@ -9,7 +9,15 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from chatpager.errors import InvalidRequest, ItemNotFound, ResponseNotFound, SessionBusy, StoreError, shown
+from chatpager.errors import (
+    ConversationChanged,
+    InvalidRequest,
+    ItemNotFound,
+    ResponseNotFound,
+    SessionBusy,
+    StoreError,
+    shown,
+)
 from chatpager.server import wire, wire_conversations
 from chatpager.server.auditing import audited
 from chatpager.server.cutting import without
@@ -67,12 +75,18 @@ async def retrieve(request: web.Request) -> web.Response:
 
 async def update(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
-    body = decode(await request.read())
-    metadata, title = _metadata(body, "metadata")
+    body, tenant, session_id = decode(await request.read()), tenant_of(request), request.match_info["id"]
+    metadata, title = _metadata(body, "metadata", "expected_metadata")
     change: dict[str, Any] = {"metadata": metadata} if body.get("metadata") is not None else {}
     if title is not None:
         change["title"] = title
-    session = await service.store.update_session(tenant_of(request), request.match_info["id"], **change)
+    if (expected := body.get("expected_metadata")) is not None:
+        if not isinstance(expected, dict):
+            raise InvalidRequest("expected_metadata is an object", param="expected_metadata")
+        change["expected"] = known = await service.store.session(tenant, session_id)
+        if expected != told_metadata(known):
+            raise ConversationChanged
+    session = await service.store.update_session(tenant, session_id, **change)
     return json_response(conversation_object(service, session))
 
 
@@ -248,7 +262,7 @@ def conversation_object(service: Service, session: Session) -> wire_conversation
     return wire_conversations.Conversation(
         id=session.id,
         created_at=session.created_at // 1000,
-        metadata={**session.metadata, **({"title": session.title} if session.title else {})},
+        metadata=told_metadata(session),
         chatpager={
             "title": session.title,
             "updated_at": session.updated_at // 1000,
@@ -256,6 +270,10 @@ def conversation_object(service: Service, session: Session) -> wire_conversation
             "active_response_id": live.id if live else None,
         },
     )
+
+
+def told_metadata(session: Session) -> dict[str, Any]:
+    return {**session.metadata, **({"title": session.title} if session.title else {})}
 
 
 def _metadata(body: Json, *fields: str) -> tuple[dict[str, Any], str | None]:

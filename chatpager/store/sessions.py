@@ -11,6 +11,7 @@ from sqlalchemy import delete, exists, func, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from chatpager.errors import (
+    ConversationChanged,
     ConversationNotFound,
     InvalidRequest,
     SessionBusy,
@@ -85,11 +86,17 @@ async def change(
     title: str | UnsetType,
     metadata: dict[str, Any] | UnsetType,
     parameters: dict[str, Any] | UnsetType,
+    expected: Session | None = None,
 ) -> Session:
+    """Where title and metadata are still those of ``expected``, if that is given."""
     given = {"title": title, "metadata": metadata, "parameters": parameters}
     values = {name: value for name, value in given.items() if value is not UNSET}
     if isinstance(title, str):
         _check_title(title)
+    if expected is not None:
+        now = await get(c, tenant, id, to_change=True)
+        if (now.title, now.metadata) != (expected.title, expected.metadata):
+            raise ConversationChanged
     if values and NUL not in id:
         await c.execute(update(sessions).where(sessions.c.id == id, sessions.c.tenant == tenant).values(values))
     return await get(c, tenant, id)

@@ -173,10 +173,16 @@ class Store:
         title: str | UnsetType = UNSET,
         metadata: dict[str, Any] | UnsetType = UNSET,
         parameters: dict[str, Any] | UnsetType = UNSET,
+        expected: Session | None = None,
     ) -> Session:
-        """Replace what is given. Raises ConversationNotFound."""
+        """Replace what is given, where title and metadata are still those of ``expected``.
+
+        Raises:
+            ConversationNotFound.
+            ConversationChanged: they are others; nothing was replaced.
+        """
         return await self._database.writing(
-            "update_session", lambda c: sessions.change(c, tenant, id, title, metadata, parameters)
+            "update_session", lambda c: sessions.change(c, tenant, id, title, metadata, parameters, expected)
         )
 
     async def delete_session(self, tenant: str, id: str) -> DeletedSession:

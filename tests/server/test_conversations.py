@@ -68,6 +68,15 @@ async def test_update_changes_what_is_given(server):
     assert (await server.post(path, {})).json["metadata"] == {"title": "Two", "c": "d"}
     assert (await server.post(path, {"metadata": {}})).json["metadata"] == {"title": "Two"}
     assert (await server.post(path, {"metadata": {"title": ""}})).json["metadata"] == {}
+    adding = [{"metadata": {n: "here"}, "expected_metadata": {}} for n in "ab"]
+    told = await asyncio.gather(*(server.post(path, body) for body in adding))
+    assert sorted(answer.status for answer in told) == [200, 409], "the other has to read it again"
+    (refused,) = (answer for answer in told if answer.status == 409)
+    assert refused.refusal == (409, "conversation_changed", "expected_metadata")
+    metadata = {"title": "Three", **(await server.get(path)).json["metadata"]}
+    await server.post(path, {"metadata": metadata})
+    told = await server.post(path, {"metadata": {}, "expected_metadata": metadata})
+    assert told.json["metadata"] == {"title": "Three"}
 
 
 @pytest.mark.parametrize(
@@ -79,6 +88,7 @@ async def test_update_changes_what_is_given(server):
         ({"metadata": {"title": "x\0"}}, (400, "invalid_request", "metadata")),
         ({"title": "New"}, (400, "invalid_request", "title")),
         ({"metadata": {}, "foo": 1}, (400, "invalid_request", "foo")),
+        ({"metadata": {}, "expected_metadata": []}, (400, "invalid_request", "expected_metadata")),
         (b"nonsense", (400, "invalid_json", None)),
     ],
 )

@@ -1,9 +1,11 @@
 /** The HTTP calls of the chat page. */
-import { Calls, parse } from "./calls";
-import type { AnyItem, Conversation, Explanation, Health, Page, ResponseObject } from "./wire";
+import { ApiError, Calls, parse } from "./calls";
+import type { AnyItem, Conversation, Explanation, Health, Metadata, Page, ResponseObject } from "./wire";
 
 const ITEMS_PER_PAGE = 100;
 const NEWEST = 8;
+/** Each in vain has let another's change through. */
+const TRIES = 20;
 export const SESSIONS_PER_PAGE = 50;
 
 export class Api extends Calls {
@@ -24,8 +26,20 @@ export class Api extends Calls {
   }
 
   /** The server replaces all metadata, so `metadata` is the whole of it, the title too. */
-  update(id: string, metadata: Record<string, string>): Promise<Conversation> {
-    return this.json("POST", place(id), { metadata });
+  update(id: string, metadata: Metadata, expected?: Metadata): Promise<Conversation> {
+    return this.json("POST", place(id), { metadata, expected_metadata: expected });
+  }
+
+  /** Have a conversation's metadata changed, whoever else changes it at the same moment. */
+  async amend(id: string, change: (session: Conversation) => Metadata): Promise<Conversation> {
+    for (let tries = 1; ; tries++) {
+      const session = await this.session(id);
+      try {
+        return await this.update(id, change(session), session.metadata);
+      } catch (error) {
+        if (!(error instanceof ApiError && error.code === "conversation_changed") || tries === TRIES) throw error;
+      }
+    }
   }
 
   /** A conversation that begins as this one does, up to the answer that `at` gave. */

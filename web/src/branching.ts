@@ -59,10 +59,12 @@ export class Branching {
   private async enlist(parent: string, child: Conversation, at: number): Promise<void> {
     const { api, store } = this;
     const known = store.sessions.peek().find((one) => one.id === parent) ?? (await api.session(parent));
-    const root = await api.session(rootOf(known));
-    const metadata = withBranch(root, { id: child.id, parent, at });
-    if (metadata === null) throw new ApiError(400, words.tooManyBranches(membersOf(root).length));
-    store.know(await api.update(root.id, metadata));
+    const root = await api.amend(rootOf(known), (read) => {
+      const listed = withBranch(read, { id: child.id, parent, at });
+      if (listed === null) throw new ApiError(400, words.tooManyBranches(membersOf(read).length));
+      return listed;
+    });
+    store.know(root);
     store.know(await api.update(child.id, asBranch(child.metadata, root.id)));
   }
 }

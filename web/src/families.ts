@@ -2,7 +2,7 @@
  * Branches. A branch is a conversation forked from another where a message was edited or an answer asked for again. All that come
  * of one root are a family: each has `branch_of` in its metadata, and the root's lists them, with where each left its parent.
  */
-import type { Conversation } from "./wire";
+import type { Conversation, Metadata } from "./wire";
 
 export interface Member {
   id: string;
@@ -18,8 +18,6 @@ const PINNED = "pinned";
 /** OpenAI's limit on a value of metadata, characters, and what of its 16 pairs branches may take. */
 const VALUE = 512;
 const PAIRS = 10;
-
-type Metadata = Record<string, string>;
 
 export function rootOf(session: Conversation): string {
   return session.metadata[BRANCH_OF] ?? session.id;

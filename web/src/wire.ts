@@ -159,11 +159,13 @@ export interface ResponseObject {
   chatpager: { state?: TurnState; cache?: CacheReceipt | null; timings?: Timings | null };
 }
 
+export type Metadata = Record<string, string>;
+
 export interface Conversation {
   id: string;
   object: "conversation";
   created_at: number;
-  metadata: Record<string, string>;
+  metadata: Metadata;
   chatpager: { title: string; updated_at: number; forked_from: string | null; active_response_id: string | null };
 }
 

@@ -1,5 +1,7 @@
 import { describe, expect, it } from "vitest";
-import { versionsAt } from "../src/families";
+import { Api } from "../src/api";
+import { Branching } from "../src/branching";
+import { membersOf, versionsAt } from "../src/families";
 import { answers, chat, eventually, finish, server, shown, start } from "./page";
 import { answerEvents, item, response } from "./server";
 
@@ -52,6 +54,20 @@ describe("a branch", () => {
     await chat.branch("msg_3", "three");
     expect([chat.store.notice.value, chat.store.currentId.value, chat.ready]).toEqual(["Too many.", root, true]);
   });
+});
+
+it("branches that two pages make at the same moment are both listed", async () => {
+  const root = await opened();
+  const pages = ["three", "four"].map((text) => ({ text, page: new Branching(chat.store, new Api(server.root)) }));
+  let answer = () => {};
+  server.holds.set(`/v1/conversations/${root}`, new Promise((resolve) => (answer = resolve)));
+  server.calls.length = 0;
+  const made = pages.map(({ text, page }) => page.branch(chat.store.thread.value!, "msg_3", text));
+  await eventually(() => expect(server.calls.filter((call) => call === `GET /v1/conversations/${root}`)).toHaveLength(2));
+  answer(); // both have read the root as it was
+  const ids = (await Promise.all(made)).flat().map((one) => one.id);
+  const listed = membersOf(server.conversations.get(root)!).map((one) => one.id);
+  expect(listed.toSorted()).toEqual([root, ...ids].toSorted());
 });
 
 it("a branch that cannot be listed with its family is unmade", async () => {
