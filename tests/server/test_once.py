@@ -70,6 +70,23 @@ async def test_a_reader_that_leaves_ends_nothing_that_its_key_finds_again(server
     assert (await server.post("/v1/responses", ASK, **keyed("k"))).json["id"] == turn.id
 
 
+async def test_one_that_waits_and_loses_its_socket_is_begun_once(server):
+    conversation = await server.conversation()
+    server.gate.hold(after=2)
+    ahead = asyncio.create_task(server.respond("one", conversation=conversation))
+    await server.live_turn()
+    for waiting in (2, 3):
+        async with server.socket() as socket:
+            await socket.create("two", conversation=conversation, idempotency_key="k")
+            await eventually(lambda waiting=waiting: server.hub._admission._places.taken == waiting)
+            if waiting == 3:
+                server.gate.open()
+                assert (await socket.rest())[-1]["type"] == "response.incomplete"
+    await ahead
+    said = [item["content"][0]["text"] for item in await server.items(conversation) if item["role"] == "user"]
+    assert said == ["one", "two"]
+
+
 async def test_one_that_ended_long_ago_is_told_from_the_store(serve):
     async with serve(hub={"replay_seconds": 0.0}) as server:
         first = await server.post("/v1/responses", ASK, **keyed("k"))

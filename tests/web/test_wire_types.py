@@ -37,7 +37,7 @@ PAIRS = {
     "CreateRequest": ResponseCreate,
     "DraftRequest": ResponseCreate,
 }
-OF_FRAMES = {"type"}
+OF_FRAMES = {"type", "idempotency_key"}
 """What a frame has that a body has not."""
 OUR_EVENTS = {"chatpager.prefill": wire_events.PrefillEvent, "chatpager.resumed": wire_events.ResumedFrame}
 
@@ -58,7 +58,7 @@ def test_every_field_is_the_servers(name):
 
 
 def test_every_interface_that_stands_on_the_wire_is_compared():
-    alone = {"TurnAccount", "TextPart", "Timings", "CancelRequest", "ResumeRequest"}
+    alone = {"TurnAccount", "TextPart", "Timings", "CancelRequest", "WithdrawRequest", "ResumeRequest"}
     assert INTERFACES.keys() - PAIRS.keys() == alone
 
 

@@ -45,7 +45,7 @@ export class Beginning {
   settle(id: string): boolean {
     const { store, drafts } = this.options;
     const [first, ...others] = store.threads.peek().get(id)?.messages ?? [];
-    if (!this.fresh.has(id) || first === undefined || first.state === "sending") return false;
+    if (!this.fresh.has(id) || first === undefined || first.state === "sending" || first.unsure) return false;
     if (first.state !== "refused") this.fresh.delete(id);
     const alone = first.state === "refused" && others.length === 0 && store.currentId.peek() === id;
     if (!alone || drafts.read(id) !== "" || drafts.read(null) !== "") return false;

@@ -20,6 +20,11 @@ export class ApiError extends Error {
     return this.status === 401;
   }
 
+  /** The server, and no proxy before it, says that there is no such thing, or no more. */
+  get gone(): boolean {
+    return this.status === 404 && this.code !== null;
+  }
+
   /** Asking again may help: the server could not be reached, is not able to answer just now, or waits for a login. */
   get passing(): boolean {
     return this.status === 0 || this.locked || this.status === 429 || this.status >= 500;

@@ -8,8 +8,8 @@ import type { Sessions } from "./sessions";
 import type { ResponsesSocket, TurnListener, TurnRequest } from "./socket";
 import type { Store } from "./store";
 import { apply, begin, liveAnswer, lose, refuse, stopping } from "./turns";
-import { type ServerEvent, isTerminal } from "./events";
-import { type Wishes, isRunning, textOf } from "./wire";
+import { type CreateRequest, type ServerEvent, isTerminal } from "./events";
+import { type ErrorBody, type Wishes, isRunning, textOf } from "./wire";
 import { words } from "./words";
 
 export interface CarryingOptions {
@@ -34,21 +34,27 @@ interface Turn {
   checking: boolean;
 }
 
+/** A turn that the server has not acknowledged. `lost`: it was sent on a socket that dropped, so the server may have it. */
+interface Asked {
+  request: CreateRequest;
+  lost: boolean;
+}
+
 /** What a turn asks for beside the answer: why its prompt was computed, and to go on to its end without a reader. */
 const OURS = { explain: true, on_disconnect: "continue" } as const;
 
 export class Carrying {
   readonly pursuit: Pursuit;
   private readonly turns = new Map<string, Turn>();
+  private readonly asked = new Map<string, Asked>();
   private readonly inbox: Inbox;
-  private sent = 0;
 
   constructor(private readonly options: CarryingOptions) {
-    const { store, api, sessions, wait, ended, schedule } = options;
+    const { store, api, wait, ended, schedule } = options;
     this.inbox = new Inbox((events) => this.applyAll(events), schedule);
-    const read = (id: string) => sessions.read(id);
     const tell = (id: string, responseId: string) => this.tell(id, responseId);
-    this.pursuit = new Pursuit({ store, api, read, wait, tell, ended });
+    const again = (id: string) => this.attempt(id);
+    this.pursuit = new Pursuit({ store, api, wait, tell, again, ended });
   }
 
   /** Whether a socket tells of a turn of this conversation. */
@@ -61,25 +67,26 @@ export class Carrying {
     return this.turns.has(id) || this.pursuit.has(id);
   }
 
-  /** Send a message. */
-  send(id: string, text: string, wishes: Wishes): void {
+  /** Send a message. However often one goes out with the same `key`, the server begins one turn with it. */
+  send(id: string, text: string, wishes: Wishes, key: string): void {
     const { store, now } = this.options;
-    store.step(id, (thread) => begin(thread, text, `turn-${++this.sent}`, now()));
-    const turn = this.carry(
-      id,
-      { type: "response.create", conversation: id, input: text, ...wishes, chatpager: OURS },
-      { event: (event) => this.received(id, turn, event), dropped: (sent) => this.dropped(id, sent) },
-    );
+    store.step(id, (thread) => begin(thread, text, key, now()));
+    const request: CreateRequest = { type: "response.create", conversation: id, input: text, ...wishes, idempotency_key: key, chatpager: OURS };
+    this.asked.set(id, { request, lost: false });
+    void this.attempt(id).then((over) => (over ? undefined : this.pursuit.follow(id)));
   }
 
   /** The conversation is gone: its running answer ends, and nobody listens. */
   forget(id: string): void {
     const answer = liveAnswer(this.options.store.threads.value.get(id));
-    if (answer?.responseId != null) this.turns.get(id)?.socket.cancel(answer.responseId);
+    const socket = this.turns.get(id)?.socket;
+    if (answer?.responseId != null) socket?.cancel(answer.responseId);
+    else socket?.takeBack();
   }
 
   drop(id: string): void {
     this.turns.delete(id);
+    this.asked.delete(id);
   }
 
   private carry(id: string, request: TurnRequest, listener: TurnListener): Turn {
@@ -87,6 +94,22 @@ export class Carrying {
     const turn: Turn = { socket: lines.carry(request, listener), stop: false, lastFrame: now(), checking: false };
     this.turns.set(id, turn);
     return turn;
+  }
+
+  /** Send the turn that is not acknowledged, or send it again. False when its socket dropped before its end. */
+  private attempt(id: string): Promise<boolean> {
+    const asked = this.asked.get(id);
+    if (asked === undefined || this.options.api.locked.peek()) return Promise.resolve(asked === undefined);
+    return new Promise((resolve) => {
+      const turn = this.carry(id, asked.request, {
+        event: (event) => {
+          this.received(id, turn, event);
+          if (isOver(turn, event)) resolve(true);
+        },
+        dropped: (sent) => resolve(this.dropped(id, asked, sent)),
+      });
+      turn.stop = liveAnswer(this.options.store.threads.peek().get(id))?.stopping === true;
+    });
   }
 
   /** Have a running response told to its end. False when it was not: its events are gone, or the socket dropped. */
@@ -115,12 +138,27 @@ export class Carrying {
 
   private received(id: string, turn: Turn, event: ServerEvent): void {
     turn.lastFrame = this.options.now();
+    const over = isOver(turn, event);
+    if (over && this.turns.get(id) === turn) this.turns.delete(id);
+    const asked = this.asked.get(id);
+    if (over && event.type === "error" && asked !== undefined) return this.refused(id, asked, event.error);
     this.inbox.push(id, event);
-    const ended = isTerminal(event) || (event.type === "error" && !turn.socket.busy);
     if (event.type === "response.created" && turn.stop) turn.socket.cancel(event.response.id);
-    if (ended && this.turns.get(id) === turn) this.turns.delete(id);
-    if (!ended && event.type !== "response.created") return;
+    if (!over && event.type !== "response.created") return;
+    this.asked.delete(id);
     this.inbox.flush();
+    this.options.changed(id);
+  }
+
+  private refused(id: string, { lost }: Asked, { code, message }: ErrorBody): void {
+    const taken = code === "idempotency_conflict"; // sent before with other settings: the turn of then is there
+    this.refuse(id, code === "response_cancelled" ? words.takenBack : message, lost || taken);
+  }
+
+  private refuse(id: string, reason: string, unsure: boolean): void {
+    this.asked.delete(id);
+    this.inbox.flush();
+    this.options.store.step(id, (thread) => refuse(thread, reason, unsure));
     this.options.changed(id);
   }
 
@@ -137,28 +175,23 @@ export class Carrying {
     const { store } = this.options;
     const answer = liveAnswer(store.threads.value.get(id));
     if (answer === null || answer.stopping) return;
-    if (this.takeBack(id)) return this.options.changed(id);
     const turn = this.turns.get(id);
-    store.step(id, (thread) => stopping(thread, true));
     const { responseId } = answer;
-    if (turn !== undefined && responseId === null) turn.stop = true; // there is no id to cancel yet: `received` sends it then
-    else if (turn?.socket.state.value === "open" && responseId !== null) turn.socket.cancel(responseId);
-    else if (responseId !== null) void this.cancelByCall(id, responseId);
+    if (responseId === null && this.asked.get(id)?.lost === false && turn?.socket.takeBack()) {
+      this.turns.delete(id); // it has not left the page
+      return this.refuse(id, words.takenBack, false);
+    }
+    store.step(id, (thread) => stopping(thread, true));
+    if (responseId === null) this.stopUnnamed(id, turn);
+    else if (turn?.socket.state.value === "open") turn.socket.cancel(responseId);
+    else void this.cancelByCall(id, responseId);
   }
 
-  /** The page is being left: a message that waits for a connection goes no more, and is refused. */
-  leave(): void {
-    for (const id of [...this.turns.keys()]) this.takeBack(id);
-  }
-
-  /** Refuse a message that has not left the page. False where there is none. */
-  private takeBack(id: string): boolean {
-    const { store } = this.options;
-    const answer = liveAnswer(store.threads.value.get(id));
-    if (answer === null || answer.responseId !== null || !this.turns.get(id)?.socket.takeBack()) return false;
-    this.turns.delete(id);
-    store.step(id, (thread) => refuse(thread, words.takenBack));
-    return true;
+  /** There is no id to cancel by yet. What began elsewhere, with a request that was lost, ends when this page is told its id. */
+  private stopUnnamed(id: string, turn: Turn | undefined): void {
+    if (turn === undefined) return; // the next attempt sees it
+    turn.stop = true;
+    if (this.asked.get(id)?.lost === false) turn.socket.withdraw();
   }
 
   private async cancelByCall(id: string, responseId: string): Promise<void> {
@@ -167,12 +200,16 @@ export class Carrying {
     if (!heard) store.step(id, (thread) => stopping(thread, false));
   }
 
-  private dropped(id: string, sent: boolean): void {
+  /** Whether that was the turn's end. */
+  private dropped(id: string, asked: Asked, sent: boolean): boolean {
+    const { store } = this.options;
     this.turns.delete(id);
     this.inbox.flush();
-    this.options.store.step(id, (thread) => (sent ? lose(thread) : refuse(thread, words.noConnection)));
-    if (sent) void this.pursuit.follow(id);
-    else this.options.changed(id);
+    if (this.asked.get(id) !== asked) store.step(id, lose); // acknowledged
+    else if (!sent && !asked.lost) this.refuse(id, words.noConnection, false);
+    else if (liveAnswer(store.threads.peek().get(id))?.stopping) this.refuse(id, words.lostBeforeStored, true);
+    else asked.lost = true;
+    return liveAnswer(store.threads.peek().get(id)) === null;
   }
 
   /** After a silence the server is asked whether the turn still runs. */
@@ -210,4 +247,8 @@ export class Carrying {
       return false; // where the server is not reached, the socket is of no use either
     }
   }
+}
+
+function isOver(turn: Turn, event: ServerEvent): boolean {
+  return isTerminal(event) || (event.type === "error" && !turn.socket.busy);
 }

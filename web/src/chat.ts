@@ -16,6 +16,7 @@ import type { LineState } from "./socket";
 import { Store } from "./store";
 import { isShown } from "./stored";
 import { withdraw } from "./turns";
+import type { Unsent } from "./unsent";
 import type { KeptWishes } from "./wishes";
 
 export interface ChatOptions {
@@ -23,6 +24,7 @@ export interface ChatOptions {
   lines: Lines;
   login: Login;
   drafts: Drafts;
+  unsent: Unsent;
   wishes: KeptWishes;
   /** Show this conversation in the page's address. */
   navigate: (id: string | null) => void;
@@ -59,7 +61,7 @@ export class Chat {
     const ended = async (id: string) => (this.beginning.settle(id) ? undefined : this.opening.reload(id));
     const changed = (id: string) => {
       if (this.beginning.settle(id)) return;
-      void sessions.learn(id);
+      void sessions.learn(id).then((there) => (there ? undefined : this.opening.reload(id)));
       tellOthers(id);
       void this.catchUp(id);
     };
@@ -127,9 +129,8 @@ export class Chat {
     const id = store.currentId.peek();
     const before = store.session.peek();
     if (id === null || before === undefined || carrying.busy(id)) return;
-    await this.sessions.learn(id);
-    const after = store.session.peek();
-    if (JSON.stringify(before) !== JSON.stringify(after)) await this.opening.reload(id);
+    const there = await this.sessions.learn(id);
+    if (!there || JSON.stringify(before) !== JSON.stringify(store.session.peek())) await this.opening.reload(id);
   }
 
   /** After a turn of this page: what others said before it, while the page was too busy to read. */
@@ -141,16 +142,16 @@ export class Chat {
     if (shown !== undefined && !carrying.busy(id) && !isShown(newest, shown)) await this.opening.reload(id);
   }
 
-  /** Whether the page can be left, and nothing that was written is lost. */
-  get leavable(): boolean {
-    return this.options.drafts.kept;
+  /** The page may be left: keep what was written. False where some of it would be lost. */
+  keep(): boolean {
+    this.opening.keep();
+    return this.options.drafts.kept && this.options.unsent.kept;
   }
 
   /** The page is being left. */
   leave(): void {
     this.deleting.leave();
-    this.carrying.leave();
-    this.drafting.leave();
+    this.keep();
   }
 
   /** The server is asked about turns that say nothing. */
@@ -167,7 +168,8 @@ export class Chat {
     this.carrying.forget(id);
     if (!(await this.sessions.remove(id))) return this.sessions.list();
     this.carrying.drop(id);
-    this.options.drafts.write(id, "");
+    this.options.drafts.take(id);
+    this.options.unsent.forget(id);
     this.options.wishes.write(id, null);
     if (this.store.currentId.value === id) this.opening.go(null);
   }
@@ -189,14 +191,24 @@ export class Chat {
     return this.store.ready.value;
   }
 
-  /** Send the user's message; a new chat is created first. What else is being written stays. */
-  async send(text: string): Promise<void> {
+  /** Send the user's message; a new chat is created first. What else is being written stays. One that is sent again has its `key`. */
+  async send(text: string, key = freshKey()): Promise<void> {
     const { store } = this;
     if (text.trim() === "" || !this.ready) return;
     const id = store.currentId.value ?? (await this.beginning.begin(text));
     if (id === null) return;
     if (store.currentId.value === id && ["", text].includes(store.draft.value)) this.write(""); // nor is the server told of it any more
-    this.carrying.send(id, text, this.options.wishes.read(id) ?? {});
+    this.carrying.send(id, text, this.options.wishes.read(id) ?? {}, key);
+  }
+
+  /** What the open chat's message at `index` is to be instead, as far as that is written. */
+  edited(index: number): string | null {
+    const id = this.store.currentId.peek();
+    return id === null ? null : this.options.drafts.readEdit(id, index);
+  }
+
+  edit(id: string, index: number, text: string | null): void {
+    this.options.drafts.writeEdit(id, index, text);
   }
 
   /**
@@ -215,7 +227,7 @@ export class Chat {
     for (const { id, text: said } of made) {
       options.wishes.write(id, wishes);
       if (store.currentId.peek() === thread.id) this.opening.enter(id);
-      this.carrying.send(id, said, wishes);
+      this.carrying.send(id, said, wishes, freshKey());
     }
     return made.length > 0;
   }
@@ -228,10 +240,11 @@ export class Chat {
   /** Take a refused message off the page: to send it again, or to have its text in the composer. */
   retake(key: string, text: string, then: "send" | "edit"): void {
     const id = this.store.currentId.value;
-    if (id === null || !this.ready) return;
+    if (id === null || (then === "send" && !this.ready)) return;
     this.store.step(id, (thread) => withdraw(thread, key));
+    this.options.unsent.drop(id, [key]);
     const draft = this.store.draft.peek();
-    if (then === "send") void this.send(text);
+    if (then === "send") void this.send(text, key);
     else this.write(draft === "" || draft === text ? text : `${text}\n\n${draft}`);
   }
 
@@ -240,4 +253,9 @@ export class Chat {
     const id = this.store.currentId.value;
     if (id !== null) this.carrying.stop(id);
   }
+}
+
+/** A name for a turn that no other has. */
+function freshKey(): string {
+  return `turn-${crypto.getRandomValues(new Uint32Array(4)).join("-")}`; // `randomUUID` is only there over HTTPS
 }

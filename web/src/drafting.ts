@@ -32,14 +32,6 @@ export class Drafting {
     });
   }
 
-  /** The page is being left: a message that the server refused is a draft again, where nothing was written since. */
-  leave(): void {
-    for (const { id, messages } of this.store.threads.peek().values()) {
-      const last = messages.at(-1);
-      if (last?.state === "refused" && this.drafts.read(id) === "") this.drafts.write(id, last.text);
-    }
-  }
-
   /** What is short, the server reads as fast when it is sent. */
   private tell(id: string | null, text: string): void {
     const input = text.length >= LONG && text.length <= LONGEST ? text : "";

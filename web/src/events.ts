@@ -5,6 +5,8 @@ export interface CreateRequest extends Wishes {
   type: "response.create";
   conversation: string;
   input: string;
+  /** The server begins one turn with it, however often it is sent. */
+  idempotency_key: string;
   /** `on_disconnect: "continue"`: it goes on to its end also without a reader, for whoever comes back a day later. */
   chatpager?: { explain: boolean; on_disconnect?: "continue" };
 }
@@ -21,6 +23,12 @@ export interface CancelRequest {
   response_id: string;
 }
 
+/** End what was sent last and is not acknowledged. */
+export interface WithdrawRequest {
+  type: "response.cancel";
+  stream_id: null;
+}
+
 /** What is being written, so far; without input, nothing any more. The server computes it meanwhile, and does not answer. */
 export interface DraftRequest extends Wishes {
   type: "chatpager.draft";
@@ -28,7 +36,7 @@ export interface DraftRequest extends Wishes {
   input: string;
 }
 
-export type ClientRequest = CreateRequest | ResumeRequest | CancelRequest | DraftRequest;
+export type ClientRequest = CreateRequest | ResumeRequest | CancelRequest | WithdrawRequest | DraftRequest;
 
 interface Numbered {
   sequence_number: number;

@@ -16,6 +16,7 @@ import { ChatContext } from "./components/context";
 import { KeptWishes } from "./wishes";
 import { words } from "./words";
 import { Drafts } from "./drafts";
+import { Unsent } from "./unsent";
 import { Lines } from "./lines";
 import { Login } from "./login";
 import { forgetWork, preference, themeOf, wear } from "./preferences";
@@ -33,11 +34,11 @@ document.documentElement.lang = words.locale;
 // What one page changes, this browser's others read again.
 const others = new BroadcastChannel(`chatpager:${new URL(".", root).href}`);
 
-const leave = () => chat.leave();
+const leaving = new AbortController();
 
 /** Somebody else comes next: nothing that was written may be kept on leaving either. */
 function forget(): void {
-  window.removeEventListener("pagehide", leave);
+  leaving.abort();
   forgetWork();
 }
 
@@ -47,6 +48,7 @@ const chat = new Chat({
   login: new Login(api, ["user", "admin"], forget),
   lines: new Lines({ url: socketUrl.href }),
   drafts: new Drafts(() => localStorage),
+  unsent: new Unsent(() => localStorage),
   wishes: new KeptWishes(() => localStorage),
   tellOthers: (id) => others.postMessage(id),
   navigate: (id) => {
@@ -57,10 +59,11 @@ const chat = new Chat({
 window.addEventListener("hashchange", () => chat.opening.open(parseRoute(location.hash)));
 window.addEventListener("online", () => chat.wake());
 window.addEventListener("offline", () => (chat.store.offline.value = true));
-window.addEventListener("beforeunload", (event) => {
-  if (!chat.leavable) event.preventDefault(); // the browser asks
-});
-window.addEventListener("pagehide", leave);
+const { signal } = leaving;
+window.addEventListener("beforeunload", (event) => chat.keep() || event.preventDefault(), { signal }); // the browser asks
+window.addEventListener("pagehide", () => chat.leave(), { signal });
+// a page that nobody sees may be ended without a word
+document.addEventListener("visibilitychange", () => document.visibilityState === "hidden" && chat.keep(), { signal });
 others.onmessage = ({ data }) => chat.heard(String(data));
 document.addEventListener("visibilitychange", () => {
   if (document.visibilityState === "visible") chat.wake();

@@ -7,9 +7,14 @@ import type { Drafts } from "./drafts";
 import type { Sessions } from "./sessions";
 import type { Store } from "./store";
 import { reread } from "./stored";
-import { emptyThread } from "./turns";
+import { type Thread, emptyThread } from "./turns";
+import { type Kept, type Unsent, unsentOf } from "./unsent";
 import type { Wishes } from "./wire";
 import { type KeptWishes, wishesOf } from "./wishes";
+import { words } from "./words";
+
+/** How many conversations the page holds: the others are read again when they are opened. */
+const HELD = 24;
 
 export interface OpeningOptions {
   store: Store;
@@ -17,6 +22,7 @@ export interface OpeningOptions {
   sessions: Sessions;
   carrying: Carrying;
   drafts: Drafts;
+  unsent: Unsent;
   wishes: KeptWishes;
   /** Show this conversation in the page's address. */
   navigate: (id: string | null) => void;
@@ -53,8 +59,30 @@ export class Opening {
       store.wishes.value = wishes.read(id) ?? {};
       store.notice.value = null;
       store.drawer.value = false;
-      if (id !== null && !store.threads.value.has(id)) store.put(emptyThread(id, "loading"));
+      if (id !== null) store.renew(store.threads.value.get(id) ?? emptyThread(id, "loading"));
     });
+    this.makeRoom();
+  }
+
+  /** Let go of what was shown longest ago, but of nothing that is going on. */
+  private makeRoom(): void {
+    const { store, carrying, unsent } = this.options;
+    const idle = [...store.threads.peek().values()].filter(({ id }) => id !== store.currentId.peek() && !carrying.busy(id));
+    for (const thread of idle.slice(0, Math.max(0, store.threads.peek().size - HELD))) {
+      unsent.add(thread.id, this.unsentIn(thread));
+      store.release(thread.id);
+    }
+  }
+
+  /** The page is left, or may be: what the server has not taken is kept. */
+  keep(): void {
+    for (const thread of this.options.store.threads.peek().values()) this.options.unsent.add(thread.id, this.unsentIn(thread));
+  }
+
+  /** Of this page, and of one before it where there is nothing here yet. */
+  private unsentIn(thread: Thread): Kept[] {
+    const here = unsentOf(thread, words.lostBeforeStored);
+    return thread.phase === "ready" ? here : [...this.options.unsent.read(thread.id), ...here];
   }
 
   /** Have the conversation's prefix ready before its next message. What goes wrong with it costs warmth, and nothing else. */
@@ -67,7 +95,8 @@ export class Opening {
     const { store, sessions } = this.options;
     if (store.threads.peek().has(id)) return;
     const read = await sessions.read(id).catch(() => null); // told when it is opened
-    if (read !== null && !store.threads.peek().has(id)) store.put(read);
+    if (read !== null && !store.threads.peek().has(id)) store.put(this.arranged(emptyThread(id, "loading"), read));
+    this.makeRoom();
   }
 
   /** Read a conversation from the server, unless a turn of it is under way here. */
@@ -78,17 +107,38 @@ export class Opening {
     try {
       const stored = await sessions.read(id);
       // A turn that began meanwhile, even one that has ended since, knows more than what was read.
-      store.step(id, (thread) => (thread === before ? reread(thread, stored) : thread));
+      store.step(id, (thread) => (thread === before ? this.arranged(thread, stored) : thread));
       if (!carrying.has(id)) void carrying.pursuit.follow(id); // a turn with a socket tells by itself how it goes
       void this.learnWishes(id);
     } catch (error) {
-      const missing = error instanceof ApiError && error.status === 404;
+      const missing = error instanceof ApiError && error.gone;
       if (!missing && error instanceof ApiError && !error.passing) store.notice.value = error.message;
+      if (missing) this.rescue(id);
       store.step(id, (thread) => {
         if (missing) return emptyThread(id, "missing");
         return thread.phase === "ready" ? thread : emptyThread(id, "unreachable");
       });
     }
+  }
+
+  private arranged(shown: Thread, stored: Thread): Thread {
+    return reread(shown, stored, this.unsentIn(shown));
+  }
+
+  /** The conversation is gone: what was written for it becomes the draft of a new one. */
+  private rescue(id: string): void {
+    const { store, drafts, unsent } = this.options;
+    const thread = store.threads.peek().get(id);
+    const open = store.currentId.peek();
+    const shown = open === id ? store.draft.peek() : "";
+    const told = thread === undefined ? [] : this.unsentIn(thread).map((one) => one.text);
+    const fresh = drafts.read(null);
+    const lost = new Set([...told, ...drafts.take(id), shown].filter((text) => text !== "" && !fresh.includes(text))); // another page may have been faster
+    unsent.forget(id);
+    if (lost.size === 0) return;
+    drafts.write(null, [fresh, ...lost].filter((text) => text !== "").join("\n\n"));
+    if (open === id || open === null) store.draft.value = drafts.read(open);
+    store.notice.value = words.rescued;
   }
 
   /** What the chat's last turn asked for, where this browser does not know. */

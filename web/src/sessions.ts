@@ -6,7 +6,7 @@ import { readFile } from "./files";
 import type { Store } from "./store";
 import { fromItems } from "./stored";
 import { type Thread, emptyThread } from "./turns";
-import type { Conversation } from "./wire";
+import type { Conversation, Metadata } from "./wire";
 import { words } from "./words";
 
 export class Sessions {
@@ -73,16 +73,16 @@ export class Sessions {
   }
 
   /** A row stands for all branches of a conversation, so far as they are known here. */
-  private async amendFamily(session: Conversation, change: (metadata: Record<string, string>) => Record<string, string>): Promise<void> {
+  private async amendFamily(session: Conversation, change: (metadata: Metadata) => Metadata): Promise<void> {
     const family = this.store.sessions.value.filter((one) => one.id !== session.id && rootOf(one) === rootOf(session));
     await this.report(async () => {
-      for (const one of [session, ...family]) this.store.know(await this.api.update(one.id, change(one.metadata)));
+      for (const one of [session, ...family]) this.store.know(await this.api.amend(one.id, (read) => change(read.metadata)));
     });
     this.changed(session.id);
   }
 
-  /** Look for `words` on the server; the empty text shows the whole list again. */
-  async search(text: string): Promise<void> {
+  /** Look for `words` on the server, or with `more` for those after what was found; the empty text shows the whole list again. */
+  async search(text: string, more = false): Promise<void> {
     const { store } = this;
     store.search.value = text;
     const words = text.trim();
@@ -90,9 +90,13 @@ export class Sessions {
       store.found.value = null;
       return;
     }
+    const before = more ? (store.found.value ?? []) : [];
     try {
-      const page = await this.api.sessions(null, words);
-      if (store.search.value === text) store.found.value = page.data; // what was typed since has its own answer
+      const page = await this.api.sessions(more ? store.foundCursor.value : null, words);
+      if (store.search.value !== text) return; // what was typed since has its own answer
+      const fresh = page.data.filter((one) => before.every(({ id }) => id !== one.id));
+      store.found.value = [...before, ...fresh];
+      store.foundCursor.value = page.has_more ? page.last_id : null;
     } catch (error) {
       store.notice.value = reasonOf(error);
     }
@@ -104,20 +108,21 @@ export class Sessions {
       try {
         await this.api.remove(id);
       } catch (error) {
-        if (!(error instanceof ApiError && error.status === 404)) throw error;
+        if (!(error instanceof ApiError && error.gone)) throw error;
       }
       this.store.forget(id);
       this.changed(id);
     });
   }
 
-  /** Read one row again: a turn changes its title and its place. */
-  async learn(id: string): Promise<void> {
+  /** Read one row again: a turn changes its title and its place. False where the conversation is gone. */
+  async learn(id: string): Promise<boolean> {
     try {
       const session = await this.api.session(id);
       if (this.store.threads.value.has(id)) this.store.know(session);
-    } catch {
-      // the row keeps what it shows until the list is read again
+      return true;
+    } catch (error) {
+      return !(error instanceof ApiError && error.gone); // the row keeps what it shows until the list is read again
     }
   }
 

@@ -97,6 +97,11 @@ export class ResponsesSocket {
     this.send({ type: "response.cancel", response_id: responseId });
   }
 
+  /** Ask the server not to begin the turn that was sent, or to stop it at once; it still ends with an `error` or its terminal event. */
+  withdraw(): void {
+    this.send({ type: "response.cancel", stream_id: null });
+  }
+
   /** Tell what is being written; nothing comes of it where there is no connection. */
   draft(request: DraftRequest): void {
     this.send(request);

@@ -35,6 +35,8 @@ export class Store {
   /** The words looked for in the list, and what was found; null while nothing is looked for. */
   readonly search = signal("");
   readonly found = signal<readonly Conversation[] | null>(null);
+  /** Where the next page of what was found begins, or null where all of it is there. */
+  readonly foundCursor = signal<string | null>(null);
   /** A row that was deleted and can still be had back. */
   readonly doomed = signal<Conversation | null>(null);
   /** True from the first message of a new chat until its conversation exists. */
@@ -98,6 +100,19 @@ export class Store {
     this.threads.value = new Map(this.threads.value).set(thread.id, thread);
   }
 
+  /** Put a thread as the one that was shown last. */
+  renew(thread: Thread): void {
+    this.release(thread.id);
+    this.put(thread);
+  }
+
+  /** The page holds the thread no more. */
+  release(id: string): void {
+    const threads = new Map(this.threads.value);
+    threads.delete(id);
+    this.threads.value = threads;
+  }
+
   /** Take one pure step on a thread; nothing happens when the page no longer holds it. */
   step(id: string, step: (thread: Thread) => Thread): void {
     const before = this.threads.value.get(id);
@@ -123,9 +138,7 @@ export class Store {
 
   forget(id: string): void {
     this.sessions.value = this.sessions.value.filter((one) => one.id !== id);
-    const threads = new Map(this.threads.value);
-    threads.delete(id);
-    this.threads.value = threads;
+    this.release(id);
   }
 }
 

@@ -1,5 +1,6 @@
 /** A conversation as the server stores it: its items as messages, and what the page shows brought in line with them. */
-import { type Call, type Message, type Thread, callOf, message, reasonOf, receiptOf, refuse } from "./turns";
+import { type Call, type Message, type Thread, callOf, message, reasonOf, receiptOf } from "./turns";
+import { type Kept, withUnsent } from "./unsent";
 import { type AnyItem, type CallItem, type Item, type Role, type TurnAccount, textOf } from "./wire";
 
 function fromAccount(own: TurnAccount | undefined, status: string): Partial<Message> {
@@ -48,16 +49,13 @@ export function fromItems(id: string, items: readonly AnyItem[], active: string 
 
 /**
  * The stored thread in the place of what the page showed. Messages that did not change keep their object, so nothing of them is
- * drawn again; messages the server never took stay where they were, to be sent again.
+ * drawn again; messages the server never took (`unsent`) stay where they were, to be sent again.
  */
-export function reread(shown: Thread, stored: Thread): Thread {
+export function reread(shown: Thread, stored: Thread, unsent: readonly Kept[] = []): Thread {
   const before = shown.messages.filter((one) => one.state !== "refused");
   const keys = new Set(stored.messages.map((one) => one.key));
   const messages = stored.messages.map((one, index) => merged(before[index], one, keys));
-  shown.messages.forEach((one, index) => {
-    if (one.state === "refused") messages.splice(index, 0, one);
-  });
-  return { ...stored, messages };
+  return withUnsent({ ...stored, messages }, unsent);
 }
 
 function merged(before: Message | undefined, stored: Message, keys: ReadonlySet<string>): Message {
@@ -81,14 +79,4 @@ export function isShown(newest: readonly AnyItem[], shown: Thread): boolean {
     place = here.findLastIndex((mine, index) => index < place && same(mine));
     return place >= 0;
   });
-}
-
-/** As `reread`, for a turn whose socket dropped before it was acknowledged: the stored messages tell whether the server took it. */
-export function recover(lost: Thread, stored: Thread, reason: string): Thread {
-  const pending = lost.messages.findIndex((one) => one.role === "user" && one.state === "sending");
-  if (pending < 0) return reread(lost, stored);
-  const earlier = lost.messages.slice(0, pending).filter((one) => one.state !== "refused").length;
-  const text = lost.messages[pending]?.text;
-  const taken = stored.messages.slice(earlier).some((one) => one.role === "user" && one.text === text);
-  return reread(taken ? lost : refuse(lost, reason), stored);
 }

@@ -61,6 +61,8 @@ export interface Message {
   pace: Pace | null;
   /** The user asked for a stop and the server has not ended it yet. */
   stopping: boolean;
+  /** Of a refused message: it was on its way once, and the server may have it for all this page knows. */
+  unsure: boolean;
 }
 
 export type ThreadPhase = "loading" | "ready" | "missing" | "unreachable";
@@ -91,13 +93,13 @@ export function emptyThread(id: string, phase: ThreadPhase): Thread {
 
 export function message(key: string, role: Role, text: string, state: MessageState): Message {
   const nothing = { responseId: null, receipt: null, error: null, prefill: null, thoughts: "", calls: [], pace: null };
-  return { key, role, text, state, ...nothing, stopping: false };
+  return { key, role, text, state, ...nothing, stopping: false, unsure: false };
 }
 
-/** The user has sent `text`: their message and the answer's empty place. `key` is new on this page. */
+/** The user has sent `text`: their message and the answer's empty place. By `key` the server knows the turn again. */
 export function begin(thread: Thread, text: string, key: string, now = 0): Thread {
   const answer = { ...message(`${key}-answer`, "assistant" as const, "", "sending"), pace: { sent: now, first: null, last: now, pieces: 0 } };
-  const turn = [message(`${key}-user`, "user", text, "sending"), answer];
+  const turn = [message(key, "user", text, "sending"), answer];
   return { ...thread, phase: "ready", sequence: -1, messages: [...thread.messages, ...turn] };
 }
 
@@ -157,13 +159,13 @@ function ended(response: ResponseObject): TurnState {
   return response.status === "queued" ? "in_progress" : response.status;
 }
 
-/** No response began: the answer's place goes away and the user's message says why. */
-export function refuse(thread: Thread, reason: string): Thread {
+/** No response began, or with `unsure` none that this page knows of: the answer's place goes away and the user's message says why. */
+export function refuse(thread: Thread, reason: string, unsure = false): Thread {
   const answer = liveAnswer(thread);
   if (answer === null) return thread;
   const messages = thread.messages
     .slice(0, -1)
-    .map((one) => (one.state === "sending" ? { ...one, state: "refused" as const, error: reason } : one));
+    .map((one) => (one.state === "sending" ? { ...one, state: "refused" as const, error: reason, unsure } : one));
   return { ...thread, messages };
 }
 
@@ -244,7 +246,7 @@ export function apply(thread: Thread, event: ServerEvent, now = 0): Thread {
 
 /** The socket dropped under the turn: it is neither finished nor failed until the server has been asked. */
 export function lose(thread: Thread): Thread {
-  return amendAnswer(thread, (answer) => ({ ...answer, state: "lost", prefill: null, stopping: false }));
+  return amendAnswer(thread, (answer) => (answer.responseId === null ? answer : { ...answer, state: "lost", prefill: null, stopping: false }));
 }
 
 /** The user wants the turn to end, or (`false`) their wish did not reach the server. */

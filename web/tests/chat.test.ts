@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
-import { address, answers, chat, eventually, finish, lines, server, shown, start, startInOne } from "./page";
+import { words } from "../src/words";
+import { address, answers, chat, eventually, finish, lines, server, shown, start, startAgain, startInOne } from "./page";
 import { cache, item, response, timings, usage } from "./server";
 
 describe("a new chat", () => {
@@ -102,17 +103,25 @@ describe("stopping", () => {
     expect(shown()).toEqual([["user", "Hi", "refused"]]);
   });
 
-  it("is what leaving the page does to a message that waits for a connection: it is a draft again", async () => {
-    const { id } = server.addConversation();
-    await start(id);
-    await eventually(() => expect(chat.ready).toBe(true));
-    lines.close();
-    chat.write("Hi");
+  it("takes effect at once on a message that waits on the server for another's answer", async () => {
+    await startInOne();
+    const cancelled = { message: "it was cancelled before it had begun", type: "invalid_request_error", param: "stream_id", code: "response_cancelled" };
+    server.onWithdraw = (socket) => server.send(socket, { type: "error", status: 409, error: cancelled });
     await chat.send("Hi");
-    chat.leave();
-    chat.opening.open(null);
-    chat.opening.open(id);
-    expect(chat.store.draft.value).toBe("Hi");
+    chat.stop();
+    await eventually(() => expect(shown()).toEqual([["user", "Hi", "refused"]]));
+    expect(chat.store.thread.value?.messages[0]?.error).toBe(words.takenBack);
+    await eventually(() => expect(chat.ready).toBe(true));
+  });
+
+  it("is not what leaving the page does to a message that waits for a connection: the next page offers to send it", async () => {
+    await startInOne();
+    lines.close();
+    await chat.send("Hi");
+    chat.write("more");
+    startAgain("conv_1");
+    await eventually(() => expect(shown()).toEqual([["user", "Hi", "refused"]]));
+    expect(chat.store.draft.value).toBe("more");
   });
 
   it("goes by a call when another page started the answer, and can fail", async () => {
@@ -195,11 +204,9 @@ describe("a refused message", () => {
     await chat.send("Hi");
     await eventually(() => expect(shown()).toEqual([["user", "Hi", "refused"]]));
     expect(chat.store.thread.value?.messages[0]?.error).toBe("Too long.");
-    chat.leave();
-    const { id } = chat.store.thread.value!;
-    chat.opening.open(null);
-    chat.opening.open(id);
-    expect(chat.store.draft.value).toBe("Hi"); // as after a reload
+    startAgain("conv_1");
+    await eventually(() => expect(chat.ready).toBe(true));
+    expect(chat.store.thread.value?.messages).toMatchObject([{ text: "Hi", state: "refused", error: "Too long.", unsure: false }]);
     chat.write("More");
     chat.retake(chat.store.thread.value!.messages[0]!.key, "Hi", "edit");
     expect([shown(), chat.store.draft.value]).toEqual([[], "Hi\n\nMore"]);

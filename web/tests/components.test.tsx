@@ -10,12 +10,14 @@ import { EditMessage } from "../src/components/EditMessage";
 import { Message } from "../src/components/Message";
 import { ChatContext } from "../src/components/context";
 import { Drafts } from "../src/drafts";
+import { Unsent } from "../src/unsent";
 import { Lines } from "../src/lines";
 import { Login } from "../src/login";
 import { KeptWishes } from "../src/wishes";
 import { fromItems } from "../src/stored";
 import { type Message as MessageData, apply, begin, emptyThread, lose, refuse } from "../src/turns";
 import { answerEvents, cache, item, timings, usage } from "./server";
+import type { Conversation } from "../src/wire";
 import { words } from "../src/words";
 import { memoryStorage } from "./storage";
 
@@ -32,6 +34,7 @@ beforeEach(() => {
     login: new Login(api, ["user", "admin"]),
     lines: new Lines({ url: "ws://here/" }),
     drafts: new Drafts(() => storage),
+    unsent: new Unsent(() => storage),
     wishes: new KeptWishes(() => storage),
     navigate: () => undefined,
   });
@@ -160,13 +163,13 @@ describe("the field", () => {
     expect(paste(999_997)).toBe(true);
     expect(find("[role=alert]").textContent).toContain("999,997 characters are too many, a message has at most 1,000,000.");
     expect(chat.store.draft.value).toBe("kept");
-    draw(<EditMessage message={finished({ role: "user" })} onDone={() => undefined} />);
+    draw(<EditMessage message={finished({ role: "user" })} index={0} asked onDone={() => undefined} />);
     expect(paste(1_000_000, ".edit textarea")).toBe(true);
   });
 
   it("keeps a message that was said otherwise until it is on its way", async () => {
     const done = vi.fn();
-    draw(<EditMessage message={finished({ role: "user" })} onDone={done} />);
+    draw(<EditMessage message={finished({ role: "user" })} index={0} asked onDone={done} />);
     find<HTMLTextAreaElement>(".edit textarea").value = "Another";
     const branch = vi.spyOn(chat, "branch").mockResolvedValueOnce(false).mockResolvedValueOnce(true);
     const enter = () => find(".edit textarea").dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", bubbles: true, cancelable: true }));
@@ -174,6 +177,23 @@ describe("the field", () => {
     expect([branch.mock.calls.length, done.mock.calls.length]).toEqual([1, 0]);
     await act(async () => void enter());
     expect([branch.mock.calls.length, done.mock.calls.length]).toEqual([2, 1]);
+  });
+
+  it("of a message that is said otherwise keeps what is written while other chats are looked at", () => {
+    open();
+    const message = finished({ role: "user", text: "Hi" });
+    draw(<Message key={message.key} message={message} index={2} />);
+    act(() => find<HTMLButtonElement>(`[aria-label="${words.editMessage}"]`).click());
+    const area = () => find<HTMLTextAreaElement>(".edit textarea");
+    area().value = "Hi\nthere";
+    act(() => void area().dispatchEvent(new InputEvent("input", { bubbles: true })));
+    draw(<Message key="other" message={finished({ role: "user", text: "Other" })} index={1} />);
+    expect(area()).toBeNull();
+    draw(<Message key={message.key} message={message} index={2} />);
+    expect(area().value).toBe("Hi\nthere");
+    act(() => find<HTMLButtonElement>(".edit .button").click());
+    draw(<Message key="again" message={message} index={2} />);
+    expect(area()).toBeNull();
   });
 
   it("has a stop button and a stop key while an answer is written", () => {
@@ -250,9 +270,53 @@ describe("the page", () => {
     expect(find(".banner-error")).toBeNull();
   });
 
+  const listed = (title: string, metadata = {}): Conversation => {
+    const chatpager = { title, updated_at: 1, forked_from: null, active_response_id: null };
+    return { id: `conv_${title}`, object: "conversation", created_at: 1, metadata, chatpager };
+  };
+  const drawn = () => act(() => new Promise<void>((resolve) => requestAnimationFrame(() => requestAnimationFrame(() => resolve()))));
+  const focused = () => document.activeElement?.getAttribute("aria-label") ?? document.activeElement?.textContent;
+
+  it("keeps the focus in the list when a chat is had back, is gone, or moves", async () => {
+    act(() => void (chat.store.sessions.value = [listed("Ada"), listed("Bob")]));
+    draw(<App />);
+    await act(() => chat.deleting.doom(chat.store.sessions.value[1]!));
+    expect(focused()).toBe(words.undo);
+    await act(() => find<HTMLButtonElement>(".toast button").click());
+    await drawn();
+    expect(focused()).toBe(words.moreOf("Bob"));
+    await act(() => chat.deleting.doom(chat.store.sessions.value[1]!));
+    act(() => {
+      chat.store.doomed.value = null;
+      chat.store.sessions.value = [listed("Ada")];
+    });
+    await drawn();
+    expect(focused()).toBe(words.moreOf("Ada"));
+    act(() => find<HTMLButtonElement>(".session-more").click());
+    vi.spyOn(chat.sessions, "pin").mockImplementation(async () => void (chat.store.sessions.value = [listed("Ada", { pinned: "true" })]));
+    await act(() => find<HTMLButtonElement>(".menu button").click());
+    await drawn();
+    expect([find(".sessions-age").textContent, focused()]).toEqual([words.pinned, words.moreOf("Ada")]);
+  });
+
+  it("says that there are more than it shows of what was found, and shows more", () => {
+    draw(<App />);
+    const look = vi.spyOn(chat.sessions, "search").mockResolvedValue();
+    const note = () => find(".sessions-note").textContent;
+    act(() => {
+      chat.store.search.value = "a";
+      chat.store.found.value = [listed("Ada"), listed("Anna")];
+    });
+    expect([note(), find(".sessions-more")]).toEqual(["2 chats found", null]);
+    act(() => void (chat.store.foundCursor.value = "conv_Anna"));
+    expect(note()).toBe("2+ chats found");
+    act(() => find<HTMLButtonElement>(".sessions-more").click());
+    expect(look).toHaveBeenCalledExactlyOnceWith("a", true);
+  });
+
   it("names the open chat in its title", () => {
     open();
-    act(() => void (chat.store.sessions.value = [{ id: "conv_1", object: "conversation", created_at: 1, metadata: {}, chatpager: { title: "Ada", updated_at: 1, forked_from: null, active_response_id: null } }]));
+    act(() => void (chat.store.sessions.value = [{ ...listed("Ada"), id: "conv_1" }]));
     draw(<App />);
     expect(document.title).toBe("Ada · chatpager");
   });

@@ -1,8 +1,7 @@
-import { effect } from "@preact/signals";
 import { describe, expect, it } from "vitest";
 import { words } from "../src/words";
-import { answers, chat, clock, eventually, finish, lines, server, shown, start, startInOne, stopServer, storedState } from "./page";
-import { answerEvents, item, usage } from "./server";
+import { answers, chat, clock, eventually, finish, lines, server, shown, start, startAgain, startInOne, stopServer, storedState } from "./page";
+import { item, usage } from "./server";
 
 describe("a socket that drops", () => {
   it("in the middle of an answer never makes it look finished, and the answer is read to its end", async () => {
@@ -29,69 +28,98 @@ describe("a socket that drops", () => {
     await eventually(() => expect(shown().at(-1)).toEqual(["assistant", "Hel", "interrupted"]));
   });
 
-  it("before the turn is acknowledged asks what the server has: nothing", async () => {
+  it("before the turn is acknowledged has it sent again as the same turn, until the server has it", async () => {
     await startInOne();
-    server.onCreate = (_, socket) => socket.terminate();
-    await chat.send("Hi");
-    await eventually(() => expect(shown()).toEqual([["user", "Hi", "refused"]]));
-    expect(chat.store.thread.value?.messages[0]?.error).toBe(words.lostBeforeStored);
-    server.onCreate = answers("resp_1", ["Hello"]);
-    await eventually(() => expect(chat.ready).toBe(true));
-    chat.retake(chat.store.thread.value!.messages[0]!.key, "Hi", "send");
-    await eventually(() => expect(shown().at(-1)).toEqual(["assistant", "Hello", "completed"]));
-    expect(shown()).toHaveLength(2);
-  });
-
-  it("and a message sent again while the page still reads up: its answer is not taken for a lost one", async () => {
-    await startInOne();
-    server.onCreate = (_, socket) => socket.terminate();
-    const items = "/v1/conversations/conv_1/items";
-    let read = () => {};
-    const stop = effect(() => {
-      if (shown()[0]?.[2] === "refused") server.holds.set(items, new Promise((resolve) => (read = resolve)));
-    });
-    await chat.send("Hi");
-    await eventually(() => expect(shown()[0]?.[2]).toBe("refused"));
-    await eventually(() => expect(server.calls.filter((call) => call === `GET ${items}`).length).toBeGreaterThan(1));
-    stop();
-    await eventually(() => expect(chat.ready).toBe(true));
-    let say = () => {};
+    const keys: string[] = [];
     server.onCreate = (request, socket) => {
-      answers("resp_1", [], 0)(request, socket); // stored, and nothing said of it yet
-      say = () => server.send(socket, ...answerEvents("resp_1", ["Hello"]));
+      keys.push(request.idempotency_key);
+      if (keys.length < 3) return socket.terminate();
+      answers("resp_1", ["Hello"])(request, socket);
     };
-    chat.retake(chat.store.thread.value!.messages[0]!.key, "Hi", "send");
-    await eventually(() => expect(server.responses.has("resp_1")).toBe(true));
-    read();
-    for (let i = 0; i < 5; i++) await fetch(`${server.root}health`);
-    say();
+    await chat.send("Hi");
+    expect(shown()[0]).toEqual(["user", "Hi", "sending"]);
     await eventually(() => expect(shown().at(-1)).toEqual(["assistant", "Hello", "completed"]));
-    expect(shown()).toHaveLength(2);
+    expect([shown().length, keys.length, new Set(keys).size]).toEqual([2, 3, 1]);
+    await eventually(() => expect(chat.ready).toBe(true));
+    await chat.send("Hi");
+    await eventually(() => expect(new Set(keys).size).toBe(2)); // said anew it is another turn
   });
 
-  it("before the turn is acknowledged asks what the server has: the whole turn", async () => {
-    await start();
+  it("twice, before the turn is acknowledged and after, doubles nothing", async () => {
+    await startInOne();
+    let sent = 0;
     server.onCreate = (request, socket) => {
-      answers("resp_1", ["Hello"], 0)(request, socket);
-      finish(request.conversation, "resp_1", "Hello");
-      socket.terminate();
+      sent++;
+      if (sent === 2) answers("resp_1", ["Hel", "lo"], 2)(request, socket);
+      if (sent === 2) finish("conv_1", "resp_1", "Hello");
+      setTimeout(() => socket.terminate(), sent === 2 ? 20 : 0);
     };
     await chat.send("Hi");
     await eventually(() => expect(shown()).toEqual([
       ["user", "Hi", "completed"],
       ["assistant", "Hello", "completed"],
     ]));
+    expect(sent).toBe(2);
   });
 
-  it("before the turn is acknowledged, and a server that will not tell, refuses it with the server's reason", async () => {
+  it("before the turn is acknowledged, and one who stops it meanwhile: it is refused, and is the same turn when it is tried again", async () => {
     await startInOne();
+    const keys: string[] = [];
     server.onCreate = (request, socket) => {
-      server.failures.set(`/v1/conversations/${request.conversation}`, { status: 403, body: '{"error":{"message":"The Host is not allowed."}}' });
+      keys.push(request.idempotency_key);
       socket.terminate();
     };
     await chat.send("Hi");
+    await eventually(() => expect(keys.length).toBeGreaterThan(0));
+    chat.stop();
     await eventually(() => expect(shown()).toEqual([["user", "Hi", "refused"]]));
-    expect(chat.store.thread.value?.messages[0]?.error).toBe("The Host is not allowed.");
+    expect(chat.store.thread.value?.messages[0]).toMatchObject({ error: words.lostBeforeStored, unsure: true });
+    await eventually(() => expect(chat.ready).toBe(true));
+    const conflict = { message: "Taken.", type: "invalid_request_error", param: null, code: "idempotency_conflict" };
+    server.onCreate = (request, socket) => {
+      keys.push(request.idempotency_key); // the first was stored later than the page waited, with settings that have changed since
+      server.items.get("conv_1")?.push(item("msg_1", "user", "Hi"));
+      finish("conv_1", "resp_1", "Hello");
+      server.send(socket, { type: "error", status: 409, error: conflict });
+    };
+    chat.retake(chat.store.thread.value!.messages[0]!.key, "Hi", "send");
+    await eventually(() => expect(shown()).toEqual([
+      ["user", "Hi", "completed"],
+      ["assistant", "Hello", "completed"],
+    ]));
+    expect(new Set(keys).size).toBe(1);
+  });
+
+  it("and a page that ends before the turn is acknowledged: the next one offers to send the same turn again", async () => {
+    await startInOne();
+    const keys: string[] = [];
+    server.onCreate = (request) => void keys.push(request.idempotency_key);
+    await chat.send("Hi");
+    await eventually(() => expect(keys).toHaveLength(1));
+    startAgain("conv_1");
+    await eventually(() => expect(shown()).toEqual([["user", "Hi", "refused"]]));
+    await eventually(() => expect(chat.ready).toBe(true));
+    server.onCreate = (request, socket) => {
+      keys.push(request.idempotency_key);
+      answers("resp_1", ["Hello"])(request, socket);
+    };
+    chat.retake(chat.store.thread.value!.messages[0]!.key, "Hi", "send");
+    await eventually(() => expect(shown().at(-1)).toEqual(["assistant", "Hello", "completed"]));
+    expect([keys[1], shown().length]).toEqual([keys[0], 2]);
+    finish("conv_1", "resp_1", "Hello");
+    startAgain("conv_1");
+    await eventually(() => expect(chat.ready).toBe(true));
+    expect(shown()).toHaveLength(2);
+  });
+
+  it("before the turn is acknowledged, and a server that refuses it then, says the server's reason", async () => {
+    await startInOne();
+    const error = { message: "The queue is full.", type: "server_error", param: null, code: "server_is_overloaded" };
+    let sent = 0;
+    server.onCreate = (_, socket) => (++sent === 1 ? socket.terminate() : server.send(socket, { type: "error", status: 503, error }));
+    await chat.send("Hi");
+    await eventually(() => expect(shown()).toEqual([["user", "Hi", "refused"]]));
+    expect(chat.store.thread.value?.messages[0]).toMatchObject({ error: "The queue is full.", unsure: true });
   });
 
   it("before anything was sent refuses the message", async () => {
@@ -106,14 +134,21 @@ describe("a socket that drops", () => {
     await restart();
   });
 
-  it("before the turn is acknowledged, in a chat that is gone, refuses it", async () => {
+  it("before the turn is acknowledged, in a chat that is gone, keeps all that was written as the draft of a new one", async () => {
     await startInOne();
+    const error = { message: "No such thing.", type: "invalid_request_error", param: "conversation", code: "conversation_not_found" };
+    let sent = 0;
     server.onCreate = (request, socket) => {
       server.conversations.delete(request.conversation);
-      socket.terminate();
+      if (++sent === 1) socket.terminate();
+      else server.send(socket, { type: "error", status: 404, error });
     };
     await chat.send("Hi");
+    chat.write("and more");
     await eventually(() => expect(chat.store.thread.value?.phase).toBe("missing"));
+    expect([chat.store.draft.value, chat.store.notice.value]).toEqual(["", words.rescued]);
+    chat.opening.open(null);
+    expect(chat.store.draft.value).toBe("Hi\n\nand more");
   });
 
   it("is shown as being away until a connection stands again, and then everything is read again", async () => {
@@ -205,19 +240,22 @@ describe("a silent socket", () => {
     await chat.sessions.askHealth();
     expect(shown()[0]).toEqual(["user", "Hi", "sending"]);
     session.chatpager.active_response_id = null;
+    server.onCreate = answers("resp_1", ["Hello"]);
     clock.now = 60_000;
     await eventually(() => {
       chat.watch();
-      expect(shown()).toContainEqual(["user", "Hi", "refused"]);
+      expect(shown().at(-1)).toEqual(["assistant", "Hello", "completed"]);
     });
   });
 
-  it("is given up when it never acknowledged the turn", async () => {
+  it("is given up when it never acknowledged the turn, which is sent again", async () => {
     await startInOne();
     await chat.send("Hi");
     await eventually(() => expect(server.sockets.size).toBe(1));
+    server.onCreate = answers("resp_1", ["Hello"]);
     clock.now = 20_000;
     chat.watch();
-    await eventually(() => expect(shown()).toEqual([["user", "Hi", "refused"]]));
+    await eventually(() => expect(shown().at(-1)).toEqual(["assistant", "Hello", "completed"]));
+    expect(shown()).toHaveLength(2);
   });
 });

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import type { Item } from "../src/wire";
 import { words } from "../src/words";
-import { address, answers, chat, eventually, finish, server, shown, start } from "./page";
+import { address, answers, chat, eventually, finish, forgetDrafts, server, shown, start } from "./page";
 import { answerEvents, item, response } from "./server";
 
 describe("a stored chat", () => {
@@ -178,6 +178,53 @@ describe("a stored chat", () => {
   });
 });
 
+describe("a chat that another page deletes", () => {
+  it("leaves what is being written in it as the draft of a new chat", async () => {
+    const { id } = server.addConversation("Old");
+    await start(id);
+    await eventually(() => expect(chat.ready).toBe(true));
+    chat.write("half a thought");
+    server.conversations.delete(id);
+    forgetDrafts(); // the other page does
+    chat.heard(id);
+    await eventually(() => expect(chat.store.thread.value?.phase).toBe("missing"));
+    expect([chat.store.draft.value, chat.store.notice.value]).toEqual(["", words.rescued]);
+    chat.opening.go(null);
+    expect(chat.store.draft.value).toBe("half a thought");
+  });
+
+  it("on another device is seen to be gone", async () => {
+    const { id } = server.addConversation("Old");
+    await start(id);
+    await eventually(() => expect(chat.ready).toBe(true));
+    server.conversations.delete(id);
+    await chat.look();
+    expect([chat.store.thread.value?.phase, chat.store.notice.value]).toEqual(["missing", null]);
+  });
+});
+
+describe("what the page holds", () => {
+  it("has a bound, and loses nothing that was written or goes on", async () => {
+    const made = Array.from({ length: 30 }, (_, index) => server.addConversation(`Chat ${index}`).id);
+    const [running = "", refused = ""] = made;
+    await start(running);
+    await eventually(() => expect(chat.ready).toBe(true));
+    server.onCreate = answers("resp_1", ["Hel", "lo"], 2);
+    await chat.send("Hi");
+    await eventually(() => expect(shown().at(-1)?.[1]).toBe("Hel"));
+    chat.opening.open(refused);
+    await eventually(() => expect(chat.ready).toBe(true));
+    const error = { type: "server_error", code: "server_is_overloaded", message: "Full.", param: null };
+    server.onCreate = (_, socket) => server.send(socket, { type: "error", status: 503, error });
+    await chat.send("And me?");
+    await eventually(() => expect(shown()).toEqual([["user", "And me?", "refused"]]));
+    for (const id of made.slice(2)) chat.opening.open(id);
+    expect([chat.store.threads.value.size, chat.store.threads.value.has(running), chat.store.threads.value.has(refused)]).toEqual([24, true, false]);
+    chat.opening.open(refused);
+    await eventually(() => expect(shown()).toEqual([["user", "And me?", "refused"]]));
+  });
+});
+
 /** The row of this conversation is deleted for good. */
 async function deleted(id: string): Promise<void> {
   chat.deleting.doom(chat.store.sessions.value.find((one) => one.id === id)!);
@@ -194,6 +241,17 @@ describe("the list", () => {
       Array.from({ length: 60 }, (_, index) => `Chat ${59 - index}`),
     );
     expect(chat.store.cursor.value).toBeNull();
+  });
+
+  it("of what was found is read page by page too", async () => {
+    for (let made = 0; made < 60; made++) server.addConversation(`Chat ${made}`);
+    await start();
+    await chat.sessions.search("Chat");
+    expect([chat.store.rows.value.length, chat.store.foundCursor.value]).toEqual([50, "conv_11"]);
+    await chat.sessions.search("Chat", true);
+    expect([chat.store.rows.value.length, chat.store.foundCursor.value]).toEqual([60, null]);
+    await chat.sessions.search("");
+    expect(chat.store.found.value).toBeNull();
   });
 
   it("keeps older rows when the newest page is read again, and drops what is gone from it", async () => {

@@ -5,6 +5,7 @@ import { Api } from "../src/api";
 import { Chat } from "../src/chat";
 import { Drafts } from "../src/drafts";
 import { Lines } from "../src/lines";
+import { Unsent } from "../src/unsent";
 import { Login } from "../src/login";
 import { KeptWishes } from "../src/wishes";
 import type { CreateRequest } from "../src/events";
@@ -19,15 +20,16 @@ export let address: (string | null)[];
 /** How often the page was to be loaded anew. */
 export let restarts: number;
 export const clock = { now: 0 };
+let inStorage: Storage;
 let end: () => void;
 
-function makeChat(root: string): Chat {
+function makeChat(root: string, storage = memoryStorage().storage): Chat {
   lines = new Lines({
     url: `${root.replace("http", "ws")}v1/responses`,
     wait: { first: 5, longest: 20 },
     socket: (url, protocol) => new NodeWebSocket(url, protocol) as unknown as WebSocket,
   });
-  const { storage } = memoryStorage();
+  inStorage = storage;
   address = [];
   clock.now = 0;
   const api = new Api(root);
@@ -37,6 +39,7 @@ function makeChat(root: string): Chat {
     login: new Login(api, ["user", "admin"], () => void restarts++),
     lines,
     drafts: new Drafts(() => storage),
+    unsent: new Unsent(() => storage),
     wishes: new KeptWishes(() => storage),
     navigate: (id) => void address.push(id),
     now: () => clock.now,
@@ -57,6 +60,9 @@ afterEach(async () => {
   await server.close();
 });
 
+/** What other pages of this browser can do to what is kept. */
+export const forgetDrafts = () => inStorage.removeItem(`chatpager.draft.${chat.store.currentId.peek() ?? "new"}`);
+
 /** Takes the server away. Returns the way to have a new one, empty, at the same address. */
 export async function stopServer(): Promise<() => Promise<void>> {
   const { port } = server;
@@ -71,6 +77,15 @@ export const eventually = <T>(check: () => T) => vi.waitFor(check, { timeout: 50
 /** Starts the page, whatever becomes of it. */
 export function begin(id: string | null): void {
   end = chat.start(id);
+}
+
+/** The page is left, or ends without a word, and is loaded anew. */
+export function startAgain(id: string | null, leaves = true): void {
+  if (leaves) chat.leave();
+  end();
+  lines.close();
+  chat = makeChat(server.root, inStorage);
+  begin(id);
 }
 
 /** The page at an empty conversation that another made. */

@@ -3,7 +3,7 @@ import { type IncomingMessage, type ServerResponse, createServer } from "node:ht
 import type { AddressInfo } from "node:net";
 import { type WebSocket, WebSocketServer } from "ws";
 import type { ClientRequest, CreateRequest, ResumeRequest, ServerEvent } from "../src/events";
-import type { AnyItem, CacheReceipt, Conversation, Health, Item, ResponseObject, Timings, Usage } from "../src/wire";
+import type { AnyItem, CacheReceipt, Conversation, Health, Item, Metadata, ResponseObject, Timings, Usage } from "../src/wire";
 
 export const usage: Usage = {
   input_tokens: 152,
@@ -87,6 +87,8 @@ export class TestServer {
   tenant = "ann";
   health: Health["status"] = "ok";
   onCreate: OnCreate = () => undefined;
+  /** What is not acknowledged shall not begin. */
+  onWithdraw: (socket: WebSocket) => void = () => undefined;
   /** Without more, the events are gone. */
   onResume: (request: ResumeRequest, socket: WebSocket) => void = (request, socket) => {
     const { response_id, starting_after } = request;
@@ -169,7 +171,8 @@ export class TestServer {
   }
 
   private heard(request: ClientRequest, socket: WebSocket): void {
-    if (request.type === "response.cancel") this.cancelled.push(request.response_id);
+    if (request.type === "response.cancel" && "stream_id" in request) this.onWithdraw(socket);
+    else if (request.type === "response.cancel") this.cancelled.push(request.response_id);
     else if (request.type === "chatpager.draft") this.drafts.push([request.conversation ?? null, request.input]);
     else if (request.type === "response.resume") this.onResume(request, socket);
     else this.onCreate(request, socket);
@@ -190,7 +193,7 @@ export class TestServer {
     reply.end(typeof value === "string" ? value : JSON.stringify(value));
   }
 
-  private answer(method: string, url: URL, body: { metadata?: Record<string, string>; at?: string; items?: AnyItem[]; key?: string } | null): { status: number; value: unknown } {
+  private answer(method: string, url: URL, body: { metadata?: Metadata; expected_metadata?: Metadata; at?: string; items?: AnyItem[]; key?: string } | null): { status: number; value: unknown } {
     const [, kind, id, rest] = /^\/(?:v1\/)?(\w+)\/?(\w+)?\/?(\w+)?$/.exec(url.pathname) ?? [];
     const missing = { status: 404, value: { error: { message: "No such thing.", type: "not_found", param: null, code: "not_found" } } };
     if (kind === "health") return { status: this.health === "ok" ? 200 : 503, value: { status: this.health, model: "demo", version: "0" } };
@@ -217,6 +220,9 @@ export class TestServer {
     if (rest === "fork") return { status: 200, value: this.fork(session, body?.at ?? "") };
     if (rest === "items" && method === "POST") this.items.get(id)?.push(...(body?.items ?? []));
     if (rest === "items") return { status: 200, value: page(this.items.get(id) ?? [], url) };
+    if (method === "POST" && body?.expected_metadata && JSON.stringify(body.expected_metadata) !== JSON.stringify(session.metadata)) {
+      return { status: 409, value: { error: { message: "Read it again.", type: "invalid_request_error", param: null, code: "conversation_changed" } } };
+    }
     if (method === "POST") this.named(session, body?.metadata ?? {});
     if (method === "DELETE") this.conversations.delete(id);
     return { status: 200, value: session };

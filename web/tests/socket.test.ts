@@ -5,7 +5,7 @@ import { ResponsesSocket, type TurnListener, backoff } from "../src/socket";
 import type { CreateRequest, ServerEvent } from "../src/events";
 import { TestServer, answerEvents } from "./server";
 
-const request: CreateRequest = { type: "response.create", conversation: "conv_1", input: "Hi" };
+const request: CreateRequest = { type: "response.create", conversation: "conv_1", idempotency_key: "k", input: "Hi" };
 const options = (url: string) => ({
   url,
   wait: { first: 5, longest: 40 },

@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
-import { fromItems, recover, reread } from "../src/stored";
+import { fromItems, reread } from "../src/stored";
+import { unsentOf, withUnsent } from "../src/unsent";
 import {
   type Message,
   type Thread,
@@ -119,8 +120,8 @@ describe("an error frame", () => {
 
   it("leaves a message that can be taken back", () => {
     const thread = apply(started(), error);
-    expect(withdraw(thread, "turn-1-user").messages).toEqual([]);
-    expect(withdraw(after(answerEvents("resp_1", ["Hi"])), "turn-1-user").messages).toHaveLength(2);
+    expect(withdraw(thread, "turn-1").messages).toEqual([]);
+    expect(withdraw(after(answerEvents("resp_1", ["Hi"])), "turn-1").messages).toHaveLength(2);
   });
 });
 
@@ -149,30 +150,31 @@ describe("a turn whose socket dropped", () => {
     expect(answerOf(interrupt(lose(running)))).toMatchObject({ text: "Hel", state: "interrupted" });
   });
 
-  it("was not sent when the server never stored its message", () => {
-    const thread = recover(lose(started()), fromItems("conv_1", [], null), "lost");
-    expect(shown(thread)).toEqual([["user", "My name is Ada.", "refused"]]);
+  it("before it was acknowledged is on its way again", () => {
+    expect(lose(started())).toEqual(started());
+  });
+});
+
+describe("a message that the server may not have taken", () => {
+  const kept = unsentOf(started(), "lost");
+  const read = (...texts: string[]) => fromItems("conv_1", texts.map((text, index) => item(`msg_${index}`, "user", text)), null);
+
+  it("is kept, with its place, and can be sent again as the same turn", () => {
+    expect(kept).toEqual([{ key: "turn-1", text: "My name is Ada.", error: "lost", unsure: true, at: 0 }]);
+    expect(withUnsent(read(), kept).messages).toMatchObject([{ key: "turn-1", state: "refused", error: "lost", unsure: true }]);
+    expect(unsentOf(withUnsent(read(), kept), "other")).toEqual(kept);
   });
 
-  it("was not sent when only another page's message was stored", () => {
-    const stored = fromItems("conv_1", [item("msg_1", "user", "Hello from elsewhere")], null);
-    expect(shown(recover(lose(started()), stored, "lost"))).toEqual([
-      ["user", "My name is Ada.", "refused"],
-      ["user", "Hello from elsewhere", "completed"],
-    ]);
+  it("is not there twice when it was taken", () => {
+    expect(shown(withUnsent(read("Theirs", "My name is Ada."), kept)).map(([, text]) => text)).toEqual(["Theirs", "My name is Ada."]);
+    expect(shown(withUnsent(read("Theirs"), kept)).map(([, text]) => text)).toEqual(["My name is Ada.", "Theirs"]);
+    const later = kept.map((one) => ({ ...one, at: 1 })); // the same was said before
+    expect(shown(withUnsent(read("My name is Ada."), later))).toHaveLength(2);
   });
 
-  it("was sent when the server stored its message", () => {
-    const stored = fromItems("conv_1", [item("msg_1", "user", "My name is Ada.")], "resp_1");
-    expect(shown(recover(lose(started()), stored, "lost"))).toEqual([
-      ["user", "My name is Ada.", "completed"],
-      ["assistant", "", "in_progress"],
-    ]);
-  });
-
-  it("that is acknowledged is simply read again", () => {
-    const stored = fromItems("conv_1", [item("msg_1", "user", "My name is Ada."), item("msg_2", "assistant", "Hello Ada")], null);
-    expect(shown(recover(lose(running), stored, "lost"))).toEqual(shown(stored));
+  it("stands there too when it was certainly refused", () => {
+    const refused = unsentOf(refuse(started(), "busy"), "lost");
+    expect(shown(withUnsent(read("My name is Ada."), refused))).toHaveLength(2);
   });
 });
 
@@ -235,7 +237,7 @@ describe("a conversation that is read", () => {
   it("keeps the key of a message that changed", () => {
     const before = lose(after(answerEvents("resp_1", ["Hel", "lo"]).slice(0, 2)));
     const again = reread(before, fromItems("conv_1", [item("msg_1", "user", "My name is Ada."), stored[1]!], null));
-    expect(again.messages.map((one) => one.key)).toEqual(["turn-1-user", "turn-1-answer"]);
+    expect(again.messages.map((one) => one.key)).toEqual(["turn-1", "turn-1-answer"]);
     expect(answerOf(again).state).toBe("interrupted");
   });
 
@@ -248,7 +250,7 @@ describe("a conversation that is read", () => {
   it("keeps refused messages where they stood", () => {
     const refused = refuse(started(), "busy");
     const later = after(answerEvents("resp_2", ["Yes"]), begin(refused, "And now?", "turn-2"));
-    const again = reread(later, fromItems("conv_1", [item("msg_1", "user", "And now?"), item("msg_2", "assistant", "Yes")], null));
+    const again = reread(later, fromItems("conv_1", [item("msg_1", "user", "And now?"), item("msg_2", "assistant", "Yes")], null), unsentOf(later, "lost"));
     expect(shown(again).map(([, text]) => text)).toEqual(["My name is Ada.", "And now?", "Yes"]);
   });
 

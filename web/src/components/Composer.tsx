@@ -3,6 +3,7 @@ import { words } from "../words";
 import { Icon } from "./Icon";
 import { useChat } from "./context";
 import { fit, isFull } from "./fit";
+import { pointsFinely } from "./refocus";
 import { useRoom } from "./room";
 
 export function Composer() {
@@ -14,6 +15,10 @@ export function Composer() {
   useFocus(field, currentId.value);
 
   const send = () => void chat.send(draft.peek());
+  const stop = () => {
+    chat.stop();
+    if (pointsFinely()) field.current?.focus(); // the button takes no more, and loses it
+  };
   const onKeyDown = (event: KeyboardEvent) => {
     // While an input method composes (Chinese, Japanese, ...) Enter accepts a candidate; keyCode 229 is how Safari says so.
     if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
@@ -50,7 +55,7 @@ export function Composer() {
             <Icon name="up" />
           </button>
         ) : (
-          <button type="button" class="stop" disabled={stopping.value} onClick={() => chat.stop()}>
+          <button type="button" class="stop" disabled={stopping.value} onClick={stop}>
             <span class="stop-square" aria-hidden="true" />
             {stopping.value ? words.stopping : words.stop}
           </button>
@@ -66,6 +71,6 @@ export function Composer() {
 /** Opening a chat puts the cursor in the field, except on touch, where it would raise the keyboard unasked. */
 function useFocus(field: { current: HTMLTextAreaElement | null }, id: string | null): void {
   useEffect(() => {
-    if (window.matchMedia("(pointer: fine)").matches) field.current?.focus();
+    if (pointsFinely()) field.current?.focus();
   }, [field, id]);
 }

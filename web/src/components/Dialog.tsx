@@ -12,6 +12,7 @@ interface DialogProps {
 /** A modal over the page. Esc, its button and a click beside it close it; the focus goes back to where it was. */
 export function Dialog({ title, onClose, children }: DialogProps) {
   const dialog = useRef<HTMLDialogElement>(null);
+  const beside = useRef(false); // a selection that is drawn out of a field ends beside it, too
   const id = useId();
   useEffect(() => {
     const before = document.activeElement;
@@ -29,7 +30,8 @@ export function Dialog({ title, onClose, children }: DialogProps) {
         event.preventDefault();
         onClose();
       }}
-      onClick={(event) => event.target === dialog.current && onClose()}
+      onPointerDown={(event) => (beside.current = event.target === dialog.current)}
+      onClick={(event) => beside.current && event.target === dialog.current && onClose()}
       onKeyDown={(event) => event.key === "Escape" && event.stopPropagation()}
     >
       <div class="dialog-body">

@@ -8,6 +8,7 @@ import { MessageActions } from "./MessageActions";
 import { MessageText } from "./MessageText";
 import { Thoughts } from "./Thoughts";
 import { useChat } from "./context";
+import { pointsFinely, refocus } from "./refocus";
 
 interface MessageProps {
   message: MessageData;
@@ -17,8 +18,9 @@ interface MessageProps {
 }
 
 export function Message({ message, index = 0, last = true }: MessageProps) {
-  const [editing, setEditing] = useState(false);
   const { role, state, text } = message;
+  const chat = useChat();
+  const [editing, setEditing] = useState<"kept" | boolean>(() => role === "user" && state !== "refused" && chat.edited(index) !== null && "kept");
   const name = role === "user" ? words.you : role === "assistant" ? words.assistant : words.system;
   const live = isLive(message);
   return (
@@ -26,7 +28,7 @@ export function Message({ message, index = 0, last = true }: MessageProps) {
       <h2 class="unseen">{name}</h2>
       {message.thoughts !== "" && <Thoughts text={message.thoughts} live={live && text === ""} />}
       {editing ? (
-        <EditMessage message={message} onDone={() => setEditing(false)} />
+        <EditMessage message={message} index={index} asked={editing === true} onDone={() => setEditing(false)} />
       ) : (
         text !== "" && <MessageText role={role} text={text} live={live} />
       )}
@@ -44,13 +46,17 @@ export function Message({ message, index = 0, last = true }: MessageProps) {
 function RefusedNote({ message }: { message: MessageData }) {
   const chat = useChat();
   if (message.state !== "refused") return null;
+  const retake = (then: "send" | "edit") => {
+    chat.retake(message.key, message.text, then);
+    if (then === "edit" || pointsFinely()) refocus("#message");
+  };
   return (
     <div class="message-note note-error" role="alert">
       <span>{words.refused(message.error ?? "")}</span>
-      <button type="button" class="text-button" onClick={() => chat.retake(message.key, message.text, "send")}>
+      <button type="button" class="text-button" disabled={!chat.ready} onClick={() => retake("send")}>
         {words.retry}
       </button>
-      <button type="button" class="text-button" onClick={() => chat.retake(message.key, message.text, "edit")}>
+      <button type="button" class="text-button" onClick={() => retake("edit")}>
         {words.edit}
       </button>
     </div>

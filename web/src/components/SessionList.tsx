@@ -6,15 +6,18 @@ import { useChat } from "./context";
 
 export function SessionList() {
   const chat = useChat();
-  const { rows, found, listing, cursor } = chat.store;
+  const { rows, found, foundCursor, listing, cursor, search } = chat.store;
+  const looking = found.value !== null;
   const none = rows.value.length === 0;
+  const more = (looking ? foundCursor : cursor).value !== null;
+  const number = `${count(rows.value.length)}${more ? "+" : ""}`;
   return (
     <nav class="sessions" aria-label={words.chats}>
-      <p class={found.value === null ? "unseen" : "sessions-note"} role="status">
-        {found.value !== null && (none ? words.nothingFound : words.found(count(rows.value.length), rows.value.length === 1))}
+      <p class={looking ? "sessions-note" : "unseen"} role="status">
+        {looking && (none ? words.nothingFound : words.found(number, number === "1"))}
       </p>
-      {found.value === null && listing.value === "ready" && none && <p class="sessions-note">{words.noChats}</p>}
-      {found.value === null && listing.value === "unreachable" && <p class="sessions-note">{words.listUnread}</p>}
+      {!looking && listing.value === "ready" && none && <p class="sessions-note">{words.noChats}</p>}
+      {!looking && listing.value === "unreachable" && <p class="sessions-note">{words.listUnread}</p>}
       {groupByAge(rows.value, Date.now()).map((group) => (
         <section key={group.name}>
           <h2 class="sessions-age">{group.name}</h2>
@@ -25,8 +28,8 @@ export function SessionList() {
           </ul>
         </section>
       ))}
-      {found.value === null && cursor.value !== null && (
-        <button type="button" class="text-button sessions-more" onClick={() => void chat.sessions.list(true)}>
+      {more && (
+        <button type="button" class="text-button sessions-more" onClick={() => void (looking ? chat.sessions.search(search.peek(), true) : chat.sessions.list(true))}>
           {words.moreChats}
         </button>
       )}

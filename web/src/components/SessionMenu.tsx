@@ -6,6 +6,7 @@ import type { Conversation } from "../wire";
 import { words } from "../words";
 import { Icon } from "./Icon";
 import { useChat } from "./context";
+import { refocus, rowButton } from "./refocus";
 
 interface SessionMenuProps {
   session: Conversation;
@@ -34,6 +35,10 @@ export function SessionMenu({ session, button, onRename, onClose }: SessionMenuP
     button.current?.focus();
     act();
   };
+  const pin = async () => {
+    await chat.sessions.pin(session, !pinned);
+    refocus(rowButton(session.id)); // the row is another one, elsewhere
+  };
   const entry = (name: "pin" | "pencil" | "trash", label: string, act: () => void) => (
     <button type="button" class="menu-entry" onClick={then(act)}>
       <Icon name={name} />
@@ -60,7 +65,7 @@ export function SessionMenu({ session, button, onRename, onClose }: SessionMenuP
         then(() => undefined)();
       }}
     >
-      {entry("pin", pinned ? words.unpin : words.pin, () => void chat.sessions.pin(session, !pinned))}
+      {entry("pin", pinned ? words.unpin : words.pin, () => void pin())}
       {entry("pencil", words.rename, onRename)}
       {file("json", words.exportJson)}
       {file("md", words.exportMarkdown)}

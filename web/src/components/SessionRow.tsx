@@ -30,7 +30,7 @@ export function SessionRow({ session }: { session: Conversation }) {
     );
   }
   return (
-    <li class={current ? "session is-current" : "session"}>
+    <li class={current ? "session is-current" : "session"} data-session={session.id}>
       <a href={routeOf(session.id)} aria-current={current ? "page" : undefined} onClick={() => (store.drawer.value = false)} dir="auto">
         {running && <span class="session-running" role="img" aria-label={words.runningMark} />}
         {title}

@@ -86,6 +86,7 @@ export const en = {
   lostBeforeStored: "the connection was lost before the server had the message.",
   noConnection: "there is no connection to the server.",
   takenBack: "you stopped it before it was sent.",
+  rescued: "This chat is gone. What you had written in it is the draft of a new chat now.",
   failedWith: (reason: string) => `Failed: ${reason}`,
   states: {
     cancelled: "Stopped.",

@@ -85,6 +85,7 @@ export const zhHans: Words = {
   lostBeforeStored: "服务器收到消息之前连接就中断了。",
   noConnection: "没有连到服务器。",
   takenBack: "你在发送之前停止了。",
+  rescued: "这个对话已不存在。你在里面写的内容已成为新对话的草稿。",
   failedWith: (reason) => `失败：${reason}`,
   states: {
     cancelled: "已停止。",

@@ -85,6 +85,7 @@ export const zhHant: Words = {
   lostBeforeStored: "伺服器收到訊息之前連線就中斷了。",
   noConnection: "沒有連到伺服器。",
   takenBack: "你在送出之前停止了。",
+  rescued: "這個對話已不存在。你在裡面寫的內容已成為新對話的草稿。",
   failedWith: (reason) => `失敗：${reason}`,
   states: {
     cancelled: "已停止。",
