@@ -299,9 +299,12 @@ describe("the page", () => {
     expect([find(".sessions-age").textContent, focused()]).toEqual([words.pinned, words.moreOf("Ada")]);
   });
 
-  it("says that there are more than it shows of what was found, and shows more", () => {
+  it("says that there are more than it shows of what was found, and shows more", async () => {
     draw(<App />);
-    const look = vi.spyOn(chat.sessions, "search").mockResolvedValue();
+    const look = vi.spyOn(chat.sessions, "search").mockImplementation(async () => {
+      chat.store.found.value = [listed("Ada"), listed("Anna"), listed("Amy")];
+      chat.store.foundCursor.value = null;
+    });
     const note = () => find(".sessions-note").textContent;
     act(() => {
       chat.store.search.value = "a";
@@ -310,8 +313,11 @@ describe("the page", () => {
     expect([note(), find(".sessions-more")]).toEqual(["2 chats found", null]);
     act(() => void (chat.store.foundCursor.value = "conv_Anna"));
     expect(note()).toBe("2+ chats found");
-    act(() => find<HTMLButtonElement>(".sessions-more").click());
+    find<HTMLButtonElement>(".sessions-more").focus();
+    await act(() => find<HTMLButtonElement>(".sessions-more").click());
+    await drawn();
     expect(look).toHaveBeenCalledExactlyOnceWith("a", true);
+    expect([note(), focused()]).toEqual(["3 chats found", "Amy"]);
   });
 
   it("names the open chat in its title", () => {

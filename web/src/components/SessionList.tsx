@@ -3,6 +3,7 @@ import { count } from "../format";
 import { words } from "../words";
 import { SessionRow } from "./SessionRow";
 import { useChat } from "./context";
+import { refocus, rowLink } from "./refocus";
 
 export function SessionList() {
   const chat = useChat();
@@ -10,6 +11,12 @@ export function SessionList() {
   const looking = found.value !== null;
   const none = rows.value.length === 0;
   const more = (looking ? foundCursor : cursor).value !== null;
+  const showMore = async () => {
+    const before = rows.peek().length;
+    await (looking ? chat.sessions.search(search.peek(), true) : chat.sessions.list(true));
+    const next = rows.peek()[before];
+    if (next !== undefined) refocus(rowLink(next.id)); // the button may be gone
+  };
   const number = `${count(rows.value.length)}${more ? "+" : ""}`;
   return (
     <nav class="sessions" aria-label={words.chats}>
@@ -29,7 +36,7 @@ export function SessionList() {
         </section>
       ))}
       {more && (
-        <button type="button" class="text-button sessions-more" onClick={() => void (looking ? chat.sessions.search(search.peek(), true) : chat.sessions.list(true))}>
+        <button type="button" class="text-button sessions-more" onClick={() => void showMore()}>
           {words.moreChats}
         </button>
       )}

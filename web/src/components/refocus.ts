@@ -3,6 +3,10 @@ export function rowButton(id: string): string {
   return `[data-session="${id}"] .session-more`;
 }
 
+export function rowLink(id: string): string {
+  return `[data-session="${id}"] a`;
+}
+
 /** Whether the reader points with something that is no finger: to put the cursor into a field raises no keyboard then. */
 export function pointsFinely(): boolean {
   return window.matchMedia("(pointer: fine)").matches;
