@@ -8,7 +8,7 @@ import time
 
 import structlog
 
-from chatpager.sessions.engine_thread import EngineThread
+from chatpager.sessions.engine_host import EngineHost
 
 log = structlog.get_logger(__name__)
 
@@ -36,13 +36,13 @@ class StepWatch:
         return self._seen >= self._limit
 
 
-def watch(engine: EngineThread, limit: float) -> None:
+def watch(engine: EngineHost, limit: float) -> None:
     """From a thread of its own, which the event loop cannot hold up. 0: not at all."""
     if limit:
         threading.Thread(target=_watch, args=(engine, limit), name="chatpager-watchdog", daemon=True).start()
 
 
-def _watch(engine: EngineThread, limit: float) -> None:
+def _watch(engine: EngineHost, limit: float) -> None:
     between = limit / LOOKS
     steps, last = StepWatch(limit, 1.5 * between), time.monotonic()
     while True:

@@ -34,6 +34,7 @@ from chatpager.sessions.beginning import Beginner, Begun, Served
 from chatpager.sessions.constraining import Constraining
 from chatpager.sessions.deleting import Deleting
 from chatpager.sessions.delivery import MERGE_AFTER, Delivery
+from chatpager.sessions.engine_host import EngineHost, Hearers
 from chatpager.sessions.engine_thread import EngineThread
 from chatpager.sessions.erasing import Erasing
 from chatpager.sessions.heads import Heads
@@ -109,13 +110,10 @@ class SessionHub:
         self._heads = Heads()
         self._beginner = Beginner(store, tokenizer, self.prompting, self.orphans, self._remembered, wall)
         self.comparing = self._beginner.comparing
-        self.engine = EngineThread(
+        self.engine: EngineHost = EngineThread(
             self._constraining.shared_with(build_engine),
-            self._receive,
-            self._leases_changed,
-            on_death=self._engine_died,
-            on_restart=self._engine_restarted,
-            breaker=breaker,
+            Hearers(self._receive, self._leases_changed, self._engine_died, self._engine_restarted),
+            breaker,
         )
         self.keeper = Keeper(self.engine, clock)
         self.inspector = Inspector(self.engine, self.keeper)

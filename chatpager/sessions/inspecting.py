@@ -9,7 +9,7 @@ import msgspec
 from chatpager.engine.block_map import BlockFacts
 from chatpager.engine.questions import BlockWanted, Changes, ChangesTaken, LeasedWanted, ResidencesWanted
 from chatpager.engine.residence import Leased, Residence
-from chatpager.sessions.engine_thread import EngineThread
+from chatpager.sessions.engine_host import EngineHost
 from chatpager.sessions.keeping import Keeper
 
 ASKED_TOGETHER = 64
@@ -19,7 +19,7 @@ ASKED_TOGETHER = 64
 class Inspector:
     """Every method raises EngineStopped."""
 
-    def __init__(self, engine: EngineThread, keeper: Keeper) -> None:
+    def __init__(self, engine: EngineHost, keeper: Keeper) -> None:
         self._engine = engine
         self._keeper = keeper
 

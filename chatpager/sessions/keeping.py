@@ -23,7 +23,7 @@ from chatpager.engine.questions import CacheOf, LargestSessions, LeaseWanted
 from chatpager.engine.residence import Residence
 from chatpager.engine.stats import PublishedCache, SessionCache
 from chatpager.errors import EngineStopped
-from chatpager.sessions.engine_thread import EngineThread
+from chatpager.sessions.engine_host import EngineHost
 from chatpager.sessions.heads import names_of, owner_of
 
 LIFE_SECONDS = 60.0
@@ -87,7 +87,7 @@ def _needed(spans: list[Span]) -> list[Span]:
 
 
 class Keeper:
-    def __init__(self, engine: EngineThread, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, engine: EngineHost, clock: Callable[[], float] = time.monotonic) -> None:
         self._engine = engine
         self._clock = clock
         self._pins: OrderedDict[str, Pin] = OrderedDict()

@@ -12,14 +12,14 @@ from chatpager.engine import published
 from chatpager.engine.head_records import SEPARATOR, called
 from chatpager.engine.questions import RecordsGone, RecordsWanted
 from chatpager.errors import EngineStopped
-from chatpager.sessions.engine_thread import EngineThread
+from chatpager.sessions.engine_host import EngineHost
 from chatpager.sessions.heads import Heads, owner_of
 from chatpager.store import Prefix, Store
 
 log = structlog.get_logger(__name__)
 
 
-async def let_go(store: Store, engine: EngineThread, heads: Heads, prefixes: Sequence[Prefix]) -> None:
+async def let_go(store: Store, engine: EngineHost, heads: Heads, prefixes: Sequence[Prefix]) -> None:
     """At the start, before any turn begins: ``heads`` come to know what stands on the disk, and what belongs neither to
     a stored conversation nor to one of the ``prefixes`` goes from there. Raises StoreError."""
     with suppress(EngineStopped):  # the next start looks again

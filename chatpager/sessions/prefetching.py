@@ -14,7 +14,7 @@ from chatpager.engine.questions import Prefetch
 from chatpager.engine.sampling_params import SamplingParams
 from chatpager.errors import ConversationNotFound, EngineStopped, RequestError, StoreError, TenantPaused
 from chatpager.sessions.around import around_of
-from chatpager.sessions.engine_thread import EngineThread
+from chatpager.sessions.engine_host import EngineHost
 from chatpager.sessions.heads import owner_of
 from chatpager.sessions.keeping import Keeper
 from chatpager.sessions.mistakes import log_mistake
@@ -35,7 +35,7 @@ class Prefetcher:
         self,
         store: Store,
         prompting: Prompting,
-        engine: EngineThread,
+        engine: EngineHost,
         keeper: Keeper,
         salts: Salts,
         check_open: Callable[[str], None],

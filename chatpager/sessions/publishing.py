@@ -31,7 +31,7 @@ from chatpager.errors import (
     StepFailed,
     StoreError,
 )
-from chatpager.sessions.engine_thread import EngineThread
+from chatpager.sessions.engine_host import EngineHost
 from chatpager.sessions.keeping import Keeper
 from chatpager.sessions.prompting import Prompting
 from chatpager.sessions.to_the_end import to_the_end
@@ -67,7 +67,7 @@ class Publisher:
         self,
         store: Store,
         prompting: Prompting,
-        engine: EngineThread,
+        engine: EngineHost,
         keeper: Keeper,
         *,
         vocab: str,

@@ -6,6 +6,8 @@ import json
 import pytest
 from websockets.exceptions import ConnectionClosed
 
+from chatpager.engine.servant import Asked
+from tests.looking import Look
 from tests.serving import GREEDY, eventually
 
 ENDS = ("response.completed", "response.incomplete", "response.failed")
@@ -206,7 +208,7 @@ async def test_the_engine_s_end_is_told_and_later_creates_are_refused(server):
         server.gate.hold(after=2)
         await socket.create("Hello", **LONG)
         await server.held()
-        server.hub.engine._commands.put(lambda engine: 1 / 0)
+        server.hub.engine._commands.put(Asked(0, Look(lambda engine: setattr(engine.scheduler, "schedule", None))))
         server.gate.open()
         last = (await socket.rest())[-1]
         assert (last["type"], last["response"]["error"]["code"]) == ("response.failed", "engine_stopped")

@@ -5,10 +5,12 @@ import pytest
 
 from chatpager.engine.messages import AddRequest, CancelRequest, PublishPrefix, WithdrawPrefix
 from chatpager.engine.sequence import SamplingParams
+from chatpager.engine.servant import Asked
 from chatpager.errors import EngineStopped, InvalidRequest
+from chatpager.sessions.engine_host import Hearers
 from chatpager.sessions.engine_thread import EngineThread
 from tests.engine.fakes import continuation, make_engine
-from tests.looking import look
+from tests.looking import Look, look
 
 
 def add(name, prompt=(1, 2, 3), count=5):
@@ -21,7 +23,7 @@ class Listener:
         self.calls = []
         self.tokens = {}
         self.ended = {}
-        self.finished = asyncio.Event()
+        self.finished, self.died = asyncio.Event(), asyncio.Event()
         self.wanted = 1
         self.threads = set()
 
@@ -40,7 +42,7 @@ class Listener:
 async def rig():
     listener = Listener()
     engine = make_engine(num_blocks=60)
-    thread = EngineThread(lambda: engine, listener)
+    thread = EngineThread(lambda: engine, Hearers(listener, death=listener.died.set))
     facts = await thread.start()
     assert (facts.num_blocks, facts.block_size, facts.max_model_len, facts.caching) == (59, 4, 64, True)
     yield thread, listener, engine
@@ -93,7 +95,9 @@ async def test_a_refused_request_is_answered_like_any_other(rig):
 async def test_cancelling_reaches_the_engine(rig):
     thread, listener, _ = rig
     release = threading.Event()
-    thread._commands.put(lambda engine: release.wait(10))  # both commands are there before the next step
+    thread._commands.put(
+        Asked(0, Look(lambda engine: release.wait(10)))
+    )  # both commands are there before the next step
     thread.send(add("a", count=40))
     thread.send(CancelRequest("a"))
     release.set()
@@ -106,7 +110,7 @@ async def test_what_the_build_raises_is_raised_here_and_nothing_runs():
     def build():
         raise ValueError("no model")
 
-    thread = EngineThread(build, Listener())
+    thread = EngineThread(build, Hearers(Listener()))
     with pytest.raises(ValueError, match="no model"):
         await thread.start()
     assert not thread.alive
@@ -136,7 +140,7 @@ async def test_an_engine_that_raises_ends_the_thread_and_says_so_once(rig):
 async def test_figures_asked_for_by_one_who_gave_up_are_dropped(rig):
     thread, _, _ = rig
     release = threading.Event()
-    thread._commands.put(lambda engine: release.wait(10))
+    thread._commands.put(Asked(0, Look(lambda engine: release.wait(10))))
     asking = asyncio.ensure_future(thread.stats())
     await asyncio.sleep(0)
     asking.cancel()
@@ -159,7 +163,7 @@ async def test_a_question_at_fault_is_its_askers_and_the_engine_goes_on(rig, err
 
 
 async def test_a_thread_that_was_never_started_can_be_stopped():
-    await EngineThread(make_engine, Listener()).stop()
+    await EngineThread(make_engine, Hearers(Listener())).stop()
 
 
 async def test_figures_asked_of_an_engine_that_ends_are_refused_not_awaited_for_ever(rig):
@@ -174,45 +178,6 @@ async def test_figures_asked_of_an_engine_that_ends_are_refused_not_awaited_for_
         await asyncio.wait_for(ask_until_refused(), 10)
 
 
-async def test_what_a_step_brought_is_told_while_the_next_one_computes_and_the_last_at_once(rig):
-    thread, listener, engine = rig
-    run, heard, waited = engine.runner.run, threading.Event(), []
-    listener_before = thread._on_outputs
-    thread._on_outputs = lambda outputs: (listener_before(outputs), heard.set())
-
-    def run_when_heard(plan):
-        if len(waited) > 0:
-            waited.append(heard.wait(30))
-        else:
-            waited.append(True)
-        heard.clear()
-        return run(plan)
-
-    engine.runner.run = run_when_heard
-    thread.send(add("a", count=4))
-    await listener.finished.wait()
-    assert waited == [True] * 4
-    assert listener.tokens == {"a": continuation((1, 2, 3), 4)}
-
-
-async def test_no_answer_overtakes_what_a_step_before_it_brought(rig):
-    """Of a step that was followed by another, whose outputs are held until that is launched."""
-    thread, listener, engine = rig
-    step, told = engine.step, []
-
-    def step_and_ask(clock):
-        outputs = step(clock)
-        if outputs and not told:
-            thread._commands.put(lambda _: told.append(None) or thread._tell(lambda: told.append(list(listener.calls))))
-        return outputs
-
-    engine.step = step_and_ask
-    thread.send(add("a", count=3))
-    await listener.finished.wait()
-    await thread.stats()
-    assert told[1][0][0].request_id == "a", "the first token came first"
-
-
 async def test_what_the_last_step_brought_is_told_before_the_engine_dies(rig):
     thread, listener, engine = rig
     step, steps = engine.step, []
@@ -225,39 +190,7 @@ async def test_what_the_last_step_brought_is_told_before_the_engine_dies(rig):
 
     engine.step = breaks
     listener.wanted = 0
-    ended = asyncio.Event()
-    thread._on_death = ended.set
     thread.send(add("a", count=9))
-    await ended.wait()
+    await listener.died.wait()
     assert listener.tokens == {"a": continuation((1, 2, 3), 9)[:2]}
     assert listener.calls[-1] == []
-
-
-async def test_what_the_last_step_brought_does_not_wait_for_blocks_that_are_saved(rig):
-    thread, listener, engine = rig
-    told_before = []
-
-    class Saving:
-        """Tiers that save in three goes what a request computed."""
-
-        left = 0
-        has_work = property(lambda self: self.left > 0)
-
-        def give_way(self, computes):
-            pass
-
-        def work(self, idle):
-            if not idle:
-                self.left = 3
-            elif self.left:
-                told_before.append(thread._held is None)
-                self.left -= 1
-
-        def close(self):
-            pass
-
-    engine.tiers = Saving()
-    thread.send(add("a", count=3))
-    await listener.finished.wait()
-    await look(thread, lambda engine: setattr(engine, "tiers", None))
-    assert told_before and all(told_before)

@@ -1,0 +1,144 @@
+"""The seam to the engine, whatever it lives in: commands and questions go in, what steps brought comes out."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from chatpager.engine.facts import EngineFacts
+from chatpager.engine.heads import LeaseEvent
+from chatpager.engine.messages import CloseSession, CloseTenant, Command, StepOutput
+from chatpager.engine.questions import Question, StatsWanted
+from chatpager.engine.servant import Answered, Asked, Refused, Stepped, Told
+from chatpager.engine.stats import EngineStats
+from chatpager.errors import EngineStopped
+from chatpager.sessions.restarts import Breaker
+
+T = TypeVar("T")
+STOPPED = "the engine has stopped; restart the server"
+STARTS_AGAIN = "the engine has failed and starts again; ask again in a moment"
+LASTING = (CloseSession, CloseTenant)
+"""Commands that the next engine is told where there is none: what was deleted must not stay on its disk."""
+
+
+@dataclass(frozen=True)
+class Hearers:
+    """Who is told, on the loop that called ``start``: of what a step brought, of a death in whatever way, and when
+    another engine has taken the place of one that died, which knows of nothing that the last one did."""
+
+    outputs: Callable[[list[StepOutput]], None]
+    leases: Callable[[list[LeaseEvent]], None] = lambda events: None
+    death: Callable[[], None] = lambda: None
+    restart: Callable[[], None] = lambda: None
+
+
+class EngineHost(ABC):
+    """An engine that dies is made again if the ``breaker`` allows it."""
+
+    def __init__(self, hearers: Hearers, breaker: Breaker | None = None) -> None:
+        self._hearers = hearers
+        self._breaker = breaker
+        self._asked: dict[int, tuple[Question[Any], asyncio.Future[Any]]] = {}
+        """Questions on their way; the engine may end before it reads them."""
+        self._numbers = itertools.count(1)
+        self.restarts = 0
+        self.restarting = False
+        self.stepped_at = 0.0
+        """When the step ended whose outputs are being told, on ``time.monotonic``; 0: of no step."""
+
+    @property
+    @abstractmethod
+    def alive(self) -> bool: ...
+
+    @property
+    def why(self) -> str:
+        """What to say where it is not ``alive``."""
+        return STARTS_AGAIN if self.restarting else STOPPED
+
+    @property
+    @abstractmethod
+    def step(self) -> int | None:
+        """Number of the step that is running. Any thread may ask."""
+
+    @abstractmethod
+    async def start(self) -> EngineFacts:
+        """Load the model. Raises ChatpagerError: what that raised."""
+
+    @abstractmethod
+    def send(self, command: Command) -> None:
+        """Hand over a command; its outcome comes as an output.
+
+        Raises:
+            EngineStopped: there is no engine, or it is being made and the command is none of ``LASTING``.
+        """
+
+    @abstractmethod
+    async def stop(self) -> None:
+        """End the engine after the step that is running; turns that are not finished stay so."""
+
+    @abstractmethod
+    def kill(self) -> bool:
+        """End an engine that hangs, from any thread; False: that takes its process, and this is it."""
+
+    @abstractmethod
+    def _hand_over(self, asked: Asked) -> None:
+        """Raises EngineStopped."""
+
+    async def stats(self) -> EngineStats:
+        """Figures as of the end of the step that is running. Raises EngineStopped."""
+        return await self.ask(StatsWanted())
+
+    async def ask(self, question: Question[T]) -> T:
+        """What the engine answers at the end of the step that is running.
+
+        Raises:
+            EngineStopped: there is no engine.
+            Exception: what the question raised, which is its asker's alone.
+        """
+        number = next(self._numbers)
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._asked[number] = question, answer
+        try:
+            self._hand_over(Asked(number, question))
+            return await answer
+        finally:
+            del self._asked[number]
+
+    # -- on the loop --------------------------------------------------------------------------------------------------
+
+    def _hear(self, told: Told) -> None:
+        match told:
+            case Stepped():
+                self.stepped_at = told.at
+                if told.outputs:
+                    self._hearers.outputs(told.outputs)
+                self.stepped_at = 0.0
+                if told.leases:
+                    self._hearers.leases(told.leases)
+            case Answered() if waits := self._waits(told.number):
+                waits.set_result(told.answer)
+            case Refused() if waits := self._waits(told.number):
+                waits.set_exception(told.error)
+
+    def _waits(self, number: int) -> asyncio.Future[Any] | None:
+        """None of one who has given up."""
+        _, answer = self._asked.get(number, (None, None))
+        return answer if answer is not None and not answer.done() else None
+
+    def _ended(self) -> None:
+        """An engine's last word: what was asked too late gets no answer."""
+        for _, answer in self._asked.values():
+            if not answer.done():
+                answer.set_exception(EngineStopped(self.why))
+        self._hearers.outputs([])
+        self._hearers.death()
+
+    def _restarted(self) -> None:
+        """Behind the last one's ``_ended``: whatever comes from now on is for this one."""
+        self.restarts += 1
+        self.restarting = False
+        self._hearers.restart()
