@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import resource
+import sys
 import threading
 import time
 import webbrowser
@@ -14,12 +14,15 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import structlog
 from aiohttp import web
 from rich.console import Console
 from rich.text import Text
 
 from chatpager import failpoints
+from chatpager.cli import engine_child
+from chatpager.cli.engines import ChildSettings, EngineMaker, settle_memory
 from chatpager.cli.listening import listening_refused
 from chatpager.cli.logs import log_turn, set_up_logs
 from chatpager.cli.models import model_name
@@ -27,11 +30,10 @@ from chatpager.cli.phases import phase
 from chatpager.cli.remote import address
 from chatpager.cli.signals import NUMBERS, give_up
 from chatpager.cli.watchdog import watch
-from chatpager.config import Config, EngineConfig
+from chatpager.config import Config
 from chatpager.engine.engine import Engine
 from chatpager.engine.loader import check, sampling_defaults
 from chatpager.engine.model_digest import require_digest
-from chatpager.engine.runner import Runner
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.errors import ConfigError
 from chatpager.program import program
@@ -45,6 +47,7 @@ from chatpager.server.patience import TooManyConnections
 from chatpager.server.requests import Served
 from chatpager.server.service import SERVICE, Service
 from chatpager.server.shown_settings import settings_told
+from chatpager.sessions.engine_link import Program
 from chatpager.sessions.hub import SessionHub
 from chatpager.sessions.restarts import Breaker
 from chatpager.sessions.salts import domain_of, server_secret
@@ -54,9 +57,6 @@ from chatpager.store import Store
 
 log = structlog.get_logger("chatpager")
 
-COLLECTED_AFTER = 25_000, 10, 10
-"""Objects more than before, and collections of younger ones. A step of 1,000 streams makes 10,000 and gives them back:
-with Python's own 700 the collector looks several times in each and finds nothing."""
 BACKLOG = 4096
 """Connections that may wait to be accepted, if the system lets them: many come at once where a server was restarted."""
 
@@ -107,16 +107,6 @@ async def serve(config: Config, path: Path, console: Console, *, browser: bool =
         await runner.cleanup()
 
 
-def settle_memory() -> None:
-    """What was imported and loaded is there for good. The collector, which did not run until now, would look through it
-    all, for half a second and more, whenever there are many sockets; it looks once, while nobody waits for the event
-    loop yet, and then at what came since."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*COLLECTED_AFTER)
-    gc.enable()
-
-
 def _allow_open_files() -> None:
     """As many as this user may have: every connection is one."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -164,7 +154,7 @@ def service_opener(config: Config, path: Path, name: str) -> Callable[[], Awaita
             hub = SessionHub(
                 store,
                 tokenizer,
-                engine_builder(config, path, domain_of(secret)),
+                engine_maker(config, path, domain_of(secret)),
                 secret=secret,
                 max_turns=config.server.max_queue,
                 max_turns_per_tenant=config.server.max_queue_per_tenant,
@@ -189,43 +179,17 @@ def wall_clock() -> int:
     return time.time_ns() // 1_000_000 + 1000 * failpoints.jumped("clock.wall")
 
 
-def engine_builder(config: Config, path: Path, domain: bytes) -> Callable[[], Engine]:
-    """Makes engines in the engine's thread, all with one model: it is loaded once."""
-    engine = replace(config.engine, model=str(path))
-    loaded: list[Runner] = []
-
-    def build() -> Engine:
-        if not loaded:
-            loaded.append(make_model(engine))
-        return build_engine(config, engine, loaded[0], domain)
-
-    return build
-
-
-def build_engine(config: Config, engine: EngineConfig, runner: Runner, domain: bytes) -> Engine:
-    """``domain``: of the blocks that it finds on disk."""
-    if engine.kv_dir or engine.engine == "fake":  # whose blocks are so small that the disk would hold millions
-        return Engine(engine, runner, domain=domain)
-    try:
-        kv_dir = str(config.store.resolved_data_dir() / "kv")
-        return Engine(replace(engine, kv_dir=kv_dir), runner, domain=domain)
-    except ConfigError as error:
-        if error.name != "kv_dir":
-            raise
-        log.warning("kv_dir", problem=str(error), result="no KV blocks are kept on disk")
-        return Engine(engine, runner, domain=domain)
-
-
-def make_model(config: EngineConfig) -> Runner:
-    """What computes the tokens."""
-    if config.engine == "fake":
-        from chatpager.engine.fake_runner import FakeRunner
-
-        log.warning("engine.fake", result="no model answers: all that is said is made up")
-        return FakeRunner(config)
-    from chatpager.engine.model_runner import ModelRunner
-
-    return ModelRunner(config)
+def engine_maker(config: Config, path: Path, domain: bytes) -> Callable[[], Engine] | Program:
+    """What makes the engine: a function for its thread, or a process of its own."""
+    maker = EngineMaker(
+        config=replace(config.engine, model=str(path)),
+        default_kv_dir=str(config.store.resolved_data_dir() / "kv"),
+        domain=domain,
+    )
+    if not config.server.engine_process:
+        return maker.build
+    settings = ChildSettings(maker, config.server.log_format)
+    return Program([sys.executable, "-m", engine_child.__name__], msgspec.msgpack.encode(settings))
 
 
 def banner(app: web.Application, url: str, admins: str, *, locked: bool) -> Text:

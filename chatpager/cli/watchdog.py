@@ -1,4 +1,5 @@
-"""An engine that hangs ends its process: whoever supervises that starts another, which goes on with what is stored."""
+"""An engine that hangs ends its process: whoever supervises that starts another, which goes on with what is stored. One
+in a process of its own is started again by the server."""
 
 from __future__ import annotations
 
@@ -49,6 +50,9 @@ def _watch(engine: EngineHost, limit: float) -> None:
         time.sleep(between)
         now = time.monotonic()
         if steps.look(engine.step, now - last):
-            log.critical("engine.hangs", seconds=limit, result=f"the process ends with exit code {EXIT_CODE}")
-            os._exit(EXIT_CODE)
+            if engine.kill():
+                log.critical("engine.hangs", seconds=limit, result="the engine's process is killed")
+            else:
+                log.critical("engine.hangs", seconds=limit, result=f"the process ends with exit code {EXIT_CODE}")
+                os._exit(EXIT_CODE)
         last = now

@@ -184,7 +184,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
         return min(self.committed_tokens, self.prompt_tokens) - self.cached_tokens
 
 
-class StepOutput(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class StepOutput(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True):
     """What one step brought to one sequence. ``index`` tells the samples of one request apart (n > 1)."""
 
     request_id: str

@@ -35,6 +35,8 @@ from chatpager.sessions.constraining import Constraining
 from chatpager.sessions.deleting import Deleting
 from chatpager.sessions.delivery import MERGE_AFTER, Delivery
 from chatpager.sessions.engine_host import EngineHost, Hearers
+from chatpager.sessions.engine_link import Program
+from chatpager.sessions.engine_process import EngineProcess
 from chatpager.sessions.engine_thread import EngineThread
 from chatpager.sessions.erasing import Erasing
 from chatpager.sessions.heads import Heads
@@ -66,18 +68,18 @@ REMEMBERED_TOKENS = 4 << 20
 
 
 class SessionHub:
-    """``secret`` keeps tenants apart (salts.py). ``max_turns`` run or wait at once, of
-    one tenant ``max_turns_per_tenant`` (None: as many as leave others room). An end that the store refuses is
-    tried again after each of ``pauses``, in seconds; what was said of a turn becomes one event where it waits for more
-    than ``merge_after`` seconds to be told. A turn's events can be told again for ``replay_seconds`` from its
-    end on. ``on_end`` is told of every turn's end. ``clock`` is in seconds and never goes back, ``wall`` in
-    milliseconds."""
+    """``engine`` makes one in this process, or is a process of its own. ``secret`` keeps tenants apart (salts.py).
+    ``max_turns`` run or wait at once, of one tenant ``max_turns_per_tenant`` (None: as many as leave others room). An
+    end that the store refuses is tried again after each of ``pauses``, in seconds; what was said of a turn becomes one
+    event where it waits for more than ``merge_after`` seconds to be told. A turn's events can be told again for
+    ``replay_seconds`` from its end on. ``on_end`` is told of every turn's end. ``clock`` is in seconds and never goes
+    back, ``wall`` in milliseconds."""
 
     def __init__(
         self,
         store: Store,
         tokenizer: Tokenizer,
-        build_engine: Callable[[], Engine],
+        engine: Callable[[], Engine] | Program,
         *,
         secret: bytes = b"",
         max_turns: int = 1024,
@@ -110,10 +112,11 @@ class SessionHub:
         self._heads = Heads()
         self._beginner = Beginner(store, tokenizer, self.prompting, self.orphans, self._remembered, wall)
         self.comparing = self._beginner.comparing
-        self.engine: EngineHost = EngineThread(
-            self._constraining.shared_with(build_engine),
-            Hearers(self._receive, self._leases_changed, self._engine_died, self._engine_restarted),
-            breaker,
+        hearers = Hearers(self._receive, self._leases_changed, self._engine_died, self._engine_restarted)
+        self.engine: EngineHost = (
+            EngineProcess(engine, hearers, breaker)
+            if isinstance(engine, Program)
+            else EngineThread(self._constraining.shared_with(engine), hearers, breaker)
         )
         self.keeper = Keeper(self.engine, clock)
         self.inspector = Inspector(self.engine, self.keeper)

@@ -52,6 +52,7 @@ VALUES = {  # name -> (in the file, in the environment, as a flag), all differen
     "drain_seconds": (1.0, 2.0, 3.0),
     "detach_grace": (1.0, 2.0, 3.0),
     "ws_max_age": (1.0, 2.0, 3.0),
+    "engine_process": (True, True, True),
     "watchdog_seconds": (1.0, 2.0, 3.0),
     "log_format": ("json", "json", "json"),
     "log_content": (True, True, True),

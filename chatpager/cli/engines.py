@@ -1,0 +1,76 @@
+"""Engines as a server's settings want them, wherever they are made."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import replace
+
+import msgspec
+import structlog
+
+from chatpager.config import EngineConfig
+from chatpager.engine.engine import Engine
+from chatpager.engine.runner import Runner
+from chatpager.errors import ConfigError
+
+log = structlog.get_logger("chatpager")
+
+COLLECTED_AFTER = 25_000, 10, 10
+"""Objects more than before, and collections of younger ones. A step of 1,000 streams makes 10,000 and gives them back:
+with Python's own 700 the collector looks several times in each and finds nothing."""
+
+
+class EngineMaker(msgspec.Struct, kw_only=True, dict=True):
+    """``default_kv_dir`` is where KV blocks are kept that ``config`` names no folder for, if it can be used; ``domain``
+    is that of the blocks that are found there. One model is loaded for all engines that it makes."""
+
+    config: EngineConfig
+    default_kv_dir: str
+    domain: bytes
+
+    def __post_init__(self) -> None:
+        self._loaded: list[Runner] = []
+
+    def build(self) -> Engine:
+        """Raises ConfigError, ModelLoadError."""
+        if not self._loaded:
+            self._loaded.append(_make_model(self.config))
+        config, runner = self.config, self._loaded[0]
+        if config.kv_dir or config.engine == "fake":  # whose blocks are so small that the disk would hold millions
+            return Engine(config, runner, domain=self.domain)
+        try:
+            return Engine(replace(config, kv_dir=self.default_kv_dir), runner, domain=self.domain)
+        except ConfigError as error:
+            if error.name != "kv_dir":
+                raise
+            log.warning("kv_dir", problem=str(error), result="no KV blocks are kept on disk")
+            return Engine(config, runner, domain=self.domain)
+
+
+class ChildSettings(msgspec.Struct):
+    """What an engine in a process of its own is told of the settings: the first frame that it reads."""
+
+    maker: EngineMaker
+    log_format: str
+
+
+def _make_model(config: EngineConfig) -> Runner:
+    """What computes the tokens."""
+    if config.engine == "fake":
+        from chatpager.engine.fake_runner import FakeRunner
+
+        log.warning("engine.fake", result="no model answers: all that is said is made up")
+        return FakeRunner(config)
+    from chatpager.engine.model_runner import ModelRunner
+
+    return ModelRunner(config)
+
+
+def settle_memory() -> None:
+    """What was imported and loaded is there for good. The collector, which did not run until now, would look through it
+    all, for half a second and more, whenever there are many sockets; it looks once, while nobody waits yet, and then at
+    what came since."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECTED_AFTER)
+    gc.enable()

@@ -1,0 +1,176 @@
+"""An engine in a process of its own: neither takes the interpreter from the other, and neither ends with the other."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import structlog
+
+from chatpager.engine.facts import EngineFacts
+from chatpager.engine.messages import CloseSession, CloseTenant, Command
+from chatpager.engine.servant import Answered, Asked, Refused, Stepped
+from chatpager.errors import ChatpagerError, EngineStopped
+from chatpager.sessions.engine_frames import (
+    Asking,
+    Died,
+    End,
+    Erasing,
+    NotStarted,
+    Refusal,
+    Reply,
+    Started,
+    Up,
+    answer_of,
+    error_of,
+)
+from chatpager.sessions.engine_host import LASTING, EngineHost, Hearers
+from chatpager.sessions.engine_link import Link, Program
+from chatpager.sessions.mistakes import log_mistake
+from chatpager.sessions.restarts import Breaker
+
+log = structlog.get_logger(__name__)
+
+
+class EngineProcess(EngineHost):
+    """``program`` makes the engine, and again after it died: then it also loads the model again."""
+
+    def __init__(self, program: Program, hearers: Hearers, breaker: Breaker | None = None) -> None:
+        super().__init__(hearers, breaker)
+        self._program = program
+        self._link: Link | None = None
+        self._ready: asyncio.Future[EngineFacts] | None = None
+        """Of the one that is being made."""
+        self._serves = False
+        self._closing = False
+        self._erasing: dict[int, CloseSession | CloseTenant] = {}
+        """Not confirmed: the next engine is told where this one dies."""
+        self._again: asyncio.Task[None] | None = None
+
+    @property
+    def alive(self) -> bool:
+        return self._serves
+
+    @property
+    def step(self) -> int | None:
+        return self._link.step if self._link is not None else None
+
+    @property
+    def pid(self) -> int | None:
+        return self._link.pid if self._link is not None else None
+
+    async def start(self) -> EngineFacts:
+        ready: asyncio.Future[EngineFacts] = asyncio.get_running_loop().create_future()
+        self._ready = ready
+        link = self._link = Link(self._hear_frame, self._lost)
+        try:
+            await link.open(self._program)
+            return await ready
+        finally:
+            self._ready = None
+
+    def send(self, command: Command) -> None:
+        if not self._serves and not (self.restarting and isinstance(command, LASTING)):
+            raise EngineStopped(self.why)
+        if isinstance(command, LASTING):
+            number = next(self._numbers)
+            self._erasing[number] = command
+            if self._serves:
+                self._write(Erasing(number, command))
+        else:
+            self._write(command)
+
+    def _hand_over(self, asked: Asked) -> None:
+        if not self._serves:
+            raise EngineStopped(self.why)
+        self._write(asked)
+
+    def _write(self, message: Any) -> None:
+        assert self._link is not None
+        if isinstance(message, Asked):
+            message = Asking(message.number, message.question)  # type: ignore[arg-type]  # whatever is asked here is one
+        self._link.send(message)
+
+    async def stop(self) -> None:
+        self._closing, self.restarting = True, False
+        link = self._link
+        if link is not None and link.pid is not None:
+            if self._serves:
+                link.send(End())
+            else:
+                link.kill()  # it reads nothing before its model is loaded
+            await link.gone
+        if self._again is not None:
+            await asyncio.wait([self._again])
+
+    def kill(self) -> bool:
+        if self._link is not None:
+            self._link.kill()
+        return True
+
+    # -- on the loop --------------------------------------------------------------------------------------------------
+
+    def _hear_frame(self, told: Up) -> None:
+        match told:
+            case Stepped():
+                self._hear(told)
+            case Reply():
+                self._replied(told)
+            case Refusal():
+                self._hear(Refused(told.number, error_of(told.fault)))
+            case Started():
+                self._begin(told.facts)
+            case NotStarted():
+                self._settle(error_of(told.fault))
+            case Died():
+                self._die(**told.told)
+
+    def _begin(self, facts: EngineFacts) -> None:
+        self._serves = True
+        self._settle(facts)
+        if self.restarting:
+            for number, command in self._erasing.items():
+                self._write(Erasing(number, command))
+            self._restarted()
+
+    def _replied(self, told: Reply) -> None:
+        if self._erasing.pop(told.number, None) is None and told.number in self._asked:
+            question, _ = self._asked[told.number]
+            self._hear(Answered(told.number, answer_of(question, told.answer)))
+
+    def _settle(self, made: EngineFacts | ChatpagerError) -> None:
+        if self._ready is None or self._ready.done():
+            return
+        if isinstance(made, ChatpagerError):
+            self._ready.set_exception(made)
+        else:
+            self._ready.set_result(made)
+
+    def _die(self, **why: str) -> None:
+        """What runs is told now; the next one is begun when this one has let everything go."""
+        if not self._serves:
+            return
+        self._serves = False
+        if not self._closing:
+            self.restarting = self._breaker is not None and self._breaker.allows(time.monotonic())
+            log.error("engine.stopped", **why, restarts=self.restarting)
+        self._ended()
+
+    def _lost(self, code: int) -> None:
+        how = f"signal {-code}" if code < 0 else f"exit status {code}"
+        self._settle(EngineStopped(f"the engine's process ended before it was ready: {how}"))
+        self._die(error="the engine's process ended", status=how)
+        if self.restarting and not self._closing and self._again is None:
+            self._again = asyncio.get_running_loop().create_task(self._start_again())
+
+    async def _start_again(self) -> None:
+        try:
+            if self._closing:
+                return
+            await self.start()
+        except Exception as error:
+            log_mistake("engine.not_restarted", error)
+            self.restarting = False
+        finally:
+            self._again = None

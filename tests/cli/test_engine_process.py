@@ -1,0 +1,75 @@
+"""``--engine-process``: the server and its engine, neither of which ends with the other unless it is to."""
+
+import json
+import os
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+from urllib.error import HTTPError
+
+from tests.processes import SECONDS, serving
+
+FLAGS = ("--engine-process", "--engine", "fake", "--test-mode", "--num-kv-blocks", "1024")
+SCHEMA = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"], "additionalProperties": False}
+
+
+def engine_of(server):
+    """The process id of its engine."""
+    tasks = Path(f"/proc/{server.process.pid}/task")
+    children = [pid for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
+    [engine] = [pid for pid in children if "engine_child" in Path(f"/proc/{pid}/cmdline").read_text()]
+    return int(engine)
+
+
+def until(look):
+    until = time.monotonic() + SECONDS
+    while not (found := look()):
+        assert time.monotonic() < until
+        os.sched_yield()
+    return found
+
+
+def restarted(server, times):
+    with suppress(HTTPError):  # it is not ready
+        return server.get("/health").get("restarts") == times
+    return False
+
+
+def said(server, **more):
+    answer = server.post("/v1/responses", {"input": "Hello", "max_output_tokens": 40, **more})
+    return answer["output"][0]["content"][0]["text"], answer["usage"]["input_tokens_details"]["cached_tokens"]
+
+
+def test_an_engine_that_is_killed_is_started_again_and_ends_with_its_server(fork_server, home):
+    with serving(fork_server, home, *FLAGS) as server:
+        text, _ = said(server)
+        again, cached = said(server)
+        assert again == text and cached > 0
+        form = {"format": {"type": "json_schema", "name": "a", "schema": SCHEMA, "strict": True}}
+        assert json.loads(said(server, text=form)[0])["a"] in (True, False)
+        first = engine_of(server)
+        os.kill(first, signal.SIGKILL)
+        until(lambda: restarted(server, 1))
+        assert said(server) == (text, 0)
+        assert engine_of(server) != first
+        engine = engine_of(server)
+        os.killpg(os.getpgid(engine), signal.SIGTERM)
+        os.killpg(os.getpgid(engine), signal.SIGINT)
+        assert said(server)[0] == text, "signals are the server's to answer"
+        assert server.stop() == 0
+        assert not Path(f"/proc/{engine}").exists()
+        log = server.process.out.text + server.process.err.text
+        assert log.count("engine.stopped") == 1 and "signal 9" in log
+
+
+def test_an_engine_that_hangs_is_killed_and_its_server_goes_on(fork_server, home):
+    """A token of the fake takes half a minute, but for the first."""
+    flags = (*FLAGS, "--fake-tokens-per-second", "0.03", "--watchdog-seconds", "0.5")
+    with serving(fork_server, home, *flags) as server:
+        asked = server.post("/v1/responses", {"input": "Hello", "background": True})
+        until(lambda: restarted(server, 1))
+        failed = server.get(f"/v1/responses/{asked['id']}")
+        assert (failed["status"], failed["error"]["code"]) == ("failed", "engine_stopped")
+        assert said(server, max_output_tokens=1)[0]
+        assert "engine.hangs" in server.process.out.text + server.process.err.text
