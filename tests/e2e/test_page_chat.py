@@ -105,7 +105,10 @@ def test_a_stopped_answer_goes_on(page):
 def test_the_settings_are_asked_for_and_known_on_another_device(page, browser, page_url, complaints):
     page.get_by_role("button", name="Settings").click()
     page.get_by_label("System prompt").fill("Be brief.")
+    page.get_by_label("Temperature").fill("9")
+    expect(page.locator(".setting-wrong")).to_be_visible()
     page.get_by_label("Temperature").fill("0")
+    expect(page.locator(".setting-wrong")).to_have_count(0)
     page.get_by_label("Longest answer").fill("40")
     page.get_by_label("Seed").fill("7")
     page.keyboard.press("Escape")

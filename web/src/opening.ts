@@ -125,7 +125,7 @@ export class Opening {
     return reread(shown, stored, this.unsentIn(shown));
   }
 
-  /** The conversation is gone: what was written for it becomes the draft of a new one. */
+  /** The conversation is gone, and with it its row: what was written for it becomes the draft of a new one. */
   private rescue(id: string): void {
     const { store, drafts, unsent } = this.options;
     const thread = store.threads.peek().get(id);
@@ -133,6 +133,7 @@ export class Opening {
     const shown = open === id ? store.draft.peek() : "";
     const told = thread === undefined ? [] : this.unsentIn(thread).map((one) => one.text);
     const fresh = drafts.read(null);
+    store.sessions.value = store.sessions.peek().filter((one) => one.id !== id);
     const lost = new Set([...told, ...drafts.take(id), shown].filter((text) => text !== "" && !fresh.includes(text))); // another page may have been faster
     unsent.forget(id);
     if (lost.size === 0) return;

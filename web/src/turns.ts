@@ -181,11 +181,10 @@ function onError(thread: Thread, error: ErrorBody): Thread {
   return amendAnswer(thread, (running) => ({ ...running, error: error.message })); // a terminal event still follows
 }
 
-/** Something of the answer has come: one that was lost runs again, and its pace is taken. */
+/** Something of the answer has come: one that was lost runs again, and its pace is taken, unless another page sent it: what is told again comes in a rush. */
 function grow(thread: Thread, now: number, change: (answer: Message) => Partial<Message>): Thread {
   return amendAnswer(thread, (answer) => {
-    const { sent = now, first = null, pieces = 0 } = answer.pace ?? {};
-    const pace = { sent, first: first ?? now, last: now, pieces: pieces + 1 };
+    const pace = answer.pace && { ...answer.pace, first: answer.pace.first ?? now, last: now, pieces: answer.pace.pieces + 1 };
     return { ...answer, state: "in_progress", prefill: null, pace, ...change(answer) };
   });
 }

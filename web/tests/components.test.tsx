@@ -280,8 +280,12 @@ describe("the page", () => {
   it("keeps the focus in the list when a chat is had back, is gone, or moves", async () => {
     act(() => void (chat.store.sessions.value = [listed("Ada"), listed("Bob")]));
     draw(<App />);
+    act(() => void (chat.store.currentId.value = "conv_Bob"));
     await act(() => chat.deleting.doom(chat.store.sessions.value[1]!));
-    expect(focused()).toBe(words.undo);
+    await drawn();
+    expect([chat.store.currentId.value, focused()]).toEqual([null, words.undo]);
+    chat.store.currentId.value = null;
+    vi.spyOn(chat.opening, "go").mockReturnValue();
     await act(() => find<HTMLButtonElement>(".toast button").click());
     await drawn();
     expect(focused()).toBe(words.moreOf("Bob"));

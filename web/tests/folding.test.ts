@@ -56,4 +56,6 @@ it("the pace of an answer is that of its pieces since the first", () => {
   const { pace } = thread.messages[1]!;
   expect(pace).toEqual({ sent: 1_000, first: 1_200, last: 2_200, pieces: 11 });
   expect(paceParts(pace!)).toEqual(["about 11 tokens", "200 ms to first token", "10 tok/s"]);
+  const theirs = apply(fromItems("c", [], "resp_1"), { type: "response.output_text.delta", item_id: "m", output_index: 0, delta: "x", sequence_number: 1 }, 5);
+  expect(theirs.messages[0]).toMatchObject({ text: "x", pace: null }); // another page sent it: what was said is told in a rush
 });

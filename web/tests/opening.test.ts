@@ -199,7 +199,7 @@ describe("a chat that another page deletes", () => {
     await eventually(() => expect(chat.ready).toBe(true));
     server.conversations.delete(id);
     await chat.look();
-    expect([chat.store.thread.value?.phase, chat.store.notice.value]).toEqual(["missing", null]);
+    expect([chat.store.thread.value?.phase, chat.store.notice.value, chat.store.sessions.value]).toEqual(["missing", null, []]);
   });
 });
 

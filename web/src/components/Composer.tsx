@@ -68,9 +68,9 @@ export function Composer() {
   );
 }
 
-/** Opening a chat puts the cursor in the field, except on touch, where it would raise the keyboard unasked. */
+/** Opening a chat puts the cursor in the field, except on touch, where it would raise the keyboard unasked, and where it was just deleted. */
 function useFocus(field: { current: HTMLTextAreaElement | null }, id: string | null): void {
   useEffect(() => {
-    if (pointsFinely()) field.current?.focus();
+    if (pointsFinely() && document.activeElement?.closest(".toast") == null) field.current?.focus();
   }, [field, id]);
 }

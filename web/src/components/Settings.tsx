@@ -49,6 +49,7 @@ function ChatSettings() {
 function SamplingField({ name }: { name: SamplingName }) {
   const chat = useChat();
   const [label, hint] = words.sampling[name];
+  const [wrong, setWrong] = useState(""); // in the browser's own words
   return (
     <label class="setting">
       <span>{label}</span>
@@ -58,11 +59,13 @@ function SamplingField({ name }: { name: SamplingName }) {
         {...BOUNDS[name]}
         placeholder={words.byDefault}
         value={chat.store.wishes.value[name] ?? ""}
+        aria-invalid={wrong !== ""}
         onInput={(event) => {
+          setWrong(event.currentTarget.validationMessage);
           if (event.currentTarget.validity.valid) chat.opening.wish(wish(chat.store.wishes.peek(), name, event.currentTarget.value));
         }}
       />
-      <small>{hint}</small>
+      <small class={wrong === "" ? undefined : "setting-wrong"}>{wrong || hint}</small>
     </label>
   );
 }
