@@ -60,6 +60,8 @@ class Wire:
         self.asking: dict = {}
         self.hold_after: str | None = None
         self.refusing = False
+        self.cuts_to_come = 0
+        """So often the line is cut when a turn has reached the server, before it says a word of it."""
         self.held: list[str] = []
         self.line = self.server = None
         page.route_web_socket(re.compile("/v1/responses$"), self.connect)
@@ -77,6 +79,9 @@ class Wire:
         event = json.loads(frame)
         self.sent.append(event)
         self.server.send(json.dumps({**event, **self.asking}) if event["type"] == "response.create" else frame)
+        if event["type"] == "response.create" and self.cuts_to_come:
+            self.cuts_to_come -= 1
+            self.cut()
 
     def from_server(self, frame: str) -> None:
         if self.held:

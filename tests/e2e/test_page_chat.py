@@ -319,6 +319,11 @@ def test_an_answer_goes_on_after_the_line_was_cut_without_doubling_a_word(page):
     assert [frame["type"] for frame in page.wire.sent].count("response.create") == 1
     assert any(frame["type"] == "response.resume" for frame in page.wire.sent)
     assert letters(stored(page)[1]) == letters(answers(page).text_content())
+    page.wire.asking, page.wire.cuts_to_come = {}, 2
+    ask(page, "What is my name?")
+    keys = [frame["idempotency_key"] for frame in created(page)]
+    assert [keys.count(key) for key in dict.fromkeys(keys)] == [1, 3]
+    assert len(stored(page)) == 4
 
 
 def test_without_a_network_the_page_says_so_and_keeps_what_is_written(page):
