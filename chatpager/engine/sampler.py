@@ -111,6 +111,8 @@ def _penalise(row: torch.Tensor, seq: Sequence) -> None:
 def _draw(logits: torch.Tensor, seqs: list[Sequence]) -> torch.Tensor:
     """Temperature, min-p, top-k, top-p, then the token at the seed's place of the distribution. [R, V] -> [R]."""
     device = logits.device
+    if device.type == "cuda":
+        return draw_on_device(logits, seqs)
     scaled = logits / _column([seq.params.temperature for seq in seqs], device)
     floors = _column([seq.params.min_p for seq in seqs], device)
     if any(seq.params.min_p > 0 for seq in seqs):
@@ -122,6 +124,23 @@ def _draw(logits: torch.Tensor, seqs: list[Sequence]) -> torch.Tensor:
         scaled[rows] = _cut(scaled[rows], [seqs[i] for i in cut])
     places = torch.tensor([uniform(seq.seed, len(seq)) for seq in seqs], dtype=torch.float64, device=device)
     return _invert(scaled.softmax(-1), places)
+
+
+def draw_on_device(logits: torch.Tensor, seqs: list[Sequence]) -> torch.Tensor:
+    """The same by kernels that sort nothing: the random number to the last bit, the token but where two are apart by
+    less than single precision tells."""
+    from chatpager.kernels import cuda_sampling  # triton is there on Linux only, and slow to import
+
+    device, of = logits.device, [seq.params for seq in seqs]
+    floats = torch.tensor([[p.temperature for p in of], [p.top_p for p in of], [p.min_p for p in of]])
+    floats[2].log_()
+    temperature, top_p, log_min_p = floats.to(device)
+    signed = [(seq.seed + 2**63) % 2**64 - 2**63 for seq in seqs]
+    seeds, positions = torch.tensor([signed, [len(seq) for seq in seqs]], dtype=torch.int64).to(device)
+    top_k = torch.tensor([min(p.top_k, logits.shape[-1]) for p in of], dtype=torch.int32, device=device)
+    return cuda_sampling.draw(
+        logits, temperature=temperature, top_k=top_k, top_p=top_p, log_min_p=log_min_p, seeds=seeds, positions=positions
+    )
 
 
 def _cut(scaled: torch.Tensor, seqs: list[Sequence]) -> torch.Tensor:
