@@ -7,8 +7,8 @@ no mask registry. Sliding window, softcap and sinks arrive as the keyword argume
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypedDict, Unpack
 
 import torch
 from transformers import AttentionInterface
@@ -55,6 +55,17 @@ class PagedStep:
     cache: KVCache
     workspace: paged_attention.Workspace
     """Scratch memory that every layer and every step uses again."""
+    plans: dict[Any, Any] = field(default_factory=dict)
+    """How attention is cut on a GPU: the first layer decides, the others of this step find it."""
+
+
+class Features(TypedDict, total=False):
+    """What a model's attention may have beyond the plain one, as ``paged_attention.forward`` takes it."""
+
+    scale: float | None
+    sliding_window: int | None
+    softcap: float | None
+    sinks: torch.Tensor | None
 
 
 def paged_attention_forward(
@@ -72,13 +83,18 @@ def paged_attention_forward(
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """query [1, heads, T, head_dim], key and value [1, kv_heads, T, head_dim] -> [1, T, heads, head_dim]."""
-    batch, layer = paged.batch, int(module.layer_idx)  # type: ignore[arg-type]
+    layer = int(module.layer_idx)  # type: ignore[arg-type]
     keys, values = paged.cache.keys[layer], paged.cache.values[layer]
-    store_kv(key[0].transpose(0, 1), value[0].transpose(0, 1), keys, values, batch.slot_mapping)
-    rows = query[0].transpose(0, 1)
-    out = torch.empty(rows.shape, dtype=query.dtype, device=query.device)
-    extras: dict[str, Any] = {"scale": scaling, "sliding_window": sliding_window, "softcap": softcap, "sinks": s_aux}
-    extras["workspace"] = paged.workspace
+    store_kv(key[0].transpose(0, 1), value[0].transpose(0, 1), keys, values, paged.batch.slot_mapping)
+    options: Features = {"scale": scaling, "sliding_window": sliding_window, "softcap": softcap, "sinks": s_aux}
+    return attend(query[0].transpose(0, 1), layer, paged, **options).unsqueeze(0), None
+
+
+def attend(rows: torch.Tensor, layer: int, paged: PagedStep, **features: Unpack[Features]) -> torch.Tensor:
+    """Queries [T, heads, head_dim] over pages that have the step's own keys and values already -> the same shape."""
+    batch = paged.batch
+    keys, values = paged.cache.keys[layer], paged.cache.values[layer]
+    out = torch.empty(rows.shape, dtype=rows.dtype, device=rows.device)
     n = batch.num_decodes
     if n:
         paged_attention.forward(
@@ -90,7 +106,9 @@ def paged_attention_forward(
             batch.block_size,
             batch.max_decode_context,
             out=out[:n],
-            **extras,
+            workspace=paged.workspace,
+            plans=paged.plans,
+            **features,
         )
     if n < batch.num_seqs:
         paged_attention.forward(
@@ -104,9 +122,10 @@ def paged_attention_forward(
             query_start=batch.query_start,
             max_query_len=batch.max_query_len,
             out=out[n:],
-            **extras,
+            workspace=paged.workspace,
+            **features,
         )
-    return out.unsqueeze(0), None
+    return out
 
 
 def register() -> None:

@@ -7,6 +7,7 @@ Lengths below: T tokens, S sequences, L rows of logits.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,7 +69,7 @@ class BatchBuilder:
     def build(self, plan: Plan) -> Batch:
         if self._sent is not None:
             self._sent.synchronize()
-        rows = tuple(sorted(plan.rows, key=lambda row: row.count != 1))
+        rows = ordered(plan.rows, longest_last=self._device.type == "cuda")
         num_logits, num_decodes = 0, sum(row.count == 1 for row in rows)
         widest = max((len(row.seq.block_table) for row in rows), default=0)
         assert widest <= self._max_blocks, (widest, self._max_blocks)
@@ -140,6 +141,17 @@ class BatchBuilder:
 
     def _send(self, staging: tuple[torch.Tensor, np.ndarray], count: int) -> torch.Tensor:
         return staging[0][:count].to(self._device, non_blocking=True)
+
+
+def ordered(rows: Iterable[Row], *, longest_last: bool) -> tuple[Row, ...]:
+    """Rows of one token first. Of the others, with ``longest_last``, the one with the longest context last: on a GPU
+    their blocks are begun from the end, and what takes longest should not be begun last."""
+
+    def place(row: Row) -> tuple[bool, int]:
+        is_extend = row.count != 1
+        return is_extend, row.seq.committed + row.count if is_extend and longest_last else 0
+
+    return tuple(sorted(rows, key=place))
 
 
 def _staging(size: int, dtype: type, pin: bool) -> tuple[torch.Tensor, np.ndarray]:

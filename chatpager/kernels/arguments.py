@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypedDict, Unpack
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -10,6 +10,8 @@ from torch import Tensor
 from chatpager.kernels.workspace import Workspace
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+EIGHT_BITS = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
+"""What keys and values may be kept as beside scales, and the largest number of each."""
 
 
 class Options(TypedDict, total=False):
@@ -23,6 +25,9 @@ class Options(TypedDict, total=False):
     softcap: float | None
     sinks: Tensor | None
     workspace: Workspace | None
+    plans: dict[Any, Any] | None
+    key_scales: Tensor | None
+    value_scales: Tensor | None
 
 
 class AttentionCall(NamedTuple):
@@ -51,6 +56,9 @@ class AttentionCall(NamedTuple):
     group: int
     head_dim: int
     block_size: int
+    plans: dict[Any, Any] | None = None
+    key_scales: Tensor | None = None
+    value_scales: Tensor | None = None
 
 
 def check(
@@ -72,8 +80,10 @@ def check(
         ValueError: a shape, stride, device or number does not fit the others.
     """
     query_start, sinks, out = options.get("query_start"), options.get("sinks"), options.get("out")
-    _check_tensors(query, key_cache, value_cache, block_tables, context_lens, query_start, sinks, out)
+    scales = options.get("key_scales"), options.get("value_scales")
+    _check_tensors(query, key_cache, value_cache, block_tables, context_lens, query_start, sinks, out, scales)
     _check_caches(query, key_cache, value_cache, block_size)
+    check_scales(key_cache, value_cache, *scales)
     _check_rows(query, block_tables, context_lens, query_start)
     _check_like_query(query, sinks, out)
     _check_numbers(max_context_len, options)
@@ -100,6 +110,9 @@ def check(
         group=heads // key_cache.shape[2],
         head_dim=head_dim,
         block_size=block_size,
+        plans=options.get("plans"),
+        key_scales=options.get("key_scales"),
+        value_scales=options.get("value_scales"),
     )
 
 
@@ -116,16 +129,18 @@ def _check_tensors(
     query_start: Tensor | None,
     sinks: Tensor | None,
     out: Tensor | None,
+    scales: tuple[Tensor | None, Tensor | None],
 ) -> None:
     if not isinstance(query, Tensor) or query.dtype not in DTYPES:
         raise TypeError(f"query must be a tensor of {DTYPES}, got {_kind(query)}")
     if query.device.type not in ("cpu", "cuda"):
         raise ValueError(f"query is on {query.device}; only the CPU and CUDA devices are served")
     same, index = (query.dtype,), (torch.int32,)
+    kept = same if scales == (None, None) else tuple(EIGHT_BITS)
     for name, tensor, dtypes, ndim in (
         ("query", query, same, 3),
-        ("key_cache", key_cache, same, 4),
-        ("value_cache", value_cache, same, 4),
+        ("key_cache", key_cache, kept, 4),
+        ("value_cache", value_cache, kept, 4),
         ("block_tables", block_tables, index, 2),
         ("context_lens", context_lens, index, 1),
         ("query_start", query_start, index, 1),
@@ -164,6 +179,27 @@ def _check_caches(query: Tensor, key_cache: Tensor, value_cache: Tensor, block_s
         )
     if key_cache.stride(3) != 1:
         raise ValueError(f"the caches must have a last stride of 1, got strides {key_cache.stride()}")
+
+
+def check_scales(
+    key_cache: Tensor, value_cache: Tensor, key_scales: Tensor | None, value_scales: Tensor | None
+) -> None:
+    """Raises TypeError or ValueError: scales do not fit caches of eight bits, or one of the two is not there."""
+    if key_scales is None and value_scales is None:
+        return
+    blocks, block_size, kv_heads, _ = key_cache.shape
+    for name, scales, cache in (("key_scales", key_scales, key_cache), ("value_scales", value_scales, value_cache)):
+        if not isinstance(scales, Tensor) or scales.dtype != torch.float32:
+            raise TypeError(f"{name} must be a tensor of torch.float32, as the other scales, got {_kind(scales)}")
+        if scales.shape != (blocks, kv_heads, block_size) or not scales.is_contiguous():
+            raise ValueError(
+                f"{name} must be contiguous, of shape [num_blocks, num_kv_heads, block_size] = "
+                f"{[blocks, kv_heads, block_size]}, got {_shape(scales)} with strides {scales.stride()}"
+            )
+        if scales.device != cache.device:
+            raise ValueError(f"{name} is on {scales.device}, but its cache is on {cache.device}")
+    if key_cache.dtype != value_cache.dtype:
+        raise TypeError(f"value_cache is {value_cache.dtype}, but key_cache is {key_cache.dtype}")
 
 
 def _check_rows(query: Tensor, block_tables: Tensor, context_lens: Tensor, query_start: Tensor | None) -> None:

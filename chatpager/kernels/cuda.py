@@ -1,21 +1,32 @@
-"""Paged attention on a GPU: one launch of decode or extend, and one of merge where contexts were split."""
+"""Paged attention on a GPU: one launch of decode or extend, and one of merge where contexts were split.
+
+Decode is planned on the device by a launch before the first layer's; the other layers of a step find its plan."""
 
 from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from triton.runtime.jit import JITFunction
 
-from chatpager.kernels.arguments import AttentionCall
+from chatpager.kernels.arguments import EIGHT_BITS, AttentionCall
 from chatpager.kernels.decode import decode_kernel
 from chatpager.kernels.extend import extend_kernel
-from chatpager.kernels.heuristics import Splits, Tiling, decode_splits, decode_tiling, extend_splits, extend_tiling
+from chatpager.kernels.heuristics import (
+    Splits,
+    Tiling,
+    decode_splits,
+    decode_tiling,
+    extend_splits,
+    extend_tiling,
+    power_of_2,
+)
 from chatpager.kernels.merge import merge_kernel
+from chatpager.kernels.planner import ITEM_WORDS, plan_kernel
 from chatpager.kernels.variants import Variant, merge_constants
 
 LOG2E = math.log2(math.e)
@@ -39,6 +50,7 @@ def attend(call: AttentionCall, splits: Splits | None = None) -> None:
     """
     if call.query.dtype not in SERVED:
         raise TypeError(f"query must be a tensor of {' or '.join(map(str, SERVED))} here, got {call.query.dtype}")
+    check_eight_bits(call.key_cache.dtype, call.query.device)
     if call.query.shape[0] == 0:
         return
     with on_device(call.query):
@@ -63,22 +75,85 @@ def _device_limits(device: torch.device) -> tuple[int, int]:
     return properties.multi_processor_count, int(shared)
 
 
+SHORT_FLOATS_SINCE = 8, 9
+"""The compute capability of NVIDIA's first cards that convert float8_e4m3fn."""
+
+
+@lru_cache
+def served_eight_bits(device: torch.device) -> tuple[torch.dtype, ...]:
+    """What caches may be beside scales on this device; the interpreter converts all of them."""
+    is_new = device.type == "cpu" or torch.cuda.get_device_capability(device) >= SHORT_FLOATS_SINCE
+    return tuple(kind for kind in EIGHT_BITS if is_new or not kind.is_floating_point)
+
+
+def check_eight_bits(dtype: torch.dtype, device: torch.device) -> None:
+    """Raises TypeError: the device cannot convert what the caches hold."""
+    if dtype in EIGHT_BITS and dtype not in served_eight_bits(device):
+        raise TypeError(f"key_cache is {dtype}, which {device} cannot convert; torch.int8 is served there")
+
+
+class Plan(NamedTuple):
+    """What ``plan_kernel`` leaves: the list of ``places`` pieces, and each row's first and number of them."""
+
+    items: Tensor
+    rows: Tensor
+    places: int
+
+
 def _decode(call: AttentionCall, splits: Splits | None) -> None:
     processors, shared = _device_limits(call.query.device)
     batch, _, head_dim = call.query.shape
-    tiling = decode_tiling(head_dim, call.group, call.query.element_size(), shared)
-    splits = splits or decode_splits(batch * call.kv_heads, _longest_span(call, tiling), tiling.tile, processors)
-    _launch(call, decode_kernel, tiling, splits, batch, {})
+    tiling = decode_tiling(head_dim, call.group, call.query.element_size(), shared, call.key_scales is not None)
+    splits = splits or decode_splits(batch, call.kv_heads, _longest_span(call, tiling), processors)
+    if splits.count == 1:
+        _launch(call, decode_kernel, tiling, None, (call.kv_heads, batch), {"p_items": None})
+        return
+    plan = _planned(call, tiling, splits)
+    parts = _partials(call, plan.places)
+    _launch(call, decode_kernel, tiling, parts, (call.kv_heads, plan.places), {"p_items": plan.items})
+    _merge(call, parts, plan.rows, 0)
+
+
+def _planned(call: AttentionCall, tiling: Tiling, splits: Splits) -> Plan:
+    """The plan of these rows: an earlier layer's of the same step, where the caller hands over ``plans``."""
+    batch = call.query.shape[0]
+    key = (batch, call.sliding_window, tiling.tile, splits)
+    if call.plans is not None and key in call.plans:
+        return call.plans[key]
+    places = batch + splits.count
+    take, device = call.workspace.take, call.query.device
+    plan = Plan(
+        take(f"items {call.sliding_window}", (places, ITEM_WORDS.value), torch.int32, device),
+        take(f"rows {call.sliding_window}", (batch, 2), torch.int32, device),
+        places,
+    )
+    plan_kernel[(batch,)](
+        plan.items, plan.rows, call.context_lens.contiguous(), batch, call.sliding_window or 0,
+        splits.chunk, splits.count, places,
+        HAS_WINDOW=call.sliding_window is not None, TILE=tiling.tile, BATCH=power_of_2(batch), WIDTH=64,
+        **COMPILED,
+    )  # fmt: skip
+    if call.plans is not None:
+        call.plans[key] = plan
+    return plan
 
 
 def _extend(call: AttentionCall, query_start: Tensor, splits: Splits | None) -> None:
     processors, shared = _device_limits(call.query.device)
     tokens, _, head_dim = call.query.shape
     batch = call.context_lens.shape[0]
-    tiling = extend_tiling(head_dim, call.group, call.query.element_size(), call.max_query_len, shared)
+    kinds = call.query.element_size(), call.max_query_len, shared, call.key_scales is not None
+    tiling = extend_tiling(head_dim, call.group, *kinds)
     blocks = tokens // (tiling.rows // call.group) + batch
     splits = splits or extend_splits(blocks * call.kv_heads, _longest_span(call, tiling), tiling.tile, processors)
-    _launch(call, extend_kernel, tiling, splits, blocks, {"p_start": query_start.contiguous(), "batch": batch})
+    parts = _partials(call, splits.count * tokens) if splits.count > 1 else None
+    extra = {
+        "p_start": query_start.contiguous(), "chunk": splits.chunk, "n_splits": splits.count, "batch": batch,
+        "tokens": tokens,
+    }  # fmt: skip
+    _launch(call, extend_kernel, tiling, parts, (call.kv_heads, blocks, splits.count), extra)
+    if parts:
+        _merge(call, parts, None, splits.count)
 
 
 def _longest_span(call: AttentionCall, tiling: Tiling) -> int:
@@ -88,33 +163,49 @@ def _longest_span(call: AttentionCall, tiling: Tiling) -> int:
     return min(call.max_context_len, call.sliding_window + tiling.rows + tiling.tile)
 
 
+class Partials(NamedTuple):
+    """Results of pieces: [slots, heads, head_dim] and base-2 log-sum-exp [slots, heads], both fp32."""
+
+    out: Tensor
+    lse: Tensor
+
+
+def _partials(call: AttentionCall, slots: int) -> Partials:
+    _, heads, head_dim = call.query.shape
+    take, device = call.workspace.take, call.query.device
+    return Partials(
+        take("partial_out", (slots, heads, head_dim), torch.float32, device),
+        take("partial_lse", (slots, heads), torch.float32, device),
+    )
+
+
 def _launch(
-    call: AttentionCall, kernel: Any, tiling: Tiling, splits: Splits, blocks: int, extra: dict[str, Any]
+    call: AttentionCall,
+    kernel: Any,
+    tiling: Tiling,
+    parts: Partials | None,
+    grid: tuple[int, ...],
+    extra: dict[str, Any],
 ) -> None:
     query = call.query
     tables = call.block_tables if call.block_tables.stride(1) == 1 else call.block_tables.contiguous()
-    tokens, heads, head_dim = query.shape
-    out, lse = call.out, call.lse
-    split = splits.count > 1
-    if split:
-        shape = (tokens, heads, splits.count)
-        out = call.workspace.take("partial_out", (*shape, head_dim), torch.float32, query.device)
-        lse = call.workspace.take("partial_lse", shape, torch.float32, query.device)
-    variant = Variant.of(call, tiling, split)
-    kernel[(call.kv_heads, blocks, splits.count)](
-        p_out=out,
-        p_lse=lse,
+    variant = Variant.of(call, tiling, split=parts is not None)
+    kernel[grid](
+        p_out=call.out,
+        p_lse=call.lse,
+        p_part_out=parts.out if parts else None,
+        p_part_lse=parts.lse if parts else None,
         p_query=query,
         p_key=call.key_cache,
         p_value=call.value_cache,
+        p_key_scales=call.key_scales,
+        p_value_scales=call.value_scales,
         p_tables=tables,
         p_context=call.context_lens.contiguous(),
         p_sinks=None if call.sinks is None else call.sinks.contiguous(),
         score_scale=call.scale * LOG2E * (2 / call.softcap if call.softcap else 1),
         softcap=(call.softcap or 0.0) * LOG2E,
         window=call.sliding_window or 0,
-        chunk=splits.chunk,
-        n_splits=splits.count,
         query_stride_token=query.stride(0),
         query_stride_head=query.stride(1),
         out_stride_token=call.out.stride(0),
@@ -126,21 +217,21 @@ def _launch(
         num_stages=tiling.num_stages,
         **COMPILED,
     )
-    if split:
-        assert lse is not None
-        _merge(call, out, lse, splits.count)
 
 
-def _merge(call: AttentionCall, partial_out: Tensor, partial_lse: Tensor, n_splits: int) -> None:
+def _merge(call: AttentionCall, parts: Partials, rows: Tensor | None, n_splits: int) -> None:
+    """``rows``: of a plan; else every token has ``n_splits`` slots."""
     tokens, heads, head_dim = call.out.shape
     merge_kernel[(tokens, heads)](
         call.out,
         call.lse,
-        partial_out,
-        partial_lse,
+        parts.out,
+        parts.lse,
+        rows,
         n_splits,
+        tokens,
         call.out.stride(0),
         call.out.stride(1),
-        **merge_constants(heads, head_dim, n_splits, call.lse is not None),
+        **merge_constants(heads, head_dim, rows is not None, call.lse is not None),
         **COMPILED,
     )

@@ -12,9 +12,12 @@ from functools import lru_cache
 MIN_SPLIT = 256
 """Tokens below which a split costs more in the merge than it gains."""
 
-MAX_SPLIT = 2048
-"""Tokens above which decode splits a context even when there is work enough, so that one long row among many short
-ones does not run alone at the end."""
+LONG = 2048
+"""Tokens up to which a row of decode may run uncut among work enough for all processors: what it runs alone at the end
+is less than planning and merging take."""
+
+ROUNDS = 4
+"""Pieces a processor that decode is cut into: as many run there at once, or nearly."""
 
 MAX_SPLITS = 64
 
@@ -35,7 +38,9 @@ class Tiling:
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """Each row's context is cut into pieces of ``chunk`` tokens, at most ``count`` of them."""
+    """Extend: each row's context is cut into pieces of ``chunk`` tokens, at most ``count`` of them. Decode: all
+    contexts together are cut into about ``count`` pieces of at least ``chunk`` tokens, and at most ``count`` more than
+    there are rows. A ``count`` of 1 is no cut in both."""
 
     chunk: int
     count: int
@@ -47,23 +52,26 @@ def power_of_2(n: int) -> int:
 
 
 @lru_cache
-def decode_tiling(head_dim: int, group: int, itemsize: int, shared_memory: int) -> Tiling:
+def decode_tiling(head_dim: int, group: int, itemsize: int, shared_memory: int, eight_bits: bool = False) -> Tiling:
     """The tiling of one token a row; ``itemsize`` and ``shared_memory`` (what one program may use) in bytes.
 
     Five stages are two buffers: the load of the page's number takes up a stage of its own. Single precision unrolls
-    its products: four warps spill, and so does a tile that does not shrink as the rows grow. It does not depend on the
-    batch, so that under equal splits a row gives the same bits in any company.
+    its products: four warps spill, and so does a tile that does not shrink as the rows grow. Where ``eight_bits`` are
+    widened four warps spill on NVIDIA's cards and eight on AMD's. It does not depend on the batch, so that under equal
+    splits a row gives the same bits in any company.
     """
     rows = max(16, power_of_2(group))
     tile = 128 if head_dim <= 64 else 64 if head_dim <= 128 else 32
     stages = 5 if shared_memory >= LARGE else 3
     if itemsize != 2:
         return Tiling(rows, max(16, 8 * tile // rows), 8, stages)
-    return Tiling(rows, tile, 4, stages)
+    return Tiling(rows, tile, 8 if eight_bits and shared_memory >= MEDIUM else 4, stages)
 
 
 @lru_cache
-def extend_tiling(head_dim: int, group: int, itemsize: int, max_query_len: int, shared_memory: int) -> Tiling:
+def extend_tiling(
+    head_dim: int, group: int, itemsize: int, max_query_len: int, shared_memory: int, eight_bits: bool = False
+) -> Tiling:
     """The tiling of several tokens a row: 64 rows at least, so that Hopper multiplies with wgmma.
 
     Four warps hold 64 rows of a head dimension up to 128, and above 64 half as many tokens; twice the rows or twice the
@@ -73,6 +81,8 @@ def extend_tiling(head_dim: int, group: int, itemsize: int, max_query_len: int, 
     """
     if itemsize != 2:
         return Tiling(max(64 if head_dim <= 64 else 32, power_of_2(group)), 16, 8, 2)
+    if eight_bits and shared_memory < MEDIUM:  # AMD's, which spill with more
+        return Tiling(max(64, power_of_2(group)), 32, 4, 2)
     wide = head_dim > 128
     rows = 128 if max_query_len * group > 64 and not wide else 64
     crowded = rows == 128 and head_dim > 64 and MEDIUM <= shared_memory < HOPPER
@@ -85,24 +95,22 @@ def extend_tiling(head_dim: int, group: int, itemsize: int, max_query_len: int, 
 
 
 @lru_cache(maxsize=4096)
-def decode_splits(programs: int, max_context_len: int, tile: int, processors: int) -> Splits:
-    """Cut contexts until ``programs`` (rows x KV heads) fill the processors four times over, and long ones anyway.
-
-    Host numbers only, so nothing waits for the device; the kernels take both numbers at run time, and a planner on
-    the device may supply them instead.
-    """
-    return _cut(max_context_len, -(-4 * processors // max(programs, 1)), MAX_SPLIT, tile)
+def decode_splits(batch: int, kv_heads: int, max_context_len: int, processors: int) -> Splits:
+    """Whether ``plan_kernel`` is to cut contexts, and into how many pieces (a KV head each): until they fill the
+    processors four times over. How long the pieces are is decided on the device, by the lengths that are there."""
+    wanted = ROUNDS * processors
+    is_short = max_context_len < MIN_SPLIT + MIN_SPLIT // 2  # the planner cuts nothing up to there
+    if is_short or (batch * kv_heads >= wanted and max_context_len <= LONG):
+        return Splits(MIN_SPLIT, 1)
+    return Splits(MIN_SPLIT, max(2, wanted // kv_heads))
 
 
 @lru_cache(maxsize=4096)
 def extend_splits(programs: int, max_context_len: int, tile: int, processors: int) -> Splits:
-    """The same for blocks of new tokens x KV heads: only where these leave half of two rounds idle, since partial
-    results are as large as the queries; it follows that they take up memory for at most two rounds of programs."""
-    return _cut(max_context_len, 2 * processors // max(programs, 1), max_context_len, tile)
-
-
-def _cut(length: int, wanted: int, longest: int, tile: int) -> Splits:
-    """About ``wanted`` pieces of ``length`` tokens, within the limits, none longer than ``longest``."""
-    chunk = max(min(-(-length // max(wanted, 1)), longest), MIN_SPLIT, -(-length // MAX_SPLITS))
+    """Cut the contexts of blocks of new tokens x KV heads, only where these leave half of two rounds idle, since
+    partial results are as large as the queries; it follows that they take up memory for at most two rounds of programs.
+    Host numbers only, so nothing waits for the device."""
+    wanted = 2 * processors // max(programs, 1)
+    chunk = max(-(-max_context_len // max(wanted, 1)), MIN_SPLIT, -(-max_context_len // MAX_SPLITS))
     chunk = -(-chunk // tile) * tile
-    return Splits(chunk, max(1, -(-length // chunk)))
+    return Splits(chunk, max(1, -(-max_context_len // chunk)))

@@ -5,8 +5,8 @@ page, and includes the tokens that ask: their keys and values are stored first (
 
 ====================  =========================================================================================
 query, out            [tokens, heads, head_dim], float32, bfloat16 or float16 (float64 on the CPU)
-key_cache,            [num_blocks, block_size, num_kv_heads, head_dim], dtype of the query; views with other
-value_cache           strides are welcome while both have the same and the last is 1
+key_cache,            [num_blocks, block_size, num_kv_heads, head_dim], dtype of the query, or of eight bits beside
+value_cache           scales; views with other strides are welcome while both have the same and the last is 1
 block_tables          int32 [batch, max_blocks]; entries past a row's context are never read
 context_lens          int32 [batch], counting the tokens that ask
 query_start           int32 [batch + 1]
@@ -23,7 +23,7 @@ Dao et al., "Flash-Decoding for long-context inference" (2023) for contexts spli
 
 from __future__ import annotations
 
-from typing import Literal, Unpack, overload
+from typing import Any, Literal, Unpack, overload
 
 import torch
 from torch import Tensor
@@ -90,6 +90,9 @@ def forward(
     sinks: Tensor | None = None,
     return_lse: bool = False,
     workspace: Workspace | None = None,
+    plans: dict[Any, Any] | None = None,
+    key_scales: Tensor | None = None,
+    value_scales: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Attend; without ``query_start`` one token a row (decode), with it many (extend).
 
@@ -106,6 +109,11 @@ def forward(
         sinks: one more logit a head, counted once, neither scaled nor capped, with no value (GPT-OSS).
         return_lse: also return the natural log of the softmax's denominator, sinks included: [tokens, heads] float32.
         workspace: scratch memory to reuse; without one every call allocates its own.
+        plans: an empty dictionary, to be handed to every layer of one step with the same ``workspace`` and
+            ``context_lens``: how decode is cut is then decided once, on the device. On a CPU nothing is.
+        key_scales, value_scales: float32 [num_blocks, num_kv_heads, block_size], contiguous: the caches are then int8
+            or float8_e4m3fn, as ``store_kv`` writes them beside scales, and a number of theirs is worth itself times
+            its token's and head's scale. On a GPU only.
 
     A row without context gives zeros, and a log-sum-exp of -inf or of its sink.
 
@@ -116,12 +124,15 @@ def forward(
     call = check(
         query, key_cache, value_cache, block_tables, context_lens, block_size, max_context_len, return_lse=return_lse,
         out=out, scale=scale, query_start=query_start, max_query_len=max_query_len, sliding_window=sliding_window,
-        softcap=softcap, sinks=sinks, workspace=workspace,
+        softcap=softcap, sinks=sinks, workspace=workspace, plans=plans,
+        key_scales=key_scales, value_scales=value_scales,
     )  # fmt: skip
     if call.query.is_cuda:
         from chatpager.kernels import cuda  # triton is there on Linux only, and slow to import
 
         cuda.attend(call)
+    elif call.key_scales is not None:
+        raise ValueError("key_scales: caches of eight bits are served on a GPU only")
     else:
         cpu.attend(call)
     return call.out if call.lse is None else (call.out, call.lse)

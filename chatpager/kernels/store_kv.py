@@ -8,27 +8,41 @@ import torch
 from torch import Tensor
 
 from chatpager.kernels import cpu_decode
+from chatpager.kernels.arguments import EIGHT_BITS, check_scales
 
 
-def store_kv(key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slot_mapping: Tensor) -> None:
+def store_kv(
+    key: Tensor,
+    value: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    slot_mapping: Tensor,
+    scales: tuple[Tensor, Tensor] | None = None,
+) -> None:
     """Put token t's key and value at slot ``slot_mapping[t]``, which is ``block * block_size + offset``.
 
     Args:
         key, value: [tokens, num_kv_heads, head_dim]; slices of a fused projection are fine.
         key_cache, value_cache: [num_blocks, block_size, num_kv_heads, head_dim], both with one layout.
         slot_mapping: int64 [tokens]; -1 skips a token. No slot may appear twice: which token wins is undefined.
+        scales: of keys and of values, float32 [num_blocks, num_kv_heads, block_size], for caches of int8 or
+            float8_e4m3fn, on a GPU only: every token's head is kept as whole or short numbers of eight bits, up to the
+            type's largest, and the factor that makes them what they were. ``copy_blocks`` copies ``unsqueeze(-1)`` of
+            scales as it does caches.
 
     Raises:
         TypeError: a dtype does not fit.
         ValueError: a shape, layout or device does not fit.
         IndexError: on a CPU, a slot is past the caches' end.
     """
-    _check_store(key, value, key_cache, value_cache, slot_mapping)
+    _check_store(key, value, key_cache, value_cache, slot_mapping, scales)
     if key.is_cuda:
         from chatpager.kernels import cuda_store  # triton is there on Linux only, and slow to import
 
-        cuda_store.store_kv(key, value, key_cache, value_cache, slot_mapping)
+        cuda_store.store_kv(key, value, key_cache, value_cache, slot_mapping, scales)
         return
+    if scales is not None:
+        raise ValueError("scales: caches of eight bits are served on a GPU only")
     if cpu_decode.store(key, value, key_cache, value_cache, slot_mapping):
         return
     if slot_mapping.numel() and int(slot_mapping.min()) < 0:
@@ -76,12 +90,24 @@ def copy_blocks(key_caches: Sequence[Tensor], value_caches: Sequence[Tensor], pa
         cache.index_copy_(0, target, cache.index_select(0, source))
 
 
-def _check_store(key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slot_mapping: Tensor) -> None:
+def _check_store(
+    key: Tensor,
+    value: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    slot_mapping: Tensor,
+    scales: tuple[Tensor, Tensor] | None,
+) -> None:
     if slot_mapping.dtype != torch.int64:
         raise TypeError(f"slot_mapping must be torch.int64, got {slot_mapping.dtype}")
     named = {"key": key, "value": value, "key_cache": key_cache, "value_cache": value_cache}
     for name, tensor in named.items():
-        if tensor.dtype != key.dtype:
+        if scales is not None and name.endswith("cache"):
+            if tensor.dtype not in EIGHT_BITS:
+                raise TypeError(
+                    f"{name} is {tensor.dtype}; beside scales it must be {' or '.join(map(str, EIGHT_BITS))}"
+                )
+        elif tensor.dtype != key.dtype:
             raise TypeError(f"{name} is {tensor.dtype}, but key is {key.dtype}")
         if tensor.device != slot_mapping.device:
             raise ValueError(f"{name} is on {tensor.device}, but slot_mapping is on {slot_mapping.device}")
@@ -91,6 +117,8 @@ def _check_store(key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Ten
             f"key_cache and value_cache must have 4 dimensions, one shape, one layout and a last stride of 1, "
             f"got shapes and strides {layouts}"
         )
+    if scales is not None:
+        check_scales(key_cache, value_cache, *scales)
     expected = (*slot_mapping.shape, *key_cache.shape[2:])
     if slot_mapping.ndim != 1 or key.shape != expected or value.shape != expected:
         raise ValueError(

@@ -18,6 +18,7 @@ class Variant:
     head_dim: int
     block_size: int
     strides: tuple[int, int, int]
+    quantised: bool
     has_window: bool
     has_softcap: bool
     has_sinks: bool
@@ -34,6 +35,7 @@ class Variant:
             head_dim=call.head_dim,
             block_size=call.block_size,
             strides=(block, slot, head),
+            quantised=call.key_scales is not None,
             has_window=call.sliding_window is not None,
             has_softcap=call.softcap is not None,
             has_sinks=call.sinks is not None,
@@ -52,10 +54,11 @@ class Variant:
             "STRIDE_BLOCK": self.strides[0],
             "STRIDE_SLOT": self.strides[1],
             "STRIDE_HEAD": self.strides[2],
+            "SCALES": self.quantised * self.kv_heads * self.block_size,
             "HAS_WINDOW": self.has_window,
             "HAS_SOFTCAP": self.has_softcap,
             "HAS_SINKS": self.has_sinks,
-            "HAS_LSE": self.has_lse and not self.split,
+            "HAS_LSE": self.has_lse,
             "SPLIT": self.split,
             "ROWS": self.tiling.rows,
             "TILE": self.tiling.tile,
@@ -63,12 +66,17 @@ class Variant:
         }
 
 
-def merge_constants(heads: int, head_dim: int, splits: int, has_lse: bool) -> dict[str, int]:
+MERGED_AT_ONCE = 16
+"""Partial results of a row that are in registers together."""
+
+
+def merge_constants(heads: int, head_dim: int, planned: bool, has_lse: bool) -> dict[str, int]:
     """The constant arguments of the merge kernel by name."""
     return {
         "HEADS": heads,
         "HEAD_DIM": head_dim,
         "HAS_LSE": has_lse,
-        "SPLITS": power_of_2(splits),
+        "PLANNED": planned,
+        "SPLITS": MERGED_AT_ONCE,
         "BLOCK_DIM": max(16, power_of_2(head_dim)),
     }

@@ -6,7 +6,7 @@ import torch
 from chatpager.config import EngineConfig
 from chatpager.engine import model_runner
 from chatpager.engine.attention import ATTENTION
-from chatpager.engine.batch import BatchBuilder
+from chatpager.engine.batch import BatchBuilder, ordered
 from chatpager.engine.model_runner import ModelRunner
 from chatpager.engine.plan import Plan, Row
 from chatpager.errors import ConfigError
@@ -169,6 +169,8 @@ class TestBatch:
         assert batch.copies.tolist() == [[8, 4]]
         assert (batch.num_decodes, batch.num_tokens, batch.num_seqs) == (1, 9, 3)
         assert (batch.max_decode_context, batch.max_extend_context, batch.max_query_len) == (7, 9, 5)
+        for longest_last, wanted in ((False, (decode, prefill, last)), (True, (decode, last, prefill))):
+            assert ordered((prefill, decode, last), longest_last=longest_last) == wanted
 
     def test_only_decodes(self):
         batch = self.build(self.row(range(6), [1, 2], 5, 1), self.row(range(3), [3], 2, 1))

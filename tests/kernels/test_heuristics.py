@@ -24,10 +24,9 @@ def test_a_group_fits_the_rows_and_tiles_are_powers_of_two(head_dim, group, item
         assert extend.rows >= 64
 
 
-@pytest.mark.parametrize("plan", [decode_splits, extend_splits])
 @given(st.integers(1, 5000), st.integers(0, 1 << 20), st.sampled_from([16, 32, 64, 128]), st.integers(1, 304))
-def test_splits_cover_the_context_in_whole_tiles(plan, programs, longest, tile, processors):
-    splits = plan(programs, longest, tile, processors)
+def test_splits_cover_the_context_in_whole_tiles(programs, longest, tile, processors):
+    splits = extend_splits(programs, longest, tile, processors)
     assert splits.chunk % tile == 0
     assert splits.chunk >= heuristics.MIN_SPLIT
     assert 1 <= splits.count <= heuristics.MAX_SPLITS
@@ -42,18 +41,18 @@ def test_partial_results_of_extend_take_up_two_rounds_of_programs_at_most(progra
 
 
 @pytest.mark.parametrize(
-    ("programs", "longest", "decode", "extend"),
+    ("rows", "longest", "decode", "extend"),
     [
-        (8, 200, 1, 1),  # one short row: nothing to gain
-        (8, 32_768, 64, 32),  # one long row: every processor gets a piece
-        (128, 32_768, 16, 2),  # 512 new tokens on a long prefix, for extend
-        (8 * 512, 1024, 1, 1),  # work enough for all
-        (8 * 512, 32_768, 16, 1),  # the same with a long row among them: in decode it must not run alone at the end
+        (1, 200, 1, 1),  # one short row: nothing to gain
+        (1, 32_768, 66, 32),  # one long row: every processor gets a piece
+        (16, 32_768, 66, 2),  # 512 new tokens on a long prefix, for extend
+        (512, 1024, 1, 1),  # work enough for all
+        (512, 32_768, 66, 1),  # the same with a long row among them: in decode it must not run alone at the end
     ],
 )
-def test_splits_follow_the_work(programs, longest, decode, extend):
-    assert decode_splits(programs, longest, 64, 132).count == decode
-    assert extend_splits(programs, longest, 64, 132).count == extend
+def test_splits_follow_the_work(rows, longest, decode, extend):
+    assert decode_splits(rows, 8, longest, 132).count == decode
+    assert extend_splits(rows * 8, longest, 64, 132).count == extend
 
 
 @given(st.integers(1, 1 << 30))

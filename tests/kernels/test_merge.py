@@ -8,9 +8,10 @@ from tests.kernels.pages import TOLERANCE, assert_close, assert_right, pages
 
 pytestmark = pytest.mark.no_cover  # other tests cover the same, and the interpreter takes twice as long
 CUTS = [Splits(64, 1), Splits(64, 2), Splits(64, 3), Splits(128, 2), Splits(192, 5), Splits(64, 9)]
+PIECES = [Splits(1, 1), Splits(1, 2), Splits(1, 4), Splits(64, 50), Splits(128, 3)]
 
 
-@pytest.mark.parametrize("splits", CUTS, ids=str)
+@pytest.mark.parametrize("splits", PIECES, ids=str)
 def test_decode_does_not_depend_on_the_cut(triton_backend, splits):
     problem = pages([0, 1, 64, 65, 260], sinks=torch.tensor([0.5, 3.0]))
     assert_right(triton_backend, problem, splits)
@@ -25,8 +26,12 @@ def test_extend_does_not_depend_on_the_cut(triton_backend, splits):
 @pytest.mark.parametrize("splits", CUTS[1:4], ids=str)
 @pytest.mark.parametrize("window", [1, 63, 64, 65, 100])
 def test_a_window_may_cross_splits(triton_backend, splits, window):
-    assert_right(triton_backend, pages([1, 64, 200], sliding_window=window), splits)
+    assert_right(triton_backend, pages([1, 64, 200], sliding_window=window), Splits(64, 3 * splits.count))
     assert_right(triton_backend, pages([1, 200], [1, 20], sliding_window=window), splits)
+
+
+def test_more_pieces_than_are_merged_at_once(triton_backend):
+    assert_right(triton_backend, pages([1500, 3]), Splits(64, 64))
 
 
 def test_a_plan_too_short_for_the_context_is_right_all_the_same(triton_backend):
