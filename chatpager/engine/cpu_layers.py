@@ -24,17 +24,34 @@ COMMON = {f"{family}DecoderLayer" for family in FAMILIES}
 """Norm, attention with rotary embedding, sum, norm, gated product, sum. Qwen3 norms each head of q and k as well."""
 
 
-def _kernel_for(layer: Any, maker: Maker) -> Kernel | None:
-    """What computes between the products of this layer; None if it is to stay as it is."""
+def is_common(layer: Any) -> bool:
+    """Whether the layer is of the common kind; what its linears are is for others to look at."""
     if type(layer).__name__ not in COMMON:
-        return None
+        return False
+    attention, mlp = layer.self_attn, layer.mlp
+    merged = (attention.q_proj, attention.k_proj, attention.v_proj), (mlp.gate_proj, mlp.up_proj)
+    alike = all(len({linear.bias is None for linear in linears}) == 1 for linears in merged)
+    return alike and type(mlp.act_fn) in (nn.SiLU, SiLUActivation)
+
+
+def linears_of(layer: Any) -> list[Any]:
+    """q, k, v and o, gate, up and down of a layer of the common kind."""
     attention, mlp = layer.self_attn, layer.mlp
     linears = [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
-    linears += [mlp.gate_proj, mlp.up_proj, mlp.down_proj]
-    biased = {linear.bias is None for linear in linears[:3]}, {linear.bias is None for linear in linears[4:6]}
-    plain = all(map(maker.takes, linears)) and all(len(kinds) == 1 for kinds in biased)
-    plain = plain and type(mlp.act_fn) in (nn.SiLU, SiLUActivation)
-    return cpu_rows.kernel(linears[0].weight.dtype) if plain else None
+    return [*linears, mlp.gate_proj, mlp.up_proj, mlp.down_proj]
+
+
+def head_norms(attention: Any) -> tuple[tuple[torch.Tensor, torch.Tensor] | None, float]:
+    """The weights with which heads of q and of k are normed, if they are, and their epsilon."""
+    norms = [getattr(attention, name) for name in ("q_norm", "k_norm") if hasattr(attention, name)]
+    return ((norms[0].weight, norms[1].weight), norms[0].variance_epsilon) if norms else (None, 0.0)
+
+
+def _kernel_for(layer: Any, maker: Maker) -> Kernel | None:
+    """What computes between the products of this layer; None if it is to stay as it is."""
+    if not is_common(layer) or not all(map(maker.takes, linears := linears_of(layer))):
+        return None
+    return cpu_rows.kernel(linears[0].weight.dtype)
 
 
 class Layer(nn.Module):
@@ -54,14 +71,12 @@ class Layer(nn.Module):
         self.dim: int = attention.head_dim
         self.heads = attention.q_proj.out_features // self.dim, attention.k_proj.out_features // self.dim
         self.scaling: float = attention.scaling
-        self.window = _window(attention)
+        self.window = window_of(attention)
         self.qkv = maker.make([attention.q_proj, attention.k_proj, attention.v_proj])
         self.o = maker.make([attention.o_proj])
         self.gate_up = maker.make([mlp.gate_proj, mlp.up_proj])
         self.down = maker.make([mlp.down_proj])
-        norms = [getattr(attention, name) for name in ("q_norm", "k_norm") if hasattr(attention, name)]
-        self.head_norms = (norms[0].weight, norms[1].weight) if norms else None
-        self.head_eps: float = norms[0].variance_epsilon if norms else 0.0
+        self.head_norms, self.head_eps = head_norms(attention)
         self.before, self.between = Norm(layer.input_layernorm), Norm(layer.post_attention_layernorm)
 
     def forward(
@@ -113,7 +128,7 @@ class Norm(nn.Module):
         self.eps: float = norm.variance_epsilon
 
 
-def _window(attention: Any) -> int | None:
+def window_of(attention: Any) -> int | None:
     """Mistral's attention asks its configuration each time; Llama's has no window, whatever its configuration says."""
     if type(attention).__name__ == "MistralAttention":
         return getattr(attention.config, "sliding_window", None)

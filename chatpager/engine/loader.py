@@ -14,7 +14,7 @@ import transformers
 import xxhash
 from safetensors import SafetensorError, safe_open
 
-from chatpager.engine import architectures, checkpoint, cpu_modules, cpu_stack
+from chatpager.engine import architectures, checkpoint, cpu_modules, cpu_stack, gpu_layers
 from chatpager.engine.architectures import Shape
 from chatpager.engine.attention import ATTENTION, register
 from chatpager.engine.cpu_linears import Maker
@@ -102,6 +102,8 @@ def load(path: Path, *, dtype: str = "auto", device: str = "auto", quantization:
         cpu_stack.exchange_layers(module, maker)
         cpu_modules.exchange_linears(module, maker)
         module = cpu_stack.shortened(module)
+    else:
+        gpu_layers.exchange_layers(module)
     fingerprint = _fingerprint(checked.raw_config, checked.shards, quantization)
     return LoadedModel(module, checked.config, checked.shape, kind_of_number, place, checked.eos_token_ids, fingerprint)
 
