@@ -2,7 +2,8 @@
 
 Every call takes pages that the ones before it did not, until 256 MB have been read, so that the caches are cold where
 a step's are. The ceiling is what summing a large tensor reads with the same threads in the same process. On a CPU the
-gather is the best that we know of torch's; on a GPU it is all pages at once, then torch's own attention.
+gather is the best that we know of torch's; on a GPU it is all pages at once, then torch's own attention, and the other
+kernels follow in a table of their own.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 from torch.nn.functional import scaled_dot_product_attention
 
-from chatpager.bench import ceilings, machine, plot, report
+from chatpager.bench import ceilings, gpu_kernels, machine, plot, report
 from chatpager.errors import ConfigError
 from chatpager.kernels import Workspace, cpu, cpu_decode, paged_attention
 from chatpager.kernels.arguments import AttentionCall, check
@@ -73,6 +74,7 @@ def run(
             for context in CONTEXTS
             if rows * context <= most_tokens and _bytes(SHAPES[shape], kinds[dtype], rows * context) <= MOST_BYTES
         ]
+        others = _others(where, kinds[dtype], seconds)
     finally:
         torch.set_num_threads(before)
     result = {
@@ -84,6 +86,7 @@ def run(
         "ready_s": round(ready, 3),
         "ceiling_gb_s": round(ceiling / 1e9, 2),
         "calls": calls,
+        "others": others,
         "machine": machine.describe(),
     }
     _print(result)
@@ -113,11 +116,17 @@ def _measure(
     calls = _calls(shape, dtype, device, rows, context)
     read = _bytes(shape, dtype, rows * context)
     turn, (attend, gather) = count(), _ways(device)
-    kernel, gathered = _medians(
-        device,
-        (lambda: attend(calls[next(turn) % len(calls)]), lambda: gather(calls[next(turn) % len(calls)])),
-        seconds,
-    )
+    if device.type == "cuda":
+        kernel, gathered = (
+            gpu_kernels.seconds_each(device, [partial(way, call) for call in calls], seconds)
+            for way in (attend, gather)
+        )
+    else:
+        kernel, gathered = _medians(
+            device,
+            (lambda: attend(calls[next(turn) % len(calls)]), lambda: gather(calls[next(turn) % len(calls)])),
+            seconds,
+        )
     return {
         "rows": rows,
         "context": context,
@@ -126,6 +135,13 @@ def _measure(
         "times": round(gathered / kernel, 2),
         "of_ceiling": round(read / kernel / ceiling, 3),
     }
+
+
+def _others(device: torch.device, dtype: torch.dtype, seconds: float) -> list[dict[str, Any]]:
+    """The kernels that only a GPU has."""
+    if device.type != "cuda":
+        return []
+    return gpu_kernels.measure(device, dtype, ceilings.measure(device, dtype), seconds)
 
 
 def _ways(device: torch.device) -> tuple[Way, Way]:
@@ -156,9 +172,10 @@ def _calls(
     page = torch.randn(2, PAGE, kv_heads, dim).to(device, dtype)
     keys, values = (one.repeat(sets * pages, 1, 1, 1) for one in page)
     query, workspace = torch.randn(rows, heads, dim).to(device, dtype), Workspace()
+    plans: dict[Any, Any] = {}  # lengths are those of one step
     lengths = torch.full((rows,), context, dtype=torch.int32, device=device)
     return [
-        check(query, keys, values, table, lengths, PAGE, context, return_lse=False, workspace=workspace)
+        check(query, keys, values, table, lengths, PAGE, context, return_lse=False, workspace=workspace, plans=plans)
         for table in tables
     ]
 
@@ -197,3 +214,10 @@ def _print(result: dict[str, Any]) -> None:
         names = ("rows", "context", "kernel_us", "torch_us", "times", "of_ceiling")
         table.add_row(*(str(call[name]) for name in names))
     console.print(table)
+    if not result["others"]:
+        return
+    columns = ("kernel", "size", "us", "torch_us", "bound", "gb_s", "tflop_s", "of_floor")
+    others = Table(*(name.replace("_", " ") for name in columns))
+    for row in result["others"]:
+        others.add_row(*(str(row.get(name, "")) for name in columns))
+    console.print(others)

@@ -11,20 +11,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from chatpager.kernels.cuda_store import copy_kernel, store_kernel
+from chatpager.kernels import cuda_sampling as sampling
+from chatpager.kernels.cuda_rows import gate_kernel, norm_kernel, norm_warps, rotate_constants, rotate_store_kernel
+from chatpager.kernels.cuda_sampling import cut_kernel, mass_kernel, peak_kernel, pick_kernel
+from chatpager.kernels.cuda_store import copy_kernel, store_eight_constants, store_eight_kernel, store_kernel
 from chatpager.kernels.decode import decode_kernel
 from chatpager.kernels.extend import extend_kernel
 from chatpager.kernels.heuristics import Tiling, decode_tiling, extend_tiling
 from chatpager.kernels.merge import merge_kernel
+from chatpager.kernels.planner import plan_kernel
 from chatpager.kernels.variants import Variant, merge_constants
 from tests.kernels.pairs import all_pairs
 
@@ -43,7 +48,7 @@ TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 @dataclass(frozen=True)
 class Case:
     """A kernel as one model and one GPU would have it compiled. ``features`` is a subset of window, softcap, sinks,
-    lse; ``queries`` the longest run of new tokens, for extend."""
+    lse; ``cache`` the caches' type where it is not ``dtype``; ``queries`` the longest run of new tokens, for extend."""
 
     target: str
     kernel: str
@@ -54,13 +59,14 @@ class Case:
     kv_heads: int = 8
     features: tuple[str, ...] = ()
     split: bool = True
+    cache: str = ""
     queries: int = 4096
 
     def tiling(self) -> Tiling:
         shape = self.head_dim, self.group, ITEMSIZE[self.dtype]
         if self.kernel == "decode":
-            return decode_tiling(*shape, SHARED_MEMORY[self.target])
-        return extend_tiling(*shape, self.queries, SHARED_MEMORY[self.target])
+            return decode_tiling(*shape, SHARED_MEMORY[self.target], bool(self.cache))
+        return extend_tiling(*shape, self.queries, SHARED_MEMORY[self.target], bool(self.cache))
 
 
 PARAMETERS: dict[str, tuple[Any, ...]] = {
@@ -85,15 +91,25 @@ PARAMETERS: dict[str, tuple[Any, ...]] = {
 """What a variant is made of, and the values that are served."""
 
 
+EIGHT_BITS = [*((target, "i8") for target in TARGETS), ("sm_90", "fp8e4nv"), ("sm_100", "fp8e4nv")]
+"""Types of caches beside scales; NVIDIA's cards before Hopper and Ada have no instruction for the shorter floats."""
+
+
 def commit() -> Iterator[Case]:
     """What a commit has the time for: every two values of two parameters together."""
     for row in all_pairs(PARAMETERS):
         yield Case(**row)
     for kernel in PARAMETERS["kernel"]:
         yield Case("sm_90", kernel, group=7, block_size=24, split=False)
+        for target, kept in EIGHT_BITS:
+            yield Case(target, kernel, cache=kept)
     for target in TARGETS:
-        for kernel in ("merge", "store", "copy"):
-            yield Case(target, kernel)
+        for kernel in OTHERS:
+            if kernel != "store eight":
+                yield Case(target, kernel)
+    for target, kept in EIGHT_BITS:
+        for kernel in ("rotate", "store eight"):
+            yield Case(target, kernel, cache=kept)
 
 
 def nightly() -> Iterator[Case]:
@@ -112,17 +128,25 @@ def nightly() -> Iterator[Case]:
             for group in (1, 2, 3, 5, 6, 7, 8, 12, 16, 32):
                 yield Case(target, kernel, group=group, block_size=64)
         for head_dim in (64, 128, 256):
-            for kernel in ("merge", "store", "copy"):
+            for kernel in ("merge", "store", "copy", "rotate"):
                 yield Case(target, kernel, head_dim=head_dim)
 
 
 def source(kernel: Any, case: Case, constants: dict[str, int]) -> ASTSource:
     """The kernel with the types and the divisibility that a launch would find."""
     pointer = f"*{case.dtype}"
-    kinds = {"p_partial_out": "*fp32", "p_partial_lse": "*fp32", "p_slots": "*i64", "p_pairs": "*i64"}
+    kinds = dict.fromkeys(("p_slots", "p_pairs", "p_tokens", "p_seeds", "p_positions"), "*i64")
+    kinds |= dict.fromkeys(("p_peaks", "p_peak", "p_logits", "p_temperature", "p_top_p", "p_log_min_p"), "*fp32")
+    cached = f"*{case.cache or case.dtype}"
+    kinds |= dict.fromkeys(("p_key_cache", "p_value_cache"), cached)
+    if case.kernel in PARAMETERS["kernel"]:
+        kinds |= dict.fromkeys(("p_key", "p_value"), cached)
+    kinds |= dict.fromkeys(("p_key_scales", "p_value_scales"), "*fp32" if case.cache else "constexpr")
+    kinds |= {"p_masses": "*fp64", "p_cuts": "*i32", "p_top_k": "*i32", "eps": "fp32"}
     kinds |= dict.fromkeys(("p_tables", "p_context", "p_start"), "*i32")
-    kinds |= {"p_out": "*fp32" if case.split and case.kernel != "merge" else pointer}
-    kinds |= {"p_lse": "*fp32" if "lse" in case.features or (case.split and case.kernel != "merge") else "constexpr"}
+    kinds |= dict.fromkeys(("p_part_out", "p_part_lse"), "*fp32" if case.split else "constexpr")
+    kinds |= dict.fromkeys(("p_items", "p_rows"), "*i32" if case.split else "constexpr")
+    kinds |= {"p_lse": "*fp32" if "lse" in case.features else "constexpr"}
     kinds |= {"p_sinks": "*bf16" if "sinks" in case.features else "constexpr"}
     kinds |= {"score_scale": "fp32", "softcap": "fp32"} | dict.fromkeys(constants, "constexpr")
     signature = {n: kinds.get(n, pointer if n.startswith("p_") else "i32") for n in kernel.arg_names}
@@ -136,17 +160,56 @@ def source(kernel: Any, case: Case, constants: dict[str, int]) -> ASTSource:
     return ASTSource(fn=kernel, signature=signature, constexprs=values, attrs=aligned)
 
 
+def cache(case: Case) -> torch.Tensor:
+    return torch.empty(1, case.block_size, case.kv_heads, case.head_dim, device="meta")
+
+
+def layout(case: Case) -> dict[str, int]:
+    block, slot, head, _ = cache(case).stride()
+    strides = {"STRIDE_BLOCK": block, "STRIDE_SLOT": slot, "STRIDE_HEAD": head}
+    return {**strides, "HEAD_DIM": case.head_dim, "BLOCK_SIZE": case.block_size}
+
+
+def rotate(case: Case) -> tuple[Any, dict[str, int], int]:
+    heads = case.group * case.kv_heads, case.kv_heads
+    return rotate_store_kernel, rotate_constants(heads, cache(case), normed=True, scaled=bool(case.cache)), 4
+
+
+def store(case: Case) -> tuple[Any, dict[str, int], int]:
+    return store_kernel, layout(case) | {"WIDTH": case.kv_heads * case.head_dim, "BLOCK": 1024}, 4
+
+
+def merge(case: Case) -> tuple[Any, dict[str, int], int]:
+    return merge_kernel, merge_constants(case.kv_heads * case.group, case.head_dim, True, False), 4
+
+
+def copy(case: Case) -> tuple[Any, dict[str, int], int]:
+    return copy_kernel, layout(case) | {"KV_HEADS": case.kv_heads, "BLOCK": 1024}, 4
+
+
+SAMPLING = {"BLOCK": sampling.BLOCK, "BLOCKS": 32}
+OTHERS: dict[str, Callable[[Case], tuple[Any, dict[str, int], int]]] = {
+    "plan": lambda _: (plan_kernel, {"HAS_WINDOW": True, "TILE": 64, "BATCH": 256, "WIDTH": 64}, 4),
+    "merge": merge,
+    "store": store,
+    "copy": copy,
+    "store eight": lambda case: (store_eight_kernel, store_eight_constants(cache(case)), 4),
+    "rotate": rotate,
+    "norm": lambda _: (norm_kernel, {"DIM": 4096, "HAS_DELTA": True, "BLOCK": 4096}, norm_warps(4096)),
+    "gate": lambda _: (gate_kernel, {"DIM": 14_336, "BLOCK": 1024}, 4),
+    "peak": lambda _: (peak_kernel, {"BLOCK": sampling.BLOCK}, 4),
+    "cut": lambda _: (cut_kernel, SAMPLING, 8),
+    "mass": lambda _: (mass_kernel, {"BLOCK": sampling.BLOCK}, 4),
+    "pick": lambda _: (pick_kernel, SAMPLING, 4),
+}
+"""The kernels beside attention: what is launched with which constants and how many warps."""
+
+
 def compile_case(case: Case) -> dict[str, Any]:
     strides = (case.block_size * case.kv_heads * case.head_dim, case.kv_heads * case.head_dim, case.head_dim)
-    layout = dict(zip(("STRIDE_BLOCK", "STRIDE_SLOT", "STRIDE_HEAD"), strides, strict=True))
-    layout |= {"HEAD_DIM": case.head_dim, "BLOCK_SIZE": case.block_size}
     options: dict[str, Any] = {"num_warps": 4, "enable_fp_fusion": True}
-    if case.kernel == "merge":
-        kernel, constants = merge_kernel, merge_constants(case.kv_heads * case.group, case.head_dim, 16, False)
-    elif case.kernel == "store":
-        kernel, constants = store_kernel, layout | {"WIDTH": case.kv_heads * case.head_dim, "BLOCK": 1024}
-    elif case.kernel == "copy":
-        kernel, constants = copy_kernel, layout | {"KV_HEADS": case.kv_heads, "BLOCK": 1024}
+    if case.kernel in OTHERS:
+        kernel, constants, options["num_warps"] = OTHERS[case.kernel](case)
     else:
         tiling = case.tiling()
         variant = Variant(
@@ -155,6 +218,7 @@ def compile_case(case: Case) -> dict[str, Any]:
             case.head_dim,
             case.block_size,
             strides,
+            bool(case.cache),
             *(feature in case.features for feature in ("window", "softcap", "sinks", "lse")),
             case.split,
             tiling,
