@@ -265,10 +265,15 @@ class Server:
 
 @contextmanager
 def serving(
-    launch: Launch, home: Path, *flags: str, command: tuple[str, ...] = ("demo",), **env: str
+    launch: Launch,
+    home: Path,
+    *flags: str,
+    command: tuple[str, ...] = ("demo",),
+    cwd: Path | str = "/",
+    **env: str,
 ) -> Iterator[Server]:
-    """The server with its built-in model and its data under ``home``, on a free port."""
-    process = launch(*command, "--port", "0", *flags, env=clean_env(home, **env))
+    """The server with its built-in model and its data under ``home``, on a free port, started in ``cwd``."""
+    process = launch(*command, "--port", "0", *flags, env=clean_env(home, **env), cwd=cwd)
     try:
         yield Server(process)
     finally:

@@ -189,7 +189,8 @@ def engine_maker(config: Config, path: Path, domain: bytes) -> Callable[[], Engi
     if not config.server.engine_process:
         return maker.build
     settings = ChildSettings(maker, config.server.log_format)
-    return Program([sys.executable, "-m", engine_child.__name__], msgspec.msgpack.encode(settings))
+    # -P: the folder that it is started in is nobody's to put modules in.
+    return Program([sys.executable, "-P", "-m", engine_child.__name__], msgspec.msgpack.encode(settings))
 
 
 def banner(app: web.Application, url: str, admins: str, *, locked: bool) -> Text:

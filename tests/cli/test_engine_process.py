@@ -41,8 +41,9 @@ def said(server, **more):
     return answer["output"][0]["content"][0]["text"], answer["usage"]["input_tokens_details"]["cached_tokens"]
 
 
-def test_an_engine_that_is_killed_is_started_again_and_ends_with_its_server(fork_server, home):
-    with serving(fork_server, home, *FLAGS) as server:
+def test_an_engine_that_is_killed_is_started_again_and_ends_with_its_server(fork_server, home, tmp_path):
+    (tmp_path / "queue.py").write_text("raise SystemExit('somebody put it into the folder')")
+    with serving(fork_server, home, *FLAGS, cwd=tmp_path) as server:
         text, _ = said(server)
         again, cached = said(server)
         assert again == text and cached > 0
