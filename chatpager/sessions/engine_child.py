@@ -100,6 +100,7 @@ class Line:
 
     def __init__(self, socket: int) -> None:
         os.set_blocking(socket, False)
+        os.set_inheritable(socket, False)  # a compiler that is at work would keep it open behind the engine's end
         self._socket = socket
         self._unframed = Unframed()
         self._come: deque[bytes] = deque()

@@ -102,6 +102,18 @@ def test_a_line_that_breaks_is_the_end(ends):
         line.first()
 
 
+def test_what_the_engine_starts_does_not_keep_the_line_open():
+    """Triton starts its compilers with all that may be inherited, as this line was from the server."""
+    ours, theirs = socket.socketpair()
+    theirs.set_inheritable(True)
+    line = Line(theirs.detach())
+    with ours, subprocess.Popen(["cat"], stdin=subprocess.PIPE, close_fds=False) as compiler:
+        line.close()
+        ours.setblocking(False)
+        assert ours.recv(1) == b""
+        compiler.stdin.close()
+
+
 KILLED = """
 import asyncio, os, signal, sys
 from tests.engine.fakes import request
