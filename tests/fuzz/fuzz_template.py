@@ -5,6 +5,7 @@ wire it came on.
 """
 
 import asyncio
+import atexit
 from functools import cache
 
 import msgspec
@@ -40,7 +41,9 @@ def prompting() -> Prompting:
 
 @cache
 def loop() -> asyncio.AbstractEventLoop:
-    return asyncio.new_event_loop()
+    made = asyncio.new_event_loop()
+    atexit.register(made.close)
+    return made
 
 
 def one_input(data: bytes) -> bool:
