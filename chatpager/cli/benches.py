@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from chatpager.cli.cluster_benches import bench_placement
 from chatpager.cli.load_benches import bench_chaos, bench_load
 from chatpager.cli.peer_benches import SHAPES, bench_engine, bench_model, bench_serve, whole_numbers
 from chatpager.cli.remote import Remote, on_server
@@ -22,6 +23,9 @@ bench_app.command("serve", epilog="Example: chatpager bench serve --shape 15m --
 bench_app.command("engine", epilog="Example: chatpager bench engine --batches 1,16 --contexts 2048")(bench_engine)
 bench_app.command("load", epilog="Example: chatpager bench load --streams 100 --seconds 10")(bench_load)
 bench_app.command("chaos", epilog="Example: chatpager bench chaos --only kill,cut --rounds 20")(bench_chaos)
+bench_app.command("placement", epilog="Example: chatpager bench placement --replicas 2,10 --sessions 200")(
+    bench_placement
+)
 
 
 @bench_app.command("turns", epilog="Example: chatpager bench turns --rounds 5")

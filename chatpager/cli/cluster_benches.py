@@ -1,0 +1,74 @@
+"""``chatpager bench placement``: several replicas, simulated."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from chatpager.cli.peer_benches import whole_numbers
+from chatpager.cli.results import ResultFile
+
+OF_ENGINE = "of a replica, as measured in bench/results/engine-160m-avx512-2026-11-30.json"
+
+
+def bench_placement(
+    replicas: Annotated[
+        str, typer.Option(help="clusters to simulate, comma separated; 1,000 at most")
+    ] = "2,10,100,1000",
+    sessions: Annotated[int, typer.Option(help="sessions for each replica; a million in all at most")] = 1000,
+    load: Annotated[float, typer.Option(help="work of the cluster's time, if all that is attainable were found")] = 0.6,
+    turns: Annotated[float, typer.Option(help="of a session, on average")] = 5.0,
+    prefix: Annotated[int, typer.Option(help="tokens of each shared prefix")] = 1024,
+    message: Annotated[int, typer.Option(help="tokens of a message, on average")] = 64,
+    answer: Annotated[int, typer.Option(help="tokens of an answer, on average")] = 64,
+    pause: Annotated[float, typer.Option(help="seconds between an answer and the next message, on average")] = 30.0,
+    groups: Annotated[int, typer.Option(help="shared prefixes for each replica")] = 10,
+    grouped: Annotated[float, typer.Option(help="share of sessions that begins with one of them")] = 0.7,
+    prefill: Annotated[float, typer.Option(help=f"tokens/s of prompts {OF_ENGINE}")] = 972.7,
+    decode: Annotated[float, typer.Option(help=f"tokens/s of answers {OF_ENGINE}")] = 694.5,
+    room: Annotated[int, typer.Option(help="tokens that a replica's cache holds")] = 262_144,
+    front_ends: Annotated[int, typer.Option(help="front ends that place turns and do not talk")] = 4,
+    refresh: Annotated[float, typer.Option(help="seconds between two looks of a front end at the queues")] = 2.0,
+    factor: Annotated[float, typer.Option(help="of its share of all load, beyond which a replica hands on")] = 1.25,
+    lease: Annotated[float, typer.Option(help="seconds that a session stays where it was placed; 0: none")] = 300.0,
+    seed: Annotated[int, typer.Option(help="of all that is drawn")] = 0,
+    trial: Annotated[
+        bool, typer.Option("--trial", help="2 and 4 replicas and few sessions: does it all work?")
+    ] = False,
+    out: ResultFile = None,
+) -> None:
+    """Simulate sessions on up to 1,000 replicas: placed by our code, in rotation, or where the least is queued.
+
+    Events, not machines: what is assumed is printed with the figures. [bold]placement[/bold] is the code that a front
+    end would run (sessions/placement.py; nothing serves by it yet), [bold]hash alone[/bold] the same without a bound on
+    load. A million sessions take some minutes on one core.
+    """
+    from chatpager.bench.clusters import Load
+    from chatpager.bench.placement import run
+    from chatpager.sessions.placement import Policy
+
+    run(
+        Load(
+            replicas=0,
+            sessions_each=sessions,
+            load=load,
+            turns=turns,
+            prefix=prefix,
+            message=message,
+            answer=answer,
+            pause=pause,
+            groups=groups,
+            grouped=grouped,
+            prefill=prefill,
+            decode=decode,
+            room=room,
+            front_ends=front_ends,
+            refresh=refresh,
+            seed=seed,
+        ),
+        replicas=whole_numbers("replicas", replicas),
+        policy=Policy(factor=factor, lease=lease),
+        trial=trial,
+        out=out,
+    )
