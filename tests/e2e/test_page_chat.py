@@ -154,10 +154,10 @@ def test_a_long_prompt_shows_how_far_it_is_read_and_can_be_stopped_meanwhile(pag
     send(page, words)
     bar = page.get_by_role("progressbar", name="Reading the prompt")
     stop = page.get_by_role("button", name="Stop")
-    expect(bar.or_(stop).first).to_be_visible()
+    expect(bar).to_be_visible(timeout=ANSWERED)  # by then the server has named the response
     stop.click()
     while not (cancels := [frame for frame in page.wire.sent if frame["type"] == "response.cancel"]):
-        page.wait_for_timeout(20)  # before the server has named the response there is nothing to cancel
+        page.wait_for_timeout(20)
     [cancelled] = cancels
     assert cancelled["response_id"] == page.wire.received[0]["response"]["id"]
     page.wire.release()
