@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from chatpager.engine.heads import LeaseEvent, Strength
+from chatpager.engine.heads import TTL_CAPS, LeaseEvent, Strength
 from chatpager.engine.messages import CloseSession, CloseTenant, ForkSession, LeaseRequest, ReleaseLease, RewindSession
 from chatpager.engine.questions import CacheOf, LargestSessions, LeaseWanted
 from chatpager.engine.residence import Residence
@@ -32,6 +32,8 @@ BEAT_SECONDS = 20.0
 """Between two signs of life of an open connection: two may be lost before a lease ends."""
 KEPT_AT_MOST = 24 * 3600.0
 """Seconds that a conversation can be asked to be kept."""
+MOST_TOKENS = 1 << 53
+"""More than any conversation has. What is asked for must go through a socket, too, which carries 64 bits."""
 MAX_SPANS = 8
 """Of one pin; beyond them the two that end nearest to each other are kept as one."""
 MAX_PINS = 1 << 12
@@ -110,9 +112,10 @@ class Keeper:
         Raises:
             EngineStopped: there is no engine any more.
         """
-        request = LeaseRequest(
-            owner=owner, strength=strength, ttl=seconds, tokens=tokens, reason=reason, replaces=replaces
-        )
+        if tokens is not None and tokens > MOST_TOKENS:
+            tokens = None
+        ttl = min(seconds, TTL_CAPS[strength])
+        request = LeaseRequest(owner=owner, strength=strength, ttl=ttl, tokens=tokens, reason=reason, replaces=replaces)
         if strength is Strength.SOFT:
             event = await self._engine.ask(LeaseWanted(request))
             if replaces and event is not None and event.tokens:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from chatpager.engine.heads import LeaseEvent, Strength
 from chatpager.engine.messages import LeaseRequest
+from chatpager.sessions.engine_frames import Asking, packed
 from chatpager.sessions.keeping import (
     BEAT_SECONDS,
     KEPT_AT_MOST,
@@ -175,6 +176,24 @@ async def test_what_the_engine_refuses_leaves_the_pin_that_was_there():
     keeper.keep("a", 500)
     assert await keeper.pin("a", Strength.HARD, 900) is None
     assert keeper._pins["a"].until == 500
+
+
+async def test_what_is_longer_than_anything_is_asked_of_an_engine_behind_a_socket_too():
+    class Behind(list):
+        def send(self, command):
+            self.append(packed(command))
+
+        async def ask(self, question):
+            self.append(packed(Asking(1, question)))
+            return LeaseEvent(owner="a", change="granted", strength=Strength.HARD, tokens=8, seconds_left=60.0)
+
+    engine = Behind()
+    keeper = Keeper(engine, lambda: 0.0)
+    for strength in Strength:
+        assert await keeper.pin("a", strength, 10**400, 10**30)
+    assert keeper._pins["a"].tokens(0.0) is None, "all of it"
+    keeper.beat()
+    assert len(engine) == 3
 
 
 def test_who_is_connected_puts_the_end_of_a_pin_off_and_takes_no_more_of_it():
