@@ -17,7 +17,7 @@ import os
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -67,10 +67,13 @@ class DiskTier:
         self.hung_reads = 0
         self._lock = threading.Lock()
         self._claim = claim(folder)
-        self._files: OrderedDict[BlockProof, int] = OrderedDict(self._scan())
-        """Size by proof, the least recently used first."""
-        self._bytes = sum(self._files.values())
-        self._heads = HeadRecords(folder / "heads", domain, key)
+        with ExitStack() as unless_opened:
+            unless_opened.callback(os.close, self._claim)
+            self._files: OrderedDict[BlockProof, int] = OrderedDict(self._scan())
+            """Size by proof, the least recently used first."""
+            self._bytes = sum(self._files.values())
+            self._heads = HeadRecords(folder / "heads", domain, key)
+            unless_opened.pop_all()
         for chain in self._heads.chains():
             self._use(chain)
         strays = [proof for proof in self._files if proof not in self._heads]
@@ -433,7 +436,8 @@ class DiskTier:
             OSError: the folder cannot be read.
         """
         found: list[tuple[int, BlockProof, int]] = []
-        for path in self.folder.glob("*/*"):
+        # Path.glob tells nothing of what it cannot list.
+        for path in [path for folder in self.folder.iterdir() if folder.is_dir() for path in folder.iterdir()]:
             if path.suffix == PART:
                 unlink(path)
             elif path.suffix == SUFFIX and (proof := _proof(path.stem)):

@@ -37,7 +37,11 @@ class Record:
 
 
 class HeadRecords:
-    """``domain``: that of the model that is served, the salt apart. ``key`` hides whose the records are."""
+    """``domain``: that of the model that is served, the salt apart. ``key`` hides whose the records are.
+
+    Raises:
+        OSError: it cannot be told which there are; blocks that none of them names would be taken for nobody's.
+    """
 
     def __init__(self, folder: Path, domain: BlockProof, key: bytes = b"") -> None:
         self.folder = folder
@@ -70,7 +74,7 @@ class HeadRecords:
     def _latest(self) -> list[Path]:
         """The latest records; the others are deleted, and those of earlier versions, which tell not whose they are."""
         aged: list[tuple[int, Path]] = []
-        for path in self.folder.glob("*" + SUFFIX):
+        for path in self._paths():
             with suppress(FileNotFoundError):
                 aged.append((path.stat().st_mtime_ns, path))
         paths = [path for _, path in sorted(aged, reverse=True)]
@@ -85,7 +89,7 @@ class HeadRecords:
 
     def names(self) -> set[str]:
         """Of all records that are there. Raises OSError."""
-        return {path.stem for path in self.folder.glob("*" + SUFFIX)}
+        return {path.stem for path in self._paths()}
 
     def name_of(self, owner: str) -> str:
         """Of a conversation's record."""
@@ -113,7 +117,7 @@ class HeadRecords:
 
     def names_of_tenant(self, tenant: str) -> list[str]:
         """Of the records of all its conversations, whatever they were called. Raises OSError."""
-        return [path.stem for path in self.folder.glob(f"{self._mark(tenant)}{SEPARATOR}*{SUFFIX}")]
+        return [name for name in self.names() if name.startswith(self._mark(tenant) + SEPARATOR)]
 
     def read(self, owner: str) -> tuple[BlockProof, ...]:
         """What a conversation with this model consists of, as far as it is known."""
@@ -132,6 +136,13 @@ class HeadRecords:
                 del self._holders[proof]
                 gone.append(proof)
         return gone
+
+    def _paths(self) -> list[Path]:
+        """Of all records that are there. Raises OSError, which ``Path.glob`` does not."""
+        try:
+            return [path for path in self.folder.iterdir() if path.suffix == SUFFIX]
+        except FileNotFoundError:
+            return []
 
     def _path(self, name: str) -> Path:
         return self.folder / (name + SUFFIX)

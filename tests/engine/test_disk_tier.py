@@ -295,6 +295,17 @@ class TestFolder:
         tier = disk(capacity=4 * (HEADER.size + 32))
         assert len(tier) == len(list(tier.folder.glob("*/*.kv"))) == 4
 
+    def test_nothing_goes_at_the_start_where_the_records_cannot_be_listed(self, disk, tmp_path):
+        answer(make_engine(disk=disk()), "first", LONG, owner="s")
+        disk().close()
+        heads = (tmp_path / "kv" / "heads").rename(tmp_path / "away")
+        (tmp_path / "kv" / "heads").touch()
+        with pytest.raises(NotADirectoryError):
+            DiskTier(tmp_path / "kv", 1 << 20)
+        (tmp_path / "kv" / "heads").unlink()
+        heads.rename(tmp_path / "kv" / "heads")
+        assert len(disk()) == 10, "and nobody has the folder"
+
     def test_what_no_record_holds_goes_at_the_start(self, disk):
         """Who deleted it was killed between its record and its blocks."""
         answer(make_engine(disk=disk()), "first", LONG, owner="old")
