@@ -76,15 +76,15 @@ export class Carrying {
     void this.attempt(id).then((over) => (over ? undefined : this.pursuit.follow(id)));
   }
 
-  /** The conversation is gone: its running answer ends, and nobody listens. */
+  /** The conversation is to go: its running answer ends. */
   forget(id: string): void {
     const answer = liveAnswer(this.options.store.threads.value.get(id));
-    const socket = this.turns.get(id)?.socket;
-    if (answer?.responseId != null) socket?.cancel(answer.responseId);
-    else socket?.takeBack();
+    if (answer?.responseId != null) this.turns.get(id)?.socket.cancel(answer.responseId);
   }
 
+  /** It has gone: nobody listens, and what has not left the page does not. */
   drop(id: string): void {
+    this.turns.get(id)?.socket.takeBack();
     this.turns.delete(id);
     this.asked.delete(id);
   }

@@ -151,6 +151,18 @@ describe("a socket that drops", () => {
     expect(chat.store.draft.value).toBe("Hi\n\nand more");
   });
 
+  it("before anything was sent, in a chat that cannot be deleted meanwhile, still has it sent", async () => {
+    await startInOne();
+    server.onCreate = answers("resp_1", ["Hello"]);
+    server.failures.set("/v1/conversations/conv_1", { status: 500, body: "" });
+    lines.close();
+    void chat.send("Hi");
+    chat.deleting.doom(chat.store.sessions.value[0]!);
+    await chat.deleting.commit();
+    chat.opening.open("conv_1");
+    await eventually(() => expect(shown().at(-1)).toEqual(["assistant", "Hello", "completed"]));
+  });
+
   it("is shown as being away until a connection stands again, and then everything is read again", async () => {
     await start();
     const restart = await stopServer();
