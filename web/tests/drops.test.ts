@@ -35,6 +35,7 @@ describe("a socket that drops", () => {
       keys.push(request.idempotency_key);
       if (keys.length < 3) return socket.terminate();
       answers("resp_1", ["Hello"])(request, socket);
+      finish("conv_1", "resp_1", "Hello"); // what was sent again is read again when it has ended
     };
     await chat.send("Hi");
     expect(shown()[0]).toEqual(["user", "Hi", "sending"]);
