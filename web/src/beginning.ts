@@ -4,6 +4,7 @@ import type { Opening } from "./opening";
 import type { Sessions } from "./sessions";
 import type { Store } from "./store";
 import type { Message } from "./turns";
+import type { Unsent } from "./unsent";
 import type { KeptWishes } from "./wishes";
 import { words } from "./words";
 
@@ -12,6 +13,7 @@ export interface BeginningOptions {
   sessions: Sessions;
   opening: Opening;
   drafts: Drafts;
+  unsent: Unsent;
   wishes: KeptWishes;
 }
 
@@ -54,13 +56,14 @@ export class Beginning {
   }
 
   private async unmake(id: string, { text, error }: Message): Promise<void> {
-    const { store, sessions, opening, drafts, wishes } = this.options;
+    const { store, sessions, opening, drafts, unsent, wishes } = this.options;
     this.fresh.delete(id);
     drafts.write(null, text);
     wishes.write(null, wishes.read(id));
     wishes.write(id, null);
     opening.go(null);
     store.forget(id);
+    unsent.forget(id);
     await sessions.remove(id);
     store.notice.value = words.refused(error ?? "");
   }

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { words } from "../src/words";
-import { address, answers, chat, eventually, finish, lines, server, shown, start, startAgain, startInOne } from "./page";
+import { address, answers, chat, eventually, finish, lines, server, shown, start, startAgain, startInOne, unsentOf } from "./page";
 import { cache, item, response, timings, usage } from "./server";
 
 describe("a new chat", () => {
@@ -170,11 +170,15 @@ describe("a refused message", () => {
 
   it("that was a chat's first is a draft again, and leaves no empty chat", async () => {
     await start();
-    server.onCreate = (_, socket) => server.send(socket, tooLong);
+    server.onCreate = (_, socket) => {
+      chat.keep(); // nobody sees the page just now
+      server.send(socket, tooLong);
+    };
     chat.opening.wish({ seed: 7 });
     chat.write("Hi");
     await chat.send("Hi");
     await eventually(() => expect(chat.store.notice.value).toBe("Not sent: Too long."));
+    expect(unsentOf("conv_1")).toEqual([]);
     expect([chat.store.currentId.value, chat.store.draft.value, chat.store.wishes.value]).toEqual([null, "Hi", { seed: 7 }]);
     expect([address, chat.store.sessions.value, [...server.conversations]]).toEqual([["conv_1", null], [], []]);
     server.onCreate = answers("resp_1", ["Hello"]);

@@ -63,6 +63,9 @@ afterEach(async () => {
 /** What other pages of this browser can do to what is kept. */
 export const forgetDrafts = () => inStorage.removeItem(`chatpager.draft.${chat.store.currentId.peek() ?? "new"}`);
 
+/** What this browser keeps of messages that the server may not have. */
+export const unsentOf = (id: string) => new Unsent(() => inStorage).read(id);
+
 /** Takes the server away. Returns the way to have a new one, empty, at the same address. */
 export async function stopServer(): Promise<() => Promise<void>> {
   const { port } = server;
