@@ -28,17 +28,30 @@ def message_items(message: Message, turn: Turn | None = None, answer: Answer | N
     """``turn``: that gave it, where that is known. ``answer``: what it said, where it is more than the message
     tells."""
     if turn is not None:
-        ours = {
-            "response_id": turn.id,
-            "state": turn.status,
-            "usage": usage_object(turn.usage) if turn.usage else None,
-            "cache": turn.receipt,
-            "timings": turn.timings,
-            "error": error_details(turn.status, turn.error),
-        }
         calls = calls_of(message.content)
-        return _answer_items(turn.id, answer or Answer(text_of(message.content), tuple(calls), 0), turn.status, ours)
+        told = answer or Answer(text_of(message.content), tuple(calls), 0)
+        return _answer_items(turn.id, told, turn.status, _account(turn))
     return said_items(message.hash, message, answer)
+
+
+def unanswered_items(message: Message, turn: Turn) -> list[wire.AnyItem]:
+    """Of what was said to a ``turn`` that ended before it had said anything."""
+    items = said_items(message.hash, message)
+    return [
+        msgspec.structs.replace(item, chatpager=_account(turn)) if isinstance(item, wire.InputItem) else item
+        for item in items
+    ]
+
+
+def _account(turn: Turn) -> dict[str, Any]:
+    return {
+        "response_id": turn.id,
+        "state": turn.status,
+        "usage": usage_object(turn.usage) if turn.usage else None,
+        "cache": turn.receipt,
+        "timings": turn.timings,
+        "error": error_details(turn.status, turn.error),
+    }
 
 
 def said_items(hash: MessageHash, message: Message | NewMessage, answer: Answer | None = None) -> list[wire.AnyItem]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from aiohttp import web
@@ -21,7 +22,7 @@ from chatpager.errors import (
 from chatpager.server import wire, wire_conversations
 from chatpager.server.auditing import audited
 from chatpager.server.cutting import without
-from chatpager.server.encode_conversation import live_items, message_items, said_items
+from chatpager.server.encode_conversation import live_items, message_items, said_items, unanswered_items
 from chatpager.server.input_items import Json, check_text, input_messages
 from chatpager.server.keyring import tenant_of
 from chatpager.server.markdown import as_markdown
@@ -244,14 +245,29 @@ async def _told(service: Service, tenant: str, session_id: str) -> _Told:
     answered = {turn.tip_hash: turn for turn in turns if turn.tip_hash}
     told = await told_answers(service, tenant, [(m, answered[m.hash]) for m in chain if m.hash in answered])
     told |= await kept_answers(service, chain, turns)
+    silent = _silent(chain, turns)
     found = [
         (place, item)
         for place, m in enumerate(chain)
-        for item in message_items(m, answered.get(m.hash), told.get(m.hash))
+        for item in (
+            unanswered_items(m, silent[m.hash])
+            if m.hash in silent
+            else message_items(m, answered.get(m.hash), told.get(m.hash))
+        )
     ]
     if live is not None and live.request.generate and (not chain or chain[-1].hash == live.input_tip):
         found += [(len(chain), item) for item in live_items(live)]
     return _Told(session, chain, found)
+
+
+def _silent(chain: Sequence[Message], turns: Sequence[Turn]) -> dict[MessageHash, Turn]:
+    """The turns that ended before they had said anything, by what was said to them and has no answer."""
+    latest = {turn.input_tip: turn for turn in turns}
+    roles = [message.role for message in chain]
+    pairs = zip_longest(roles, roles[1:])
+    asked = (latest.get(m.hash) for m, pair in zip(chain, pairs, strict=True) if "assistant" not in pair)
+    silent = (turn for turn in asked if turn and turn.tip_hash is None)
+    return {turn.input_tip: turn for turn in silent if turn.status not in ("in_progress", "completed")}
 
 
 # -- parts ------------------------------------------------------------------------------------------------------------

@@ -56,14 +56,15 @@ class Item(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     chatpager: dict[str, Any] | None = None
 
 
-class InputItem(msgspec.Struct, frozen=True, kw_only=True):
-    """A message that is no answer."""
+class InputItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A message that is no answer. ``chatpager``: the account of a turn that ended before it had said anything to it."""
 
     id: str
-    type: str = "message"
+    type: str = msgspec.field(default_factory=lambda: "message")
     status: ItemStatus
     role: str
     content: list[InputText]
+    chatpager: dict[str, Any] | None = None
 
 
 class FunctionCallItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

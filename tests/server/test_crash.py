@@ -61,6 +61,8 @@ async def test_one_that_had_not_begun_to_answer_has_its_question(server, chat_mo
             assert (found["status"], found["output"]) == ("failed", [])
             [question] = await restarted.items(conversation)
             assert question["content"][0]["text"] == "Hello"
+            account = question["chatpager"]
+            assert (account["response_id"], account["state"]) == (turn.id, "interrupted")
             cancelled = await restarted.post(f"/v1/responses/{turn.id}/cancel")
             assert cancelled.json == found
         server.gate.open()

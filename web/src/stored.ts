@@ -3,6 +3,11 @@ import { type Call, type Message, type Thread, callOf, message, reasonOf, receip
 import { type Kept, withUnsent } from "./unsent";
 import { type AnyItem, type CallItem, type Item, type Role, type TurnAccount, textOf } from "./wire";
 
+/** The place of an answer that ended before it said anything: what was said to it has its account. */
+function unsaid(own: TurnAccount): Message {
+  return { ...message(`${own.response_id}-answer`, "assistant", "", own.state), ...fromAccount(own, "") };
+}
+
 function fromAccount(own: TurnAccount | undefined, status: string): Partial<Message> {
   if (own === undefined) return { state: status === "completed" ? "completed" : "unfinished" };
   const receipt = receiptOf(own.usage, own.cache, own.timings);
@@ -14,7 +19,10 @@ function fold(items: readonly AnyItem[]): Message[] {
   const messages: Message[] = [];
   let thoughts = "";
   const add = (item: Item | CallItem, role: Role, text: string, calls: readonly Call[]) => {
-    messages.push({ ...message(item.id, role, text, "completed"), ...fromAccount(item.chatpager, item.status), calls, thoughts });
+    const silent = role === "assistant" ? undefined : item.chatpager;
+    const own = silent === undefined ? item.chatpager : undefined;
+    messages.push({ ...message(item.id, role, text, "completed"), ...fromAccount(own, item.status), calls, thoughts });
+    if (silent !== undefined) messages.push(unsaid(silent));
     thoughts = "";
   };
   for (const item of items) {

@@ -106,7 +106,7 @@ export interface Item {
   role: Role;
   status: ItemStatus;
   content: TextPart[];
-  /** Of answers that a turn of this server gave; there may be no text in a running one yet. */
+  /** Of an answer that a turn of this server gave, in a running one maybe without text yet; of another message, of a turn that ended before it said anything to it. */
   chatpager?: TurnAccount;
 }
 

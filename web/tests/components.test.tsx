@@ -95,6 +95,12 @@ describe("a message", () => {
     expect(find(".message-note").textContent).toBe(note);
   });
 
+  it("that was stopped before its first word can be given again, and has nothing to go on with", () => {
+    open(emptyThread("conv_1", "ready"));
+    draw(<Message message={finished({ state: "cancelled", text: "" })} />);
+    expect([...place.querySelectorAll(".actions button")].map((one) => one.getAttribute("aria-label"))).toEqual(["Regenerate"]);
+  });
+
   it("that failed gives the server's reason", () => {
     draw(<Message message={finished({ state: "failed", error: "It broke." })} />);
     expect(find(".message-note").textContent).toBe("Failed: It broke.");

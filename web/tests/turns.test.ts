@@ -191,6 +191,14 @@ describe("a conversation that is read", () => {
     expect(answerOf(thread).receipt).toEqual({ usage, cache, timings });
   });
 
+  it.each(["cancelled", "interrupted"] as const)("shows the place of an answer that was %s before it said anything", (state) => {
+    const asked = item("msg_1", "user", "Hi", { ...own, state });
+    const thread = fromItems("conv_1", [asked, item("msg_3", "user", "Hello?")], null);
+    expect(shown(thread)).toEqual([["user", "Hi", "completed"], ["assistant", "", state], ["user", "Hello?", "completed"]]);
+    expect(thread.messages[1]).toMatchObject({ responseId: "resp_1", receipt: { usage, cache, timings } });
+    expect(thread.messages[0]).toMatchObject({ responseId: null, receipt: null });
+  });
+
   it("says why an answer failed as it was said when it did", () => {
     const error = { code: "server_error", message: "It broke." };
     const live = after([...answerEvents("resp_1", ["Hel"]).slice(0, 2), terminal({ status: "failed", error, chatpager: { state: "failed" } })]);

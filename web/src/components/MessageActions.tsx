@@ -42,7 +42,7 @@ export function MessageActions({ message, index, last, onEdit }: MessageActionsP
           <Icon name="again" />
         </button>
       )}
-      {role === "assistant" && last && SHORT.has(message.state) && (
+      {role === "assistant" && last && message.text !== "" && SHORT.has(message.state) && (
         <button type="button" class="text-button" disabled={!chat.ready} onClick={() => void chat.send(words.goOnText)}>
           {words.goOn}
         </button>
