@@ -274,8 +274,17 @@ class SessionBusy(RequestError):
 class ConversationChanged(RequestError):
     status, code = 409, "conversation_changed"
 
+    def __init__(
+        self, message: str = "its metadata was changed meanwhile: read it again", param: str = "expected_metadata"
+    ) -> None:
+        super().__init__(message, param=param)
+
+
+class ConversationInUse(ConversationChanged):
+    """It was to be deleted only if it was not used any more."""
+
     def __init__(self) -> None:
-        super().__init__("its metadata was changed meanwhile: read it again", param="expected_metadata")
+        super().__init__("a turn of it began meanwhile, so it was not deleted", param="idle_ms")
 
 
 class IdempotencyConflict(RequestError):

@@ -47,6 +47,7 @@ class Operation(NamedTuple):
 
 
 PAGE = Annotated[int, msgspec.Meta(ge=1, le=100)]
+IDLE = Annotated[int, msgspec.Meta(ge=0, le=999_999_999)]
 INCLUDE = {"include": Includable, "include[]": Includable}
 """OpenAI's client writes a list with brackets. What there is of these is always there."""
 LIST = {"after": str, "limit": PAGE, "order": Literal["asc", "desc"], **INCLUDE}
@@ -100,7 +101,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/v1/conversations/{id}"): Operation(
         "Change a conversation's metadata", wire_conversations.Conversation, shapes.ConversationUpdate
     ),
-    ("DELETE", "/v1/conversations/{id}"): Operation("Delete a conversation", wire.Deleted),
+    ("DELETE", "/v1/conversations/{id}"): Operation("Delete a conversation", wire.Deleted, query={"idle_ms": IDLE}),
     ("POST", "/v1/conversations/{id}/items"): Operation(
         "Add items", wire.Page, shapes.ItemsCreate, query=INCLUDE, keyed=True
     ),

@@ -93,8 +93,10 @@ async def update(request: web.Request) -> web.Response:
 
 async def delete(request: web.Request) -> web.Response:
     """A turn of it that runs or begins meanwhile is ended and deleted with it: once this is answered nothing is left,
-    and nothing is written afterwards. A client that leaves does not stop it halfway."""
+    and nothing is written afterwards. A client that leaves does not stop it halfway. With ``idle_ms`` it is deleted
+    only where no turn of it began in so many milliseconds."""
     service, tenant, session_id = request.app[SERVICE], tenant_of(request), request.match_info["id"]
+    unused_since = None if (idle := _idle(request)) is None else service.hub.wall() - idle
     await audited(request, "conversation.deleted", session_id)
 
     def forget() -> None:
@@ -102,7 +104,7 @@ async def delete(request: web.Request) -> web.Response:
             lambda name, text: name.tenant == tenant and (session_id in name.path or session_id in (text or ""))
         )
 
-    await service.hub.deleting.session(tenant, session_id, forget)
+    await service.hub.deleting.session(tenant, session_id, forget, unused_since)
     return json_response(wire.Deleted(id=session_id, object="conversation.deleted"))
 
 
@@ -317,6 +319,15 @@ def page_limit(request: web.Request, default: int) -> int:
     raw = request.query.get("limit", str(default))
     if not (raw.isascii() and raw.isdecimal() and len(raw) <= 3 and 1 <= int(raw) <= MAX_PAGE):
         raise InvalidRequest(f"limit is between 1 and {MAX_PAGE}", param="limit")
+    return int(raw)
+
+
+def _idle(request: web.Request) -> int | None:
+    raw = request.query.get("idle_ms")
+    if raw is None:
+        return None
+    if not (raw.isascii() and raw.isdecimal() and len(raw) <= 9):
+        raise InvalidRequest("idle_ms is a whole number of milliseconds", param="idle_ms")
     return int(raw)
 
 

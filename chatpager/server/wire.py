@@ -57,7 +57,7 @@ class Item(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class InputItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A message that is no answer. ``chatpager``: the account of a turn that ended before it had said anything to it."""
+    """A message that is no answer. ``chatpager``: the account of a turn that ended before it had said anything."""
 
     id: str
     type: str = msgspec.field(default_factory=lambda: "message")

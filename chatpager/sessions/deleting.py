@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from chatpager.errors import ResponseNotFound
+from chatpager.errors import ConversationInUse, ResponseNotFound
 from chatpager.sessions.heads import Heads, owner_of
 from chatpager.sessions.keeping import Keeper
 from chatpager.sessions.recent import Recent
@@ -33,16 +33,23 @@ class Deleting:
         self._live_of_session = live_of_session
         self._end = end
 
-    async def session(self, tenant: str, session_id: str, forget: Callable[[], None]) -> None:
+    async def session(
+        self, tenant: str, session_id: str, forget: Callable[[], None], unused_since: int | None = None
+    ) -> None:
         """Delete a session and all its turns: one that runs is ended first; what began meanwhile, or has no owner, is
         ended and deleted right after. Then the caller may ``forget`` what it keeps of it, also where it was cancelled
-        or a turn could not be deleted. Raises what ``Store.delete_session`` does."""
-        await to_the_end(self._session(tenant, session_id, forget))
+        or a turn could not be deleted. With ``unused_since`` (milliseconds since the epoch) only where no turn of it
+        began after that. Raises what ``Store.delete_session`` does."""
+        await to_the_end(self._session(tenant, session_id, forget, unused_since))
 
-    async def _session(self, tenant: str, session_id: str, forget: Callable[[], None]) -> None:
+    async def _session(
+        self, tenant: str, session_id: str, forget: Callable[[], None], unused_since: int | None
+    ) -> None:
         if turn := self._live_of_session(tenant, session_id):
+            if unused_since is not None and turn.created_at > unused_since:
+                raise ConversationInUse
             await self._end(tenant, turn.id)
-        left = (await self._store.delete_session(tenant, session_id)).live_turns
+        left = (await self._store.delete_session(tenant, session_id, unused_since)).live_turns
         try:
             for turn_id in left:
                 await self._end(tenant, turn_id)

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from chatpager.errors import (
     ConversationChanged,
+    ConversationInUse,
     ConversationNotFound,
     InvalidRequest,
     SessionBusy,
@@ -203,14 +204,18 @@ async def name(c: AsyncConnection, tenant: str, id: str, title: str, *, over: bo
     await c.execute((here if over else here.where(sessions.c.title == "")).values(title=title))
 
 
-async def remove(c: AsyncConnection, tenant: str, id: str) -> DeletedSession:
-    """Delete a session, its turns, and of its messages what nothing else needs. Live turns go on without it.
+async def remove(c: AsyncConnection, tenant: str, id: str, unused_since: int | None = None) -> DeletedSession:
+    """Delete a session, its turns, and of its messages what nothing else needs; nothing where a turn of it began after
+    ``unused_since``. Live turns go on without it.
 
     The transaction must keep the tenant's other writers out.
     """
     session = await get(c, tenant, id)
     t = turns.c
-    rows = (await c.execute(select(t.id, t.input_tip, t.tip_hash, t.status).where(t.session_id == id))).all()
+    wanted = select(t.id, t.input_tip, t.tip_hash, t.status, t.created_at).where(t.session_id == id)
+    rows = (await c.execute(wanted)).all()
+    if unused_since is not None and any(row.created_at > unused_since for row in rows):
+        raise ConversationInUse
     await c.execute(update(turns).where(t.session_id == id, LIVE).values(session_id=None))
     await journal.clear_deleted(c, t.session_id == id)
     ended = await c.execute(delete(turns).where(t.session_id == id))

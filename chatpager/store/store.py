@@ -185,14 +185,15 @@ class Store:
             "update_session", lambda c: sessions.change(c, tenant, id, title, metadata, parameters, expected)
         )
 
-    async def delete_session(self, tenant: str, id: str) -> DeletedSession:
+    async def delete_session(self, tenant: str, id: str, unused_since: int | None = None) -> DeletedSession:
         """Delete the session, its turns that have ended, and every message that nothing else needs.
 
         Raises:
             ConversationNotFound: there is none.
+            ConversationInUse: a turn of it began after ``unused_since``.
         """
         return await self._database.writing(
-            "delete_session", lambda c: sessions.remove(c, tenant, id), tenant, deletes=True
+            "delete_session", lambda c: sessions.remove(c, tenant, id, unused_since), tenant, deletes=True
         )
 
     async def fork_session(

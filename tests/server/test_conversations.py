@@ -121,6 +121,10 @@ async def test_a_conversation_that_is_not_there(server):
 async def test_delete(server):
     conversation = await server.conversation()
     told = await server.respond("Hello", conversation=conversation)
+    lately = await server.delete(f"{PATH}/{conversation}", params={"idle_ms": "100000"})
+    assert lately.refusal == (409, "conversation_changed", "idle_ms")
+    assert (await server.delete(f"{PATH}/{conversation}", params={"idle_ms": "-1"})).refusal[2] == "idle_ms"
+    assert (await server.get("/v1/responses/" + told["id"])).json == told
     answer = await server.delete(f"{PATH}/{conversation}")
     assert answer.json == {"id": conversation, "object": "conversation.deleted", "deleted": True}
     assert (await server.get(f"{PATH}/{conversation}")).status == 404
@@ -136,6 +140,8 @@ async def test_delete_ends_the_turn_that_runs(server):
     row = (await server.get(f"{PATH}/{conversation}")).json
     assert row["chatpager"]["active_response_id"] == turn.id
     await server.held()
+    assert (await server.delete(f"{PATH}/{conversation}", params={"idle_ms": "100000"})).status == 409
+    assert server.hub.live(turn.request.tenant, turn.id) is turn
     deleting = asyncio.create_task(server.delete(f"{PATH}/{conversation}"))
     await eventually(lambda: not server.hub.engine._commands.empty())
     server.gate.open()

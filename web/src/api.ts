@@ -61,13 +61,14 @@ export class Api extends Calls {
     return new URL(`${place(id)}/export?format=${format}`, this.root).href;
   }
 
-  async remove(id: string): Promise<void> {
-    await this.json("DELETE", place(id));
+  /** Only where no turn of it began in the last `idle` milliseconds. */
+  async remove(id: string, idle = 0): Promise<void> {
+    await this.json("DELETE", unused(id, idle));
   }
 
   /** As `remove`, of a page that is being left: nobody hears the answer. */
-  removeOnLeaving(id: string): void {
-    void this.send("DELETE", place(id), undefined, { keepalive: true }).catch(() => undefined);
+  removeOnLeaving(id: string, idle: number): void {
+    void this.send("DELETE", unused(id, idle), undefined, { keepalive: true }).catch(() => undefined);
   }
 
   /** Every item of a conversation, oldest first. */
@@ -110,4 +111,8 @@ export class Api extends Calls {
 
 function place(id: string): string {
   return `v1/conversations/${encodeURIComponent(id)}`;
+}
+
+function unused(id: string, idle: number): string {
+  return `${place(id)}?idle_ms=${idle}`;
 }

@@ -57,7 +57,7 @@ export class Chat {
     const sessions = (this.sessions = new Sessions(store, api, tellOthers));
     this.branching = new Branching(store, api);
     this.drafting = new Drafting(store, options.drafts, lines, wait);
-    this.deleting = new Deleting({ store, api, wait, remove: (id) => this.remove(id), go: (id) => this.opening.go(id) });
+    this.deleting = new Deleting({ store, api, wait, now, remove: (id, idle) => this.remove(id, idle), go: (id) => this.opening.go(id) });
     const ended = async (id: string) => (this.beginning.settle(id) ? undefined : this.opening.reload(id));
     const changed = (id: string) => {
       if (this.beginning.settle(id)) return;
@@ -164,14 +164,18 @@ export class Chat {
     await Promise.all([this.sessions.askHealth(), this.sessions.list(), id === null ? undefined : this.opening.reload(id)]);
   }
 
-  private async remove(id: string): Promise<void> {
+  private async remove(id: string, idle: number): Promise<boolean> {
     this.carrying.forget(id);
-    if (!(await this.sessions.remove(id))) return this.sessions.list();
+    if (!(await this.sessions.remove(id, idle))) {
+      await this.sessions.list();
+      return false;
+    }
     this.carrying.drop(id);
     this.options.drafts.take(id);
     this.options.unsent.forget(id);
     this.options.wishes.write(id, null);
     if (this.store.currentId.value === id) this.opening.go(null);
+    return true;
   }
 
   /** Read a chat from a file, and open it. */

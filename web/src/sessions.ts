@@ -102,13 +102,15 @@ export class Sessions {
     }
   }
 
-  /** True when the conversation is gone, also when somebody else deleted it before. */
-  remove(id: string): Promise<boolean> {
+  /** True when the conversation is gone, also when somebody else deleted it before; false too where it was used in the last `idle` milliseconds. */
+  remove(id: string, idle = 0): Promise<boolean> {
     return this.report(async () => {
       try {
-        await this.api.remove(id);
+        await this.api.remove(id, idle);
       } catch (error) {
-        if (!(error instanceof ApiError && error.gone)) throw error;
+        if (!(error instanceof ApiError)) throw error;
+        if (error.code === "conversation_changed") throw new ApiError(error.status, words.usedAgain);
+        if (!error.gone) throw error;
       }
       this.store.forget(id);
       this.changed(id);

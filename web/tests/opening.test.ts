@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import type { Item } from "../src/wire";
 import { words } from "../src/words";
-import { address, answers, chat, eventually, finish, forgetDrafts, server, shown, start } from "./page";
+import { address, answers, chat, clock, eventually, finish, forgetDrafts, server, shown, start } from "./page";
 import { answerEvents, item, response } from "./server";
 
 describe("a stored chat", () => {
@@ -164,6 +164,16 @@ describe("a stored chat", () => {
     server.failures.set(`/v1/conversations/${id}`, { status: 500, body: '{"error":{"message":"The disk is full."}}' });
     await deleted(id);
     expect([chat.store.sessions.value.length, chat.store.notice.value]).toEqual([1, "The disk is full."]);
+  });
+
+  it("stays, and its branches with it, when somebody went on with it after it was deleted here", async () => {
+    const { id } = server.addConversation("Old");
+    await start();
+    chat.deleting.doom(chat.store.sessions.value[0]!);
+    clock.now += 8_000;
+    server.idle = 3_000;
+    await chat.deleting.commit();
+    expect([chat.store.sessions.value.map((one) => one.id), chat.store.notice.value]).toEqual([[id], words.usedAgain]);
   });
 
   it("stops its answer when it is deleted in the middle of it", async () => {

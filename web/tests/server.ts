@@ -81,6 +81,8 @@ export class TestServer {
   readonly failures = new Map<string, { status: number; body: string }>();
   /** Holds the answer to a path, once computed, until the promise is kept. */
   readonly holds = new Map<string, Promise<void>>();
+  /** For so many milliseconds no turn has begun. */
+  idle = Infinity;
   /** Wants a login, by the key "right". */
   locked = false;
   /** Whose key that is. */
@@ -224,6 +226,9 @@ export class TestServer {
       return { status: 409, value: { error: { message: "Read it again.", type: "invalid_request_error", param: null, code: "conversation_changed" } } };
     }
     if (method === "POST") this.named(session, body?.metadata ?? {});
+    if (method === "DELETE" && Number(url.searchParams.get("idle_ms")) > this.idle) {
+      return { status: 409, value: { error: { message: "In use.", type: "invalid_request_error", param: "idle_ms", code: "conversation_changed" } } };
+    }
     if (method === "DELETE") this.conversations.delete(id);
     return { status: 200, value: session };
   }

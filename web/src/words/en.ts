@@ -18,6 +18,7 @@ export const en = {
   chatTitle: "Title of the chat",
   remove: "Delete",
   removed: (title: string) => `Deleted: “${title}”`,
+  usedAgain: "The chat was not deleted: somebody went on with it meanwhile.",
   undo: "Undo",
   pin: "Pin",
   unpin: "Unpin",

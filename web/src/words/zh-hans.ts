@@ -17,6 +17,7 @@ export const zhHans: Words = {
   chatTitle: "对话标题",
   remove: "删除",
   removed: (title) => `已删除“${title}”。`,
+  usedAgain: "未删除此对话：期间有人继续了它。",
   undo: "撤销",
   pin: "置顶",
   unpin: "取消置顶",

@@ -17,6 +17,7 @@ export const zhHant: Words = {
   chatTitle: "對話標題",
   remove: "刪除",
   removed: (title) => `已刪除「${title}」。`,
+  usedAgain: "未刪除此對話：期間有人繼續了它。",
   undo: "復原",
   pin: "置頂",
   unpin: "取消置頂",
