@@ -197,6 +197,9 @@ def test_the_map_tells_of_a_block_that_is_pointed_at(open_page, server):
     assert pairs["State"].strip() == {"hard": "pinned", "soft": "soft lease", "shared": "in use"}[block["code"]]
     assert re.fullmatch(r"[\d.,]+ \w+", pairs["Unused for"])
     assert all(one["id"] in pairs["Conversations"] for one in block["sessions"])
+    number.fill(str(total + 1))
+    number.press("Enter")
+    assert number.evaluate("box => box.validationMessage") and panel.locator("dd").count() > 0
     number.fill("1")
     number.press("Enter")
     expect(page.locator(".panel dd").first).to_be_visible()

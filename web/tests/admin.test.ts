@@ -27,8 +27,11 @@ describe("routes", () => {
     expect([route.view, route.query.get("sort"), route.query.get("find")]).toEqual(["reuse", "hit", "ann & bob"]);
     expect(parseRoute(hashOf(route))).toEqual(route);
   });
-  it.each(["", "#", "#/", "#/nowhere", "#/session", "#/session/a", "#/session/%zz/b"])("%s shows the overview", (hash) => {
+  it.each(["", "#", "#/"])("%s shows the overview", (hash) => {
     expect(parseRoute(hash).view).toBe("overview");
+  });
+  it.each(["#/zzz", "#/session", "#/session/a", "#/session/%zz/b", "#/reuse/x"])("%s leads nowhere, and stays in the address", (hash) => {
+    expect([parseRoute(hash).view, hashOf(parseRoute(hash))]).toEqual(["nowhere", hash]);
   });
 });
 

@@ -3,20 +3,23 @@ export const VIEWS = ["overview", "reuse", "blocks", "leases", "requests", "tena
 export type View = (typeof VIEWS)[number];
 
 export interface Route {
-  view: View | "session";
+  /** `nowhere`: there is no such page. */
+  view: View | "session" | "nowhere";
   /** Of the view `session`. */
   tenant: string;
   session: string;
+  /** As it stands in the address. */
+  path: string;
   query: URLSearchParams;
 }
 
 export function parseRoute(hash: string): Route {
   const [path = "", query = ""] = hash.replace(/^#\/?/, "").split("?", 2);
-  const [view = "", tenant = "", session = ""] = path.split("/").map(decoded);
-  const rest = { tenant: "", session: "", query: new URLSearchParams(query) };
+  const whole = path === "" ? "overview" : path;
+  const [view = "", tenant = "", session = ""] = whole.split("/").map(decoded);
+  const rest = { tenant: "", session: "", path: whole, query: new URLSearchParams(query) };
   if (view === "session" && tenant !== "" && session !== "") return { view, ...rest, tenant, session };
-  const known = VIEWS.find((name) => name === view);
-  return { view: known ?? "overview", ...rest };
+  return { view: VIEWS.find((name) => name === whole) ?? "nowhere", ...rest };
 }
 
 export function hrefOf(view: View, query?: Record<string, string>): string {
@@ -29,9 +32,8 @@ export function sessionHref(tenant: string, session: string): string {
 }
 
 export function hashOf(route: Route): string {
-  const path = route.view === "session" ? sessionHref(route.tenant, route.session) : `#/${route.view}`;
   const query = route.query.toString();
-  return query === "" ? path : `${path}?${query}`;
+  return query === "" ? `#/${route.path}` : `#/${route.path}?${query}`;
 }
 
 function decoded(part: string): string {

@@ -83,6 +83,8 @@ export const en = {
     requests: "Requests a minute",
     tokens: "Tokens a minute",
   },
+  settingSources: { default: "default", "command default": "default of the command" } as Record<string, string>,
+  noPage: "There is no such page.",
   strengths: { hard: "pinned", soft: "kept softly" } as Record<string, string>,
 
   blockMap: "Block map",
@@ -237,7 +239,7 @@ export const en = {
     revoked: "lease revoked",
   },
   missNames: {
-    cold: "cold",
+    cold: "new prompt",
     diverged: "diverged",
     evicted: "evicted",
     lease_expired: "lease expired",

@@ -85,6 +85,8 @@ export const zhHans: Words = {
     requests: "每分钟请求",
     tokens: "每分钟 token",
   },
+  settingSources: { default: "默认", "command default": "命令的默认" },
+  noPage: "没有这个页面。",
   strengths: { hard: "已固定", soft: "软性保留" },
 
   blockMap: "块图",
@@ -237,7 +239,7 @@ export const zhHans: Words = {
     revoked: "租约被撤销",
   },
   missNames: {
-    cold: "冷",
+    cold: "新的提示",
     diverged: "分歧",
     evicted: "被淘汰",
     lease_expired: "租约到期",

@@ -85,6 +85,8 @@ export const zhHant: Words = {
     requests: "每分鐘請求",
     tokens: "每分鐘 token",
   },
+  settingSources: { default: "預設", "command default": "指令的預設" },
+  noPage: "沒有這個頁面。",
   strengths: { hard: "已釘選", soft: "軟性保留" },
 
   blockMap: "區塊圖",
@@ -237,7 +239,7 @@ export const zhHant: Words = {
     revoked: "租約被撤銷",
   },
   missNames: {
-    cold: "冷",
+    cold: "新的提示",
     diverged: "分歧",
     evicted: "被淘汰",
     lease_expired: "租約到期",

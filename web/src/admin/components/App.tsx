@@ -18,7 +18,7 @@ import { useStore } from "./context";
 export function App() {
   const store = useStore();
   const { view, session } = store.route.value;
-  const heading = view === "session" ? session : words.value.views[view];
+  const heading = view === "session" ? session : view === "nowhere" ? words.value.noPage : words.value.views[view];
   useEffect(() => {
     document.title = `${heading} · ${words.value.title}`;
     document.documentElement.lang = language.value;
@@ -41,6 +41,8 @@ function Shown() {
   const store = useStore();
   if (store.snapshot.value === null) return <p class="admin-wait place-late">{words.value.waitingForFirst}</p>;
   switch (store.route.value.view) {
+    case "nowhere":
+      return <p class="card table-empty">{words.value.noPage}</p>;
     case "overview":
       return <Overview />;
     case "reuse":

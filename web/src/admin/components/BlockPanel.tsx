@@ -8,6 +8,7 @@ import { useStore } from "./context";
 export function BlockPanel() {
   const store = useStore();
   const block = store.block.value;
+  store.map.version.value; // how many blocks there are is known with the map
   const said = words.value;
   const { block: labels } = said;
   return (
@@ -23,7 +24,7 @@ export function BlockPanel() {
             max={Math.max(1, store.map.model.total)}
             value={block?.id ?? ""}
             placeholder={labels.number}
-            onChange={(event) => store.point(event.currentTarget.valueAsNumber, true)}
+            onChange={(event) => event.currentTarget.reportValidity() && store.point(event.currentTarget.valueAsNumber, true)}
           />
         </label>
       </div>

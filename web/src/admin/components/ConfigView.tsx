@@ -40,7 +40,7 @@ function columns(): Shown<Setting>[] {
       name: "source",
       label: columns.source,
       value: (row) => row.source,
-      show: (row) => <span class={row.source === "default" ? "quiet" : "tag tag-hard"}>{row.source}</span>,
+      show: (row) => <span class={row.source === "default" ? "quiet" : "tag tag-hard"}>{words.value.settingSources[row.source] ?? row.source}</span>,
     },
   ];
 }

@@ -1,5 +1,5 @@
 /** A share as a short bar; the figure beside it says the same. */
-export function Meter({ share, kind = "accent" }: { share: number; kind?: "accent" | "warm" | "danger" }) {
+export function Meter({ share, kind = "accent" }: { share: number; kind?: "accent" | "cold" }) {
   return (
     <svg class={`meter meter-${kind}`} viewBox="0 0 100 1" preserveAspectRatio="none" aria-hidden="true">
       <rect class="meter-rest" width="100" height="1" />

@@ -53,7 +53,7 @@ function Live({ snapshot }: { snapshot: Snapshot }) {
           </p>
           <div class="progress">
             <span>{said.prefill(count(request.prefilled_tokens), count(request.prompt_tokens), count(request.cached_tokens))}</span>
-            <Meter share={request.prefilled_tokens / Math.max(1, request.prompt_tokens)} kind="warm" />
+            <Meter share={request.prefilled_tokens / Math.max(1, request.prompt_tokens)} kind="cold" />
             <span>{said.decoded(count(request.output_tokens), request.max_tokens === null ? "∞" : count(request.max_tokens))}</span>
             <Meter share={request.output_tokens / Math.max(1, request.max_tokens ?? request.output_tokens * 2)} />
           </div>

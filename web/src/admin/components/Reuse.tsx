@@ -38,6 +38,9 @@ export function Reuse() {
   return (
     <section class="section">
       <Trouble of={store.tables} />
+      <h2>
+        {said.of[kind]} <small class="quiet">{said.latency.ofStart}</small>
+      </h2>
       {kind === "sessions" && <DataTable {...given} rows={tables?.sessions} columns={sessionColumns()} id={(row) => `${row.tenant} ${row.id}`} />}
       {kind === "tenants" && <DataTable {...given} rows={tables?.tenants} columns={tenantColumns()} id={(row) => row.tenant} />}
       {kind === "prefixes" && <DataTable {...given} rows={tables?.prefixes} columns={prefixColumns()} id={(row) => row.label} />}
@@ -47,12 +50,12 @@ export function Reuse() {
 
 type Sums = Pick<TenantRow, "turns" | "prompt_tokens" | "hit_tokens" | "attainable_tokens" | "at">;
 
-/** The columns that every kind of row has; the rate is of attainable tokens. */
+/** The columns that every kind of row has, first what a phone shows without scrolling; the rate is of attainable tokens. */
 function sumColumns<R extends Sums>(): Shown<R>[] {
   const { columns } = words.value;
   return [
-    { name: "turns", label: columns.turns, numeric: true, value: (row) => row.turns, show: (row) => count(row.turns) },
     { name: "rate", label: columns.rate, numeric: true, value: (row) => rateOf(row), show: (row) => <Rate sums={row} /> },
+    { name: "turns", label: columns.turns, numeric: true, value: (row) => row.turns, show: (row) => count(row.turns) },
     { name: "hit", label: columns.hit, numeric: true, value: (row) => row.hit_tokens, show: (row) => short(row.hit_tokens) },
     { name: "attainable", label: columns.attainable, numeric: true, value: (row) => row.attainable_tokens, show: (row) => short(row.attainable_tokens) },
     { name: "prompt", label: columns.prompt, numeric: true, value: (row) => row.prompt_tokens, show: (row) => short(row.prompt_tokens) },
@@ -86,8 +89,8 @@ function sessionColumns(): Shown<SessionRow>[] {
         </a>
       ),
     },
-    { name: "tenant", label: columns.tenant, value: (row) => row.tenant },
     ...sumColumns<SessionRow>(),
+    { name: "tenant", label: columns.tenant, value: (row) => row.tenant },
     { name: "device", label: columns.onDevice, numeric: true, value: (row) => row.device_tokens, show: (row) => place(row) },
     { name: "lease", label: columns.lease, numeric: true, value: (row) => longest(row.leases), show: (row) => <LeaseLeft leases={row.leases} /> },
     lastColumn<SessionRow>(),
@@ -102,8 +105,8 @@ function prefixColumns(): Shown<PrefixRow>[] {
   const { columns } = words.value;
   return [
     { name: "label", label: columns.label, value: (row) => row.label },
-    { name: "sessions", label: columns.sessions, numeric: true, value: (row) => row.sessions, show: (row) => count(row.sessions) },
     ...sumColumns<PrefixRow>(),
+    { name: "sessions", label: columns.sessions, numeric: true, value: (row) => row.sessions, show: (row) => count(row.sessions) },
     { name: "device", label: columns.onDevice, numeric: true, value: (row) => row.device_tokens, show: (row) => `${short(row.device_tokens)} / ${short(row.tokens)}` },
     lastColumn<PrefixRow>(),
   ];
