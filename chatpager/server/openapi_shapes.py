@@ -125,6 +125,7 @@ class Health(msgspec.Struct, kw_only=True):
     model: str
     restarts: int | None = None
     engine: Literal["fake"] | None = None
+    max_model_len: int | None = None
     kv: Json | None = None
     tiers: Json | None = None
     cache: Json | None = None

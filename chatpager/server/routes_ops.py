@@ -87,6 +87,7 @@ async def health(request: web.Request) -> web.Response:
     if service.hub.is_fake:
         body["engine"] = "fake"
     if stats is not None:
+        body["max_model_len"] = service.hub.max_model_len
         memory = stats.memory
         body["kv"] = {
             **msgspec.to_builtins(memory),

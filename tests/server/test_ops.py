@@ -29,6 +29,7 @@ async def test_health(server):
         health = answer.json
         assert (answer.status, health["status"], health["model"]) == (200, "ok", "tiny")
         assert health["requests"] == {"running": 0, "waiting": 0}
+        assert health["max_model_len"] == server.hub.max_model_len
         kv = health["kv"]
         assert kv["tokens"] == kv["blocks"] * kv["block_size"] and kv["cached"] > 0
         assert kv["free"] + kv["cached"] + kv["active"] == kv["blocks"]

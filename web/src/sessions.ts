@@ -147,6 +147,7 @@ export class Sessions {
       const health = await this.api.health();
       this.store.server.value = health.status;
       this.store.model.value = health.model;
+      if (health.max_model_len !== undefined) this.store.context.value = health.max_model_len;
     } catch {
       this.store.server.value = null; // the banner already says that there is no connection
     }

@@ -47,6 +47,8 @@ export class Store {
   readonly away = signal(false);
   readonly server = signal<Health["status"] | null>(null);
   readonly model = signal("");
+  /** Tokens that a prompt and its answer may have together. */
+  readonly context = signal(Infinity);
   /** The browser says that there is no network. */
   readonly offline = signal(false);
   readonly drawer = signal(false);

@@ -209,6 +209,8 @@ export interface Health {
   status: "ok" | "draining" | "stalled" | "restarting" | "stopped";
   model: string;
   version: string;
+  /** Tokens that a prompt and its answer may have together; not told while the engine does not answer. */
+  max_model_len?: number;
 }
 
 /** What a turn may ask for besides its input. */

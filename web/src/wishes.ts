@@ -4,13 +4,13 @@ import type { ResponseObject, Wishes } from "./wire";
 export const SAMPLING = ["temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_output_tokens", "seed"] as const;
 export type SamplingName = (typeof SAMPLING)[number];
 
-interface Bounds {
+export interface Bounds {
   min: number;
   max: number;
   step: number;
 }
 
-export const BOUNDS: Record<SamplingName, Bounds> = {
+const BOUNDS: Record<SamplingName, Bounds> = {
   temperature: { min: 0, max: 2, step: 0.1 },
   top_p: { min: 0.01, max: 1, step: 0.01 },
   top_k: { min: 0, max: 100_000, step: 1 },
@@ -20,13 +20,19 @@ export const BOUNDS: Record<SamplingName, Bounds> = {
   seed: { min: 0, max: 2 ** 31 - 1, step: 1 },
 };
 
-/** One wish changed: an empty text takes it back. */
-export function wish(wishes: Wishes, name: SamplingName | "instructions", text: string): Wishes {
+/** What a wish may be where prompt and answer have `context` tokens. */
+export function boundsOf(name: SamplingName, context = Infinity): Bounds {
+  const { max, ...bounds } = BOUNDS[name];
+  return { ...bounds, max: name === "max_output_tokens" ? Math.min(max, context) : max };
+}
+
+/** One wish changed: an empty text takes it back. The same object where the text is none that can be wished. */
+export function wish(wishes: Wishes, name: SamplingName | "instructions", text: string, context = Infinity): Wishes {
   const { [name]: _, ...rest } = wishes;
   if (text.trim() === "") return rest;
   if (name === "instructions") return { ...rest, instructions: text };
   const value = Number(text);
-  const { min, max, step } = BOUNDS[name];
+  const { min, max, step } = boundsOf(name, context);
   if (!Number.isFinite(value) || value < min || value > max || (step === 1 && !Number.isInteger(value))) return wishes;
   return { ...rest, [name]: value };
 }

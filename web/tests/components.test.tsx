@@ -119,7 +119,7 @@ describe("a message", () => {
   });
 
   it("of a person that would fill the page is shown as far as it is wanted", () => {
-    const text = "word ".repeat(5_000);
+    const text = "word ".repeat(1_001);
     draw(<Message message={finished({ role: "user", text })} />);
     expect(find(".message-text").textContent).toBe(`${text.slice(0, 3_000)}…`);
     act(() => find<HTMLButtonElement>(".message-whole").click());
@@ -274,6 +274,26 @@ describe("the page", () => {
     expect(find(".banner-error").textContent).toBe("The disk is full.");
     act(() => find<HTMLButtonElement>(".banner-error button").click());
     expect(find(".banner-error")).toBeNull();
+  });
+
+  it("says what a setting may be, and of the longest answer what the context holds", () => {
+    chat.store.dialog.value = "settings";
+    chat.store.context.value = 4_096;
+    draw(<App />);
+    const told = (place: number, text: string) => {
+      const box = document.querySelectorAll<HTMLInputElement>(".settings-grid input")[place]!;
+      act(() => {
+        box.value = text;
+        box.dispatchEvent(new Event("input", { bubbles: true }));
+      });
+      expect(box.value).toBe(text);
+      return [box.getAttribute("aria-invalid"), box.nextElementSibling?.textContent];
+    };
+    expect(told(0, "9")).toEqual(["true", "It is a number from 0 to 2."]);
+    expect(told(0, "0.75")).toEqual(["false", words.sampling.temperature[1]]);
+    expect(told(5, "9999")).toEqual(["true", "It is a whole number from 1 to 4,096."]);
+    expect(told(5, "4096")[0]).toBe("false");
+    expect(chat.store.wishes.value).toEqual({ temperature: 0.75, max_output_tokens: 4096 });
   });
 
   const listed = (title: string, metadata = {}): Conversation => {

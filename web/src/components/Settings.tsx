@@ -1,6 +1,6 @@
 import { useState } from "preact/hooks";
 import { prefer, preference, themeOf, wear } from "../preferences";
-import { BOUNDS, SAMPLING, type SamplingName, wish } from "../wishes";
+import { type Bounds, SAMPLING, type SamplingName, boundsOf, wish } from "../wishes";
 import { LANGUAGES, words } from "../words";
 import { Dialog } from "./Dialog";
 import { useChat } from "./context";
@@ -48,26 +48,38 @@ function ChatSettings() {
 
 function SamplingField({ name }: { name: SamplingName }) {
   const chat = useChat();
+  const { wishes, context } = chat.store;
   const [label, hint] = words.sampling[name];
-  const [wrong, setWrong] = useState(""); // in the browser's own words
+  const [mistyped, setMistyped] = useState<string | null>(null); // stays in the field: "0" may become "0.5"
+  const bounds = boundsOf(name, context.value);
+  const wished = wishes.value[name];
+  const wrong = mistyped !== null || (wished !== undefined && wished > bounds.max);
+  const onInput = ({ value, validity }: HTMLInputElement) => {
+    const before = wishes.peek();
+    const after = wish(before, name, value, context.peek());
+    const taken = !validity.badInput && after !== before;
+    setMistyped(taken ? null : value);
+    if (taken) chat.opening.wish(after);
+  };
   return (
     <label class="setting">
       <span>{label}</span>
       <input
         type="number"
         inputMode="decimal"
-        {...BOUNDS[name]}
+        {...bounds}
         placeholder={words.byDefault}
-        value={chat.store.wishes.value[name] ?? ""}
-        aria-invalid={wrong !== ""}
-        onInput={(event) => {
-          setWrong(event.currentTarget.validationMessage);
-          if (event.currentTarget.validity.valid) chat.opening.wish(wish(chat.store.wishes.peek(), name, event.currentTarget.value));
-        }}
+        value={mistyped ?? wished ?? ""}
+        aria-invalid={wrong}
+        onInput={(event) => onInput(event.currentTarget)}
       />
-      <small class={wrong === "" ? undefined : "setting-wrong"}>{wrong || hint}</small>
+      <small class={wrong ? "setting-wrong" : undefined}>{wrong ? rangeInWords(bounds) : hint}</small>
     </label>
   );
+}
+
+function rangeInWords({ min, max, step }: Bounds): string {
+  return words.range(min.toLocaleString(words.locale), max.toLocaleString(words.locale), step === 1);
 }
 
 function PageSettings() {

@@ -15,12 +15,13 @@ export function fit(box: HTMLTextAreaElement | null): void {
   box.style.height = isFull(box.value) ? "100vh" : `${box.scrollHeight}px`;
 }
 
-/** Of a text that would fill the page what is shown at first. */
+/** Characters of a text that would fill the page, and what is shown of it at first. */
+const LONG = 5_000;
 const START = 3_000;
 
 /** The start of a text that would fill the page; the whole of any other. */
 export function startOf(text: string): string {
-  return isFull(text) ? text.slice(0, START) : text;
+  return text.length > LONG ? text.slice(0, START) : text;
 }
 
 /** Make a field ready for what is about to be put into it. Returns of how many characters that are, where there is no room for them; else 0. */

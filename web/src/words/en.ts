@@ -117,6 +117,7 @@ export const en = {
     max_output_tokens: ["Longest answer", "in tokens"],
     seed: ["Seed", "the same seed gives the same answer"],
   } as Record<SamplingName, readonly [string, string]>,
+  range: (least: string, most: string, whole: boolean) => `It is a ${whole ? "whole number" : "number"} from ${least} to ${most}.`,
   byDefault: "default",
   reset: "Reset",
   close: "Close",

@@ -116,6 +116,7 @@ export const zhHans: Words = {
     max_output_tokens: ["回答长度上限", "以 token 计"],
     seed: ["随机种子", "相同的种子给出相同的回答"],
   },
+  range: (least, most, whole) => `须为 ${least} 到 ${most} 之间的${whole ? "整数" : "数"}。`,
   byDefault: "默认",
   reset: "重置",
   close: "关闭",

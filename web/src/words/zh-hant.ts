@@ -116,6 +116,7 @@ export const zhHant: Words = {
     max_output_tokens: ["回答長度上限", "以 token 計"],
     seed: ["亂數種子", "相同的種子給出相同的回答"],
   },
+  range: (least, most, whole) => `須為 ${least} 到 ${most} 之間的${whole ? "整數" : "數"}。`,
   byDefault: "預設",
   reset: "重設",
   close: "關閉",
