@@ -162,7 +162,8 @@ def test_a_long_prompt_shows_how_far_it_is_read_and_can_be_stopped_meanwhile(pag
     assert cancelled["response_id"] == page.wire.received[0]["response"]["id"]
     page.wire.release()
     expect(page.get_by_role("button", name="Send")).to_be_visible(timeout=ANSWERED)
-    page.reload()  # of an answer without a word nothing is stored
+    page.reload()
+    expect(page.get_by_text("Stopped.")).to_be_visible()
     page.get_by_role("button", name="Regenerate").click()
     expect(badges(page)).to_have_count(1, timeout=ANSWERED)
 

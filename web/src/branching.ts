@@ -3,7 +3,7 @@ import type { Api } from "./api";
 import { ApiError } from "./calls";
 import { asBranch, membersOf, rootOf, withBranch } from "./families";
 import type { Store } from "./store";
-import { type Message, type Thread, emptyThread } from "./turns";
+import { type Message, type Thread, emptyThread, isSilent } from "./turns";
 import type { Conversation } from "./wire";
 import { words } from "./words";
 
@@ -24,7 +24,7 @@ export class Branching {
    * to the message `key` at all. None where there is nothing to say anew. Throws `ApiError`.
    */
   async branch(thread: Thread, key: string, text: string | null): Promise<Branch[]> {
-    const messages = thread.messages.filter((one) => one.state !== "refused");
+    const messages = thread.messages.filter((one) => one.state !== "refused" && (one.key === key || !isSilent(one)));
     const place = messages.findIndex((one) => one.key === key);
     const asked = text === null && messages[place]?.role !== "user" ? place - 1 : place;
     const said = messages[asked];

@@ -97,6 +97,15 @@ export class Store {
     return new Set([...here, ...elsewhere.filter((id) => !this.threads.value.has(id))]);
   });
 
+  /** Of a row's versions the open one, or else the latest; `place` is its number among the `of` there are. */
+  version(row: Conversation): { id: string; place: number; of: number } {
+    const root = this.sessions.peek().find((one) => one.id === rootOf(row));
+    const ids = root === undefined ? [row.id] : membersOf(root).map((one) => one.id);
+    const open = this.currentId.peek();
+    const id = open !== null && ids.includes(open) ? open : row.id;
+    return { id, place: ids.indexOf(id) + 1, of: ids.length };
+  }
+
   /** Put a thread, new or read again. */
   put(thread: Thread): void {
     this.threads.value = new Map(this.threads.value).set(thread.id, thread);

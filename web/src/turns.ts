@@ -81,6 +81,19 @@ export function isLive(message: Message): boolean {
   return LIVE.has(message.state);
 }
 
+const CUT: ReadonlySet<MessageState> = new Set<MessageState>(["cancelled", "interrupted", "failed", "incomplete"]);
+
+/** An answer that ended before it said anything: the conversation goes on without it, and so do its branches. */
+export function isSilent({ role, state, text, thoughts, calls }: Message): boolean {
+  return role === "assistant" && CUT.has(state) && text === "" && thoughts === "" && calls.length === 0;
+}
+
+/** The place of each message in the conversation: a silent one has that of what would be said in its stead. */
+export function placesOf(messages: readonly Message[]): number[] {
+  let next = 0;
+  return messages.map((one) => (isSilent(one) ? next : next++));
+}
+
 /** The turn that is under way: always the last message, when there is one. */
 export function liveAnswer(thread: Thread | undefined): Message | null {
   const last = thread?.messages.at(-1);

@@ -48,6 +48,24 @@ describe("a branch", () => {
     expect(chat.store.title.value).toBe("Ada");
   });
 
+  it("counts no answer that ended before it said anything, and gives it again in its place", async () => {
+    const cut = { response_id: "resp_2", state: "cancelled" as const, usage: null, cache: null, timings: null, error: null };
+    const { id } = server.addConversation("Ada", [item("msg_1", "user", "one", cut), item("msg_2", "user", "two")]);
+    await start(id);
+    await eventually(() => expect(chat.ready).toBe(true));
+    server.onCreate = answers("resp_9", ["anew"]);
+    expect(shown().map(([, text]) => text)).toEqual(["one", "", "two"]);
+    await chat.branch("msg_2", "three");
+    await eventually(() => expect(shown().map(([, text]) => text)).toEqual(["one", "three", "anew"]));
+    expect(membersOf(chat.store.sessions.value.find((one) => one.id === id)!)[1]?.at).toBe(1);
+    expect(chat.store.version(chat.store.rows.value[0]!)).toMatchObject({ place: 2, of: 2 });
+    chat.opening.go(id);
+    await eventually(() => expect(chat.ready).toBe(true));
+    expect(chat.store.version(chat.store.rows.value[0]!)).toEqual({ id, place: 1, of: 2 });
+    await chat.branch("resp_2-answer", null);
+    await eventually(() => expect(shown().map(([, text]) => text)).toEqual(["one", "anew"]));
+  });
+
   it("that the server refuses leaves all as it was", async () => {
     const root = await opened();
     server.failures.set(`/v1/conversations/${root}/fork`, { status: 409, body: '{"error":{"message":"Too many."}}' });

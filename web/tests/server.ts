@@ -220,7 +220,10 @@ export class TestServer {
     if (kind !== "conversations" || id === undefined || session === undefined) return missing;
     if (rest === "prefetch") return { status: 200, value: { object: "conversation.prefetch", id, tokens: 0 } };
     if (rest === "fork") return { status: 200, value: this.fork(session, body?.at ?? "") };
-    if (rest === "items" && method === "POST") this.items.get(id)?.push(...(body?.items ?? []));
+    if (rest === "items" && method === "POST") {
+      const said = (body?.items ?? []) as unknown as { role: Item["role"]; content: string }[];
+      this.items.get(id)?.push(...said.map(({ role, content }, place) => item(`msg_again_${id}_${place}`, role, content)));
+    }
     if (rest === "items") return { status: 200, value: page(this.items.get(id) ?? [], url) };
     if (method === "POST" && body?.expected_metadata && JSON.stringify(body.expected_metadata) !== JSON.stringify(session.metadata)) {
       return { status: 409, value: { error: { message: "Read it again.", type: "invalid_request_error", param: null, code: "conversation_changed" } } };

@@ -45,10 +45,17 @@ export function SessionMenu({ session, button, onRename, onClose }: SessionMenuP
       {label}
     </button>
   );
+  const { id, place, of } = chat.store.version(session);
   const file = (format: "json" | "md", label: string) => (
-    <a class="menu-entry" href={chat.sessions.exportAddress(session.id, format)} download={`${titleOf(session)}.${format}`} onClick={then(() => undefined)}>
+    <a
+      class="menu-entry"
+      href={chat.sessions.exportAddress(id, format)}
+      download={`${titleOf(session)}${of > 1 ? ` ${place}-${of}` : ""}.${format}`}
+      onClick={then(() => undefined)}
+    >
       <Icon name="down" />
       {label}
+      {of > 1 && words.oneVersion(String(place), String(of))}
     </a>
   );
   return (

@@ -1,5 +1,5 @@
 import { useMemo, useRef } from "preact/hooks";
-import type { Message as MessageData, Thread as ThreadData } from "../turns";
+import { type Message as MessageData, type Thread as ThreadData, placesOf } from "../turns";
 import { words } from "../words";
 import { Icon } from "./Icon";
 import { Message } from "./Message";
@@ -18,6 +18,7 @@ export function Thread({ thread }: { thread: ThreadData }) {
   const keys = useMemo(() => names.split(" "), [names]);
   const { from, to, above, below } = useWindow(scroller, keys);
   const risen = useRising(messages.map((message) => message.text.length + LEAST));
+  const places = placesOf(messages);
   const first = above + below > 0 ? from : Math.max(from, risen); // of a history that is not drawn whole there is little to draw
   return (
     <section class="thread" aria-label={words.conversation}>
@@ -25,7 +26,7 @@ export function Thread({ thread }: { thread: ThreadData }) {
         <ol class="thread-list">
           {above > 0 && <Room height={above} />}
           {messages.slice(first, to).map((message, place) => (
-            <Slot key={message.key} message={message} index={first + place} last={first + place === messages.length - 1} />
+            <Slot key={message.key} message={message} index={places[first + place] ?? 0} last={first + place === messages.length - 1} />
           ))}
           {below > 0 && <Room height={below} />}
         </ol>

@@ -30,6 +30,7 @@ export const en = {
   nothingFound: "No chat has these words.",
   exportJson: "Export as JSON",
   exportMarkdown: "Export as Markdown",
+  oneVersion: (place: string, of: string) => ` (version ${place} of ${of} alone)`,
   importChat: "Import",
   importFailed: "This file holds no chat: it must be JSON or Markdown that was exported here.",
   dismiss: "Dismiss",

@@ -29,6 +29,7 @@ export const zhHans: Words = {
   nothingFound: "没有对话包含这些词。",
   exportJson: "导出为 JSON",
   exportMarkdown: "导出为 Markdown",
+  oneVersion: (place, of) => `（仅 ${of} 个版本中的第 ${place} 个）`,
   importChat: "导入",
   importFailed: "这个文件里没有对话：必须是从这里导出的 JSON 或 Markdown。",
   dismiss: "关闭",

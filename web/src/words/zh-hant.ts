@@ -29,6 +29,7 @@ export const zhHant: Words = {
   nothingFound: "沒有對話包含這些字詞。",
   exportJson: "匯出為 JSON",
   exportMarkdown: "匯出為 Markdown",
+  oneVersion: (place, of) => `（僅 ${of} 個版本中的第 ${place} 個）`,
   importChat: "匯入",
   importFailed: "這個檔案裡沒有對話：必須是從這裡匯出的 JSON 或 Markdown。",
   dismiss: "關閉",
