@@ -76,13 +76,7 @@ export class Carrying {
     void this.attempt(id).then((over) => (over ? undefined : this.pursuit.follow(id)));
   }
 
-  /** The conversation is to go: its running answer ends. */
-  forget(id: string): void {
-    const answer = liveAnswer(this.options.store.threads.value.get(id));
-    if (answer?.responseId != null) this.turns.get(id)?.socket.cancel(answer.responseId);
-  }
-
-  /** It has gone: nobody listens, and what has not left the page does not. */
+  /** The conversation has gone, and its running answer with it: nobody listens, and what has not left the page does not. */
   drop(id: string): void {
     this.turns.get(id)?.socket.takeBack();
     this.turns.delete(id);

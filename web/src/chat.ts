@@ -165,7 +165,6 @@ export class Chat {
   }
 
   private async remove(id: string, idle: number): Promise<boolean> {
-    this.carrying.forget(id);
     if (!(await this.sessions.remove(id, idle))) {
       await this.sessions.list();
       return false;

@@ -166,17 +166,21 @@ describe("a stored chat", () => {
     expect([chat.store.sessions.value.length, chat.store.notice.value]).toEqual([1, "The disk is full."]);
   });
 
-  it("stays, and its branches with it, when somebody went on with it after it was deleted here", async () => {
+  it("stays, and its answer goes on, when somebody spoke in it after it was deleted here", async () => {
     const { id } = server.addConversation("Old");
-    await start();
+    await start(id);
+    await eventually(() => expect(chat.ready).toBe(true));
+    server.onCreate = answers("resp_1", ["Hel", "lo"], 2);
+    await chat.send("Hi");
+    await eventually(() => expect(shown().at(-1)?.[1]).toBe("Hel"));
     chat.deleting.doom(chat.store.sessions.value[0]!);
     clock.now += 8_000;
     server.idle = 3_000;
-    await chat.deleting.commit();
-    expect([chat.store.sessions.value.map((one) => one.id), chat.store.notice.value]).toEqual([[id], words.usedAgain]);
+    await eventually(() => expect(chat.store.rows.value.map((one) => one.id)).toEqual([id]));
+    expect([chat.store.notice.value, [...chat.store.running.value], server.cancelled]).toEqual([words.usedAgain, [id], []]);
   });
 
-  it("stops its answer when it is deleted in the middle of it", async () => {
+  it("is let go of when it is deleted in the middle of an answer: the server ends that", async () => {
     const { id } = server.addConversation("Old");
     await start(id);
     await eventually(() => expect(chat.ready).toBe(true));
@@ -184,7 +188,7 @@ describe("a stored chat", () => {
     await chat.send("Hi");
     await eventually(() => expect(shown().at(-1)?.[1]).toBe("Hel"));
     await deleted(id);
-    await eventually(() => expect(server.cancelled).toEqual(["resp_1"]));
+    expect([chat.store.currentId.value, chat.store.threads.value.size, chat.store.running.value.size]).toEqual([null, 0, 0]);
   });
 });
 
