@@ -27,6 +27,7 @@
     │   ├── TooManyForks            409  a conversation has been forked as often as one may be
     │   ├── SessionBusy             409  another turn of the session is running
     │   ├── ConversationChanged     409  its metadata is not what the client expected any more
+    │   │   └── ConversationInUse   409  a turn of it began since it was to be deleted
     │   ├── IdempotencyConflict     409  the key came before with another request
     │   ├── ResponseEventsExpired   410  its events are gone; the whole response is there
     │   ├── RequestTooLarge         413
