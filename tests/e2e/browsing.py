@@ -28,8 +28,8 @@ PICTURES = ROOT / "test-output" / "page"
 """Where tests leave screenshots, to be looked at."""
 
 ANSWERED = 60_000  # milliseconds that a turn of the demonstration model may take
-LONG = 1000
-"""Tokens of an answer that takes the demonstration model some seconds."""
+LONG, ENDLESS = 2000, 3500
+"""Tokens of an answer that takes the demonstration model some seconds, and of one that somebody has to stop."""
 PHONE = {"width": 390, "height": 844}
 BADGE = re.compile(r"cached [\d,]+ / [\d,]+ tokens · .+ to first token")
 

@@ -8,6 +8,7 @@ from tests.e2e.browsing import (
     ANSWERED,
     BADGE,
     BROWSER,
+    ENDLESS,
     LONG,
     PHONE,
     answers,
@@ -143,7 +144,7 @@ def test_an_answer_is_followed_to_its_end_after_a_reload_in_the_middle_of_it(pag
 
 
 def test_an_answer_can_be_stopped_after_a_reload_in_the_middle_of_it(page):
-    page.wire.asking = {"ignore_eos": True, "max_output_tokens": LONG}
+    page.wire.asking = {"ignore_eos": True, "max_output_tokens": ENDLESS}
     page.wire.hold_after = "response.output_text.delta"
     send(page, "What is chatpager?")
     expect(answers(page)).to_have_count(1, timeout=ANSWERED)

@@ -8,6 +8,7 @@ import pytest
 from tests.e2e.browsing import (
     ANSWERED,
     BROWSER,
+    ENDLESS,
     LONG,
     PHONE,
     answers,
@@ -88,7 +89,7 @@ def test_an_answer_given_again_stands_beside_the_first(page):
 
 
 def test_a_stopped_answer_goes_on(page):
-    page.wire.asking = {"ignore_eos": True, "max_output_tokens": LONG}
+    page.wire.asking = {"ignore_eos": True, "max_output_tokens": ENDLESS}
     send(page, "What is chatpager?")
     expect(answers(page)).to_have_count(1, timeout=ANSWERED)
     page.keyboard.press("Escape")
@@ -313,6 +314,7 @@ def test_two_tabs_show_the_same_answer_while_it_is_written(page, complaints):
 
 def test_an_answer_goes_on_after_the_line_was_cut_without_doubling_a_word(page):
     page.wire.asking = {"ignore_eos": True, "max_output_tokens": LONG}
+    page.wire.hold_after = "response.output_text.delta"
     send(page, "What is chatpager?")
     expect(answers(page)).to_have_count(1, timeout=ANSWERED)
     page.wire.cut()
