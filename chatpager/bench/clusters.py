@@ -116,6 +116,20 @@ class LeastLoaded:
         return int((loads + self._taste[front_end]).argmin())
 
 
+class Kept(LeastLoaded):
+    """Where a session began, it stays: what a balancer with sticky sessions does, which knows of no prefix."""
+
+    def __init__(self, load: Load) -> None:
+        super().__init__(load)
+        self._at: dict[int, int] = {}
+
+    def choose(self, now: float, front_end: int, session: int, group: int, loads: Loads) -> int:
+        at = self._at.get(session)
+        if at is None:
+            at = self._at[session] = super().choose(now, front_end, session, group, loads)
+        return at
+
+
 class Placed:
     """The code of ``sessions/placement.py``, with the rows of sessions and groups that a database would have."""
 
@@ -254,6 +268,7 @@ def routers(load: Load, policy: Policy) -> Sequence[tuple[str, Router]]:
     return (
         ("round robin", RoundRobin(load)),
         ("least loaded", LeastLoaded(load)),
+        ("least loaded, kept", Kept(load)),
         ("hash alone", Placed(load, Policy(factor=1e12, lease=policy.lease))),
         ("placement", Placed(load, policy)),
     )

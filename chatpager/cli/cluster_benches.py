@@ -38,11 +38,11 @@ def bench_placement(
     ] = False,
     out: ResultFile = None,
 ) -> None:
-    """Simulate sessions on up to 1,000 replicas: placed by our code, in rotation, or where the least is queued.
+    """Simulate sessions on up to 1,000 replicas: placed by our code, in rotation, or where least is queued.
 
     Events, not machines: what is assumed is printed with the figures. [bold]placement[/bold] is the code that a front
     end would run (sessions/placement.py; nothing serves by it yet), [bold]hash alone[/bold] the same without a bound on
-    load. A million sessions take some minutes on one core.
+    load; [bold]kept[/bold] sessions stay where they began. A million sessions take some minutes on one core.
     """
     from chatpager.bench.clusters import Load
     from chatpager.bench.placement import run

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from chatpager.bench import placement
-from chatpager.bench.clusters import Cache, LeastLoaded, Load, Placed, RoundRobin, Traffic, simulate
+from chatpager.bench.clusters import Cache, Kept, LeastLoaded, Load, Placed, RoundRobin, Traffic, simulate
 from chatpager.cli.cluster_benches import OF_ENGINE
 from chatpager.errors import ConfigError
 from chatpager.sessions.placement import Policy
@@ -38,7 +38,7 @@ def test_a_trial_tells_every_way_of_placing_and_what_it_assumes(tmp_path, capsys
     result = placement.run(LOAD, replicas=(1000,), policy=Policy(), trial=True, out=str(out))
     assert json.loads(out.read_text()) == result
     found = {(row["replicas"], row["placed_by"]): row for row in result["placements"]}
-    assert len(found) == len(result["placements"]) == 8
+    assert len(found) == len(result["placements"]) == 10
     assert {replicas for replicas, _ in found} == {2, 4}
     for replicas in (2, 4):
         assert found[replicas, "placement"]["hit_of_attainable"] > found[replicas, "round robin"]["hit_of_attainable"]
@@ -51,7 +51,7 @@ def test_a_trial_tells_every_way_of_placing_and_what_it_assumes(tmp_path, capsys
 def test_one_replica_with_room_finds_all_that_is_attainable_and_all_ways_are_one():
     load = replace(LOAD, replicas=1)
     traffic = Traffic(load)
-    outcomes = [simulate(load, traffic, router) for router in (RoundRobin(load), LeastLoaded(load))]
+    outcomes = [simulate(load, traffic, router) for router in (RoundRobin(load), LeastLoaded(load), Kept(load))]
     outcomes += [simulate(load, traffic, Placed(load, Policy(lease=lease))) for lease in (0.0, 300.0)]
     for outcome in outcomes:
         assert outcome.found == outcome.attainable > 0
