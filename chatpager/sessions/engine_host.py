@@ -45,6 +45,8 @@ class EngineHost(ABC):
         self._asked: dict[int, tuple[Question[Any], asyncio.Future[Any]]] = {}
         """Questions on their way; the engine may end before it reads them."""
         self._numbers = itertools.count(1)
+        self._ready: asyncio.Future[EngineFacts] | None = None
+        """Of the engine that is being made, while somebody waits for it."""
         self.restarts = 0
         self.restarting = False
         self.stepped_at = 0.0
@@ -123,6 +125,15 @@ class EngineHost(ABC):
                 waits.set_result(told.answer)
             case Refused() if waits := self._waits(told.number):
                 waits.set_exception(told.error)
+
+    def _settle(self, made: EngineFacts | Exception) -> None:
+        """Tell who waits for the start, unless they have given up."""
+        if self._ready is None or self._ready.done():
+            return
+        if isinstance(made, Exception):
+            self._ready.set_exception(made)
+        else:
+            self._ready.set_result(made)
 
     def _waits(self, number: int) -> asyncio.Future[Any] | None:
         """None of one who has given up."""

@@ -96,8 +96,9 @@ class Link(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=1 << 30)  # commands are few, and nobody waits for them
 
     def data_received(self, data: bytes) -> None:
+        loop = asyncio.get_running_loop()
         for body in self._unframed.feed(data):
-            self._hear(up(body))
+            loop.call_soon(self._hear, up(body))  # raised in here, a mistake of who hears would close the line
 
     def connection_lost(self, error: Exception | None) -> None:
         self._burying = asyncio.get_running_loop().create_task(self._bury())

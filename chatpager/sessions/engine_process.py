@@ -11,7 +11,7 @@ import structlog
 from chatpager.engine.facts import EngineFacts
 from chatpager.engine.messages import CloseSession, CloseTenant, Command
 from chatpager.engine.servant import Answered, Asked, Refused, Stepped
-from chatpager.errors import ChatpagerError, EngineStopped
+from chatpager.errors import EngineStopped
 from chatpager.sessions.engine_frames import (
     Asking,
     Died,
@@ -40,8 +40,6 @@ class EngineProcess(EngineHost):
         super().__init__(hearers, breaker)
         self._program = program
         self._link: Link | None = None
-        self._ready: asyncio.Future[EngineFacts] | None = None
-        """Of the one that is being made."""
         self._serves = False
         self._closing = False
         self._erasing: dict[int, CloseSession | CloseTenant] = {}
@@ -138,14 +136,6 @@ class EngineProcess(EngineHost):
         if self._erasing.pop(told.number, None) is None and told.number in self._asked:
             question, _ = self._asked[told.number]
             self._hear(Answered(told.number, answer_of(question, told.answer)))
-
-    def _settle(self, made: EngineFacts | ChatpagerError) -> None:
-        if self._ready is None or self._ready.done():
-            return
-        if isinstance(made, ChatpagerError):
-            self._ready.set_exception(made)
-        else:
-            self._ready.set_result(made)
 
     def _die(self, **why: str) -> None:
         """What runs is told now; the next one is begun when this one has let everything go."""

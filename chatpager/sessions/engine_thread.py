@@ -32,7 +32,6 @@ class EngineThread(EngineHost):
         self._over = False
         """There will be no further engine."""
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._ready: asyncio.Future[EngineFacts] | None = None
         self._step: int | None = None
         self._steps = 0
 
@@ -76,15 +75,6 @@ class EngineThread(EngineHost):
     def kill(self) -> bool:
         return False
 
-    def _settle(self, built: EngineFacts | Exception) -> None:
-        """Tell who waits for the start, unless they have given up."""
-        if self._ready is None or self._ready.done():
-            return
-        if isinstance(built, Exception):
-            self._ready.set_exception(built)
-        else:
-            self._ready.set_result(built)
-
     def _restarted(self) -> None:
         self._stopped.clear()
         super()._restarted()
@@ -110,14 +100,12 @@ class EngineThread(EngineHost):
     def _build_again(self) -> Engine | None:
         """None where it must not be, cannot be, or the thread was to end."""
         lasting = []
-        try:
-            while (command := self._commands.get_nowait()) is not None:
-                if isinstance(command, LASTING):  # the rest was for the one that died: who waits for it is told
-                    lasting.append(command)
-            self.restarting = False
-            return None
-        except queue.Empty:
-            pass
+        while not self._commands.empty():  # nobody else takes from it
+            command = self._commands.get()
+            if command is None:
+                self.restarting = False
+            elif isinstance(command, LASTING):  # the rest was for the one that died: who waits for it is told
+                lasting.append(command)
         if not self.restarting:
             return None
         for command in lasting:

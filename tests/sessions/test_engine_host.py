@@ -82,9 +82,11 @@ class Home:
         else:
             self.host = EngineProcess(Program([sys.executable, "-m", PROGRAM], settings), hearers, breaker)
         self.tokens, self.ended, self.calls, self.leases = {}, {}, [], []
-        self.deaths, self.restarts, self.pids = 0, 0, []
+        self.deaths, self.restarts, self.pids, self.hears_wrong = 0, 0, [], False
 
     def _hear(self, outputs):
+        if self.hears_wrong:
+            raise LookupError("a mistake of who hears")
         self.calls.append(outputs)
         for output in outputs:
             self.tokens.setdefault((output.request_id, output.index), []).extend(output.token_ids)
@@ -171,6 +173,19 @@ async def test_tokens_and_what_was_found_are_those_of_an_engine_without_a_host(h
     home.host.send(request("c", [5000]))
     refused = await home.end("c")
     assert (refused.error_code, "outside" in refused.error_message) == ("invalid_request", True)
+
+
+async def test_a_mistake_of_who_hears_is_not_the_engines(home):
+    mistakes = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: mistakes.append(context["exception"]))
+    home.hears_wrong = True
+    home.steps.let(1)
+    home.host.send(request("a", PROMPT, 1))
+    await eventually(lambda: mistakes)
+    home.hears_wrong = False
+    await home.run("b", PROMPT, 2)
+    assert home.tokens["b", 0] == continuation(PROMPT, 2)
+    assert home.host.alive and not home.deaths and {type(one) for one in mistakes} == {LookupError}
 
 
 async def test_a_request_is_cancelled_in_every_phase(home):
