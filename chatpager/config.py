@@ -172,7 +172,9 @@ class ServerConfig:
         60.0, "seconds that an answer which can be found again goes on without a reader", check=_at_least(0)
     )
     ws_max_age: float = setting(0.0, "seconds that a WebSocket may stay open; 0: any number", check=_at_least(0))
-    engine_process: bool = setting(False, "run the engine in a process of its own, which is started again if it dies")
+    engine_process: bool | None = setting(
+        None, "run the engine in a process of its own, which is started again if it dies; default: on a GPU"
+    )
     watchdog_seconds: float = setting(
         0.0,
         "end the engine's process, exit code 70 if it is the server's, when a step takes longer; 0: never",

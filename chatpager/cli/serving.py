@@ -32,7 +32,7 @@ from chatpager.cli.signals import NUMBERS, give_up
 from chatpager.cli.watchdog import watch
 from chatpager.config import Config
 from chatpager.engine.engine import Engine
-from chatpager.engine.loader import check, sampling_defaults
+from chatpager.engine.loader import check, has_gpu, sampling_defaults
 from chatpager.engine.model_digest import require_digest
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.errors import ConfigError
@@ -186,7 +186,8 @@ def engine_maker(config: Config, path: Path, domain: bytes) -> Callable[[], Engi
         default_kv_dir=str(config.store.resolved_data_dir() / "kv"),
         domain=domain,
     )
-    if not config.server.engine_process:
+    apart = config.server.engine_process
+    if not (config.engine.engine == "torch" and has_gpu(config.engine.device) if apart is None else apart):
         return maker.build
     settings = ChildSettings(maker, config.server.log_format)
     # -P: the folder that it is started in is nobody's to put modules in.

@@ -197,9 +197,14 @@ def eos_token_ids(path: Path, config: dict[str, Any]) -> frozenset[int]:
     return frozenset(ids)
 
 
+def has_gpu(device: str) -> bool:
+    """Whether a model on ``device`` (auto, cpu or cuda) would run on a GPU."""
+    return device == "cuda" or (device == "auto" and torch.cuda.is_available())
+
+
 def _device(name: str) -> torch.device:
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if has_gpu(name) else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise ModelLoadError("device cuda", "torch sees no CUDA device; use --device cpu")
     return torch.device(name)

@@ -8,10 +8,34 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.error import HTTPError
 
+import pytest
+import torch
+
+from chatpager.cli.serving import engine_maker
+from chatpager.config import load
+from chatpager.sessions.engine_link import Program
 from tests.processes import SECONDS, serving
 
 FLAGS = ("--engine-process", "--engine", "fake", "--test-mode", "--num-kv-blocks", "1024")
 SCHEMA = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"], "additionalProperties": False}
+
+
+@pytest.mark.parametrize(
+    ("given", "device", "gpu", "apart"),
+    [
+        ({}, "auto", True, True),
+        ({}, "cuda", False, True),  # it says there why it does not start
+        ({}, "auto", False, False),
+        ({}, "cpu", True, False),
+        ({"engine_process": False}, "cuda", True, False),
+        ({"engine_process": True}, "cpu", False, True),
+        ({"engine": "fake", "test_mode": True}, "auto", True, False),
+    ],
+)
+def test_on_a_gpu_an_engine_has_its_own_process_if_nothing_is_said(given, device, gpu, apart, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    config = load({"device": device, **given}, env={})
+    assert isinstance(engine_maker(config, tmp_path, b""), Program) == apart
 
 
 def engine_of(server):
