@@ -93,10 +93,10 @@ async def test_a_later_pin_replaces_an_earlier_one(server):
         for ttl, tokens in ((40, 40), (20, 16), (30, 24)):
             asked = {"ttl": ttl, "tokens": tokens, "strength": strength}
             pin = (await server.call("PUT", f"{PATH}/{conversation}/pin", asked)).json
-            assert ttl - 1 < pin["expires_in"] <= ttl
+            assert ttl - 10 < pin["expires_in"] <= ttl
             leases = (await server.get(f"{PATH}/{conversation}/cache")).json["leases"]
             [kept] = [lease for lease in leases if lease["strength"] == strength]
-            assert ttl - 1 < kept["seconds_left"] <= ttl and kept["tokens"] == pin["tokens"]
+            assert ttl - 10 < kept["seconds_left"] <= ttl and kept["tokens"] == pin["tokens"]
             granted.append(pin["tokens"])
         assert granted == [40, 16, 24]
 
