@@ -124,6 +124,12 @@ class EngineConfig:
     seed: int | None = setting(
         None, "seed of requests that bring none; default: a new one each start", check=_at_least(0)
     )
+    overlap: str = setting(
+        "auto",
+        "launch a step before the tokens of the one before are known: on, off, or auto, which is on a GPU",
+        check=_one_of("auto", "on", "off"),
+    )
+    cuda_graphs: bool = setting(True, "on a GPU, launch steps of one token each as graphs, captured at the start")
     num_threads: int | None = setting(
         None, "threads of a step on a CPU; default: tried while it runs", check=_between(1, 1024)
     )

@@ -27,18 +27,22 @@ class Attempts:
         it copies first is held until the step is over.
         """
         try:
-            return _by_row(plan, self._runner.run(plan))
+            return by_row(plan, self._runner.run(plan))
         except Exception as error:
-            self.failed_steps += 1
-            log.error("a step of %d sequences failed", len(plan.rows), exc_info=error)
-            if len(plan.rows) == 1:
-                failure = StepFailed(f"a step of request {plan.rows[0].seq.request_id} raised {type(error).__name__}")
-                failure.__cause__ = error
-                return [(plan.rows[0], failure)]
+            return self.again(plan, error)
+
+    def again(self, plan: Plan, error: Exception) -> list[tuple[Row, list[Sampled] | EngineError]]:
+        """The plan raised ``error``: run its rows one by one; of a single one it is told that it failed."""
+        self.failed_steps += 1
+        log.error("a step of %d sequences failed", len(plan.rows), exc_info=error)
+        if len(plan.rows) == 1:
+            failure = StepFailed(f"a step of request {plan.rows[0].seq.request_id} raised {type(error).__name__}")
+            failure.__cause__ = error
+            return [(plan.rows[0], failure)]
         self.repeated_tokens += sum(row.count for row in plan.rows)
         return [pair for row in plan.rows for pair in self.compute(Plan([row]))]
 
 
-def _by_row(plan: Plan, sampled: list[Sampled]) -> list[tuple[Row, list[Sampled] | EngineError]]:
+def by_row(plan: Plan, sampled: list[Sampled]) -> list[tuple[Row, list[Sampled] | EngineError]]:
     rest = iter(sampled)
     return [(row, list(islice(rest, len(row.samples)))) for row in plan.rows]

@@ -7,7 +7,7 @@ Lengths below: T tokens, S sequences, L rows of logits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,9 @@ class Batch:
     context_lens: torch.Tensor  # [S] int32, the step's own tokens included
     logit_indices: torch.Tensor  # [L] int64: the rows of T whose logits are wanted
     copies: torch.Tensor  # [C, 2] int64: (from, to) blocks, copied before anything is written
+    fed: (
+        torch.Tensor
+    )  # [num_decodes] int64: where in the last step's tokens the row's is; -1: in input_ids; [0]: of all
     num_decodes: int
     block_size: int
     max_decode_context: int
@@ -36,6 +39,8 @@ class Batch:
     max_query_len: int
     samples: tuple[tuple[int, Sequence], ...]
     """(row of the logits, sequence that gets a token from it)."""
+    lengths: tuple[int, ...]
+    """Of ``samples``: tokens before the one that is drawn."""
     rows: tuple[Row, ...]
 
     @property
@@ -63,13 +68,18 @@ class BatchBuilder:
         self._context_lens = _staging(max_seqs, np.int32, pin)
         self._logits = _staging(max_seqs, np.int64, pin)
         self._copies = _staging(2 * max_seqs, np.int64, pin)
+        self._fed = _staging(max_seqs, np.int64, pin)
         self._sent = torch.cuda.Event() if pin else None  # type: ignore[no-untyped-call]
         """Behind the last step's sends: until it has come, the buffers are still being read."""
 
-    def build(self, plan: Plan) -> Batch:
+    def build(self, plan: Plan, places: Mapping[int, int] | None = None) -> Batch:
+        """``places``: by ``id`` of a sequence, where among the tokens that the last step draws its own is; of sequences
+        whose rows are fed."""
         if self._sent is not None:
             self._sent.synchronize()
         rows = ordered(plan.rows, longest_last=self._device.type == "cuda")
+        if not any(row.is_fed for row in rows):
+            places = None
         num_logits, num_decodes = 0, sum(row.count == 1 for row in rows)
         widest = max((len(row.seq.block_table) for row in rows), default=0)
         assert widest <= self._max_blocks, (widest, self._max_blocks)
@@ -78,15 +88,17 @@ class BatchBuilder:
         for table, row in zip(tables, rows, strict=True):
             ids = row.seq.block_table.array
             table[: len(ids)] = ids
-        self._fill_decodes(rows[:num_decodes], tables)
+        self._fill_decodes(rows[:num_decodes], tables, places or {})
         tokens = self._fill_extends(rows[num_decodes:], tables[num_decodes:], num_decodes)
         lens = self._context_lens[1]
         samples: list[tuple[int, Sequence]] = []
+        lengths: list[int] = []
         last = -1
         for row in rows:
             last += row.count
             if row.samples:
                 samples += [(num_logits, sample) for sample in row.samples]
+                lengths += [row.start + row.count] * len(row.samples)
                 self._logits[1][num_logits] = last
                 num_logits += 1
         copies = [row.copy for row in rows if row.copy]
@@ -101,24 +113,30 @@ class BatchBuilder:
             context_lens=self._send(self._context_lens, len(rows)),
             logit_indices=self._send(self._logits, num_logits),
             copies=self._send(self._copies, 2 * len(copies)).view(-1, 2),
+            fed=self._send(self._fed, num_decodes if places else 0),
             num_decodes=num_decodes,
             block_size=self._block_size,
             max_decode_context=int(decode_lens.max(initial=0)),
             max_extend_context=int(extend_lens.max(initial=0)),
             max_query_len=max((row.count for row in rows), default=0),
             samples=tuple(samples),
+            lengths=tuple(lengths),
             rows=rows,
         )
         if self._sent is not None:
             self._sent.record()
         return batch
 
-    def _fill_decodes(self, rows: tuple[Row, ...], tables: np.ndarray) -> None:
+    def _fill_decodes(self, rows: tuple[Row, ...], tables: np.ndarray, places: Mapping[int, int]) -> None:
         """All rows of one token at once: beside many of them the interpreter would be what a step waits for."""
         count, size = len(rows), self._block_size
         positions = self._positions[1][:count]
-        positions[:] = [row.seq.committed for row in rows]
-        self._ids[1][:count] = [row.seq.token_ids[row.seq.committed] for row in rows]
+        positions[:] = [row.start for row in rows]
+        if places:
+            self._ids[1][:count] = [0 if row.is_fed else row.seq.token_ids[row.start] for row in rows]
+            self._fed[1][:count] = [places[id(row.seq)] if row.is_fed else -1 for row in rows]
+        else:
+            self._ids[1][:count] = [row.seq.token_ids[row.start] for row in rows]
         blocks = tables[np.arange(count), positions // size].astype(np.int64)
         self._slots[1][:count] = blocks * size + positions % size
         self._context_lens[1][:count] = positions + 1
@@ -128,7 +146,7 @@ class BatchBuilder:
         starts, size, tokens = self._query_start[1], self._block_size, before
         starts[0] = 0
         for i, row in enumerate(rows):
-            start, end = row.seq.committed, row.seq.committed + row.count
+            start, end = row.start, row.end
             span = slice(tokens, tokens + row.count)
             self._ids[1][span] = row.seq.token_ids[start:end]
             positions = self._positions[1][span]
@@ -149,7 +167,7 @@ def ordered(rows: Iterable[Row], *, longest_last: bool) -> tuple[Row, ...]:
 
     def place(row: Row) -> tuple[bool, int]:
         is_extend = row.count != 1
-        return is_extend, row.seq.committed + row.count if is_extend and longest_last else 0
+        return is_extend, row.end if is_extend and longest_last else 0
 
     return tuple(sorted(rows, key=place))
 

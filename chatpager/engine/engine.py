@@ -24,6 +24,7 @@ from chatpager.engine.messages import (
     Usage,
 )
 from chatpager.engine.open_requests import OpenRequests
+from chatpager.engine.overlap import overlapping
 from chatpager.engine.plan import Limits, Plan, Row
 from chatpager.engine.prefix_cache import PrefixCache
 from chatpager.engine.published import PublishedPrefix
@@ -86,6 +87,7 @@ class Engine:
         self.sessions = KnownSessions(self.cache, self.published, self.drafts, max_model_len=runner.max_model_len)
         self._requests = OpenRequests(self.scheduler, self.sessions, self.leases)
         self._attempts = Attempts(runner)
+        self._overlap = overlapping(config.overlap, self.scheduler, runner, self._attempts)
         self.on_launch: Callable[[], None] = lambda: None
         """Called where a step is planned and its model about to run, which leaves the interpreter to other threads."""
 
@@ -209,7 +211,8 @@ class Engine:
     @property
     def computes(self) -> bool:
         """Whether the next step has something for the model, as far as can be told before it is planned."""
-        return bool(self.scheduler.running or self.scheduler.waiting)
+        flies = self._overlap is not None and self._overlap.flies
+        return bool(self.scheduler.running or self.scheduler.waiting or flies)
 
     def step(self, clock: Callable[[], float]) -> list[StepOutput]:
         """Compute one step and say what it brought. ``clock`` is any that does not go back, in seconds. After one that
@@ -236,11 +239,26 @@ class Engine:
     def _step(self, clock: Callable[[], float]) -> None:
         now = clock()
         self.leases.tick(now)
-        plan = self.scheduler.schedule()
-        if not plan.rows:
-            told = self._requests.outputs
-            assert told or not self.scheduler.waiting or self.scheduler.running, "requests wait and nothing runs"
-            return
+        plan = None
+        if self._overlap is None or not self._overlap.flies:
+            plan = self.scheduler.schedule()
+            if not plan.rows:
+                told = self._requests.outputs
+                assert told or not self.scheduler.waiting or self.scheduler.running, "requests wait and nothing runs"
+                return
+            self._begin(plan, now)
+        plan, computed = self._compute(plan)
+        began, now = now, clock()
+        self._time_step(plan, now - began)
+        for row, result in computed:
+            if row.dropped or row.seq.status is not SequenceStatus.RUNNING:
+                continue  # it left while the step ran, or a sibling's failure ended its request a moment ago
+            if isinstance(result, EngineError):
+                self._fail(row, result)
+            else:
+                self._advance(row, result, now)
+
+    def _begin(self, plan: Plan, now: float) -> None:
         for row in plan.rows:
             if row.seq.num_output_tokens:
                 continue
@@ -248,21 +266,19 @@ class Engine:
             if request.started is None:
                 request.started = now
                 request.draft_tokens = self._claim_draft(row.seq)
+
+    def _compute(self, plan: Plan | None) -> tuple[Plan, list[tuple[Row, list[Sampled] | EngineError]]]:
+        """``plan``, or the step that was launched ahead."""
         try:
+            if self._overlap is not None:
+                return self._overlap.compute(plan, self.on_launch)
+            assert plan is not None
             self.on_launch()
-            computed = self._attempts.compute(plan)
+            return plan, self._attempts.compute(plan)
         except BaseException:
-            self.scheduler.take_back_copies(plan)
+            if plan is not None:
+                self.scheduler.take_back_copies(plan)
             raise
-        began, now = now, clock()
-        self._time_step(plan, now - began)
-        for row, result in computed:
-            if row.seq.status is not SequenceStatus.RUNNING:
-                continue  # a sibling's failure ended its request a moment ago
-            if isinstance(result, EngineError):
-                self._fail(row, result)
-            else:
-                self._advance(row, result, now)
 
     def _claim_draft(self, seq: Sequence) -> int:
         if seq.speculative or not self.cache.enabled:
@@ -349,13 +365,15 @@ class Engine:
 
     def close(self) -> None:
         """Write what is still to be written. Nothing is computed after it."""
+        if self._overlap is not None:
+            self._overlap.land()
         if self.tiers is not None:
             self.tiers.close()
 
     def audit(self) -> None:
         """Check every invariant of pool, cache and queues; asserts with the numbers."""
         running = self.scheduler.running
-        self.cache.audit([seq.block_table for seq in running])
+        self.cache.audit([*(seq.block_table for seq in running), *self.scheduler.quarantine.tables()])
         for seq in running:
             assert seq.status is SequenceStatus.RUNNING, seq.status
             allocated = self.config.block_size * len(seq.block_table)

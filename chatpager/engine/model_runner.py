@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from chatpager.engine.attention import KVCache, PagedStep
 from chatpager.engine.batch import Batch, BatchBuilder
 from chatpager.engine.block_hash import BlockHasher, Field
 from chatpager.engine.plan import Plan, Row
-from chatpager.engine.sampler import Sampled, sample
+from chatpager.engine.sampler import Drawn, Sampled, draw
 from chatpager.engine.sampling_params import SamplingParams
 from chatpager.engine.sequence import Sequence
 from chatpager.engine.thread_choice import ThreadChoice, candidates
@@ -73,6 +73,9 @@ class ModelRunner:
             shape.layers, num_blocks, self.block_size, shape.kv_heads, shape.head_dim, model.dtype, model.device
         )
         self._workspace = Workspace()
+        self._drawn: torch.Tensor | None = None
+        """What the last step that was launched draws, and by ``id`` of a sequence where its token is."""
+        self._places: dict[int, int] = {}
         self._builder = BatchBuilder(
             self.config.max_num_batched_tokens,
             self.config.max_num_seqs,
@@ -212,14 +215,29 @@ class ModelRunner:
     def run(self, plan: Plan) -> list[Sampled]:
         """Compute one step. The list is in the order of the plan's rows, and of each row's ``samples``."""
         batch = self._builder.build(plan)
-        sampled = self.compute(batch)
-        by_seq = {id(seq): s for (_, seq), s in zip(batch.samples, sampled, strict=True)}
-        return [by_seq[id(seq)] for row in plan.rows for seq in row.samples]
+        return _in_order(plan, batch, self.compute(batch))
+
+    @property
+    def is_apart(self) -> bool:
+        return self.model.device.type == "cuda"
+
+    @torch.inference_mode()
+    def launch(self, plan: Plan) -> Callable[[], list[Sampled]]:
+        """``run`` in two halves; on a GPU the first waits for nothing but where a sequence has a grammar. The second is
+        to be called before the step after the next one is launched."""
+        batch = self._builder.build(plan, self._places)
+        drawn = self._draw(batch)
+        self._drawn = drawn.tokens
+        self._places = {id(seq): i for i, (_, seq) in enumerate(batch.samples)}
+        return lambda: _in_order(plan, batch, drawn.told())
 
     def compute(self, batch: Batch) -> list[Sampled]:
         """The step's part that is the model's, whose time grows with its size: in the order of ``batch.samples``."""
+        return self._draw(batch).told()
+
+    def _draw(self, batch: Batch) -> Drawn:
         with self._chosen_threads(batch.num_tokens):
-            return sample(self.forward(batch), batch.samples)
+            return draw(self.forward(batch), batch.samples, batch.lengths)
 
     @contextmanager
     def _chosen_threads(self, tokens: int) -> Iterator[None]:
@@ -239,6 +257,9 @@ class ModelRunner:
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Logits of the rows that are sampled, [L, vocabulary]; writes the KV of every token of the batch."""
+        if batch.fed.numel():
+            assert self._drawn is not None
+            feed(batch, self._drawn)
         if batch.copies.numel():
             copy_blocks(self.cache.keys, self.cache.values, batch.copies)
         output = self.model.module(
@@ -249,6 +270,20 @@ class ModelRunner:
             paged=PagedStep(batch, self.cache, self._workspace),
         )
         return output.logits[0]
+
+
+def feed(batch: Batch, drawn: torch.Tensor) -> None:
+    """Give rows that are fed their token: of ``drawn`` [R], what the last step drew, which the host need not know. One
+    that is no token, since a row's logits were not numbers, is replaced by any; that sequence ends."""
+    fed = batch.fed
+    ids = batch.input_ids[0, : len(fed)]
+    ids.copy_(torch.where(fed >= 0, drawn[fed.clamp_min(0)].clamp_min(0), ids))
+
+
+def _in_order(plan: Plan, batch: Batch, sampled: list[Sampled]) -> list[Sampled]:
+    """From the order of the batch's samples to that of the plan's rows."""
+    by_seq = {id(seq): s for (_, seq), s in zip(batch.samples, sampled, strict=True)}
+    return [by_seq[id(seq)] for row in plan.rows for seq in row.samples]
 
 
 def _available_memory() -> int:

@@ -37,6 +37,20 @@ class Row:
     copy: tuple[int, int] | None = None
     """(shared block, own block): copied before the step writes into it. The shared one is held until ``settle``, so
     that a step can be repeated, and no block is source and target in one step."""
+    start: int = -1
+    """Of its sequence's tokens the first that is computed; by default what is not committed yet."""
+    is_fed: bool = False
+    """Its one token is drawn by the step before, whose end nobody waited for: the device has it, the host not yet."""
+    dropped: bool = False
+    """The sequence has left while the step ran: what it brings is nobody's."""
+
+    def __post_init__(self) -> None:
+        if self.start < 0:
+            self.start = self.seq.committed
+
+    @property
+    def end(self) -> int:
+        return self.start + self.count
 
 
 @dataclass
@@ -47,6 +61,8 @@ class Plan:
     prompt_tokens: int = 0
     cut: bool = False
     """Whether a prompt would have got more, had there been room in the step."""
+    full: bool = False
+    """Whether somebody waits for whom there were no blocks."""
 
 
 @dataclass

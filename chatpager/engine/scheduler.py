@@ -21,6 +21,7 @@ from chatpager.engine.match import Match
 from chatpager.engine.pace import Pace
 from chatpager.engine.plan import Limits, Plan, Row, SchedulerStats
 from chatpager.engine.prefix_cache import PrefixCache
+from chatpager.engine.quarantine import Quarantine
 from chatpager.engine.rounds import Rounds
 from chatpager.engine.sequence import Sequence, SequenceStatus
 
@@ -39,6 +40,7 @@ class Scheduler:
         """Running sequences that were preempted too often to be preempted again."""
         self._copied: list[int] = []
         """Blocks held because a row of this step copies them."""
+        self.quarantine = Quarantine(cache)
         self._claims = Claims()
         self._rounds = Rounds()
         self._pace = Pace(limits.step_seconds, limits.max_num_batched_tokens)
@@ -117,7 +119,8 @@ class Scheduler:
 
     def _vacate(self, seq: Sequence) -> None:
         self._claims.drop(seq, seq.claims.stop)
-        self.cache.free(seq.block_table)
+        if not self.quarantine.take(seq):
+            self.cache.free(seq.block_table)
         seq.committed = seq.published = seq.written = 0
         if seq in self._promised:
             self._promised.remove(seq)
@@ -205,16 +208,21 @@ class Scheduler:
         """(blocks to allocate for ``count`` more tokens, place of a shared block that is written and so copied)."""
         table, place = seq.block_table, seq.committed // self.block_size
         table_need = -(-(seq.committed + count) // self.block_size) - len(table)
-        shared = place < len(table) and self._is_shared(table[place])
+        shared = place < len(table) and self.is_shared(table[place])
         return table_need + shared, place if shared else None
 
-    def _is_shared(self, block_id: int) -> bool:
+    def is_shared(self, block_id: int) -> bool:
         """Whether another table has the block too, or the cache. A step's hold does not count: it copies before
         anything is written, and what it copies ends before the place where the last holder writes."""
         block = self.cache.pool.blocks[block_id]
         return block.state is BlockState.CACHED or (block.ref > 1 and block.ref - self._copied.count(block_id) > 1)
 
     # -- room for all -------------------------------------------------------------------------------------------------
+
+    @property
+    def unpromised(self) -> int:
+        """Blocks that anybody may take."""
+        return self.cache.pool.available - sum(map(self._promise, self._promised))
 
     def _allocatable(self, seq: Sequence) -> int:
         """Blocks that ``seq`` may take: those available, less what is promised to others."""
@@ -270,6 +278,7 @@ class Scheduler:
                 self.stats.deferred += 1
                 continue
             if not self._admit_one(plan, lanes, seq):
+                plan.full = True
                 break
         for candidate in candidates:
             if candidate.seq.status is SequenceStatus.WAITING:

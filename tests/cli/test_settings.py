@@ -30,6 +30,8 @@ VALUES = {  # name -> (in the file, in the environment, as a flag), all differen
     "lease_share": (0.3, 0.4, 0.6),
     "enable_prefix_caching": (False, False, False),
     "seed": (1, 2, 3),
+    "overlap": ("on", "off", "on"),
+    "cuda_graphs": (False, False, False),
     "num_threads": (1, 2, 3),
     "host": ("::1", "localhost", "127.0.0.2"),
     "port": (1111, 2222, 3333),

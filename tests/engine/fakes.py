@@ -9,6 +9,7 @@ The next token is a function of the prefix alone: the oracle is ``continuation``
 from __future__ import annotations
 
 import struct
+from types import SimpleNamespace
 
 import xxhash
 
@@ -17,7 +18,7 @@ from chatpager.engine.block_hash import BlockHash, BlockHasher
 from chatpager.engine.engine import Engine
 from chatpager.engine.host_tier import HostTier
 from chatpager.engine.messages import AddRequest
-from chatpager.engine.plan import Limits
+from chatpager.engine.plan import Limits, Plan
 from chatpager.engine.sampler import Sampled
 from chatpager.engine.sequence import SamplingParams
 from chatpager.engine.tiers import Tiers
@@ -178,9 +179,10 @@ def make_engine(
     lease_share=0.5,
     host_blocks=0,
     disk=None,
+    overlap=False,
     **limits,
 ):
-    runner = FakeRunner(num_blocks, block_size, max_model_len, eos)
+    runner = (LateRunner if overlap else FakeRunner)(num_blocks, block_size, max_model_len, eos)
     config = EngineConfig(
         block_size=block_size,
         max_num_batched_tokens=max_tokens,
@@ -239,3 +241,83 @@ def collect(outputs, tokens, finals):
         if output.finish_reason:
             assert (output.request_id, output.index) not in finals, "two endings"
             finals[output.request_id, output.index] = output
+
+
+class LateRunner(FakeRunner):
+    """Computes a launched step only when somebody waits for it, from what was known at the launch: as late as a device
+    might. ``wrong`` is what touched blocks meanwhile that were still to be written."""
+
+    is_apart = True
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.wrong = []
+        self.fed = 0
+        """Rows whose token the host did not know."""
+        self._flights = []
+        self._drawn = {}
+
+    def launch(self, plan):
+        if self.raise_once == "before" and len(plan.rows) > 1:
+            self.raise_once = None
+            raise Broken("once, at the launch")
+        for row in plan.rows:
+            self.note_touched(row.seq.block_table, by=row.seq)
+        flight = [Late(row) for row in plan.rows]
+        self.fed += sum(row.is_fed for row in plan.rows)
+        self._flights.append(flight)
+        return lambda: self._land(flight)
+
+    def _land(self, flight):
+        assert self._flights[0] is flight, "a step is waited for that was not the first"
+        try:
+            for row in flight:
+                row.take(self._drawn)
+            sampled = FakeRunner.run(self, Plan(flight))
+        finally:
+            self._flights.pop(0)
+        drawn = iter(sampled)
+        self._drawn = {key: next(drawn).token_id or 0 for row in flight for key in row.keys}
+        return sampled
+
+    def read_blocks(self, ids):
+        ids = list(ids)
+        self.note_touched(ids)
+        return super().read_blocks(ids)
+
+    def write_blocks(self, ids, contents):
+        ids = list(ids)
+        self.note_touched(ids)
+        super().write_blocks(ids, contents)
+
+    def note_touched(self, ids, by=None):
+        written = {block: row for flight in self._flights for row in flight for block in row.writes(self.block_size)}
+        self.wrong += [(i, written[i].seq.request_id) for i in ids if i in written and written[i].of is not by]
+
+
+class Late:
+    """What the device was told of a row."""
+
+    def __init__(self, row):
+        known = list(row.seq.token_ids)
+        self.of, self.is_fed, self.count, self.copy = row.seq, row.is_fed, row.count, row.copy
+        self.keys = [id(sample) for sample in row.samples]
+        self.seq = self._told(row, row.seq, known)
+        self.samples = [self._told(row, sample, known) for sample in row.samples]
+
+    def _told(self, row, seq, known):
+        return SimpleNamespace(
+            request_id=seq.request_id,
+            index=seq.index,
+            token_ids=known,
+            committed=row.start,
+            block_table=list(row.seq.block_table),
+        )
+
+    def take(self, drawn):
+        if self.is_fed:
+            self.seq.token_ids.append(drawn.get(id(self.of), 0))
+
+    def writes(self, size):
+        first = self.seq.committed
+        return self.seq.block_table[first // size : (first + self.count - 1) // size + 1]

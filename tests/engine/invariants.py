@@ -1,7 +1,7 @@
 """What holds of an engine on the checkable model in any state; ``Engine.audit`` checks what its own books can tell."""
 
 from chatpager.engine.block_pool import BlockState
-from tests.engine.fakes import digests
+from tests.engine.fakes import LateRunner, digests
 
 
 def audit(engine):
@@ -37,17 +37,28 @@ def tables_hold_blocks_of_their_own_domain(engine):
 
 
 def watch_writes(engine):
-    """Each step of ``engine`` is checked before it is computed: what it writes has no name, and no other holder but
-    those who copy it first."""
-    compute, size = engine.runner.run, engine.config.block_size
+    """Each step of ``engine`` is checked before it is computed or launched: what it writes has no name, and no other
+    holder but those who copy it first."""
+    size = engine.config.block_size
 
-    def checked(plan):
-        for row in plan.rows:
-            first, last = row.seq.committed // size, (row.seq.committed + row.count - 1) // size
-            for block_id in row.seq.block_table[first : last + 1]:
-                block = engine.pool.blocks[block_id]
-                others = block.ref - 1 - engine.scheduler._copied.count(block_id)
-                assert block.state is BlockState.OWNED and others == 0, f"{row.seq.request_id} writes {block}"
-        return compute(plan)
+    def checking(begin):
+        def checked(plan):
+            for row in plan.rows:
+                for block_id in row.seq.block_table[row.start // size : (row.end - 1) // size + 1]:
+                    block = engine.pool.blocks[block_id]
+                    others = block.ref - 1 - engine.scheduler._copied.count(block_id)
+                    assert block.state is BlockState.OWNED and others == 0, f"{row.seq.request_id} writes {block}"
+            return begin(plan)
 
-    engine.runner.run = checked
+        return checked
+
+    engine.runner.run = checking(engine.runner.run)
+    if isinstance(engine.runner, LateRunner):
+        engine.runner.launch = checking(engine.runner.launch)
+        allocate = engine.cache.allocate
+
+        def allocated(count, by=""):
+            engine.runner.note_touched(ids := allocate(count, by))
+            return ids
+
+        engine.cache.allocate = allocated

@@ -1,9 +1,10 @@
 """One random run of conversations through one engine, with everything on or off that may change where a block is.
 
-Drawn from a seed: block size, step size, pool (also so small that sequences are preempted and swapped), prefix cache,
-host memory and its size, disk and its size, what leases may keep, arrivals, samples; and on the way leases of both
-strengths, forks of a session, turns that begin further back, prefixes that are published and withdrawn, prompts that
-are expected, requests that are given up, and crashes after which another engine opens the same folder.
+Drawn from a seed: whether steps overlap, block size, step size, pool (also so small that sequences are preempted and
+swapped), prefix cache, host memory and its size, disk and its size, what leases may keep, arrivals, samples; and on the
+way leases of both strengths, forks of a session, turns that begin further back, prefixes that are published and
+withdrawn, prompts that are expected, requests that are given up, and crashes after which another engine opens the same
+folder.
 """
 
 import random
@@ -45,7 +46,8 @@ class Schedule:
     ``folder``."""
 
     def __init__(self, model, sessions, otherwise, seed, folder):
-        self.rng = rng = random.Random(seed)
+        self.seed, self.rng = seed, random.Random(seed)
+        rng = self.rng
         self.happened = Counter()
         self.config, self.limits = self._draw(model, [*otherwise, *(session[-1] for session in sessions)])
         self.runner = ModelRunner(self.config)
@@ -80,6 +82,7 @@ class Schedule:
             enable_prefix_caching=rng.random() < 0.85,
             lease_share=rng.choice([0.0, 0.5, 1.0]),
             swap_space=0,
+            overlap="on" if self.seed % 2 else "off",
         )
         return config, Limits(step, config.max_num_seqs, long_prefill_threshold=rng.choice([20, 4096]))
 

@@ -63,6 +63,8 @@ tails = st.lists(st.integers(0, 6), min_size=1, max_size=12)
 
 
 class EngineMachine(RuleBasedStateMachine):
+    overlap = False
+
     @initialize(
         blocks=st.integers(6, 40),
         model_length=st.sampled_from([16, 40, 60]),
@@ -104,7 +106,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.disk = None
         if self.disk_blocks:
             self.disk = DiskTier(self.folder / "kv", self.disk_blocks * (HEADER.size + 32))
-        self.engine = make_engine(disk=self.disk, **self.sizes)
+        self.engine = make_engine(disk=self.disk, overlap=self.overlap, **self.sizes)
         watch_writes(self.engine)
         self.known, self.number = {}, 0
 
@@ -336,6 +338,7 @@ class EngineMachine(RuleBasedStateMachine):
             collect(self.engine.step(lambda: self.now), self.tokens, self.finals)
             audit(self.engine)
         assert not self.engine.has_work, "the engine does not come to rest"
+        assert not self.overlap or self.engine.runner.wrong == []
         self._every_answer_is_right()
         for owner in [*self.engine.leases.heads]:
             self.engine.sessions.close(owner)
@@ -366,6 +369,12 @@ class TracedMachine(EngineMachine):
     """The first of the same examples, under the tracer."""
 
 
+class OverlappedMachine(EngineMachine):
+    """With steps that are launched before the tokens of the one before are known."""
+
+    overlap = True
+
+
 def limits(examples):
     return settings(
         max_examples=examples,
@@ -377,5 +386,7 @@ def limits(examples):
 
 EngineMachine.TestCase.settings = limits(EXAMPLES)
 TracedMachine.TestCase.settings = limits(min(EXAMPLES, TRACED_EXAMPLES))
+OverlappedMachine.TestCase.settings = limits(EXAMPLES // 3)
 TestEngine = pytest.mark.no_cover(EngineMachine.TestCase)
 TestEngineTraced = TracedMachine.TestCase
+TestEngineOverlapped = pytest.mark.no_cover(OverlappedMachine.TestCase)

@@ -216,7 +216,11 @@ class TestBatch:
     def test_every_tensor_of_a_batch_is_sent_from_its_staging_buffer(self):
         """So nothing else is copied to the device, which would wait for it."""
         builder = BatchBuilder(64, 8, 16, 4, torch.device("cpu"))
-        batch = builder.build(Plan([self.row(range(12), [7, 8, 9], 0, 12, copy=(5, 7))]))
+        fed = self.row(range(6), [1, 2], 6, 1)
+        fed.is_fed = True
+        plan = Plan([fed, self.row(range(12), [7, 8, 9], 0, 12, copy=(5, 7))])
+        batch = builder.build(plan, {id(fed.seq): 3})
+        assert batch.fed.tolist() == [3] and batch.positions[0, 0] == 6 and batch.lengths == (7, 12)
         buffers = {value[0].data_ptr() for value in vars(builder).values() if isinstance(value, tuple)}
         tensors = [value for value in vars(batch).values() if isinstance(value, torch.Tensor)]
         assert {t.data_ptr() for t in tensors} == buffers

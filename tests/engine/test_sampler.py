@@ -254,9 +254,11 @@ class TestPenaltiesGrow:
                 seqs.append(s.fork(1, 9))  # its own tokens from here on
             seqs[-1].token_ids += new
             rows = logits(len(seqs), seed=i)
-            shaped = sampler._shape(rows, seqs)
+            shaped = sampler._shape(rows, seqs, [len(s) for s in seqs])
             assert torch.equal(shaped, torch.stack([self.reference(r, q) for r, q in zip(rows, seqs, strict=True)]))
-            assert torch.equal(sampler._shape(rows, seqs), shaped)  # a step that is computed again
+            assert torch.equal(
+                sampler._shape(rows, seqs, [len(s) for s in seqs]), shaped
+            )  # a step that is computed again
 
     def test_a_step_looks_only_at_what_is_new(self):
         s = seq(prompt=range(1, 40), repetition_penalty=1.2, frequency_penalty=0.1)
