@@ -78,6 +78,7 @@ def _engine(folder: Path, sequences: int, steps: int) -> tuple[Engine, ModelRunn
         swap_space=0.0,
         num_threads=torch.get_num_threads(),
         seed=1,
+        overlap="off",  # or its parts could not be timed one by one
     )
     runner = ModelRunner(config)
     return Engine(config, runner), runner

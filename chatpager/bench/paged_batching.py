@@ -42,6 +42,7 @@ class PagedBatching:
             swap_space=0.0,
             num_threads=torch.get_num_threads(),
             seed=1,
+            overlap="off",  # or its parts could not be timed one by one
         )
         self.runner = _TimedRunner(config, model)
         self.engine = Engine(config, self.runner)

@@ -190,11 +190,18 @@ def work(runner: ModelRunner, parameters: int, kind: str, batch: int, context: i
 
 
 def _host(options: Options, runner: ModelRunner, batch: int) -> dict[str, Any]:
-    """What the engine adds to a decode step, and the share of the time in which the model runs."""
-    engine = Engine(replace(runner.config, max_num_seqs=batch), runner)
+    """What the engine adds to a decode step, and the share of the time in which the model runs; on a GPU also what a
+    step takes when it is launched while the one before runs."""
+    engine = Engine(replace(runner.config, max_num_seqs=batch, overlap="off"), runner)
     whole, model, _ = overhead.measure(engine, runner, batch, options.steps)
     own = [step - part for step, part in zip(whole, model, strict=True)]
+    overlapped: dict[str, float] = {}
+    if runner.is_apart:
+        engine = Engine(replace(runner.config, max_num_seqs=batch, overlap="on"), runner)
+        steps, _, _ = overhead.measure(engine, runner, batch, options.steps)
+        overlapped["overlapped_ms"] = round(1000 * statistics.median(steps), 4)
     return {
+        **overlapped,
         "batch": batch,
         "own_ms": round(1000 * statistics.median(own), 4),
         "step_ms": round(1000 * statistics.median(whole), 4),
@@ -217,10 +224,12 @@ def _print(result: dict[str, Any]) -> None:
         floor = f"{cell['floor_ms']:,.2f} ms ({cell['bound']})"
         table.add_row(*where, f"{cell['ms']:,.2f} ms", floor, f"{cell['of_floor']:.1%}", f"{cell['tokens_per_s']:,.0f}")
     console.print(table)
-    table = Table("batch", "step", "engine's own", "the model runs", title="decoding through the engine")
+    columns = "batch", "step", "engine's own", "the model runs", "overlapped"
+    table = Table(*columns, title="decoding through the engine")
     for row in result["engine"]:
         step, own = f"{row['step_ms']:,.2f} ms", f"{row['own_ms']:,.3f} ms"
-        table.add_row(str(row["batch"]), step, own, f"{row['model_share']:.1%}")
+        overlapped = f"{row['overlapped_ms']:,.2f} ms" if "overlapped_ms" in row else "-"
+        table.add_row(str(row["batch"]), step, own, f"{row['model_share']:.1%}", overlapped)
     console.print(table)
 
 

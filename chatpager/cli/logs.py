@@ -127,6 +127,7 @@ def set_up_logs(form: str) -> None:
         )
     )
     logging.getLogger().handlers = [handler]
+    logging.getLogger("chatpager").setLevel(logging.INFO)  # how far a start is
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),

@@ -8,7 +8,7 @@ Lengths below: T tokens, S sequences, L rows of logits.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -42,6 +42,8 @@ class Batch:
     lengths: tuple[int, ...]
     """Of ``samples``: tokens before the one that is drawn."""
     rows: tuple[Row, ...]
+    is_padded: bool = False
+    """Filled up to a number of rows that a graph has."""
 
     @property
     def num_tokens(self) -> int:
@@ -55,7 +57,18 @@ class Batch:
 class BatchBuilder:
     """Staging buffers for steps of at most ``max_tokens`` tokens and ``max_seqs`` sequences."""
 
-    def __init__(self, max_tokens: int, max_seqs: int, max_blocks: int, block_size: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        max_tokens: int,
+        max_seqs: int,
+        max_blocks: int,
+        block_size: int,
+        device: torch.device,
+        *,
+        padded_rows: int = 0,
+        longest: int = 0,
+    ) -> None:
+        """``padded_rows``: that ``build_padded`` may be asked for, and ``longest`` the tokens of a context there."""
         self._block_size = block_size
         self._device = device
         self._max_blocks = max_blocks
@@ -69,6 +82,13 @@ class BatchBuilder:
         self._logits = _staging(max_seqs, np.int64, pin)
         self._copies = _staging(2 * max_seqs, np.int64, pin)
         self._fed = _staging(max_seqs, np.int64, pin)
+        self._wide_tables = torch.zeros(padded_rows, max_blocks, dtype=torch.int32, device=device)
+        self._every = torch.arange(padded_rows, device=device)
+        self._longest = longest
+        self._on_device = (
+            {id(s[0]): s[0].to(device) for s in vars(self).values() if isinstance(s, tuple)} if pin else {}
+        )
+        """By ``id`` of what is staged: where it is sent to, always to the same place."""
         self._sent = torch.cuda.Event() if pin else None  # type: ignore[no-untyped-call]
         """Behind the last step's sends: until it has come, the buffers are still being read."""
 
@@ -81,13 +101,8 @@ class BatchBuilder:
         if not any(row.is_fed for row in rows):
             places = None
         num_logits, num_decodes = 0, sum(row.count == 1 for row in rows)
-        widest = max((len(row.seq.block_table) for row in rows), default=0)
-        assert widest <= self._max_blocks, (widest, self._max_blocks)
-        tables = self._tables[1][: len(rows) * widest].reshape(len(rows), widest)
-        tables.fill(0)
-        for table, row in zip(tables, rows, strict=True):
-            ids = row.seq.block_table.array
-            table[: len(ids)] = ids
+        tables = self._fill_tables(rows)
+        widest = tables.shape[1]
         self._fill_decodes(rows[:num_decodes], tables, places or {})
         tokens = self._fill_extends(rows[num_decodes:], tables[num_decodes:], num_decodes)
         lens = self._context_lens[1]
@@ -127,6 +142,63 @@ class BatchBuilder:
             self._sent.record()
         return batch
 
+    def build_padded(self, plan: Plan, places: Mapping[int, int], size: int) -> Batch:
+        """A step of one token a row, filled up to ``size`` rows with ones of one token on the null block. Its tensors
+        lie where those of ``padded(size)`` do."""
+        if self._sent is not None:
+            self._sent.synchronize()
+        rows, count = tuple(plan.rows), len(plan.rows)
+        tables = self._fill_tables(rows)
+        self._fill_decodes(rows, tables, places)
+        self._fed[1][:count] = [places[id(row.seq)] if row.is_fed else -1 for row in rows]
+        nobodys = (self._ids, 0), (self._positions, 0), (self._slots, 0), (self._context_lens, 1), (self._fed, -1)
+        for staged, filler in nobodys:
+            staged[1][count:size] = filler
+            self._send(staged, size)
+        self._wide_tables[:count, : tables.shape[1]] = self._send(self._tables, tables.size).view(tables.shape)
+        self._wide_tables[count:size, :1].zero_()
+        if self._sent is not None:
+            self._sent.record()
+        samples = tuple((i, row.seq) for i, row in enumerate(rows))
+        return replace(self.padded(size), samples=samples, lengths=tuple(row.end for row in rows), rows=rows)
+
+    def padded(self, size: int) -> Batch:
+        """The places of a padded step's tensors, and nothing that is a step's own."""
+
+        def at(staged: tuple[torch.Tensor, np.ndarray], count: int = size) -> torch.Tensor:
+            return self._on_device.get(id(staged[0]), staged[0])[:count]
+
+        return Batch(
+            input_ids=at(self._ids).unsqueeze(0),
+            positions=at(self._positions).unsqueeze(0),
+            slot_mapping=at(self._slots),
+            block_tables=self._wide_tables[:size],
+            query_start=at(self._query_start, 1),
+            context_lens=at(self._context_lens),
+            logit_indices=self._every[:size],
+            copies=at(self._copies, 0).view(0, 2),
+            fed=at(self._fed),
+            num_decodes=size,
+            block_size=self._block_size,
+            max_decode_context=self._longest,
+            max_extend_context=0,
+            max_query_len=1,
+            samples=(),
+            lengths=(),
+            rows=(),
+            is_padded=True,
+        )
+
+    def _fill_tables(self, rows: tuple[Row, ...]) -> np.ndarray:
+        widest = max((len(row.seq.block_table) for row in rows), default=0)
+        assert widest <= self._max_blocks, (widest, self._max_blocks)
+        tables = self._tables[1][: len(rows) * widest].reshape(len(rows), widest)
+        tables.fill(0)
+        for table, row in zip(tables, rows, strict=True):
+            ids = row.seq.block_table.array
+            table[: len(ids)] = ids
+        return tables
+
     def _fill_decodes(self, rows: tuple[Row, ...], tables: np.ndarray, places: Mapping[int, int]) -> None:
         """All rows of one token at once: beside many of them the interpreter would be what a step waits for."""
         count, size = len(rows), self._block_size
@@ -158,7 +230,17 @@ class BatchBuilder:
         return tokens
 
     def _send(self, staging: tuple[torch.Tensor, np.ndarray], count: int) -> torch.Tensor:
-        return staging[0][:count].to(self._device, non_blocking=True)
+        if (place := self._on_device.get(id(staging[0]))) is not None:
+            return place[:count].copy_(staging[0][:count], non_blocking=True)
+        return staging[0][:count]
+
+
+def feed(batch: Batch, drawn: torch.Tensor) -> None:
+    """Give rows that are fed their token: of ``drawn`` [R], what the last step drew, which the host need not know. One
+    that is no token, since a row's logits were not numbers, is replaced by any; that sequence ends."""
+    fed = batch.fed
+    ids = batch.input_ids[0, : len(fed)]
+    ids.copy_(torch.where(fed >= 0, drawn[fed.clamp_min(0)].clamp_min(0), ids))
 
 
 def ordered(rows: Iterable[Row], *, longest_last: bool) -> tuple[Row, ...]:

@@ -11,14 +11,14 @@ from pathlib import Path
 import torch
 
 from chatpager.config import EngineConfig
-from chatpager.engine import freed_memory, loader
+from chatpager.engine import freed_memory, loader, step_graphs, warm_up
 from chatpager.engine.attention import KVCache, PagedStep
-from chatpager.engine.batch import Batch, BatchBuilder
-from chatpager.engine.block_hash import BlockHasher, Field
-from chatpager.engine.plan import Plan, Row
+from chatpager.engine.batch import Batch, BatchBuilder, feed
+from chatpager.engine.block_hash import Field
+from chatpager.engine.plan import Plan
 from chatpager.engine.sampler import Drawn, Sampled, draw
 from chatpager.engine.sampling_params import SamplingParams
-from chatpager.engine.sequence import Sequence
+from chatpager.engine.step_graphs import StepGraphs
 from chatpager.engine.thread_choice import ThreadChoice, candidates
 from chatpager.errors import ConfigError
 from chatpager.kernels import paged_attention
@@ -28,6 +28,8 @@ from chatpager.kernels.store_kv import copy_blocks
 MEMINFO = Path("/proc/meminfo")
 CPU_KV_BYTES = 4 << 30
 """KV cache on a CPU when ``num_kv_blocks`` is not given: at most this (what vLLM takes there too)."""
+DEAREST = SamplingParams(top_p=0.9, presence_penalty=0.1, logprobs=1, seed=0)
+"""The way of drawing a token that takes most memory."""
 TRIAL_BLOCKS = 2
 """The null block, and one for every token of a trial."""
 
@@ -35,8 +37,8 @@ TRIAL_BLOCKS = 2
 class ModelRunner:
     """Loads the model of ``config``, sizes the KV cache, runs batches.
 
-    On a GPU the largest step is tried before the cache is sized, so that the two fit side by side; kernels are compiled
-    in passing.
+    On a GPU the largest step is tried before the cache is sized, so that the two fit side by side; then every kernel is
+    compiled that a step may launch, and steps of one token a sequence are captured as graphs.
 
     Raises:
         ModelLoadError, UnsupportedModel: see ``loader.load``.
@@ -53,6 +55,8 @@ class ModelRunner:
             Path(config.model), dtype=config.dtype, device=config.device, quantization=config.quantization
         )
         self.shape = self.model.shape
+        if self.is_apart:
+            warm_up.keep_compiled()
         paged_attention.prepare(self.model.dtype, self.model.device, self.shape.head_dim)  # not in the first step
         self.block_size = config.block_size
         self.max_model_len = self._max_model_len()
@@ -63,7 +67,9 @@ class ModelRunner:
             if config.num_kv_blocks is None:
                 raise
             raise self._too_many_blocks(config.num_kv_blocks) from error
-        if self.model.device.type == "cpu":
+        if self.is_apart:
+            self._warm_up()
+        else:
             freed_memory.keep()
 
     def _open(self, num_blocks: int) -> None:
@@ -73,16 +79,44 @@ class ModelRunner:
             shape.layers, num_blocks, self.block_size, shape.kv_heads, shape.head_dim, model.dtype, model.device
         )
         self._workspace = Workspace()
-        self._drawn: torch.Tensor | None = None
-        """What the last step that was launched draws, and by ``id`` of a sequence where its token is."""
-        self._places: dict[int, int] = {}
         self._builder = BatchBuilder(
             self.config.max_num_batched_tokens,
             self.config.max_num_seqs,
             -(-self.max_model_len // self.block_size) + 1,
             self.block_size,
             model.device,
+            padded_rows=self.config.max_num_seqs if self._has_graphs else 0,
+            longest=self.max_model_len,
         )
+        self._graphs = self._step_graphs() if self._has_graphs else None
+        self._drawn: torch.Tensor | None = None
+        """What the last step that was launched draws, and by ``id`` of a sequence where its token is."""
+        self._places: dict[int, int] = {}
+
+    @property
+    def _has_graphs(self) -> bool:
+        return self.is_apart and self.config.cuda_graphs and step_graphs.can_be_captured(self.model.module)
+
+    def _step_graphs(self) -> StepGraphs:
+        return StepGraphs(
+            self._logits,
+            self._builder,
+            most=min(self.config.max_num_seqs, self.config.max_num_batched_tokens),
+            vocabulary=self.shape.vocab_size,
+            device=self.model.device,
+        )
+
+    def _warm_up(self) -> None:
+        """Compile and capture whatever a step may need."""
+        tried = warm_up.trials(
+            max_tokens=self.config.max_num_batched_tokens,
+            max_seqs=self.config.max_num_seqs,
+            max_context=self.max_model_len,
+            group=self.model.config.get_text_config().num_attention_heads // self.shape.kv_heads,
+        )
+        graphs, self._graphs = self._graphs, None  # not before they are captured
+        warm_up.make_ready(self.run, tried, self.block_size, graphs)
+        self._graphs = graphs
 
     # -- sizes --------------------------------------------------------------------------------------------------------
 
@@ -134,8 +168,9 @@ class ModelRunner:
         """On a GPU: its share, less what is in use (by others too), less what the largest step takes on top."""
         share, device = self.config.gpu_memory_utilization, self.model.device
         if device.type == "cuda":
-            step = self._step_bytes(device)
+            step, kept = self._step_bytes(device), self._trial_graphs()
             free, total = torch.cuda.mem_get_info(device)
+            del kept
             return max(0, int(share * total) - (total - free) - step)
         return min(CPU_KV_BYTES, int(share * _available_memory()))
 
@@ -154,19 +189,26 @@ class ModelRunner:
         self.run(self._largest_plan())
         del self.cache, self._workspace, self._builder
 
+    def _trial_graphs(self) -> StepGraphs | None:
+        """Those of the largest step, whose memory is what all take together: it is in use while they are there."""
+        if not self._has_graphs:
+            return None
+        self._open(TRIAL_BLOCKS)
+        graphs = self._graphs
+        assert graphs is not None
+        for _ in graphs.capture(graphs.sizes[-1:]):
+            pass
+        return graphs
+
     def _largest_plan(self) -> Plan:
         """As many sequences and tokens as a step may have, each sampled in the way that takes most memory; every page
         is block 1, whose content is of no interest."""
         tokens, seqs = self.config.max_num_batched_tokens, self.config.max_num_seqs
         rows = min(tokens, seqs)
-        params = SamplingParams(top_p=0.9, presence_penalty=0.1, logprobs=1, seed=0)
-        hasher = BlockHasher([], self.block_size)
         plan = Plan()
         for i in range(rows):
             count = min(tokens // rows + (i < tokens % rows), self.max_model_len)
-            seq = Sequence(f"trial-{i}", [0] * count, params, hasher, max_length=count + 1)
-            seq.block_table = [1] * -(-count // self.block_size)
-            plan.rows.append(Row(seq, count, [seq]))
+            plan.rows += warm_up.plan_of(warm_up.Trial(1, count, count), self.block_size, DEAREST).rows
         return plan
 
     @property
@@ -214,7 +256,7 @@ class ModelRunner:
     @torch.inference_mode()
     def run(self, plan: Plan) -> list[Sampled]:
         """Compute one step. The list is in the order of the plan's rows, and of each row's ``samples``."""
-        batch = self._builder.build(plan)
+        batch = self._build(plan)
         return _in_order(plan, batch, self.compute(batch))
 
     @property
@@ -223,19 +265,25 @@ class ModelRunner:
 
     @torch.inference_mode()
     def launch(self, plan: Plan) -> Callable[[], list[Sampled]]:
-        """``run`` in two halves; on a GPU the first waits for nothing but where a sequence has a grammar. The second is
-        to be called before the step after the next one is launched."""
-        batch = self._builder.build(plan, self._places)
+        """``run`` in two halves; on a GPU the first waits for nothing but where a sequence has a grammar."""
+        batch = self._build(plan)
         drawn = self._draw(batch)
-        self._drawn = drawn.tokens
+        self._drawn = self._graphs.keep(drawn.tokens) if self._graphs else drawn.tokens
         self._places = {id(seq): i for i, (_, seq) in enumerate(batch.samples)}
         return lambda: _in_order(plan, batch, drawn.told())
+
+    def _build(self, plan: Plan) -> Batch:
+        if self._graphs and (size := step_graphs.bucket_of(plan, self._graphs.sizes)):
+            return self._builder.build_padded(plan, self._places, size)
+        return self._builder.build(plan, self._places)
 
     def compute(self, batch: Batch) -> list[Sampled]:
         """The step's part that is the model's, whose time grows with its size: in the order of ``batch.samples``."""
         return self._draw(batch).told()
 
     def _draw(self, batch: Batch) -> Drawn:
+        if self._graphs and batch.is_padded:
+            return self._graphs.launch(batch)
         with self._chosen_threads(batch.num_tokens):
             return draw(self.forward(batch), batch.samples, batch.lengths)
 
@@ -262,22 +310,17 @@ class ModelRunner:
             feed(batch, self._drawn)
         if batch.copies.numel():
             copy_blocks(self.cache.keys, self.cache.values, batch.copies)
+        return self._logits(batch, self._workspace)
+
+    def _logits(self, batch: Batch, workspace: Workspace) -> torch.Tensor:
         output = self.model.module(
             input_ids=batch.input_ids,
             position_ids=batch.positions,
             use_cache=False,
             logits_to_keep=batch.logit_indices,
-            paged=PagedStep(batch, self.cache, self._workspace),
+            paged=PagedStep(batch, self.cache, workspace),
         )
         return output.logits[0]
-
-
-def feed(batch: Batch, drawn: torch.Tensor) -> None:
-    """Give rows that are fed their token: of ``drawn`` [R], what the last step drew, which the host need not know. One
-    that is no token, since a row's logits were not numbers, is replaced by any; that sequence ends."""
-    fed = batch.fed
-    ids = batch.input_ids[0, : len(fed)]
-    ids.copy_(torch.where(fed >= 0, drawn[fed.clamp_min(0)].clamp_min(0), ids))
 
 
 def _in_order(plan: Plan, batch: Batch, sampled: list[Sampled]) -> list[Sampled]:

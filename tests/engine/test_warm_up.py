@@ -1,0 +1,101 @@
+"""The steps of a start launch every kernel that any step may launch; dispatch is the real one, only nothing runs."""
+
+import os
+import random
+
+import pytest
+import torch
+
+from chatpager.engine.warm_up import Trial, keep_compiled, plan_of, quarters, trials
+from chatpager.kernels import cuda
+from chatpager.kernels.arguments import check
+
+HOPPER = 132, 232_448
+SIZES = [(8192, 256, 32_768), (64, 20, 160), (2048, 100, 300), (16, 16, 2000)]
+
+
+class Recorder:
+    def __init__(self, seen, name):
+        self.seen, self.name = seen, name
+
+    def __getitem__(self, grid):
+        def launch(*args, **named):
+            code = {n: value for n, value in named.items() if n.isupper() or n in ("num_warps", "num_stages")}
+            self.seen.add((self.name, *sorted(code.items())))
+
+        return launch
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """What ``attend`` on a Hopper would launch, with its constants."""
+    seen = set()
+    for name in ("decode_kernel", "extend_kernel", "merge_kernel", "plan_kernel"):
+        monkeypatch.setattr(cuda, name, Recorder(seen, name))
+    monkeypatch.setattr(cuda, "_device_limits", lambda _: HOPPER)
+
+    def kernels(trial, shape, window):
+        seen.clear()
+        attend(trial, shape, window)
+        return set(seen)
+
+    return kernels
+
+
+def attend(trial, shape, window):
+    heads, kv_heads, dim = shape
+    tokens = trial.rows * trial.tokens
+    pages = torch.empty(2, 16, kv_heads, dim, dtype=torch.float16)
+    query = torch.empty(1, 1, dim, dtype=torch.float16).expand(tokens, heads, dim)
+    options = {"sliding_window": window, "out": query}
+    if trial.tokens > 1:
+        start = torch.arange(trial.rows + 1, dtype=torch.int32) * trial.tokens
+        options |= {"query_start": start, "max_query_len": trial.tokens}
+    tables = torch.ones(1, 1, dtype=torch.int32).expand(trial.rows, -(-trial.context // 16))
+    lengths = torch.full((trial.rows,), trial.context, dtype=torch.int32)
+    call = check(query, pages, pages, tables, lengths, 16, trial.context, return_lse=False, **options)
+    cuda.attend(call)
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("shape", [(32, 8, 128), (16, 16, 64), (64, 8, 128), (8, 1, 64)])
+@pytest.mark.parametrize("window", [None, 100])
+def test_they_meet_every_case(launched, sizes, shape, window):
+    tokens, seqs, context = sizes
+    known = set()
+    for trial in trials(max_tokens=tokens, max_seqs=seqs, max_context=context, group=shape[0] // shape[1]):
+        known |= launched(trial, shape, window)
+    rng = random.Random(0)
+    for _ in range(60):
+        length = int(context ** rng.random())
+        count = rng.choice([1, min(length, int(tokens ** rng.random()))])
+        trial = Trial(rng.randint(1, max(1, min(seqs, tokens // count))), count, max(length, count))
+        assert launched(trial, shape, window) <= known, trial
+
+
+def test_a_plan_has_the_tokens_and_draws_by_chance():
+    plan = plan_of(Trial(3, 2, 17), 16)
+    assert [(row.start, row.count, list(row.seq.block_table)) for row in plan.rows] == [(15, 2, [1, 1])] * 3
+    assert not plan.rows[0].seq.params.greedy
+
+
+def test_trials_fit_a_step_and_a_context():
+    for tokens, seqs, context in SIZES:
+        for trial in trials(max_tokens=tokens, max_seqs=seqs, max_context=context, group=4):
+            assert trial.rows * trial.tokens <= tokens and trial.rows <= seqs
+            assert trial.tokens <= trial.context <= context
+
+
+def test_what_is_compiled_is_kept_in_the_users_cache_unless_told_otherwise(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("TRITON_CACHE_DIR", "/elsewhere")
+    keep_compiled()
+    assert os.environ["TRITON_CACHE_DIR"] == "/elsewhere"
+    monkeypatch.delenv("TRITON_CACHE_DIR")
+    keep_compiled()
+    assert os.environ["TRITON_CACHE_DIR"] == str(tmp_path / "chatpager" / "triton")
+
+
+def test_progress_is_told_four_times():
+    assert list(quarters(iter(range(1, 11)), 10)) == [3, 5, 8, 10]
+    assert list(quarters(iter(range(1, 3)), 2)) == [1, 2]
