@@ -107,7 +107,7 @@ class Database:
         if self._claim is not None:
             return
         if self.file:
-            self._claim = claim.claim_file(self.file, self.shown)
+            self._claim = claim.claim_file(self.file.resolve(), self.shown)
             return
         taking = claim.ConnectionClaim(self._engine, self.shown)
         await taking.take()

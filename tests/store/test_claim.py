@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 
 import chatpager
 from chatpager.errors import StoreError
@@ -144,3 +144,14 @@ async def test_a_lock_that_cannot_be_made_is_said_so(sqlite_url, no_lock_file, o
     store = await open_store(sqlite_url, migrate=False)
     with pytest.raises(StoreError, match=r"cannot be claimed: .*\.lock: Is a directory"):
         await store.claim()
+
+
+async def test_by_another_name_it_is_the_same_database(sqlite_url, open_store, tmp_path):
+    """Else both would run turns in it, and each take the other's for cut off."""
+    link = tmp_path / "link.db"
+    link.symlink_to(make_url(sqlite_url).database)
+    first = await open_store(sqlite_url, migrate=False)
+    second = await open_store(f"sqlite+aiosqlite:///{link}", migrate=False)
+    await first.claim()
+    with pytest.raises(StoreError, match="in use by process"):
+        await second.claim()
