@@ -24,7 +24,6 @@ from chatpager.errors import (
     MethodNotAllowed,
     NotFound,
     RateLimited,
-    RequestTooLarge,
     StoreError,
     shown,
 )
@@ -32,8 +31,8 @@ from chatpager.program import program
 from chatpager.server.attribution import attribution
 from chatpager.server.error_answers import REQUEST_ID, error_response, is_anthropic, retry_hints
 from chatpager.server.exposure import is_loopback
-from chatpager.server.keyring import CALLER, Caller
-from chatpager.server.logins import FOREIGN_ORIGIN, SENDER, caller_of, is_secure, sender_of
+from chatpager.server.keyring import ANYBODY, CALLER, Caller
+from chatpager.server.logins import FOREIGN_ORIGIN, SENDER, caller_of, is_foreign, is_secure, sender_of
 from chatpager.server.service import SERVICE
 from chatpager.sessions.mistakes import log_mistake
 from chatpager.sessions.quotas import ASKED, Asked
@@ -109,8 +108,6 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
 
 def of_aiohttp(error: web.HTTPException, request: web.Request) -> ChatpagerError:
     """What aiohttp itself refuses, as ours."""
-    if isinstance(error, web.HTTPRequestEntityTooLarge):
-        return RequestTooLarge(f"the body is larger than {request.client_max_size} bytes")
     if isinstance(error, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted(error.allowed_methods))
         ways = [way for place, method, way in WAYS_OUT if method == error.method and place.fullmatch(request.path)]
@@ -148,6 +145,8 @@ def gate(config: ServerConfig) -> Middleware:
         if route not in request.app[PUBLIC]:
             request[SENDER] = sender = sender_of(request)
             request[CALLER] = caller = await caller_of(request.app, sender)
+            if caller is ANYBODY and is_foreign(request):
+                raise Forbidden("what is here is not for pages from elsewhere")
             _check_role(caller, request.app, route)
             _count(request, caller, route)
         return await handler(request)

@@ -166,11 +166,17 @@ def sender_of(request: web.Request) -> Sender:
 
 
 def _may_use_a_cookie(request: web.Request, upgrade: bool) -> bool:
-    """Whether no page from elsewhere can have sent it. A browser's WebSocket always has an Origin; what only reads may
-    have none, and then newer browsers tell where it comes from."""
+    """Whether no page from elsewhere can have sent it. A browser's WebSocket always has an Origin."""
     if "Origin" in request.headers:
         return FOREIGN_ORIGIN not in request
-    return not upgrade and request.headers.get("Sec-Fetch-Site", "none") in ("same-origin", "none")
+    return not upgrade and not is_foreign(request)
+
+
+def is_foreign(request: web.Request) -> bool:
+    """Whether a page from elsewhere sent what only reads, as for an image: it has no Origin, and then newer browsers
+    tell where it comes from."""
+    site = request.headers.get("Sec-Fetch-Site", "none")
+    return "Origin" not in request.headers and site not in ("same-origin", "none")
 
 
 def is_secure(request: web.Request) -> bool:

@@ -1,4 +1,5 @@
-"""How long a body may keep the server waiting, and what is said when there are too many of them."""
+"""How long a body may keep the server waiting, how much of it is taken, and what is said when there are too many
+connections."""
 
 from __future__ import annotations
 
@@ -10,13 +11,16 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from chatpager.errors import RequestTimeout, UnsupportedEncoding, shown
+from chatpager.errors import RequestTimeout, RequestTooLarge, UnsupportedEncoding, shown
+from chatpager.server.keyring import CALLER
 from chatpager.server.service import SERVICE
 from chatpager.sessions.mistakes import log_mistake
 
 log = structlog.get_logger(__name__)
 
 REMIND_SECONDS = 60.0
+ANYBODYS_BYTES = 16 << 10
+"""Of a body that comes without a key: a login is shorter, and who has no key is no tenant whose connections are few."""
 UNPACKED = ("", "identity", "gzip", "deflate", "br", "zstd")
 """How a body may be packed; aiohttp unpacks it, refuses itself what it lacks a library for, and passes over any other
 word."""
@@ -24,17 +28,22 @@ word."""
 
 @web.middleware
 async def whole_body(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Reads the body before the route runs, which then finds it. Who may not come in was sent away before."""
+    """Reads the body before the route runs, which then finds it. Who may not come in was sent away before, and where
+    no key is needed little is taken."""
     packed = request.headers.get("Content-Encoding", "")
     if packed.lower() not in UNPACKED:
         raise UnsupportedEncoding(f"Content-Encoding: {shown(packed)} is not known here; send gzip, deflate or none")
     if request.can_read_body:
         seconds = request.app[SERVICE].body_seconds
+        if CALLER not in request:
+            request = request.clone(client_max_size=min(ANYBODYS_BYTES, request.client_max_size))
         try:
             async with asyncio.timeout(seconds):
                 await request.read()
         except TimeoutError:
             raise RequestTimeout(f"the body was not there within {seconds:g} s") from None
+        except web.HTTPRequestEntityTooLarge:
+            raise RequestTooLarge(f"the body is larger than {request.client_max_size} bytes") from None
     return await handler(request)
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.processes import ROOT
 
 NEEDED = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-SAFE = {"aiohttp": "3.14.3", "jinja2": "3.1"}
+SAFE = {"aiohttp": "3.14.3", "jinja2": "3.1.6"}
 """The first versions without known faults of theirs that a client could use."""
 
 

@@ -129,6 +129,18 @@ async def test_foreign_pages_are_refused(serve, origin):
         assert not server.hub.turns
 
 
+async def test_a_foreign_page_sees_nothing_of_a_server_without_a_key_either(server):
+    """An image or a script of a page elsewhere is asked for without an Origin: whether it loads, and how long that
+    takes, would tell."""
+    for site in ("cross-site", "same-site"):
+        for path in ("/v1/conversations", "/v1/models", "/metrics"):
+            assert (await server.get(path, headers={"Sec-Fetch-Site": site})).refusal == (403, "forbidden", None)
+        for path in ("/", "/health"):
+            assert (await server.get(path, headers={"Sec-Fetch-Site": site})).status == 200, "a link leads here"
+    for site in ("same-origin", "none"):
+        assert (await server.get("/v1/models", headers={"Sec-Fetch-Site": site})).status == 200
+
+
 async def test_our_own_page_is_at_home(server):
     answer = await server.get("/v1/models", headers={"Origin": server.url})
     assert answer.status == 200 and "Access-Control-Allow-Origin" not in answer.headers

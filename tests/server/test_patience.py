@@ -65,6 +65,22 @@ async def test_a_body_that_does_not_come_is_refused(server):
     assert (await server.respond("Hello"))["status"] in ("completed", "incomplete")
 
 
+@pytest.mark.parametrize("asked", ["POST /v1/login", "GET /health", "GET /"])
+async def test_of_who_has_not_come_in_no_long_body_is_gathered(serve, asked):
+    """What is longer is refused before it is there."""
+    async with serve(api_key="secret") as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(
+            f"{asked} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n".encode() + bytes(1 << 16)
+        )
+        try:
+            async with asyncio.timeout(DEADLINE):
+                head = await reader.readuntil(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 413 ") and b"larger than 16384 bytes" in await reader.read(1 << 12)
+        finally:
+            writer.transport.abort()
+
+
 async def test_a_frame_that_is_too_large_is_told_before_the_socket_closes(serve):
     async with serve(max_message_bytes=2048) as server, server.socket() as socket:
         await socket.create("a" * 4000)
