@@ -103,6 +103,8 @@ def _blocks(content: Any, place: str) -> list[tuple[Json, str]]:
         return [({"type": "text", "text": content}, place)]
     if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
         raise InvalidRequest(f"{place}: text, or a list of blocks", param=place)
+    if len(content) > MAX_ITEMS:
+        raise InvalidRequest(f"{place} holds at most {MAX_ITEMS} blocks", param=place)
     return [(block, f"{place}[{i}]") for i, block in enumerate(content)]
 
 

@@ -136,6 +136,8 @@ def _text(content: Any, place: str, *, generated: bool = False) -> str:
         return check_text(content, place, generated=generated)
     if not isinstance(content, list):
         raise InvalidRequest(f"{place}: text, or a list of parts", param=place)
+    if len(content) > MAX_ITEMS:
+        raise InvalidRequest(f"{place} holds at most {MAX_ITEMS} parts", param=place)
     return "".join(_part(part, f"{place}[{i}]", generated) for i, part in enumerate(content))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from chatpager.server.input_items import Json
@@ -33,11 +34,13 @@ MEMBERS: dict[str, set[str]] = {
 FORM = {"type", "name", "schema", "strict", "description"}
 DEPTH = 2
 """A message, its parts, and theirs (a tool's result)."""
+MOST_LOOKED_AT = 8192
+"""Of these: four for each message that is taken. While they are looked at nobody else is served."""
 
 
 def unknown_inside(raw: Json, fields: tuple[str, ...]) -> list[str]:
     """The paths of what is unknown in those of ``fields`` that ``raw`` has, each name of a kind of thing once. A null
-    and an empty list say nothing."""
+    and an empty list say nothing. Of very many things the first are looked at."""
     found: dict[tuple[str, str], str] = {}
     for name in fields:
         value = raw.get(name)
@@ -46,7 +49,7 @@ def unknown_inside(raw: Json, fields: tuple[str, ...]) -> list[str]:
             if name in ("text", "output_config") and isinstance(value.get("format"), dict):
                 _look(value["format"], FORM, f"{name}.format", f"{name}.format", found)
         elif isinstance(value, list) and name in ("messages", "input"):
-            for thing, place in _things(value, name, DEPTH):
+            for thing, place in islice(_things(value, name, DEPTH), MOST_LOOKED_AT):
                 kind = thing.get("type", "message")
                 known = ITEMS.get(kind) if isinstance(kind, str) else None
                 if known is not None:

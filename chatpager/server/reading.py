@@ -20,6 +20,8 @@ from chatpager.server.input_items import Json
 from chatpager.server.nested import unknown_inside
 
 S = TypeVar("S", bound=msgspec.Struct)
+MAX_FIELDS = 256
+"""Of a request. What is passed over is looked at and sorted, while nobody else is served."""
 MAX_KEY = 255
 MAX_PLACE = 1 << 53
 MAX_WARNINGS = 16
@@ -74,7 +76,7 @@ def _format(text: Json | None) -> Any:
 
 
 def decode(data: str | bytes) -> Json:
-    """A JSON object. Raises InvalidJSON, and InvalidRequest of a number that cannot be read."""
+    """A JSON object. Raises InvalidJSON, and InvalidRequest of a number that cannot be read and of too many fields."""
     try:
         value = msgspec.json.decode(data)
     except msgspec.ValidationError as error:  # at a number; behind it anything may follow
@@ -89,6 +91,8 @@ def decode(data: str | bytes) -> Json:
         raise InvalidJSON(f"this is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise InvalidJSON("a request is a JSON object")
+    if len(value) > MAX_FIELDS:
+        raise InvalidRequest(f"a request has at most {MAX_FIELDS} fields")
     return value
 
 

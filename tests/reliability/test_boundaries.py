@@ -1,10 +1,14 @@
 """Every number and every length of a request at its limits and past them, on the wires of OpenAI."""
 
+import json
 import sys
 
 import pytest
 
+from chatpager.errors import InvalidRequest
 from chatpager.server.input_items import MAX_ITEMS
+from chatpager.server.nested import MOST_LOOKED_AT, unknown_inside
+from chatpager.server.reading import MAX_FIELDS, decode
 from tests.server.reading import SERVED, chat, refused, respond
 
 BIG = 2**31 - 1
@@ -76,3 +80,33 @@ def test_so_many_items_and_messages_and_no_more():
     chat(messages=parts(MAX_ITEMS))
     assert refused(respond, input=parts(MAX_ITEMS + 1)) == "input"
     assert refused(chat, messages=parts(MAX_ITEMS + 1)) == "messages"
+    respond(input=[{"role": "user", "content": text_parts(MAX_ITEMS)}])
+    assert refused(respond, input=[{"role": "user", "content": text_parts(MAX_ITEMS + 1)}]) == "input[0].content"
+
+
+def text_parts(count):
+    return [{"type": "text", "text": "a"}] * count
+
+
+def test_so_many_fields_and_no_more():
+    fields = {str(n): 1 for n in range(MAX_FIELDS)}
+    assert decode(json.dumps(fields)) == fields
+    with pytest.raises(InvalidRequest, match="at most 256 fields"):
+        decode(json.dumps({**fields, "one": 1}))
+
+
+class Counted(list):
+    """How many of its things were asked for."""
+
+    asked = 0
+
+    def __iter__(self):
+        for one in super().__iter__():
+            self.asked += 1
+            yield one
+
+
+def test_of_very_many_things_the_first_are_looked_at():
+    content = Counted(text_parts(50 * MOST_LOOKED_AT))
+    assert unknown_inside({"input": [{"colour": 1, "content": content}]}, ("input",)) == ["input[0].colour"]
+    assert content.asked == MOST_LOOKED_AT - 1
