@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import MutableMapping
 from contextlib import suppress
@@ -19,6 +20,8 @@ from chatpager.store import text_of
 log = structlog.get_logger("chatpager")
 MAX_VALUE = 16_384
 """Characters of one value in a line: with ``--log-content`` it may be all that somebody said."""
+CONTROLS = re.compile("[\\0-\\x1f\\x7f-\\x9f\\u2028\\u2029]")
+"""Characters that end a line or tell a terminal what to do."""
 LOST = {
     "console": "log.lost lines=%d: they could not be written\n",
     "json": '{"event": "log.lost", "level": "error", "lines": %d}\n',
@@ -65,7 +68,7 @@ def _placed(logger: object, method: str, event: MutableMapping[str, Any]) -> Mut
 
 
 def _bounded(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Values that are not too long, and end no line but with it."""
+    """Values that are not too long, end no line but with it and are text to a terminal."""
     return {name: _cut(value) for name, value in event.items()}
 
 
@@ -75,7 +78,7 @@ def _cut(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     cut = value if len(value) <= MAX_VALUE else f"{value[:MAX_VALUE]}... ({len(value)} characters)"
-    return cut.replace("\r", "\\r").replace("\n", "\\n")
+    return CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), cut)
 
 
 class Lossy:

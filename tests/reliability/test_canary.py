@@ -146,6 +146,8 @@ async def test_a_word_is_in_no_log_and_in_nothing_that_is_told_of_the_whole_serv
 
 def test_a_line_of_the_log_is_one_line_and_not_too_long(log):
     structlog.get_logger("chatpager").info("turn", said="a\nb" + "x" * MAX_VALUE * 2, many=["y" * MAX_VALUE * 2])
+    structlog.get_logger("chatpager").info("turn", said="\x1b]0;title\x07\x9b2J\x85\u2028")
     logging.getLogger("of a library").warning("%s\r\nlevel=critical", "z" * MAX_VALUE * 2)
     lines = log.getvalue().splitlines()
-    assert len(lines) == 2 and all(len(line) < 3 * MAX_VALUE for line in lines)
+    assert len(lines) == 3 and all(len(line) < 3 * MAX_VALUE for line in lines)
+    assert all(line.isprintable() for line in lines), "a terminal is told nothing by what is said"
