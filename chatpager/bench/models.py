@@ -81,7 +81,7 @@ def make_model(shape: str, folder: Path, *, seed: int = 1234) -> int:
     of its parameters. The same seed gives the same bytes.
 
     Raises:
-        ConfigError: there is no such shape, or the folder has something in it.
+        ConfigError: there is no such shape, or the folder has something in it or cannot be made.
     """
     if shape not in SHAPES:
         raise ConfigError("shape", f"must be one of {', '.join(SHAPES)}", value=shape)
@@ -89,7 +89,11 @@ def make_model(shape: str, folder: Path, *, seed: int = 1234) -> int:
         raise ConfigError("out", "is there already; name a new or an empty folder", value=str(folder))
     from chatpager.demo import model_path
 
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        problem = f"the folder cannot be made: {error.strerror}; name another one"
+        raise ConfigError("out", problem, value=str(folder)) from None
     _write_tokenizer(model_path(), folder)
     config = _config(SHAPES[shape], folder)
     parameters = _write_weights(config, folder, seed)

@@ -43,6 +43,8 @@ class Peer:
     """The command line as the results have it, if not word by word."""
     env: Mapping[str, str] | None = None
     log: Path | None = None
+    keeps_log: bool = True
+    """Whether the log outlives the measurement."""
     api_key: str | None = None
     target: Target | None = None
     """Known once it was asked something."""
@@ -114,19 +116,23 @@ def started(pairs: Sequence[str]) -> list[Peer]:
     """The peers of ``--start``. Raises ConfigError."""
     found = []
     for name, line in parse("start", pairs).items():
-        try:
-            words = tuple(shlex.split(line))
-        except ValueError as error:
-            raise ConfigError("start", f"not a command line: {error}", value=line) from None
+        words = _words("start", line)
         if not any("{port}" in word for word in words):
             raise ConfigError("start", f"say where the port goes, such as {EXAMPLES['start']}", value=line)
         found.append(Peer(name, command=words))
     return found
 
 
+def _words(option: str, line: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(line))
+    except ValueError as error:
+        raise ConfigError(option, f"not a command line: {error}", value=line) from None
+
+
 def ourselves(data: Path, flags: str) -> Peer:
-    """chatpager, with nothing of the user's own settings or data; ``data`` is its folder."""
-    command, env = server.command(Path("{model}"), data, "{port}", *shlex.split(flags))
+    """chatpager, with nothing of the user's own settings or data; ``data`` is its folder. Raises ConfigError."""
+    command, env = server.command(Path("{model}"), data, "{port}", *_words("self_flags", flags))
     return Peer(
         SELF, command=tuple(command), env=env, told=f"chatpager serve {{model}} --port {{port}} {flags}".strip()
     )
@@ -188,7 +194,7 @@ async def _wait(peer: Peer, client: aiohttp.ClientSession, seconds: float) -> No
 
 def tail(peer: Peer) -> str:
     text = peer.log.read_text(errors="replace").strip()[-TAIL:] if peer.log else ""
-    return f"{text or '(it wrote nothing)'}\n({peer.log})"
+    return f"{text or '(it wrote nothing)'}\n({peer.log if peer.keeps_log else '--out keeps the whole log'})"
 
 
 async def exit_code(peer: Peer) -> int | None:

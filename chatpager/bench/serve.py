@@ -89,8 +89,10 @@ def run(options: Options) -> dict[str, Any]:
         folder = Path(temporary)
         peers = _peers(options, folder)
         model, parameters = _model(options, peers, folder, console)
-        logs = Path(options.out).with_suffix("") if options.out else folder / "logs"
+        logs = _logs(options.out) if options.out else folder / "logs"
         logs.mkdir(parents=True, exist_ok=True)
+        for peer in peers:
+            peer.keeps_log = options.out is not None
         seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 32)
         found: dict[str, dict[str, list[Figures]]] = {s: {p.name: [] for p in peers} for s in scenarios}
         bench = Bench(options, sizes, model, logs, words_of(model), seed, peers, console, found, [])
@@ -122,7 +124,13 @@ def _check(options: Options) -> list[str]:
         )
     if options.out and not Path(options.out).absolute().parent.is_dir():
         raise ConfigError("out", "its folder is not there; make it first", value=options.out)
+    if options.out and (logs := _logs(options.out)).exists() and not logs.is_dir():
+        raise ConfigError("out", f"the logs go to {logs}, which is a file; name another", value=options.out)
     return [name for name in SCENARIOS if name in options.only or not options.only]
+
+
+def _logs(out: str) -> Path:
+    return Path(out).with_suffix("")
 
 
 def _peers(options: Options, folder: Path) -> list[Peer]:

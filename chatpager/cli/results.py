@@ -11,7 +11,7 @@ from chatpager.errors import ConfigError
 
 
 def writable(out: str | None) -> str | None:
-    """Raises ConfigError: the file has another kind of name, or there is no folder for it."""
+    """Raises ConfigError: the file has another kind of name, there is no folder for it, or it cannot be written."""
     if out is None:
         return None
     file = Path(out).expanduser()
@@ -21,6 +21,13 @@ def writable(out: str | None) -> str | None:
         raise ConfigError("out", "its folder is not there; make it first", value=out)
     if file.is_dir():
         raise ConfigError("out", "is a folder; name a file in it", value=out)
+    was_there = file.exists()
+    try:
+        file.open("ab").close()
+        if not was_there:
+            file.unlink()
+    except OSError as error:
+        raise ConfigError("out", f"cannot be written: {error.strerror}; name another file", value=out) from None
     return str(file)
 
 

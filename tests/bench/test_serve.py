@@ -129,7 +129,7 @@ def test_what_makes_figures_differ_is_noted(way, kind):
         ("no usage", "no usage.*include_usage"),
         ("no models", r"no list of models \(status 404\).*--api-key"),
         ("empty list", "no list of models"),
-        ("does not start", "(?s)ended at its start with 1.*no such model.*strange.log"),
+        ("does not start", "(?s)ended at its start with 1.*no such model.*--out keeps the whole log"),
     ],
 )
 def test_a_server_that_cannot_be_measured_is_named_with_the_way_out(way, words):
@@ -181,12 +181,14 @@ def test_what_one_server_fails_at_does_not_take_the_others_figures(way, words, t
         ({"start": ("vllm",)}, "--start name=value"),
         ({"start": ("vllm=vllm serve",)}, "where the port goes"),
         ({"start": ("vllm='",)}, "not a command line"),
+        ({"self_flags": "'", "without_self": False}, "self_flags.*not a command line"),
         ({"start": ("a=x {port}", "a=y {port}")}, "two servers"),
         ({"start": ("a=x {port}",), "url": ("a=http://y",)}, "two servers"),
         ({"url": ("vllm=127.0.0.1:80",)}, "begins with http"),
         ({"model": "/nowhere"}, "bench model makes one"),
         ({"out": "/tmp/x.txt"}, "ends in .json"),
         ({"out": "/nowhere/x.json"}, "not there"),
+        ({"out": "/dev/null.json"}, "logs go to /dev/null"),
         ({"start_seconds": 0}, "start_seconds"),
     ],
 )

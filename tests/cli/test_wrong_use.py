@@ -146,6 +146,12 @@ CASES = {
     "figures to a page": (
         lambda h: ["bench", "engine", "--out", str(h / "x.html")], 2, ["out = ", "ends in .json"],
     ),
+    "figures where none can be": (
+        lambda h: ["bench", "kernels", "--out", "/proc/x.json"], 2, ["out = '/proc/x.json'", "cannot be written"],
+    ),
+    "a model where none can be": (
+        lambda h: ["bench", "model", "--out", "/proc/none/x"], 2, ["out = '/proc/none/x'", "cannot be made"],
+    ),
     "figures to a folder": (lambda h: ["bench", "serve", "--out", folder(h)], 2, ["out = ", "is a folder"]),
     "a chat with nobody": (lambda h: ["chat", "--url", "http://127.0.0.1:9"], 1, ["127.0.0.1:9", "chatpager demo"]),
     "a chat with no address": (lambda h: ["chat", "--url", "nonsense"], 2, ["url: 'nonsense'", "http://"]),
