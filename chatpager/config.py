@@ -181,6 +181,9 @@ class ServerConfig:
     engine_process: bool | None = setting(
         None, "run the engine in a process of its own, which is started again if it dies; default: on a GPU"
     )
+    replicas: int = setting(
+        1, "engines, each in a process of its own with a KV cache of its own", check=_between(1, 64)
+    )
     watchdog_seconds: float = setting(
         0.0,
         "end the engine's process, exit code 70 if it is the server's, when a step takes longer; 0: never",

@@ -42,7 +42,8 @@
     │   ├── NumericError            a model produced NaN logits; the turn failed, its blocks are not cached
     │   ├── StepFailed              a sequence made a step raise
     │   ├── GrammarFailed           an answer cannot go on under its grammar; its turn failed
-    │   └── EngineStopped           the engine's thread has ended
+    │   ├── EngineStopped           the engine has ended, wherever it lived
+    │   └── EngineLost              each replica that computed an answer died, as often as it may move on
     └── StoreError                  the database refused or is away
         └── NotUpgraded             it is not there yet, or has the schema of an older version
 
@@ -202,6 +203,10 @@ class PrefixNotFound(NotFound):
 
 class KeyNotFound(NotFound):
     code = "key_not_found"
+
+
+class ReplicaNotFound(NotFound):
+    code = "replica_not_found"
 
 
 class MethodNotAllowed(RequestError):
@@ -367,6 +372,12 @@ class GrammarFailed(EngineError):
 
 class EngineStopped(EngineError):
     status, code = 503, "engine_stopped"
+
+
+class EngineLost(EngineError):
+    """One replica after the other died of something while it computed this answer, or of this answer."""
+
+    status, code = 503, "engine_lost"
 
 
 class StoreError(ChatpagerError):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gc
+import os
 from dataclasses import replace
 
 import msgspec
 import structlog
 
-from chatpager.config import EngineConfig
+from chatpager.config import Config, EngineConfig
 from chatpager.engine.engine import Engine
 from chatpager.engine.runner import Runner
 from chatpager.errors import ConfigError
@@ -45,6 +46,26 @@ class EngineMaker(msgspec.Struct, kw_only=True, dict=True):
                 raise
             log.warning("kv_dir", problem=str(error), result="no KV blocks are kept on disk")
             return Engine(config, runner, domain=self.domain)
+
+
+def devices_of_replicas(config: Config) -> list[str | None]:
+    """As CUDA_VISIBLE_DEVICES has it, for each; None where the CPU computes.
+
+    Raises:
+        ConfigError: there are fewer devices than they need.
+    """
+    import torch
+
+    from chatpager.engine.loader import has_gpu
+
+    count, each = config.server.replicas, config.engine.tensor_parallel_size
+    if config.engine.engine == "fake" or not has_gpu(config.engine.device):
+        return [None] * count
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
+    if len(names) < count * each:
+        raise ConfigError("replicas", f"need {count * each} CUDA devices, and there are {len(names)}", value=count)
+    return [",".join(names[i * each : (i + 1) * each]) for i in range(count)]
 
 
 class ChildSettings(msgspec.Struct):

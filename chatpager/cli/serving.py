@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import webbrowser
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from rich.text import Text
 
 from chatpager import failpoints
 from chatpager.cli import engine_child
-from chatpager.cli.engines import ChildSettings, EngineMaker, settle_memory
+from chatpager.cli.engines import ChildSettings, EngineMaker, devices_of_replicas, settle_memory
 from chatpager.cli.listening import listening_refused
 from chatpager.cli.logs import log_turn, set_up_logs
 from chatpager.cli.models import model_name
@@ -179,25 +179,41 @@ def wall_clock() -> int:
     return time.time_ns() // 1_000_000 + 1000 * failpoints.jumped("clock.wall")
 
 
-def engine_maker(config: Config, path: Path, domain: bytes) -> Callable[[], Engine] | Program:
-    """What makes the engine: a function for its thread, or a process of its own."""
-    maker = EngineMaker(
-        config=replace(config.engine, model=str(path)),
-        default_kv_dir=str(config.store.resolved_data_dir() / "kv"),
-        domain=domain,
-    )
+def engine_maker(config: Config, path: Path, domain: bytes) -> Callable[[], Engine] | Program | Mapping[str, Program]:
+    """What makes the engine: a function for its thread, or a process of its own, or several."""
+
+    def program(behind: str = "", devices: str | None = None) -> Program:
+        settings = ChildSettings(_maker(config, path, domain, behind), config.server.log_format)
+        # -P: the folder that it is started in is nobody's to put modules in.
+        arguments = [sys.executable, "-P", "-m", engine_child.__name__]
+        environment = {} if devices is None else {"CUDA_VISIBLE_DEVICES": devices}
+        return Program(arguments, msgspec.msgpack.encode(settings), environment)
+
+    if (count := config.server.replicas) > 1:
+        devices = devices_of_replicas(config)
+        return {f"r{i}": program(f"-{i}" if i else "", devices[i]) for i in range(count)}
     apart = config.server.engine_process
     if not (config.engine.engine == "torch" and has_gpu(config.engine.device) if apart is None else apart):
-        return maker.build
-    settings = ChildSettings(maker, config.server.log_format)
-    # -P: the folder that it is started in is nobody's to put modules in.
-    return Program([sys.executable, "-P", "-m", engine_child.__name__], msgspec.msgpack.encode(settings))
+        return _maker(config, path, domain, "").build
+    return program()
+
+
+def _maker(config: Config, path: Path, domain: bytes, behind: str) -> EngineMaker:
+    """``behind``: of the name of the folder that KV blocks are kept in, which only one engine can have."""
+    kv_dir = config.engine.kv_dir and config.engine.kv_dir.rstrip("/") + behind
+    return EngineMaker(
+        config=replace(config.engine, model=str(path), kv_dir=kv_dir),
+        default_kv_dir=str(config.store.resolved_data_dir() / f"kv{behind}"),
+        domain=domain,
+    )
 
 
 def banner(app: web.Application, url: str, admins: str, *, locked: bool) -> Text:
     service = app[SERVICE]
     hub, name = service.hub, service.served.name
     usable = f"{hub.num_blocks:,} usable blocks of {hub.block_size} tokens: {hub.num_blocks * hub.block_size:,} tokens"
+    if (replicas := len(hub.engine.engines)) > 1:
+        usable += f" in each of {replicas} replicas"
     header = ' -H "authorization: Bearer $CHATPAGER_API_KEY"' if locked else ""
     key = "YOUR KEY" if locked else "-"
     warm = "" if hub.warm_fraction is None else f"; {hub.warm_fraction:.0%} of what was told before is on disk"

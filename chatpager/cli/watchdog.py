@@ -39,8 +39,8 @@ class StepWatch:
 
 def watch(engine: EngineHost, limit: float) -> None:
     """From a thread of its own, which the event loop cannot hold up. 0: not at all."""
-    if limit:
-        threading.Thread(target=_watch, args=(engine, limit), name="chatpager-watchdog", daemon=True).start()
+    for each in engine.engines if limit else ():
+        threading.Thread(target=_watch, args=(each, limit), name="chatpager-watchdog", daemon=True).start()
 
 
 def _watch(engine: EngineHost, limit: float) -> None:

@@ -260,7 +260,7 @@ class Engine:
 
     def _begin(self, plan: Plan, now: float) -> None:
         for row in plan.rows:
-            if row.seq.num_output_tokens:
+            if row.seq.sampled_at is not None:
                 continue
             request = self._requests[row.seq.request_id]
             if request.started is None:

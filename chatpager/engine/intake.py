@@ -55,7 +55,7 @@ class Intake:
             hasher = hasher.behind(self.published.hasher, prefix.names[-1], prefix.proofs[-1])
         first = Sequence(
             request.request_id,
-            list(prompt),
+            prompt,
             params,
             hasher,
             max_length=min(self._longest, len(prompt) + wanted),
@@ -67,6 +67,7 @@ class Intake:
             owner=request.owner,
             prefix=prefix,
             constraint=constraint,
+            answered=request.answered,
         )
         first.forks = [first.fork(i, seed + i) for i in range(1, params.n)]
         for twin, owner in zip(first.forks, request.more_owners, strict=False):
@@ -95,7 +96,11 @@ class Intake:
         params.check_vocabulary(runner.vocab_size)
         if params.n > self._max_num_seqs:
             raise InvalidRequest(f"n is above max_num_seqs ({self._max_num_seqs})", param="n")
-        wanted = max(1, params.min_tokens)
+        if min(request.answered, default=0) < 0 or max(request.answered, default=0) >= runner.vocab_size:
+            raise InvalidRequest(f"an answered token is outside 0..{runner.vocab_size - 1}", param="answered")
+        if request.answered and params.n > 1:
+            raise InvalidRequest("one answer can be gone on with, not several", param="n")
+        wanted = max(len(request.answered) + 1, params.min_tokens)
         if len(prompt) + wanted > runner.max_model_len:
             raise ContextLengthExceeded(len(prompt), wanted, runner.max_model_len)
         if len(prompt) + wanted > self._longest:

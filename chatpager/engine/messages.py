@@ -32,6 +32,9 @@ class AddRequest(msgspec.Struct, frozen=True, kw_only=True, tag="add"):
     """The session whose turn this is: its head moves to where the turn ends."""
     more_owners: list[str] = []
     """The same for the other samples of ``n``; none where this is shorter."""
+    answered: list[int] = []
+    """Tokens of the answer that another engine had given when it was lost: this one goes on behind them, and they count
+    as its own. Only where ``n`` is 1."""
 
 
 class CancelRequest(msgspec.Struct, frozen=True, tag="cancel"):
@@ -56,6 +59,8 @@ class DraftRequest(msgspec.Struct, frozen=True, kw_only=True, tag="draft"):
     owner: str
     prompt_token_ids: list[int] = []
     salt: bytes = b""
+    session: str = ""
+    """The owner of the turn that it will be, if that is known."""
 
 
 class LeaseRequest(msgspec.Struct, frozen=True, kw_only=True, tag="lease_request"):

@@ -43,11 +43,12 @@ class OpenRequests(dict[str, Request]):
     def tell_token(self, seq: Sequence, token_id: int, logprobs: SampledLogprobs | None, now: float) -> None:
         """The sequence has one token more, and ends where that is its last."""
         seq.token_ids.append(token_id)
+        is_first = seq.sampled_at is None
         if seq.sampled_at is not None:
             self.between_tokens.add(now - seq.sampled_at)
         seq.sampled_at = now
         reason = seq.finish_reason()
-        usage = self.usage(seq, now) if reason or seq.num_output_tokens == 1 else None
+        usage = self.usage(seq, now) if reason or is_first else None
         if reason:
             self.end_turn(seq)
             self.forget(seq.request_id, seq.index)

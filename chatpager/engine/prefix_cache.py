@@ -121,7 +121,7 @@ class PrefixCache:
         not long ago."""
         blocks = len(match.blocks)
         self.stats.queried_tokens += seq.num_prompt_tokens
-        self.stats.hit_tokens += match.tokens
+        self.stats.hit_tokens += min(match.tokens, seq.num_prompt_tokens)
         for source, count in match.restored.items():
             self.stats.restored_tokens[source] += count * self.block_size
         hashes = seq.full_hashes(self.matchable_blocks(seq)) if self.enabled else []

@@ -355,8 +355,12 @@ class Scheduler:
             self.stats.recomputed_tokens += len(seq) - tokens
             return
         seq.first_admitted = True
-        seq.cached_tokens = seq.reached = tokens
-        seq.restored_tokens = Counter({source: n * self.block_size for source, n in match.restored.items()})
+        seq.reached = tokens
+        seq.cached_tokens = left = min(tokens, seq.num_prompt_tokens)  # an answer may go on here that others began
+        seq.restored_tokens = Counter()
+        for source, count in match.restored.items():
+            seq.restored_tokens[source] = min(left, count * self.block_size)
+            left -= seq.restored_tokens[source]
         if not seq.speculative:
             seq.evicted = self.cache.count_admission(seq, match)
 

@@ -145,9 +145,10 @@ class Sequence:
         speculative: bool = False,
         constraint: Constraint | None = None,
         weight: int = 1,
+        answered: Iterable[int] = (),
     ) -> None:
         self.request_id, self.index, self.owner, self.speculative = request_id, index, owner, speculative
-        self.token_ids, self.num_prompt_tokens = token_ids, len(token_ids)
+        self.token_ids, self.num_prompt_tokens = [*token_ids, *answered], len(token_ids)
         self.params, self.constraint, self.seed = params, constraint, seed
         self.max_length, self.eos_token_ids = max_length, eos_token_ids
         self.hasher, self.prefix = hasher, prefix

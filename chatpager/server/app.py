@@ -25,6 +25,7 @@ from chatpager.server import (
     routes_messages,
     routes_ops,
     routes_prefixes,
+    routes_replicas,
     routes_responses,
     routes_reveal,
     routes_tenants,
@@ -83,7 +84,9 @@ def make_app(config: ServerConfig, open_service: Callable[[], Awaitable[Service]
     admins = {"audit", "metrics", "cache_events", "publish", "prefixes", "prefix", "withdraw"}
     acts = {"admin_pin", "admin_unpin", "admin_cancel", "admin_drain", "admin_reveal"}
     acts |= {"admin_limit", "admin_limit_key", "admin_pause", "admin_resume", "admin_erase"}
+    acts |= {"admin_drain_replica", "admin_resume_replica"}
     looks = {"snapshot", "live", "history", "tables", "blocks", "block", "leases", "timeline", "settings", "tenants"}
+    looks |= {"replicas"}
     admins, readers = admins | acts, {f"admin_{look}" for look in looks}
     app[PUBLIC], app[FOR_ADMINS], app[FOR_READERS] = public, admins, readers
     app[routes_admin.LOOKING], app[routes_admin_cache.MIRROR] = Looking(), BlockMirror()
@@ -154,6 +157,9 @@ def routes() -> list[web.RouteDef]:
         web.post("/v1/admin/requests/{id}/cancel", acts.cancel, name="admin_cancel"),
         web.get("/v1/admin/settings", acts.settings, name="admin_settings"),
         web.post("/v1/admin/drain", acts.drain, name="admin_drain"),
+        web.get("/v1/admin/replicas", routes_replicas.index, name="admin_replicas"),
+        web.post("/v1/admin/replicas/{id}/drain", routes_replicas.drain, name="admin_drain_replica"),
+        web.post("/v1/admin/replicas/{id}/resume", routes_replicas.resume, name="admin_resume_replica"),
         web.get("/v1/admin/tenants", t.index, name="admin_tenants"),
         web.put("/v1/admin/tenants/{tenant}/limits", t.limit, name="admin_limit"),
         web.put("/v1/admin/keys/{id}/limits", t.limit_key, name="admin_limit_key"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from math import inf
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -130,10 +131,10 @@ class Metrics:
         self.ledger.lags.append(seconds)
         self._lag.add(seconds)
 
-    def render(self, stats: EngineStats | None, own: OwnFigures | None = None) -> bytes:
-        """The exposition text; ``stats`` None when the engine has stopped."""
+    def render(self, stats: Mapping[str, EngineStats], own: OwnFigures | None = None) -> bytes:
+        """The exposition text; ``stats`` by replica, without those that have stopped."""
         self._engine.own = own or self._engine.own
-        self._engine.stats = stats or self._engine.stats
+        self._engine.stats |= stats
         return generate_latest(self.registry)
 
 
@@ -147,18 +148,31 @@ def _is_warm(turn: LiveTurn, ended: Ended) -> bool | None:
 
 
 class EngineFigures(Collector):
-    """What the engine counts itself, as of ``stats``, and what the process takes."""
+    """What engines count themselves, as of ``stats``, by replica; and what the process takes."""
 
-    stats: EngineStats | None = None
     own = OwnFigures()
+
+    def __init__(self) -> None:
+        self.stats: dict[str, EngineStats] = {}
 
     def collect(self) -> Iterable[Metric]:
         yield from self.own.collect()
-        if self.stats is None:
-            return
-        yield from _gauges(self.stats)
-        yield from _counters(self.stats)
-        yield from _histograms(self.stats)
+        yield from _by_replica(self.stats) if len(self.stats) > 1 else chain(*map(_figures, self.stats.values()))
+
+
+def _figures(stats: EngineStats) -> Iterator[Metric]:
+    yield from _gauges(stats)
+    yield from _counters(stats)
+    yield from _histograms(stats)
+
+
+def _by_replica(all_stats: Mapping[str, EngineStats]) -> Iterable[Metric]:
+    found: dict[str, Metric] = {}
+    for replica, stats in all_stats.items():
+        for metric in _figures(stats):
+            family = found.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
+            family.samples += [one._replace(labels={"replica": replica, **one.labels}) for one in metric.samples]
+    return found.values()
 
 
 def _gauges(stats: EngineStats) -> Iterator[Metric]:

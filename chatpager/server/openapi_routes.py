@@ -146,7 +146,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/v1/cache/events"): Operation(
         "Blocks that came into the cache and left it",
         wire_conversations.CacheEvents,
-        query={"after": int, "limit": Annotated[int, msgspec.Meta(ge=1, le=10_000)]},
+        query={"after": int, "limit": Annotated[int, msgspec.Meta(ge=1, le=10_000)], "replica": str},
     ),
     ("GET", "/v1/cache/explain"): Operation(
         "Where the prompts of two responses part", shapes.CacheExplanation, query={"first": str, "second": str}
@@ -181,6 +181,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/v1/admin/requests/{id}/cancel"): Operation("End any tenant's running turn", wire_admin.Cancelling),
     ("GET", "/v1/admin/settings"): Operation("The settings and where they came from", wire_admin.Settings),
     ("POST", "/v1/admin/drain"): Operation("Take no new turns and end those that run", wire_admin.Drained),
+    ("GET", "/v1/admin/replicas"): Operation("The engines behind the server", wire_admin.Replicas),
+    ("POST", "/v1/admin/replicas/{id}/drain"): Operation("Begin no turn at an engine any more", wire_admin.Replicas),
+    ("POST", "/v1/admin/replicas/{id}/resume"): Operation("Let it go on", wire_admin.Replicas),
     ("GET", "/v1/admin/tenants"): Operation(
         "Tenants, what they may ask for and what is left", wire_tenants.Tenants, query={"search": str}
     ),

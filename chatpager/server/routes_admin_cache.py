@@ -44,6 +44,7 @@ async def tables(request: web.Request) -> web.Response:
                 tokens=place.tokens if place else None,
                 device_tokens=place.device_tokens if place else None,
                 leases=leases_told(place.leases) if place else [],
+                replica=service.hub.engine.place_of(owner),
             )
         )
     tenants = [w.TenantRow(tenant=tenant, **_reuse(reuse)) for tenant, reuse in reversed(ledger.tenants.items())]

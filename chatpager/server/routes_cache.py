@@ -68,7 +68,9 @@ async def events(request: web.Request) -> web.Response:
     after, limit = _number(request, "after", None), _number(request, "limit", 1000)
     if limit is None or not 1 <= limit <= MAX_EVENTS:
         raise InvalidRequest(f"limit is between 1 and {MAX_EVENTS}", param="limit")
-    found = await service.hub.engine.ask(EventsWanted(after, limit))
+    asked, replica = EventsWanted(after, limit), request.query.get("replica")
+    engine = service.hub.engine
+    found = await (engine.ask(asked) if replica is None else engine.ask_one(replica, asked))
     rows = [
         wire_conversations.CacheEvent(e.type, e.number, e.block.hex(), e.parent.hex() if e.parent else None)
         for e in found.events

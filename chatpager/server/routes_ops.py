@@ -117,7 +117,7 @@ async def version(request: web.Request) -> web.Response:
 
 async def metrics(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
-    text = service.metrics.render(await _stats(service), await own_figures(service.store.transactions))
+    text = service.metrics.render(await _stats_of_each(service), await own_figures(service.store.transactions))
     return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
 
@@ -128,6 +128,14 @@ async def _stats(service: Service) -> EngineStats | None:
             return await service.hub.engine.stats()
     except (EngineStopped, TimeoutError):
         return None
+
+
+async def _stats_of_each(service: Service) -> dict[str, EngineStats]:
+    try:
+        async with asyncio.timeout(service.stats_seconds):
+            return await service.hub.engine.stats_of_each()
+    except (EngineStopped, TimeoutError):
+        return {}
 
 
 def policy(host: str) -> str:

@@ -101,6 +101,23 @@ class EngineFigures(msgspec.Struct, frozen=True, kw_only=True):
     between_tokens: Quantiles
 
 
+class ReplicaRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One of the engines. ``answers`` are begun there and have not ended, with ``queued_tokens`` left to compute; None
+    where there is only one. ``engine`` None: it is not there, or has not answered yet."""
+
+    id: str
+    state: Literal["ok", "draining", "restarting", "stopped"]
+    restarts: int
+    answers: int | None
+    queued_tokens: int | None
+    engine: EngineFigures | None
+
+
+class Replicas(msgspec.Struct, frozen=True, kw_only=True):
+    object: str = "list"
+    data: list[ReplicaRow]
+
+
 class LiveRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A turn that runs. ``prefilled_tokens`` of its prompt are done, as far as the engine has said."""
 
@@ -197,6 +214,8 @@ class SessionRow(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int | None
     device_tokens: int | None
     leases: list[LeaseTold]
+    replica: str | None
+    """Where its next turn goes, unless too much is queued there; None: nowhere at the moment."""
 
 
 class TenantRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
+
+import msgspec
 
 from chatpager.engine.facts import EngineFacts
 from chatpager.engine.heads import LeaseEvent
@@ -15,25 +17,42 @@ from chatpager.engine.messages import CloseSession, CloseTenant, Command, StepOu
 from chatpager.engine.questions import Question, StatsWanted
 from chatpager.engine.servant import Answered, Asked, Refused, Stepped, Told
 from chatpager.engine.stats import EngineStats
-from chatpager.errors import EngineStopped
+from chatpager.errors import EngineStopped, InvalidRequest, ReplicaNotFound, shown
 from chatpager.sessions.restarts import Breaker
 
 T = TypeVar("T")
 STOPPED = "the engine has stopped; restart the server"
 STARTS_AGAIN = "the engine has failed and starts again; ask again in a moment"
+ONLY = "r0"
+"""The replica that there is where there is one engine."""
 LASTING = (CloseSession, CloseTenant)
 """Commands that the next engine is told where there is none: what was deleted must not stay on its disk."""
 
 
+class ReplicaState(msgspec.Struct, frozen=True, kw_only=True):
+    """``answers`` run there, with so many tokens left to compute as far as can be told from outside (``work``); None:
+    nobody counts them, as there is one engine."""
+
+    id: str
+    alive: bool
+    restarting: bool
+    draining: bool = False
+    restarts: int
+    answers: int | None = None
+    work: int | None = None
+
+
 @dataclass(frozen=True)
 class Hearers:
-    """Who is told, on the loop that called ``start``: of what a step brought, of a death in whatever way, and when
-    another engine has taken the place of one that died, which knows of nothing that the last one did."""
+    """Who is told, on the loop that called ``start``: of what a step brought, of a death in whatever way, when another
+    engine has taken the place of one that died, which knows of nothing that the last one did, and that none will where
+    one was being made."""
 
     outputs: Callable[[list[StepOutput]], None]
     leases: Callable[[list[LeaseEvent]], None] = lambda events: None
     death: Callable[[], None] = lambda: None
     restart: Callable[[], None] = lambda: None
+    gone: Callable[[], None] = lambda: None
 
 
 class EngineHost(ABC):
@@ -65,6 +84,11 @@ class EngineHost(ABC):
     @abstractmethod
     def step(self) -> int | None:
         """Number of the step that is running. Any thread may ask."""
+
+    @property
+    def engines(self) -> Sequence[EngineHost]:
+        """Each that can hang, and be killed, by itself."""
+        return [self]
 
     @abstractmethod
     async def start(self) -> EngineFacts:
@@ -110,7 +134,46 @@ class EngineHost(ABC):
         finally:
             del self._asked[number]
 
+    # -- of several engines, or of the one there is -------------------------------------------------------------------
+
+    def replicas(self) -> list[ReplicaState]:
+        return [ReplicaState(id=ONLY, alive=self.alive, restarting=self.restarting, restarts=self.restarts)]
+
+    async def stats_of_each(self) -> dict[str, EngineStats]:
+        """By replica, of those that are there. Raises EngineStopped: none is."""
+        return {ONLY: await self.stats()}
+
+    async def ask_one(self, name: str, question: Question[T]) -> T:
+        """Raises ReplicaNotFound, and what ``ask`` does."""
+        return await self.replica(name).ask(question)
+
+    def place_of(self, owner: str) -> str | None:
+        """Where a conversation is, or would be placed if nothing were queued; None: no replica is there."""
+        return ONLY if self.alive else None
+
+    def drain(self, name: str, *, drains: bool = True) -> None:
+        """Begin no turn there any more, or again; what runs there ends there. Where all are drained, none is.
+
+        Raises:
+            ReplicaNotFound.
+            InvalidRequest: there is no other.
+        """
+        self.replica(name)
+        raise InvalidRequest("there is one engine: drain the server", param="id")
+
+    def replica(self, name: str) -> EngineHost:
+        """Raises ReplicaNotFound."""
+        names = [state.id for state in self.replicas()]
+        if name not in names:
+            raise ReplicaNotFound(f"there is no replica {shown(name)}; there are: {', '.join(names)}")
+        return self.engines[names.index(name)]
+
     # -- on the loop --------------------------------------------------------------------------------------------------
+
+    def _not_made(self) -> None:
+        """There will be no further engine."""
+        self.restarting = False
+        self._hearers.gone()
 
     def _hear(self, told: Told) -> None:
         match told:

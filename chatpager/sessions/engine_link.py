@@ -7,7 +7,7 @@ import mmap
 import os
 import socket
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple, cast
 
@@ -15,17 +15,23 @@ from chatpager.sessions.engine_frames import Unframed, Up, framed, packed, up
 
 
 class Program(NamedTuple):
-    """``arguments`` start it, behind which come those of ``engine_child.live``; ``settings`` is its first frame."""
+    """``arguments`` start it, behind which come those of ``engine_child.live``; ``settings`` is its first frame. Its
+    ``environment`` is the server's and more."""
 
     arguments: Sequence[str]
     settings: bytes
+    environment: Mapping[str, str] = {}
+
+    def link(self, hear: Callable[[Up], None], lost: Callable[[int], None]) -> Link:
+        return Link(self, hear, lost)
 
 
 class Link(asyncio.Protocol):
     """``hear`` is called with what the process tells, ``lost`` when it has ended with its exit code, below 0 for a
     signal; both on the loop."""
 
-    def __init__(self, hear: Callable[[Up], None], lost: Callable[[int], None]) -> None:
+    def __init__(self, program: Program, hear: Callable[[Up], None], lost: Callable[[int], None]) -> None:
+        self._program = program
         self._hear, self._lost = hear, lost
         self._unframed = Unframed()
         self._transport: asyncio.WriteTransport | None = None
@@ -34,9 +40,9 @@ class Link(asyncio.Protocol):
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """When the process has been buried, and ``lost`` called."""
 
-    async def open(self, program: Program) -> None:
+    async def open(self) -> None:
         """Raises OSError: the process cannot be started."""
-        ours = self._start(program)
+        ours = self._start(self._program)
         try:
             await asyncio.get_running_loop().connect_accepted_socket(lambda: self, ours)
         except BaseException as error:
@@ -44,7 +50,7 @@ class Link(asyncio.Protocol):
             if self._transport is None:
                 self.connection_lost(error if isinstance(error, Exception) else None)
             raise
-        self._write(framed(program.settings))
+        self._write(framed(self._program.settings))
 
     def _start(self, program: Program) -> socket.socket:
         """Our end of the line."""
@@ -60,6 +66,7 @@ class Link(asyncio.Protocol):
             self._process = subprocess.Popen(  # noqa: S603
                 [*program.arguments, str(line.fileno()), str(marks), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
+                env={**os.environ, **program.environment},
                 pass_fds=(line.fileno(), marks),
                 start_new_session=True,  # a terminal's Ctrl+C is the server's to answer
             )
@@ -84,6 +91,10 @@ class Link(asyncio.Protocol):
         """From any thread."""
         if self._process is not None:
             self._process.kill()
+
+    def close(self) -> None:
+        """End it at once: it reads nothing before its model is loaded."""
+        self.kill()
 
     def _write(self, data: bytes) -> None:
         if self._transport is not None and not self._transport.is_closing():

@@ -61,9 +61,9 @@ class EngineProcess(EngineHost):
     async def start(self) -> EngineFacts:
         ready: asyncio.Future[EngineFacts] = asyncio.get_running_loop().create_future()
         self._ready = ready
-        link = self._link = Link(self._hear_frame, self._lost)
+        link = self._link = self._program.link(self._hear_frame, self._lost)
         try:
-            await link.open(self._program)
+            await link.open()
             return await ready
         finally:
             self._ready = None
@@ -97,7 +97,7 @@ class EngineProcess(EngineHost):
             if self._serves:
                 link.send(End())
             else:
-                link.kill()  # it reads nothing before its model is loaded
+                link.close()
             await link.gone
         if self._again is not None:
             await asyncio.wait([self._again])
@@ -161,6 +161,6 @@ class EngineProcess(EngineHost):
             await self.start()
         except Exception as error:
             log_mistake("engine.not_restarted", error)
-            self.restarting = False
+            self._not_made()
         finally:
             self._again = None

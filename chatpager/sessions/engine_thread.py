@@ -115,6 +115,8 @@ class EngineThread(EngineHost):
         except Exception as error:
             log_mistake("engine.not_restarted", error)
             self.restarting = False
+            self._over = True
+            self._on_loop(self._not_made)
             return None
 
     def _dies(self, engine: Engine) -> bool:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 
 import structlog
 
@@ -37,9 +38,10 @@ from chatpager.sessions.delivery import MERGE_AFTER, Delivery
 from chatpager.sessions.engine_host import EngineHost, Hearers
 from chatpager.sessions.engine_link import Program
 from chatpager.sessions.engine_process import EngineProcess
+from chatpager.sessions.engine_replicas import EngineReplicas
 from chatpager.sessions.engine_thread import EngineThread
 from chatpager.sessions.erasing import Erasing
-from chatpager.sessions.heads import Heads
+from chatpager.sessions.heads import Heads, owner_of
 from chatpager.sessions.inspecting import Inspector
 from chatpager.sessions.keeping import Keeper
 from chatpager.sessions.orphans import Orphans
@@ -68,18 +70,18 @@ REMEMBERED_TOKENS = 4 << 20
 
 
 class SessionHub:
-    """``engine`` makes one in this process, or is a process of its own. ``secret`` keeps tenants apart (salts.py).
-    ``max_turns`` run or wait at once, of one tenant ``max_turns_per_tenant`` (None: as many as leave others room). An
-    end that the store refuses is tried again after each of ``pauses``, in seconds; what was said of a turn becomes one
-    event where it waits for more than ``merge_after`` seconds to be told. A turn's events can be told again for
-    ``replay_seconds`` from its end on. ``on_end`` is told of every turn's end. ``clock`` is in seconds and never goes
-    back, ``wall`` in milliseconds."""
+    """``engine`` makes one in this process, or is a process of its own, or several by their names. ``secret`` keeps
+    tenants apart (salts.py). ``max_turns`` run or wait at once, of one tenant ``max_turns_per_tenant`` (None: as many
+    as leave others room). An end that the store refuses is tried again after each of ``pauses``, in seconds; what was
+    said of a turn becomes one event where it waits for more than ``merge_after`` seconds to be told. A turn's events
+    can be told again for ``replay_seconds`` from its end on. ``on_end`` is told of every turn's end. ``clock`` is in
+    seconds and never goes back, ``wall`` in milliseconds."""
 
     def __init__(
         self,
         store: Store,
         tokenizer: Tokenizer,
-        engine: Callable[[], Engine] | Program,
+        engine: Callable[[], Engine] | Program | Mapping[str, Program],
         *,
         secret: bytes = b"",
         max_turns: int = 1024,
@@ -113,11 +115,7 @@ class SessionHub:
         self._beginner = Beginner(store, tokenizer, self.prompting, self.orphans, self._remembered, wall)
         self.comparing = self._beginner.comparing
         hearers = Hearers(self._receive, self._leases_changed, self._engine_died, self._engine_restarted)
-        self.engine: EngineHost = (
-            EngineProcess(engine, hearers, breaker)
-            if isinstance(engine, Program)
-            else EngineThread(self._constraining.shared_with(engine), hearers, breaker)
-        )
+        self.engine = self._host(engine, hearers, breaker)
         self.keeper = Keeper(self.engine, clock)
         self.inspector = Inspector(self.engine, self.keeper)
         self.publisher = Publisher(
@@ -147,6 +145,19 @@ class SessionHub:
         self._keeping: asyncio.Task[None] | None = None
         self._republishing: set[asyncio.Task[None]] = set()
         self._closing = False
+
+    def _host(
+        self, engine: Callable[[], Engine] | Program | Mapping[str, Program], hearers: Hearers, breaker: Breaker | None
+    ) -> EngineHost:
+        match engine:
+            case Program():
+                return EngineProcess(engine, hearers, breaker)
+            case Mapping():
+                again = breaker.another if breaker else lambda: None
+                hosts = {name: partial(EngineProcess, one, breaker=again()) for name, one in engine.items()}
+                return EngineReplicas(hosts, hearers, clock=self._clock)
+            case _:
+                return EngineThread(self._constraining.shared_with(engine), hearers, breaker)
 
     # -- opening and closing ------------------------------------------------------------------------------------------
 
@@ -406,7 +417,8 @@ class SessionHub:
         salt = self._salts.of(request.tenant)
         self.quotas.check_open(request.tenant)  # it may have been paused meanwhile
         if goes_on():
-            self.engine.send(DraftRequest(owner=f"\0{writer}", prompt_token_ids=ids, salt=salt))
+            session = owner_of(request.tenant, request.session_id) if request.session_id else ""
+            self.engine.send(DraftRequest(owner=f"\0{writer}", prompt_token_ids=ids, salt=salt, session=session))
 
     async def prompt(self, request: TurnRequest) -> Sequence[int]:
         """The ids that the request would ask the model with, of which nothing is computed.

@@ -12,8 +12,6 @@ the one it read.
   Zadimoghaddam, "Consistent hashing with bounded loads", SODA 2018).
 - Numbers: XXH3 of names, one per replica and key, mixed by the finaliser of SplitMix64 (Steele, Lea and Flood, "Fast
   splittable pseudorandom number generators", OOPSLA 2014).
-
-Nothing serves by it yet.
 """
 
 from __future__ import annotations

@@ -14,6 +14,10 @@ class Breaker:
         self._most, self._seconds = most, seconds
         self._times: deque[float] = deque()
 
+    def another(self) -> Breaker:
+        """The same for another engine."""
+        return Breaker(self._most, self._seconds)
+
     def allows(self, now: float) -> bool:
         """Whether to start again now; that counts as one. ``now`` is on any clock in seconds that never goes back."""
         while self._times and now - self._times[0] >= self._seconds:

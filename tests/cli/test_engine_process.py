@@ -1,4 +1,4 @@
-"""``--engine-process``: the server and its engine, neither of which ends with the other unless it is to."""
+"""``--engine-process`` and ``--replicas``: neither server nor engine ends with the other unless it is to."""
 
 import json
 import os
@@ -38,12 +38,16 @@ def test_on_a_gpu_an_engine_has_its_own_process_if_nothing_is_said(given, device
     assert isinstance(engine_maker(config, tmp_path, b""), Program) == apart
 
 
-def engine_of(server):
-    """The process id of its engine."""
+def engines_of(server):
+    """The process ids of its engines."""
     tasks = Path(f"/proc/{server.process.pid}/task")
     children = [pid for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
-    [engine] = [pid for pid in children if "engine_child" in Path(f"/proc/{pid}/cmdline").read_text()]
-    return int(engine)
+    return sorted(int(pid) for pid in children if "engine_child" in Path(f"/proc/{pid}/cmdline").read_text())
+
+
+def engine_of(server):
+    [engine] = engines_of(server)
+    return engine
 
 
 def until(look):
@@ -58,6 +62,10 @@ def restarted(server, times):
     with suppress(HTTPError):  # it is not ready
         return server.get("/health").get("restarts") == times
     return False
+
+
+def replicas(server):
+    return server.get("/v1/admin/replicas")["data"]
 
 
 def said(server, **more):
@@ -98,3 +106,22 @@ def test_an_engine_that_hangs_is_killed_and_its_server_goes_on(fork_server, home
         assert (failed["status"], failed["error"]["code"]) == ("failed", "engine_stopped")
         assert said(server, max_output_tokens=1)[0]
         assert "engine.hangs" in server.process.out.text + server.process.err.text
+
+
+def test_an_answer_goes_on_where_another_replica_is_killed_under_it(fork_server, home):
+    flags = ("--replicas", "2", "--engine", "fake", "--test-mode", "--num-kv-blocks", "1024")
+    with serving(fork_server, home, *flags, "--fake-tokens-per-second", "20") as server:
+        first = engines_of(server)
+        assert len(first) == 2
+        plain, _ = said(server)
+        asked = server.post("/v1/responses", {"input": "Hello", "max_output_tokens": 40, "background": True})
+        assert sum(row["answers"] for row in replicas(server)) == 1
+        until(lambda: server.get(f"/v1/responses/{asked['id']}")["output"])
+        for times, engine in enumerate(first, 1):  # so that the answer moves whichever has it
+            os.kill(engine, signal.SIGKILL)
+            until(lambda times=times: sum(row["restarts"] for row in replicas(server)) == times)
+        ended = until(lambda: (one := server.get(f"/v1/responses/{asked['id']}"))["status"] != "in_progress" and one)
+        assert (ended["status"], ended["output"][0]["content"][0]["text"]) == ("incomplete", plain)
+        assert ended["usage"]["output_tokens"] == 40
+        assert {row["state"] for row in replicas(server)} == {"ok"} and not set(engines_of(server)) & set(first)
+        assert server.stop() == 0

@@ -55,6 +55,7 @@ VALUES = {  # name -> (in the file, in the environment, as a flag), all differen
     "detach_grace": (1.0, 2.0, 3.0),
     "ws_max_age": (1.0, 2.0, 3.0),
     "engine_process": (True, True, True),
+    "replicas": (1, 2, 3),
     "watchdog_seconds": (1.0, 2.0, 3.0),
     "log_format": ("json", "json", "json"),
     "log_content": (True, True, True),

@@ -2,6 +2,7 @@
 
 import random
 
+import msgspec
 import pytest
 
 from chatpager.errors import CapacityExceeded, ContextLengthExceeded, InvalidRequest
@@ -47,6 +48,40 @@ class TestRefusals:
         for name in "ab":
             assert tokens[name][0] == continuation([ord(name)] * 8, 28)
             assert finals[name, 0].finish_reason == "length"
+
+
+class TestGoingOn:
+    def test_behind_what_another_engine_answered_the_rest_is_the_same(self):
+        """From any token on, with the length, the account and the progress of an answer that nothing interrupted."""
+        prompt, count = [3, 1, 4, 1, 5, 9, 2, 6, 5], 9
+        whole = continuation(prompt, count)
+        for seen in range(count):
+            engine = make_engine(max_tokens=4)
+            if seen == 4:  # the answer's own blocks are here already
+                answer(engine, "before", [*prompt, *whole[:7]], 1)
+            engine.add(msgspec.structs.replace(request("a", prompt, count), answered=whole[:seen]), 1.0)
+            told = []
+            while engine.has_work:
+                told += engine.step(lambda: 3.0)
+                engine.audit()
+            assert [token for output in told for token in output.token_ids] == whole[seen:]
+            first = next(output for output in told if output.token_ids)
+            assert bool([output for output in told if output.prefilled]) == (seen == 0)
+            assert (first.usage.queue_seconds, first.usage.output_tokens) == (2.0, seen + 1)
+            usage = told[-1].usage
+            assert (told[-1].finish_reason, usage.output_tokens, usage.prompt_tokens) == ("length", count, len(prompt))
+            assert 0 <= usage.computed_tokens <= len(prompt) and usage.cached_tokens == (9 if seen == 4 else 0)
+
+    def test_eos_and_least_lengths_count_what_was_answered(self):
+        prompt = [1, 2, 3]
+        whole = continuation(prompt, 3)
+        engine = make_engine(eos={whole[2]})
+        engine.add(msgspec.structs.replace(request("a", prompt, 9, min_tokens=3), answered=whole[:2]), 0.0)
+        tokens, finals = run(engine)
+        assert tokens["a"][0] == whole[2:] and finals["a", 0].finish_reason == "stop"
+        for answered, more in (([VOCAB], {}), ([1], {"n": 2})):
+            with pytest.raises(InvalidRequest):
+                engine.add(msgspec.structs.replace(request("b", prompt, 9, **more), answered=answered), 0.0)
 
 
 class TestEndings:

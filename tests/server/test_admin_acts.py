@@ -174,3 +174,18 @@ async def test_history_survives_a_restart(serve):
         await two_turns(second)
     async with serve() as third:
         assert (await told(third, "/v1/admin/snapshot", w.Snapshot)).windows[-1].turns == 4
+
+
+async def test_one_engine_is_told_as_one_replica_and_is_drained_with_its_server(server):
+    conversation, _ = await two_turns(server)
+    [row] = (await told(server, "/v1/admin/replicas", w.Replicas)).data
+    assert (row.id, row.state, row.restarts, row.answers, row.queued_tokens) == ("r0", "ok", 0, None, None)
+    assert row.engine.hit_tokens > 0
+    [session] = (await told(server, "/v1/admin/tables", w.Tables)).sessions
+    assert (session.id, session.replica) == (conversation, "r0")
+    refused = await server.post("/v1/admin/replicas/r0/drain")
+    assert refused.refusal == (400, "invalid_request", "id") and "drain the server" in refused.error["message"]
+    refused = await server.post("/v1/admin/replicas/r9/resume")
+    assert refused.refusal == (404, "replica_not_found", None)
+    assert (await server.get("/v1/cache/events?replica=r0")).status == 200
+    assert (await server.get("/v1/cache/events?replica=r9")).status == 404

@@ -25,7 +25,7 @@ def exposed(text):
 
 
 def figures(engine):
-    return exposed(Metrics().render(engine.stats()))
+    return exposed(Metrics().render({"r0": engine.stats()}))
 
 
 def moved(engine, before):
@@ -204,6 +204,18 @@ def test_what_more_memory_would_have_found():
     assert "prefix_cache_double_hit_tokens_total" not in lost, "nor would twice the memory have kept it"
 
 
+def test_of_several_engines_each_has_its_own_figures():
+    engines = {name: make_engine() for name in ("r0", "r1")}
+    for name, engine in engines.items():
+        turn(engine, name, range(10 if name == "r0" else 20))
+    text = Metrics().render({name: engine.stats() for name, engine in engines.items()}).decode()
+    for name, count in (("r0", 10), ("r1", 20)):
+        assert f'chatpager_prefix_cache_queried_tokens_total{{replica="{name}"}} {count}.0' in text
+        assert f'chatpager_requests{{replica="{name}",state="running"}} 0.0' in text
+        assert f'chatpager_itl_seconds_bucket{{le="+Inf",replica="{name}"}}' in text
+    assert text.count("# TYPE chatpager_requests gauge") == 1
+
+
 async def test_turns_wait_in_their_lane(serve):
     async with serve(step=64) as server:
         await server.respond("Hello", **GREEDY)
@@ -233,7 +245,7 @@ async def test_readers_that_come_back(server):
 def test_the_event_loop_s_lag_is_what_it_comes_too_late():
     metrics = Metrics()
     metrics.loop_was_late(0.75)
-    got = exposed(metrics.render(None))
+    got = exposed(metrics.render({}))
     assert got["event_loop_lag_seconds_count"] == 1
     assert got["event_loop_lag_seconds_sum"] == pytest.approx(0.75)
 
@@ -244,10 +256,10 @@ async def test_what_is_given_to_sockets_counts_once_it_is_written(monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: now)
     for ago in (0.25, 0.25, 0.5):
         metrics.sending(now - ago)
-    assert exposed(metrics.render(None))["step_to_socket_seconds_count"] == 0
+    assert exposed(metrics.render({}))["step_to_socket_seconds_count"] == 0
     now += 1
     await asyncio.sleep(0)
-    got = exposed(metrics.render(None))
+    got = exposed(metrics.render({}))
     assert got["step_to_socket_seconds_count"] == 3
     assert got["step_to_socket_seconds_sum"] == pytest.approx(4.0)
 

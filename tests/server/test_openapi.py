@@ -246,6 +246,8 @@ async def test_good_requests_are_answered_as_described(server, described):
             ("DELETE", "/v1/chat/completions/{id}"),
             ("DELETE", "/v1/messages/{id}"),
             ("POST", "/v1/admin/requests/{id}/cancel"),
+            ("POST", "/v1/admin/replicas/{id}/drain"),
+            ("POST", "/v1/admin/replicas/{id}/resume"),
             ("PUT", "/v1/admin/keys/{id}/limits"),
         )
         assert answer.status == (404 if unknown else 200), (method, path, answer.body)

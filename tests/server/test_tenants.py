@@ -123,6 +123,7 @@ NAMELESS = {
     ("GET", "/v1/admin/blocks"), ("GET", "/v1/admin/blocks/{}"), ("GET", "/v1/admin/leases"),
     ("GET", "/v1/admin/tenants"), ("PUT", "/v1/admin/tenants/{}/limits"), ("PUT", "/v1/admin/keys/{}/limits"),
     ("POST", "/v1/admin/tenants/{}/pause"), ("POST", "/v1/admin/tenants/{}/resume"), ("DELETE", "/v1/admin/tenants/{}"),
+    ("GET", "/v1/admin/replicas"), ("POST", "/v1/admin/replicas/{}/drain"), ("POST", "/v1/admin/replicas/{}/resume"),
     ("GET", "/v1/admin/settings"), ("POST", "/v1/admin/drain"), ("POST", "/v1/admin/requests/{}/cancel"),
     ("GET", "/v1/admin/sessions/{}/{}/turns"), ("PUT", "/v1/admin/sessions/{}/{}/pin"),
     ("DELETE", "/v1/admin/sessions/{}/{}/pin"), ("POST", "/v1/admin/sessions/{}/{}/turns/{}/reveal"),
@@ -365,7 +366,7 @@ async def test_who_has_most_of_the_cache_is_told_of_ones_own_and_admins_of_all(t
 # -- roles and keys ---------------------------------------------------------------------------------------------------
 
 
-ADMIN = [f"/v1/admin/{name}" for name in ("snapshot", "history", "tables", "blocks", "leases", "settings")]
+ADMIN = [f"/v1/admin/{name}" for name in ("snapshot", "history", "tables", "blocks", "leases", "settings", "replicas")]
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/v1/cache/events", "/v1/prefixes", *ADMIN])

@@ -69,7 +69,7 @@ async def test_a_turn_cancelled_in_its_prompt_tells_what_was_computed(rig):
         assert told(turn, ended) == (0, 48, 48)
         assert r.engine.pool.counts()["cached"] == 48 // BLOCK
         assert list(turn.computed_ids()) == list(turn.prompt[:48])
-        assert b'chatpager_prompt_tokens_total{source="computed"} 48.0' in metrics.render(None)
+        assert b'chatpager_prompt_tokens_total{source="computed"} 48.0' in metrics.render({})
         _, after = await r.ask("and more", session=session)
         assert (after.receipt.device_tokens, after.receipt.attainable_tokens) == (48, 48)
         assert after.receipt.miss_reason == "cold", "nothing was evicted: there was no more"

@@ -1,4 +1,4 @@
-"""What an engine's host promises, of a thread and of a process: the same."""
+"""What an engine's host promises, of a thread, of a process and of replicas of them: the same."""
 
 import asyncio
 import json
@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -35,6 +36,7 @@ from chatpager.errors import ContextLengthExceeded, EngineStopped, InvalidReques
 from chatpager.sessions.engine_host import Hearers
 from chatpager.sessions.engine_link import Program
 from chatpager.sessions.engine_process import EngineProcess
+from chatpager.sessions.engine_replicas import EngineReplicas
 from chatpager.sessions.engine_thread import EngineThread
 from chatpager.sessions.restarts import Breaker
 from tests.engine.fakes import answer, continuation, make_engine, request
@@ -77,10 +79,14 @@ class Home:
         self.steps = Steps(path)
         settings = json.dumps({"steps": str(path), **SIZES}).encode()
         hearers = Hearers(self._hear, self._hear_leases, self._die, self._restart)
+        program = Program([sys.executable, "-m", PROGRAM], settings)
         if kind == "thread":
             self.host = EngineThread(lambda: build(settings), hearers, breaker)
+        elif kind == "process":
+            self.host = EngineProcess(program, hearers, breaker)
         else:
-            self.host = EngineProcess(Program([sys.executable, "-m", PROGRAM], settings), hearers, breaker)
+            self.host = EngineReplicas({"r0": partial(EngineProcess, program, breaker=breaker)}, hearers)
+        [self.engine] = self.host.engines
         self.tokens, self.ended, self.calls, self.leases = {}, {}, [], []
         self.deaths, self.restarts, self.pids, self.hears_wrong = 0, 0, [], False
 
@@ -104,8 +110,8 @@ class Home:
 
     def note(self):
         """The process of the moment."""
-        if isinstance(self.host, EngineProcess):
-            self.pids.append(self.host.pid)
+        if isinstance(self.engine, EngineProcess):
+            self.pids.append(self.engine.pid)
 
     def zombies(self):
         return [pid for pid in self.pids if Path(f"/proc/{pid}").exists()]
@@ -126,7 +132,7 @@ class Home:
         await eventually(lambda: self.host.step == number)
 
 
-@pytest.fixture(params=["thread", "process"])
+@pytest.fixture(params=["thread", "process", "replicas"])
 async def home(request, tmp_path, monkeypatch):
     for name, value in traced().items():
         monkeypatch.setenv(name, value)
@@ -219,33 +225,39 @@ async def test_an_engine_that_dies_is_told_and_made_again(home, how):
     if how == "kill" and isinstance(home.host, EngineThread):
         assert not home.host.kill()
         return
+    moves = isinstance(home.host, EngineReplicas)
     home.host.send(request("a", PROMPT, 9))
     await home.in_step(1)
     home.steps.let(2)
     await eventually(lambda: len(home.tokens.get(("a", 0), [])) == 2)
     if how == "mistake":
-        home.host.send(CancelRequest(["no name at all"]))
+        home.engine.send(CancelRequest(["no name at all"]))
     asked = asyncio.ensure_future(home.host.stats())
     await asyncio.sleep(0)
     if how == "kill":
-        os.kill(home.host.pid, signal.SIGKILL)
+        os.kill(home.engine.pid, signal.SIGKILL)
     home.steps.let(how == "mistake")
     with pytest.raises(EngineStopped, match="starts again"):
         await asked
     assert home.tokens["a", 0] == continuation(PROMPT, 9)[: len(home.tokens["a", 0])]
-    assert len(home.tokens["a", 0]) >= 2 and home.calls[-1] == [] and home.deaths == 1
-    if isinstance(home.host, EngineProcess):  # a thread has its next engine in no time
+    assert len(home.tokens["a", 0]) >= 2
+    assert (home.calls[-1] == [], home.deaths) == ((False, 0) if moves else (True, 1))
+    if isinstance(home.engine, EngineProcess):  # a thread has its next engine in no time
         with pytest.raises(EngineStopped, match="starts again"):
             home.host.send(request("b", PROMPT))
         home.host.send(CloseSession("s"))
     await eventually(lambda: home.restarts and home.host.alive)
     assert (home.host.restarts, home.restarts, home.host.restarting) == (1, 1, False)
     home.note()
-    assert (await home.run("c", PROMPT, 5)).usage.cached_tokens == 0
-    assert home.tokens["c", 0] == continuation(PROMPT, 5)
-    assert ("a", 0) not in home.ended
-    if isinstance(home.host, EngineProcess):
-        await eventually(lambda: not home.host._erasing)
+    assert (await home.run("c", LONG, 5)).usage.cached_tokens == 0
+    assert home.tokens["c", 0] == continuation(LONG, 5)
+    if moves:
+        home.steps.let(20)
+        assert (await home.end("a")).usage.output_tokens == 9 and home.tokens["a", 0] == continuation(PROMPT, 9)
+    else:
+        assert ("a", 0) not in home.ended
+    if isinstance(home.engine, EngineProcess):
+        await eventually(lambda: not home.engine._erasing)
 
 
 async def test_an_engine_that_is_told_to_end_ends_after_its_step(home):
