@@ -251,7 +251,7 @@ class Engine:
         began, now = now, clock()
         self._time_step(plan, now - began)
         for row, result in computed:
-            if row.dropped or row.seq.status is not SequenceStatus.RUNNING:
+            if row.seq.status is not SequenceStatus.RUNNING:
                 continue  # it left while the step ran, or a sibling's failure ended its request a moment ago
             if isinstance(result, EngineError):
                 self._fail(row, result)

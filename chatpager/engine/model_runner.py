@@ -30,6 +30,8 @@ CPU_KV_BYTES = 4 << 30
 """KV cache on a CPU when ``num_kv_blocks`` is not given: at most this (what vLLM takes there too)."""
 DEAREST = SamplingParams(top_p=0.9, presence_penalty=0.1, logprobs=1, seed=0)
 """The way of drawing a token that takes most memory."""
+GRAPH_BYTES = 4 << 20
+"""What the driver may take for a graph beside what is in it."""
 TRIAL_BLOCKS = 2
 """The null block, and one for every token of a trial."""
 
@@ -88,7 +90,8 @@ class ModelRunner:
             padded_rows=self.config.max_num_seqs if self._has_graphs else 0,
             longest=self.max_model_len,
         )
-        self._graphs = self._step_graphs() if self._has_graphs else None
+        self._graphs: StepGraphs | None = None
+        """Once they are captured."""
         self._drawn: torch.Tensor | None = None
         """What the last step that was launched draws, and by ``id`` of a sequence where its token is."""
         self._places: dict[int, int] = {}
@@ -114,7 +117,7 @@ class ModelRunner:
             max_context=self.max_model_len,
             group=self.model.config.get_text_config().num_attention_heads // self.shape.kv_heads,
         )
-        graphs, self._graphs = self._graphs, None  # not before they are captured
+        graphs = self._step_graphs() if self._has_graphs else None
         warm_up.make_ready(self.run, tried, self.block_size, graphs)
         self._graphs = graphs
 
@@ -170,8 +173,8 @@ class ModelRunner:
         if device.type == "cuda":
             step, kept = self._step_bytes(device), self._trial_graphs()
             free, total = torch.cuda.mem_get_info(device)
-            del kept
-            return max(0, int(share * total) - (total - free) - step)
+            others = GRAPH_BYTES * kept.count if kept else 0
+            return max(0, int(share * total) - (total - free) - step - others)
         return min(CPU_KV_BYTES, int(share * _available_memory()))
 
     def _step_bytes(self, device: torch.device) -> int:
@@ -194,10 +197,10 @@ class ModelRunner:
         if not self._has_graphs:
             return None
         self._open(TRIAL_BLOCKS)
-        graphs = self._graphs
-        assert graphs is not None
+        graphs = self._step_graphs()
         for _ in graphs.capture(graphs.sizes[-1:]):
             pass
+        torch.cuda.empty_cache()
         return graphs
 
     def _largest_plan(self) -> Plan:

@@ -71,10 +71,10 @@ def draw(logits: torch.Tensor, samples: Seq[tuple[int, Sequence]], lengths: Seq[
     if rows != list(range(len(logits))):
         logits = logits.index_select(0, sent(rows, torch.int64, device))
     raw = logits.float()
-    is_sound = torch.isfinite(raw.amax(-1))
     shaped = _shape(raw, seqs, lengths)
     failed = constrain(shaped, seqs)
     best, tokens = shaped.max(-1)
+    is_sound = torch.isfinite(best if shaped is raw else raw.amax(-1))
     failed |= dead_ends(best, seqs)
     drawn = [i for i, seq in enumerate(seqs) if not seq.params.greedy and i not in failed]
     if drawn and device.type == "cpu":  # a GPU's kernels pass over what is not sound

@@ -144,6 +144,7 @@ class StepGraphs:
         for rows in sorted(sizes or self.sizes, reverse=True):
             for kind in Kind:
                 self._builder.build_padded(Plan(), {}, rows)
+                stream.wait_stream(torch.cuda.current_stream(self._device))
                 with torch.inference_mode(), torch.cuda.stream(stream):
                     self.compute(rows, kind)  # what compiles or allocates when first called does it now
                     stream.synchronize()
