@@ -75,7 +75,8 @@ class Bench:
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Measure, print and return the figures; with ``out`` they are written there, as JSON and as a page.
+    """Measure, print and return the figures; with ``out`` they are written there, as JSON and as a page, those
+    of a run that was interrupted too.
 
     Raises:
         ConfigError: an option makes no sense.
@@ -98,16 +99,23 @@ def run(options: Options) -> dict[str, Any]:
         bench = Bench(options, sizes, model, logs, words_of(model), seed, peers, console, found, [])
         try:
             asyncio.run(_measure(bench))
-        except asyncio.CancelledError:
-            raise KeyboardInterrupt from None  # ended by SIGTERM
+        except (KeyboardInterrupt, asyncio.CancelledError):  # the latter by SIGTERM
+            bench.failed.append("interrupted: figures are of the rounds that are here")
+            if any(rounds for by_server in found.values() for rounds in by_server.values()):
+                _write(options.out, _result(bench, parameters))
+            raise KeyboardInterrupt from None
     result = _result(bench, parameters)
-    if options.out:
-        Path(options.out).write_text(json.dumps(result, indent=2) + "\n")
-        Path(options.out).with_suffix(".html").write_text(serve_report.page(result))
+    _write(options.out, result)
     serve_report.show(console, result)
     if bench.failed:
         raise PeerError("\n".join(["not everything was measured:", *bench.failed]))
     return result
+
+
+def _write(out: str | None, result: dict[str, Any]) -> None:
+    if out:
+        Path(out).write_text(json.dumps(result, indent=2) + "\n")
+        Path(out).with_suffix(".html").write_text(serve_report.page(result))
 
 
 def _check(options: Options) -> list[str]:

@@ -5,6 +5,7 @@ import json
 import os
 import select
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -233,3 +234,19 @@ def test_the_bench_takes_its_servers_with_it_when_it_is_ended(tmp_path):
         bench.terminate()
         assert bench.wait(60) == 130
     assert not accounting.members(pid)
+
+
+def test_rounds_that_were_measured_are_kept_when_the_bench_is_interrupted(tmp_path):
+    out = tmp_path / "out.json"
+    argv = [sys.executable, "-m", "chatpager", "bench", "serve", "--without-self", "--trial", "--rounds", "1000"]
+    argv += ["--only", "single", "--start", strange(), "--out", str(out)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as bench:
+        assert any(line.startswith("round 2 of") for line in bench.stdout)
+        bench.send_signal(signal.SIGINT)
+        _, said = bench.communicate(timeout=60)
+    assert bench.returncode == 130
+    assert said == ""
+    result = json.loads(out.read_text())
+    assert result["failed"] == ["interrupted: figures are of the rounds that are here"]
+    assert result["scenarios"]["single"]["strange"]["rounds"]
+    assert out.with_suffix(".html").exists()
