@@ -16,6 +16,7 @@ from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_type_hints
+from urllib.parse import urlsplit
 
 from chatpager.errors import ConfigError
 
@@ -432,8 +433,13 @@ def load(
         sections[s.section][s.name] = _convert(s, value, source)
         sources[s.name] = source
     _take_key_from_file(sections["server"], sources)
-    if path is not None and sections["server"].get("api_key") and sources["api_key"].startswith(f"{path} ["):
-        _refuse_open_key(path, sources["api_key"])
+    secret = {
+        "api_key": bool(sections["server"].get("api_key")),
+        "database_url": _has_password(sections["store"].get("database_url", "")),
+    }
+    for name in secret:
+        if secret[name] and path is not None and sources[name].startswith(f"{path} ["):
+            _refuse_open_secret(name, path, sources[name])
     _refuse_fake(sections, sources)
     return Config(
         refuse_unsupported(EngineConfig(**sections["engine"]), sources),
@@ -475,9 +481,18 @@ def _take_key_from_file(server: dict[str, Any], sources: dict[str, str]) -> None
 OPEN_TO_ALL = "everybody on this machine may read it: chmod 600 {}"
 
 
-def _refuse_open_key(file: Path, source: str) -> None:
+def _refuse_open_secret(name: str, file: Path, source: str) -> None:
     if _is_open_to_all(file):
-        raise ConfigError("api_key", OPEN_TO_ALL.format(file), source=source)
+        raise ConfigError(name, OPEN_TO_ALL.format(file), source=source)
+
+
+def _has_password(url: str) -> bool:
+    """Whether one stands in a database's address, or may."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return True
+    return bool(parts.password) or "pass" in parts.query.lower()
 
 
 def _is_open_to_all(file: Path) -> bool:

@@ -291,6 +291,19 @@ class TestTheKeyInAFile:
                 assert "chmod 600 chatpager.toml" in wrong().problem and "hush" not in str(wrong())
                 assert load({"api_key": "k"}, env={}).server.api_key == "k", "it is not the server's"
 
+    @pytest.mark.parametrize("url", ["postgresql://me:hush@db/chats", "postgresql://db/chats?user=me&password=hush"])
+    def test_nor_may_everybody_read_the_password_of_a_database(self, file, folder, url):
+        file(f'[store]\ndatabase_url = "{url}"\n')
+        (folder / "chatpager.toml").chmod(0o644)
+        refused = wrong()
+        assert (refused.name, "chmod 600 chatpager.toml" in refused.problem) == ("database_url", True)
+        assert "hush" not in str(refused)
+        (folder / "chatpager.toml").chmod(0o640)
+        assert load({}, env={}).store.database_url == url
+        file('[store]\ndatabase_url = "postgresql://me@db/chats"\n')
+        (folder / "chatpager.toml").chmod(0o644)
+        assert load({}, env={}).store.database_url == "postgresql://me@db/chats", "there is none in it"
+
     @pytest.mark.parametrize(
         ("content", "problem"),
         [(None, "No such file"), (b"", "is empty"), (b" \n", "is empty"), (b"a\nb", "one line"), (b"\xff", "UTF-8")],
