@@ -1,11 +1,11 @@
 """One server a database: whoever recovers live turns must be the only one who runs any.
 
-On SQLite the claim is a lock on a file beside the database and goes with the process, however it ends. On PostgreSQL
-it is an advisory lock of a connection that is kept for nothing else, and goes with that connection, which may end
-before the process does: the database restarts, or somebody ends the backend. So it is checked before each write that
-relies on it (a turn's beginning, recovery), and taken again if it was lost. Who lost it to another server begins no
-turn; those that still run have been ended by the other one, and what they add is not stored. (A pooler in between must
-not share connections by transaction.)
+On SQLite the claim is a lock on a file beside the database and goes with the process, however it ends; whether somebody
+deleted the file is looked at before each read and write. On PostgreSQL it is an advisory lock of a connection that is
+kept for nothing else, and goes with that connection, which may end before the process does: the database restarts, or
+somebody ends the backend. So it is checked before each write that relies on it (a turn's beginning, recovery), and
+taken again if it was lost. Who lost it to another server begins no turn; those that still run have been ended by the
+other one, and what they add is not stored. (A pooler in between must not share connections by transaction.)
 """
 
 from __future__ import annotations
@@ -35,13 +35,48 @@ _RELEASE_SECONDS = 2.0
 """A backend that is ended tells its client before it lets its locks go."""
 
 
-def claim_file(database: Path, shown: str) -> int:
-    """Lock the file beside ``database``; the lock lasts until the returned descriptor is closed.
+class FileClaim:
+    """A lock on the file beside ``database``, until ``release``.
 
     Raises:
         StoreError: another process has it, or the file cannot be made.
     """
-    path = database.with_name(database.name + ".lock")
+
+    def __init__(self, database: Path, shown: str) -> None:
+        self._path = database.with_name(database.name + ".lock")
+        self._shown = shown
+        self._descriptor = _locked(self._path, shown)
+
+    def lost(self) -> str:
+        """Why it is no longer ours, or nothing. A file that was deleted, as one that a crash had left, keeps nobody
+        out: it is made again, where another server was not quicker."""
+        try:
+            if os.path.samestat(os.stat(self._path), os.fstat(self._descriptor)):
+                return ""
+        except FileNotFoundError:
+            pass
+        except OSError:  # where it is cannot be looked at for now
+            return ""
+        try:
+            again = _locked(self._path, self._shown)
+        except StoreError as error:
+            if not isinstance(error.__cause__, BlockingIOError):
+                return ""  # it cannot be made for now, and nobody else has it
+            return (
+                "is in use by another server, which claimed it when this one's lock file was deleted: stop one of the "
+                "two, and start the other again"
+            )
+        os.close(self._descriptor)
+        self._descriptor = again
+        log.warning("the database %s is claimed again: its lock file was deleted", self._shown)
+        return ""
+
+    def release(self) -> None:
+        os.close(self._descriptor)
+
+
+def _locked(path: Path, shown: str) -> int:
+    """The descriptor of the file; to close it gives the lock back."""
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:

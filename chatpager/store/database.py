@@ -55,7 +55,7 @@ class Database:
         """Begun since it was opened."""
         self._log_holds_deleted = True
         """It may: also what was deleted by a server that died before the log was emptied."""
-        self._claim: int | claim.ConnectionClaim | None = None
+        self._claim: claim.FileClaim | claim.ConnectionClaim | None = None
         pragmas = (*_PRAGMAS, f"busy_timeout={busy_timeout_ms}")
         self._engine = _sqlite_engine(self.url, pragmas) if self.file else _postgres_engine(self.url)
         self._one_visit = OneVisit(self.file, pragmas) if self.file else None
@@ -107,7 +107,7 @@ class Database:
         if self._claim is not None:
             return
         if self.file:
-            self._claim = claim.claim_file(self.file.resolve(), self.shown)
+            self._claim = claim.FileClaim(self.file.resolve(), self.shown)
             return
         taking = claim.ConnectionClaim(self._engine, self.shown)
         await taking.take()
@@ -119,7 +119,7 @@ class Database:
         if isinstance(held, claim.ConnectionClaim):
             await held.release()
         elif held is not None:
-            os.close(held)
+            held.release()
         for visiting in (self._one_visit, self._visits):
             if visiting is not None:
                 await visiting.close()
@@ -229,6 +229,8 @@ class Database:
                 gone = False
             # SQLite would go on writing into a file that no longer has a name.
             self._unusable = "was moved or deleted" if gone else ""
+        if not self._unusable and isinstance(self._claim, claim.FileClaim):
+            self._unusable = self._claim.lost()
         return self._unusable
 
     def _check_usable(self) -> None:

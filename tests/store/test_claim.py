@@ -155,3 +155,33 @@ async def test_by_another_name_it_is_the_same_database(sqlite_url, open_store, t
     await first.claim()
     with pytest.raises(StoreError, match="in use by process"):
         await second.claim()
+
+
+def delete_lock(url):
+    Path(make_url(url).database + ".lock").unlink()
+
+
+async def test_a_lock_that_was_deleted_is_made_again(sqlite_url, open_store, caplog):
+    """As by somebody who took it for one that a crash had left."""
+    first, second = await open_store(sqlite_url, migrate=False), await open_store(sqlite_url, migrate=False)
+    await first.claim()
+    delete_lock(sqlite_url)
+    await first.create_session("t", id="conv_1", now=1)
+    assert "is claimed again" in caplog.text
+    with pytest.raises(StoreError, match="in use by process"):
+        await second.claim()
+
+
+async def test_who_lost_a_deleted_lock_to_another_server_writes_and_reads_nothing_more(sqlite_url, open_store):
+    first, second = await open_store(sqlite_url, migrate=False), await open_store(sqlite_url, migrate=False)
+    await first.claim()
+    delete_lock(sqlite_url)
+    await second.claim()
+    for _ in range(2):
+        with pytest.raises(StoreError, match="in use by another server, which claimed it when"):
+            await first.create_session("t", id="conv_1", now=1)
+    assert first.unusable
+    await first.close()
+    await second.create_session("t", id="conv_1", now=1)
+    with pytest.raises(StoreError, match="in use by process"):
+        await (await open_store(sqlite_url, migrate=False)).claim()
