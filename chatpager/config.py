@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from chatpager.errors import ConfigError
 
+KV_DTYPES = ("auto", "fp8", "int8")
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
 
@@ -96,6 +97,9 @@ class EngineConfig:
         0.0, "of each sequence of the fake engine; 0: as fast as it goes", check=_at_least(0)
     )
     device: str = setting("auto", "auto, cpu or cuda", check=_one_of("auto", "cpu", "cuda"))
+    kv_cache_dtype: str = setting(
+        "auto", "KV cache: auto: as dtype; fp8 (e4m3), int8: in eight bits, with scales", check=_one_of(*KV_DTYPES)
+    )
     block_size: int = setting(16, "tokens in one KV block", check=_block_size)
     max_model_len: int | None = setting(None, "longest prompt plus answer, in tokens", check=_at_least(1))
     max_num_seqs: int = setting(256, "sequences in one step at the most", check=_at_least(1))

@@ -43,8 +43,9 @@ class Shape:
     vocab_size: int
     max_positions: int
 
-    def bytes_per_token(self, element_size: int) -> int:
-        return 2 * self.layers * self.kv_heads * self.head_dim * element_size
+    def bytes_per_token(self, element_size: int, scale_size: int = 0) -> int:
+        """``scale_size``: bytes beside a head's numbers."""
+        return 2 * self.layers * self.kv_heads * (self.head_dim * element_size + scale_size)
 
 
 def check(config: Any, path: Path) -> Shape:

@@ -14,37 +14,11 @@ import torch
 from transformers import AttentionInterface
 
 from chatpager.engine.batch import Batch
+from chatpager.engine.kv_cache import KVCache
 from chatpager.kernels import paged_attention
 from chatpager.kernels.store_kv import store_kv
 
 ATTENTION = "chatpager"
-
-
-@dataclass(frozen=True)
-class KVCache:
-    """Keys and values of every layer, [num_blocks, block_size, kv_heads, head_dim] each."""
-
-    keys: list[torch.Tensor]
-    values: list[torch.Tensor]
-
-    @classmethod
-    def allocate(
-        cls,
-        layers: int,
-        num_blocks: int,
-        block_size: int,
-        heads: int,
-        dim: int,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> KVCache:
-        # Not zeroed: pages are mapped when first written, and no kernel reads a slot that was not.
-        shape = (num_blocks, block_size, heads, dim)
-
-        def tensors() -> list[torch.Tensor]:
-            return [torch.empty(shape, dtype=dtype, device=device) for _ in range(layers)]
-
-        return cls(tensors(), tensors())
 
 
 @dataclass(frozen=True)
@@ -85,7 +59,8 @@ def paged_attention_forward(
     """query [1, heads, T, head_dim], key and value [1, kv_heads, T, head_dim] -> [1, T, heads, head_dim]."""
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     keys, values = paged.cache.keys[layer], paged.cache.values[layer]
-    store_kv(key[0].transpose(0, 1), value[0].transpose(0, 1), keys, values, paged.batch.slot_mapping)
+    new = key[0].transpose(0, 1), value[0].transpose(0, 1)
+    store_kv(*new, keys, values, paged.batch.slot_mapping, paged.cache.scales(layer))
     options: Features = {"scale": scaling, "sliding_window": sliding_window, "softcap": softcap, "sinks": s_aux}
     return attend(query[0].transpose(0, 1), layer, paged, **options).unsqueeze(0), None
 
@@ -94,6 +69,7 @@ def attend(rows: torch.Tensor, layer: int, paged: PagedStep, **features: Unpack[
     """Queries [T, heads, head_dim] over pages that have the step's own keys and values already -> the same shape."""
     batch = paged.batch
     keys, values = paged.cache.keys[layer], paged.cache.values[layer]
+    key_scales, value_scales = paged.cache.scales(layer) or (None, None)
     out = torch.empty(rows.shape, dtype=rows.dtype, device=rows.device)
     n = batch.num_decodes
     if n:
@@ -107,6 +83,8 @@ def attend(rows: torch.Tensor, layer: int, paged: PagedStep, **features: Unpack[
             batch.max_decode_context,
             out=out[:n],
             workspace=paged.workspace,
+            key_scales=key_scales,
+            value_scales=value_scales,
             plans=paged.plans,
             **features,
         )
@@ -123,6 +101,8 @@ def attend(rows: torch.Tensor, layer: int, paged: PagedStep, **features: Unpack[
             max_query_len=batch.max_query_len,
             out=out[n:],
             workspace=paged.workspace,
+            key_scales=key_scales,
+            value_scales=value_scales,
             **features,
         )
     return out

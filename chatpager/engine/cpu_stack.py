@@ -9,11 +9,12 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import nn
 
-from chatpager.engine.attention import KVCache, PagedStep
+from chatpager.engine.attention import PagedStep
 from chatpager.engine.batch import Batch
 from chatpager.engine.cpu_angles import Angles
 from chatpager.engine.cpu_layers import FAMILIES, Layer, Norm, fused
 from chatpager.engine.cpu_linears import Maker, Streamed
+from chatpager.engine.kv_cache import KVCache
 from chatpager.kernels import cpu_decode, cpu_linear, cpu_program, cpu_rows
 from chatpager.kernels.arguments import AttentionCall
 from chatpager.kernels.cpu_program import Program
@@ -86,7 +87,7 @@ class Decoder(nn.Module):
         embedded = self.model.embed_tokens(input_ids)
         angles = self._angles.at(position_ids, embedded)
         rows = self._stack(embedded, position_embeddings=angles, paged=paged)
-        if self._stack.tail and self._stack.is_program(paged.batch):
+        if self._stack.tail and self._stack.is_program(paged):
             every = len(logits_to_keep) == rows.shape[1]
             return Output(rows if every else rows[:, logits_to_keep])
         kept = cpu_rows.norm(self._kernel, rows[0, logits_to_keep], self._norm.weight, self._norm.eps)
@@ -115,9 +116,10 @@ class Stack(nn.Module):
         if isinstance(head, Streamed) and head.kernels and head.most_rows >= self._rows > 0:
             self.tail = Tail(norm, head)
 
-    def is_program(self, batch: Batch) -> bool:
-        """Whether a step is of few rows of one token each."""
-        return 0 < batch.num_decodes == batch.num_tokens <= self._rows
+    def is_program(self, paged: PagedStep) -> bool:
+        """Whether a step is of few rows of one token each; keys and values of eight bits are attended to by torch."""
+        batch = paged.batch
+        return not paged.cache.is_scaled and 0 < batch.num_decodes == batch.num_tokens <= self._rows
 
     def forward(
         self,
@@ -130,7 +132,7 @@ class Stack(nn.Module):
         """[1, T, hidden] -> the same shape, or logits of all rows at the end of a program with a ``tail``; the next
         step may write either again."""
         batch = paged.batch
-        if self.is_program(batch):
+        if self.is_program(paged):
             return self._program_for(paged.cache, batch.block_size).run(hidden_states, position_embeddings, batch)
         for layer in self.layers:
             hidden_states = layer(hidden_states, position_embeddings=position_embeddings, paged=paged)

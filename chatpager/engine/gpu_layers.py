@@ -65,10 +65,11 @@ class Layer(nn.Module):
         else:
             normed = cuda_rows.add_norm(x, delta, self.before.weight, self.before.eps)
         rows = self.qkv(normed)
-        keys, values = paged.cache.keys[self.layer_idx], paged.cache.values[self.layer_idx]
+        cache, i = paged.cache, self.layer_idx
         cuda_rows.rotate_store(
-            rows, self.heads, angles, self.head_norms, self.head_eps, (keys, values), paged.batch.slot_mapping
-        )
+            rows, self.heads, angles, self.head_norms, self.head_eps, (cache.keys[i], cache.values[i]),
+            paged.batch.slot_mapping, cache.scales(i),
+        )  # fmt: skip
         query = rows.view(len(rows), -1, self.dim)[:, : self.heads[0]]
         mixed = attend(query, self.layer_idx, paged, scale=self.scaling, sliding_window=self.window)
         between = cuda_rows.add_norm(x, self.o(mixed.flatten(1)), self.between.weight, self.between.eps)

@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 
 from chatpager.config import EngineConfig
-from chatpager.engine import freed_memory, loader, step_graphs, warm_up
-from chatpager.engine.attention import KVCache, PagedStep
+from chatpager.engine import freed_memory, kv_cache, loader, step_graphs, warm_up
+from chatpager.engine.attention import PagedStep
 from chatpager.engine.batch import Batch, BatchBuilder, feed
 from chatpager.engine.block_hash import Field
+from chatpager.engine.kv_cache import KVCache
 from chatpager.engine.plan import Plan
 from chatpager.engine.sampler import Drawn, Sampled, draw
 from chatpager.engine.sampling_params import SamplingParams
@@ -23,7 +24,6 @@ from chatpager.engine.thread_choice import ThreadChoice, candidates
 from chatpager.errors import ConfigError
 from chatpager.kernels import paged_attention
 from chatpager.kernels.paged_attention import Workspace
-from chatpager.kernels.store_kv import copy_blocks
 
 MEMINFO = Path("/proc/meminfo")
 CPU_KV_BYTES = 4 << 30
@@ -57,6 +57,7 @@ class ModelRunner:
             Path(config.model), dtype=config.dtype, device=config.device, quantization=config.quantization
         )
         self.shape = self.model.shape
+        self.kv_dtype = kv_cache.kept_as(config.kv_cache_dtype, self.model.dtype, self.model.device)
         if self.is_apart:
             warm_up.keep_compiled()
         paged_attention.prepare(self.model.dtype, self.model.device, self.shape.head_dim)  # not in the first step
@@ -78,7 +79,7 @@ class ModelRunner:
         """Allocate a KV cache of so many blocks and all that a step needs."""
         shape, model = self.shape, self.model
         self.cache = KVCache.allocate(
-            shape.layers, num_blocks, self.block_size, shape.kv_heads, shape.head_dim, model.dtype, model.device
+            shape.layers, num_blocks, self.block_size, shape.kv_heads, shape.head_dim, self.kv_dtype, model.device
         )
         self._workspace = Workspace()
         self._builder = BatchBuilder(
@@ -125,7 +126,8 @@ class ModelRunner:
 
     @property
     def block_bytes(self) -> int:
-        return self.shape.bytes_per_token(self.model.dtype.itemsize) * self.block_size
+        kept = self.kv_dtype
+        return self.shape.bytes_per_token(kept.itemsize, kv_cache.scale_bytes(kept)) * self.block_size
 
     def _max_model_len(self) -> int:
         asked, longest = self.config.max_model_len, self.shape.max_positions
@@ -162,7 +164,7 @@ class ModelRunner:
             raise ConfigError(
                 "max_model_len",
                 f"needs {needed} KV blocks of {self.block_bytes} bytes, but there are {blocks}: lower it to {holds}, "
-                "raise gpu_memory_utilization or num_kv_blocks, or use a smaller dtype",
+                "raise gpu_memory_utilization or num_kv_blocks, or use a smaller dtype or kv_cache_dtype",
                 value=self.max_model_len,
             )
         self.max_model_len = holds
@@ -224,10 +226,13 @@ class ModelRunner:
 
     def hash_domain(self) -> Iterable[tuple[str, Field]]:
         """What the root of every block hash carries, the salt and the block size apart."""
+        kept, layout = str(self.model.dtype), "layer/k,v/[block,token,head,dim]"
+        if self.kv_dtype is not self.model.dtype:
+            kept, layout = f"{self.kv_dtype} of {kept}", f"{layout}, [block,head,token] of scales"
         return (
             ("model", self.model.fingerprint),
-            ("kv_dtype", str(self.model.dtype)),
-            ("kv_layout", "layer/k,v/[block,token,head,dim]"),
+            ("kv_dtype", kept),
+            ("kv_layout", layout),
             ("epoch", 0),
         )
 
@@ -235,24 +240,13 @@ class ModelRunner:
 
     @torch.inference_mode()
     def read_blocks(self, ids: Iterable[int]) -> list[bytes]:
-        """The content of each block: keys of all layers, then values, [block_size, kv_heads, head_dim] each."""
-        layers = (*self.cache.keys, *self.cache.values)
-        if self.model.device.type == "cpu":  # a fourth of what torch's indexing takes, which asks all threads
-            views = [pages.view(torch.uint8).flatten(1).numpy() for pages in layers]
-            return [b"".join([view[i].tobytes() for view in views]) for i in ids]
-        where = torch.tensor(list(ids), device=self.model.device)
-        raw = torch.stack([pages[where] for pages in layers], dim=1).flatten(1).view(torch.uint8).cpu().numpy()
-        return [block.tobytes() for block in raw]
+        """The content of each block, as ``KVCache.read`` gives it."""
+        return self.cache.read(ids)
 
     @torch.inference_mode()
     def write_blocks(self, ids: Iterable[int], contents: Iterable[bytes]) -> None:
         """Write what ``read_blocks`` gave, of a model of the same fingerprint and the same layout."""
-        where = torch.tensor(list(ids), device=self.model.device)
-        layers = (*self.cache.keys, *self.cache.values)
-        raw = torch.frombuffer(bytearray().join(contents), dtype=self.model.dtype)
-        parts = raw.view(len(where), len(layers), *layers[0].shape[1:]).to(self.model.device)
-        for i, pages in enumerate(layers):
-            pages[where] = parts[:, i]
+        self.cache.write(ids, contents)
 
     # -- running ------------------------------------------------------------------------------------------------------
 
@@ -312,7 +306,7 @@ class ModelRunner:
             assert self._drawn is not None
             feed(batch, self._drawn)
         if batch.copies.numel():
-            copy_blocks(self.cache.keys, self.cache.values, batch.copies)
+            self.cache.copy(batch.copies)
         return self._logits(batch, self._workspace)
 
     def _logits(self, batch: Batch, workspace: Workspace) -> torch.Tensor:

@@ -1,5 +1,5 @@
 """Paged attention on the CPU: by ``cpu_decode`` and ``cpu_extend`` where they serve; all else gathers pages into a
-workspace for torch's fused attention.
+workspace for torch's fused attention, which widens those of eight bits.
 
 The fused operator is called by its aten name because only that form returns the log-sum-exp, which joins a prefix
 with the causal part and folds in attention sinks. It must never see an empty tensor: it divides by the lengths.
@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from chatpager.kernels import cpu_decode, cpu_extend
+from chatpager.kernels import cpu_decode, cpu_eight_bits, cpu_extend
 from chatpager.kernels.arguments import AttentionCall
 
 _fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -34,6 +34,7 @@ def attend(call: AttentionCall, *, gather: bool = False) -> None:
     Raises:
         ValueError: a context exceeds its block table, or ``query_start`` does not fit; nothing was written.
     """
+    gather = gather or call.key_scales is not None
     context_lens: list[int] = call.context_lens.tolist()
     room = call.block_tables.shape[1] * call.block_size
     if context_lens and not 0 <= min(context_lens) <= max(context_lens) <= room:
@@ -77,7 +78,8 @@ def _decode(call: AttentionCall, context_lens: list[int], gather: bool) -> None:
 def _decode_gathered(
     call: AttentionCall, seen: list[int], spans: list[tuple[int, int]], out: Tensor, lse: Tensor
 ) -> None:
-    runs = plan_runs(seen, spans, _token_bytes(call)) if _is_flat(call.key_cache) else []
+    is_plain = call.key_scales is None and _is_flat(call.key_cache)
+    runs = plan_runs(seen, spans, _token_bytes(call)) if is_plain else []
     if runs:
         _decode_together(call, runs, spans, out, lse)
         seen = sorted(set(seen).difference(*runs))
@@ -124,7 +126,7 @@ def plan_runs(rows: list[int], spans: list[tuple[int, int]], token_bytes: int) -
 def _decode_alone(call: AttentionCall, rows: list[int], spans: list[tuple[int, int]], out: Tensor, lse: Tensor) -> None:
     """Rows one by one: pages are copied whole into the same memory, and slicing leaves nothing to mask."""
     size, piece = call.block_size, _piece(call)
-    short = [row for row in rows if spans[row][1] - spans[row][0] <= piece]
+    short = [row for row in rows if call.key_scales is None and spans[row][1] - spans[row][0] <= piece]
     most = max((-(-spans[row][1] // size) - spans[row][0] // size for row in short), default=0)
     shape, dtype, device = (most, size, call.kv_heads, call.head_dim), call.query.dtype, call.query.device
     key_pages = call.workspace.take("key", shape, dtype, device)
@@ -254,13 +256,15 @@ def _gather_pages(call: AttentionCall, row: int, start: int, stop: int) -> tuple
     pages = call.block_tables[row, first:last]
     shape = (1, -1, call.kv_heads, call.head_dim)
     inside = slice(start - first * call.block_size, stop - first * call.block_size)
-    key = _gather(call, "key", call.key_cache, pages).view(shape)[:, inside]
-    value = _gather(call, "value", call.value_cache, pages).view(shape)[:, inside]
-    return key.transpose(1, 2), value.transpose(1, 2)
+    key = _gather(call, "key", call.key_cache, pages, call.key_scales)
+    value = _gather(call, "value", call.value_cache, pages, call.value_scales)
+    return key.view(shape)[:, inside].transpose(1, 2), value.view(shape)[:, inside].transpose(1, 2)
 
 
-def _gather(call: AttentionCall, name: str, source: Tensor, index: Tensor) -> Tensor:
-    into = call.workspace.take(name, (index.shape[0], *source.shape[1:]), source.dtype, source.device)
+def _gather(call: AttentionCall, name: str, source: Tensor, index: Tensor, scales: Tensor | None = None) -> Tensor:
+    into = call.workspace.take(name, (index.shape[0], *source.shape[1:]), call.query.dtype, source.device)
+    if scales is not None:
+        return cpu_eight_bits.gather(source, scales, index, into)
     return torch.index_select(source, 0, index, out=into)
 
 

@@ -81,8 +81,11 @@ SHORT_FLOATS_SINCE = 8, 9
 
 @lru_cache
 def served_eight_bits(device: torch.device) -> tuple[torch.dtype, ...]:
-    """What caches may be beside scales on this device; the interpreter converts all of them."""
-    is_new = device.type == "cpu" or torch.cuda.get_device_capability(device) >= SHORT_FLOATS_SINCE
+    """What caches may be beside scales on this device; the interpreter converts all of them. AMD's have short floats
+    of another kind."""
+    is_new = device.type == "cpu" or (
+        torch.version.hip is None and torch.cuda.get_device_capability(device) >= SHORT_FLOATS_SINCE
+    )
     return tuple(kind for kind in EIGHT_BITS if is_new or not kind.is_floating_point)
 
 

@@ -113,7 +113,7 @@ def forward(
             ``context_lens``: how decode is cut is then decided once, on the device. On a CPU nothing is.
         key_scales, value_scales: float32 [num_blocks, num_kv_heads, block_size], contiguous: the caches are then int8
             or float8_e4m3fn, as ``store_kv`` writes them beside scales, and a number of theirs is worth itself times
-            its token's and head's scale. On a GPU only.
+            its token's and head's scale.
 
     A row without context gives zeros, and a log-sum-exp of -inf or of its sink.
 
@@ -131,8 +131,6 @@ def forward(
         from chatpager.kernels import cuda  # triton is there on Linux only, and slow to import
 
         cuda.attend(call)
-    elif call.key_scales is not None:
-        raise ValueError("key_scales: caches of eight bits are served on a GPU only")
     else:
         cpu.attend(call)
     return call.out if call.lse is None else (call.out, call.lse)

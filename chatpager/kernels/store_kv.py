@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from chatpager.kernels import cpu_decode
+from chatpager.kernels import cpu_decode, cpu_eight_bits
 from chatpager.kernels.arguments import EIGHT_BITS, check_scales
 
 
@@ -26,8 +26,8 @@ def store_kv(
         key_cache, value_cache: [num_blocks, block_size, num_kv_heads, head_dim], both with one layout.
         slot_mapping: int64 [tokens]; -1 skips a token. No slot may appear twice: which token wins is undefined.
         scales: of keys and of values, float32 [num_blocks, num_kv_heads, block_size], for caches of int8 or
-            float8_e4m3fn, on a GPU only: every token's head is kept as whole or short numbers of eight bits, up to the
-            type's largest, and the factor that makes them what they were. ``copy_blocks`` copies ``unsqueeze(-1)`` of
+            float8_e4m3fn: every token's head is kept as whole or short numbers of eight bits, up to the type's
+            largest, and the factor that makes them what they were. ``copy_blocks`` copies ``unsqueeze(-1)`` of
             scales as it does caches.
 
     Raises:
@@ -42,7 +42,8 @@ def store_kv(
         cuda_store.store_kv(key, value, key_cache, value_cache, slot_mapping, scales)
         return
     if scales is not None:
-        raise ValueError("scales: caches of eight bits are served on a GPU only")
+        cpu_eight_bits.store((key, value), (key_cache, value_cache), slot_mapping, scales)
+        return
     if cpu_decode.store(key, value, key_cache, value_cache, slot_mapping):
         return
     if slot_mapping.numel() and int(slot_mapping.min()) < 0:
@@ -87,7 +88,8 @@ def copy_blocks(key_caches: Sequence[Tensor], value_caches: Sequence[Tensor], pa
         return
     source, target = pairs.unbind(1)
     for cache in (*key_caches, *value_caches):
-        cache.index_copy_(0, target, cache.index_select(0, source))
+        plain = cache.view(torch.int8) if cache.itemsize == 1 else cache  # torch does not index short floats
+        plain.index_copy_(0, target, plain.index_select(0, source))
 
 
 def _check_store(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from chatpager.bench import kernels
-from chatpager.engine.attention import KVCache
+from chatpager.engine.kv_cache import KVCache
 from chatpager.errors import ConfigError
 
 CPU = torch.device("cpu")

@@ -15,6 +15,7 @@ VALUES = {  # name -> (in the file, in the environment, as a flag), all differen
     "engine": ("fake", "fake", "fake"),
     "fake_tokens_per_second": (1.0, 2.0, 3.0),
     "device": ("cpu", "cuda", "cpu"),
+    "kv_cache_dtype": ("int8", "fp8", "int8"),
     "block_size": (32, 64, 128),
     "max_model_len": (100, 200, 300),
     "max_num_seqs": (1, 2, 3),

@@ -87,6 +87,9 @@ class Case:
 class Reference:
     """transformers' own greedy answers, in float32 on the CPU with its eager attention."""
 
+    least_margin = 1e-4
+    """Between two logits, of their spread: what is decided by less is drawn again."""
+
     def __init__(self, folder: Path, new_tokens: int = 12) -> None:
         self.model = transformers.AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, attn_implementation="eager"
@@ -131,12 +134,11 @@ class Reference:
         return [self._case(session[0].whole, generator) for session in sessions]
 
     def _case(self, history: tuple[int, ...], generator: torch.Generator) -> Case:
-        """A prompt whose answer hangs on rounding (two logits closer than 1e-4 of their spread) decides nothing about
-        the cache, and is drawn again."""
+        """A prompt whose answer hangs on rounding decides nothing about the cache, and is drawn again."""
         while True:
             prompt = (*history, *_ids(generator, 1, 30))
             answer, margin = self.answer(prompt)
-            if margin > 1e-4:
+            if margin > self.least_margin:
                 return Case(prompt, answer)
 
 

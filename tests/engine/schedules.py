@@ -43,13 +43,14 @@ class Talk:
 
 class Schedule:
     """``sessions`` are turns with their right answers, ``otherwise`` another second turn of each. What is on disk is in
-    ``folder``."""
+    ``folder``; ``settings`` are the engine's that are not drawn."""
 
-    def __init__(self, model, sessions, otherwise, seed, folder):
+    def __init__(self, model, sessions, otherwise, seed, folder, **settings):
         self.seed, self.rng = seed, random.Random(seed)
         rng = self.rng
         self.happened = Counter()
-        self.config, self.limits = self._draw(model, [*otherwise, *(session[-1] for session in sessions)])
+        cases = [*otherwise, *(session[-1] for session in sessions)]
+        self.config, self.limits = self._draw(model, cases, settings)
         self.runner = ModelRunner(self.config)
         self.host_blocks = rng.choice([0, 0, 4, 60])
         self.disk_blocks = rng.choice([0, 0, 4, 1000])
@@ -63,7 +64,7 @@ class Schedule:
         self.requests, self.answers, self.expected = {}, {}, {}
         self._open()
 
-    def _draw(self, model, cases):
+    def _draw(self, model, cases, settings):
         rng = self.rng
         block_size = rng.choice([8, 8, 8, 16, 32])
         longest = max(len(case.whole) for case in cases)
@@ -83,6 +84,7 @@ class Schedule:
             lease_share=rng.choice([0.0, 0.5, 1.0]),
             swap_space=0,
             overlap="on" if self.seed % 2 else "off",
+            **settings,
         )
         return config, Limits(step, config.max_num_seqs, long_prefill_threshold=rng.choice([20, 4096]))
 

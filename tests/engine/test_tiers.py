@@ -85,14 +85,17 @@ class TestOpening:
             open_tiers(EngineConfig(kv_dir=str(tmp_path / "kv")), FakeRunner(), b"d" * 32)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_real_cache_gives_back_what_it_gave(tiny_model, dtype):
+@pytest.mark.parametrize(("dtype", "kept"), [("float32", "auto"), ("bfloat16", "auto"), ("bfloat16", "fp8")])
+def test_a_real_cache_gives_back_what_it_gave(tiny_model, dtype, kept):
     import torch
 
-    runner = ModelRunner(EngineConfig(model=str(tiny_model("llama")), num_kv_blocks=16, dtype=dtype))
-    layers = [*runner.cache.keys, *runner.cache.values]
+    runner = ModelRunner(
+        EngineConfig(model=str(tiny_model("llama")), num_kv_blocks=16, dtype=dtype, kv_cache_dtype=kept)
+    )
+    layers = [*runner.cache.keys, *runner.cache.values, *runner.cache.key_scales, *runner.cache.value_scales]
     for tensor in layers:
         tensor.copy_(torch.randn(tensor.shape))
+    layers = [tensor.view(torch.int8) for tensor in layers]
     before = [tensor.clone() for tensor in layers]
     contents = runner.read_blocks([3, 7])
     assert [len(c) for c in contents] == [runner.block_bytes] * 2

@@ -6,11 +6,11 @@ import numpy
 import pytest
 import torch
 
-from chatpager.kernels import paged_attention, store_kv
+from chatpager.kernels import cpu, paged_attention, store_kv
 from chatpager.kernels.arguments import EIGHT_BITS
 from chatpager.kernels.cuda import served_eight_bits
 from chatpager.kernels.heuristics import Splits
-from tests.kernels.pages import TOLERANCE, assert_close, move, pages
+from tests.kernels.pages import TOLERANCE, Backend, assert_close, move, pages
 from tests.kernels.test_cuda_rows import rotated
 
 pytestmark = pytest.mark.no_cover
@@ -129,15 +129,26 @@ def test_in_half_precision(triton_backend, kind):
     assert_close(out, exact.expected()[0], 2e-2)
 
 
-def test_on_a_cpu_they_are_refused():
-    problem, _ = quantised(pages([5]), torch.int8)
-    arguments = problem.query, problem.key_cache, problem.value_cache, problem.block_tables, problem.context_lens, 16, 5
-    with pytest.raises(ValueError, match="on a GPU only"):
-        paged_attention.forward(*arguments, **problem.options)
-    caches, scales = fresh(torch.int8, "cpu")
-    new = torch.zeros(1, HEADS, DIM)
-    with pytest.raises(ValueError, match="on a GPU only"):
-        store_kv(new, new, *caches, torch.tensor([0]), scales)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("kind", EIGHT_BITS, ids=str)
+def test_on_a_cpu_they_are_widened(kind, rows, dtype, monkeypatch):
+    monkeypatch.setattr(cpu, "PIECE_BYTES", 1 << 12)  # contexts in several pieces
+    for options in ({}, {"sliding_window": 50, "sinks": torch.randn(4)}, {"softcap": 4.0}):
+        problem, exact = quantised(pages(*ROWS[rows], heads=4, kv_heads=2, dtype=dtype, **options), kind)
+        for got, right in zip(Backend("cpu")(problem), exact.expected(), strict=True):
+            assert_close(got, right, max(TOLERANCE[dtype], 4 * TOLERANCE[torch.float32]))
+
+
+@pytest.mark.parametrize("kind", EIGHT_BITS, ids=str)
+def test_on_a_cpu_tokens_land_in_their_slots_too(kind):
+    caches, scales = fresh(kind, "cpu")
+    new, slots = torch.randn(2, 3, HEADS, DIM), torch.tensor([39, -1, 17])
+    new[0, 2, 1] = 0
+    store_kv(*new, *caches, slots, scales)
+    assert_stored(caches, scales, new, slots, kind)
+    with pytest.raises(IndexError):
+        store_kv(*new, *caches, torch.tensor([0, 1, 40]), scales)
 
 
 @pytest.mark.parametrize(
