@@ -354,5 +354,5 @@ def test_help_names_every_choice():
     wrong = [(s.help, problem) for s in settings() if s.type is str and s.check and (problem := s.check("?"))]
     named = [(said, problem.removeprefix("must be one of ").split(", ")) for said, problem in wrong]
     named = [(said, choices) for said, choices in named if len(choices) > 1]  # others are told what is wrong
-    assert len(named) == 5
+    assert len(named) == 7
     assert [(said, c) for said, choices in named for c in choices if c not in said] == []

@@ -17,7 +17,8 @@ from torch.nn.functional import rms_norm, scaled_dot_product_attention, silu
 
 from chatpager.bench.ceilings import Ceilings
 from chatpager.kernels import Workspace
-from chatpager.kernels.arguments import AttentionCall, check
+from chatpager.kernels.arguments import AttentionCall, SharedPrefix, check
+from chatpager.kernels.heuristics import shares_prefix
 
 PAGE = 16
 Work = Callable[[], object]
@@ -35,6 +36,8 @@ class Sizes:
     rows: tuple[int, ...] = (1, 64, 256)
     chunks: tuple[tuple[int, int], ...] = ((512, 0), (2048, 0), (8192, 0), (512, 8192), (512, 32_768))
     """New tokens, and tokens before them."""
+    shared: tuple[tuple[int, int, int], ...] = ((8, 4096, 64), (32, 2048, 512), (256, 2048, 256), (64, 8192, 512))
+    """Rows of decode, tokens that all of them begin with, and tokens that each has behind them."""
     ragged: tuple[tuple[int, ...], ...] = ((1016,) * 64, (512,) * 63 + (32_768,))
 
 
@@ -53,7 +56,7 @@ class Case:
 
 def cases(device: torch.device, dtype: torch.dtype, sizes: Sizes) -> Iterator[Case]:
     """Made one by one, since together they would not fit."""
-    for make in (_decodes, _extends, _stores, _rotations, _norms, _gates, _draws):
+    for make in (_decodes, _shared_decodes, _extends, _stores, _rotations, _norms, _gates, _draws):
         yield from make(device, dtype, sizes)
 
 
@@ -158,6 +161,29 @@ def _decodes(device: torch.device, dtype: torch.dtype, sizes: Sizes) -> Iterator
         size = f"{len(contexts)} rows, {min(contexts):,} to {max(contexts):,}"
         name = "decode" if kept_as is None else f"decode {str(kept_as).removeprefix('torch.')}"
         yield Case(name, size, moved, 0, partial(cuda.attend, call))
+
+
+def _shared_decodes(device: torch.device, dtype: torch.dtype, sizes: Sizes) -> Iterator[Case]:
+    """The same rows twice: each for itself, and all of them together where they are alike. The second must be the
+    faster one where ``heuristics.shares_prefix`` says so, which only a measurement can tell."""
+    from chatpager.kernels import cuda
+
+    heads, kv_heads, dim = sizes.heads
+    token_bytes = 2 * kv_heads * dim * dtype.itemsize
+    for rows, prefix, suffix in sizes.shared:
+        call = attention_call(device, dtype, sizes.heads, [prefix + suffix] * rows)
+        blocks = prefix // PAGE
+        call.block_tables[:, :blocks] = call.block_tables[0, :blocks]
+        parts = [0, rows], list(range(rows)), [prefix], [prefix] * rows
+        numbers = [torch.tensor(part, dtype=torch.int32, device=device) for part in parts]
+        shared = SharedPrefix(numbers[0], numbers[1], numbers[2], numbers[3], longest=prefix)
+        gate = "on" if shares_prefix(rows, prefix, heads // kv_heads, token_bytes) else "off"
+        size = f"{rows} rows, {prefix:,} + {suffix:,}, gate {gate}"
+        for name, given, tokens in (
+            ("decode apart", call, rows * (prefix + suffix)),
+            ("decode together", call._replace(shared=shared, plans={}), prefix + rows * suffix),
+        ):
+            yield Case(name, size, tokens * token_bytes, 0, partial(cuda.attend, given))
 
 
 def _extends(device: torch.device, dtype: torch.dtype, sizes: Sizes) -> Iterator[Case]:

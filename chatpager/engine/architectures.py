@@ -42,6 +42,8 @@ class Shape:
     head_dim: int
     vocab_size: int
     max_positions: int
+    group: int = 1
+    """Query heads of one KV head."""
 
     def bytes_per_token(self, element_size: int, scale_size: int = 0) -> int:
         """``scale_size``: bytes beside a head's numbers."""
@@ -75,6 +77,7 @@ def check(config: Any, path: Path) -> Shape:
         head_dim=head_dim,
         vocab_size=config.vocab_size,
         max_positions=_max_positions(config),
+        group=heads // kv_heads,
     )
 
 

@@ -86,6 +86,7 @@ def attend(rows: torch.Tensor, layer: int, paged: PagedStep, **features: Unpack[
             key_scales=key_scales,
             value_scales=value_scales,
             plans=paged.plans,
+            shared=batch.shared if features.get("sliding_window") is None else None,
             **features,
         )
     if n < batch.num_seqs:

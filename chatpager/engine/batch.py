@@ -15,6 +15,8 @@ import torch
 
 from chatpager.engine.plan import Plan, Row
 from chatpager.engine.sequence import Sequence
+from chatpager.engine.shared_prefix import Sharing
+from chatpager.kernels.arguments import SharedPrefix
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Batch:
     rows: tuple[Row, ...]
     is_padded: bool = False
     """Filled up to a number of rows that a graph has."""
+    shared: SharedPrefix | None = None
+    """Of the decodes that begin with the same pages, where it is worth knowing; of no graph's."""
 
     @property
     def num_tokens(self) -> int:
@@ -67,8 +71,11 @@ class BatchBuilder:
         *,
         padded_rows: int = 0,
         longest: int = 0,
+        sharing: Sharing | None = None,
     ) -> None:
-        """``padded_rows``: that ``build_padded`` may be asked for, and ``longest`` the tokens of a context there."""
+        """``padded_rows``: that ``build_padded`` may be asked for, and ``longest`` the tokens of a context there.
+        ``sharing``: what shared prefixes are worth finding; None: none."""
+        self.sharing = sharing
         self._block_size = block_size
         self._device = device
         self._max_blocks = max_blocks
@@ -82,6 +89,7 @@ class BatchBuilder:
         self._logits = _staging(max_seqs, np.int64, pin)
         self._copies = _staging(2 * max_seqs, np.int64, pin)
         self._fed = _staging(max_seqs, np.int64, pin)
+        self._shared = _staging(4 * max_seqs + 1, np.int32, pin) if sharing else None
         self._wide_tables = torch.zeros(padded_rows, max_blocks, dtype=torch.int32, device=device)
         self._every = torch.arange(padded_rows, device=device)
         self._longest = longest
@@ -137,6 +145,7 @@ class BatchBuilder:
             samples=tuple(samples),
             lengths=tuple(lengths),
             rows=rows,
+            shared=self._share(tables[:num_decodes], decode_lens),
         )
         if self._sent is not None:
             self._sent.record()
@@ -228,6 +237,24 @@ class BatchBuilder:
             starts[i + 1] = tokens - before
             self._context_lens[1][before + i] = end
         return tokens
+
+    def _share(self, tables: np.ndarray, contexts: np.ndarray) -> SharedPrefix | None:
+        """What decodes share. Its four tensors lie behind one another and are sent as one."""
+        if self.sharing is None or self._shared is None:
+            return None
+        groups = self.sharing.groups(tables, contexts, self._block_size)
+        if not groups:
+            return None
+        of_row = np.zeros(len(contexts), np.int32)
+        for group in groups:
+            of_row[group.rows] = group.tokens
+        starts = np.cumsum([0, *(len(group.rows) for group in groups)])
+        lengths = np.array([group.tokens for group in groups])
+        parts = [starts, np.concatenate([group.rows for group in groups]), lengths, of_row]
+        sizes = [len(part) for part in parts]
+        self._shared[1][: sum(sizes)] = np.concatenate(parts)
+        sent = torch.split(self._send(self._shared, sum(sizes)), sizes)
+        return SharedPrefix(sent[0], sent[1], sent[2], sent[3], longest=int(lengths.max()))
 
     def _send(self, staging: tuple[torch.Tensor, np.ndarray], count: int) -> torch.Tensor:
         if (place := self._on_device.get(id(staging[0]))) is not None:

@@ -19,10 +19,13 @@ from chatpager.engine.kv_cache import KVCache
 from chatpager.engine.plan import Plan
 from chatpager.engine.sampler import Drawn, Sampled, draw
 from chatpager.engine.sampling_params import SamplingParams
+from chatpager.engine.shared_prefix import Sharing
 from chatpager.engine.step_graphs import StepGraphs
 from chatpager.engine.thread_choice import ThreadChoice, candidates
 from chatpager.errors import ConfigError
 from chatpager.kernels import paged_attention
+from chatpager.kernels.configurations import shared_prefix_gate
+from chatpager.kernels.heuristics import shares_prefix
 from chatpager.kernels.paged_attention import Workspace
 
 MEMINFO = Path("/proc/meminfo")
@@ -60,7 +63,8 @@ class ModelRunner:
         self.kv_dtype = kv_cache.kept_as(config.kv_cache_dtype, self.model.dtype, self.model.device)
         if self.is_apart:
             warm_up.keep_compiled()
-        paged_attention.prepare(self.model.dtype, self.model.device, self.shape.head_dim)  # not in the first step
+        if self.kv_dtype is self.model.dtype:
+            paged_attention.prepare(self.model.dtype, self.model.device, self.shape.head_dim)  # not in the first step
         self.block_size = config.block_size
         self.max_model_len = self._max_model_len()
         self.num_blocks = self._num_blocks()
@@ -90,12 +94,23 @@ class ModelRunner:
             model.device,
             padded_rows=self.config.max_num_seqs if self._has_graphs else 0,
             longest=self.max_model_len,
+            sharing=self._sharing() if self.is_apart else None,
         )
         self._graphs: StepGraphs | None = None
         """Once they are captured."""
         self._drawn: torch.Tensor | None = None
         """What the last step that was launched draws, and by ``id`` of a sequence where its token is."""
         self._places: dict[int, int] = {}
+
+    def _sharing(self) -> Sharing:
+        """Which rows of decode should attend to what they share together."""
+        gate, shape = shared_prefix_gate(), self.shape
+        token_bytes = shape.bytes_per_token(self.kv_dtype.itemsize) // shape.layers
+        return Sharing(
+            members=max(2, -(-gate.rows // shape.group)),
+            tokens=gate.tokens,
+            pays=lambda members, tokens: shares_prefix(members, tokens, shape.group, token_bytes),
+        )
 
     @property
     def _has_graphs(self) -> bool:
@@ -116,11 +131,18 @@ class ModelRunner:
             max_tokens=self.config.max_num_batched_tokens,
             max_seqs=self.config.max_num_seqs,
             max_context=self.max_model_len,
-            group=self.model.config.get_text_config().num_attention_heads // self.shape.kv_heads,
+            group=self.shape.group,
         )
         graphs = self._step_graphs() if self._has_graphs else None
-        warm_up.make_ready(self.run, tried, self.block_size, graphs)
+        warm_up.make_ready(self._try, tried, self.block_size, graphs)
         self._graphs = graphs
+
+    def _try(self, plan: Plan) -> None:
+        """Every row for itself, and together where they share enough: all contexts of a trial are alike."""
+        sharing = self._builder.sharing
+        for kind in (None, sharing):
+            self._builder.sharing = kind
+            self.run(plan)
 
     # -- sizes --------------------------------------------------------------------------------------------------------
 

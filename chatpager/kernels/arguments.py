@@ -14,6 +14,25 @@ EIGHT_BITS = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
 """What keys and values may be kept as beside scales, and the largest number of each."""
 
 
+class SharedPrefix(NamedTuple):
+    """Rows of decode whose contexts begin with the same tokens in the same pages, in groups; rows may be in none.
+
+    ====================  =================================================================================
+    starts                int32 [groups + 1]: group g is rows ``members[starts[g]]`` to before ``starts[g + 1]``
+    members               int32 [rows that are in a group]
+    lengths               int32 [groups]: tokens that the group shares, above 0 and no more than any context of it
+    of_row                int32 [batch]: the same for every row, 0 for one in no group
+    longest               no length is larger; it only sizes the work
+    ====================  =================================================================================
+    """
+
+    starts: Tensor
+    members: Tensor
+    lengths: Tensor
+    of_row: Tensor
+    longest: int
+
+
 class Options(TypedDict, total=False):
     """What a call may say beyond its positional arguments; None is the same as nothing."""
 
@@ -28,6 +47,7 @@ class Options(TypedDict, total=False):
     plans: dict[Any, Any] | None
     key_scales: Tensor | None
     value_scales: Tensor | None
+    shared: SharedPrefix | None
 
 
 class AttentionCall(NamedTuple):
@@ -59,6 +79,7 @@ class AttentionCall(NamedTuple):
     plans: dict[Any, Any] | None = None
     key_scales: Tensor | None = None
     value_scales: Tensor | None = None
+    shared: SharedPrefix | None = None
 
 
 def check(
@@ -84,6 +105,7 @@ def check(
     _check_tensors(query, key_cache, value_cache, block_tables, context_lens, query_start, sinks, out, scales)
     _check_caches(query, key_cache, value_cache, block_size)
     check_scales(key_cache, value_cache, *scales)
+    _check_shared(context_lens, options)
     _check_rows(query, block_tables, context_lens, query_start)
     _check_like_query(query, sinks, out)
     _check_numbers(max_context_len, options)
@@ -113,6 +135,7 @@ def check(
         plans=options.get("plans"),
         key_scales=options.get("key_scales"),
         value_scales=options.get("value_scales"),
+        shared=options.get("shared"),
     )
 
 
@@ -200,6 +223,24 @@ def check_scales(
             raise ValueError(f"{name} is on {scales.device}, but its cache is on {cache.device}")
     if key_cache.dtype != value_cache.dtype:
         raise TypeError(f"value_cache is {value_cache.dtype}, but key_cache is {key_cache.dtype}")
+
+
+def _check_shared(context_lens: Tensor, options: Options) -> None:
+    shared = options.get("shared")
+    if shared is None:
+        return
+    if options.get("query_start") is not None or options.get("sliding_window") is not None:
+        raise ValueError("shared: prefixes are shared in decode without a sliding_window")
+    for name, tensor in zip(shared._fields, shared[:4], strict=False):
+        if tensor.dtype != torch.int32 or tensor.ndim != 1 or not tensor.is_contiguous():
+            raise TypeError(f"shared.{name} must be contiguous int32 of one dimension, got {_kind(tensor)}")
+        if tensor.device != context_lens.device:
+            raise ValueError(f"shared.{name} is on {tensor.device}, but context_lens is on {context_lens.device}")
+    if len(shared.starts) != len(shared.lengths) + 1 or len(shared.of_row) != len(context_lens):
+        raise ValueError(
+            f"shared must have one more start than lengths, and an entry of_row for each of {len(context_lens)} rows, "
+            f"got {len(shared.starts)}, {len(shared.lengths)} and {len(shared.of_row)}"
+        )
 
 
 def _check_rows(query: Tensor, block_tables: Tensor, context_lens: Tensor, query_start: Tensor | None) -> None:

@@ -1,13 +1,15 @@
 """Tile shapes and splits as pure functions of the shape: no measuring at run time, so nothing compiles under load.
 
-The figures come from compiling every variant and reading registers, spills and shared memory (tests/kernels/aot.py);
-they leave room to be replaced by a table that was measured on the device.
+What the table of ``configurations`` has is taken from there. The rules for all else come from compiling every variant
+and reading registers, spills and shared memory (tests/kernels/aot.py).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+
+from chatpager.kernels.configurations import Shape, Tiling, shared_prefix_gate, tilings
 
 MIN_SPLIT = 256
 """Tokens below which a split costs more in the merge than it gains."""
@@ -27,16 +29,6 @@ HOPPER, LARGE, MEDIUM = 200 << 10, 160 << 10, 96 << 10
 
 
 @dataclass(frozen=True, slots=True)
-class Tiling:
-    """ROWS query rows against TILE tokens at a time."""
-
-    rows: int
-    tile: int
-    num_warps: int
-    num_stages: int
-
-
-@dataclass(frozen=True, slots=True)
 class Splits:
     """Extend: each row's context is cut into pieces of ``chunk`` tokens, at most ``count`` of them. Decode: all
     contexts together are cut into about ``count`` pieces of at least ``chunk`` tokens, and at most ``count`` more than
@@ -52,14 +44,19 @@ def power_of_2(n: int) -> int:
 
 
 @lru_cache
-def decode_tiling(head_dim: int, group: int, itemsize: int, shared_memory: int, eight_bits: bool = False) -> Tiling:
-    """The tiling of one token a row; ``itemsize`` and ``shared_memory`` (what one program may use) in bytes.
+def decode_tiling(
+    head_dim: int, group: int, itemsize: int, shared_memory: int, eight_bits: bool = False, target: str = ""
+) -> Tiling:
+    """The tiling of one token a row; ``itemsize`` and ``shared_memory`` (what one program may use) in bytes; ``target``
+    as the table has it, where it is known.
 
     Five stages are two buffers: the load of the page's number takes up a stage of its own. Single precision unrolls
     its products: four warps spill, and so does a tile that does not shrink as the rows grow. Where ``eight_bits`` are
     widened four warps spill on NVIDIA's cards and eight on AMD's. It does not depend on the batch, so that under equal
     splits a row gives the same bits in any company.
     """
+    if known := tilings().get(Shape("decode", target, head_dim, group, itemsize, eight_bits)):
+        return known
     rows = max(16, power_of_2(group))
     tile = 128 if head_dim <= 64 else 64 if head_dim <= 128 else 32
     stages = 5 if shared_memory >= LARGE else 3
@@ -70,7 +67,13 @@ def decode_tiling(head_dim: int, group: int, itemsize: int, shared_memory: int, 
 
 @lru_cache
 def extend_tiling(
-    head_dim: int, group: int, itemsize: int, max_query_len: int, shared_memory: int, eight_bits: bool = False
+    head_dim: int,
+    group: int,
+    itemsize: int,
+    max_query_len: int,
+    shared_memory: int,
+    eight_bits: bool = False,
+    target: str = "",
 ) -> Tiling:
     """The tiling of several tokens a row: 64 rows at least, so that Hopper multiplies with wgmma.
 
@@ -79,12 +82,15 @@ def extend_tiling(
     128 rows of more than 64 dimensions only against half as many tokens.
     Single precision has no such instruction: its products unroll, and more rows or tokens at a time spill.
     """
+    few = max_query_len * group <= 64
+    if known := tilings().get(Shape("extend", target, head_dim, group, itemsize, eight_bits, few)):
+        return known
     if itemsize != 2:
         return Tiling(max(64 if head_dim <= 64 else 32, power_of_2(group)), 16, 8, 2)
     if eight_bits and shared_memory < MEDIUM:  # AMD's, which spill with more
         return Tiling(max(64, power_of_2(group)), 32, 4, 2)
     wide = head_dim > 128
-    rows = 128 if max_query_len * group > 64 and not wide else 64
+    rows = 64 if few or wide else 128
     crowded = rows == 128 and head_dim > 64 and MEDIUM <= shared_memory < HOPPER
     return Tiling(
         rows=max(rows, power_of_2(group)),
@@ -106,6 +112,12 @@ def decode_splits(batch: int, kv_heads: int, max_context_len: int, processors: i
 
 
 @lru_cache(maxsize=4096)
+def suffix_splits(kv_heads: int, processors: int) -> Splits:
+    """Of what rows have behind a shared prefix: always planned, since it is merged with the prefix anyway."""
+    return Splits(MIN_SPLIT, max(2, ROUNDS * processors // kv_heads))
+
+
+@lru_cache(maxsize=4096)
 def extend_splits(programs: int, max_context_len: int, tile: int, processors: int) -> Splits:
     """Cut the contexts of blocks of new tokens x KV heads, only where these leave half of two rounds idle, since
     partial results are as large as the queries; it follows that they take up memory for at most two rounds of programs.
@@ -114,3 +126,11 @@ def extend_splits(programs: int, max_context_len: int, tile: int, processors: in
     chunk = max(-(-max_context_len // max(wanted, 1)), MIN_SPLIT, -(-max_context_len // MAX_SPLITS))
     chunk = -(-chunk // tile) * tile
     return Splits(chunk, max(1, -(-max_context_len // chunk)))
+
+
+def shares_prefix(members: int, tokens: int, group: int, token_bytes: int) -> bool:
+    """Whether ``members`` rows of decode should attend to ``tokens`` that they share together; ``token_bytes`` of keys
+    and values in one layer."""
+    gate = shared_prefix_gate()
+    saved = (members - 1) * tokens * token_bytes
+    return tokens >= gate.tokens and members * group >= gate.rows and saved >= gate.saved_bytes

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from chatpager.kernels import cpu, cpu_decode
-from chatpager.kernels.arguments import Options, check
+from chatpager.kernels.arguments import Options, SharedPrefix, check
 from chatpager.kernels.workspace import Workspace
 
 __all__ = ["Workspace", "forward", "prepare"]
@@ -93,6 +93,7 @@ def forward(
     plans: dict[Any, Any] | None = None,
     key_scales: Tensor | None = None,
     value_scales: Tensor | None = None,
+    shared: SharedPrefix | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Attend; without ``query_start`` one token a row (decode), with it many (extend).
 
@@ -114,6 +115,8 @@ def forward(
         key_scales, value_scales: float32 [num_blocks, num_kv_heads, block_size], contiguous: the caches are then int8
             or float8_e4m3fn, as ``store_kv`` writes them beside scales, and a number of theirs is worth itself times
             its token's and head's scale.
+        shared: rows of decode that share a prefix, which is then read once for a group; only without a window. It
+            changes nothing but the work: on a CPU it is not looked at.
 
     A row without context gives zeros, and a log-sum-exp of -inf or of its sink.
 
@@ -125,7 +128,7 @@ def forward(
         query, key_cache, value_cache, block_tables, context_lens, block_size, max_context_len, return_lse=return_lse,
         out=out, scale=scale, query_start=query_start, max_query_len=max_query_len, sliding_window=sliding_window,
         softcap=softcap, sinks=sinks, workspace=workspace, plans=plans,
-        key_scales=key_scales, value_scales=value_scales,
+        key_scales=key_scales, value_scales=value_scales, shared=shared,
     )  # fmt: skip
     if call.query.is_cuda:
         from chatpager.kernels import cuda  # triton is there on Linux only, and slow to import

@@ -15,18 +15,20 @@ that it lies in one sector."""
 
 @triton.jit(
     do_not_specialize=["batch", "window", "least", "wanted", "places"],
-    do_not_specialize_on_alignment=["p_context", "p_items", "p_rows"],
+    do_not_specialize_on_alignment=["p_context", "p_shared", "p_items", "p_rows"],
 )
 def plan_kernel(
     p_items,
     p_rows,
     p_context,
+    p_shared,
     batch,
     window,
     least,
     wanted,
     places,
     HAS_WINDOW: tl.constexpr,
+    SHARED: tl.constexpr,
     TILE: tl.constexpr,
     BATCH: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -37,7 +39,8 @@ def plan_kernel(
     A piece has about as many tokens as all spans together divided by ``wanted``, but ``least`` at least, so that one
     long row among short ones is cut as finely as its share of the work asks for. Rows are cut into equal pieces of
     whole tiles; none too small to be worth its merge is left over. ``places`` must be ``batch + wanted``: a row has at
-    most one piece more than its share of ``wanted``.
+    most one piece more than its share of ``wanted``. SHARED: the first ``p_shared[row]`` tokens are left to
+    ``prefix_kernel``.
     """
     i_row = tl.program_id(0)
     o_r = tl.arange(0, BATCH)
@@ -46,6 +49,8 @@ def plan_kernel(
     b_first = tl.zeros([BATCH], tl.int32)
     if HAS_WINDOW:
         b_first = tl.maximum(b_context - window, 0) // TILE * TILE
+    if SHARED:
+        b_first = tl.load(p_shared + o_r, mask=o_r < batch, other=0)
     b_span = b_context - b_first
     chunk = tl.maximum(least, tl.cdiv(tl.sum(b_span, 0), wanted))
     b_count = tl.maximum((b_span + chunk // 2) // chunk, 1)

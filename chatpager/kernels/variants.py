@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from chatpager.kernels.arguments import AttentionCall
-from chatpager.kernels.heuristics import Tiling, power_of_2
+from chatpager.kernels.configurations import Tiling
+from chatpager.kernels.heuristics import power_of_2
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +66,24 @@ class Variant:
             "BLOCK_DIM": max(16, power_of_2(self.head_dim)),
         }
 
+    def prefix_constants(self) -> dict[str, int]:
+        """Those of the kernel of shared prefixes."""
+        absent = ("HAS_WINDOW", "HAS_LSE", "SPLIT")
+        return {name: value for name, value in self.constants().items() if name not in absent}
+
 
 MERGED_AT_ONCE = 16
 """Partial results of a row that are in registers together."""
 
 
-def merge_constants(heads: int, head_dim: int, planned: bool, has_lse: bool) -> dict[str, int]:
+def merge_constants(heads: int, head_dim: int, planned: bool, has_lse: bool, shared: bool = False) -> dict[str, int]:
     """The constant arguments of the merge kernel by name."""
     return {
         "HEADS": heads,
         "HEAD_DIM": head_dim,
         "HAS_LSE": has_lse,
         "PLANNED": planned,
+        "SHARED": shared,
         "SPLITS": MERGED_AT_ONCE,
         "BLOCK_DIM": max(16, power_of_2(head_dim)),
     }

@@ -10,7 +10,7 @@ from chatpager.kernels.cuda import served_eight_bits
 
 SMALL = Sizes(
     heads=(2, 1, 16), hidden=32, intermediate=48, vocabulary=64, tokens=(3,), rows=(1,), chunks=((4, 0), (2, 9)),
-    ragged=((5, 5), (2, 17)),
+    ragged=((5, 5), (2, 17)), shared=((3, 32, 5),),
 )  # fmt: skip
 HAS_GPU = torch.cuda.is_available()
 WHERE = torch.device("cuda" if HAS_GPU else "cpu")
@@ -26,7 +26,8 @@ def test_every_kernel_is_measured():
         assert case.moved > 0
         seen.append(case.kernel)
     eight = [f"decode {str(kind).removeprefix('torch.')}" for kind in served_eight_bits(WHERE)]
-    names = ["decode", *eight, "extend", "store", "rotate and store", "sum and norm", "gate", "draw"]
+    apart = ["decode apart", "decode together"]
+    names = ["decode", *eight, *apart, "extend", "store", "rotate and store", "sum and norm", "gate", "draw"]
     assert list(dict.fromkeys(seen)) == names
 
 

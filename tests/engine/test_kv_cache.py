@@ -97,7 +97,7 @@ def test_a_disk_gives_blocks_to_the_same_dtype_only(tiny_model, tmp_path):
     def disk_tokens(kind):
         runner, disk = runners[kind], DiskTier(tmp_path / "kv", 1 << 24)
         engine = Engine(runner.config, runner, tiers=Tiers(runner, disk=disk, clock=lambda: 0.0))
-        _, usage = answered(engine, prompt, 1, owner="s")
+        _, usage = answered(engine, prompt, 1, owner=kind)
         engine.close()
         return usage.disk_tokens
 

@@ -8,7 +8,8 @@ import torch
 
 from chatpager.engine.warm_up import Trial, keep_compiled, plan_of, quarters, trials
 from chatpager.kernels import cuda
-from chatpager.kernels.arguments import check
+from chatpager.kernels.arguments import SharedPrefix, check
+from chatpager.kernels.heuristics import shares_prefix
 
 HOPPER = 132, 232_448
 SIZES = [(8192, 256, 32_768), (64, 20, 160), (2048, 100, 300), (16, 16, 2000)]
@@ -30,24 +31,34 @@ class Recorder:
 def launched(monkeypatch):
     """What ``attend`` on a Hopper would launch, with its constants."""
     seen = set()
-    for name in ("decode_kernel", "extend_kernel", "merge_kernel", "plan_kernel"):
+    for name in ("decode_kernel", "extend_kernel", "merge_kernel", "plan_kernel", "prefix_kernel"):
         monkeypatch.setattr(cuda, name, Recorder(seen, name))
     monkeypatch.setattr(cuda, "_device_limits", lambda _: HOPPER)
 
-    def kernels(trial, shape, window):
+    def kernels(trial, shape, window, members=None):
         seen.clear()
         attend(trial, shape, window)
+        members, tokens = members or trial.rows, (trial.context - 1) // 16 * 16
+        heads, kv_heads, dim = shape
+        alike = window is None and trial.tokens == 1
+        if alike and shares_prefix(members, tokens, heads // kv_heads, 2 * kv_heads * dim * 2):
+            attend(trial, shape, window, members)
         return set(seen)
 
     return kernels
 
 
-def attend(trial, shape, window):
+def attend(trial, shape, window, members=0):
+    """``members``: rows, the first ones, that share a prefix."""
     heads, kv_heads, dim = shape
     tokens = trial.rows * trial.tokens
     pages = torch.empty(2, 16, kv_heads, dim, dtype=torch.float16)
     query = torch.empty(1, 1, dim, dtype=torch.float16).expand(tokens, heads, dim)
     options = {"sliding_window": window, "out": query}
+    if members:
+        numbers = ([0, members], range(members), [trial.context - 1], [0] * trial.rows)
+        numbers = [torch.tensor(list(part), dtype=torch.int32) for part in numbers]
+        options |= {"shared": SharedPrefix(*numbers, longest=trial.context - 1)}
     if trial.tokens > 1:
         start = torch.arange(trial.rows + 1, dtype=torch.int32) * trial.tokens
         options |= {"query_start": start, "max_query_len": trial.tokens}
@@ -70,7 +81,7 @@ def test_they_meet_every_case(launched, sizes, shape, window):
         length = int(context ** rng.random())
         count = rng.choice([1, min(length, int(tokens ** rng.random()))])
         trial = Trial(rng.randint(1, max(1, min(seqs, tokens // count))), count, max(length, count))
-        assert launched(trial, shape, window) <= known, trial
+        assert launched(trial, shape, window, rng.randint(1, trial.rows)) <= known, trial
 
 
 def test_a_plan_has_the_tokens_and_draws_by_chance():

@@ -22,14 +22,16 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from chatpager.kernels import cuda_sampling as sampling
+from chatpager.kernels.configurations import Shape, Tiling, tilings
 from chatpager.kernels.cuda_rows import gate_kernel, norm_kernel, norm_warps, rotate_constants, rotate_store_kernel
 from chatpager.kernels.cuda_sampling import cut_kernel, mass_kernel, peak_kernel, pick_kernel
 from chatpager.kernels.cuda_store import copy_kernel, store_eight_constants, store_eight_kernel, store_kernel
 from chatpager.kernels.decode import decode_kernel
 from chatpager.kernels.extend import extend_kernel
-from chatpager.kernels.heuristics import Tiling, decode_tiling, extend_tiling
+from chatpager.kernels.heuristics import decode_tiling, extend_tiling
 from chatpager.kernels.merge import merge_kernel
 from chatpager.kernels.planner import plan_kernel
+from chatpager.kernels.prefix import prefix_kernel
 from chatpager.kernels.variants import Variant, merge_constants
 from tests.kernels.pairs import all_pairs
 
@@ -64,14 +66,22 @@ class Case:
 
     def tiling(self) -> Tiling:
         shape = self.head_dim, self.group, ITEMSIZE[self.dtype]
+        shared = SHARED_MEMORY[self.target]
         if self.kernel == "decode":
-            return decode_tiling(*shape, SHARED_MEMORY[self.target], bool(self.cache))
-        return extend_tiling(*shape, self.queries, SHARED_MEMORY[self.target], bool(self.cache))
+            return decode_tiling(*shape, shared, bool(self.cache), self.target)
+        return extend_tiling(*shape, self.queries, shared, bool(self.cache), self.target)
+
+    def is_by_rule(self) -> bool:
+        """Whether the rules alone say the same."""
+        shape, shared = (self.head_dim, self.group, ITEMSIZE[self.dtype]), SHARED_MEMORY[self.target]
+        if self.kernel == "decode":
+            return self.tiling() == decode_tiling(*shape, shared, bool(self.cache))
+        return self.tiling() == extend_tiling(*shape, self.queries, shared, bool(self.cache))
 
 
 PARAMETERS: dict[str, tuple[Any, ...]] = {
     "target": tuple(TARGETS),
-    "kernel": ("decode", "extend"),
+    "kernel": ("decode", "extend", "prefix"),
     "dtype": ("bf16", "fp16", "fp32"),
     "head_dim": (64, 80, 96, 128, 256),
     "block_size": (8, 16, 32, 64, 128),
@@ -102,22 +112,32 @@ def commit() -> Iterator[Case]:
     for kernel in PARAMETERS["kernel"]:
         yield Case("sm_90", kernel, group=7, block_size=24, split=False)
         for target, kept in EIGHT_BITS:
-            yield Case(target, kernel, cache=kept)
+            if kernel != "prefix" or target in ("sm_90", "gfx942"):  # what it has of its own is in extend, too
+                yield Case(target, kernel, cache=kept)
     for target in TARGETS:
         for kernel in OTHERS:
-            if kernel != "store eight":
+            if kernel != "store eight" and (target in ("sm_90", "gfx942") or not kernel.endswith("shared")):
                 yield Case(target, kernel)
     for target, kept in EIGHT_BITS:
         for kernel in ("rotate", "store eight"):
             yield Case(target, kernel, cache=kept)
+    yield from (case for case in map(in_table, tilings()) if not case.is_by_rule())
+
+
+def in_table(shape: Shape) -> Case:
+    """A shape of the table of configurations."""
+    queries, kept = 64 // shape.group if shape.few else 4096, "i8" if shape.eight_bits else ""
+    kind = "bf16" if shape.itemsize == 2 else "fp32"
+    return Case(shape.target, shape.kernel, kind, shape.head_dim, shape.group, cache=kept, queries=queries)
 
 
 def nightly() -> Iterator[Case]:
     """Every head dimension, dtype, page size and feature on every target."""
     yield from commit()
+    yield from map(in_table, tilings())
     every = ((), ("window",), ("softcap",), ("sinks",), ("window", "softcap"), ("window", "sinks", "lse"))
     for target in TARGETS:
-        for kernel in ("decode", "extend"):
+        for kernel in PARAMETERS["kernel"]:
             for head_dim in (16, 32, 64, 80, 96, 128, 192, 256):
                 for block_size in (8, 16, 32, 64, 128):
                     yield Case(target, kernel, head_dim=head_dim, block_size=block_size)
@@ -143,8 +163,10 @@ def source(kernel: Any, case: Case, constants: dict[str, int]) -> ASTSource:
         kinds |= dict.fromkeys(("p_key", "p_value"), cached)
     kinds |= dict.fromkeys(("p_key_scales", "p_value_scales"), "*fp32" if case.cache else "constexpr")
     kinds |= {"p_masses": "*fp64", "p_cuts": "*i32", "p_top_k": "*i32", "eps": "fp32"}
-    kinds |= dict.fromkeys(("p_tables", "p_context", "p_start"), "*i32")
-    kinds |= dict.fromkeys(("p_part_out", "p_part_lse"), "*fp32" if case.split else "constexpr")
+    kinds |= dict.fromkeys(("p_tables", "p_context", "p_start", "p_starts", "p_members", "p_lengths"), "*i32")
+    kinds |= {"p_shared": "*i32" if constants.get("SHARED") else "constexpr"}
+    in_parts = case.split or case.kernel == "prefix"
+    kinds |= dict.fromkeys(("p_part_out", "p_part_lse"), "*fp32" if in_parts else "constexpr")
     kinds |= dict.fromkeys(("p_items", "p_rows"), "*i32" if case.split else "constexpr")
     kinds |= {"p_lse": "*fp32" if "lse" in case.features else "constexpr"}
     kinds |= {"p_sinks": "*bf16" if "sinks" in case.features else "constexpr"}
@@ -180,7 +202,13 @@ def store(case: Case) -> tuple[Any, dict[str, int], int]:
 
 
 def merge(case: Case) -> tuple[Any, dict[str, int], int]:
-    return merge_kernel, merge_constants(case.kv_heads * case.group, case.head_dim, True, False), 4
+    shared = case.kernel == "merge shared"
+    return merge_kernel, merge_constants(case.kv_heads * case.group, case.head_dim, True, False, shared), 4
+
+
+def plan(case: Case) -> tuple[Any, dict[str, int], int]:
+    shared = case.kernel == "plan shared"
+    return plan_kernel, {"HAS_WINDOW": not shared, "SHARED": shared, "TILE": 64, "BATCH": 256, "WIDTH": 64}, 4
 
 
 def copy(case: Case) -> tuple[Any, dict[str, int], int]:
@@ -189,8 +217,10 @@ def copy(case: Case) -> tuple[Any, dict[str, int], int]:
 
 SAMPLING = {"BLOCK": sampling.BLOCK, "BLOCKS": 32}
 OTHERS: dict[str, Callable[[Case], tuple[Any, dict[str, int], int]]] = {
-    "plan": lambda _: (plan_kernel, {"HAS_WINDOW": True, "TILE": 64, "BATCH": 256, "WIDTH": 64}, 4),
+    "plan": plan,
+    "plan shared": plan,
     "merge": merge,
+    "merge shared": merge,
     "store": store,
     "copy": copy,
     "store eight": lambda case: (store_eight_kernel, store_eight_constants(cache(case)), 4),
@@ -223,15 +253,15 @@ def compile_case(case: Case) -> dict[str, Any]:
             case.split,
             tiling,
         )
-        kernel = decode_kernel if case.kernel == "decode" else extend_kernel
-        constants = variant.constants()
+        kernel = {"decode": decode_kernel, "extend": extend_kernel, "prefix": prefix_kernel}[case.kernel]
+        constants = variant.prefix_constants() if case.kernel == "prefix" else variant.constants()
         options |= {"num_warps": tiling.num_warps, "num_stages": tiling.num_stages}
     began = time.perf_counter()
     compiled = triton.compile(source(kernel, case, constants), target=TARGETS[case.target], options=options)
     seconds = time.perf_counter() - began
     found = amd_facts(compiled) if case.target == "gfx942" else nvidia_facts(compiled)
     limit = SHARED_MEMORY[case.target]
-    tile = asdict(case.tiling()) if case.kernel in ("decode", "extend") else {}
+    tile = asdict(case.tiling()) if case.kernel in PARAMETERS["kernel"] else {}
     return asdict(case) | {"tiling": tile, "seconds": round(seconds, 2), "shared_limit": limit} | found
 
 

@@ -30,7 +30,7 @@ def compiled(which, *targets):
 
 def faults(fact):
     """What is wrong with one variant, in words."""
-    attention = fact["kernel"] in ("decode", "extend")
+    attention = fact["kernel"] in PARAMETERS["kernel"]
     nvidia = fact["target"].startswith("sm_")
     half = fact["dtype"] != "fp32"
     rules = {
@@ -41,7 +41,7 @@ def faults(fact):
         or fact["head_dim"] < 32  # a row is too short for sixteen bytes a thread
         or fact["async_copies"] > 0,
         "no tensor core in a loop": not (attention and half) or fact["mma"] + fact.get("wgmma", 0) > 0,
-        "no wgmma on Hopper": not (fact["kernel"] == "extend" and fact["target"] == "sm_90" and half)
+        "no wgmma on Hopper": not (fact["kernel"] in ("extend", "prefix") and fact["target"] == "sm_90" and half)
         or (fact["tiling"]["rows"] >= 64 and fact["wgmma"] > 0),
     }
     return [rule for rule, holds in rules.items() if not holds]

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.no_cover
 TILE = 32
 
 
-def plan(device, lengths, least, wanted, window=None):
+def plan(device, lengths, least, wanted, window=None, shared=None):
     """The pieces of each row as (first, stop), and how many places of the list are nobody's."""
     from chatpager.kernels.cuda import on_device
     from chatpager.kernels.planner import plan_kernel
@@ -22,8 +22,8 @@ def plan(device, lengths, least, wanted, window=None):
     contexts = torch.tensor(lengths, dtype=torch.int32, device=device)
     with on_device(contexts):
         plan_kernel[(batch,)](
-            items, rows, contexts, batch, window or 0, least, wanted, places,
-            HAS_WINDOW=window is not None, TILE=TILE, BATCH=power_of_2(batch), WIDTH=16,
+            items, rows, contexts, shared, batch, window or 0, least, wanted, places,
+            HAS_WINDOW=window is not None, SHARED=shared is not None, TILE=TILE, BATCH=power_of_2(batch), WIDTH=16,
         )  # fmt: skip
     listed = items.tolist()
     found = []
