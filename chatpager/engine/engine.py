@@ -365,10 +365,14 @@ class Engine:
 
     def close(self) -> None:
         """Write what is still to be written. Nothing is computed after it."""
-        if self._overlap is not None:
-            self._overlap.land()
+        self.land()
         if self.tiers is not None:
             self.tiers.close()
+
+    def land(self) -> None:
+        """Wait for a step that was launched ahead, and tell nothing of it: what somebody wants is computed again."""
+        if self._overlap is not None:
+            self._overlap.land()
 
     def audit(self) -> None:
         """Check every invariant of pool, cache and queues; asserts with the numbers."""

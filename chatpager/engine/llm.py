@@ -184,6 +184,7 @@ class LLM:
             for work in works.values():
                 if not work.done:
                     self.engine.cancel(work.request_id)
+            self.engine.land()
 
 
 class _Work:

@@ -10,6 +10,7 @@ import pytest
 
 from chatpager.config import EngineConfig
 from chatpager.engine.engine import Engine
+from chatpager.engine.llm import LLM
 from chatpager.engine.messages import AddRequest
 from chatpager.engine.model_runner import ModelRunner
 from chatpager.engine.overlap import PATIENCE, overlapping
@@ -189,6 +190,19 @@ class TestFailing:
         step(engine)
         engine.close()
         assert not engine.runner._flights
+
+
+def test_offline_no_step_is_left_under_way(tiny_model):
+    llm = LLM(tiny_model("llama"), device="cpu", dtype="float32", block_size=8, num_kv_blocks=40, overlap="on")
+
+    def answer(**params):
+        wish = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True, **params)
+        (out,) = llm.generate([[5, 6, 7]], wish, use_tqdm=False)
+        assert not llm.engine.has_work and llm.engine.pool.counts()["active"] == 0
+        return out.outputs[0].token_ids
+
+    whole = answer()
+    assert answer(stop_token_ids=[whole[2]]) == whole[: whole.index(whole[2]) + 1]
 
 
 def test_who_overlaps():
