@@ -11,7 +11,8 @@ COLOURS = ("#777777", "#c2185b", "#ef8f00", "#1976d2", "#2e7d32", "#6a1b9a")
 
 
 def lines(title: str, places: Sequence[str], series: Mapping[str, Sequence[float]], unit: str) -> str:
-    """One chart: each series has a value for each place; the scale begins at nothing."""
+    """One chart: each series has a value for each place; the scale begins at nothing. The unit stands in the title,
+    where there is room for it."""
     top = max(max(values) for values in series.values()) or 1.0
     step = (WIDTH - LEFT - 16) / max(1, len(places) - 1)
 
@@ -22,10 +23,11 @@ def lines(title: str, places: Sequence[str], series: Mapping[str, Sequence[float
     for share in (0.0, 0.5, 1.0):
         _, y = point(0, share * top)
         parts.append(f'<line x1="{LEFT}" x2="{WIDTH - 16}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>')
-        parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{share * top:.3g}{unit}</text>')
+        parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{_figure(share * top)}</text>')
     for i, place in enumerate(places):
         x, _ = point(i, 0)
-        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 16}" text-anchor="middle">{html.escape(place)}</text>')
+        anchor = "end" if 0 < i == len(places) - 1 else "middle"  # the last place is at the edge
+        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 16}" text-anchor="{anchor}">{html.escape(place)}</text>')
     for colour, values in zip(cycle(COLOURS), series.values(), strict=False):
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (point(i, v) for i, v in enumerate(values)))
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
@@ -37,7 +39,12 @@ def lines(title: str, places: Sequence[str], series: Mapping[str, Sequence[float
         f'<li><span style="color:{colour}">&#9632;</span> {html.escape(name)}</li>'
         for colour, name in zip(cycle(COLOURS), series, strict=False)
     )
-    return f"<figure><figcaption>{html.escape(title)}</figcaption>{''.join(parts)}<ul>{legend}</ul></figure>"
+    caption = html.escape(f"{title}, {unit.strip()}")
+    return f"<figure><figcaption>{caption}</figcaption>{''.join(parts)}<ul>{legend}</ul></figure>"
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def bars(title: str, values: Mapping[str, float], unit: str) -> str:
@@ -56,6 +63,7 @@ def bars(title: str, values: Mapping[str, float], unit: str) -> str:
 
 STYLE = (
     "body{font:14px system-ui;margin:2em;max-width:60em}svg text{font:12px system-ui;fill:#555}ul{list-style:none}"
+    "pre{white-space:pre-wrap;overflow-wrap:anywhere}"
     "table{border-collapse:collapse}td,th{border:1px solid #ccc;padding:4px;text-align:left}caption{text-align:left}"
 )
 

@@ -29,7 +29,8 @@ def page(result: dict[str, Any]) -> str:
     if "waste" in figures:
         over = figures["waste"]["over_the_run"]
         places = [f"{5 * i} %" if i % 4 == 0 else "" for i in range(len(over["ours"]))]
-        series = {name: [100 * share for share in shares] for name, shares in over.items()}
+        # In the order, and so in the colours, of the other charts.
+        series = {name: [100 * share for share in over[name]] for name in ("static", "ours")}
         charts.append(plot.lines("Reserved KV memory that holds no token, over the run", places, series, " %"))
     if "blocks" in figures:
         charts += _of_block_sizes(figures["blocks"])

@@ -1,6 +1,7 @@
 """The page beside a measurement's figures."""
 
 import json
+import re
 from html.parser import HTMLParser
 
 import pytest
@@ -64,3 +65,12 @@ def test_both_files_are_written_and_neither_without_a_name(tmp_path):
 def test_a_folder_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         report.save(RESULT, str(tmp_path / "gone" / "figures.json"))
+
+
+def test_a_chart_s_labels_have_room():
+    """Left of the axis for a figure; and the last place, which is at the right edge, ends there."""
+    chart = plot.lines("Output", ["1 at once", "64 at once"], {"a": [2.5, 1644.5]}, " tokens/s")
+    texts = re.findall(r'<text x="([^"]+)"[^>]*text-anchor="(\w+)">([^<]*)<', chart)
+    assert [text for _, _, text in texts] == ["0", "822", "1,644", "1 at once", "64 at once"]
+    assert [anchor for _, anchor, _ in texts][-2:] == ["middle", "end"]
+    assert "<figcaption>Output, tokens/s</figcaption>" in chart
