@@ -73,4 +73,7 @@ def missing_file(url: str) -> Path | None:
     """The file of a SQLite database that is not there yet. Raises ConfigError, as ``parse``."""
     parsed = parse(url)
     file = file_of(parsed) if is_sqlite(parsed) else None
-    return file if file and not file.exists() else None
+    try:
+        return file if file and not file.exists() else None
+    except OSError:  # who opens it says why that cannot be told
+        return None

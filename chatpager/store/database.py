@@ -67,7 +67,7 @@ class Database:
         It is not even opened: to close a file ends every lock of the process on it (POSIX), and with its connections'
         locks gone, another process that closes the database deletes the log that these still write to.
         """
-        if self.file is None or self.file.is_file():
+        if self.file is None or _is_file(self.file, self.shown):
             return
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -80,7 +80,7 @@ class Database:
         if self.file is None:
             async with self.read():
                 return
-        if not self.file.is_file():
+        if not _is_file(self.file, self.shown):
             raise NotUpgraded(f"the database {self.shown} does not exist")
         with faults.translated(self.shown):
             async with self._engine.connect() as c:
@@ -297,6 +297,14 @@ async def _begin_postgres(
         lock = func.pg_advisory_xact_lock if alone else func.pg_advisory_xact_lock_shared
         opening.append(lock(func.hashtextextended(tenant, 0)))
     await c.execute(select(*opening))
+
+
+def _is_file(file: Path, shown: str) -> bool:
+    """Raises StoreError where that cannot be told."""
+    try:
+        return file.is_file()
+    except OSError as error:
+        raise StoreError(f"the database {shown} cannot be opened: {error.strerror}") from error
 
 
 def _identity(file: Path) -> tuple[int, int] | None:

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from chatpager.errors import StoreError
 from chatpager.store import Store, schema
+from chatpager.store.address import missing_file
 from chatpager.store.database import Database
 from tests import postgres
 from tests.descriptors import none_left
@@ -428,3 +429,13 @@ async def test_a_server_that_stops_and_comes_back_is_survived(postgres_server, o
         with postgres.serving(server):
             assert (await store.session("ann", "conv_1")).id == "conv_1"
             await store.close()
+
+
+async def test_a_place_that_cannot_be_looked_at_is_said_so(tmp_path):
+    """As in a folder that this user may not search."""
+    file = tmp_path / ("x" * 300) / "chatpager.db"
+    url = f"sqlite+aiosqlite:///{file}"
+    assert missing_file(url) is None, "nobody knows"
+    for migrate in (True, False):
+        with pytest.raises(StoreError, match=r"cannot be opened: File name too long"):
+            await Store.open(url, migrate=migrate)
