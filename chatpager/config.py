@@ -125,6 +125,9 @@ class EngineConfig:
         1, "devices one model is split over; more than 1 is not built yet", check=_at_least(1)
     )
     lease_share: float = setting(0.5, "share of the KV blocks that hard leases may keep", check=_share)
+    known_conversations: int = setting(
+        65_536, "idle conversations whose place in the cache is known, about 6 KiB of memory each", check=_at_least(1)
+    )
     enable_prefix_caching: bool = setting(True, "reuse the KV blocks of shared prefixes")
     seed: int | None = setting(
         None, "seed of requests that bring none; default: a new one each start", check=_at_least(0)

@@ -36,6 +36,8 @@ from chatpager.server.event_loop import event_loop_runner
 AT_ONCE = 16
 """Stored responses that are asked for at the same time."""
 
+SMALL_CACHES = ("--num-kv-blocks", "16384", "--swap-space", "0.01", "--known-conversations", "4096")
+
 
 @dataclass(frozen=True)
 class Options:
@@ -131,6 +133,8 @@ def _check_url(url: str) -> None:
 
 
 def _flags(options: Options) -> list[str]:
+    """A soak alone has small caches: they are full after some minutes, and what grows from then on is none."""
+    small = options.soak and not options.streams
     most = max(*options.streams, 256, 0)
     queue, sockets = str(most + 1024), str(max(most, options.idle, options.resumes, options.stalled) + 1024)
     return [
@@ -138,6 +142,7 @@ def _flags(options: Options) -> list[str]:
         *("--max-num-seqs", str(most + 64), "--max-num-batched-tokens", str(max(1024, 2 * most))),
         *("--max-queue", queue, "--max-queue-per-tenant", queue),
         *("--max-sockets", sockets, "--max-sockets-per-tenant", sockets),
+        *(SMALL_CACHES if small else ()),
         *options.self_flags,
     ]
 

@@ -34,7 +34,7 @@ from chatpager.config import Config
 from chatpager.engine.engine import Engine
 from chatpager.engine.loader import check, has_gpu, sampling_defaults
 from chatpager.engine.model_digest import require_digest
-from chatpager.engine.tokenizer import Tokenizer
+from chatpager.engine.tokenizer import Tokenizer, pieces_bytes
 from chatpager.errors import ConfigError
 from chatpager.program import program
 from chatpager.server.admin_listener import listen_for_admins
@@ -140,7 +140,8 @@ def service_opener(config: Config, path: Path, name: str) -> Callable[[], Awaita
         await asyncio.to_thread(require_digest, path, config.engine.model_sha256)
         await asyncio.to_thread(check, path)
         defaults = sampling_defaults(path)
-        tokenizer = await asyncio.to_thread(Tokenizer, path)
+        known = config.engine.known_conversations
+        tokenizer = await asyncio.to_thread(Tokenizer, path, pieces_bytes=pieces_bytes(known))
         if not tokenizer.has_template:
             log.warning("the model has no chat template: it can complete prompts, but every chat will be refused")
         store = await Store.open(config.store.resolved_database_url(), migrate=True)
@@ -158,6 +159,7 @@ def service_opener(config: Config, path: Path, name: str) -> Callable[[], Awaita
                 secret=secret,
                 max_turns=config.server.max_queue,
                 max_turns_per_tenant=config.server.max_queue_per_tenant,
+                known_conversations=known,
                 on_end=on_end,
                 wall=wall_clock,
                 breaker=Breaker(),

@@ -45,4 +45,4 @@ class Attempts:
 
 def by_row(plan: Plan, sampled: list[Sampled]) -> list[tuple[Row, list[Sampled] | EngineError]]:
     rest = iter(sampled)
-    return [(row, list(islice(rest, len(row.samples)))) for row in plan.rows]
+    return [(row, [next(rest)] if len(row.samples) == 1 else list(islice(rest, len(row.samples)))) for row in plan.rows]

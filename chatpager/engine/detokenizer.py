@@ -38,6 +38,8 @@ def plain_pieces(backend: Backend) -> PlainPieces | None:
 class Detokenizer:
     """Text of one growing list of ids. Special tokens have no text."""
 
+    __slots__ = ("_backend", "_given", "_ids", "_is_whole", "_plain", "_stream")
+
     def __init__(self, backend: Backend, plain: PlainPieces | None = None) -> None:
         self._backend = backend
         self._plain = plain
@@ -75,6 +77,10 @@ class Detokenizer:
         """The whole characters in front of one that was cut in half, now that nothing follows."""
         return self._backend.decode(self._ids, skip_special_tokens=True)[self._given :].rstrip(REPLACEMENT)
 
+    def forget(self) -> None:
+        """Nothing follows, and nobody asks what waited."""
+        self._ids = []
+
 
 class TextStream:
     """Detokenised text up to the first stop string, which may begin in one token and end in another.
@@ -83,6 +89,21 @@ class TextStream:
     of the first ``min_tokens`` tokens. A token that has one of the ``marks``, by its id, stands as that in the text.
     ``plain``: the vocabulary's, see ``plain_pieces``.
     """
+
+    __slots__ = (
+        "_detokenizer",
+        "_given",
+        "_held",
+        "_include_stop",
+        "_length",
+        "_marks",
+        "_stops",
+        "_unchecked",
+        "stopped",
+    )
+
+    stopped: str | None
+    """The stop string that ended the text."""
 
     def __init__(
         self,
@@ -102,14 +123,18 @@ class TextStream:
         self._marks = marks or {}
         self._given: list[str] = []
         self._length = 0
-        self.stopped: str | None = None
-        """The stop string that ended the text."""
+        self.stopped = None
 
     @property
     def text(self) -> str:
         """Everything given out so far."""
         self._given = ["".join(self._given)]
         return self._given[0]
+
+    def forget(self) -> None:
+        """It has ended, and nobody asks for its text again."""
+        self._given = []
+        self._detokenizer.forget()
 
     @property
     def length(self) -> int:

@@ -77,6 +77,7 @@ class Engine:
             enabled=config.enable_prefix_caching,
             lease_budget=self._lease_budget(longest, limits.watermark),
             tiers=self.tiers,
+            max_heads=config.known_conversations,
         )
         if self.tiers is not None:
             self.tiers.measure(list(self.pool.free)[:TRIED_BLOCKS])
@@ -260,12 +261,13 @@ class Engine:
 
     def _begin(self, plan: Plan, now: float) -> None:
         for row in plan.rows:
-            if row.seq.sampled_at is not None:
+            seq = row.seq
+            if seq.sampled_at is not None:
                 continue
-            request = self._requests[row.seq.request_id]
+            request = self._requests[seq.request_id]
             if request.started is None:
                 request.started = now
-                request.draft_tokens = self._claim_draft(row.seq)
+                request.draft_tokens = self._claim_draft(seq)
 
     def _compute(self, plan: Plan | None) -> tuple[Plan, list[tuple[Row, list[Sampled] | EngineError]]]:
         """``plan``, or the step that was launched ahead."""
@@ -290,22 +292,25 @@ class Engine:
     def _time_step(self, plan: Plan, seconds: float) -> None:
         """For the size of coming steps; and what a block costs, where this one computed enough of them to tell."""
         self.scheduler.took(plan, seconds)
-        blocks = sum(row.count for row in plan.rows) / self.config.block_size
-        if self.tiers is not None and blocks >= MEASURED_BLOCKS:
-            self.tiers.times.compute.add(seconds / blocks)
+        if self.tiers is not None:
+            blocks = sum([row.count for row in plan.rows]) / self.config.block_size
+            if blocks >= MEASURED_BLOCKS:
+                self.tiers.times.compute.add(seconds / blocks)
 
     def _advance(self, row: Row, sampled: list[Sampled], now: float) -> None:
-        if [s for s in sampled if s.token_id is None and s.failure is None]:
-            self._fail(row, NumericError("the model's logits are not numbers"))
-            return
+        for s in sampled:
+            if s.token_id is None and s.failure is None:
+                self._fail(row, NumericError("the model's logits are not numbers"))
+                return
         self.scheduler.commit(row)
         seq = row.seq
         if not row.samples:
             self._requests.tell_progress(seq, now)
             return
-        request = self._requests[seq.request_id]
-        if request.first_token is None:
-            request.first_token = now
+        if seq.sampled_at is None:
+            request = self._requests[seq.request_id]
+            if request.first_token is None:
+                request.first_token = now
         for sample, s in zip(row.samples, sampled, strict=True):
             if s.token_id is None:  # what was computed is sound, and its siblings follow the grammar elsewhere
                 self._requests.end_sequence(sample, FinishReason.ERROR, s.failure)

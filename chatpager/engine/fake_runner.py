@@ -108,7 +108,7 @@ class FakeRunner:
     def _write(self, row: Row) -> None:
         seq, size, memory = row.seq, self.block_size, self._memory
         start, end = seq.committed, seq.committed + row.count
-        if row.count == 1 and seq.num_output_tokens:  # most rows by far
+        if row.count == 1 and start >= seq.num_prompt_tokens:  # most rows by far
             memory[seq.block_table[start // size], start % size] = seq.token_ids[start]
             return
         if start:

@@ -6,6 +6,9 @@ from collections import OrderedDict
 
 from chatpager.engine.block_hash import BlockProof
 
+ENTRY_BYTES = 256
+"""Of memory that a block takes besides its content: its proof, both objects' heads, and a place in a table."""
+
 
 class HostTier:
     """At most ``capacity`` blocks. The one that has been dead for longest goes first, and while none is dead the one

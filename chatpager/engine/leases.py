@@ -55,7 +55,7 @@ class LeaseBook:
         self._bury = bury
         self._max_heads = max_heads
         self._holders: Counter[bytes] = Counter()
-        """Hard leases by tenant."""
+        """Hard leases by tenant, of those that have any."""
         self._containing: Counter[BlockProof] = Counter()
         """Conversations that contain a block, on the device or not."""
         self._held: dict[Strength, dict[str, Head]] = {strength: {} for strength in Strength}
@@ -214,7 +214,8 @@ class LeaseBook:
         change: LeaseChange = "renewed"
         if lease is None:
             lease = head.leases[strength] = Lease(strength, deadline, span, reason=reason)
-            self._holders[head.tenant] += strength is Strength.HARD
+            if strength is Strength.HARD:
+                self._holders[head.tenant] += 1
             self._held[strength][owner] = head
             change = "granted"
         else:
@@ -341,7 +342,10 @@ class LeaseBook:
     def _drop(self, owner: str, head: Head, lease: Lease) -> None:
         self._uncover(head, lease, 0)
         del head.leases[lease.strength], self._held[lease.strength][owner]
-        self._holders[head.tenant] -= lease.strength is Strength.HARD
+        if lease.strength is Strength.HARD:
+            self._holders[head.tenant] -= 1
+            if not self._holders[head.tenant]:
+                del self._holders[head.tenant]
 
     def _tell(self, owner: str, head: Head, lease: Lease, change: LeaseChange, reason: str = "") -> None:
         self.events.append(self._event(owner, head, lease, change, reason))
@@ -378,7 +382,7 @@ class LeaseBook:
         for strength, held in self._held.items():
             assert held.keys() == {owner for owner, head in self.heads.items() if strength in head.leases}, strength
         holders = Counter(head.tenant for head in self.heads.values() if Strength.HARD in head.leases)
-        assert +self._holders == holders, (self._holders, holders)
+        assert dict(self._holders) == dict(holders), (self._holders, holders)
         for block in self._pool.blocks:
             counted = (block.heads, block.soft, block.hard)
             true = tuple(counts.get(block.id, 0) for counts in (heads, soft, hard))

@@ -29,7 +29,8 @@ GHOSTS = 4
 
 
 class PrefixCache:
-    """``enabled`` False keeps the pool and finds nothing. ``lease_budget``: blocks that hard leases may keep."""
+    """``enabled`` False keeps the pool and finds nothing. ``lease_budget``: blocks that hard leases may keep.
+    ``max_heads``: sessions without a lease that are known."""
 
     def __init__(
         self,
@@ -39,6 +40,7 @@ class PrefixCache:
         enabled: bool = True,
         lease_budget: int = 0,
         tiers: Tiers | None = None,
+        max_heads: int = 1 << 16,
     ) -> None:
         self.pool = pool
         self.block_size = block_size
@@ -49,7 +51,12 @@ class PrefixCache:
         self.stats = CacheStats()
         self._order = EvictionOrder(pool)
         self.leases = LeaseBook(
-            pool, block_size, budget=lease_budget, reconsider=self._order.offer, bury=self._bury_below
+            pool,
+            block_size,
+            budget=lease_budget,
+            reconsider=self._order.offer,
+            bury=self._bury_below,
+            max_heads=max_heads,
         )
         self.ghosts = GhostIndex(GHOSTS * pool.usable)
         self.below = Restoring(self)

@@ -10,7 +10,7 @@ from chatpager.engine.reading import Source
 from chatpager.engine.sequence import Sequence
 
 
-@dataclass
+@dataclass(slots=True)
 class Request:
     """A request's sequences (one, or ``n``) by index, and its moments, in the seconds of the caller's clock."""
 

@@ -25,6 +25,8 @@ from chatpager.engine.quarantine import Quarantine
 from chatpager.engine.rounds import Rounds
 from chatpager.engine.sequence import Sequence, SequenceStatus
 
+OWNED = BlockState.OWNED
+
 
 class Scheduler:
     def __init__(self, cache: PrefixCache, limits: Limits) -> None:
@@ -65,8 +67,10 @@ class Scheduler:
         """The step that computed ``row`` is done: its blocks may now be found, its siblings start from its prompt."""
         seq = row.seq
         seq.committed += row.count
-        seq.reached = max(seq.reached, seq.committed)
-        self.cache.publish(seq)
+        if seq.committed > seq.reached:
+            seq.reached = seq.committed
+        if seq.committed // self.block_size > seq.published:
+            self.cache.publish(seq)
         if seq.claims:
             self._claims.drop(seq, seq.committed // self.block_size)
         if len(row.samples) > 1:
@@ -146,15 +150,17 @@ class Scheduler:
         self.cache.begin_step()
         budget = self.limits.max_num_batched_tokens
         decodes = [s for s in self.running if len(s.token_ids) - s.committed == 1]
+        running = SequenceStatus.RUNNING
         for seq in sorted(decodes, key=attrgetter("priority")):
-            if budget and seq.status is SequenceStatus.RUNNING:
+            if budget and seq.status is running:
                 budget -= self._grow(plan, seq, 1)
         plan.decodes = bool(plan.rows)
         budget = min(budget, self._pace.room(plan.decodes))
         candidates = self._candidates()
         lanes = self._lanes(budget, candidates)
         prefills = sorted(
-            (s for s in self.running if s.remaining > 1), key=lambda s: (lanes.is_long(s.remaining), s.priority)
+            (s for s in self.running if len(s.token_ids) - s.committed > 1),
+            key=lambda s: (lanes.is_long(s.remaining), s.priority),
         )
         for seq in prefills:
             count = lanes.chunk(seq.remaining)
@@ -165,7 +171,7 @@ class Scheduler:
 
     def _lanes(self, budget: int, candidates: list[_Candidate]) -> Lanes:
         """Where steps are small, hardly anything is short; so the shortest prompt always is, beside a longer one."""
-        running = [s.remaining for s in self.running if s.remaining > 1]
+        running = [left for s in self.running if (left := len(s.token_ids) - s.committed) > 1]
         shortest = min([*running, *(c.uncached for c in candidates)], default=0)
         threshold = min(
             self.limits.long_prefill_threshold,
@@ -182,6 +188,12 @@ class Scheduler:
     def _grow(self, plan: Plan, seq: Sequence, count: int) -> int:
         """Add a row for ``count`` more tokens of a running sequence, preempting others for its blocks if need be.
         Returns the tokens planned: ``count``, or 0 when the sequence itself had to give way."""
+        table = seq.block_table
+        if count == 1 and seq.committed < len(table) * self.block_size and not seq.forks:
+            block = self.cache.pool.blocks[table[seq.committed // self.block_size]]
+            if block.ref == 1 and block.state is OWNED:  # most steps of most sequences need nothing
+                plan.rows.append(Row(seq, 1, [seq] if seq.committed + 1 == len(seq.token_ids) else []))
+                return 1
         need, shared = self._blocks_needed(seq, count)
         while need and need > self._allocatable(seq):
             victim = self._victim(seq)

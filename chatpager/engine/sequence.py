@@ -204,12 +204,14 @@ class Sequence:
 
     def finish_reason(self) -> FinishReason | None:
         """Why the sequence ends with its last token, if it does."""
-        last, enough = self.token_ids[-1], self.num_output_tokens >= self.params.min_tokens
-        if enough and last in self.params.stop_token_ids:
-            return FinishReason.STOP
-        # Of a grammar it is the end: nothing else is allowed there.
-        if last in self.eos_token_ids and (self.constraint or (enough and not self.params.ignore_eos)):
-            return FinishReason.STOP
+        last, params = self.token_ids[-1], self.params
+        if last in params.stop_token_ids or last in self.eos_token_ids:
+            enough = self.num_output_tokens >= params.min_tokens
+            if enough and last in params.stop_token_ids:
+                return FinishReason.STOP
+            # Of a grammar it is the end: nothing else is allowed there.
+            if last in self.eos_token_ids and (self.constraint or (enough and not params.ignore_eos)):
+                return FinishReason.STOP
         return FinishReason.LENGTH if len(self.token_ids) >= self.max_length else None
 
     def fork(self, index: int, seed: int) -> Sequence:

@@ -24,7 +24,7 @@ from chatpager.engine.block_pool import Block
 from chatpager.engine.block_times import Average, BlockTimes
 from chatpager.engine.disk_tier import DiskTier
 from chatpager.engine.histogram import Histogram
-from chatpager.engine.host_tier import HostTier
+from chatpager.engine.host_tier import ENTRY_BYTES, HostTier
 from chatpager.engine.reading import SLICE_SECONDS, Reading, Source
 from chatpager.errors import ConfigError
 
@@ -331,7 +331,7 @@ def open_tiers(config: EngineConfig, pages: Pages, domain: BlockProof, key: byte
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if config.swap_space * GIB > memory:
         raise ConfigError("swap_space", f"is more than this machine's {memory / GIB:.0f} GiB", value=config.swap_space)
-    if blocks := int(config.swap_space * GIB) // pages.block_bytes:
+    if blocks := int(config.swap_space * GIB) // (pages.block_bytes + ENTRY_BYTES):
         host = HostTier(blocks)
     if config.kv_dir and config.disk_space:
         try:

@@ -38,12 +38,20 @@ from chatpager.errors import InvalidRequest, ModelLoadError
 
 PIECES_BYTES = 64 << 20
 """Memory for the texts and ids of pieces of conversations: some eight million tokens."""
+PIECE_BYTES, LEAST_PIECES_BYTES = 1 << 10, 4 << 20
+"""The same for each of few conversations, and for all of them: one may be long."""
+
+
+def pieces_bytes(conversations: int) -> int:
+    """Memory for the pieces of so many."""
+    return min(max(PIECE_BYTES * conversations, LEAST_PIECES_BYTES), PIECES_BYTES)
 
 
 class Tokenizer:
-    """Raises ``ModelLoadError`` when the folder has no fast tokenizer, or one that is broken."""
+    """``pieces_bytes``: memory for pieces of conversations, whose ids are not looked for again. Raises
+    ``ModelLoadError`` when the folder has no fast tokenizer, or one that is broken."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, pieces_bytes: int = PIECES_BYTES) -> None:
         require_folder(path)
         for name in ("tokenizer_config.json", "special_tokens_map.json"):
             read_json(path / name, required=False)
@@ -61,7 +69,7 @@ class Tokenizer:
             self._plain = self._twin()
         except Exception as error:  # the vocabulary may be read once and not again: two tokens of one id
             raise ModelLoadError(path / "tokenizer.json", f"no usable tokenizer: {one_line(error)}") from error
-        self._pieces = RememberedPieces(PIECES_BYTES)
+        self._pieces = RememberedPieces(pieces_bytes)
         self._whose = ""
         self._templates: dict[bool, ChatSandbox] = {}
 

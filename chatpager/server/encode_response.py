@@ -132,6 +132,8 @@ def response_object(
 class ResponseEncoder:
     """Folds one turn's log. ``final`` makes the response object of its end."""
 
+    __slots__ = ("_around", "_call", "_facts", "_item", "_items", "_next", "_text_place", "_thought", "_thoughts")
+
     def __init__(self, facts: ResponseFacts) -> None:
         self._facts = facts
         self._item = item_id(facts.id)
@@ -141,6 +143,8 @@ class ResponseEncoder:
         any."""
         self._text_place: int | None = None
         """The message's among them."""
+        self._around: tuple[bytes, bytes, bytes] | None = None
+        """What stands before a text's number in JSON, between that and the text, and behind it."""
         self._call: CallEvents | None = None
         """The call that is being told."""
         self._thoughts: ReasoningEvents | None = None
@@ -154,14 +158,24 @@ class ResponseEncoder:
 
     def feed(self, event: Event, final: wire.Response | None = None) -> Iterable[wire_events.Event]:
         """The wire's events for one event of the log; ``final`` is needed for the last."""
-        told = self.text(event) if isinstance(event, Delta) else None
-        return (told,) if told else self._feed(event, final)
+        if isinstance(event, Delta) and self._text_place is not None and self._thoughts is None:
+            return (self._text(event, self._text_place),)
+        return self._feed(event, final)
 
-    def text(self, event: Delta) -> wire_events.TextDelta | None:
-        """The wire's only event for one that goes on with the message's text; None where there is more to be told."""
-        if self._text_place is None or self._thoughts is not None:
+    def told(self, event: Delta) -> tuple[int, bytes] | None:
+        """The wire's only event for one that goes on with the message's text, as its number and its JSON text: most
+        events by far, of which only these two differ. None where there is more to be told."""
+        if self._around is None:
+            if self._text_place is None:
+                return None
+            self._around = _around(self._text(Delta(""), self._text_place))
+            self._next -= 1
+        if self._thoughts is not None or event.logprobs:
             return None
-        return self._text(event, self._text_place)
+        number = self._next
+        self._next = number + 1
+        before, between, behind = self._around
+        return number, b"%b%d%b%b%b" % (before, number, between, wire.encoded(event.text), behind)
 
     def _feed(self, event: Event, final: wire.Response | None) -> Iterable[wire_events.Event]:
         if self._thoughts and not isinstance(event, Thought | Ended):
@@ -301,6 +315,14 @@ class ResponseEncoder:
     def _number(self) -> int:
         self._next += 1
         return self._next - 1
+
+
+def _around(event: wire_events.TextDelta) -> tuple[bytes, bytes, bytes]:
+    """The event's JSON text without its number and its text, which is empty."""
+    before, number, rest = wire.encoded(event).partition(b'"sequence_number":')
+    _, comma, rest = rest.partition(b",")
+    between, text, behind = rest.partition(b'"delta":')
+    return before + number, comma + between + text, behind.removeprefix(b'""')
 
 
 def _told(logprobs: Iterable[Logprob]) -> list[dict[str, Any]]:

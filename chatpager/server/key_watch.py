@@ -23,15 +23,19 @@ async def watch(app: web.Application) -> None:
     """Never returns."""
     while True:
         await asyncio.sleep(LOOK_SECONDS)
-        opened: dict[Sender, list[Connection]] = defaultdict(list)
-        for connection in app[CONNECTIONS]:
-            opened[connection.sender].append(connection)
-        for sender, connections in opened.items():
-            try:
-                await caller_of(app, sender, used=False)
-            except InvalidAPIKey as error:
-                for connection in connections:
-                    connection.turn_out(error)
-            except StoreError as error:
-                log.debug("ws.keys_not_checked", reason=str(error))
-                break
+        await _look(app)
+
+
+async def _look(app: web.Application) -> None:
+    opened: dict[Sender, list[Connection]] = defaultdict(list)
+    for connection in app[CONNECTIONS]:
+        opened[connection.sender].append(connection)
+    for sender, connections in opened.items():
+        try:
+            await caller_of(app, sender, used=False)
+        except InvalidAPIKey as error:
+            for connection in connections:
+                connection.turn_out(error)
+        except StoreError as error:
+            log.debug("ws.keys_not_checked", reason=str(error))
+            break

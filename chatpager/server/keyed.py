@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from chatpager.errors import IdempotencyConflict
-from chatpager.sessions.recent import size_of
+from chatpager.sessions.recent import size_of_turn
 from chatpager.sessions.turn import LiveTurn
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ async def whole_turns(turns: Sequence[LiveTurn]) -> tuple[Sequence[LiveTurn], in
     kept = [copy(turn) for turn in turns]  # their readers still look at theirs
     for turn in kept:
         turn.forget_prompt()
-    return kept, sum(size_of(event) for turn in kept for event in turn.stream.events)
+    return kept, sum(map(size_of_turn, kept))
 
 
 async def text_as_it_is(text: str) -> tuple[str, int]:

@@ -71,7 +71,7 @@ TRANSITIONS: dict[tuple[State, Call], State] = {
 }
 
 
-@dataclass
+@dataclass(slots=True)
 class _LaneState:
     state: State = State.IDLE
     waiting: deque[Create | Resume] = field(default_factory=deque)
@@ -85,6 +85,8 @@ class _LaneState:
 
 class ResponsesProtocol:
     """One connection. ``extended`` clients (subprotocol ``chatpager.v1``) also get ``chatpager.*`` events."""
+
+    __slots__ = ("_events", "_extended", "_frames", "_lanes")
 
     def __init__(self, *, extended: bool = False) -> None:
         self._extended = extended
@@ -225,9 +227,10 @@ class ResponsesProtocol:
         """The next event of the response's log; ``final`` goes with the last."""
         streams = self._lanes.get(lane)
         assert streams and streams.encoder, self.state(lane)
-        if isinstance(event, Delta) and (told := streams.encoder.text(event)):  # most events by far
-            if told.sequence_number > streams.after:
-                self._frames.append(wire.encoded(told) if lane is None else wire_events.encode_in(lane, told))
+        if isinstance(event, Delta) and (told := streams.encoder.told(event)):
+            number, text = told  # most events by far
+            if number > streams.after:
+                self._frames.append(text if lane is None else wire_events.in_lane(lane, text))
             return
         for frame in streams.encoder.feed(event, final):
             if isinstance(frame, wire_events.PrefillEvent):

@@ -70,6 +70,11 @@ class ResponsesSocket(web.WebSocketResponse):
         if self._req is not None and self._req.transport is not None:
             self._req.transport.abort()
 
+    def let_go(self) -> None:
+        """Nobody serves it any more. Of one that the client cut off, aiohttp's next ping would hold all there is for
+        twenty seconds."""
+        self._cancel_heartbeat()
+
     _pipe: asyncio.Transport | None = None
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:

@@ -42,6 +42,21 @@ class Telling:
     """``again``: the response has been told before, to somebody; what there is of it already is no news, and nobody
     cares how its prompt went. ``prefill_seconds`` between two events about that, at the least."""
 
+    __slots__ = (
+        "_bell",
+        "_lane",
+        "_mistake",
+        "_outlet",
+        "_past",
+        "_place",
+        "_prefill_due",
+        "_prefill_seconds",
+        "_protocol",
+        "_stream",
+        "_turn",
+        "_waits",
+    )
+
     def __init__(
         self,
         turn: LiveTurn,
@@ -89,7 +104,9 @@ class Telling:
         events, first = self._stream.events, self._place
         if self._waits and self._outlet.is_free():
             try:
-                while self._place < len(events) and not isinstance(event := events[self._place], OF_THE_TASK):
+                for event in events[first:]:
+                    if isinstance(event, OF_THE_TASK):
+                        break
                     self._place += 1
                     self._protocol.turn_event(event, None, self._lane)
                 if self._place > first:

@@ -132,6 +132,7 @@ class Connection:
                         self._protocol.receive_binary()
                     await self.act()
         finally:
+            self._ws.let_go()
             if self._ws.close_code == WSCloseCode.ABNORMAL_CLOSURE:
                 self._ws.cut()  # aiohttp waits for what is left to be taken, and nobody is there
             for owner in self._owners:

@@ -79,6 +79,8 @@ class AnswerReader:
     """Text as it was generated in, what it says out. Calls are named after the turn, so whoever reads its text again
     finds the same ones. Without a ``parser`` all is text."""
 
+    __slots__ = ("_calls", "_name", "_parser")
+
     def __init__(self, turn_id: str, parser: AnswerParser | None) -> None:
         self._name = turn_id.partition("_")[2]
         self._parser = parser

@@ -8,6 +8,8 @@ import asyncio
 class Bell:
     """One event loop owns it, and one task waits for it."""
 
+    __slots__ = ("_rung", "_waiter")
+
     def __init__(self) -> None:
         self._rung = False
         self._waiter: asyncio.Future[None] | None = None

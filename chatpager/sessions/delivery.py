@@ -153,7 +153,7 @@ class Delivery:
                 self.end(one.turn)
 
     def _take(self, output: StepOutput, stepped_at: float, now: float, news: dict[str, News], merges: bool) -> None:
-        id = choice_id(output.request_id, output.index)
+        id = choice_id(output.request_id, output.index) if output.index else output.request_id
         turn = self._turns.get(id)
         if turn is None:
             return
@@ -165,7 +165,7 @@ class Delivery:
             if output.prefilled:
                 one.events.append(Prefilled(*output.prefilled))
             one.add(said, entry if turn.request.stored else None)
-            if turn.stopped_by_string and not output.finish_reason:
+            if not output.finish_reason and turn.stopped_by_string:
                 self._cancel_quietly(turn)
         except Exception as error:
             self._went_wrong(turn, error)

@@ -64,7 +64,7 @@ from chatpager.store import MessageHash, NewMessage, Store
 log = structlog.get_logger(__name__)
 
 REPLAY_BYTES = 80 << 20
-"""Of all turns that can be told again: some half a million events without logprobs."""
+"""Of all turns that can be told again: eight thousand of forty events without logprobs."""
 REMEMBERED_TOKENS = 4 << 20
 """Token ids of past turns kept to say where a prompt diverged from the turn before; 4 bytes each."""
 
@@ -74,8 +74,9 @@ class SessionHub:
     tenants apart (salts.py). ``max_turns`` run or wait at once, of one tenant ``max_turns_per_tenant`` (None: as many
     as leave others room). An end that the store refuses is tried again after each of ``pauses``, in seconds; what was
     said of a turn becomes one event where it waits for more than ``merge_after`` seconds to be told. A turn's events
-    can be told again for ``replay_seconds`` from its end on. ``on_end`` is told of every turn's end. ``clock`` is in
-    seconds and never goes back, ``wall`` in milliseconds."""
+    can be told again for ``replay_seconds`` from its end on. Of so many ``known_conversations`` it is known where they
+    stand and what they asked last. ``on_end`` is told of every turn's end. ``clock`` is in seconds and never goes back,
+    ``wall`` in milliseconds."""
 
     def __init__(
         self,
@@ -89,6 +90,7 @@ class SessionHub:
         pauses: Sequence[float] = (0.1, 0.5, 2.0),
         merge_after: float = MERGE_AFTER,
         replay_seconds: float = 300.0,
+        known_conversations: int = 1 << 16,
         breaker: Breaker | None = None,
         on_end: Callable[[LiveTurn, Ended], None] = lambda turn, ended: None,
         clock: Callable[[], float] = time.monotonic,
@@ -109,9 +111,9 @@ class SessionHub:
         """Turns whose rows are being stored, by id."""
         self.rereader = Rereader(tokenizer)
         self.orphans = Orphans(store, self.rereader, lambda id: id in self.turns or id in self._beginning, wall)
-        self._remembered = Remembered(REMEMBERED_TOKENS)
+        self._remembered = Remembered(REMEMBERED_TOKENS, known_conversations)
         self._recent = Recent(replay_seconds, REPLAY_BYTES)
-        self._heads = Heads()
+        self._heads = Heads(known_conversations)
         self._beginner = Beginner(store, tokenizer, self.prompting, self.orphans, self._remembered, wall)
         self.comparing = self._beginner.comparing
         hearers = Hearers(self._receive, self._leases_changed, self._engine_died, self._engine_restarted)

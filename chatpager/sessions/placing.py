@@ -23,6 +23,8 @@ class PlacingReader(AnswerReader):
     of it; those of tokens that only make thoughts, calls and what stands around them are told with nothing. A token
     without a character of its own, part of one perhaps, goes where the next one goes."""
 
+    __slots__ = ("_left", "_length", "_places", "_spell")
+
     def __init__(self, turn_id: str, parser: AnswerParser | None, spell: Callable[[int], Spelled]) -> None:
         super().__init__(turn_id, parser)
         self._spell = spell

@@ -6,6 +6,8 @@ from copy import copy
 
 from chatpager.sessions.turn import LiveTurn
 
+TURN_BYTES = 5 << 10
+"""Of one that is kept, besides its events: its request with what was said, its account, its end."""
 EVENT_BYTES = 150
 TOKEN_BYTES = 240
 """Of one that has a logprob: its text, its bytes one by one."""
@@ -17,20 +19,25 @@ def size_of(event: object) -> int:
     return EVENT_BYTES + len(getattr(event, "text", "")) + TOKEN_BYTES * tokens
 
 
+def size_of_turn(turn: LiveTurn) -> int:
+    """The same, of one that is kept to be told again."""
+    return TURN_BYTES + sum(map(size_of, turn.stream.events))
+
+
 class Recent:
-    """Keeps a turn for ``seconds``, and less long where all events that are kept would have more than ``size`` bytes.
+    """Keeps a turn for ``seconds``, and less long where all that are kept would have more than ``size`` bytes.
     ``now`` is on any clock in seconds that never goes back."""
 
     def __init__(self, seconds: float, size: int) -> None:
         self._seconds, self._room = seconds, size
         self._turns: dict[str, tuple[LiveTurn, float, int]] = {}
-        """With the time of its end and the bytes of its events, the oldest first."""
+        """With the time of its end and its bytes, the oldest first."""
 
     def put(self, turn: LiveTurn, now: float) -> None:
         self._expire(now)
         turn = copy(turn)  # others may still look at theirs
         turn.forget_prompt()
-        size = sum(map(size_of, turn.stream.events))
+        size = size_of_turn(turn)
         self._turns[turn.id] = (turn, now, size)
         self._room -= size
         while self._room < 0:

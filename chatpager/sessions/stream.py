@@ -81,11 +81,14 @@ CATCH_UP = 64
 class TurnStream:
     """An append-only log with readers. One event loop owns it."""
 
+    __slots__ = ("__weakref__", "_over", "_watching", "events", "stepped_at")
+
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.stepped_at = array("d")
         """Of each event when the step ended that it came from, on ``time.monotonic``; 0 where it came from none."""
         self._watching: list[Callable[[], None]] = []
+        self._over = False
 
     @property
     def ended(self) -> Ended | None:
@@ -106,10 +109,11 @@ class TurnStream:
 
     def extend(self, events: Sequence[Event], stepped_at: float = 0.0) -> None:
         """Add what came at once, of one step."""
-        assert not (self.events and isinstance(self.events[-1], Ended)), f"{events} after the end"
+        assert not self._over, f"{events} after the end"
         self.events += events
-        for _ in events:
+        for event in events:
             self.stepped_at.append(stepped_at)
+            self._over = isinstance(event, Ended)
         for grown in tuple(self._watching):
             grown()
 

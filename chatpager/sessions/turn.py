@@ -42,6 +42,11 @@ class TurnState(StrEnum):
     ENDED = "ended"
 
 
+DECODE = TurnState.DECODE
+"""Looked up once: most outputs are of a turn in this state."""
+OVER = TurnState.CLOSING, TurnState.ENDED
+
+
 class Happening(StrEnum):
     PREFILLED = "prefilled"
     TOKEN = "token"  # noqa: S105
@@ -69,7 +74,7 @@ ENDINGS: dict[FinishReason, EndStatus] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TurnRequest:
     """What a wire asks for. ``messages`` is the turn's input; for a stateless wire (``whole``) it is the whole
     conversation, of which the beginning may be stored already. ``instructions`` stand at the head of the prompt, those
@@ -143,24 +148,62 @@ class LiveTurn:
     """A turn that runs: answer number ``index`` of its request. ``take`` is given each output of the engine; what it
     returns is journalled, then shown. ``spell``: logprobs are told with the text, their tokens spelled so."""
 
-    input_tip: MessageHash | None = None
-    previous: Sequence[int] | None = None
-    past: Past | None = None
+    __slots__ = (
+        "_eos",
+        "_first",
+        "_journalled",
+        "_last",
+        "_reader",
+        "_reasoning_tokens",
+        "_said",
+        "_submitted",
+        "_text",
+        "broken",
+        "client_session",
+        "compared",
+        "compiled",
+        "created_at",
+        "error",
+        "finish",
+        "id",
+        "index",
+        "input_tip",
+        "is_read",
+        "logprobs",
+        "owner",
+        "parent",
+        "past",
+        "previous",
+        "previous_domain",
+        "prompt",
+        "receipt",
+        "request",
+        "request_id",
+        "state",
+        "stream",
+        "template",
+        "token_ids",
+        "usage",
+    )
+
+    input_tip: MessageHash | None
+    previous: Sequence[int] | None
+    past: Past | None
     """The same, where this server computed it and remembers it."""
-    previous_domain: KeyDomain | None = None
+    previous_domain: KeyDomain | None
     """Else, where its blocks were, if that is known."""
-    compared: Compared | None = None
-    broken: Break | UnsetType | None = UNSET
-    owner = ""
+    compared: Compared | None
+    broken: Break | UnsetType | None
+    owner: str
     """The head in the engine that this turn moves."""
-    parent: MessageHash | None = None
+    parent: MessageHash | None
     """Where that head stood."""
-    compiled: Compiled | None = None
+    compiled: Compiled | None
     """Its grammar, held for the engine."""
-    usage: Usage | None = None
-    receipt: Receipt | None = None
-    finish: FinishReason | None = None
-    error: tuple[str, str] | None = None
+    usage: Usage | None
+    receipt: Receipt | None
+    finish: FinishReason | None
+    error: tuple[str, str] | None
 
     def __init__(
         self,
@@ -176,6 +219,9 @@ class LiveTurn:
         created_at: int,
         submitted: float,
     ) -> None:
+        self.input_tip = self.previous = self.past = self.previous_domain = self.compared = self.parent = None
+        self.compiled = self.usage = self.receipt = self.finish = self.error = None
+        self.broken, self.owner = UNSET, ""
         self.request = request
         self.index = index
         self.id = choice_id(request.id, index)
@@ -234,22 +280,24 @@ class LiveTurn:
 
     def take(self, output: StepOutput, now: float) -> tuple[list[Said], JournalEntry | None]:
         """What one output added, and the journal entry that must be written before anyone sees it."""
-        if self.state is TurnState.CLOSING or self.state is TurnState.ENDED:
+        if self.state is not DECODE and self.state in OVER:
             return [], None
-        self.usage = output.usage or self.usage
+        if output.usage:
+            self.usage = output.usage
         if output.prefilled:
             self.happen(Happening.PREFILLED)
         said: list[Said] = []
+        text = self._text
         for i, token_id in enumerate(output.token_ids if self.request.generate else ()):
-            if self._text.stopped is not None:
+            if text.stopped is not None:
                 break  # what the engine computed past the stop string is not part of the answer
-            if self.state is not TurnState.DECODE:
+            if self.state is not DECODE:
                 self.happen(Happening.TOKEN)
                 self._first = now
             self.token_ids.append(token_id)
             if output.logprobs:
-                self._place(PlacedLogprobs(self._text.length, output.logprobs[i]))
-            said += self._read(self._text.push(token_id))
+                self._place(PlacedLogprobs(text.length, output.logprobs[i]))
+            said += self._read(text.push(token_id))
             self._last = now
         if output.finish_reason:
             said += self._reader.read(self._close(output)) + self._reader.finish()
@@ -275,14 +323,15 @@ class LiveTurn:
     def _entry(self, said: Sequence[Said]) -> JournalEntry | None:
         """What the journal lacks of ``answer_ids``. A last token that may be the closing one waits for the next, which
         tells that it was not; but what goes on needs a token, because entries are named by their first."""
-        first, end = self._journalled, len(self.token_ids)
+        ids = self.token_ids
+        first, end = self._journalled, len(ids)
         text = "".join([event.text for event in said if isinstance(event, Delta)])
-        if self._closed and not (said and first == end - 1 and self.state is TurnState.DECODE):
+        if ids and ids[-1] in self._eos and not (said and first == end - 1 and self.state is DECODE):
             end -= 1
         self._journalled = end
         if first == end and not text:
             return None
-        return JournalEntry(turn_id=self.id, first_index=first, token_ids=self.token_ids[first:end], text=text)
+        return JournalEntry(turn_id=self.id, first_index=first, token_ids=ids[first:end], text=text)
 
     def fail(self, code: str, message: str) -> None:
         """End, or end otherwise, for a reason outside the engine's outputs."""
@@ -324,9 +373,12 @@ class LiveTurn:
         return ids[: self.committed]
 
     def forget_prompt(self) -> None:
-        """Once all is stored: to tell the turn again its length is enough."""
+        """Once all is stored: to tell the turn again its length is enough, and its events say what was answered."""
         self.prompt = range(len(self.prompt))
         self.previous = self.past = None
+        self.token_ids = self.token_ids[:1]
+        self._said = []
+        self._text.forget()
 
     def account(self, block_size: int, caching: bool, domain: KeyDomain) -> Receipt | None:
         """None of a turn that the engine never admitted."""

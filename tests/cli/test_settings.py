@@ -29,6 +29,7 @@ VALUES = {  # name -> (in the file, in the environment, as a flag), all differen
     "disk_space": (0.0, 1.0, 3.0),
     "tensor_parallel_size": (1, 1, 1),  # nothing else is built
     "lease_share": (0.3, 0.4, 0.6),
+    "known_conversations": (1, 2, 3),
     "enable_prefix_caching": (False, False, False),
     "seed": (1, 2, 3),
     "overlap": ("on", "off", "on"),

@@ -1,7 +1,10 @@
 """Blocks in host memory: they come back, and never wrong."""
 
+import sys
+
 import pytest
 
+from chatpager.engine.host_tier import ENTRY_BYTES, HostTier
 from tests.engine.fakes import answer, continuation, make_engine, request, run, step
 from tests.engine.tiering import LONG, flood, sources
 
@@ -37,6 +40,14 @@ class TestHost:
         flood(engine, 1)
         assert len(engine.tiers.host) == 2
         assert sources(answer(engine, "again", LONG, owner="s")) == (24, 8, 0)
+
+    def test_what_small_blocks_take_in_memory_is_no_more_than_is_counted(self):
+        count, size = 20_000, 64
+        tier = HostTier(count)
+        for i in range(count):
+            tier.put(i.to_bytes(32, "big"), bytes(size))
+        taken = sys.getsizeof(tier._alive) + sum(map(sys.getsizeof, (*tier._alive, *tier._alive.values())))
+        assert 0.7 * count * (size + ENTRY_BYTES) < taken <= count * (size + ENTRY_BYTES)
 
     @pytest.mark.parametrize(("end", "room"), [("edited", 44), ("closed", 35), (None, 35)])
     def test_what_no_conversation_contains_any_more_goes_before_what_is_older(self, end, room):

@@ -4,6 +4,7 @@ import pytest
 
 from chatpager.config import EngineConfig
 from chatpager.engine.heads import Strength
+from chatpager.engine.host_tier import ENTRY_BYTES
 from chatpager.engine.messages import LeaseRequest
 from chatpager.engine.model_runner import ModelRunner
 from chatpager.engine.reading import Reading, Source
@@ -72,7 +73,7 @@ class TestOpening:
         config = EngineConfig(swap_space=0.5, kv_dir=str(tmp_path / "kv"), disk_space=0.25)
         tiers = open_tiers(config, FakeRunner(block_size=4), b"d" * 32)
         tiers.close()
-        assert tiers.host.capacity == (1 << 29) // 32
+        assert tiers.host.capacity == (1 << 29) // (32 + ENTRY_BYTES)
         assert tiers.disk.capacity == 1 << 28
 
     def test_more_memory_than_there_is_is_refused(self):

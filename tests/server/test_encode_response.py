@@ -195,6 +195,23 @@ def test_the_prefill_has_no_number():
     assert events[2] == wire_events.PrefillEvent(response_id="resp_1", done=5, total=20, cached=0)
 
 
+@pytest.mark.parametrize("text", ["b", ' "\\\n\x00', "\u2028 你好 😀", '"delta":"","sequence_number":0,'])
+def test_text_that_goes_on_is_the_same_json_with_what_stands_around_it_made_ready(text):
+    of, logprob = facts(), Logprob(token="a", bytes=[97], logprob=-1.0, top_logprobs=[])
+    ready, plain = ResponseEncoder(of), ResponseEncoder(of)
+    assert ready.told(Delta("a")) is None, "its item is to be announced first"
+    for encoder in (ready, plain):
+        for event in log("a")[:2]:
+            list(encoder.feed(event))
+    for number in (5, 6):
+        [event] = plain.feed(Delta(text))
+        assert event.sequence_number == number
+        assert ready.told(Delta(text)) == (number, wire.encoded(event))
+    assert ready.told(Delta("a", (logprob,))) is None
+    list(ready.feed(Thought("so")))
+    assert ready.told(Delta("a")) is None, "the thoughts are to be ended first"
+
+
 def test_a_stream_that_breaks_ends_with_the_next_number():
     of = facts()
     encoder = ResponseEncoder(of)

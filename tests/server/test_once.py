@@ -7,6 +7,7 @@ import pytest
 
 from chatpager.errors import StoreError
 from chatpager.server.keyed import Keyed, Name, text_as_it_is, whole_turns
+from chatpager.sessions.recent import TURN_BYTES
 from tests.serving import GREEDY, eventually
 
 ASK = {"input": "Hello", **GREEDY}
@@ -402,7 +403,7 @@ async def test_a_key_is_known_for_as_long_as_is_said():
 
 
 async def test_what_is_kept_has_a_bound():
-    asked = Asked(size=2000)
+    asked = Asked(size=2000 + 2 * TURN_BYTES)
     for key in "abc":
         await asked.ask(key, text="x" * 700)
     await asked.ask("c")
@@ -410,8 +411,8 @@ async def test_what_is_kept_has_a_bound():
     assert asked.count == 3
     await asked.ask("a")
     assert asked.count == 4
-    await asked.ask("d", text="x" * 5000)
-    await asked.ask("d", text="x" * 5000)
+    await asked.ask("d", text="x" * (5000 + 2 * TURN_BYTES))
+    await asked.ask("d", text="x" * (5000 + 2 * TURN_BYTES))
     assert asked.count == 6 and not asked.keyed._ended
 
 
@@ -422,7 +423,7 @@ async def test_what_is_kept_goes_in_time_also_if_nobody_asks_again():
 
 
 async def test_who_keeps_most_loses_it_first():
-    asked = Asked(size=4000)
+    asked = Asked(size=4000 + 5 * TURN_BYTES)
     await asked.ask("k", tenant="small", text="x" * 300)
     for key in "abcdef":
         await asked.ask(key, text="x" * 700)

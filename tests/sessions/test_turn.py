@@ -3,6 +3,7 @@ import itertools
 import pytest
 
 from chatpager.engine.call_forms import TagParser
+from chatpager.engine.detokenizer import TextStream
 from chatpager.engine.messages import FinishReason, SamplingParams, StepOutput, Usage
 from chatpager.engine.reasoning import THINK, ThinkParser
 from chatpager.sessions.answers import Reasoning, answer_of
@@ -91,7 +92,7 @@ def test_a_closing_token_that_closes_nothing_is_journalled_with_the_next(tokeniz
 def test_text_never_waits_for_tokens(tokenizer, monkeypatch):
     """A vocabulary may give its closing token a text: what is shown is journalled, so that token is, too."""
     turn = make(tokenizer, ignore_eos=True)
-    monkeypatch.setattr(turn._text, "push", lambda id: "<end>")
+    monkeypatch.setattr(TextStream, "push", lambda self, id: "<end>")
     assert turn.take(output(2), 11.0)[1].token_ids == [2]
     assert turn.take(output(2), 11.0)[1].first_index == 1
 
