@@ -1,10 +1,12 @@
 """Readers that leave, and what becomes of their turns."""
 
 import asyncio
+import gc
 import json
 import threading
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
+from weakref import ref
 
 import pytest
 
@@ -45,6 +47,16 @@ async def test_a_socket_that_is_torn_off(server, stored, status):
         await server.held()
         socket.ws.transport.abort()
         assert await settled(server, turn) == status
+
+
+async def test_of_a_socket_that_is_torn_off_nothing_is_kept_until_its_next_ping(server):
+    async with server.socket() as socket:
+        await socket.create("Hello", **LONG)
+        await socket.until("response.created")
+        [connection] = map(ref, server.app[CONNECTIONS])
+        socket.ws.transport.abort()
+        await eventually(lambda: not server.app[CONNECTIONS])
+    await eventually(lambda: gc.collect() >= 0 and connection() is None, seconds=5)
 
 
 async def test_creates_that_wait_on_a_socket_that_closes_never_begin(server):
