@@ -22,7 +22,7 @@ def folder(tiny_model, tmp_path):
 
 def test_a_good_folder_loads_whole(folder):
     model = loader.load(folder, dtype="float32", device="cpu")
-    assert model.shape == architectures.Shape(2, 2, 16, SHAPE["vocab_size"], 256)
+    assert model.shape == architectures.Shape(2, 2, 16, SHAPE["vocab_size"], 256, group=2)
     assert model.eos_token_ids == {0}
     assert not model.module.training
     assert not any(p.requires_grad for p in model.module.parameters())
