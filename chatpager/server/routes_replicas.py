@@ -14,7 +14,7 @@ from chatpager.server.admin_snapshot import PATIENCE, engine_figures
 from chatpager.server.auditing import audited
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE, Service
-from chatpager.sessions.engine_host import ReplicaState
+from chatpager.sessions.engine_host import EngineHost, ReplicaState
 
 
 async def index(request: web.Request) -> web.Response:
@@ -39,13 +39,18 @@ async def _drained(request: web.Request, *, drains: bool) -> web.Response:
 
 
 async def _told(service: Service) -> w.Replicas:
-    stats: dict[str, EngineStats] = {}
+    engine = service.hub.engine
+    found = await asyncio.gather(*(_figures(one) for one in engine.engines))
+    return w.Replicas(data=[_row(state, stats) for state, stats in zip(engine.replicas(), found, strict=True)])
+
+
+async def _figures(engine: EngineHost) -> EngineStats | None:
+    """None: it is not there, or does not come to the end of its step. The others are told all the same."""
     try:
         async with asyncio.timeout(PATIENCE):
-            stats = await service.hub.engine.stats_of_each()
+            return await engine.stats()
     except (EngineStopped, TimeoutError):
-        pass
-    return w.Replicas(data=[_row(state, stats.get(state.id)) for state in service.hub.engine.replicas()])
+        return None
 
 
 def _row(state: ReplicaState, stats: EngineStats | None) -> w.ReplicaRow:
