@@ -211,6 +211,10 @@ class StoreConfig:
     )
     database_url: str = setting("", "SQLAlchemy URL (sqlite+aiosqlite or postgresql+asyncpg); default: in data_dir")
 
+    share_database: bool = setting(
+        False, "other servers that share it may have the PostgreSQL database, too; conversations have owners"
+    )
+
     def resolved_data_dir(self) -> Path:
         """Raises ConfigError: it was not given, and there is no home for the default."""
         if self.data_dir:

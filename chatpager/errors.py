@@ -45,7 +45,8 @@
     │   ├── EngineStopped           the engine has ended, wherever it lived
     │   └── EngineLost              each replica that computed an answer died, as often as it may move on
     └── StoreError                  the database refused or is away
-        └── NotUpgraded             it is not there yet, or has the schema of an older version
+        ├── NotUpgraded             it is not there yet, or has the schema of an older version
+        └── TurnTaken               another server that shares it has taken the turn over
 
 Internal invariants are asserted with their numbers; they are not part of this tree.
 """
@@ -390,3 +391,15 @@ class StoreError(ChatpagerError):
 
 class NotUpgraded(StoreError):
     """The database is not there yet, has no schema, or that of an older version."""
+
+
+class TurnTaken(StoreError):
+    """This server was taken for dead. It stores, and so tells, nothing more of a turn."""
+
+    code = "turn_taken"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "another server has taken this conversation over and ended the answer with what was stored of it: ask any "
+            "server for it, and go on there"
+        )

@@ -162,14 +162,16 @@ def doctor(
 @db.command("upgrade", epilog="Example: chatpager db upgrade --data-dir /srv/chatpager")
 @with_settings("store")
 def db_upgrade(settings: dict[str, Any], config: ConfigFile = None, as_json: AsJson = False) -> None:
-    """Make the database, or bring its schema up to date; no server may run on it meanwhile."""
+    """Make the database, or bring its schema up to date; only servers that share it may run on it meanwhile."""
     from chatpager.config import load
     from chatpager.store import Store, schema
 
-    async def upgrade(url: str) -> None:
-        await (await Store.open(url, migrate=True)).close()
+    store = load(settings, file=config).store
 
-    asyncio.run(upgrade(load(settings, file=config).store.resolved_database_url()))
+    async def upgrade() -> None:
+        await (await Store.open(store.resolved_database_url(), migrate=True, share=store.share_database)).close()
+
+    asyncio.run(upgrade())
     tell({"revision": schema.head()}, f"the database is at revision {schema.head()}", as_json=as_json)
 
 

@@ -144,7 +144,7 @@ def service_opener(config: Config, path: Path, name: str) -> Callable[[], Awaita
         tokenizer = await asyncio.to_thread(Tokenizer, path, pieces_bytes=pieces_bytes(known))
         if not tokenizer.has_template:
             log.warning("the model has no chat template: it can complete prompts, but every chat will be refused")
-        store = await Store.open(config.store.resolved_database_url(), migrate=True)
+        store = await Store.open(config.store.resolved_database_url(), migrate=True, share=config.store.share_database)
         secret = server_secret(config.store.resolved_data_dir())
         try:
 

@@ -12,6 +12,7 @@ from chatpager.errors import (
     GrammarFailed,
     InvalidRequest,
     StoreError,
+    TurnTaken,
 )
 from chatpager.server import wire
 from chatpager.server.encode_response import INTERRUPTED
@@ -20,7 +21,15 @@ from chatpager.sessions.turn import LiveTurn
 
 FAULTS = {
     e.code: e
-    for e in (InvalidRequest, ContextLengthExceeded, CapacityExceeded, EngineStopped, GrammarFailed, StoreError)
+    for e in (
+        InvalidRequest,
+        ContextLengthExceeded,
+        CapacityExceeded,
+        EngineStopped,
+        GrammarFailed,
+        StoreError,
+        TurnTaken,
+    )
 }
 """What may end a turn that has begun, beside the engine's own mistakes."""
 

@@ -15,7 +15,7 @@ from chatpager import failpoints
 from chatpager.engine.answer_marks import unmarked
 from chatpager.engine.messages import StepOutput
 from chatpager.engine.tokenizer import Tokenizer
-from chatpager.errors import EngineStopped, StoreError
+from chatpager.errors import EngineStopped, StoreError, TurnTaken
 from chatpager.sessions.answers import Said, answer_content, joined
 from chatpager.sessions.mistakes import INTERNAL, log_mistake
 from chatpager.sessions.receipt import Receipt
@@ -178,10 +178,12 @@ class Delivery:
     async def _journal(self, entries: Sequence[JournalEntry]) -> None:
         """A token that is not in the journal is never shown: its turn ends here."""
         refused, failed = {entry.turn_id for entry in entries}, (StoreError.code, NOT_STORED)
+        taken: set[str] = set()
         try:
             refused = await self._store.journal(entries)
             if refused:
                 log.error("journal.refused", reason="the turns have another end in the database", turns=len(refused))
+                taken = await self._store.taken(refused)
         except StoreError as error:
             log.error("journal.failed", reason=str(error), turns=len(entries))
         except Exception as error:
@@ -193,7 +195,7 @@ class Delivery:
             failed = INTERNAL
         for turn_id in refused:
             if turn := self._turns.get(turn_id):
-                self.end(turn, failed=failed)
+                self.end(turn, failed=_failure(TurnTaken()) if turn_id in taken else failed)
 
     def _cancel_quietly(self, turn: LiveTurn) -> None:
         with suppress(EngineStopped):
@@ -244,7 +246,7 @@ class Delivery:
                 return ended, await self._store_end(turn, ended, plain) if turn.request.stored else None
             except StoreError as error:
                 log.error("turn.end_not_stored", turn=turn.id, reason=str(error))
-                turn.fail(StoreError.code, NOT_STORED)
+                turn.fail(*_failure(error))
                 break
             except Exception as error:
                 log_mistake("turn.end_failed", error, turn=turn.id)
@@ -279,6 +281,8 @@ class Delivery:
             response=turn.request.body(turn, ended) if turn.request.body and not plain else None,
         )
         stored = await self._finish_turn(done)
+        if stored.tip == "turn_taken":
+            raise TurnTaken
         if stored.status != done.status:
             raise StoreError(f"another end of the turn was stored: {stored.status or 'it is gone'}")
         return stored.tip_hash
@@ -309,3 +313,8 @@ class Delivery:
         while not said.startswith(text := decode(ids[:kept])):
             kept -= 1
         return [*ids[:kept], *self._tokenizer.encode_plain(said[len(text) :])]
+
+
+def _failure(error: StoreError) -> tuple[str, str]:
+    """The code and the message of a turn that ends so; what the database said is the operator's to read."""
+    return error.code, str(error) if isinstance(error, TurnTaken) else NOT_STORED

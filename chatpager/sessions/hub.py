@@ -25,6 +25,7 @@ from chatpager.errors import (
     ResponseNotFound,
     SessionBusy,
     StoreError,
+    TurnTaken,
     shown,
 )
 from chatpager.sessions import leftovers
@@ -459,5 +460,5 @@ class SessionHub:
         self._aftermath.of(turn, ended, tip)
         self._on_end(turn, ended)
         request = turn.request
-        if request.stored and request.kind == "response" and ended.error_code != StoreError.code:
+        if request.stored and request.kind == "response" and ended.error_code not in (StoreError.code, TurnTaken.code):
             self._recent.put(turn, self._clock())  # of another end than the store's nothing is told again

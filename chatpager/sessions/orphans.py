@@ -13,8 +13,8 @@ log = structlog.get_logger(__name__)
 
 
 class Orphans:
-    """``runs`` tells of a turn's id whether this server has the turn; nobody else has turns in the database, see
-    ``Store.claim``."""
+    """``runs`` tells of a turn's id whether this server has the turn. The store leaves alone what another server has
+    that shares the database, and lives."""
 
     def __init__(self, store: Store, rereader: Rereader, runs: Callable[[str], bool], wall: Callable[[], int]) -> None:
         self._store = store
@@ -23,7 +23,7 @@ class Orphans:
         self._wall = wall
 
     async def end_all(self) -> None:
-        """At the start, before any turn runs: end every one of every tenant's. Raises StoreError."""
+        """At the start, before any turn of this server runs: end every one of every tenant's. Raises StoreError."""
         log_interrupted(await self._store.recover(self._wall(), content=self._rereader.content))
 
     async def end(self, tenant: str) -> None:

@@ -1,4 +1,5 @@
-"""One server a database: whoever recovers live turns must be the only one who runs any.
+"""One server a database: whoever recovers live turns must be the only one who runs any. (Several may share one of
+PostgreSQL, see ``ownership``, which is another way.)
 
 On SQLite the claim is a lock on a file beside the database and goes with the process, however it ends; whether somebody
 deleted the file is looked at before each read and write. On PostgreSQL it is an advisory lock of a connection that is
@@ -30,6 +31,13 @@ _HELD = text(
     "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND granted"
     " AND classid = CAST(:high AS bigint) AND objid = CAST(:low AS bigint) AND objsubid = 1)"
 )
+_CLAIMED = text(
+    "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = CAST(:high AS bigint)"
+    " AND objid = CAST(:low AS bigint) AND objsubid = 1"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))"
+)
+_NAMES = {"high": _KEY >> 32, "low": _KEY & 0xFFFFFFFF}
+SHARE_OR_STOP = "give this one --share-database, too, or stop them"
 _ANSWER_SECONDS = 10.0
 _RELEASE_SECONDS = 2.0
 """A backend that is ended tells its client before it lets its locks go."""
@@ -92,6 +100,11 @@ def _locked(path: Path, shown: str) -> int:
     return descriptor
 
 
+async def is_claimed(c: AsyncConnection) -> bool:
+    """Whether a server has the PostgreSQL database for itself. Nothing is locked by asking."""
+    return bool((await c.execute(_CLAIMED, _NAMES)).scalar())
+
+
 class ConnectionClaim:
     """The claim on a PostgreSQL database. Raises ``StoreError`` from every method but ``release``."""
 
@@ -145,7 +158,7 @@ class ConnectionClaim:
         try:
             with faults.translated(self._shown):
                 async with asyncio.timeout(_ANSWER_SECONDS):
-                    return bool((await c.execute(_HELD, {"high": _KEY >> 32, "low": _KEY & 0xFFFFFFFF})).scalar())
+                    return bool((await c.execute(_HELD, _NAMES)).scalar())
         except StoreError:
             return False
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
@@ -22,8 +23,8 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from chatpager import failpoints
-from chatpager.errors import NotUpgraded, StoreError
-from chatpager.store import address, claim, faults
+from chatpager.errors import ConfigError, NotUpgraded, StoreError
+from chatpager.store import address, claim, faults, ownership
 from chatpager.store.one_visit import OneVisit
 from chatpager.store.visits import Visits, Work, set_pragmas
 
@@ -41,10 +42,16 @@ _COMMAND_SECONDS = 60
 
 
 class Database:
-    """Raises ``StoreError`` from every method: the database is locked, full, read-only, away or damaged."""
+    """Raises ``StoreError`` from every method: the database is locked, full, read-only, away or damaged. One that is
+    to be ``share``d, PostgreSQL, may have several servers; SQLite raises ConfigError then."""
 
-    def __init__(self, url: str, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> None:
+    def __init__(self, url: str, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS, share: bool = False) -> None:
         self.url = address.parse(url)
+        self.owner = secrets.token_hex(8)
+        """Its name among those that have the database open, and others before and after it."""
+        self._share = share
+        if share and address.is_sqlite(self.url):
+            raise ConfigError("share_database", "a SQLite database has one server; give a postgresql database_url")
         self.shown = address.place(self.url)
         self.file = address.file_of(self.url) if address.is_sqlite(self.url) else None
         self._busy_timeout_ms = busy_timeout_ms
@@ -55,7 +62,7 @@ class Database:
         """Begun since it was opened."""
         self._log_holds_deleted = True
         """It may: also what was deleted by a server that died before the log was emptied."""
-        self._claim: claim.FileClaim | claim.ConnectionClaim | None = None
+        self._claim: claim.FileClaim | claim.ConnectionClaim | ownership.Lease | None = None
         pragmas = (*_PRAGMAS, f"busy_timeout={busy_timeout_ms}")
         self._engine = _sqlite_engine(self.url, pragmas) if self.file else _postgres_engine(self.url)
         self._one_visit = OneVisit(self.file, pragmas) if self.file else None
@@ -103,28 +110,56 @@ class Database:
             await asyncio.sleep(_SOON)
 
     async def claim(self) -> None:
-        """Become, or stay, the only server of this database until ``close``. Raises StoreError when another one is."""
+        """Become, or stay, the only server of this database until ``close``, or one of those that share it. Raises
+        StoreError when another one is, or they do, where this one does not."""
         if self._claim is not None:
             return
         if self.file:
             self._claim = claim.FileClaim(self.file.resolve(), self.shown)
             return
+        if self._share:
+            await self._refuse_a_claim()
+            lease = ownership.Lease(self, self.owner)
+            await lease.take()
+            self._claim = lease
+            return
         taking = claim.ConnectionClaim(self._engine, self.shown)
         await taking.take()
         self._claim = taking
+        async with self.read() as c:
+            if await ownership.others(c, self.owner):
+                await self._let_go()
+                raise StoreError(f"the database {self.shown} is shared by other servers: {claim.SHARE_OR_STOP}")
+
+    async def claim_to_migrate(self) -> None:
+        """``claim``, unless all who have the database share it: they go on with what a revision makes of it."""
+        if self._share:
+            await self._refuse_a_claim()
+        else:
+            await self.claim()
+
+    async def _refuse_a_claim(self) -> None:
+        async with self.read() as c:
+            if await claim.is_claimed(c):
+                raise StoreError(f"the database {self.shown} is in use by a server that does not share it: stop it")
 
     async def close(self) -> None:
+        if isinstance(self._claim, ownership.Lease):
+            await self._let_go()  # it writes, once more
         self._unusable = self._unusable or "is closed"
-        held, self._claim = self._claim, None
-        if isinstance(held, claim.ConnectionClaim):
-            await held.release()
-        elif held is not None:
-            held.release()
+        await self._let_go()
         for visiting in (self._one_visit, self._visits):
             if visiting is not None:
                 await visiting.close()
         self._one_visit = self._visits = None
         await self._engine.dispose()
+
+    async def _let_go(self) -> None:
+        held, self._claim = self._claim, None
+        if isinstance(held, claim.FileClaim):
+            held.release()
+        elif held is not None:
+            await held.release()
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
@@ -148,7 +183,7 @@ class Database:
         such care. ``owned`` is what only the server
         that has claimed the database may write: its claim is checked first.
         """
-        if owned and isinstance(self._claim, claim.ConnectionClaim):
+        if owned and isinstance(self._claim, claim.ConnectionClaim | ownership.Lease):
             await self._claim.check()
         async with self._writing(name), self._engine.connect() as c:
             if self.file:

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from chatpager.store import chain, step_log
 from chatpager.store.database import insert_or_ignore
+from chatpager.store.ownership import IS_OWN
 from chatpager.store.records import Journaled, JournalEntry
 from chatpager.store.step_log import Row
 from chatpager.store.tables import LIVE, STEP, turn_journal, turns
@@ -16,12 +17,12 @@ from chatpager.store.tables import LIVE, STEP, turn_journal, turns
 _STEPS = turn_journal.c.turn_id == STEP
 
 
-async def write(c: AsyncConnection, entries: Sequence[JournalEntry]) -> set[str]:
-    """Returns the turns that have ended or are gone, which must not fail the other turns of their step: nothing is
-    written of them. The others do not end before the transaction does. (SQLite has a ``StepLog``.)"""
+async def write(c: AsyncConnection, entries: Sequence[JournalEntry], owner: str) -> set[str]:
+    """Returns the turns that have ended, are gone or not the ``owner``'s, which must not fail the other turns of their
+    step: nothing is written of them. The others do not end before the transaction does. (SQLite has a ``StepLog``.)"""
     ids = {entry.turn_id for entry in entries}
-    held = select(turns.c.id).where(turns.c.id.in_(ids), LIVE).order_by(turns.c.created_at, turns.c.id)
-    live = set(await c.scalars(held.with_for_update(read=True, key_share=True)))
+    held = select(turns.c.id).where(turns.c.id.in_(ids), LIVE, IS_OWN).order_by(turns.c.created_at, turns.c.id)
+    live = set(await c.scalars(held.with_for_update(read=True, key_share=True, of=turns), {"owner": owner}))
     rows = [
         {
             "turn_id": entry.turn_id,

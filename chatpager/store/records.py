@@ -21,12 +21,13 @@ Role = Literal["user", "admin", "read-only"]
 """A user has what is its tenant's; an admin also sees what is the whole server's, and a read-only one nothing else than
 that: no conversation, and nothing that it could change."""
 
-TipMove = Literal["moved", "session_moved", "no_session", "already_finished", "turn_gone"]
+TipMove = Literal["moved", "session_moved", "no_session", "already_finished", "turn_gone", "turn_taken"]
 """What the end of a turn did to its session's tip.
 
 ``moved``: the tip is the turn's answer (or, without an answer, still its input). ``session_moved``: the session went
 another way meanwhile; the answer is stored beside it. ``no_session``: the turn has none, or it was deleted meanwhile.
-``already_finished``, ``turn_gone``: nothing was changed, because the turn had ended or been deleted.
+``already_finished``, ``turn_gone``, ``turn_taken``: nothing was changed, because the turn had ended, been deleted, or
+been taken over by another server.
 """
 
 
@@ -71,7 +72,8 @@ class Session(Struct, frozen=True, kw_only=True):
     """A conversation. ``updated_at`` is when a message last came in: renaming is no activity.
 
     ``forked_from`` names a session that may have been deleted since, and so does ``root``: the one from which this one
-    and all that it was forked from came.
+    and all that it was forked from came. ``owner`` is the server that may write its turns, or wrote the last one, and
+    ``owner_epoch`` grows with every change of it.
     """
 
     id: str
@@ -84,6 +86,8 @@ class Session(Struct, frozen=True, kw_only=True):
     created_at: int
     updated_at: int
     root: str | None = None
+    owner: str | None = None
+    owner_epoch: int = 0
 
     @property
     def cursor(self) -> str:
@@ -139,6 +143,8 @@ class Turn(Struct, frozen=True, kw_only=True):
     error: dict[str, Any] | None
     created_at: int
     completed_at: int | None
+    owner: str | None = None
+    owner_epoch: int = 0
 
     @property
     def led_to(self) -> MessageHash | None:

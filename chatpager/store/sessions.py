@@ -189,12 +189,25 @@ async def _stand_at(c: AsyncConnection, session: Session, tip: MessageHash | Non
 
 
 async def move_tip(
-    c: AsyncConnection, tenant: str, id: str, expected: MessageHash | None, tip: MessageHash, now: int
+    c: AsyncConnection,
+    tenant: str,
+    id: str,
+    expected: MessageHash | None,
+    tip: MessageHash,
+    now: int,
+    *,
+    epoch: int,
+    owner: tuple[str, int] | None = None,
 ) -> bool:
-    """Compare-and-set of the tip."""
+    """Compare-and-set of the tip, and of the owner and the epoch that it has from then on, if they are given."""
     s = sessions.c
-    here = update(sessions).where(s.id == id, s.tenant == tenant, s.tip_hash.is_not_distinct_from(expected))
-    return (await c.execute(here.values(tip_hash=tip, updated_at=now))).rowcount == 1
+    here = update(sessions).where(
+        s.id == id, s.tenant == tenant, s.tip_hash.is_not_distinct_from(expected), s.owner_epoch == epoch
+    )
+    values: dict[str, Any] = {"tip_hash": tip, "updated_at": now}
+    if owner is not None:
+        values |= {"owner": owner[0], "owner_epoch": owner[1]}
+    return (await c.execute(here.values(values))).rowcount == 1
 
 
 async def name(c: AsyncConnection, tenant: str, id: str, title: str, *, over: bool) -> None:

@@ -21,6 +21,7 @@ from sqlalchemy import literal_column, select
 from sqlalchemy.dialects import sqlite
 
 from chatpager.store import chain
+from chatpager.store.ownership import IS_OWN
 from chatpager.store.records import JournalEntry
 from chatpager.store.tables import LIVE, STEP, turn_journal, turns
 
@@ -76,7 +77,8 @@ class StepLog:
     """What one server writes to one database. ``write`` is told by ``committed`` that its transaction was; where it was
     not, nothing has happened."""
 
-    def __init__(self) -> None:
+    def __init__(self, owner: str) -> None:
+        self._owner = owner
         self._number = 0
         """Of the last step."""
         self._own: deque[int] = deque()
@@ -92,9 +94,9 @@ class StepLog:
         self._written: _Written | None = None
 
     def write(self, entries: Sequence[JournalEntry], c: sqlite3.Connection) -> set[str]:
-        """The tokens of a step, in a transaction that has begun. Returns the turns that have ended or are gone: nothing
-        is written of them. In few statements of many rows each, for a thread gives the interpreter away at every row
-        that it steps to, and may wait for milliseconds until it has it again."""
+        """The tokens of a step, in a transaction that has begun. Returns the turns that have ended, are gone or another
+        server's: nothing is written of them. In few statements of many rows each, for a thread gives the interpreter
+        away at every row that it steps to, and may wait for milliseconds until it has it again."""
         # Where others wrote, turns may have ended that say nothing more and have all their rows.
         silent = self._next.keys() - self._behind.keys() if self._look(c) else ()
         due = list(islice(self._behind, self._due()))
@@ -158,9 +160,10 @@ class StepLog:
         return True
 
     def _ended(self, ids: set[str], c: sqlite3.Connection) -> set[str]:
-        """Of these turns those that are not live. Asked is only what may have changed."""
+        """Of these turns those that nothing may be written of. Asked is only what may have changed."""
         unsure = list(ids - self._live)
-        ended = {row[0] for some in _portions(unsure) for row in c.execute(_ended_of(len(some)), some)}
+        asked = ((_ended_of(len(some)), [*some, self._owner]) for some in _portions(unsure))
+        ended = {row[0] for statement, values in asked for row in c.execute(statement, values)}
         self._live.update(unsure)
         self._live -= ended
         return ended
@@ -215,8 +218,8 @@ def _portions(of: Sequence[T]) -> Iterator[list[T]]:
 
 @cache
 def _ended_of(count: int) -> str:
-    """Of so many turns those that are not live."""
-    live = select(turns.c.id).where(turns.c.id == literal_column("column1"), LIVE).compile(dialect=_SQLITE)
+    """Of so many turns those that are not live, or not the owner's whose name follows."""
+    live = select(turns.c.id).where(turns.c.id == literal_column("column1"), LIVE, IS_OWN).compile(dialect=_SQLITE)
     return f"SELECT column1 FROM (VALUES {', '.join(['(?)'] * count)}) WHERE NOT EXISTS ({live})"  # noqa: S608
 
 

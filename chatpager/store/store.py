@@ -15,6 +15,7 @@ from chatpager.store import (
     journal,
     keys,
     messages,
+    ownership,
     prefixes,
     schema,
     sessions,
@@ -58,25 +59,30 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._steps = StepLog()
+        self.owner = database.owner
+        """The name of this store among those that share the database."""
+        self._steps = StepLog(self.owner)
 
     @classmethod
-    async def open(cls, url: str, *, migrate: bool, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> Store:
+    async def open(
+        cls, url: str, *, migrate: bool, busy_timeout_ms: int = BUSY_TIMEOUT_MS, share: bool = False
+    ) -> Store:
         """Open the database at ``url``; ``migrate`` makes it, if need be, and brings its schema up to date. For that
-        it is claimed: no server may run on what is migrated.
+        it is claimed: no server may run on what is migrated, unless all ``share`` it (PostgreSQL), as the chatpager
+        before this one can go on with what a revision makes.
 
         Raises:
-            ConfigError: the URL cannot be read or names another kind of database.
+            ConfigError: the URL cannot be read, or names another kind of database or one that cannot be shared.
             StoreError: the database is away, has an older schema and ``migrate`` is off or a server runs on it, or has
                 a newer one.
         """
-        database = Database(url, busy_timeout_ms=busy_timeout_ms)
+        database = Database(url, busy_timeout_ms=busy_timeout_ms, share=share)
         try:
             if migrate:
                 database.make_file()
             await database.connect()
             if migrate and await schema.revision(database) != schema.head():
-                await database.claim()
+                await database.claim_to_migrate()
                 await schema.upgrade(url)
             await schema.require_head(database)
         except BaseException:
@@ -98,10 +104,10 @@ class Store:
     async def claim(self) -> None:
         """Become, or stay, the only server of this database, until it is closed or the process ends in whatever way. If
         PostgreSQL drops the claim meanwhile, the next turn's beginning takes it again, or raises StoreError where
-        another server was faster.
+        another server was faster. Of one that is shared: one of its servers, see ``ownership``.
 
         Raises:
-            StoreError: another server is.
+            StoreError: another server is, or shares it where this one does not, or the other way round.
         """
         await self._database.claim()
 
@@ -297,15 +303,15 @@ class Store:
         tenant, deletes = new[0].tenant, any(map(turns.leaves_a_branch, new))
 
         async def begin(c: AsyncConnection) -> list[BegunTurn]:
-            return [await turns.begin(c, each) for each in new]
+            return [await turns.begin(c, each, self.owner) for each in new]
 
         return await self._database.writing("begin_turn", begin, tenant, deletes=deletes, owned=True)
 
     async def journal(self, entries: Sequence[JournalEntry]) -> set[str]:
         """Write the tokens of one step, of any number of turns, before they are sent: they outlive the process.
 
-        Returns the turns that have ended or are gone: of these nothing is written. Entries that were written before
-        are left alone.
+        Returns the turns that have ended, are gone or were ``taken``: of these nothing is written. Entries that were
+        written before are left alone.
         """
         if not entries:
             return set()
@@ -313,7 +319,11 @@ class Store:
             steps = self._steps
             return await self._database.write_in_one_visit("journal", partial(steps.write, entries), steps.committed)
         async with self._database.write("journal", durable=False) as c:
-            return await journal.write(c, entries)
+            return await journal.write(c, entries, self.owner)
+
+    async def taken(self, ids: Collection[str]) -> set[str]:
+        """Those of these turns that another server has taken over: this one writes nothing of them any more."""
+        return await self._database.reading(lambda c: ownership.taken(c, ids, self.owner))
 
     async def journaled(self, tenant: str, id: str) -> Journaled:
         """The tokens of a live turn so far; nothing of one that has ended. Raises ResponseNotFound."""
@@ -327,7 +337,7 @@ class Store:
     async def finish_turn(self, done: FinishedTurn) -> Finished:
         """Store a turn's answer and its end; never refuses, but says which end is stored and what became of the
         session's tip."""
-        return await self._database.writing("finish_turn", lambda c: turns.finish(c, done), done.tenant)
+        return await self._database.writing("finish_turn", lambda c: turns.finish(c, done, self.owner), done.tenant)
 
     async def recover(
         self,
@@ -340,10 +350,11 @@ class Store:
         """End live turns as ``interrupted``, with what ``content`` reads in what the journal kept of their answers:
         every one, or those of ``ids``, which may have ended; beside other writers only those of one ``tenant``.
 
-        For the server that has claimed the database. Before its first turn no live turn has an owner.
+        For a server that has claimed the database. Turns of another that shares it are left alone while its lease
+        lasts; of any that is ended its owner writes nothing any more.
         """
         return await self._database.writing(
-            "recover", lambda c: turns.recover(c, now, ids, content), tenant, owned=True
+            "recover", lambda c: turns.recover(c, self.owner, now, ids, content), tenant, owned=True
         )
 
     async def turn(self, tenant: str, id: str) -> Turn:

@@ -79,6 +79,8 @@ sessions = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     Column("root", Text),
+    Column("owner", Text),
+    Column("owner_epoch", BigInteger, nullable=False, server_default=text("0")),
     Index(None, "tenant", "updated_at", "id"),
 )
 _FORKS: dict[str, Any] = {f"{name}_where": text("root IS NOT NULL") for name in ("sqlite", "postgresql")}
@@ -106,6 +108,8 @@ turns = Table(
     Column("error", Json),
     Column("created_at", BigInteger, nullable=False),
     Column("completed_at", BigInteger),
+    Column("owner", Text),
+    Column("owner_epoch", BigInteger, nullable=False, server_default=text("0")),
     UniqueConstraint("tenant", "client_key"),
 )
 LIVE = turns.c.status == literal_column("'in_progress'")
@@ -132,6 +136,14 @@ turn_journal = Table(
     Column("text", LargeBinary, nullable=False),
     sqlite_with_rowid=False,
 )
+
+owners = Table(
+    "owners",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("lease_until", BigInteger, nullable=False),
+)
+"""Servers that share the database; ``lease_until`` in milliseconds of its clock."""
 
 prefixes = Table(
     "prefixes",

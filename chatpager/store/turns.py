@@ -17,7 +17,7 @@ from chatpager.errors import (
     SessionBusy,
     shown,
 )
-from chatpager.store import journal, messages, sessions, tables
+from chatpager.store import journal, messages, ownership, sessions, tables
 from chatpager.store.chain import MessageHash, canonical
 from chatpager.store.database import NUL, insert_or_ignore
 from chatpager.store.records import (
@@ -38,9 +38,9 @@ from chatpager.store.tables import LIVE, responses, turns
 from chatpager.store.visits import aside
 
 
-async def begin(c: AsyncConnection, new: NewTurn) -> BegunTurn:
-    """Store the input and the turn, and move the session to it. Where ``expected_tip`` leaves a branch behind, the
-    transaction must keep the tenant's other writers out.
+async def begin(c: AsyncConnection, new: NewTurn, owner: str) -> BegunTurn:
+    """Store the input and the turn, and move the session to it, which is the ``owner``'s from then on. Where
+    ``expected_tip`` leaves a branch behind, the transaction must keep the tenant's other writers out.
 
     Raises:
         ConversationNotFound, PreviousResponseNotFound: what the turn follows is not the tenant's, or was deleted.
@@ -51,20 +51,23 @@ async def begin(c: AsyncConnection, new: NewTurn) -> BegunTurn:
         return known
     if new.previous_turn_id is not None and await _find(c, new.tenant, new.previous_turn_id) is None:
         raise PreviousResponseNotFound(f"no response {shown(new.previous_turn_id)}", param="previous_response_id")
+    read, epoch = 0, 0
     if new.session_id is not None:
-        await sessions.get(c, new.tenant, new.session_id)
+        session = await sessions.get(c, new.tenant, new.session_id)
+        read, epoch = session.owner_epoch, session.owner_epoch + (session.owner != owner)
     try:
         hashes = await messages.insert(c, new.tenant, new.parent_hash, new.messages, new.now)
     except NotFound as error:
         raise PreviousResponseNotFound("what this follows was deleted meanwhile; send it whole") from error
-    turn = _opened(new, (new.parent_hash, *hashes)[-1])
+    turn = _opened(new, (new.parent_hash, *hashes)[-1], owner, epoch)
     fields = {column.name: getattr(turn, column.name) for column in turns.columns}
     if (await c.execute(insert_or_ignore(c, turns).values(fields))).rowcount == 0:
         return await _stood_in_the_way(c, new)
     if new.session_id is not None:
         expected = new.parent_hash if new.expected_tip is UNSET else new.expected_tip
-        moved = await sessions.move_tip(c, new.tenant, new.session_id, expected, turn.input_tip, new.now)
-        if not moved:
+        if not await sessions.move_tip(
+            c, new.tenant, new.session_id, expected, turn.input_tip, new.now, epoch=read, owner=(owner, epoch)
+        ):
             raise SessionBusy("the conversation has gone on meanwhile")
         if new.title:
             await sessions.name(c, new.tenant, new.session_id, new.title, over=new.renames)
@@ -78,7 +81,7 @@ def leaves_a_branch(new: NewTurn) -> bool:
     return new.session_id is not None and new.expected_tip not in (UNSET, None, new.parent_hash)
 
 
-def _opened(new: NewTurn, input_tip: MessageHash | None) -> Turn:
+def _opened(new: NewTurn, input_tip: MessageHash | None, owner: str, epoch: int) -> Turn:
     assert input_tip is not None, "a turn answers at least one message"
     return Turn(
         id=new.id,
@@ -100,6 +103,8 @@ def _opened(new: NewTurn, input_tip: MessageHash | None) -> Turn:
         error=None,
         created_at=new.now,
         completed_at=None,
+        owner=owner,
+        owner_epoch=epoch,
     )
 
 
@@ -134,11 +139,15 @@ async def _stood_in_the_way(c: AsyncConnection, new: NewTurn) -> BegunTurn:
     raise SessionBusy("another turn of the conversation is running")
 
 
-async def finish(c: AsyncConnection, done: FinishedTurn) -> Finished:
-    """Store the answer, the turn's end and its response, and move the session's tip if it is where the turn left it."""
+async def finish(c: AsyncConnection, done: FinishedTurn, owner: str) -> Finished:
+    """Store the answer, the turn's end and its response, and move the session's tip if it is where the turn left it;
+    nothing of a turn that is not the ``owner``'s any more."""
     turn = await _find(c, done.tenant, done.id, to_change=True)
     if turn is None:
         return Finished(tip_hash=None, tip="turn_gone", status=None)
+    if not await ownership.is_own(c, turn.id, owner):
+        ended = None if turn.status == "in_progress" else turn.status
+        return Finished(tip_hash=turn.tip_hash, tip="turn_taken", status=ended)
     if turn.status != "in_progress":
         return Finished(tip_hash=turn.tip_hash, tip="already_finished", status=turn.status)
     answer = [] if done.message is None else [done.message]
@@ -156,7 +165,7 @@ async def finish(c: AsyncConnection, done: FinishedTurn) -> Finished:
 async def _advance(c: AsyncConnection, turn: Turn, tip: MessageHash, now: int) -> TipMove:
     if turn.session_id is None:
         return "no_session"
-    moved = await sessions.move_tip(c, turn.tenant, turn.session_id, turn.input_tip, tip, now)
+    moved = await sessions.move_tip(c, turn.tenant, turn.session_id, turn.input_tip, tip, now, epoch=turn.owner_epoch)
     return "moved" if moved else "session_moved"
 
 
@@ -166,14 +175,17 @@ def text_told(turn: Turn, kept: Journaled) -> Content:
 
 
 async def recover(
-    c: AsyncConnection, now: int, ids: Collection[str] | None = None, content: ReadContent = text_told
+    c: AsyncConnection, owner: str, now: int, ids: Collection[str] | None = None, content: ReadContent = text_told
 ) -> list[Recovered]:
-    """End live turns as ``interrupted``, their answers what the journal holds; the second time there is none."""
+    """End live turns, the ``owner``'s and nobody's, as ``interrupted``, their answers what the journal holds; the
+    second time there is none."""
     done = []
     # Held from here on: what a server that lost its claim is just writing of them is waited for, and read.
-    held = await _ordered(c, LIVE, *([] if ids is None else [turns.c.id.in_(ids)]), to_change=True)
+    named = [] if ids is None else [turns.c.id.in_(ids)]
+    held = await _ordered(c, LIVE, ownership.may_be_ended(c, owner), *named, to_change=True)
     steps = await journal.steps(c) if held else {}
     for turn in held:
+        await ownership.take_over(c, turn, owner)
         partial = await journal.read(c, turn.id, steps)
         message = None
         if partial.token_ids:
@@ -185,7 +197,7 @@ async def recover(
                 token_ids=partial.token_ids,
             )
         ending = FinishedTurn(id=turn.id, tenant=turn.tenant, status="interrupted", message=message, now=now)
-        end = await finish(c, ending)
+        end = await finish(c, ending, owner)
         done.append(
             Recovered(
                 turn_id=turn.id,

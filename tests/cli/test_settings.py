@@ -64,6 +64,7 @@ VALUES = {  # name -> (in the file, in the environment, as a flag), all differen
     "test_mode": (True, True, True),
     "data_dir": ("d1", "d2", "d3"),
     "database_url": ("sqlite:///a.db", "sqlite:///b.db", "sqlite:///c.db"),
+    "share_database": (True, True, True),
 }
 FILE, VARIABLE, FLAG = range(3)
 

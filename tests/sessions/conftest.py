@@ -96,6 +96,7 @@ def rig(tokenizer, database):
         block_size=4,
         length=1000,
         caching=True,
+        share=False,
         **hub_args,
     ):
         def answer(prompt_ids):
@@ -112,7 +113,7 @@ def rig(tokenizer, database):
         config = EngineConfig(
             block_size=block_size, max_num_batched_tokens=step, max_num_seqs=16, enable_prefix_caching=caching
         )
-        store = await Store.open(database, migrate=True)
+        store = await Store.open(database, migrate=True, share=share)
         built = []
 
         def build():

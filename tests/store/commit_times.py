@@ -21,7 +21,7 @@ async def measure(store, ids, *, durable, commits):
         began = time.perf_counter()
         if durable:
             async with store._database.write("measure", durable=True) as c:
-                await journal.write(c, entries)
+                await journal.write(c, entries, store.owner)
         else:
             await store.journal(entries)
         times.append(1000 * (time.perf_counter() - began))

@@ -57,11 +57,16 @@ async def tip(store, session_id, tenant="ann"):
     return (await store.session(tenant, session_id)).tip_hash
 
 
+_NOT_OF_CONVERSATIONS = (
+    tables.api_keys, tables.audit, tables.prefixes, tables.history, tables.limits, tables.owners
+)  # fmt: skip
+
+
 async def count(store):
     """The number of rows in each table of conversations."""
     async with store._database.read() as c:
         return {
             table.name: (await c.execute(select(func.count()).select_from(table))).scalar()
             for table in tables.metadata.sorted_tables
-            if table not in (tables.api_keys, tables.audit, tables.prefixes, tables.history, tables.limits)
+            if table not in _NOT_OF_CONVERSATIONS
         }

@@ -79,6 +79,26 @@ async def test_what_the_first_revision_holds_is_kept(empty_url, open_store):
     assert await store.keys() == []
 
 
+async def test_a_server_of_the_version_before_goes_on_beside_one_of_this(empty_url, open_store):
+    """It writes rows as it knows them; of its live turns the next one knows that nobody of its own has them."""
+    if empty_url.startswith("sqlite"):
+        Database(empty_url).make_file()
+    await asyncio.to_thread(command.upgrade, schema.config(empty_url), "0008")
+    said = "INSERT INTO messages VALUES ('m', NULL, 'c', 'ann', 'user', '[]', NULL, NULL, 'completed', 1)"
+    session = "INSERT INTO sessions VALUES ('conv_1', 'ann', 'm', NULL, '', '{}', '{}', 1, 1, NULL)"
+    turn = (
+        "INSERT INTO turns (id, tenant, session_id, input_tip, kind, status, model, vocab, request, created_at) "
+        "VALUES ('resp_1', 'ann', 'conv_1', 'm', 'chat', 'in_progress', 'm', 'v', '{}', 1)"
+    )
+    for statement in (said, session):
+        await run(empty_url, statement)
+    store = await open_store(empty_url, migrate=True)
+    await run(empty_url, turn)
+    (ended,) = await store.recover(9)
+    assert (ended.turn_id, ended.tip) == ("resp_1", "moved")
+    assert (await store.session("ann", "conv_1")).owner_epoch == 1
+
+
 async def test_an_upgrade_that_fails_halfway_leaves_nothing(empty_url):
     if empty_url.startswith("sqlite"):
         Database(empty_url).make_file()

@@ -30,7 +30,7 @@ async def test_a_turn_begins_with_its_input_stored_and_the_session_at_it(store, 
         id="resp_1", tenant="ann", session_id="conv_1", previous_turn_id=None, parent_hash=None,
         input_tip=begun.messages[-1], tip_hash=None, kind="response", status="in_progress", model="m", vocab=VOCAB,
         client_key="k", request={"temperature": 0.5}, usage=None, receipt=None, timings=None, error=None,
-        created_at=10, completed_at=None,
+        created_at=10, completed_at=None, owner=store.owner, owner_epoch=1,
     )  # fmt: skip
     assert not begun.duplicate
     assert await store.turn("ann", "resp_1") == begun.turn
@@ -225,7 +225,7 @@ async def test_the_end_of_a_turn_whose_session_went_another_way_is_stored_beside
     await store.begin_turn(begin("resp_1", user("hi"), session_id="conv_1"))
     async with store._database.write("test") as c:
         (other,) = await messages.insert(c, "ann", None, [user("bye")], 11)
-        assert await sessions.move_tip(c, "ann", "conv_1", await tip(store, "conv_1"), other, 11)
+        assert await sessions.move_tip(c, "ann", "conv_1", await tip(store, "conv_1"), other, 11, epoch=1)
     done = await store.finish_turn(end("resp_1", "hello"))
     assert done.tip == "session_moved"
     assert await texts(store, "conv_1") == ["bye"]

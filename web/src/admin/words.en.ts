@@ -169,6 +169,7 @@ export const en = {
     invalid_request: "The request could not be computed as it was. Whoever sent it was told why; change it.",
     kv_capacity_exceeded: "The turn needs more KV blocks than there are. Raise num_kv_blocks or gpu_memory_utilization, or shorten the prompt.",
     storage_unavailable: "The database could not be written. Check its disk or its server, then send the turn again.",
+    turn_taken: "Another server of the same database took this one for dead and ended the answer. Go on at any of them.",
   } as Record<string, string>,
   errorUnknown: "The server's log tells more under the response's id.",
 

@@ -170,6 +170,7 @@ export const zhHans: Words = {
     invalid_request: "无法照此请求计算。发送者已得知原因；请修改请求。",
     kv_capacity_exceeded: "此回合需要的 KV 块超过总数。请调高 num_kv_blocks 或 gpu_memory_utilization，或缩短提示。",
     storage_unavailable: "数据库无法写入。请检查其磁盘或服务器，再重新发送。",
+    turn_taken: "同一数据库的另一台服务器认为此服务器已失效，并结束了回答。请在任一服务器上继续。",
   },
   errorUnknown: "服务器日志中以响应 ID 记有详情。",
 

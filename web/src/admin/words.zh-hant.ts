@@ -170,6 +170,7 @@ export const zhHant: Words = {
     invalid_request: "無法照此請求計算。送出者已得知原因；請修改請求。",
     kv_capacity_exceeded: "此回合需要的 KV 區塊超過總數。請調高 num_kv_blocks 或 gpu_memory_utilization，或縮短提示。",
     storage_unavailable: "資料庫無法寫入。請檢查其磁碟或伺服器，再重新送出。",
+    turn_taken: "同一資料庫的另一台伺服器認為此伺服器已失效，並結束了回答。請在任一伺服器上繼續。",
   },
   errorUnknown: "伺服器日誌中以回應 ID 記有詳情。",
 

@@ -1,0 +1,56 @@
+"""Two servers share one PostgreSQL: a conversation goes on at either, and has one writer."""
+
+import pytest
+
+from chatpager.errors import SessionBusy
+from chatpager.sessions.answers import Delta
+from chatpager.store import ownership
+from tests.sessions.conftest import TENANT
+
+pytestmark = pytest.mark.postgres
+
+
+@pytest.fixture
+def database(postgres_url):
+    return postgres_url
+
+
+async def stopped_for_too_long(rig):
+    """As the others see it: its lease has passed, and it does not know."""
+    database = rig.hub.store._database
+    database._claim._renewing.cancel()
+    async with database.write("test") as c:
+        await ownership.renew(c, database.owner, -1)
+
+
+async def test_one_that_is_taken_for_dead_tells_nothing_more_and_the_client_goes_on_at_the_other(rig):
+    def say(prompt):
+        return "a b c d e f g h"
+
+    async with rig(say, share=True) as one, rig(say, share=True) as other:
+        session = await one.session()
+        for server in (one, other, one):
+            assert (await server.ask("hi", session=session))[1].status == "completed"
+        gate = one.hold(after=3)
+        turn = await one.hub.submit(one.request("go on", session=session))
+        async for event in turn.stream.follow():
+            if isinstance(event, Delta):
+                break
+        with pytest.raises(SessionBusy):
+            await other.ask("and you?", session=session)
+        assert (await other.hub.store.turn(TENANT, turn.id)).status == "in_progress"
+        await stopped_for_too_long(one)
+        assert (await other.ask("and you?", session=session))[1].status == "completed"
+        gate.open()
+        ended = await turn.stream.end()
+        assert (ended.status, ended.error_code) == ("failed", "turn_taken")
+        assert "go on there" in ended.error_message
+        stored = (await other.texts(session))[-4:]
+        assert stored == [
+            ("user", "go on", "completed"), ("assistant", turn.stream.text, "interrupted"),
+            ("user", "and you?", "completed"), ("assistant", say(""), "completed"),
+        ]  # fmt: skip
+        assert turn.stream.text == ended.text != say("")
+        epoch = (await other.hub.store.session(TENANT, session)).owner_epoch
+        assert (await one.ask("again", session=session))[1].status == "completed"
+        assert (await other.hub.store.session(TENANT, session)).owner_epoch == epoch + 1 == 5
