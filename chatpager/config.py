@@ -122,7 +122,7 @@ class EngineConfig:
     )
     disk_space: float = setting(2.0, "disk for KV blocks in kv_dir, in GiB; 0: none", check=_at_least(0))
     tensor_parallel_size: int = setting(
-        1, "devices one model is split over; more than 1 is not built yet", check=_at_least(1)
+        1, "GPUs, or processes on a CPU, that a model is split over; divides its heads", check=_between(1, 64)
     )
     lease_share: float = setting(0.5, "share of the KV blocks that hard leases may keep", check=_share)
     known_conversations: int = setting(
@@ -322,7 +322,7 @@ def check_engine(base: EngineConfig, given: Mapping[str, Any]) -> EngineConfig:
     """``base`` with settings given as arguments in Python, checked as from any other source.
 
     Raises:
-        ConfigError: an unknown name, a wrong value, or an option that does not work yet.
+        ConfigError: an unknown name, or a wrong value.
     """
     known = {s.name: s for s in settings() if s.section == "engine"}
     for name in given:
@@ -331,19 +331,7 @@ def check_engine(base: EngineConfig, given: Mapping[str, Any]) -> EngineConfig:
     values = {name: _convert(known[name], value, "argument") for name, value in given.items()}
     if values.get("engine") == "fake":
         raise ConfigError("engine", "fake is the server's alone", value="fake", source="argument")
-    return refuse_unsupported(replace(base, **values), dict.fromkeys(given, "argument"))
-
-
-def refuse_unsupported(config: EngineConfig, sources: Mapping[str, str] | None = None) -> EngineConfig:
-    """Options whose feature is not built yet are refused, never ignored. ``sources`` as in ``Config``."""
-    unbuilt = {
-        "tensor_parallel_size": (1, "splitting a model over devices is not built yet; leave it 1"),
-    }
-    for name, (most, problem) in unbuilt.items():
-        value = getattr(config, name)
-        if value > most:
-            raise ConfigError(name, problem, value=value, source=(sources or {}).get(name, ""))
-    return config
+    return replace(base, **values)
 
 
 OTHER_VARIABLES = {"config", "url", "failpoints"}
@@ -453,7 +441,7 @@ def load(
             _refuse_open_secret(name, path, sources[name])
     _refuse_fake(sections, sources)
     return Config(
-        refuse_unsupported(EngineConfig(**sections["engine"]), sources),
+        EngineConfig(**sections["engine"]),
         ServerConfig(**sections["server"]),
         StoreConfig(**sections["store"]),
         sources,

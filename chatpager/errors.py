@@ -42,6 +42,7 @@
     │   ├── NumericError            a model produced NaN logits; the turn failed, its blocks are not cached
     │   ├── StepFailed              a sequence made a step raise
     │   ├── GrammarFailed           an answer cannot go on under its grammar; its turn failed
+    │   ├── RankLost                a process of a model that is split has ended; so does the engine
     │   ├── EngineStopped           the engine has ended, wherever it lived
     │   └── EngineLost              each replica that computed an answer died, as often as it may move on
     └── StoreError                  the database refused or is away
@@ -369,6 +370,14 @@ class GrammarFailed(EngineError):
 
     type = "invalid_request_error"
     status, code = 400, "grammar_failed"
+
+
+class RankLost(EngineError):
+    """Of ``size`` ranks that a model is split over one has ended, or lost step with the others."""
+
+    def __init__(self, why: str, size: int) -> None:
+        self.size = size
+        super().__init__(f"the model is split over {size} processes, and {why}: nothing can be computed without it")
 
 
 class EngineStopped(EngineError):

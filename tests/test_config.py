@@ -5,7 +5,6 @@ import json
 
 import pytest
 
-from chatpager import config
 from chatpager.config import Config, EngineConfig, ServerConfig, StoreConfig, check_engine, load, settings
 from chatpager.errors import ConfigError
 
@@ -100,7 +99,7 @@ class TestWhatIsSaidOfAWrongValue:
             ("device", "tpu", "must be one of auto, cpu, cuda"),
             ("max_model_len", "0", "must be at least 1"),
             ("num_kv_blocks", "2", "must be at least 3"),
-            ("tensor_parallel_size", "2", "splitting a model over devices is not built yet; leave it 1"),
+            ("tensor_parallel_size", "0", "must be between 1 and 64"),
         ],
     )
     def test_its_name_value_and_source(self, folder, name, value, problem):
@@ -334,20 +333,12 @@ class TestArgumentsInPython:
             ({"seed": True}, "seed = True (from argument): must be a whole number"),
             ({"seed": 1.5}, "seed = 1.5 (from argument): must be a whole number"),
             ({"max_num_seqs": None}, "max_num_seqs (from argument): must be a whole number"),
-            (
-                {"tensor_parallel_size": 4},
-                "tensor_parallel_size = 4 (from argument): splitting a model over devices is not built yet; leave it 1",
-            ),
         ],
     )
     def test_what_is_wrong(self, given, said):
         with pytest.raises(ConfigError) as refused:
             check_engine(EngineConfig(), given)
         assert str(refused.value) == said
-
-    def test_a_tree_made_by_hand_is_refused_too(self):
-        with pytest.raises(ConfigError, match=r"^tensor_parallel_size = 2: splitting"):
-            config.refuse_unsupported(EngineConfig(tensor_parallel_size=2))
 
 
 def test_help_names_every_choice():

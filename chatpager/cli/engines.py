@@ -34,6 +34,8 @@ class EngineMaker(msgspec.Struct, kw_only=True, dict=True):
 
     def build(self) -> Engine:
         """Raises ConfigError, ModelLoadError."""
+        if self._loaded and self._loaded[0].lost:
+            self._loaded.clear()
         if not self._loaded:
             self._loaded.append(_make_model(self.config))
         config, runner = self.config, self._loaded[0]
@@ -82,9 +84,9 @@ def _make_model(config: EngineConfig) -> Runner:
 
         log.warning("engine.fake", result="no model answers: all that is said is made up")
         return FakeRunner(config)
-    from chatpager.engine.model_runner import ModelRunner
+    from chatpager.engine.split_runner import open_runner
 
-    return ModelRunner(config)
+    return open_runner(config)
 
 
 def settle_memory() -> None:

@@ -8,7 +8,7 @@ from itertools import islice
 from chatpager.engine.plan import Plan, Row
 from chatpager.engine.runner import Runner
 from chatpager.engine.sampler import Sampled
-from chatpager.errors import EngineError, StepFailed
+from chatpager.errors import EngineError, RankLost, StepFailed
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,9 @@ class Attempts:
 
         A row that was computed may be computed again: it writes the same keys and values to the same places, and what
         it copies first is held until the step is over.
+
+        Raises:
+            RankLost: nothing can be computed any more.
         """
         try:
             return by_row(plan, self._runner.run(plan))
@@ -32,7 +35,13 @@ class Attempts:
             return self.again(plan, error)
 
     def again(self, plan: Plan, error: Exception) -> list[tuple[Row, list[Sampled] | EngineError]]:
-        """The plan raised ``error``: run its rows one by one; of a single one it is told that it failed."""
+        """The plan raised ``error``: run its rows one by one; of a single one it is told that it failed.
+
+        Raises:
+            RankLost: that is the error.
+        """
+        if isinstance(error, RankLost):
+            raise error
         self.failed_steps += 1
         log.error("a step of %d sequences failed", len(plan.rows), exc_info=error)
         if len(plan.rows) == 1:

@@ -111,6 +111,11 @@ class Stack(nn.Module):
         self._program: StackProgram | None = None
         self.tail: Tail | None = None
 
+    def look_again(self) -> None:
+        """Linears of its layers were exchanged: what was a program may be none."""
+        layers: Any = self.layers
+        self._rows = min(map(_programmed_rows, layers))
+
     def end_with(self, norm: Norm, head: nn.Module) -> None:
         """Have steps that are a program end with these, where they can: with logits."""
         if isinstance(head, Streamed) and head.kernels and head.most_rows >= self._rows > 0:

@@ -50,7 +50,8 @@ class FakeRunner:
 
     Raises:
         ModelLoadError, UnsupportedModel: see ``loader.check``.
-        ConfigError: the vocabulary has no words, or the pool does not hold one sequence of ``max_model_len``.
+        ConfigError: the vocabulary has no words, the pool does not hold one sequence of ``max_model_len``, or it is to
+            be split.
     """
 
     def __init__(
@@ -62,6 +63,9 @@ class FakeRunner:
     ) -> None:
         path = Path(config.model)
         checked = loader.check(path)
+        if config.tensor_parallel_size > 1:
+            problem = "a fake has no model to split; leave it 1"
+            raise ConfigError("tensor_parallel_size", problem, value=config.tensor_parallel_size)
         self.vocab_size = checked.shape.vocab_size
         self.eos_token_ids = checked.eos_token_ids
         self.block_size = config.block_size
@@ -76,6 +80,8 @@ class FakeRunner:
         self._beat = 1 / config.fake_tokens_per_second if config.fake_tokens_per_second else 0.0
         self._due = 0.0
         self._clock, self._sleep = clock, sleep
+
+    lost = None
 
     def hash_domain(self) -> Iterable[tuple[str, Field]]:
         return (("model", "fake"), ("kv_layout", "ids"))

@@ -20,8 +20,8 @@ from chatpager.engine.engine import Engine
 from chatpager.engine.grammar_compiler import GrammarCompiler
 from chatpager.engine.messages import AddRequest, FinishReason, SampledLogprobs, StepOutput, Usage
 from chatpager.engine.model_digest import require_digest
-from chatpager.engine.model_runner import ModelRunner
 from chatpager.engine.sampling_params import SamplingParams
+from chatpager.engine.split_runner import open_runner
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.errors import EngineError, InvalidRequest, StepFailed
 
@@ -65,7 +65,7 @@ class LLM:
     def __init__(self, model: str | Path, **settings: Any) -> None:
         config = check_engine(EngineConfig(model=str(model), step_seconds=0.0), settings)  # nobody waits for a token
         require_digest(Path(config.model), config.model_sha256)
-        self.runner = ModelRunner(config)
+        self.runner = open_runner(config)
         self.engine = Engine(config, self.runner)
         self._requests = 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,14 @@ import transformers
 import xxhash
 from safetensors import SafetensorError, safe_open
 
-from chatpager.engine import architectures, checkpoint, cpu_modules, cpu_stack, gpu_layers
+from chatpager.engine import architectures, checkpoint, cpu_modules, cpu_stack, gpu_layers, tensor_parallel
 from chatpager.engine.architectures import Shape
 from chatpager.engine.attention import ATTENTION, register
 from chatpager.engine.cpu_linears import Maker
 from chatpager.engine.lean_imports import with_all_kernels
 from chatpager.engine.model_folder import one_line, read_json, require_folder
 from chatpager.engine.sampling_params import SamplingParams
+from chatpager.engine.tensor_parallel import Part, Sums
 from chatpager.errors import ConfigError, InvalidRequest, ModelLoadError
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,14 @@ class Checked:
     shards: list[Path]
 
 
+@dataclass(frozen=True)
+class Split:
+    """Which part of the model is to be loaded, and what adds up its products and the others'."""
+
+    part: Part
+    sums: Sums
+
+
 def check(path: Path) -> Checked:
     """All that can be known of the model in ``path`` without reading its weights.
 
@@ -80,8 +89,11 @@ def check(path: Path) -> Checked:
     return Checked(config, raw, shape, ends, shards)
 
 
-def load(path: Path, *, dtype: str = "auto", device: str = "auto", quantization: str = "none") -> LoadedModel:
-    """Load the model in ``path`` with chatpager's attention.
+def load(
+    path: Path, *, dtype: str = "auto", device: str = "auto", quantization: str = "none", split: Split | None = None
+) -> LoadedModel:
+    """Load the model in ``path`` with chatpager's attention; with a ``split``, which ``tensor_parallel.check`` takes, a
+    part of it: its shape is that of the part, and its logits are right on rank 0 only.
 
     Raises:
         what ``check`` does.
@@ -92,19 +104,27 @@ def load(path: Path, *, dtype: str = "auto", device: str = "auto", quantization:
     if passed_over := code_in(path, checked.raw_config):
         log.warning("code in %s is never run: %s", path, ", ".join(passed_over[:SHOWN_FILES]))
     place = _device(device)
+    if split and place.type == "cuda":
+        place = torch.device("cuda", split.part.rank)
+        torch.cuda.set_device(place)
     kind_of_number = _dtype(dtype, checked.config, path)
     if quantization != "none" and (place.type != "cpu" or kind_of_number not in (torch.float32, torch.bfloat16)):
         raise ConfigError("quantization", "int8 is for a CPU, with dtype float32 or bfloat16", value=quantization)
-    module = _module(path, checked.config, kind_of_number).to(place).eval()
+    checked = checked if split is None else _part_of(checked, split.part, path)
+    module = _module(path, checked.config, kind_of_number, split.part if split else None).to(place).eval()
     module.requires_grad_(False)
     if place.type == "cpu":
         maker = Maker(int8=quantization == "int8")
         cpu_stack.exchange_layers(module, maker)
         cpu_modules.exchange_linears(module, maker)
-        module = cpu_stack.shortened(module)
     else:
         gpu_layers.exchange_layers(module)
-    fingerprint = _fingerprint(checked.raw_config, checked.shards, quantization)
+    if split:
+        tensor_parallel.add_up(module, split.sums)
+    if place.type == "cpu":
+        module = cpu_stack.shortened(module)
+    names_blocks = split is None or split.part.rank == 0
+    fingerprint = _fingerprint(checked.raw_config, checked.shards, quantization) if names_blocks else b""
     return LoadedModel(module, checked.config, checked.shape, kind_of_number, place, checked.eos_token_ids, fingerprint)
 
 
@@ -119,15 +139,22 @@ def configuration(path: Path, raw: dict[str, Any]) -> Any:
         raise ModelLoadError(path / "config.json", reason) from error
 
 
-def _module(path: Path, config: Any, dtype: torch.dtype) -> torch.nn.Module:
-    """The model with every tensor from the folder; none is made up."""
+def _part_of(checked: Checked, part: Part, path: Path) -> Checked:
+    config = tensor_parallel.config_of(checked.config, part)
+    return replace(checked, config=config, shape=architectures.check(config, path))
+
+
+def _module(path: Path, config: Any, dtype: torch.dtype, part: Part | None) -> torch.nn.Module:
+    """The model with every tensor from the folder, or the ``part`` that ``config`` is of; none is made up."""
+    tensors = tensor_parallel.tensors_of(checkpoint.files(path), part) if part else None
     register()
     transformers.utils.logging.disable_progress_bar()
     model_class = getattr(transformers, architectures.SERVED[config.model_type])
 
     def load_with_report() -> Any:
         return model_class.from_pretrained(
-            path,
+            path if tensors is None else None,
+            state_dict=tensors,
             config=config,
             dtype=dtype,
             use_safetensors=True,
@@ -142,6 +169,8 @@ def _module(path: Path, config: Any, dtype: torch.dtype) -> torch.nn.Module:
     except Exception as error:
         raise ModelLoadError(path, one_line(error)) from error
     checkpoint.refuse(report, path)
+    if part and part.rank:
+        module.lm_head = torch.nn.Identity()  # nobody asks it
     return module
 
 

@@ -22,7 +22,7 @@ from chatpager.engine.sampling_params import SamplingParams
 from chatpager.engine.shared_prefix import Sharing
 from chatpager.engine.step_graphs import StepGraphs
 from chatpager.engine.thread_choice import ThreadChoice, candidates
-from chatpager.errors import ConfigError
+from chatpager.errors import ConfigError, RankLost
 from chatpager.kernels import paged_attention
 from chatpager.kernels.configurations import shared_prefix_gate
 from chatpager.kernels.heuristics import shares_prefix
@@ -237,6 +237,10 @@ class ModelRunner:
             count = min(tokens // rows + (i < tokens % rows), self.max_model_len)
             plan.rows += warm_up.plan_of(warm_up.Trial(1, count, count), self.block_size, DEAREST).rows
         return plan
+
+    @property
+    def lost(self) -> RankLost | None:
+        return None
 
     @property
     def vocab_size(self) -> int:

@@ -9,6 +9,7 @@ from chatpager.engine.block_hash import Field
 from chatpager.engine.plan import Plan
 from chatpager.engine.sampler import Sampled
 from chatpager.engine.tiers import Pages
+from chatpager.errors import RankLost
 
 
 class Runner(Pages, Protocol):
@@ -16,6 +17,10 @@ class Runner(Pages, Protocol):
 
     num_blocks: int
     max_model_len: int
+
+    @property
+    def lost(self) -> RankLost | None:
+        """Why it is of no use any more."""
 
     @property
     def vocab_size(self) -> int: ...

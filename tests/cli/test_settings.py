@@ -27,7 +27,7 @@ VALUES = {  # name -> (in the file, in the environment, as a flag), all differen
     "kv_dir": ("k1", "k2", "k3"),
     "kv_key_file": ("q1", "q2", "q3"),
     "disk_space": (0.0, 1.0, 3.0),
-    "tensor_parallel_size": (1, 1, 1),  # nothing else is built
+    "tensor_parallel_size": (2, 3, 4),
     "lease_share": (0.3, 0.4, 0.6),
     "known_conversations": (1, 2, 3),
     "enable_prefix_caching": (False, False, False),

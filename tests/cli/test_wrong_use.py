@@ -66,7 +66,9 @@ CASES = {
         lambda h: ["demo", "--port", "eighty"], 2, ["port = 'eighty' (from --port)", "whole number"],
     ),
     "a number out of range": (lambda h: ["demo", "--port", "70000"], 2, ["port = '70000' (from --port)", "65535"]),
-    "what is not built": (lambda h: ["demo", "--tensor-parallel-size", "4"], 2, ["tensor_parallel_size", "leave it 1"]),
+    "more parts than heads": (
+        lambda h: ["demo", "--tensor-parallel-size", "4"], 2, ["tensor_parallel_size = 4: ", "2 KV heads; use 1, 2"],
+    ),
     "every address without a key": (lambda h: ["demo", "--host", "0.0.0.0"], 2, ["host", "--api-key"]),
     "a key in a file that is not there": (
         lambda h: ["demo", "--api-key-file", h / "no.key"], 2, ["api_key_file", "no.key", "No such file"],

@@ -57,10 +57,12 @@ def llama3_rope():
     }
 
 
-def save(architecture: str, folder: Path) -> Path:
+def save(architecture: str, folder: Path, **changes) -> Path:
     """Write the architecture's tiny model; weights are spread wide so that its answers vary."""
     torch.manual_seed(sum(map(ord, architecture)))
     config = configs()[architecture]
+    for name, value in changes.items():
+        setattr(config, name, value)
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for name, weight in model.named_parameters():

@@ -185,7 +185,7 @@ def test_ids_need_no_tokenizer(tiny_model):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"tensor_parallel_size": 2}, "tensor_parallel_size = 2.*not built yet"),
+        ({"tensor_parallel_size": 3}, "tensor_parallel_size = 3: .* attention heads; use 1, 2"),
         ({"block_size": 12}, "multiple of 8"),
         ({"block_sise": 16}, "did you mean 'block_size'"),
         ({"gpu_memory_utilization": 1.5}, "above 0 and at most 1"),
