@@ -20,6 +20,21 @@ def unwritable(text, entry):
     return text, msgspec.structs.replace(entry, token_ids=[-1]) if entry and entry.first_index else entry
 
 
+def is_end(events):
+    return isinstance(events[0], Ended)
+
+
+def breaks(monkeypatch, one, name, broken):
+    """``broken`` in place of a method of this object alone; it is called with the method and its arguments."""
+    kind = type(one)
+    whole = getattr(kind, name)
+
+    def method(self, *args):
+        return broken(whole.__get__(self), *args) if self is one else whole(self, *args)
+
+    monkeypatch.setattr(kind, name, method)
+
+
 class TestFaults:
     async def test_a_turn_whose_step_fails_ends_alone(self, rig):
         async with rig() as r:
@@ -86,7 +101,7 @@ class TestFaults:
         async with rig(lambda prompt: "a b c d") as r:
             gate = r.hold()
             bad, good = [await r.hub.submit(r.request("a")) for _ in range(2)]
-            monkeypatch.setattr(bad, "take", None)
+            breaks(monkeypatch, bad, "take", lambda take, *step: 1 / 0)
             gate.open()
             ended = await bad.stream.end()
             assert (ended.status, ended.error_code) == ("failed", "internal_error")
@@ -98,10 +113,7 @@ class TestFaults:
         async with rig(lambda prompt: "a b c d") as r:
             gate = r.hold()
             bad, good = [await r.hub.submit(r.request("a")) for _ in range(2)]
-            extend = bad.stream.extend
-            monkeypatch.setattr(
-                bad.stream, "extend", lambda e, at=0: extend(e, at) if isinstance(e[0], Ended) else 1 / 0
-            )
+            breaks(monkeypatch, bad.stream, "extend", lambda extend, e, *at: extend(e, *at) if is_end(e) else 1 / 0)
             gate.open()
             ended = await bad.stream.end()
             assert (ended.status, ended.error_code) == ("failed", "internal_error")
@@ -112,8 +124,7 @@ class TestFaults:
         async with rig(lambda prompt: "a b c d") as r:
             gate = r.hold()
             bad, good = [await r.hub.submit(r.request("a")) for _ in range(2)]
-            take = bad.take
-            monkeypatch.setattr(bad, "take", lambda *step: unwritable(*take(*step)))
+            breaks(monkeypatch, bad, "take", lambda take, *step: unwritable(*take(*step)))
             gate.open()
             ended = await bad.stream.end()
             assert (ended.status, ended.error_code) == ("failed", "internal_error")
