@@ -40,8 +40,8 @@ describe("a turn's error", () => {
     const told = readFileSync(new URL("../../chatpager/errors.py", import.meta.url), "utf8");
     const codes = told.matchAll(/^class \w+\((?:Engine|Chatpager)Error\):\n(?:    .*\n|\n)*?.*\bcode\b.* = .*"(engine\w+|grammar\w+|storage\w+)"/gm);
     const wanted = [...codes].map(([, code = ""]) => code);
-    expect(wanted).toHaveLength(6);
-    for (const code of [...wanted, "context_length_exceeded", "kv_capacity_exceeded", "invalid_request"]) expect(errors[code], code).toBeTruthy();
+    expect(wanted).toHaveLength(7);
+    for (const code of [...wanted, "turn_taken", "context_length_exceeded", "kv_capacity_exceeded", "invalid_request"]) expect(errors[code], code).toBeTruthy();
   });
 });
 

@@ -165,6 +165,7 @@ export const en = {
     engine_numeric_error: "The model computed values that are no numbers. Check its files, or load it with another dtype.",
     engine_step_failed: "A step of the engine failed; other turns went on. The server's log has the exception; send the turn again.",
     engine_stopped: "The engine stopped under the turn. Send it again once the server says that it is ready, or restart the server.",
+    engine_lost: "One engine after the other ended while it computed this answer. Send it again; if it happens again, read the log for what ends them.",
     grammar_failed: "The form that the answer was to have could not be kept to. Ask with a simpler schema.",
     invalid_request: "The request could not be computed as it was. Whoever sent it was told why; change it.",
     kv_capacity_exceeded: "The turn needs more KV blocks than there are. Raise num_kv_blocks or gpu_memory_utilization, or shorten the prompt.",

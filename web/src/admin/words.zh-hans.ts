@@ -166,6 +166,7 @@ export const zhHans: Words = {
     engine_numeric_error: "模型算出了非数值。请检查模型文件，或改用其他 dtype 加载。",
     engine_step_failed: "引擎的一个步骤失败，其他回合不受影响。服务器日志中有异常内容；请重新发送。",
     engine_stopped: "引擎在回合进行中停止。请等服务器就绪后重新发送，或重启服务器。",
+    engine_lost: "计算这个回答时，引擎接连终止。请重新发送；若再次发生，请查看日志中的终止原因。",
     grammar_failed: "回答无法符合所要求的格式。请改用较简单的 schema。",
     invalid_request: "无法照此请求计算。发送者已得知原因；请修改请求。",
     kv_capacity_exceeded: "此回合需要的 KV 块超过总数。请调高 num_kv_blocks 或 gpu_memory_utilization，或缩短提示。",

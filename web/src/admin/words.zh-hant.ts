@@ -166,6 +166,7 @@ export const zhHant: Words = {
     engine_numeric_error: "模型算出了非數值。請檢查模型檔案，或改用其他 dtype 載入。",
     engine_step_failed: "引擎的一個步驟失敗，其他回合不受影響。伺服器日誌中有例外內容；請重新送出。",
     engine_stopped: "引擎在回合進行中停止。請等伺服器就緒後重新送出，或重新啟動伺服器。",
+    engine_lost: "計算這個回答時，引擎接連終止。請重新送出；若再次發生，請查看日誌中的終止原因。",
     grammar_failed: "回答無法符合所要求的格式。請改用較簡單的 schema。",
     invalid_request: "無法照此請求計算。送出者已得知原因；請修改請求。",
     kv_capacity_exceeded: "此回合需要的 KV 區塊超過總數。請調高 num_kv_blocks 或 gpu_memory_utilization，或縮短提示。",
