@@ -48,6 +48,9 @@ def server_secret(folder: Path) -> bytes:
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
             _make(path)
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
+            log.warning("secret", problem=f"{path}: others could read it", result="from now on its owner alone can")
         found = path.read_bytes()
     except OSError as error:
         log.warning(

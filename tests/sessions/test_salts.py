@@ -27,6 +27,15 @@ def test_the_secret_is_made_once_and_is_the_owner_s(tmp_path):
     assert stat.S_IMODE((folder / "secret").stat().st_mode) == 0o600
 
 
+def test_a_secret_that_others_may_read_is_taken_from_them(tmp_path):
+    made = server_secret(tmp_path)
+    (tmp_path / "secret").chmod(0o644)
+    with structlog.testing.capture_logs() as said:
+        assert [server_secret(tmp_path) for _ in range(2)] == [made, made]
+    assert [line["problem"] for line in said] == [f"{tmp_path / 'secret'}: others could read it"]
+    assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600
+
+
 def test_of_many_that_start_together_all_have_what_is_kept(tmp_path):
     for round in range(10):
         folder = tmp_path / str(round)
