@@ -8,7 +8,7 @@ import { LiveMap } from "./map";
 import { Polled } from "./polled";
 import { type Route, hashOf, parseRoute } from "./route";
 import { type Moment, grown } from "./trend";
-import type { Block, History, Leases, Point, Settings, Snapshot, Tables, Tenants, Timeline } from "./wire";
+import type { Block, History, Leases, Point, Replicas, Settings, Snapshot, Tables, Tenants, Timeline } from "./wire";
 
 export const RANGES = [60, 900, 86_400] as const;
 export type Range = (typeof RANGES)[number];
@@ -27,6 +27,7 @@ export class AdminStore {
   readonly leases = this.polled<Leases>();
   readonly timeline = this.polled<Timeline>();
   readonly tenants = this.polled<Tenants>();
+  readonly replicas = this.polled<Replicas>();
   readonly settings = this.polled<Settings>();
   readonly map: LiveMap;
   /** The block that is looked at. */

@@ -76,6 +76,20 @@ export interface EngineFigures {
   between_tokens: Quantiles;
 }
 
+export interface Replica {
+  id: string;
+  state: "ok" | "draining" | "restarting" | "stopped";
+  restarts: number;
+  /** Begun there and not ended, and the tokens that they have still to compute; null where there is only one engine. */
+  answers: number | null;
+  queued_tokens: number | null;
+  engine: EngineFigures | null;
+}
+
+export interface Replicas {
+  data: Replica[];
+}
+
 export interface LiveRequest {
   id: string;
   tenant: string;
@@ -157,6 +171,8 @@ export interface SessionRow {
   tokens: number | null;
   device_tokens: number | null;
   leases: LeaseTold[];
+  /** Where its next turn goes. */
+  replica: string | null;
 }
 
 export interface TenantRow {

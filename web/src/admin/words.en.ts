@@ -260,6 +260,19 @@ export const en = {
     revoked: "revoked",
   } as Record<string, string>,
 
+  replicas: {
+    title: "Replicas",
+    one: "Replica",
+    answers: "Answers under way",
+    queued: "Tokens to compute",
+    memory: "KV blocks in use",
+    restarts: "Restarts",
+    states: { ok: "ready", draining: "draining", restarting: "restarting", stopped: "stopped" },
+    drain: "Drain",
+    drainOne: (id: string) => `Drain ${id}`,
+    isDrained: (id: string) => `${id} begins nothing more: conversations go on at the others, and what runs goes on to its end.`,
+  },
+
   tenancy: {
     kinds: { tenants: "Tenants", keys: "Keys with limits of their own" },
     open: "open",

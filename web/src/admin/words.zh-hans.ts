@@ -260,6 +260,19 @@ export const zhHans: Words = {
     revoked: "撤销",
   },
 
+  replicas: {
+    title: "副本",
+    one: "副本",
+    answers: "进行中的回答",
+    queued: "待计算 token",
+    memory: "使用中的 KV 块",
+    restarts: "重启次数",
+    states: { ok: "就绪", draining: "排空中", restarting: "重启中", stopped: "已停止" },
+    drain: "排空",
+    drainOne: (id) => `排空 ${id}`,
+    isDrained: (id) => `${id} 不再开始新的回合：对话在其他副本继续，运行中的会进行到结束。`,
+  },
+
   tenancy: {
     kinds: { tenants: "租户", keys: "有自身限额的密钥" },
     open: "开放",

@@ -260,6 +260,19 @@ export const zhHant: Words = {
     revoked: "撤銷",
   },
 
+  replicas: {
+    title: "副本",
+    one: "副本",
+    answers: "進行中的回答",
+    queued: "待計算 token",
+    memory: "使用中的 KV 區塊",
+    restarts: "重啟次數",
+    states: { ok: "就緒", draining: "排空中", restarting: "重啟中", stopped: "已停止" },
+    drain: "排空",
+    drainOne: (id) => `排空 ${id}`,
+    isDrained: (id) => `${id} 不再開始新的回合：對話在其他副本繼續，執行中的會進行到結束。`,
+  },
+
   tenancy: {
     kinds: { tenants: "租戶", keys: "有自身限額的金鑰" },
     open: "開放",

@@ -7,6 +7,7 @@ import { HitChart } from "./HitChart";
 import { Latency } from "./Latency";
 import { Losses } from "./Losses";
 import { NowCards } from "./NowCards";
+import { Replicas } from "./Replicas";
 import { Tiers } from "./Tiers";
 import { useStore } from "./context";
 
@@ -33,6 +34,7 @@ export function Overview() {
       </section>
       <OverTime />
       <NowCards />
+      <Replicas />
       <Latency />
       <Tiers />
       <Losses />

@@ -41,7 +41,7 @@ export function Reuse() {
       <h2>
         {said.of[kind]} <small class="quiet">{said.latency.ofStart}</small>
       </h2>
-      {kind === "sessions" && <DataTable {...given} rows={tables?.sessions} columns={sessionColumns()} id={(row) => `${row.tenant} ${row.id}`} />}
+      {kind === "sessions" && <DataTable {...given} rows={tables?.sessions} columns={sessionColumns(tables?.sessions)} id={(row) => `${row.tenant} ${row.id}`} />}
       {kind === "tenants" && <DataTable {...given} rows={tables?.tenants} columns={tenantColumns()} id={(row) => row.tenant} />}
       {kind === "prefixes" && <DataTable {...given} rows={tables?.prefixes} columns={prefixColumns()} id={(row) => row.label} />}
     </section>
@@ -76,8 +76,9 @@ function Rate({ sums }: { sums: Sums }) {
   );
 }
 
-function sessionColumns(): Shown<SessionRow>[] {
-  const { columns } = words.value;
+function sessionColumns(rows: readonly SessionRow[] = []): Shown<SessionRow>[] {
+  const { columns, replicas } = words.value;
+  const several = rows.some((row) => row.replica !== rows[0]?.replica);
   return [
     {
       name: "session",
@@ -91,6 +92,7 @@ function sessionColumns(): Shown<SessionRow>[] {
     },
     ...sumColumns<SessionRow>(),
     { name: "tenant", label: columns.tenant, value: (row) => row.tenant },
+    ...(several ? [{ name: "replica", label: replicas.one, value: (row: SessionRow) => row.replica }] : []),
     { name: "device", label: columns.onDevice, numeric: true, value: (row) => row.device_tokens, show: (row) => place(row) },
     { name: "lease", label: columns.lease, numeric: true, value: (row) => longest(row.leases), show: (row) => <LeaseLeft leases={row.leases} /> },
     lastColumn<SessionRow>(),
