@@ -63,7 +63,7 @@ FAULTS := tests/reliability tests/fuzz tests/store tests/e2e/test_autobahn.py te
 # What `make test` tries shortly or not at all; the figures that tests print are shown.
 test-reliability: $(VENV)/.dev page
 	@.ci/system-packages postgresql
-	@$(LONGER) $(PY) -m pytest -m "slow or not slow" -rP --timeout 0 $(FAULTS)
+	@$(LONGER) $(PY) -m pytest -n 2 --dist loadfile --max-worker-restart 0 -m "slow or not slow" -rP --timeout 0 $(FAULTS)
 
 bench: $(VENV)/.demo
 	@$(VENV)/bin/chatpager bench turns
