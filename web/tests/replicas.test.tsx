@@ -6,13 +6,13 @@ import { AdminApi } from "../src/admin/api";
 import { Replicas } from "../src/admin/components/Replicas";
 import { StoreContext } from "../src/admin/components/context";
 import { AdminStore } from "../src/admin/store";
-import type { Replica } from "../src/admin/wire";
+import type { ReplicaRow } from "../src/admin/wire";
 import { Login } from "../src/login";
 
-const replica = (id: string, more: Partial<Replica> = {}): Replica => ({ id, state: "ok", restarts: 0, answers: 2, queued_tokens: 300, engine: null, ...more });
+const replica = (id: string, more: Partial<ReplicaRow> = {}): ReplicaRow => ({ id, state: "ok", restarts: 0, answers: 2, queued_tokens: 300, engine: null, ...more });
 
 let place: HTMLElement;
-let data: Replica[];
+let data: ReplicaRow[];
 let posted: string[];
 beforeEach(() => {
   place = document.createElement("div");

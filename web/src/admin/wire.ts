@@ -76,7 +76,7 @@ export interface EngineFigures {
   between_tokens: Quantiles;
 }
 
-export interface Replica {
+export interface ReplicaRow {
   id: string;
   state: "ok" | "draining" | "restarting" | "stopped";
   restarts: number;
@@ -87,7 +87,8 @@ export interface Replica {
 }
 
 export interface Replicas {
-  data: Replica[];
+  object: string;
+  data: ReplicaRow[];
 }
 
 export interface LiveRequest {

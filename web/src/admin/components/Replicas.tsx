@@ -1,6 +1,6 @@
 import { useEffect } from "preact/hooks";
 import { count, percent, short } from "../figures";
-import type { Replica } from "../wire";
+import type { ReplicaRow } from "../wire";
 import { words } from "../words";
 import { CopyCurl } from "./CopyCurl";
 import { Trouble } from "./Trouble";
@@ -51,7 +51,7 @@ export function Replicas() {
   );
 }
 
-function Row({ one, mayChange }: { one: Replica; mayChange: boolean }) {
+function Row({ one, mayChange }: { one: ReplicaRow; mayChange: boolean }) {
   const { replicas } = words.value;
   const { engine } = one;
   return (
@@ -72,7 +72,7 @@ function Row({ one, mayChange }: { one: Replica; mayChange: boolean }) {
   );
 }
 
-function Act({ one }: { one: Replica }) {
+function Act({ one }: { one: ReplicaRow }) {
   const store = useStore();
   const { replicas, tenancy } = words.value;
   const drains = one.state !== "draining";
