@@ -26,6 +26,8 @@ LAUNCHING = SamplingParams(top_p=0.9, logprobs=1, seed=0)
 """The draw with all of its kernels."""
 BLOCK = 1
 """Whose content is of no interest, and which every context of such a step consists of."""
+NULL = 0
+"""The block of rows that are nobody's."""
 
 
 class Trial(NamedTuple):
@@ -72,7 +74,9 @@ def make_ready(run: Callable[[Plan], object], tried: list[Trial], block_size: in
 
     def done() -> Iterator[int]:
         for i, trial in enumerate(tried):
-            run(plan_of(trial, block_size))
+            plan = plan_of(trial, block_size)
+            plan.rows[0].copy = BLOCK, NULL
+            run(plan)
             yield i + 1
         for n in graphs.capture() if graphs else ():
             yield len(tried) + n

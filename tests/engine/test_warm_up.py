@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from chatpager.engine.warm_up import Trial, keep_compiled, plan_of, quarters, trials
+from chatpager.engine.warm_up import Trial, keep_compiled, make_ready, plan_of, quarters, trials
 from chatpager.kernels import cuda
 from chatpager.kernels.arguments import SharedPrefix, check
 from chatpager.kernels.heuristics import shares_prefix
@@ -88,6 +88,13 @@ def test_a_plan_has_the_tokens_and_draws_by_chance():
     plan = plan_of(Trial(3, 2, 17), 16)
     assert [(row.start, row.count, list(row.seq.block_table)) for row in plan.rows] == [(15, 2, [1, 1])] * 3
     assert not plan.rows[0].seq.params.greedy
+
+
+def test_blocks_are_copied_too():
+    """As for a second answer to one prompt, which would wait for the compiler."""
+    plans = []
+    make_ready(plans.append, [Trial(2, 1, 17)], 16, None)
+    assert [row.copy for row in plans[0].rows] == [(1, 0), None]
 
 
 def test_trials_fit_a_step_and_a_context():
