@@ -139,13 +139,14 @@ def _is_early(seq: Sequence, length: int) -> bool:
 
 
 def _apply_rules(row: torch.Tensor, seq: Sequence, length: int) -> None:
+    """Without waiting for a GPU, penalties apart."""
     p = seq.params
     if p.logit_bias:
-        biased = [(t, b) for t, b in p.logit_bias.items() if t < row.numel()]
-        row[[t for t, _ in biased]] += torch.tensor([b for _, b in biased], device=row.device)
+        biased = {t: b for t, b in p.logit_bias.items() if t < row.numel()}
+        row[sent(list(biased), torch.int64, row.device)] += sent(list(biased.values()), row.dtype, row.device)
     if _is_early(seq, length) and seq.constraint is None:  # whose grammar may have to end
-        ends = [*p.stop_token_ids, *seq.eos_token_ids]
-        row[[t for t in ends if t < row.numel()]] = -torch.inf
+        ends = [t for t in (*p.stop_token_ids, *seq.eos_token_ids) if t < row.numel()]
+        row.index_fill_(0, sent(ends, torch.int64, row.device), -torch.inf)
     if p.penalised:
         _penalise(row, seq)
 

@@ -251,6 +251,7 @@ def test_graphs_and_overlap_change_no_answer_and_nothing_waits_or_compiles(tiny_
             for seed in range(6):
                 engine = Engine(of.config, of)
                 told = Workload(seed).run(engine)
+                engine.close()
                 assert answers.setdefault(seed, told) == told, (seed, graphs, overlap)
             assert sum(1 for _ in tmp_path.rglob("*.cubin")) == compiled, "a request waited for a compiler"
 
@@ -258,9 +259,10 @@ def test_graphs_and_overlap_change_no_answer_and_nothing_waits_or_compiles(tiny_
 @pytest.mark.gpu
 @pytest.mark.skipif(not HAS_GPU, reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("graphs", [False, True])
-def test_a_launch_does_not_wait(tiny_model, graphs):
+@pytest.mark.parametrize("params", [{"temperature": 0.7}, {"logit_bias": {3: 1.0}, "min_tokens": 9, "logprobs": 2}])
+def test_a_launch_does_not_wait(tiny_model, graphs, params):
     of = on_gpu(tiny_model, cuda_graphs=graphs)
-    plan = decoding(of, [9, 4], temperature=0.7)
+    plan = decoding(of, [9, 4], **params)
     told = of.launch(plan)
     behind = Plan([Row(row.seq, 1, [row.seq], start=row.end, is_fed=True) for row in plan.rows])
     torch.cuda.set_sync_debug_mode("error")
