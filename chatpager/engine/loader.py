@@ -111,7 +111,7 @@ def load(
     if quantization != "none" and (place.type != "cpu" or kind_of_number not in (torch.float32, torch.bfloat16)):
         raise ConfigError("quantization", "int8 is for a CPU, with dtype float32 or bfloat16", value=quantization)
     checked = checked if split is None else _part_of(checked, split.part, path)
-    module = _module(path, checked.config, kind_of_number, split.part if split else None).to(place).eval()
+    module = _placed(_module(path, checked.config, kind_of_number, split.part if split else None), place, path).eval()
     module.requires_grad_(False)
     if place.type == "cpu":
         maker = Maker(int8=quantization == "int8")
@@ -172,6 +172,15 @@ def _module(path: Path, config: Any, dtype: torch.dtype, part: Part | None) -> t
     if part and part.rank:
         module.lm_head = torch.nn.Identity()  # nobody asks it
     return module
+
+
+def _placed(module: torch.nn.Module, place: torch.device, path: Path) -> torch.nn.Module:
+    size = sum(weight.nbytes for weight in module.parameters())
+    try:
+        return module.to(place)
+    except torch.OutOfMemoryError as error:
+        reason = f"its weights take {size:,} bytes, more than {place} has free; serve a smaller model, or split it"
+        raise ModelLoadError(path, reason) from error
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -206,7 +206,11 @@ class ModelRunner:
         attention takes for long ones comes out of what ``gpu_memory_utilization`` leaves."""
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        self._try_largest_step()
+        try:
+            self._try_largest_step()
+        except torch.OutOfMemoryError as error:
+            problem = f"a step of so many tokens does not fit {device} beside the weights; lower it, or max_num_seqs"
+            raise ConfigError("max_num_batched_tokens", problem, value=self.config.max_num_batched_tokens) from error
         peak = torch.cuda.max_memory_allocated(device)
         torch.cuda.empty_cache()
         return peak - before

@@ -346,6 +346,15 @@ def test_a_gpu_that_is_not_there_is_said_so(folder):
     assert loader.load(folder, device="auto").device.type == "cpu"
 
 
+def test_weights_that_a_gpu_has_no_room_for_are_told_by_their_size(folder):
+    class Full(torch.nn.Linear):
+        def to(self, *_):
+            raise torch.OutOfMemoryError
+
+    with pytest.raises(ModelLoadError, match="its weights take 24 bytes, more than cuda has free"):
+        loader._placed(Full(2, 2), torch.device("cuda"), folder)
+
+
 def test_the_fingerprint_is_of_configuration_and_weights(folder):
     before = loader.load(folder, device="cpu").fingerprint
     assert loader.load(folder, device="cpu").fingerprint == before

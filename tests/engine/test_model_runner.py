@@ -120,6 +120,13 @@ class TestLargestStep:
         assert did.index("reset_peak_memory_stats") < did.index("step") < did.index("max_memory_allocated")
         assert did.index("step") < did.index("empty_cache") < did.index("mem_get_info")
 
+        def too_large():
+            raise torch.OutOfMemoryError
+
+        monkeypatch.setattr(r, "_try_largest_step", too_large)
+        with pytest.raises(ConfigError, match=r"max_num_batched_tokens = .* does not fit cuda beside the weights"):
+            r._kv_bytes()
+
     @pytest.mark.gpu
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
     def test_on_a_gpu_the_largest_step_fits_beside_the_cache(self, tiny_model):
