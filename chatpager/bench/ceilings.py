@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from chatpager.errors import ConfigError
+
 ROUNDS = 5
 READ_BYTES = {"cpu": 256 << 20, "cuda": 4 << 30}
 """More than the caches hold."""
@@ -23,6 +25,20 @@ class Ceilings:
     def floor(self, bytes_read: float, operations: float) -> tuple[float, str]:
         """Seconds that a step takes at least, and which of the two bounds it: "memory" or "compute"."""
         return max((bytes_read / self.read_bytes_per_s, "memory"), (operations / self.flops_per_s, "compute"))
+
+
+def check_device(name: str, *also: str) -> None:
+    """Raises ConfigError: it is neither cpu nor cuda nor one of ``also``, or not here."""
+    known = (*also, "cpu", "cuda")
+    if name not in known:
+        raise ConfigError("device", f"must be {' or '.join(known)}", value=name)
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device", "torch finds no GPU here; chatpager doctor says more", value=name)
+
+
+def named(device: torch.device) -> dict[str, str]:
+    """A GPU's name, for the figures that were measured on it."""
+    return {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
 
 
 @torch.inference_mode()

@@ -75,8 +75,10 @@ def measure(device: torch.device, dtype: torch.dtype, ceilings: Ceilings, second
     return found
 
 
-MOST_CAPTURED = 64
-LEAST_CAPTURED = 16
+MOST_CAPTURED = 512
+"""Calls in one graph: as many as take pages that the caches have forgotten when their turn comes again."""
+LEAST_CAPTURED = 64
+"""Or what a launch and a wait take would be a part of each call's time."""
 
 
 def seconds_each(device: torch.device, works: Sequence[Work], seconds: float) -> float:

@@ -26,26 +26,43 @@ from chatpager.errors import ConfigError
 from chatpager.kernels import Workspace, cpu, cpu_decode, paged_attention
 from chatpager.kernels.arguments import AttentionCall, check
 
-SHAPES = {"12/4/64": (12, 4, 64), "16/8/128": (16, 8, 128), "8/4/32": (8, 4, 32)}
+SHAPES = {
+    "12/4/64": (12, 4, 64),
+    "16/8/128": (16, 8, 128),
+    "8/4/32": (8, 4, 32),
+    "32/8/128": (32, 8, 128),
+    "64/8/128": (64, 8, 128),
+    "32/32/128": (32, 32, 128),
+    "32/8/64": (32, 8, 64),
+    "16/2/256": (16, 2, 256),
+}
 """Query heads, KV heads, head dimension."""
-ROWS, CONTEXTS = (1, 4, 16, 64, 256), (64, 320, 2048, 8192)
+DEFAULT_SHAPE = {"cpu": "12/4/64", "cuda": "32/8/128"}
+ROWS = 1, 4, 16, 64, 256
+CONTEXTS = {"cpu": (64, 320, 2048, 8192), "cuda": (128, 1024, 4096, 8192, 32_768)}
 PAGE = 16
 Way = Callable[[AttentionCall], None]
-COLD_BYTES, MOST_BYTES = 256 << 20, 1 << 30
+COLD_BYTES, MOST_BYTES = 256 << 20, {"cpu": 1 << 30, "cuda": 9 << 30}
 
 
 def run(
-    *, shape: str, dtype: str, device: str = "cpu", threads: int, most_tokens: int, seconds: float, out: str | None
+    *,
+    shape: str | None,
+    dtype: str,
+    device: str = "cpu",
+    threads: int,
+    most_tokens: int,
+    seconds: float,
+    out: str | None,
 ) -> dict[str, Any]:
-    """Measure, print and return the figures; ``most_tokens`` and what 1 GiB holds bound a call's keys and values.
+    """Measure, print and return the figures; ``most_tokens`` and ``MOST_BYTES`` bound a call's keys and values.
+    ``shape`` None: the device's in ``DEFAULT_SHAPE``.
 
     Raises:
         ConfigError: a shape, dtype, device or number cannot be measured.
     """
-    if device not in ("cpu", "cuda"):
-        raise ConfigError("device", "must be cpu or cuda", value=device)
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device", "torch finds no GPU here; chatpager doctor says more", value=device)
+    ceilings.check_device(device)
+    shape = shape or DEFAULT_SHAPE[device]
     if shape not in SHAPES:
         raise ConfigError("shape", f"one of {', '.join(SHAPES)}", value=shape)
     kinds = {name: kind for kind, name in cpu_decode.SERVED.items()}
@@ -55,8 +72,8 @@ def run(
         raise ConfigError("threads", "must be between 1 and 1024", value=threads)
     if seconds <= 0:
         raise ConfigError("seconds", "must be above 0", value=seconds)
-    if most_tokens < CONTEXTS[0]:
-        raise ConfigError("most_tokens", f"must be at least {CONTEXTS[0]}", value=most_tokens)
+    if most_tokens < CONTEXTS[device][0]:
+        raise ConfigError("most_tokens", f"must be at least {CONTEXTS[device][0]}", value=most_tokens)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -70,9 +87,7 @@ def run(
         ceiling = _ceiling(where, seconds)
         calls = [
             _measure(SHAPES[shape], kinds[dtype], where, rows, context, ceiling, seconds)
-            for rows in ROWS
-            for context in CONTEXTS
-            if rows * context <= most_tokens and _bytes(SHAPES[shape], kinds[dtype], rows * context) <= MOST_BYTES
+            for rows, context in _grid(device, SHAPES[shape], kinds[dtype], most_tokens)
         ]
         others = _others(where, kinds[dtype], seconds)
     finally:
@@ -80,6 +95,7 @@ def run(
     result = {
         "what": "paged decode, medians; cold caches",
         "device": device,
+        **ceilings.named(where),
         "shape": shape,
         "dtype": dtype,
         "threads": threads,
@@ -92,6 +108,16 @@ def run(
     _print(result)
     report.save(result, out, _charts(result))
     return result
+
+
+def _grid(device: str, shape: tuple[int, int, int], dtype: torch.dtype, most_tokens: int) -> list[tuple[int, int]]:
+    """Rows, and tokens of each."""
+    found = ((rows, context) for rows in ROWS for context in CONTEXTS[device])
+    return [
+        (rows, context)
+        for rows, context in found
+        if rows * context <= most_tokens and _bytes(shape, dtype, rows * context) <= MOST_BYTES[device]
+    ]
 
 
 def _bytes(shape: tuple[int, int, int], dtype: torch.dtype, tokens: int) -> int:

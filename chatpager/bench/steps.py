@@ -46,6 +46,7 @@ class Options:
     step_tokens: int = 8192
     kv_gib: float = 4.0
     dtype: str = "auto"
+    device: str = "auto"
     out: str | None = None
 
 
@@ -53,7 +54,7 @@ def run(options: Options) -> dict[str, Any]:
     """Measure, print and return the figures.
 
     Raises:
-        ConfigError: a number or the shape cannot be measured.
+        ConfigError: a number, the shape or the device cannot be measured.
     """
     for name, values, least in (
         ("batches", options.batches, 1),
@@ -67,6 +68,7 @@ def run(options: Options) -> dict[str, Any]:
         raise ConfigError("kv_gib", "must be above 0", value=options.kv_gib)
     if options.dtype not in ("auto", *loader.DTYPES):
         raise ConfigError("dtype", f"must be one of auto, {', '.join(loader.DTYPES)}", value=options.dtype)
+    ceilings.check_device(options.device, "auto")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         parameters = models.make_model(options.shape, folder)
@@ -80,6 +82,7 @@ def run(options: Options) -> dict[str, Any]:
         "parameters": parameters,
         "dtype": str(runner.model.dtype).removeprefix("torch."),
         "device": runner.model.device.type,
+        **ceilings.named(runner.model.device),
         "threads": torch.get_num_threads(),
         "read_gb_per_s": round(most.read_bytes_per_s / 1e9, 2),
         "matmul_tflops": round(most.flops_per_s / 1e12, 4),
@@ -112,6 +115,7 @@ def _runner(options: Options, folder: Path) -> ModelRunner:
     config = EngineConfig(
         model=str(folder),
         dtype=options.dtype,
+        device=options.device,
         block_size=BLOCK,
         num_kv_blocks=max(wanted, engine, -(-longest // BLOCK) + 2) + 2,
         max_model_len=longest,

@@ -125,7 +125,9 @@ def bench_streams(
 
 @bench_app.command("kernels", epilog="Example: chatpager bench kernels --dtype float32")
 def bench_kernels(
-    shape: Annotated[str, typer.Option(help="query heads/KV heads/dimension: 12/4/64, 16/8/128 or 8/4/32")] = "12/4/64",
+    shape: Annotated[
+        str | None, typer.Option(help="query heads/KV heads/dimension; default: 12/4/64, on a GPU 32/8/128")
+    ] = None,
     dtype: Annotated[str, typer.Option(help="bfloat16 or float32")] = "bfloat16",
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     threads: Annotated[int, typer.Option(help="torch threads")] = 1,

@@ -40,6 +40,7 @@ def bench_engine(
     step_tokens: Annotated[int, typer.Option(help="prompt tokens of a step at the most")] = 8192,
     kv_gib: Annotated[float, typer.Option(help="memory for contexts at the most, in GiB")] = 4.0,
     dtype: Annotated[str, typer.Option(help="of weights and KV cache; auto: the model's, bfloat16")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     out: ResultFile = None,
 ) -> None:
     """Steps of the model against the least time that this machine's memory and arithmetic allow them.
@@ -57,6 +58,7 @@ def bench_engine(
             step_tokens=step_tokens,
             kv_gib=kv_gib,
             dtype=dtype,
+            device=device,
             out=out,
         )
     )

@@ -42,6 +42,15 @@ def test_both_sides_compute_the_same():
         assert torch.allclose(call.out, gathered, atol=1e-5)
 
 
+def test_on_a_gpu_small_and_large_calls_are_measured():
+    """One row up to 4,096 tokens, 128 MiB of keys and values, and from 256 MiB on, up to what a step may read."""
+    shape = kernels.SHAPES[kernels.DEFAULT_SHAPE["cuda"]]
+    found = kernels._grid("cuda", shape, torch.bfloat16, 1 << 20)
+    assert {(1, 4096), (4, 8192), (64, 1024), (64, 8192), (16, 32_768)} <= set(found)
+    read = {kernels._bytes(shape, torch.bfloat16, rows * context) >> 20 for rows, context in found}
+    assert {128, 256} <= read and max(read) == 4096
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_on_a_gpu():

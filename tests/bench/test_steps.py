@@ -93,6 +93,7 @@ def test_contexts_that_the_memory_does_not_hold_are_left_out(monkeypatch):
         ({"steps": 1}, "steps"),
         ({"kv_gib": 0}, "kv_gib"),
         ({"dtype": "int3"}, "dtype"),
+        ({"device": "tpu"}, "device = 'tpu': must be auto or cpu or cuda"),
         ({"shape": "x"}, "shape"),
     ],
 )
