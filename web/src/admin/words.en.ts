@@ -266,6 +266,7 @@ export const en = {
     answers: "Answers under way",
     queued: "Tokens to compute",
     memory: "KV blocks in use",
+    hit: "Prompt from the cache",
     restarts: "Restarts",
     states: { ok: "ready", draining: "draining", restarting: "restarting", stopped: "stopped" },
     drain: "Drain",

@@ -266,6 +266,7 @@ export const zhHans: Words = {
     answers: "进行中的回答",
     queued: "待计算 token",
     memory: "使用中的 KV 块",
+    hit: "提示取自缓存",
     restarts: "重启次数",
     states: { ok: "就绪", draining: "排空中", restarting: "重启中", stopped: "已停止" },
     drain: "排空",

@@ -266,6 +266,7 @@ export const zhHant: Words = {
     answers: "進行中的回答",
     queued: "待計算 token",
     memory: "使用中的 KV 區塊",
+    hit: "提示取自快取",
     restarts: "重啟次數",
     states: { ok: "就緒", draining: "排空中", restarting: "重啟中", stopped: "已停止" },
     drain: "排空",

@@ -19,7 +19,7 @@ export function Replicas() {
   if (!several) return null;
   const { columns, replicas } = words.value;
   const mayChange = store.login.mayChange.value;
-  const heads = [columns.state, replicas.answers, replicas.queued, replicas.memory, columns.rate, replicas.restarts];
+  const heads = [columns.state, replicas.answers, replicas.queued, replicas.memory, replicas.hit, replicas.restarts];
   return (
     <section class="section" aria-labelledby="replicas">
       <div class="section-head">
