@@ -86,16 +86,23 @@ def sweep(
             yield entry(shape, best, source)
 
 
+def as_text(heads: tuple[int, int, int]) -> str:
+    return "/".join(map(str, heads))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dtype", choices=("bfloat16", "float16"), default="bfloat16")
     parser.add_argument("--seconds", type=float, default=0.2, help="for each candidate")
+    every = [as_text(heads) for heads in HEADS]
+    parser.add_argument("--heads", nargs="+", choices=every, default=every, help="all may take a quarter of an hour")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("torch finds no GPU here; chatpager doctor says more")
     device, began = torch.device("cuda"), time.perf_counter()
     name = torch.cuda.get_device_name(device)
-    for told in sweep(device, getattr(torch, options.dtype), HEADS, options.seconds, named=name):
+    chosen = [heads for heads in HEADS if as_text(heads) in options.heads]
+    for told in sweep(device, getattr(torch, options.dtype), chosen, options.seconds, named=name):
         print(told, end="\n\n", flush=True)
     print(f"# {time.perf_counter() - began:.0f} s")
 
