@@ -18,13 +18,14 @@ KERNELS := from torch import bfloat16, device, float32; \
 # What is begun now; `make demo` counts.
 phase = $(2)
 
-.PHONY: demo test test-reliability lint types audit unit bench docs pictures page page-check clean
+.PHONY: demo test test-reliability test-cluster lint types audit unit bench docs pictures page page-check clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   set everything up and start the server with its built-in model"
 	@echo "make test   set everything up, then lint, types, tests and coverage"
 	@echo "make test-reliability   the same faults and threats for longer: an hour, or days with FUZZ_RUNS=10000000"
+	@echo "make test-cluster   engines as Ray actors, on this machine"
 	@echo "make bench  measure this machine (see chatpager bench --help)"
 
 demo: phase = $(1)/4 $(2)
@@ -64,6 +65,11 @@ FAULTS := tests/reliability tests/fuzz tests/store tests/e2e/test_autobahn.py te
 test-reliability: $(VENV)/.dev page
 	@.ci/system-packages postgresql
 	@$(LONGER) $(PY) -m pytest -n 2 --dist loadfile --max-worker-restart 0 -m "slow or not slow" -rP --timeout 0 $(FAULTS)
+
+# What needs Ray: 80 MB more, and a minute of processes, that `make test` does without.
+test-cluster: $(VENV)/.dev
+	@$(PY) -m pip install -q $(PIN) -c .ci/cluster.txt ray
+	@$(PY) -m pytest -m cluster -rP --no-cov tests/sessions/test_engine_host.py tests/cli/test_ray.py
 
 bench: $(VENV)/.demo
 	@$(VENV)/bin/chatpager bench turns

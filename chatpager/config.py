@@ -192,6 +192,10 @@ class ServerConfig:
     replicas: int = setting(
         1, "engines, each in a process of its own with a KV cache of its own", check=_between(1, 64)
     )
+    ray_address: str | None = setting(
+        None, "Ray cluster that the engines run in: auto, host:port, or local to start one here; default: none"
+    )
+    ray_name: str = setting("chatpager", "name of these engines' actors in the cluster")
     watchdog_seconds: float = setting(
         0.0,
         "end the engine's process, exit code 70 if it is the server's, when a step takes longer; 0: never",

@@ -21,11 +21,12 @@ def main(arguments: list[str]) -> None:
     from chatpager.cli.leaving import leave
     from chatpager.sessions.engine_child import live
 
-    live(_build, arguments)
+    live(build, arguments)
     leave(0)
 
 
-def _build(settings: bytes) -> Engine:
+def build(settings: bytes) -> Engine:
+    """``settings``: ``ChildSettings``."""
     from pathlib import Path
 
     import msgspec

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.text import Text
 
 from chatpager import failpoints
-from chatpager.cli import engine_child
+from chatpager.cli import engine_child, ray_cluster
 from chatpager.cli.engines import ChildSettings, EngineMaker, devices_of_replicas, settle_memory
 from chatpager.cli.listening import listening_refused
 from chatpager.cli.logs import log_turn, set_up_logs
@@ -49,6 +49,7 @@ from chatpager.server.service import SERVICE, Service
 from chatpager.server.shown_settings import settings_told
 from chatpager.sessions.engine_link import Program
 from chatpager.sessions.hub import SessionHub
+from chatpager.sessions.ray_link import RayReplica
 from chatpager.sessions.restarts import Breaker
 from chatpager.sessions.salts import domain_of, server_secret
 from chatpager.sessions.stream import Ended
@@ -105,6 +106,8 @@ async def serve(config: Config, path: Path, console: Console, *, browser: bool =
         await drain(runner.app)
     finally:
         await runner.cleanup()
+        if config.server.ray_address is not None:
+            await asyncio.to_thread(ray_cluster.leave, config)
 
 
 def _allow_open_files() -> None:
@@ -147,6 +150,8 @@ def service_opener(config: Config, path: Path, name: str) -> Callable[[], Awaita
         store = await Store.open(config.store.resolved_database_url(), migrate=True, share=config.store.share_database)
         secret = server_secret(config.store.resolved_data_dir())
         try:
+            if config.server.ray_address is not None:
+                await asyncio.to_thread(ray_cluster.join, config)
 
             def on_end(turn: LiveTurn, ended: Ended) -> None:
                 metrics.turn_ended(turn, ended)
@@ -181,21 +186,33 @@ def wall_clock() -> int:
     return time.time_ns() // 1_000_000 + 1000 * failpoints.jumped("clock.wall")
 
 
-def engine_maker(config: Config, path: Path, domain: bytes) -> Callable[[], Engine] | Program | Mapping[str, Program]:
+def engine_maker(
+    config: Config, path: Path, domain: bytes
+) -> Callable[[], Engine] | Program | Mapping[str, Program | RayReplica]:
     """What makes the engine: a function for its thread, or a process of its own, or several."""
 
+    def settings(behind: str) -> bytes:
+        told = ChildSettings(_maker(config, path, domain, behind), config.server.log_format)
+        return msgspec.msgpack.encode(told)
+
     def program(behind: str = "", devices: str | None = None) -> Program:
-        settings = ChildSettings(_maker(config, path, domain, behind), config.server.log_format)
         # -P: the folder that it is started in is nobody's to put modules in.
         arguments = [sys.executable, "-P", "-m", engine_child.__name__]
         environment = {} if devices is None else {"CUDA_VISIBLE_DEVICES": devices}
-        return Program(arguments, msgspec.msgpack.encode(settings), environment)
+        return Program(arguments, settings(behind), environment)
 
+    def actor(i: int, name: str) -> RayReplica:
+        devices = config.engine.tensor_parallel_size if on_gpu else 0
+        return RayReplica(name, engine_child.build, settings(f"-{i}" if i else ""), num_cpus=0, num_gpus=devices)
+
+    on_gpu = config.engine.engine == "torch" and has_gpu(config.engine.device)
+    if config.server.ray_address is not None:
+        return {f"r{i}": actor(i, name) for i, name in enumerate(ray_cluster.names(config))}
     if (count := config.server.replicas) > 1:
         devices = devices_of_replicas(config)
         return {f"r{i}": program(f"-{i}" if i else "", devices[i]) for i in range(count)}
     apart = config.server.engine_process
-    if not (config.engine.engine == "torch" and has_gpu(config.engine.device) if apart is None else apart):
+    if not (on_gpu if apart is None else apart):
         return _maker(config, path, domain, "").build
     return program()
 

@@ -59,6 +59,7 @@ def _row(state: ReplicaState, stats: EngineStats | None) -> w.ReplicaRow:
         id=state.id,
         state=there if state.alive else "restarting" if state.restarting else "stopped",
         restarts=state.restarts,
+        process=state.process,
         answers=state.answers,
         queued_tokens=state.work,
         engine=engine_figures(stats) if stats else None,

@@ -108,6 +108,8 @@ class ReplicaRow(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     state: Literal["ok", "draining", "restarting", "stopped"]
     restarts: int
+    process: int | None
+    """Its id on the machine that it runs on; None: the server's own."""
     answers: int | None
     queued_tokens: int | None
     engine: EngineFigures | None

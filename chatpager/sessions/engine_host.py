@@ -38,6 +38,8 @@ class ReplicaState(msgspec.Struct, frozen=True, kw_only=True):
     restarting: bool
     draining: bool = False
     restarts: int
+    process: int | None = None
+    """Its id on its own machine; None: the server's own."""
     answers: int | None = None
     work: int | None = None
 
@@ -84,6 +86,11 @@ class EngineHost(ABC):
     @abstractmethod
     def step(self) -> int | None:
         """Number of the step that is running. Any thread may ask."""
+
+    @property
+    def pid(self) -> int | None:
+        """Of the engine's process, on its own machine; None: it is this one, or there is none."""
+        return None
 
     @property
     def engines(self) -> Sequence[EngineHost]:
@@ -137,7 +144,17 @@ class EngineHost(ABC):
     # -- of several engines, or of the one there is -------------------------------------------------------------------
 
     def replicas(self) -> list[ReplicaState]:
-        return [ReplicaState(id=ONLY, alive=self.alive, restarting=self.restarting, restarts=self.restarts)]
+        return [self.state(ONLY)]
+
+    def state(self, name: str, **more: Any) -> ReplicaState:
+        return ReplicaState(
+            id=name,
+            alive=self.alive,
+            restarting=self.restarting,
+            restarts=self.restarts,
+            process=self.pid or None,
+            **more,
+        )
 
     async def stats_of_each(self) -> dict[str, EngineStats]:
         """By replica, of those that are there. Raises EngineStopped: none is."""

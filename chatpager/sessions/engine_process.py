@@ -28,18 +28,20 @@ from chatpager.sessions.engine_frames import (
 from chatpager.sessions.engine_host import LASTING, EngineHost, Hearers
 from chatpager.sessions.engine_link import Link, Program
 from chatpager.sessions.mistakes import log_mistake
+from chatpager.sessions.ray_link import RayLink, RayReplica
 from chatpager.sessions.restarts import Breaker
 
 log = structlog.get_logger(__name__)
 
 
 class EngineProcess(EngineHost):
-    """``program`` makes the engine, and again after it died: then it also loads the model again."""
+    """``program`` makes the engine, and again after it died: then it also loads the model again. It may live on another
+    machine."""
 
-    def __init__(self, program: Program, hearers: Hearers, breaker: Breaker | None = None) -> None:
+    def __init__(self, program: Program | RayReplica, hearers: Hearers, breaker: Breaker | None = None) -> None:
         super().__init__(hearers, breaker)
         self._program = program
-        self._link: Link | None = None
+        self._link: Link | RayLink | None = None
         self._serves = False
         self._closing = False
         self._erasing: dict[int, CloseSession | CloseTenant] = {}

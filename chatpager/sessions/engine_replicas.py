@@ -283,12 +283,9 @@ class EngineReplicas(EngineHost):
     def replicas(self) -> list[ReplicaState]:
         work = self._moving.parts.work()
         return [
-            ReplicaState(
-                id=name,
-                alive=host.alive,
-                restarting=host.restarting,
+            host.state(
+                name,
                 draining=name in self._homes.draining,
-                restarts=host.restarts,
                 answers=sum(len(part.tokens) for part in self._moving.parts.at(name)),
                 work=int(work.get(name, 0.0)),
             )

@@ -50,6 +50,7 @@ from chatpager.sessions.prefetching import Prefetcher
 from chatpager.sessions.prompting import Prompting
 from chatpager.sessions.publishing import Publisher, Room
 from chatpager.sessions.quotas import Quotas
+from chatpager.sessions.ray_link import RayReplica
 from chatpager.sessions.receipt import KeyDomain
 from chatpager.sessions.recent import Recent
 from chatpager.sessions.remembered import Remembered
@@ -83,7 +84,7 @@ class SessionHub:
         self,
         store: Store,
         tokenizer: Tokenizer,
-        engine: Callable[[], Engine] | Program | Mapping[str, Program],
+        engine: Callable[[], Engine] | Program | Mapping[str, Program | RayReplica],
         *,
         secret: bytes = b"",
         max_turns: int = 1024,
@@ -150,7 +151,10 @@ class SessionHub:
         self._closing = False
 
     def _host(
-        self, engine: Callable[[], Engine] | Program | Mapping[str, Program], hearers: Hearers, breaker: Breaker | None
+        self,
+        engine: Callable[[], Engine] | Program | Mapping[str, Program | RayReplica],
+        hearers: Hearers,
+        breaker: Breaker | None,
     ) -> EngineHost:
         match engine:
             case Program():

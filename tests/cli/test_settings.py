@@ -58,6 +58,8 @@ VALUES = {  # name -> (in the file, in the environment, as a flag), all differen
     "ws_max_age": (1.0, 2.0, 3.0),
     "engine_process": (True, True, True),
     "replicas": (1, 2, 3),
+    "ray_address": ("auto", "10.0.0.1:6379", "local"),
+    "ray_name": ("a", "b", "c"),
     "watchdog_seconds": (1.0, 2.0, 3.0),
     "log_format": ("json", "json", "json"),
     "log_content": (True, True, True),

@@ -1,4 +1,4 @@
-"""What an engine's host promises, of a thread, of a process and of replicas of them: the same."""
+"""What an engine's host promises, of a thread, of a process, of replicas of them and of a Ray actor: the same."""
 
 import asyncio
 import json
@@ -38,6 +38,7 @@ from chatpager.sessions.engine_link import Program
 from chatpager.sessions.engine_process import EngineProcess
 from chatpager.sessions.engine_replicas import EngineReplicas
 from chatpager.sessions.engine_thread import EngineThread
+from chatpager.sessions.ray_link import RayLink, RayReplica, end_actor
 from chatpager.sessions.restarts import Breaker
 from tests.engine.fakes import answer, continuation, make_engine, request
 from tests.processes import ROOT, traced
@@ -84,6 +85,9 @@ class Home:
             self.host = EngineThread(lambda: build(settings), hearers, breaker)
         elif kind == "process":
             self.host = EngineProcess(program, hearers, breaker)
+        elif kind == "ray":
+            actor = RayReplica(path.parent.name, build, settings, pulse=0.01, num_cpus=0)
+            self.host = EngineProcess(actor, hearers, breaker)
         else:
             self.host = EngineReplicas({"r0": partial(EngineProcess, program, breaker=breaker)}, hearers)
         [self.engine] = self.host.engines
@@ -128,12 +132,33 @@ class Home:
         self.steps.hold()
         return ended
 
+    async def delivered(self):
+        """What was sent is there; only a line to elsewhere takes its time."""
+        link = getattr(self.engine, "_link", None)
+        if isinstance(link, RayLink):
+            await asyncio.sleep(0)  # it goes with the loop's next round
+            await link._actor.pulse.remote(link._front)
+
     async def in_step(self, number):
         await eventually(lambda: self.host.step == number)
 
 
-@pytest.fixture(params=["thread", "process", "replicas"])
+@pytest.fixture(scope="session")
+def ray_here(tmp_path_factory):
+    """A Ray of one machine, with a token."""
+    from chatpager.cli.ray_cluster import begin
+
+    begin(tmp_path_factory.mktemp("ray"), cpus=1)
+    yield
+    import ray
+
+    ray.shutdown(wait_for_processes=True)
+
+
+@pytest.fixture(params=["thread", "process", "replicas", pytest.param("ray", marks=pytest.mark.cluster)])
 async def home(request, tmp_path, monkeypatch):
+    if request.param == "ray":
+        request.getfixturevalue("ray_here")
     for name, value in traced().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -150,6 +175,11 @@ async def home(request, tmp_path, monkeypatch):
     with pytest.raises(EngineStopped, match="restart the server"):
         await made.host.stats()
     made.steps.close()
+    if request.param == "ray":  # who has it is not who ends it, and Ray opens files as it likes
+        assert made.zombies()[-1:] == made.pids[-1:]
+        end_actor(tmp_path.name)
+        await eventually(lambda: not made.zombies())
+        return
     assert os.listdir("/proc/self/fd") == before
     assert not made.zombies()
 
@@ -199,17 +229,20 @@ async def test_a_request_is_cancelled_in_every_phase(home):
     await home.in_step(1)
     home.host.send(request("waits", LONG, 5))
     home.host.send(CancelRequest("waits"))
+    await home.delivered()
     home.steps.let(2)
     assert (await home.end("waits")).finish_reason == "cancelled" and not home.tokens["waits", 0]
     await home.in_step(3)
 
     home.host.send(request("prefills", LONG, 5))
+    await home.delivered()
     home.steps.let(1)
     await home.in_step(4)
     home.steps.let(1)
     await home.in_step(5)
     home.host.send(CancelRequest("prefills"))
     home.host.send(CancelRequest("runs"))
+    await home.delivered()
     home.steps.let(1)
     for name in ("prefills", "runs"):
         assert (await home.end(name)).finish_reason == "cancelled"
@@ -234,6 +267,7 @@ async def test_an_engine_that_dies_is_told_and_made_again(home, how):
         home.engine.send(CancelRequest(["no name at all"]))
     asked = asyncio.ensure_future(home.host.stats())
     await asyncio.sleep(0)
+    await home.delivered()
     if how == "kill":
         os.kill(home.engine.pid, signal.SIGKILL)
     home.steps.let(how == "mistake")
@@ -267,6 +301,7 @@ async def test_an_engine_that_is_told_to_end_ends_after_its_step(home):
     await home.in_step(2)
     stopping = asyncio.ensure_future(home.host.stop())
     await asyncio.sleep(0)
+    await home.delivered()
     home.steps.let(1)
     await stopping
     assert home.tokens["a", 0] == continuation(PROMPT, 9)[:2]

@@ -9,7 +9,7 @@ import { AdminStore } from "../src/admin/store";
 import type { ReplicaRow } from "../src/admin/wire";
 import { Login } from "../src/login";
 
-const replica = (id: string, more: Partial<ReplicaRow> = {}): ReplicaRow => ({ id, state: "ok", restarts: 0, answers: 2, queued_tokens: 300, engine: null, ...more });
+const replica = (id: string, more: Partial<ReplicaRow> = {}): ReplicaRow => ({ id, state: "ok", restarts: 0, process: 7, answers: 2, queued_tokens: 300, engine: null, ...more });
 
 let place: HTMLElement;
 let data: ReplicaRow[];

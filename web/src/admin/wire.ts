@@ -80,6 +80,8 @@ export interface ReplicaRow {
   id: string;
   state: "ok" | "draining" | "restarting" | "stopped";
   restarts: number;
+  /** Its id on the machine that it runs on; null: the server's own. */
+  process: number | null;
   /** Begun there and not ended, and the tokens that they have still to compute; null where there is only one engine. */
   answers: number | null;
   queued_tokens: number | null;

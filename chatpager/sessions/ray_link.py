@@ -1,0 +1,202 @@
+"""The line to an engine that is a Ray actor, in the place of the one to a child process (``engine_link``)."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+
+from chatpager.engine.engine import Engine
+from chatpager.errors import EngineStopped
+from chatpager.sessions.engine_frames import Unframed, Up, packed, up
+from chatpager.sessions.ray_actor import Pulse, RayEngine, digest
+
+log = structlog.get_logger(__name__)
+
+NAMESPACE = "chatpager"
+PULSE_SECONDS = 1.0
+SILENT_SECONDS = 5.0
+"""An actor that does not answer for so long counts as one whose step does not end: a watchdog may kill it."""
+PLACE_SECONDS = 120.0
+"""In which Ray must have a process for an actor, and again for one that died."""
+AGAIN_SECONDS = 0.5
+END_SECONDS = 30.0
+"""For what an engine that ends still writes."""
+SILENT_STEP = -1
+
+
+class RayReplica:
+    """A named, detached actor, made where there is none. ``options`` are Ray's, of what it needs of a machine."""
+
+    def __init__(
+        self,
+        name: str,
+        build: Callable[[bytes], Engine],
+        settings: bytes,
+        *,
+        pulse: float = PULSE_SECONDS,
+        **options: Any,
+    ) -> None:
+        self.name, self.build, self.settings, self.pulse, self.options = name, build, settings, pulse, options
+
+    def link(self, hear: Callable[[Up], None], lost: Callable[[int], None]) -> RayLink:
+        return RayLink(self, hear, lost)
+
+    def actor(self) -> Any:
+        """Its handle; blocks. Tasks are never tried again by Ray: what was drawn once may not be drawn twice."""
+        import ray
+
+        return (
+            ray.remote(RayEngine)
+            .options(
+                name=self.name,
+                namespace=NAMESPACE,
+                lifetime="detached",
+                get_if_exists=True,
+                max_restarts=-1,
+                max_task_retries=0,
+                scheduling_strategy="SPREAD",
+                **self.options,
+            )
+            .remote(self.build, self.settings)
+        )
+
+
+def end_actor(name: str) -> None:
+    """For good, and for all who have it, when it has written what it keeps on disk; blocks."""
+    import ray
+    from ray.exceptions import RayError
+
+    try:
+        actor = ray.get_actor(name, namespace=NAMESPACE)
+    except ValueError:  # there is none
+        return
+    try:
+        ray.get(actor.end.remote(), timeout=END_SECONDS)
+    except RayError as error:
+        log.warning("replica.not_closed", replica=name, error=type(error).__name__)
+    ray.kill(actor, no_restart=True)
+
+
+class RayLink:
+    """As ``Link``. The actor stays when it is closed: it is not this server's alone."""
+
+    def __init__(self, replica: RayReplica, hear: Callable[[Up], None], lost: Callable[[int], None]) -> None:
+        self._replica, self._hear, self._lost = replica, hear, lost
+        self._front = secrets.token_hex(8)
+        self._actor: Any = None
+        self._going = bytearray()
+        self._sent = 0
+        self._tasks: list[asyncio.Task[None]] = []
+        self._last = Pulse(None, 0)
+        self._is_opened = False
+        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def open(self) -> None:
+        """Waits for the model. Raises EngineStopped: the cluster gives no actor, or the line was closed meanwhile."""
+        from ray.exceptions import RayError, RayTaskError
+
+        loop = asyncio.get_running_loop()
+        self._is_opened, until = True, loop.time() + PLACE_SECONDS
+        while True:
+            try:
+                self._actor = await self._unless_closed(asyncio.to_thread(self._replica.actor))
+                async with asyncio.timeout_at(until):
+                    self._last = Pulse(*await self._unless_closed(self._actor.pulse.remote(self._front)))
+                opened = self._actor.open.remote(self._front, digest(self._replica.settings))
+                started = await self._unless_closed(opened)
+                break
+            except TimeoutError as error:
+                wants = ", ".join(f"{name}={value}" for name, value in self._replica.options.items())
+                raise EngineStopped(f"the cluster has no place for {self._replica.name} ({wants})") from error
+            except RayError as error:  # it is being made again
+                if isinstance(error, RayTaskError) or loop.time() > until:
+                    said = f"{self._replica.name} cannot be made: {type(error).__name__}; Ray's log of it says more"
+                    raise EngineStopped(said) from error
+                await asyncio.sleep(AGAIN_SECONDS)
+        self._feed(Unframed(), started)
+        self._tasks = [loop.create_task(self._read()), loop.create_task(self._beat())]
+
+    async def _unless_closed(self, answer: Awaitable[Any]) -> Any:
+        asked = asyncio.ensure_future(answer)
+        try:
+            await asyncio.wait([asked, self.gone], return_when=asyncio.FIRST_COMPLETED)
+            if self.gone.done():
+                raise EngineStopped(f"replica {self._replica.name} was given up")
+            return asked.result()
+        finally:
+            asked.cancel()
+
+    @property
+    def pid(self) -> int | None:
+        """On its own machine; 0: not known yet."""
+        return self._last.process if self._is_opened else None
+
+    @property
+    def step(self) -> int | None:
+        return self._last.step
+
+    def send(self, message: Any) -> None:
+        if not self._going:
+            asyncio.get_running_loop().call_soon(self._write)
+        self._going += packed(message)
+
+    def _write(self) -> None:
+        going, self._going = bytes(self._going), bytearray()
+        if going and not self.gone.done():
+            self._sent += 1
+            self._actor.put.remote(self._front, self._sent, going)
+
+    def kill(self) -> None:
+        """From any thread; Ray makes another process of it."""
+        if self._actor is not None:
+            import ray
+
+            ray.kill(self._actor, no_restart=False)
+
+    def close(self) -> None:
+        """Leave it alone from now on; it may be loading its model for others."""
+        self._end(0)
+
+    def _feed(self, unframed: Unframed, data: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        for body in unframed.feed(data):
+            loop.call_soon(self._hear, up(body))
+
+    async def _read(self) -> None:
+        from ray.exceptions import RayError
+
+        unframed = Unframed()
+        try:
+            async for item in self._actor.steps.options(num_returns="streaming").remote(self._front):
+                self._feed(unframed, await item)
+        except RayError as error:
+            log.warning("replica.lost", replica=self._replica.name, error=type(error).__name__)
+        asyncio.get_running_loop().call_soon(self._end, 1)  # behind what it told
+
+    async def _beat(self) -> None:
+        from ray.exceptions import RayError
+
+        while True:
+            await asyncio.sleep(self._replica.pulse)
+            try:
+                async with asyncio.timeout(SILENT_SECONDS):
+                    self._last = Pulse(*await self._actor.pulse.remote(self._front))
+            except TimeoutError:
+                self._last = Pulse(SILENT_STEP, self._last.process)
+            except RayError:
+                self._last = Pulse(None, self._last.process)
+
+    def _end(self, code: int) -> None:
+        if self.gone.done():
+            return
+        for task in self._tasks:
+            task.cancel()
+        self._last = Pulse(None, self._last.process)
+        if self._actor is not None:
+            self._actor.close.remote(self._front)  # which may live on where only the way to it was lost
+        self.gone.set_result(None)
+        self._lost(code)

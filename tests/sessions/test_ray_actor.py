@@ -1,0 +1,55 @@
+"""What servers call of an engine that is a Ray actor, called without Ray."""
+
+import os
+
+from chatpager.engine.messages import CancelRequest
+from chatpager.engine.servant import Stepped
+from chatpager.errors import ModelLoadError
+from chatpager.sessions.engine_frames import End, NotStarted, Started, Unframed, packed, up
+from chatpager.sessions.ray_actor import AUTH_MODE, RayEngine, digest
+from tests.engine.fakes import make_engine, request
+
+PROMPT = tuple(range(1, 12))
+
+
+async def opened(actor, front, settings=b""):
+    [body] = Unframed().feed(await actor.open(front, digest(settings)))
+    return up(body)
+
+
+async def test_nobody_is_served_where_no_token_is_asked_for_or_with_other_settings(monkeypatch):
+    actor = RayEngine(lambda settings: make_engine(), b"these")
+    monkeypatch.delenv(AUTH_MODE, raising=False)
+    assert "asks for no token" in (await opened(actor, "a", b"these")).fault.message
+    monkeypatch.setenv(AUTH_MODE, "token")
+    assert "other settings" in (await opened(actor, "a", b"those")).fault.message
+    await actor.put("a", 1, packed(request("r", PROMPT)))
+    await actor.end()
+
+
+async def test_what_failed_is_tried_again_what_comes_early_waits_and_an_end_closes_the_engine(monkeypatch):
+    faults, closed = [ModelLoadError("m", "not there yet")], []
+
+    def build(settings):
+        if faults:
+            raise faults.pop()
+        engine = make_engine(num_blocks=60, max_tokens=64)
+        engine.close = lambda: closed.append(settings)
+        return engine
+
+    monkeypatch.setenv(AUTH_MODE, "token")
+    actor = RayEngine(build, b"s")
+    assert isinstance(await opened(actor, "a", b"s"), NotStarted)
+    assert isinstance(await opened(actor, "a", b"s"), Started)
+    await actor.put("a", 2, packed(CancelRequest("r")))
+    await actor.put("a", 1, packed(request("r", PROMPT, 50)))
+    unframed, told = Unframed(), []
+    async for frames in actor.steps("a"):
+        told += [one for step in map(up, unframed.feed(frames)) if isinstance(step, Stepped) for one in step.outputs]
+        if told and told[-1].finish_reason:
+            await actor.put("a", 3, packed(End()))
+    assert told[-1].finish_reason == "cancelled"
+    assert (await actor.pulse("a")).process == os.getpid()
+    assert not actor._seen and not actor._ready
+    await actor.end()
+    assert closed == [b"s"]
