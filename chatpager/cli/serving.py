@@ -189,7 +189,8 @@ def wall_clock() -> int:
 def engine_maker(
     config: Config, path: Path, domain: bytes
 ) -> Callable[[], Engine] | Program | Mapping[str, Program | RayReplica]:
-    """What makes the engine: a function for its thread, or a process of its own, or several."""
+    """What makes the engine: a function for its thread, or a process of its own, or several. Raises ConfigError: the
+    settings contradict each other."""
 
     def settings(behind: str) -> bytes:
         told = ChildSettings(_maker(config, path, domain, behind), config.server.log_format)
@@ -206,12 +207,17 @@ def engine_maker(
         return RayReplica(name, engine_child.build, settings(f"-{i}" if i else ""), num_cpus=0, num_gpus=devices)
 
     on_gpu = config.engine.engine == "torch" and has_gpu(config.engine.device)
+    apart, has_several = (
+        config.server.engine_process,
+        config.server.replicas > 1 or config.server.ray_address is not None,
+    )
+    if has_several and apart is False:
+        raise ConfigError("engine_process", "replicas, and engines in Ray, have processes of their own: leave it out")
     if config.server.ray_address is not None:
         return {f"r{i}": actor(i, name) for i, name in enumerate(ray_cluster.names(config))}
     if (count := config.server.replicas) > 1:
         devices = devices_of_replicas(config)
         return {f"r{i}": program(f"-{i}" if i else "", devices[i]) for i in range(count)}
-    apart = config.server.engine_process
     if not (on_gpu if apart is None else apart):
         return _maker(config, path, domain, "").build
     return program()

@@ -13,6 +13,7 @@ import torch
 
 from chatpager.cli.serving import engine_maker
 from chatpager.config import load
+from chatpager.errors import ConfigError
 from chatpager.sessions.engine_link import Program
 from tests.processes import SECONDS, serving
 
@@ -36,6 +37,12 @@ def test_on_a_gpu_an_engine_has_its_own_process_if_nothing_is_said(given, device
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     config = load({"device": device, **given}, env={})
     assert isinstance(engine_maker(config, tmp_path, b""), Program) == apart
+
+
+@pytest.mark.parametrize("several", [{"replicas": 2}, {"ray_address": "local"}])
+def test_several_engines_cannot_be_the_server_s_own_process(several, tmp_path):
+    with pytest.raises(ConfigError, match="processes of their own"):
+        engine_maker(load({"device": "cpu", "engine_process": False, **several}, env={}), tmp_path, b"")
 
 
 def engines_of(server):
