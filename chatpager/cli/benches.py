@@ -108,6 +108,25 @@ def bench_overhead(
     run(sequences=sequences, steps=steps, shape=shape, out=out)
 
 
+@bench_app.command("offline", epilog="Example: chatpager bench offline --shape 15m --requests 16 --most 200")
+def bench_offline(
+    requests: Annotated[int, typer.Option(help="handed over at once")] = 256,
+    least: Annotated[int, typer.Option(help="tokens of a prompt, and of an answer, at the least")] = 100,
+    most: Annotated[int, typer.Option(help="the same at the most")] = 1024,
+    plain: Annotated[int, typer.Option(help="requests that transformers' plain generate is given; 0: none")] = 4,
+    at_once: Annotated[int, typer.Option(help="sequences of a step of ours at the most")] = 256,
+    shape: Annotated[str, typer.Option(help=f"random-weight model: {SHAPES}")] = "qwen3-0.6b",
+    dtype: Annotated[str, typer.Option(help="of weights and KV cache")] = "bfloat16",
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    peers: Annotated[bool, typer.Option(help="also transformers' continuous batching and generate")] = True,
+    out: ResultFile = None,
+) -> None:
+    """Many requests at once, as an offline job: ours beside transformers' continuous batching and plain generate."""
+    from chatpager.bench.offline import Options, run
+
+    run(Options(requests, least, most, plain, at_once, shape, dtype, device, peers, out))
+
+
 @bench_app.command("streams", epilog="Example: chatpager bench streams --streams 16 --shape 15m")
 def bench_streams(
     streams: Annotated[int, typer.Option(help="WebSocket sessions at once")] = 64,

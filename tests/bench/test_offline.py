@@ -1,0 +1,40 @@
+"""Many requests at once: ours and transformers', on the smallest model."""
+
+import json
+
+import pytest
+
+from chatpager.bench import offline
+from chatpager.errors import ConfigError
+
+SMALL = {"requests": 3, "least": 2, "most": 9, "plain": 1, "shape": "llama-15m", "dtype": "float32"}
+
+
+def test_each_way_tells_the_same_tokens_and_has_its_rate(tmp_path, capsys):
+    out = tmp_path / "offline.json"
+    result = offline.run(offline.Options(**SMALL, out=str(out)))
+    assert json.loads(out.read_text()) == result
+    ours, continuous, plain = (
+        result["ways"][name] for name in ("chatpager", "continuous batching", "generate, one by one")
+    )
+    assert (ours["requests"], continuous["requests"], plain["requests"]) == (3, 3, 1)
+    assert ours["steps"] >= 2
+    for row in (continuous, plain):
+        assert row["ours_against_it"] == pytest.approx(ours["tokens_per_s"] / row["tokens_per_s"], abs=0.01)
+    assert "continuous batching" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"requests": 0}, {"least": 1}, {"most": 1}, {"plain": -1}, {"at_once": 0}, {"dtype": "int8"}, {"device": "x"}],
+)
+def test_what_cannot_be_measured_is_refused_before(wrong):
+    with pytest.raises(ConfigError) as refused:
+        offline.run(offline.Options(**{**SMALL, **wrong}))
+    assert refused.value.name == next(iter(wrong))
+
+
+def test_the_busy_share_counts_no_moment_twice():
+    assert offline.union([]) == 0.0
+    assert offline.union([(0, 4), (2, 5), (10, 20)]) == 0.75
+    assert offline.union([(3, 9), (4, 5)]) == 1.0
