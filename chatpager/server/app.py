@@ -56,6 +56,7 @@ from chatpager.server.patience import whole_body
 from chatpager.server.queries import known_query
 from chatpager.server.replaying import Replays
 from chatpager.server.service import SERVICE, Service
+from chatpager.server.storage_watch import StorageWatch
 from chatpager.server.websocket import CONNECTIONS, PLACES, REPLAYS, responses_socket
 from chatpager.sessions.fair_places import FairPlaces
 
@@ -196,7 +197,9 @@ def _service(
         history = HistoryKeeper(service.metrics.ledger, service.store, service.hub.wall)
         await history.load()
         late = LoopWatch(service.metrics.loop_was_late)
-        tasks = [asyncio.ensure_future(work) for work in (late.run(), key_watch.watch(app), history.run())]
+        storage = StorageWatch(service.store, asyncio.get_running_loop().time)
+        works = (late.run(), key_watch.watch(app), history.run(), storage.run())
+        tasks = [asyncio.ensure_future(work) for work in works]
         yield
         for task in tasks:
             task.cancel()

@@ -118,11 +118,12 @@ class Alive(msgspec.Struct, kw_only=True):
 
 
 class Health(msgspec.Struct, kw_only=True):
-    """``status`` is "ok" with 200. The rest is missing while the engine does not answer."""
+    """``status`` is "ok" with 200; ``cause`` is of "degraded". The rest is missing while the engine does not answer."""
 
-    status: Literal["ok", "draining", "stopped", "stalled", "restarting", "numeric_errors", "storage_lost"]
+    status: Literal["ok", "draining", "stopped", "stalled", "restarting", "numeric_errors", "storage_lost", "degraded"]
     version: str
     model: str
+    cause: str | None = None
     restarts: int | None = None
     engine: Literal["fake"] | None = None
     max_model_len: int | None = None

@@ -79,9 +79,12 @@ async def health(request: web.Request) -> web.Response:
     thread = service.hub.engine
     dead = "restarting" if thread.restarting else "stopped"
     able = "ok" if service.metrics.numbers.good else "numeric_errors"
+    able = "degraded" if able == "ok" and service.store.refuses else able
     engine = dead if not thread.alive else "stalled" if stats is None else able
     status = "draining" if service.draining else "storage_lost" if service.store.unusable else engine
     body: dict[str, Any] = {"status": status, "version": __version__, "model": service.served.name}
+    if status == "degraded":
+        body["cause"] = f"the database {service.store.refuses}"
     if thread.restarts:
         body["restarts"] = thread.restarts
     if service.hub.is_fake:

@@ -58,6 +58,8 @@ class Database:
         self._queue = asyncio.Lock() if self.file else nullcontext()
         self._identity: tuple[int, int] | None = None
         self._unusable = ""
+        self.refuses = ""
+        """What the last write says is wrong with the database, where one of its kind would fail again."""
         self.transactions = {"read": 0, "write": 0}
         """Begun since it was opened."""
         self._log_holds_deleted = True
@@ -251,7 +253,9 @@ class Database:
             except StoreError as error:
                 if faults.lost_a_write(error.__cause__):
                     self._unusable = "lost a write when its disk failed; restart to see what it kept"
+                self.refuses = faults.of_itself(error.__cause__) or self.refuses
                 raise
+            self.refuses = ""
         failpoints.hit(f"store.{name}.after_commit")
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,14 +15,17 @@ from chatpager.errors import StoreError
 _LOCKED = "is locked: another writer held it for too long"
 _AWAY = "is away: the connection could not be made or was lost"
 _RULES = "refused a row that breaks its rules"
+_BUSY = "is busy: every connection is in use"
+_FULL = "is full: the disk or the database has no room left"
+_READ_ONLY = "is read-only"
 
 _SQLITE = {
     5: _LOCKED,
     6: _LOCKED,
-    8: "is read-only",
+    8: _READ_ONLY,
     10: "could not be read or written: the disk failed",
     11: "is damaged",
-    13: "is full: the disk or the database has no room left",
+    13: _FULL,
     14: "cannot be opened",
     19: _RULES,
     26: "is not a SQLite database",
@@ -31,14 +35,14 @@ _SQLITE = {
 _POSTGRES = {
     "08": _AWAY,
     "23": _RULES,
-    "25006": "is read-only",
+    "25006": _READ_ONLY,
     "28": "refused the user or the password",
     "3D": "does not exist on the server",
     "40": "gave up a transaction that collided with another",
     "42501": "does not allow this to the user",
     "42P01": "lacks a table",
     "53": "has run out of a resource",
-    "53100": "is full: the disk has no room left",
+    "53100": _FULL,
     "53300": "is away: the server takes no more connections",
     "55P03": _LOCKED,
     "57P": _AWAY,
@@ -48,6 +52,10 @@ _POSTGRES = {
 """PostgreSQL's error codes and classes; the longest prefix counts (manual, appendix A)."""
 
 _SQLITE_IO_ERROR = 10
+_NO_ROOM_TO_SHARE = sqlite3.SQLITE_IOERR_SHMSIZE
+"""The file that SQLite's connections share memory in cannot grow: no row was being written, the disk is full."""
+_OF_ITSELF = {_LOCKED, _AWAY, _FULL, _READ_ONLY, *(_SQLITE[code] for code in (11, 14)), _POSTGRES["53"], _BUSY}
+"""What is wrong with a database whatever is written to it."""
 
 
 @contextmanager
@@ -65,11 +73,13 @@ def translated(where: str) -> Iterator[None]:
 def meaning(error: BaseException) -> str | None:
     """What ``error`` says of the database, or None where it is no database's."""
     if isinstance(error, PoolTimeout):
-        return "is busy: every connection is in use"
+        return _BUSY
     if isinstance(error, DecodeError):
         return "holds a row that cannot be read"
     original = error.orig if isinstance(error, DBAPIError) else error
     code = getattr(original, "sqlite_errorcode", None)
+    if code == _NO_ROOM_TO_SHARE:
+        return _FULL
     if code is not None:
         return _SQLITE.get(code & 0xFF, "refused the statement")
     state = getattr(original, "sqlstate", None)
@@ -90,4 +100,10 @@ def lost_a_write(error: BaseException | None) -> bool:
     """Whether ``error`` leaves unknown what reached the disk; only reopening the database can tell."""
     original = error.orig if isinstance(error, DBAPIError) else error
     code = getattr(original, "sqlite_errorcode", None) or 0
-    return code & 0xFF == _SQLITE_IO_ERROR
+    return code & 0xFF == _SQLITE_IO_ERROR and code != _NO_ROOM_TO_SHARE
+
+
+def of_itself(error: BaseException | None) -> str:
+    """What ``error`` says is wrong with the database whatever is written to it, or nothing."""
+    cause = meaning(error) if error is not None else None
+    return cause if cause in _OF_ITSELF else ""

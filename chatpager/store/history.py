@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,11 @@ async def keep(c: AsyncConnection, rows: Mapping[int, Mapping[str, Any]], oldest
     if rows:
         kept = [{"minute": minute, "figures": figures} for minute, figures in rows.items()]
         await c.execute(insert_or_replace(c, history), kept)
+
+
+async def probe(c: AsyncConnection, size: int) -> None:
+    """Write so many bytes into a row that nobody reads and that ``keep`` forgets, in place of those before them."""
+    await c.execute(insert_or_replace(c, history), {"minute": 0, "figures": {"probe": secrets.token_hex(size // 2)}})
 
 
 async def since(c: AsyncConnection, minute: int) -> dict[int, dict[str, Any]]:

@@ -101,6 +101,15 @@ class Store:
         the database's file went away."""
         return self._database.unusable
 
+    @property
+    def refuses(self) -> str:
+        """Why the last write failed, where others would too: "is full: ..."; nothing since one was stored."""
+        return self._database.refuses
+
+    async def probe(self, size: int) -> None:
+        """Write ``size`` bytes that nobody reads, to see whether that can be done."""
+        await self._database.writing("probe", lambda c: history.probe(c, size))
+
     async def claim(self) -> None:
         """Become, or stay, the only server of this database, until it is closed or the process ends in whatever way. If
         PostgreSQL drops the claim meanwhile, the next turn's beginning takes it again, or raises StoreError where

@@ -8,6 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from chatpager import __version__
 from chatpager.server.routes_ops import ASSETS, policy, read_assets
+from chatpager.server.storage_watch import EVERY_SECONDS, StorageWatch
 from tests.serving import BLOCK, GREEDY, eventually
 
 
@@ -49,6 +50,50 @@ async def test_an_engine_that_does_not_end_its_step_is_stalled(server):
         server.gate.open()
         await socket.rest()
     assert (await server.get("/health")).status == 200
+
+
+async def test_who_asks_whether_turns_can_begin_hears_of_a_full_disk_and_of_its_end(server):
+    store, now = server.service.store, [0.0]
+
+    def room(most=None):
+        """As a disk that fills up, or gets room: of the connection that writes."""
+        with store._database._visits._engine.connect() as c:
+            pages = most or c.exec_driver_sql("PRAGMA page_count").scalar()
+            c.exec_driver_sql(f"PRAGMA max_page_count={pages}")
+
+    watch = StorageWatch(store, lambda: now[0])
+    await watch.look()
+    assert (await server.get("/health")).status == 200
+    room()
+    big = [{"type": "message", "role": "user", "content": "x" * 50_000}]
+    refused = await server.post("/v1/conversations", {"items": big})
+    assert (refused.status, refused.json["error"]["code"]) == (503, "storage_unavailable")
+    for path in ("/health", "/health/ready"):
+        answer = await server.get(path)
+        assert (answer.status, answer.json["status"]) == (503, "degraded")
+        assert answer.json["cause"] == "the database is full: the disk or the database has no room left"
+    assert (await server.get("/health/live")).status == 200
+    now[0] += EVERY_SECONDS
+    await watch.look()
+    assert (await server.get("/health")).status == 503, "there is no room yet"
+    room(100_000)
+    await watch.look()
+    assert (await server.get("/health")).status == 503, "it is not tried all the time"
+    now[0] += EVERY_SECONDS
+    await watch.look()
+    answer = await server.get("/health")
+    assert (answer.status, answer.json["status"]) == (200, "ok") and "cause" not in answer.json
+
+
+async def test_a_disk_that_fills_up_while_nobody_writes_is_found_out(server):
+    now = [0.0]
+    watch = StorageWatch(server.service.store, lambda: now[0])
+    with server.service.store._database._visits._engine.connect() as c:
+        c.exec_driver_sql("PRAGMA query_only=ON")
+    now[0] += EVERY_SECONDS
+    await watch.look()
+    answer = await server.get("/health")
+    assert (answer.status, answer.json["cause"]) == (503, "the database is read-only")
 
 
 async def test_version(server):

@@ -27,6 +27,7 @@ def postgres(state):
         (sqlite(sqlite3.SQLITE_BUSY), "locked"),
         (sqlite(sqlite3.SQLITE_BUSY_SNAPSHOT), "locked"),
         (sqlite(sqlite3.SQLITE_FULL), "full"),
+        (sqlite(sqlite3.SQLITE_IOERR_SHMSIZE), "full"),
         (sqlite(sqlite3.SQLITE_READONLY_DBMOVED), "read-only"),
         (sqlite(sqlite3.SQLITE_IOERR_FSYNC), "disk failed"),
         (sqlite(sqlite3.SQLITE_CORRUPT), "damaged"),
@@ -74,5 +75,6 @@ def test_what_is_no_databases_error_passes(error):
 def test_after_a_failing_disk_nobody_knows_what_was_written():
     assert lost_a_write(sqlite(sqlite3.SQLITE_IOERR_FSYNC))
     assert not lost_a_write(sqlite(sqlite3.SQLITE_BUSY))
+    assert not lost_a_write(sqlite(sqlite3.SQLITE_IOERR_SHMSIZE)), "a file that could not grow had no row in it"
     assert not lost_a_write(OSError("x"))
     assert not lost_a_write(None)
