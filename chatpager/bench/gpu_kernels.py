@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,6 +22,7 @@ from chatpager.kernels.heuristics import shares_prefix
 
 PAGE = 16
 Work = Callable[[], object]
+Beside = Callable[[Sequence[AttentionCall], float], Mapping[str, float | str]]
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Case:
     operations: float
     ours: Work
     torch: Work | None = None
+    call: AttentionCall | None = None
+    """That others may compute, too."""
 
 
 def cases(device: torch.device, dtype: torch.dtype, sizes: Sizes) -> Iterator[Case]:
@@ -60,8 +63,10 @@ def cases(device: torch.device, dtype: torch.dtype, sizes: Sizes) -> Iterator[Ca
         yield from make(device, dtype, sizes)
 
 
-def measure(device: torch.device, dtype: torch.dtype, ceilings: Ceilings, seconds: float) -> list[dict[str, Any]]:
-    """Every kernel's figures, in the order of a step."""
+def measure(
+    device: torch.device, dtype: torch.dtype, ceilings: Ceilings, seconds: float, beside: Beside | None = None
+) -> list[dict[str, Any]]:
+    """Every kernel's figures, in the order of a step. ``beside``: what others take for such calls."""
     found = []
     for case in cases(device, dtype, Sizes()):
         took = seconds_each(device, [case.ours], seconds)
@@ -71,6 +76,8 @@ def measure(device: torch.device, dtype: torch.dtype, ceilings: Ceilings, second
         row |= {"of_floor": round(floor / took, 3)}
         if case.torch:
             row["torch_us"] = round(1e6 * seconds_each(device, [case.torch], seconds), 1)
+        if beside and case.call:
+            row |= beside([case.call], seconds)
         found.append(row)
     return found
 
@@ -162,7 +169,7 @@ def _decodes(device: torch.device, dtype: torch.dtype, sizes: Sizes) -> Iterator
         moved = numbers * dim * dtype.itemsize if kept_as is None else numbers * (dim + 4)
         size = f"{len(contexts)} rows, {min(contexts):,} to {max(contexts):,}"
         name = "decode" if kept_as is None else f"decode {str(kept_as).removeprefix('torch.')}"
-        yield Case(name, size, moved, 0, partial(cuda.attend, call))
+        yield Case(name, size, moved, 0, partial(cuda.attend, call), call=call)
 
 
 def _shared_decodes(device: torch.device, dtype: torch.dtype, sizes: Sizes) -> Iterator[Case]:
@@ -185,7 +192,7 @@ def _shared_decodes(device: torch.device, dtype: torch.dtype, sizes: Sizes) -> I
             ("decode apart", call, rows * (prefix + suffix)),
             ("decode together", call._replace(shared=shared, plans={}), prefix + rows * suffix),
         ):
-            yield Case(name, size, tokens * token_bytes, 0, partial(cuda.attend, given))
+            yield Case(name, size, tokens * token_bytes, 0, partial(cuda.attend, given), call=given)
 
 
 def _extends(device: torch.device, dtype: torch.dtype, sizes: Sizes) -> Iterator[Case]:
@@ -202,7 +209,8 @@ def _extends(device: torch.device, dtype: torch.dtype, sizes: Sizes) -> Iterator
         )
         operations = 4 * heads * dim * count * (before + (count + 1) / 2)
         moved = 2 * dtype.itemsize * dim * (kv_heads * (before + count) + heads * count)
-        yield Case("extend", f"{count:,} behind {before:,}", moved, operations, partial(cuda.attend, call), plain)
+        size = f"{count:,} behind {before:,}"
+        yield Case("extend", size, moved, operations, partial(cuda.attend, call), plain, call)
 
 
 # -- between products -------------------------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 Every call takes pages that the ones before it did not, until 256 MB have been read, so that the caches are cold where
 a step's are. The ceiling is what summing a large tensor reads with the same threads in the same process. On a CPU the
-gather is the best that we know of torch's; on a GPU it is all pages at once, then torch's own attention, and the other
-kernels follow in a table of their own.
+gather is the best that we know of torch's; on a GPU it is all pages at once, then torch's own attention, beside it are
+the libraries of ``attention_peers``, and the other kernels follow in a table of their own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from rich.table import Table
 from rich.text import Text
 from torch.nn.functional import scaled_dot_product_attention
 
-from chatpager.bench import ceilings, gpu_kernels, machine, plot, report
+from chatpager.bench import attention_peers, ceilings, gpu_kernels, machine, plot, report
+from chatpager.bench.attention_peers import Peer
 from chatpager.errors import ConfigError
 from chatpager.kernels import Workspace, cpu, cpu_decode, paged_attention
 from chatpager.kernels.arguments import AttentionCall, check
@@ -85,11 +86,12 @@ def run(
         if device == "cpu" and cpu_decode.kernel_for(kinds[dtype], dim, None) is None:
             raise ConfigError("dtype", "numba has no kernel for it here; the log says why", value=dtype)
         ceiling = _ceiling(where, seconds)
+        among = attention_peers.peers() if device == "cuda" else []
         calls = [
-            _measure(SHAPES[shape], kinds[dtype], where, rows, context, ceiling, seconds)
+            _measure(SHAPES[shape], kinds[dtype], where, rows, context, ceiling, seconds, among)
             for rows, context in _grid(device, SHAPES[shape], kinds[dtype], most_tokens)
         ]
-        others = _others(where, kinds[dtype], seconds)
+        others = _others(where, kinds[dtype], seconds, among)
     finally:
         torch.set_num_threads(before)
     result = {
@@ -103,6 +105,7 @@ def run(
         "ceiling_gb_s": round(ceiling / 1e9, 2),
         "calls": calls,
         "others": others,
+        **({"peers": {peer.name: peer.found for peer in among}} if among else {}),
         "machine": machine.describe(),
     }
     _print(result)
@@ -138,6 +141,7 @@ def _measure(
     context: int,
     ceiling: float,
     seconds: float,
+    among: Sequence[Peer] = (),
 ) -> dict[str, Any]:
     calls = _calls(shape, dtype, device, rows, context)
     read = _bytes(shape, dtype, rows * context)
@@ -160,14 +164,18 @@ def _measure(
         "torch_us": round(1e6 * gathered, 1),
         "times": round(gathered / kernel, 2),
         "of_ceiling": round(read / kernel / ceiling, 3),
+        **attention_peers.columns(among, calls, seconds),
     }
 
 
-def _others(device: torch.device, dtype: torch.dtype, seconds: float) -> list[dict[str, Any]]:
+def _others(
+    device: torch.device, dtype: torch.dtype, seconds: float, among: Sequence[Peer] = ()
+) -> list[dict[str, Any]]:
     """The kernels that only a GPU has."""
     if device.type != "cuda":
         return []
-    return gpu_kernels.measure(device, dtype, ceilings.measure(device, dtype), seconds)
+    beside = partial(attention_peers.columns, among)
+    return gpu_kernels.measure(device, dtype, ceilings.measure(device, dtype), seconds, beside)
 
 
 def _ways(device: torch.device) -> tuple[Way, Way]:
@@ -235,15 +243,18 @@ def _print(result: dict[str, Any]) -> None:
         f"ready in {result['ready_s']} s, a sum reads {result['ceiling_gb_s']} GB/s"
     )
     console.print(Text(told))
-    table = Table("rows", "context", "kernel us", "torch us", "times", "of ceiling")
-    for call in result["calls"]:
-        names = ("rows", "context", "kernel_us", "torch_us", "times", "of_ceiling")
-        table.add_row(*(str(call[name]) for name in names))
-    console.print(table)
-    if not result["others"]:
-        return
-    columns = ("kernel", "size", "us", "torch_us", "bound", "gb_s", "tflop_s", "of_floor")
-    others = Table(*(name.replace("_", " ") for name in columns))
-    for row in result["others"]:
-        others.add_row(*(str(row.get(name, "")) for name in columns))
-    console.print(others)
+    beside = [f"{name}_us" for name in result.get("peers", ())]
+    names = "rows", "context", "kernel_us", "torch_us", "times", "of_ceiling", *beside
+    console.print(_table(names, result["calls"]))
+    if result["others"]:
+        names = "kernel", "size", "us", "torch_us", "bound", "gb_s", "tflop_s", "of_floor", *beside
+        console.print(_table(names, result["others"]))
+    for name, found in result.get("peers", {}).items():
+        console.print(Text(f"{name}: {found}"))
+
+
+def _table(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> Table:
+    table = Table(*(name.replace("_", " ") for name in names))
+    for row in rows:
+        table.add_row(*(str(row.get(name, "")) for name in names))
+    return table
