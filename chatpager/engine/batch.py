@@ -1,13 +1,13 @@
 """The tensors of one step, built from the scheduler's plan into staging buffers that are kept and reused.
 
-On a GPU every tensor is sent from pinned memory without waiting; the next ``build`` waits until all of them were sent.
-Rows that compute one token come first (``num_decodes`` of them), so that attention runs as two calls on two slices.
+On a GPU all tensors of a step are sent by one copy from pinned memory, for which nothing waits (``staging``). Rows that
+compute one token come first (``num_decodes`` of them), so that attention runs as two calls on two slices.
 Lengths below: T tokens, S sequences, L rows of logits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from chatpager.engine.plan import Plan, Row
 from chatpager.engine.sequence import Sequence
 from chatpager.engine.shared_prefix import Sharing
+from chatpager.engine.staging import Place, Staging, room
 from chatpager.kernels.arguments import SharedPrefix
 
 
@@ -58,6 +59,21 @@ class Batch:
         return self.context_lens.shape[0]
 
 
+Rules = tuple[list[list[float]], list[list[int]]]
+"""How rows are drawn: three numbers of each, and three whole ones, as ``sampler.draw_rules`` gives them."""
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What every step has, as the host writes it."""
+
+    ids: np.ndarray
+    positions: np.ndarray
+    slots: np.ndarray
+    context_lens: np.ndarray
+    fed: np.ndarray
+
+
 class BatchBuilder:
     """Staging buffers for steps of at most ``max_tokens`` tokens and ``max_seqs`` sequences."""
 
@@ -72,6 +88,7 @@ class BatchBuilder:
         padded_rows: int = 0,
         longest: int = 0,
         sharing: Sharing | None = None,
+        staging: Callable[[int, torch.device], Staging] = Staging,
     ) -> None:
         """``padded_rows``: that ``build_padded`` may be asked for, and ``longest`` the tokens of a context there.
         ``sharing``: what shared prefixes are worth finding; None: none."""
@@ -79,114 +96,105 @@ class BatchBuilder:
         self._block_size = block_size
         self._device = device
         self._max_blocks = max_blocks
-        pin = device.type == "cuda"
-        self._ids = _staging(max_tokens, np.int64, pin)
-        self._positions = _staging(max_tokens, np.int64, pin)
-        self._slots = _staging(max_tokens, np.int64, pin)
-        self._tables = _staging(max_seqs * max_blocks, np.int32, pin)
-        self._query_start = _staging(max_seqs + 1, np.int32, pin)
-        self._context_lens = _staging(max_seqs, np.int32, pin)
-        self._logits = _staging(max_seqs, np.int64, pin)
-        self._copies = _staging(2 * max_seqs, np.int64, pin)
-        self._fed = _staging(max_seqs, np.int64, pin)
-        self._shared = _staging(4 * max_seqs + 1, np.int32, pin) if sharing else None
+        fixed: list[tuple[int, type]] = [*4 * [(padded_rows, np.int64)], (padded_rows, np.int32)]
+        fixed += [(3 * padded_rows, np.float32), (3 * padded_rows, np.int64)]
+        taken: list[tuple[int, type]] = [*3 * [(max_tokens, np.int64)], *2 * [(max_seqs, np.int64)]]
+        taken.append((2 * max_seqs, np.int64))
+        whole = max_seqs * max_blocks, max_seqs, max_seqs + 1, 4 * max_seqs + 1
+        taken += [(count, np.int32) for count in whole]
+        self._staging = staging(sum(room(*one) for one in (*fixed, *taken)), device)
+        ids, positions, slots, fed, lens, floats, whole_numbers = (self._staging.fix(*one) for one in fixed)
+        self._padded = ids, positions, slots, lens, fed
+        self._rules = floats, whole_numbers
         self._wide_tables = torch.zeros(padded_rows, max_blocks, dtype=torch.int32, device=device)
         self._every = torch.arange(padded_rows, device=device)
         self._longest = longest
-        self._on_device = (
-            {id(s[0]): s[0].to(device) for s in vars(self).values() if isinstance(s, tuple)} if pin else {}
-        )
-        """By ``id`` of what is staged: where it is sent to, always to the same place."""
-        self._sent = torch.cuda.Event() if pin else None  # type: ignore[no-untyped-call]
-        """Behind the last step's sends: until it has come, the buffers are still being read."""
 
     def build(self, plan: Plan, places: Mapping[int, int] | None = None) -> Batch:
         """``places``: by ``id`` of a sequence, where among the tokens that the last step draws its own is; of sequences
         whose rows are fed."""
-        if self._sent is not None:
-            self._sent.synchronize()
         rows = ordered(plan.rows, longest_last=self._device.type == "cuda")
         if not any(row.is_fed for row in rows):
             places = None
-        num_logits, num_decodes = 0, sum(row.count == 1 for row in rows)
-        tables = self._fill_tables(rows)
-        widest = tables.shape[1]
-        self._fill_decodes(rows[:num_decodes], tables, places or {})
-        tokens = self._fill_extends(rows[num_decodes:], tables[num_decodes:], num_decodes)
-        lens = self._context_lens[1]
-        samples: list[tuple[int, Sequence]] = []
-        lengths: list[int] = []
-        last = -1
-        for row in rows:
-            last += row.count
-            if row.samples:
-                samples += [(num_logits, sample) for sample in row.samples]
-                lengths += [row.start + row.count] * len(row.samples)
-                self._logits[1][num_logits] = last
-                num_logits += 1
-        copies = [row.copy for row in rows if row.copy]
-        self._copies[1][: 2 * len(copies)] = np.ravel(copies)
-        decode_lens, extend_lens = lens[:num_decodes], lens[num_decodes : len(rows)]
-        batch = Batch(
-            input_ids=self._send(self._ids, tokens).unsqueeze(0),
-            positions=self._send(self._positions, tokens).unsqueeze(0),
-            slot_mapping=self._send(self._slots, tokens),
-            block_tables=self._send(self._tables, len(rows) * widest).view(len(rows), widest),
-            query_start=self._send(self._query_start, len(rows) - num_decodes + 1),
-            context_lens=self._send(self._context_lens, len(rows)),
-            logit_indices=self._send(self._logits, num_logits),
-            copies=self._send(self._copies, 2 * len(copies)).view(-1, 2),
-            fed=self._send(self._fed, num_decodes if places else 0),
+        staging, num_decodes = self._staging, sum(row.count == 1 for row in rows)
+        staging.begin()
+        take, tensor = staging.take, staging.tensor
+        ids, positions, slots = (take(sum(row.count for row in rows), np.int64) for _ in range(3))
+        lens, fed = take(len(rows), np.int32), take(num_decodes if places else 0, np.int64)
+        written = _Rows(*map(staging.array, (ids, positions, slots, lens, fed)))
+        tables, widest = self._fill_tables(rows, len(rows))
+        table_rows = staging.array(tables).reshape(len(rows), widest)
+        self._fill_decodes(written, rows[:num_decodes], table_rows, places or {})
+        starts = take(len(rows) - num_decodes + 1, np.int32)
+        self._fill_extends(written, staging.array(starts), rows[num_decodes:], table_rows[num_decodes:], num_decodes)
+        samples, lengths, logits = self._fill_logits(rows)
+        copied = [row.copy for row in rows if row.copy]
+        copies = take(2 * len(copied), np.int64)
+        staging.array(copies)[:] = np.ravel(copied)
+        decode_lens, extend_lens = written.context_lens[:num_decodes], written.context_lens[num_decodes:]
+        shared = self._share(table_rows[:num_decodes], decode_lens)
+        staging.send(fixed=False)
+        return Batch(
+            input_ids=tensor(ids).unsqueeze(0),
+            positions=tensor(positions).unsqueeze(0),
+            slot_mapping=tensor(slots),
+            block_tables=tensor(tables).view(len(rows), widest),
+            query_start=tensor(starts),
+            context_lens=tensor(lens),
+            logit_indices=tensor(logits),
+            copies=tensor(copies).view(-1, 2),
+            fed=tensor(fed),
             num_decodes=num_decodes,
             block_size=self._block_size,
             max_decode_context=int(decode_lens.max(initial=0)),
             max_extend_context=int(extend_lens.max(initial=0)),
             max_query_len=max((row.count for row in rows), default=0),
-            samples=tuple(samples),
-            lengths=tuple(lengths),
+            samples=samples,
+            lengths=lengths,
             rows=rows,
-            shared=self._share(tables[:num_decodes], decode_lens),
+            shared=shared,
         )
-        if self._sent is not None:
-            self._sent.record()
-        return batch
 
-    def build_padded(self, plan: Plan, places: Mapping[int, int], size: int) -> Batch:
+    def build_padded(self, plan: Plan, places: Mapping[int, int], size: int, rules: Rules | None = None) -> Batch:
         """A step of one token a row, filled up to ``size`` rows with ones of one token on the null block. Its tensors
-        lie where those of ``padded(size)`` do."""
-        if self._sent is not None:
-            self._sent.synchronize()
-        rows, count = tuple(plan.rows), len(plan.rows)
-        tables = self._fill_tables(rows)
-        self._fill_decodes(rows, tables, places)
-        self._fed[1][:count] = [places[id(row.seq)] if row.is_fed else -1 for row in rows]
-        nobodys = (self._ids, 0), (self._positions, 0), (self._slots, 0), (self._context_lens, 1), (self._fed, -1)
-        for staged, filler in nobodys:
-            staged[1][count:size] = filler
-            self._send(staged, size)
-        self._wide_tables[:count, : tables.shape[1]] = self._send(self._tables, tables.size).view(tables.shape)
-        self._wide_tables[count:size, :1].zero_()
-        if self._sent is not None:
-            self._sent.record()
+        lie where those of ``padded(size)`` do. ``rules``: how its rows are drawn, for who reads ``rules()``."""
+        staging, rows, count = self._staging, tuple(plan.rows), len(plan.rows)
+        staging.begin()
+        written = _Rows(*map(staging.array, self._padded))
+        tables, widest = self._fill_tables(rows, size)
+        self._fill_decodes(written, rows, staging.array(tables).reshape(size, widest), places)
+        written.fed[:count] = [places[id(row.seq)] if row.is_fed else -1 for row in rows]
+        for part in (written.ids, written.positions, written.slots):
+            part[count:size] = 0
+        written.context_lens[count:size] = 1
+        written.fed[count:size] = -1
+        if rules is not None:
+            for place, numbers in zip(self._rules, rules, strict=True):
+                staging.array(place).reshape(3, -1)[:, :count] = numbers
+        staging.send(fixed=True)
+        staging.spread(tables, self._wide_tables[:size, :widest])
         samples = tuple((i, row.seq) for i, row in enumerate(rows))
         return replace(self.padded(size), samples=samples, lengths=tuple(row.end for row in rows), rows=rows)
 
+    def rules(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where the rules of padded steps are, float32 and int64 [3, padded_rows]; of rows that are filled up they are
+        an earlier step's, or zero."""
+        floats, whole = (self._staging.tensor(place).view(3, -1) for place in self._rules)
+        return floats, whole
+
     def padded(self, size: int) -> Batch:
         """The places of a padded step's tensors, and nothing that is a step's own."""
-
-        def at(staged: tuple[torch.Tensor, np.ndarray], count: int = size) -> torch.Tensor:
-            return self._on_device.get(id(staged[0]), staged[0])[:count]
-
+        ids, positions, slots, lens, fed = (self._staging.tensor(place)[:size] for place in self._padded)
         return Batch(
-            input_ids=at(self._ids).unsqueeze(0),
-            positions=at(self._positions).unsqueeze(0),
-            slot_mapping=at(self._slots),
+            input_ids=ids.unsqueeze(0),
+            positions=positions.unsqueeze(0),
+            slot_mapping=slots,
             block_tables=self._wide_tables[:size],
-            query_start=at(self._query_start, 1),
-            context_lens=at(self._context_lens),
+            query_start=lens[:1],
+            context_lens=lens,
             logit_indices=self._every[:size],
-            copies=at(self._copies, 0).view(0, 2),
-            fed=at(self._fed),
+            copies=ids[:0].view(0, 2),
+            fed=fed,
             num_decodes=size,
             block_size=self._block_size,
             max_decode_context=self._longest,
@@ -198,49 +206,70 @@ class BatchBuilder:
             is_padded=True,
         )
 
-    def _fill_tables(self, rows: tuple[Row, ...]) -> np.ndarray:
-        widest = max((len(row.seq.block_table) for row in rows), default=0)
+    def _fill_tables(self, rows: tuple[Row, ...], size: int) -> tuple[Place, int]:
+        """Tables of ``size`` rows, those behind ``rows`` all null blocks; and how wide they are."""
+        widest = max((len(row.seq.block_table) for row in rows), default=1)
         assert widest <= self._max_blocks, (widest, self._max_blocks)
-        tables = self._tables[1][: len(rows) * widest].reshape(len(rows), widest)
+        place = self._staging.take(size * widest, np.int32)
+        tables = self._staging.array(place).reshape(size, widest)
         tables.fill(0)
-        for table, row in zip(tables, rows, strict=True):
+        for table, row in zip(tables, rows, strict=False):
             ids = row.seq.block_table.array
             table[: len(ids)] = ids
-        return tables
+        return place, widest
 
-    def _fill_decodes(self, rows: tuple[Row, ...], tables: np.ndarray, places: Mapping[int, int]) -> None:
+    def _fill_decodes(
+        self, written: _Rows, rows: tuple[Row, ...], tables: np.ndarray, places: Mapping[int, int]
+    ) -> None:
         """All rows of one token at once: beside many of them the interpreter would be what a step waits for."""
         count, size = len(rows), self._block_size
-        positions = self._positions[1][:count]
+        positions = written.positions[:count]
         positions[:] = [row.start for row in rows]
         if places:
-            self._ids[1][:count] = [0 if row.is_fed else row.seq.token_ids[row.start] for row in rows]
-            self._fed[1][:count] = [places[id(row.seq)] if row.is_fed else -1 for row in rows]
+            written.ids[:count] = [0 if row.is_fed else row.seq.token_ids[row.start] for row in rows]
+            written.fed[:count] = [places[id(row.seq)] if row.is_fed else -1 for row in rows]
         else:
-            self._ids[1][:count] = [row.seq.token_ids[row.start] for row in rows]
+            written.ids[:count] = [row.seq.token_ids[row.start] for row in rows]
         blocks = tables[np.arange(count), positions // size].astype(np.int64)
-        self._slots[1][:count] = blocks * size + positions % size
-        self._context_lens[1][:count] = positions + 1
+        written.slots[:count] = blocks * size + positions % size
+        written.context_lens[:count] = positions + 1
 
-    def _fill_extends(self, rows: tuple[Row, ...], tables: np.ndarray, before: int) -> int:
-        """The rows behind the ``before`` of one token; the number of tokens in all."""
-        starts, size, tokens = self._query_start[1], self._block_size, before
+    def _fill_extends(
+        self, written: _Rows, starts: np.ndarray, rows: tuple[Row, ...], tables: np.ndarray, before: int
+    ) -> None:
+        """The rows behind the ``before`` of one token."""
+        size, tokens = self._block_size, before
         starts[0] = 0
         for i, row in enumerate(rows):
             start, end = row.start, row.end
             span = slice(tokens, tokens + row.count)
-            self._ids[1][span] = row.seq.token_ids[start:end]
-            positions = self._positions[1][span]
+            written.ids[span] = row.seq.token_ids[start:end]
+            positions = written.positions[span]
             positions[:] = np.arange(start, end)
-            self._slots[1][span] = tables[i, positions // size].astype(np.int64) * size + positions % size
+            written.slots[span] = tables[i, positions // size].astype(np.int64) * size + positions % size
             tokens += row.count
             starts[i + 1] = tokens - before
-            self._context_lens[1][before + i] = end
-        return tokens
+            written.context_lens[before + i] = end
+
+    def _fill_logits(self, rows: tuple[Row, ...]) -> tuple[tuple[tuple[int, Sequence], ...], tuple[int, ...], Place]:
+        """What is sampled: ``samples`` and ``lengths`` of the batch, and where the tokens are named."""
+        samples: list[tuple[int, Sequence]] = []
+        lengths: list[int] = []
+        wanted: list[int] = []
+        last = -1
+        for row in rows:
+            last += row.count
+            if row.samples:
+                samples += [(len(wanted), sample) for sample in row.samples]
+                lengths += [row.start + row.count] * len(row.samples)
+                wanted.append(last)
+        place = self._staging.take(len(wanted), np.int64)
+        self._staging.array(place)[:] = wanted
+        return tuple(samples), tuple(lengths), place
 
     def _share(self, tables: np.ndarray, contexts: np.ndarray) -> SharedPrefix | None:
-        """What decodes share. Its four tensors lie behind one another and are sent as one."""
-        if self.sharing is None or self._shared is None:
+        """What decodes share. Its four tensors lie behind one another."""
+        if self.sharing is None:
             return None
         groups = self.sharing.groups(tables, contexts, self._block_size)
         if not groups:
@@ -252,14 +281,10 @@ class BatchBuilder:
         lengths = np.array([group.tokens for group in groups])
         parts = [starts, np.concatenate([group.rows for group in groups]), lengths, of_row]
         sizes = [len(part) for part in parts]
-        self._shared[1][: sum(sizes)] = np.concatenate(parts)
-        sent = torch.split(self._send(self._shared, sum(sizes)), sizes)
+        place = self._staging.take(sum(sizes), np.int32)
+        self._staging.array(place)[:] = np.concatenate(parts)
+        sent = torch.split(self._staging.tensor(place), sizes)
         return SharedPrefix(sent[0], sent[1], sent[2], sent[3], longest=int(lengths.max()))
-
-    def _send(self, staging: tuple[torch.Tensor, np.ndarray], count: int) -> torch.Tensor:
-        if (place := self._on_device.get(id(staging[0]))) is not None:
-            return place[:count].copy_(staging[0][:count], non_blocking=True)
-        return staging[0][:count]
 
 
 def feed(batch: Batch, drawn: torch.Tensor) -> None:
@@ -279,11 +304,3 @@ def ordered(rows: Iterable[Row], *, longest_last: bool) -> tuple[Row, ...]:
         return is_extend, row.end if is_extend and longest_last else 0
 
     return tuple(sorted(rows, key=place))
-
-
-def _staging(size: int, dtype: type, pin: bool) -> tuple[torch.Tensor, np.ndarray]:
-    """A host tensor and numpy's view of the same memory."""
-    tensor = torch.from_numpy(np.zeros(max(size, 1), dtype=dtype))
-    if pin:
-        tensor = tensor.pin_memory()
-    return tensor, tensor.numpy()

@@ -301,7 +301,7 @@ class ModelRunner:
 
     def _build(self, plan: Plan) -> Batch:
         if self._graphs and (size := step_graphs.bucket_of(plan, self._graphs.sizes)):
-            return self._builder.build_padded(plan, self._places, size)
+            return self._graphs.build(plan, self._places, size)
         return self._builder.build(plan, self._places)
 
     def compute(self, batch: Batch) -> list[Sampled]:

@@ -12,7 +12,7 @@ others, and those whose rotary embedding looks at its positions, are launched ke
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -86,13 +86,10 @@ class StepGraphs:
         self._forward, self._builder, self._device = forward, builder, device
         self._workspace = Workspace()
         self._graphs: dict[tuple[int, Kind], Any] = {}
-        widest, pin = self.sizes[-1], device.type == "cuda"
         self.drawn = torch.zeros(most, dtype=torch.int64, device=device)
         """What the last step drew, a graph's or not."""
-        self._logits = torch.empty(widest, vocabulary, dtype=torch.float32, device=device)
-        self._staged = torch.zeros(3, widest, pin_memory=pin), torch.zeros(3, widest, dtype=torch.int64, pin_memory=pin)
-        self._rules = tuple(part.to(device) for part in self._staged) if pin else self._staged
-        self._sent = torch.cuda.Event() if pin else None  # type: ignore[no-untyped-call]
+        self._logits = torch.empty(self.sizes[-1], vocabulary, dtype=torch.float32, device=device)
+        self._rules = builder.rules()
 
     @property
     def count(self) -> int:
@@ -158,11 +155,16 @@ class StepGraphs:
 
     # -- in a step ----------------------------------------------------------------------------------------------------
 
+    def build(self, plan: Plan, places: Mapping[int, int], size: int) -> Batch:
+        """``BatchBuilder.build_padded`` with how the rows are drawn, where that is more than to take the likeliest."""
+        seqs, lengths = [row.seq for row in plan.rows], [row.end for row in plan.rows]
+        is_drawn = any(not seq.params.greedy for seq in seqs)
+        rules = draw_rules(seqs, lengths, self._logits.shape[1]) if is_drawn else None
+        return self._builder.build_padded(plan, places, size, rules)
+
     def launch(self, batch: Batch) -> Drawn:
         """Compute a batch that was built for as many rows as a graph has."""
         rows, kind = batch.num_seqs, kind_of(batch)
-        if kind is Kind.DRAWN:
-            self._send_rules(batch)
         self._replay(rows, kind)
         count = len(batch.samples)
         if kind is Kind.LOGITS:
@@ -177,15 +179,3 @@ class StepGraphs:
 
     def _replay(self, rows: int, kind: Kind) -> None:
         self._graphs[rows, kind].replay()
-
-    def _send_rules(self, batch: Batch) -> None:
-        if self._sent is not None:
-            self._sent.synchronize()
-        seqs, vocabulary = [seq for _, seq in batch.samples], self._logits.shape[1]
-        count = len(seqs)
-        for staged, values in zip(self._staged, draw_rules(seqs, batch.lengths, vocabulary), strict=True):
-            staged[:, :count] = torch.tensor(values, dtype=staged.dtype)
-        if self._sent is not None:
-            for staged, rules in zip(self._staged, self._rules, strict=True):
-                rules.copy_(staged, non_blocking=True)
-            self._sent.record()

@@ -225,7 +225,7 @@ def test_a_replay_is_what_was_captured(tiny_model):
     for lengths in ([5, 17, 100], [1], [30] * 18):
         plan = decoding(of, lengths, temperature=0.8, top_p=0.9)
         size = bucket_of(plan, graphs.sizes)
-        of._builder.build_padded(plan, {}, size)
+        graphs.build(plan, {}, size)
         for kind in Kind:
             with torch.inference_mode():
                 graphs.compute(size, kind)
