@@ -1,4 +1,4 @@
-"""``chatpager bench placement``: several replicas, simulated."""
+"""``chatpager bench placement`` and ``replicas``: several engines, simulated and real."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def bench_placement(
     """Simulate sessions on up to 1,000 replicas: placed by our code, in rotation, or where least is queued.
 
     Events, not machines: what is assumed is printed with the figures. [bold]placement[/bold] is the code that a front
-    end would run (sessions/placement.py; nothing serves by it yet), [bold]hash alone[/bold] the same without a bound on
+    end runs (sessions/placement.py), [bold]hash alone[/bold] the same without a bound on
     load; [bold]kept[/bold] sessions stay where they began. A million sessions take some minutes on one core.
     """
     from chatpager.bench.clusters import Load
@@ -72,3 +72,24 @@ def bench_placement(
         trial=trial,
         out=out,
     )
+
+
+def bench_replicas(
+    replicas: Annotated[int, typer.Option(help="engines beside the one that they are compared with")] = 2,
+    sessions: Annotated[int, typer.Option(help="agents")] = 24,
+    tokens: Annotated[
+        int, typer.Option(help="tokens of each agent at its end; half of them are there at first")
+    ] = 2000,
+    heads: Annotated[int, typer.Option(help="published prompts, of which each agent begins with one")] = 4,
+    shared: Annotated[int, typer.Option(help="tokens of each of them")] = 256,
+    at_once: Annotated[int, typer.Option(help="turns that are queued together")] = 8,
+    room: Annotated[float, typer.Option(help="what one engine's cache holds, of all agents' tokens")] = 1.0,
+    out: ResultFile = None,
+) -> None:
+    """What agents find again behind several engines, placed as a server places them and in rotation.
+
+    Engines, caches and placement are a server's own; only the model is the fake one, so no time is measured.
+    """
+    from chatpager.bench.replicas import Traffic, run
+
+    run(Traffic(sessions, tokens, heads, shared, at_once, room, replicas), out=out)
