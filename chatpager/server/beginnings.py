@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from chatpager.errors import Withdrawn
 from chatpager.server.client_events import Lane
@@ -19,14 +20,18 @@ class Beginnings:
         self._tasks: dict[Lane, asyncio.Task[LiveTurn | str]] = {}
         self._withdrawn: set[Lane] = set()
 
-    async def begin(self, request: TurnRequest, lane: Lane) -> LiveTurn | str:
-        """As ``begin_once``. One that was withdrawn when its caller is cancelled leaves no turn behind.
+    async def begin(self, ask: Callable[[], Awaitable[TurnRequest]], lane: Lane) -> LiveTurn | str:
+        """As ``begin_once``, with what ``ask`` gives. One that was withdrawn when its caller is cancelled
+        leaves no turn behind.
 
         Raises:
-            Withdrawn: it was withdrawn. What ``begin_once`` does.
+            Withdrawn: it was withdrawn. What ``ask`` and ``begin_once`` do.
         """
-        asking = begin_once(self._service, request, unwanted=lambda: lane in self._withdrawn)
-        self._tasks[lane] = task = asyncio.get_running_loop().create_task(asking)
+
+        async def asking() -> LiveTurn | str:
+            return await begin_once(self._service, await ask(), unwanted=lambda: lane in self._withdrawn)
+
+        self._tasks[lane] = task = asyncio.get_running_loop().create_task(asking())
         try:
             return await task
         except asyncio.CancelledError:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 
 from chatpager.engine.sampling_params import MAX_LOGPROBS, MAX_N
-from chatpager.errors import InvalidRequest
+from chatpager.errors import ContextLengthExceeded, InvalidRequest
 from chatpager.server.cache_wishes import PromptCacheOptions
 from chatpager.server.extensions import Extensions
 from chatpager.server.formats import answer_form
@@ -50,7 +50,10 @@ class CompletionCreate(Sampling, frozen=True, kw_only=True):
 
 
 def completion_requests(raw: Json, served: Served, tenant: str) -> tuple[list[TurnRequest], CompletionCreate]:
-    """Raises InvalidRequest, ModelNotFound."""
+    """Raises InvalidRequest, ModelNotFound, ContextLengthExceeded of ids before they are looked at one by one."""
+    ids = raw.get("prompt")
+    if isinstance(ids, list) and len(ids) > max(served.window, MAX_PROMPTS) and isinstance(ids[0], int):
+        raise ContextLengthExceeded(len(ids), 1, served.window)
     body, told = read(raw, CompletionCreate)
     check_model(body.model, served)
     _check_built(body)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import structlog
 
 from chatpager.errors import ChatpagerError, InvalidRequest, NotFound
 from chatpager.server.input_items import Json
+from chatpager.server.reading import made_of
 from chatpager.server.requests import response_request
 from chatpager.server.service import Service
 
@@ -51,7 +53,8 @@ class Drafts:
         ended = self._ended
         self._passed = True
         try:
-            request = response_request(body, self._service.served, self._tenant, draft=True)
+            asked = partial(response_request, draft=True)
+            request = await made_of(body, asked, self._service.served, self._tenant)
             await self._service.hub.draft(request, self._writer, lambda: self._ended == ended)
         except (InvalidRequest, NotFound) as error:
             if self._ended == ended:  # of what was sent since, the response says it

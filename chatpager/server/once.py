@@ -16,7 +16,7 @@ from chatpager.server.input_items import Json
 from chatpager.server.keyed import Name
 from chatpager.server.keyring import tenant_of
 from chatpager.server.readers import is_kept
-from chatpager.server.reading import checked_key, decode
+from chatpager.server.reading import checked_key, decoded
 from chatpager.server.requests import UNKEPT_KEY, digest_of
 from chatpager.server.service import SERVICE, Service, abandoned, begin, begin_all
 from chatpager.sessions.turn import KeyTaken, LiveTurn, TurnRequest
@@ -41,7 +41,7 @@ async def answered_once(request: web.Request, answer: Callable[[web.Request, Jso
         IdempotencyConflict: the key came before with another request.
         what ``answer`` does: then the key is nobody's again.
     """
-    raw, key = decode(await request.read() or b"{}"), key_of(request)
+    raw, key = await decoded(await request.read() or b"{}"), key_of(request)
 
     async def made() -> str:
         return wire.encode(await answer(request, raw))

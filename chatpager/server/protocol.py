@@ -83,6 +83,14 @@ class _LaneState:
     """By the lane's name, before the response had one of its own."""
 
 
+def frame_of(text: str) -> Json | RequestError:
+    """What is sent, or what is wrong with it. Needs nothing of a connection."""
+    try:
+        return decode(text)
+    except RequestError as error:
+        return error
+
+
 class ResponsesProtocol:
     """One connection. ``extended`` clients (subprotocol ``chatpager.v1``) also get ``chatpager.*`` events."""
 
@@ -102,10 +110,12 @@ class ResponsesProtocol:
 
     def receive_text(self, data: str) -> None:
         """Take one text frame. What is wrong with it becomes an error frame; the connection goes on."""
-        try:
-            frame = decode(data)
-        except RequestError as error:
-            self._unreadable(error)
+        self.receive_frame(frame_of(data))
+
+    def receive_frame(self, frame: Json | RequestError) -> None:
+        """``receive_text``, of what ``frame_of`` has read: elsewhere, where it was long."""
+        if isinstance(frame, RequestError):
+            self._unreadable(frame)
             return
         try:
             self._receive(frame)

@@ -7,9 +7,11 @@ is passed over and named in the answer's ``chatpager.warnings``.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Callable, Sequence
+from itertools import islice
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -17,11 +19,17 @@ import msgspec
 
 from chatpager.errors import InvalidJSON, InvalidRequest, shown
 from chatpager.server.input_items import Json
+from chatpager.server.json_costs import check_costs
 from chatpager.server.nested import unknown_inside
 
 S = TypeVar("S", bound=msgspec.Struct)
+T = TypeVar("T")
 MAX_FIELDS = 256
 """Of a request. What is passed over is looked at and sorted, while nobody else is served."""
+BIG = 1 << 16
+"""Bytes or characters that are read beside the event loop."""
+MUCH = 512
+"""Fields and members of lists: some 2 ms of looking at them."""
 MAX_KEY = 255
 MAX_PLACE = 1 << 53
 MAX_WARNINGS = 16
@@ -76,7 +84,9 @@ def _format(text: Json | None) -> Any:
 
 
 def decode(data: str | bytes) -> Json:
-    """A JSON object. Raises InvalidJSON, and InvalidRequest of a number that cannot be read and of too many fields."""
+    """A JSON object. Raises InvalidJSON, and InvalidRequest of a number that cannot be read and of too much of
+    anything."""
+    check_costs(data)
     try:
         value = msgspec.json.decode(data)
     except msgspec.ValidationError as error:  # at a number; behind it anything may follow
@@ -94,6 +104,28 @@ def decode(data: str | bytes) -> Json:
     if len(value) > MAX_FIELDS:
         raise InvalidRequest(f"a request has at most {MAX_FIELDS} fields")
     return value
+
+
+async def decoded(data: str | bytes) -> Json:
+    """``decode``; while what is big is read, others have their turn."""
+    return await asyncio.to_thread(decode, data) if len(data) > BIG else decode(data)
+
+
+async def made_of(raw: Json, make: Callable[..., T], *given: Any) -> T:
+    """``make(raw, *given)``; while much is looked at, others have their turn."""
+    return await asyncio.to_thread(make, raw, *given) if has_much(raw) else make(raw, *given)
+
+
+def has_much(raw: Json) -> bool:
+    """Whether it has more than ``MUCH`` things in it, whatever they are and however deep; no more of them are looked
+    at."""
+    found, left = 0, list[Any]((raw,))
+    while left and found <= MUCH:
+        one = left.pop()
+        found += len(one)
+        inside = one.values() if isinstance(one, dict) else one
+        left += [thing for thing in islice(inside, MUCH) if isinstance(thing, dict | list)]
+    return found > MUCH
 
 
 def _unread(data: str | bytes) -> str | None:

@@ -16,7 +16,7 @@ from chatpager.server import wire_admin as w
 from chatpager.server.auditing import audited
 from chatpager.server.block_mirror import BlockMirror
 from chatpager.server.ledger import Reuse
-from chatpager.server.reading import decode
+from chatpager.server.reading import decoded
 from chatpager.server.routes_cache import pin_object, pin_wish
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE
@@ -131,7 +131,7 @@ async def pin(request: web.Request) -> web.Response:
     """As ``PUT /v1/conversations/{id}/pin``, of any tenant's conversation or response."""
     service = request.app[SERVICE]
     tenant, name = request.match_info["tenant"], request.match_info["id"]
-    strength, ttl, tokens = pin_wish(decode(await request.read() or b"{}"))
+    strength, ttl, tokens = pin_wish(await decoded(await request.read() or b"{}"))
     await audited(request, "conversation.pinned", f"{tenant}/{name}")
     event = await service.hub.keeper.pin(owner_of(tenant, name), strength, ttl, tokens, replaces=True)
     if event is None or not event.tokens:

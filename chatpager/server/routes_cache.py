@@ -16,7 +16,7 @@ from chatpager.server.auditing import audited
 from chatpager.server.input_items import Json, check_text
 from chatpager.server.keyring import CALLER, tenant_of
 from chatpager.server.once import answered_once
-from chatpager.server.reading import decode, known_fields
+from chatpager.server.reading import decoded, known_fields
 from chatpager.server.routes_conversations import conversation_object, page_limit
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE, Service
@@ -95,7 +95,7 @@ async def pin(request: web.Request) -> web.Response:
     """Keep the conversation's prefix, until ``ttl`` seconds from now or for as long as somebody is connected to it: no
     longer, whatever was asked for before."""
     service, session = await _known(request)
-    strength, ttl, tokens = pin_wish(decode(await request.read() or b"{}"))
+    strength, ttl, tokens = pin_wish(await decoded(await request.read() or b"{}"))
     await audited(request, "conversation.pinned", session.id)
     await service.hub.prefetcher.bring(session.tenant, session.id)
     event = await service.hub.keeper.pin(_owner(session), strength, ttl, tokens, replaces=True)
@@ -132,7 +132,7 @@ async def hint(request: web.Request) -> web.Response:
     """The conversation goes on in ``eta`` seconds, or when ``tool`` is done: what is kept softly until then. A hint is
     answered, never refused for what is not in the cache."""
     service, session = await _known(request)
-    tool, eta = _expected(decode(await request.read() or b"{}"))
+    tool, eta = _expected(await decoded(await request.read() or b"{}"))
     event = await service.hub.tool_waits.hint(session.tenant, session.id, tool, eta)
     answer = pin_object(session.id, event or NOTHING) | {"object": "conversation.hint"}
     return json_response(answer if event else answer | {"status": "missing"})
@@ -179,7 +179,7 @@ async def _fork(request: web.Request, body: Json) -> wire_conversations.Conversa
 async def rewind(request: web.Request) -> web.Response:
     """The conversation ends with the answer ``to`` again."""
     service, session = await _known(request)
-    to = known_fields(decode(await request.read() or b"{}"), "to").get("to")
+    to = known_fields(await decoded(await request.read() or b"{}"), "to").get("to")
     if not isinstance(to, str):
         raise InvalidRequest("to is the id of a response", param="to")
     turn = await _turn_at(service, session, to)

@@ -12,7 +12,7 @@ from chatpager.server.encode_chat import FINISH, ChunkEncoder, completion, usage
 from chatpager.server.ends import account, error_frame, failure
 from chatpager.server.keyring import tenant_of
 from chatpager.server.once import HEADER, begin_keyed
-from chatpager.server.reading import decode
+from chatpager.server.reading import decoded, made_of
 from chatpager.server.request_bodies import ChatCreate
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE, delete_turn
@@ -24,8 +24,8 @@ from chatpager.sessions.turn import LiveTurn
 
 async def create(request: web.Request) -> web.StreamResponse:
     service = request.app[SERVICE]
-    raw = decode(await request.read())
-    wanted, body = chat_request(raw, service.served, tenant_of(request))
+    raw = await decoded(await request.read())
+    wanted, body = await made_of(raw, chat_request, service.served, tenant_of(request))
     turns = await begin_keyed(request, raw, [wanted])
     with service.readers.reading(*turns, told=HEADER in request.headers):
         if body.stream:

@@ -24,7 +24,7 @@ from chatpager.server.encode_completion import (
 from chatpager.server.ends import account, error_frame, failure
 from chatpager.server.keyring import tenant_of
 from chatpager.server.once import HEADER, begin_keyed
-from chatpager.server.reading import decode
+from chatpager.server.reading import decoded, made_of
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE, Service
 from chatpager.server.sse import Frames, send_events
@@ -37,8 +37,8 @@ from chatpager.sessions.turn import LiveTurn, TurnRequest
 
 async def create(request: web.Request) -> web.StreamResponse:
     service = request.app[SERVICE]
-    raw = decode(await request.read())
-    wanted, body = completion_requests(raw, service.served, tenant_of(request))
+    raw = await decoded(await request.read())
+    wanted, body = await made_of(raw, completion_requests, service.served, tenant_of(request))
     turns = await begin_keyed(request, raw, wanted)
     with service.readers.reading(*turns, told=HEADER in request.headers):
         answers = [Choice(service, turn, index, body) for index, turn in enumerate(turns)]

@@ -27,12 +27,12 @@ from chatpager.server.input_items import Json, check_text, input_messages
 from chatpager.server.keyring import tenant_of
 from chatpager.server.markdown import as_markdown
 from chatpager.server.once import answered_once
-from chatpager.server.reading import decode, known_fields
+from chatpager.server.reading import decoded, known_fields, made_of
 from chatpager.server.requests import check_metadata
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE, Service, kept_answers, told_answers
 from chatpager.sessions.to_the_end import to_the_end
-from chatpager.store import Message, MessageHash, Session, Store, Turn
+from chatpager.store import Message, MessageHash, NewMessage, Session, Store, Turn
 
 MAX_PAGE = 100
 MAX_TITLE = 200
@@ -45,7 +45,7 @@ async def create(request: web.Request) -> web.Response:
 async def _create(request: web.Request, body: Json) -> wire_conversations.Conversation:
     service, tenant = request.app[SERVICE], tenant_of(request)
     metadata, title = _metadata(body, "metadata", "items")
-    messages = input_messages(_items(body), "items")
+    messages = await made_of(body, _said)
     now = service.hub.wall()
     session = await service.store.create_session(
         tenant,
@@ -76,7 +76,7 @@ async def retrieve(request: web.Request) -> web.Response:
 
 async def update(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
-    body, tenant, session_id = decode(await request.read()), tenant_of(request), request.match_info["id"]
+    body, tenant, session_id = await decoded(await request.read()), tenant_of(request), request.match_info["id"]
     metadata, title = _metadata(body, "metadata", "expected_metadata")
     change: dict[str, Any] = {"metadata": metadata} if body.get("metadata") is not None else {}
     if title is not None:
@@ -117,7 +117,7 @@ async def add_items(request: web.Request) -> web.Response:
 
 async def _add_items(request: web.Request, body: Json) -> wire.Page:
     service = request.app[SERVICE]
-    messages = input_messages(_items(known_fields(body, "items")), "items")
+    messages = await made_of(known_fields(body, "items"), _said)
     if not messages:
         raise InvalidRequest("there are no items", param="items")
     tenant, session_id = tenant_of(request), request.match_info["id"]
@@ -306,6 +306,11 @@ def _metadata(body: Json, *fields: str) -> tuple[dict[str, Any], str | None]:
     if title is not None and len(title) > MAX_TITLE:
         raise InvalidRequest(f"a title has at most {MAX_TITLE} characters", param="metadata.title")
     return metadata, title
+
+
+def _said(body: Json) -> list[NewMessage]:
+    """Raises InvalidRequest."""
+    return input_messages(_items(body), "items")
 
 
 def _items(body: Json) -> list[Json] | None:

@@ -19,7 +19,7 @@ from chatpager.server.logins import (
     is_secure,
     sender_of,
 )
-from chatpager.server.reading import decode, read
+from chatpager.server.reading import decoded, read
 from chatpager.server.routes_responses import json_response
 from chatpager.store import digest_of
 
@@ -50,7 +50,7 @@ class WsTicket(msgspec.Struct, frozen=True, kw_only=True):
 async def login(request: web.Request) -> web.Response:
     """A cookie for a key. A page from elsewhere has none to send us: it sends its key."""
     _refuse_foreign(request)
-    key = read(decode(await request.read()), Login)[0].key
+    key = read(await decoded(await request.read()), Login)[0].key
     if not key:
         raise InvalidRequest("key is empty", param="key")
     digest = digest_of(key)

@@ -12,7 +12,7 @@ from chatpager.server.error_answers import REQUEST_ID, anthropic_error
 from chatpager.server.keyring import tenant_of
 from chatpager.server.message_requests import count_request, message_request
 from chatpager.server.once import HEADER, begin_keyed
-from chatpager.server.reading import decode
+from chatpager.server.reading import decoded, made_of
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE, Service, delete_turn
 from chatpager.server.sse import Frames, send_events
@@ -23,8 +23,8 @@ from chatpager.sessions.turn import LiveTurn
 
 async def create(request: web.Request) -> web.StreamResponse:
     service, request_id = request.app[SERVICE], request[REQUEST_ID]
-    raw = decode(await request.read())
-    wanted, body = message_request(raw, service.served, tenant_of(request))
+    raw = await decoded(await request.read())
+    wanted, body = await made_of(raw, message_request, service.served, tenant_of(request))
     (turn,) = await begin_keyed(request, raw, [wanted])
     with service.readers.reading(turn, told=HEADER in request.headers):
         if body.stream:
@@ -36,7 +36,8 @@ async def create(request: web.Request) -> web.StreamResponse:
 async def count_tokens(request: web.Request) -> web.Response:
     """The tokens of the prompt that this request would ask the model with, whether they fit or not."""
     service = request.app[SERVICE]
-    wanted = count_request(decode(await request.read()), service.served, tenant_of(request))
+    raw = await decoded(await request.read())
+    wanted = await made_of(raw, count_request, service.served, tenant_of(request))
     return json_response(CountedTokens(len(await service.hub.prompt(wanted)), wanted.parameters or None))
 
 

@@ -12,7 +12,7 @@ from chatpager.errors import InvalidRequest
 from chatpager.server import wire, wire_conversations
 from chatpager.server.auditing import audited
 from chatpager.server.input_items import Json, check_text
-from chatpager.server.reading import decode
+from chatpager.server.reading import decoded
 from chatpager.server.routes_cache import lease_granted
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE
@@ -26,7 +26,7 @@ FIELDS = {"label", "instructions", "ttl"}
 async def create(request: web.Request) -> web.Response:
     """Publish instructions, compute them, and with a ``ttl`` keep them on the device for so many seconds."""
     service = request.app[SERVICE]
-    label, instructions, ttl = _wish(decode(await request.read()))
+    label, instructions, ttl = _wish(await decoded(await request.read()))
     await audited(request, "prefix.published", label)
     known, pinned = await service.hub.publisher.publish(label, instructions, service.served.name, ttl)
     pin = None

@@ -11,7 +11,7 @@ from chatpager.server import wire, wire_events
 from chatpager.server.encode_response import ResponseEncoder
 from chatpager.server.keyring import tenant_of
 from chatpager.server.once import begin_once, key_of
-from chatpager.server.reading import decode
+from chatpager.server.reading import decoded, made_of
 from chatpager.server.requests import response_request
 from chatpager.server.resuming import event_number, resumable
 from chatpager.server.retelling import retold
@@ -34,11 +34,11 @@ def json_response(value: object, *, status: int = 200, headers: Mapping[str, str
 
 async def create(request: web.Request) -> web.StreamResponse:
     service, tenant = request.app[SERVICE], tenant_of(request)
-    raw = decode(await request.read())
+    raw = await decoded(await request.read())
     stream = raw.get("stream") is True
     if raw.get("stream_options") is not None and not stream:  # a WebSocket's frame needs no word that it is one
         raise InvalidRequest("stream_options: only with stream: true", param="stream_options")
-    wanted = response_request(raw, service.served, tenant, key_of(request))
+    wanted = await made_of(raw, response_request, service.served, tenant, key_of(request))
     turn = await begin_once(service, wanted)
     if isinstance(turn, str):
         if stream:

@@ -13,12 +13,12 @@ from chatpager.server import wire
 from chatpager.server.chat_requests import chat_request
 from chatpager.server.input_items import Json, check_text
 from chatpager.server.keyring import tenant_of
-from chatpager.server.reading import decode, read
+from chatpager.server.reading import decoded, made_of, read
 from chatpager.server.requests import check_model, response_request
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE
 
-MAX_IDS = 1 << 20
+MAX_IDS = 1 << 19
 Id = Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -40,20 +40,22 @@ class Detokenize(msgspec.Struct, frozen=True, kw_only=True):
 async def input_tokens(request: web.Request) -> web.Response:
     """The tokens of the prompt that this request would ask the model with, whether they fit or not."""
     service = request.app[SERVICE]
-    wanted = response_request(decode(await request.read()), service.served, tenant_of(request))
+    raw = await decoded(await request.read())
+    wanted = await made_of(raw, response_request, service.served, tenant_of(request))
     size, told = len(await service.hub.prompt(wanted)), wanted.parameters.get("warnings")
     return json_response(wire.InputTokens(input_tokens=size, chatpager={"warnings": told} if told else None))
 
 
 async def tokenize(request: web.Request) -> web.Response:
     service, tenant = request.app[SERVICE], tenant_of(request)
-    body, told = read(decode(await request.read()), Tokenize)
+    body, told = await made_of(await decoded(await request.read()), read, Tokenize)
     check_model(body.model, service.served)
     if (body.prompt is None) == (body.messages is None):
         raise InvalidRequest("send either prompt or messages", param="prompt")
     try:
         if body.messages is not None:
-            asked, _ = chat_request({"messages": body.messages, "tools": body.tools}, service.served, tenant)
+            raw: Json = {"messages": body.messages, "tools": body.tools}
+            asked, _ = await made_of(raw, chat_request, service.served, tenant)
             ids = await service.hub.prompt(asked)
         else:
             ids = await service.hub.prompting.text(tenant, check_text(body.prompt or "", "prompt"))
@@ -74,11 +76,11 @@ async def tokenize(request: web.Request) -> web.Response:
 
 async def detokenize(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
-    body, told = read(decode(await request.read()), Detokenize)
+    body, told = await made_of(await decoded(await request.read()), read, Detokenize)
     check_model(body.model, service.served)
     size = service.hub.num_tokens
-    for i, token in enumerate(body.tokens):
-        if token >= size:
-            raise InvalidRequest(f"tokens[{i}] is {token}, outside 0..{size - 1}", param=f"tokens[{i}]")
+    if (largest := max(body.tokens, default=0)) >= size:
+        place = f"tokens[{body.tokens.index(largest)}]"
+        raise InvalidRequest(f"{place} is {largest}, outside 0..{size - 1}", param=place)
     (text,) = await service.hub.prompting.texts([body.tokens])
     return json_response({"prompt": text, **({"chatpager": {"warnings": told}} if told else {})})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import Any
 
 import structlog
@@ -34,7 +35,8 @@ from chatpager.server.input_items import Json
 from chatpager.server.keyring import tenant_of
 from chatpager.server.logins import SENDER, caller_of
 from chatpager.server.opening import Opening, conversation_known, opening
-from chatpager.server.protocol import DRAFT, PREFETCH, SUBPROTOCOL, ResponsesProtocol
+from chatpager.server.protocol import DRAFT, PREFETCH, SUBPROTOCOL, ResponsesProtocol, frame_of
+from chatpager.server.reading import BIG, made_of
 from chatpager.server.replaying import Replays
 from chatpager.server.requests import response_request
 from chatpager.server.responses_socket import ResponsesSocket
@@ -127,7 +129,9 @@ class Connection:
                     if not await self._is_welcome():
                         break
                     if message.type is WSMsgType.TEXT:
-                        self._protocol.receive_text(message.data)
+                        long = len(message.data) > BIG
+                        read = await asyncio.to_thread(frame_of, message.data) if long else frame_of(message.data)
+                        self._protocol.receive_frame(read)
                     elif message.type is WSMsgType.BINARY:
                         self._protocol.receive_binary()
                     await self.act()
@@ -323,8 +327,8 @@ class Connection:
         """None when it was refused, or is told from the store; a mistake of ours refuses it too, and the connection
         goes on."""
         try:
-            request = response_request(body, self._service.served, self._tenant, key)
-            turn = await self._beginnings.begin(request, lane)
+            asked = partial(made_of, body, response_request, self._service.served, self._tenant, key)
+            turn = await self._beginnings.begin(asked, lane)
             if isinstance(turn, str):
                 self._protocol.retold(await retold(self._service, self._tenant, turn), lane)
                 return None

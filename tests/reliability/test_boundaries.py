@@ -2,13 +2,18 @@
 
 import json
 import sys
+import threading
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from chatpager.errors import InvalidRequest
+from chatpager.server import json_costs, reading
 from chatpager.server.input_items import MAX_ITEMS
 from chatpager.server.nested import MOST_LOOKED_AT, unknown_inside
-from chatpager.server.reading import MAX_FIELDS, decode
+from chatpager.server.reading import BIG as LONG
+from chatpager.server.reading import MAX_FIELDS, decode, decoded, has_much, made_of
 from tests.server.reading import SERVED, chat, refused, respond
 
 BIG = 2**31 - 1
@@ -93,6 +98,56 @@ def test_so_many_fields_and_no_more():
     assert decode(json.dumps(fields)) == fields
     with pytest.raises(InvalidRequest, match="at most 256 fields"):
         decode(json.dumps({**fields, "one": 1}))
+
+
+COSTS = [
+    b"1e300",
+    b"9007199254740993.0000000001",
+    b"1",
+    b"1234567890" * 30,
+    b'{"a":{}}',
+    b"[]",
+    b'"a"',
+    b'{"a":1,"b":2}',
+]
+
+
+@pytest.mark.parametrize("costly", COSTS, ids=lambda one: one[:20].decode())
+def test_what_is_dear_to_be_read_is_refused_before_it_is(costly):
+    """Four megabytes of numbers with exponents kept everybody waiting for twelve seconds."""
+    raw = b'{"input": "' + rb"a\"b" + b'", "p": [' + b",".join([costly] * ((4 << 20) // (len(costly) + 1))) + b"]}"
+    for data in (raw, raw.decode()):
+        with pytest.raises(InvalidRequest, match="there are more than"):
+            decode(data)
+
+
+@given(st.text(alphabet='a\\"e1.,:{[', max_size=40), st.integers(2, 30))
+def test_what_stands_in_a_text_costs_nothing(words, piece):
+    said = {"input": [words, *['\\"1e300,1.5:{[' * 4000] * 2, words * 3], "metadata": {words: words}}
+    raw = json.dumps(said)
+    assert decode(raw) == said
+    whole = json_costs._outside_of_texts(raw.encode())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_costs, "PIECE", piece)
+        short = json.dumps(words).encode() * 5
+        assert json_costs._outside_of_texts(short).strip(b'"') == b""
+    assert set(whole) <= set(b'{}[]:, "')
+
+
+async def test_what_is_long_is_read_beside_the_event_loop(monkeypatch):
+    threads = []
+    monkeypatch.setattr(reading, "check_costs", lambda data: threads.append(threading.current_thread()))
+    for size in (LONG, LONG + 1):
+        raw = b'{"input": "' + b"a" * (size - 13) + b'"}'
+        assert len((await decoded(raw))["input"]) == size - 13
+    for items in (100, 513):
+        await made_of({"input": parts(items)}, lambda raw: threads.append(threading.current_thread()))
+    assert [thread is threading.main_thread() for thread in threads] == [True, False] * 2
+
+
+@pytest.mark.parametrize("much", [[[[]] * 600], {"a": dict.fromkeys(map(str, range(600)))}, [[{"a": [1] * 600}]]])
+def test_much_is_seen_wherever_it_is(much):
+    assert has_much({"input": much}) and not has_much({"input": "a" * 600, "tools": [{"a": [1] * 400}]})
 
 
 class Counted(list):

@@ -167,6 +167,7 @@ async def test_a_stop_string_ends_it_and_its_tokens_are_not_told(server):
         ({"prompt": "a", "logprobs": True}, (400, "invalid_request", "logprobs")),
         ({"prompt": "a", "max_tokens": 0}, (400, "invalid_request", "max_tokens")),
         ({"prompt": "a", "model": "x"}, (404, "model_not_found", "model")),
+        ({"prompt": [5] * 100_000}, (400, "context_length_exceeded", "input")),
         ({"prompt": "a " * 3000}, (400, "context_length_exceeded", "input")),
         ({"prompt": ["a", [5] * 600][1:]}, (400, "context_length_exceeded", "input")),
         ({"prompt": "a", "prompt_cache_options": {"prewarm": True}}, (400, "invalid_request", "prompt_cache_options")),

@@ -81,8 +81,11 @@ async def test_a_create_that_is_left_just_as_it_has_begun_leaves_no_turn_without
         async def begun(*_, **__):
             return turn
 
+        async def asked():
+            return request
+
         monkeypatch.setattr(beginnings, "begin_once", begun)
-        asking = asyncio.ensure_future(beginnings.Beginnings(server.service).begin(request, None))
+        asking = asyncio.ensure_future(beginnings.Beginnings(server.service).begin(asked, None))
         for _ in range(2):  # it has begun, and who asked for it is not told yet
             await asyncio.sleep(0)
         asking.cancel()
