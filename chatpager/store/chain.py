@@ -127,10 +127,13 @@ def canonical(content: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 TOKEN_BYTES = 4
+_ONE = struct.Struct("<I")
 
 
 def pack(token_ids: Sequence[int]) -> bytes:
     """Token ids as little-endian uint32, 4 bytes each."""
+    if len(token_ids) == 1:  # of a step, where a turn has no more
+        return _ONE.pack(token_ids[0])
     return struct.pack(f"<{len(token_ids)}I", *token_ids)
 
 

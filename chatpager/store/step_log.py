@@ -50,13 +50,13 @@ class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
     @property
     def next(self) -> int:
         """The first that a row behind this one may have: one without tokens, the last of its turn, has a number too."""
-        return max(self.end, self.first_index + 1)
+        return self.first_index + (len(self.token_ids) // chain.TOKEN_BYTES or 1)
 
 
 _unpacked = msgspec.msgpack.Decoder(list[Row])
 
 
-class _Behind(NamedTuple):
+class _Behind(msgspec.Struct, gc=False):
     """A turn's tokens that have no row of their own, since step number ``since``."""
 
     since: int
@@ -131,11 +131,13 @@ class StepLog:
         for id in ended:
             self._next.pop(id, None)
         for row in fresh:
-            self._next[row.turn_id] = row.next
-            if waiting := self._behind.get(row.turn_id):
-                waiting.rows.append(row)
+            id = row.turn_id
+            self._next[id] = row.next
+            waiting = self._behind.get(id)
+            if waiting is None:
+                self._behind[id] = _Behind(self._number, [row])
             else:
-                self._behind[row.turn_id] = _Behind(self._number, [row])
+                waiting.rows.append(row)
 
     def _due(self) -> int:
         """How many turns get a row in this step, so that each does about once in ``STEPS_BEHIND`` steps."""
@@ -193,6 +195,9 @@ def without(step: bytes, turn_ids: set[str]) -> bytes | None:
 def _joined(rows: Sequence[Row]) -> Iterator[Row]:
     """As few as there can be of one turn's: each goes as far as one follows the other. What has no tokens stays apart,
     or who reads could not tell whether it was read."""
+    if (whole := _one(rows)).end == rows[-1].end and all(row.token_ids for row in rows):
+        yield whole  # as they come: none begins before the one before it ends
+        return
     run = [rows[0]]
     for row in rows[1:]:
         if row.first_index != run[-1].end or not row.token_ids:
