@@ -124,7 +124,7 @@ async def test_a_stop_string_ends_the_answer(serve):
         (b"{", (400, "invalid_json", None)),
         (b"", (400, "invalid_json", None)),
         (b"\xff", (400, "invalid_json", None)),
-        (b"[" * 100_000, (400, "invalid_json", None)),
+        (b"[" * 10_000, (400, "invalid_json", None)),
     ],
 )
 async def test_refusals(server, body, refusal):
