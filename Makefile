@@ -54,9 +54,10 @@ unit: $(VENV)/.dev page
 
 FUZZ_RUNS ?= 100000
 LONGER := CHATPAGER_FUZZ_RUNS=$(FUZZ_RUNS) CHATPAGER_IDLE_SOCKETS=10000 CHATPAGER_IDLE_SECONDS=120 \
-	CHATPAGER_FLIPS=10000 CHATPAGER_EXAMPLES=10 CHATPAGER_KILL_ROUNDS=100 CHATPAGER_CUTS=200 CHATPAGER_SCHEDULES=204 \
+	CHATPAGER_FLIPS=10000 CHATPAGER_EXAMPLES=10 CHATPAGER_KILL_ROUNDS=100 CHATPAGER_SCALE_OUT_ROUNDS=50 CHATPAGER_CUTS=200 CHATPAGER_SCHEDULES=204 \
 	CHATPAGER_MACHINE_EXAMPLES=340 CHATPAGER_INTERLEAVINGS=300
 FAULTS := tests/reliability tests/fuzz tests/store tests/e2e/test_autobahn.py tests/e2e/test_kill_rounds.py \
+	tests/e2e/test_scale_out.py \
 	tests/e2e/test_schemathesis.py tests/e2e/test_resume.py tests/engine/test_engine_machine.py \
 	tests/engine/test_interleavings.py tests/engine/test_tiers_machine.py tests/engine/test_token_exact.py \
 	tests/sessions/test_constraining.py
@@ -69,7 +70,8 @@ test-reliability: $(VENV)/.dev page
 # What needs Ray: 80 MB more, and a minute of processes, that `make test` does without.
 test-cluster: $(VENV)/.dev
 	@$(PY) -m pip install -q $(PIN) -c .ci/cluster.txt ray
-	@$(PY) -m pytest -m cluster -rP --no-cov tests/sessions/test_engine_host.py tests/cli/test_ray.py
+	@$(PY) -m pytest -m cluster -rP --no-cov tests/sessions/test_engine_host.py tests/cli/test_ray.py \
+		tests/e2e/test_scale_out_ray.py
 
 bench: $(VENV)/.demo
 	@$(VENV)/bin/chatpager bench turns

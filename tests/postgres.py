@@ -107,15 +107,20 @@ def folder() -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
-def postgres_server():
+@contextmanager
+def made() -> Iterator[Server]:
+    """A cluster that does not run yet, for one who kills it."""
     bin = binaries()
     if bin is None:
         pytest.skip("NOT TESTED on PostgreSQL: no server on this machine (Debian: apt-get install postgresql)")
     with folder() as place:
-        server = make(place, bin)
-        with serving(server):
-            yield server
+        yield make(place, bin)
+
+
+@pytest.fixture(scope="session")
+def postgres_server():
+    with made() as server, serving(server):
+        yield server
 
 
 @pytest.fixture

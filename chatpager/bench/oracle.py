@@ -138,7 +138,7 @@ def _ends(text: str, heard: Heard) -> bool:
 
 
 def _was_not_stored(end: Mapping[str, Any]) -> bool:
-    return bool(end.get("error")) and end["error"]["code"] == "storage_unavailable"
+    return bool(end.get("error")) and end["error"]["code"] in ("storage_unavailable", "turn_taken")
 
 
 def text_of(response: Mapping[str, Any]) -> str:

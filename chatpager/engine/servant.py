@@ -69,7 +69,8 @@ class Inbox(Protocol):
 
 
 class Servant:
-    """``mark`` is told whether a step is running."""
+    """``mark`` is told of every step as it begins, and (False) when there is nothing to compute any more. Between two
+    steps the first of them counts as running: who stops there has stopped at work."""
 
     def __init__(
         self,
@@ -100,7 +101,6 @@ class Servant:
         engine = self._engine
         self._mark(True)
         outputs = engine.step(time.monotonic)
-        self._mark(False)
         self._tell_held()
         events = engine.leases.take_events()
         if outputs or events:
@@ -117,8 +117,11 @@ class Servant:
         """Carry out what has come in; with nothing to compute, wait for more, or for a lease's deadline. False: the
         engine shall end."""
         while True:
+            works = self._engine.has_work
+            if not works:
+                self._mark(False)
             try:
-                handed = self._inbox.get(timeout=0.0 if self._engine.has_work else self._idle_seconds())
+                handed = self._inbox.get(timeout=0.0 if works else self._idle_seconds())
             except queue.Empty:
                 return True
             if handed is None:

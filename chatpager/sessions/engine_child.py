@@ -23,6 +23,7 @@ from chatpager.engine.facts import facts_of
 from chatpager.engine.grammar_probe import deep_stacks
 from chatpager.engine.servant import Answered, Asked, Handed, Servant, Stepped, Told
 from chatpager.sessions.engine_frames import (
+    MARKS,
     Asking,
     Died,
     End,
@@ -44,11 +45,12 @@ PR_SET_PDEATHSIG = 1
 
 def live(build: Callable[[bytes], Engine], arguments: list[str]) -> None:
     """Serve the engine that ``build`` makes of the first frame, until the server says so or is gone. ``arguments``: the
-    numbers of a socket and of a file of 8 bytes, which tell what was done, and the server's process id."""
-    line, marks, server = map(int, arguments)
+    numbers of a socket and of a file of ``MARKS`` bytes, which tell what was done, and the server's process id."""
+    line, file, server = map(int, arguments)
     _live_no_longer_than(server)
     with deep_stacks():
-        thread = threading.Thread(target=_live, args=(build, Line(line), Marks(marks)), name="chatpager-engine")
+        marks = Marks(file)
+        thread = threading.Thread(target=_live, args=(build, Line(line, marks.took), marks), name="chatpager-engine")
         thread.start()
     thread.join()
 
@@ -83,10 +85,10 @@ def _live(build: Callable[[bytes], Engine], line: Line, mark: Marks) -> None:
 
 
 class Marks:
-    """Called before and after each step; the server sees the number of the one that is running, else 0."""
+    """What the server sees: the number of the step that is running, else 0, and how many messages were taken."""
 
     def __init__(self, file: int) -> None:
-        self._cell = memoryview(mmap.mmap(file, 8)).cast("q")
+        self._cell = memoryview(mmap.mmap(file, MARKS)).cast("q")
         os.close(file)
         self._steps = 0
 
@@ -94,11 +96,15 @@ class Marks:
         self._steps += running
         self._cell[0] = self._steps if running else 0
 
+    def took(self) -> None:
+        self._cell[1] += 1
+
 
 class Line:
-    """An ``Inbox`` whose sender is the server. A line that has broken says that the engine shall end."""
+    """An ``Inbox`` whose sender is the server. A line that has broken says that the engine shall end. ``took`` is
+    called for each message that is taken."""
 
-    def __init__(self, socket: int) -> None:
+    def __init__(self, socket: int, took: Callable[[], object] = lambda: None) -> None:
         os.set_blocking(socket, False)
         os.set_inheritable(socket, False)  # a compiler that is at work would keep it open behind the engine's end
         self._socket = socket
@@ -106,6 +112,7 @@ class Line:
         self._come: deque[bytes] = deque()
         self._going = bytearray()
         self._broken = False
+        self._took = took
         self._erasing: int | None = None
         """Its number; it is carried out by when the next message is asked for."""
         self._poll = select.poll()
@@ -159,7 +166,10 @@ class Line:
             self._look(left, select.POLLIN)
             if not self._come and not self._broken and until is not None and time.monotonic() >= until:
                 raise queue.Empty
-        return self._come.popleft() if self._come else None
+        if not self._come:
+            return None
+        self._took()
+        return self._come.popleft()
 
     def _look(self, seconds: float | None, events: int) -> None:
         """Read and write what can be; wait for as long for something of that."""

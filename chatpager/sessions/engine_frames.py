@@ -18,6 +18,8 @@ from chatpager.sessions.mistakes import told_of
 
 LENGTH = 4
 """Bytes that say how long a frame is."""
+MARKS = 16
+"""Bytes of the memory in which an engine marks how far it is (``engine_child.Marks``)."""
 
 
 class Asking(msgspec.Struct, frozen=True, tag="asking"):

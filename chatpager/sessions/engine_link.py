@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple, cast
 
-from chatpager.sessions.engine_frames import Unframed, Up, framed, packed, up
+from chatpager.sessions.engine_frames import MARKS, Unframed, Up, framed, packed, up
 
 
 class Program(NamedTuple):
@@ -37,6 +37,7 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.WriteTransport | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._cell: memoryview | None = None
+        self._sent = 0
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """When the process has been buried, and ``lost`` called."""
 
@@ -61,8 +62,8 @@ class Link(asyncio.Protocol):
             on_failure.callback(ours.close)
             marks = os.memfd_create("chatpager-steps")
             theirs.callback(os.close, marks)
-            os.ftruncate(marks, 8)
-            self._cell = memoryview(mmap.mmap(marks, 8)).cast("q")
+            os.ftruncate(marks, MARKS)
+            self._cell = memoryview(mmap.mmap(marks, MARKS)).cast("q")
             self._process = subprocess.Popen(  # noqa: S603
                 [*program.arguments, str(line.fileno()), str(marks), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
@@ -79,9 +80,13 @@ class Link(asyncio.Protocol):
 
     @property
     def step(self) -> int | None:
-        """Number of the step that is running. Any thread may ask."""
+        """Number of the step that is running; below 0 where none is, and messages were sent that are not taken. Any
+        thread may ask."""
         cell = self._cell
-        return cell[0] or None if cell is not None else None
+        if cell is None:
+            return None
+        step, taken = cell
+        return step or (-1 - taken if taken < self._sent else None)
 
     def send(self, message: Any) -> None:
         """A process that has ended reads nothing: its end is told."""
@@ -99,6 +104,7 @@ class Link(asyncio.Protocol):
     def _write(self, data: bytes) -> None:
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
+            self._sent += 1
 
     # -- asyncio.Protocol ---------------------------------------------------------------------------------------------
 

@@ -54,7 +54,7 @@ class EngineProcess(EngineHost):
 
     @property
     def step(self) -> int | None:
-        return self._link.step if self._link is not None else None
+        return self._link.step if self._link is not None and self._serves else None
 
     @property
     def pid(self) -> int | None:

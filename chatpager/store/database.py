@@ -1,8 +1,9 @@
 """One database: its connections, and the two kinds of transaction, reading and writing.
 
 A write is durable or relaxed. Durable is for what is acknowledged: it outlives a power cut. Relaxed outlives the
-death of the process, and a later durable write carries it to the disk. SQLite has one writer, so writers queue here
-in order of arrival, and wait ``busy_timeout_ms`` at the most for a writer of another process.
+death of the process, and a later durable write carries it to the disk; on PostgreSQL it is gone when that is killed
+within the next half second, so no token that anybody may have seen is written so there. SQLite has one writer, so
+writers queue here in order of arrival, and wait ``busy_timeout_ms`` at the most for a writer of another process.
 """
 
 from __future__ import annotations

@@ -317,7 +317,8 @@ class Store:
         return await self._database.writing("begin_turn", begin, tenant, deletes=deletes, owned=True)
 
     async def journal(self, entries: Sequence[JournalEntry]) -> set[str]:
-        """Write the tokens of one step, of any number of turns, before they are sent: they outlive the process.
+        """Write the tokens of one step, of any number of turns, before they are sent: they outlive the process, and
+        PostgreSQL's, too.
 
         Returns the turns that have ended, are gone or were ``taken``: of these nothing is written. Entries that were
         written before are left alone.
@@ -327,7 +328,7 @@ class Store:
         if self._database.file:
             steps = self._steps
             return await self._database.write_in_one_visit("journal", partial(steps.write, entries), steps.committed)
-        async with self._database.write("journal", durable=False) as c:
+        async with self._database.write("journal") as c:
             return await journal.write(c, entries, self.owner)
 
     async def taken(self, ids: Collection[str]) -> set[str]:

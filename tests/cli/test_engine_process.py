@@ -113,6 +113,9 @@ def test_an_engine_that_hangs_is_killed_and_its_server_goes_on(fork_server, home
         assert (failed["status"], failed["error"]["code"]) == ("failed", "engine_stopped")
         assert said(server, max_output_tokens=1)[0]
         assert "engine.hangs" in server.process.out.text + server.process.err.text
+        os.kill(engine_of(server), signal.SIGSTOP)  # no step runs, and it hears of nothing more
+        server.post("/v1/responses", {"input": "Hello", "background": True})
+        until(lambda: restarted(server, 2))
 
 
 def test_an_answer_goes_on_where_another_replica_is_killed_under_it(fork_server, home):

@@ -44,7 +44,7 @@ def test_what_a_step_brought_is_told_when_the_next_is_launched_and_the_last_at_o
     world.servant.serve()
     assert [told == "ran" for told in world.order] == [True, False] * 4
     assert world.tokens() == continuation(PROMPT, 4)
-    assert world.marks == [True, False] * 4 + [False]
+    assert world.marks == [False, *[True] * 4, False, False], "between two steps it is no less at work"
 
 
 def test_no_answer_overtakes_what_a_step_before_it_brought():

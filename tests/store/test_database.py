@@ -76,7 +76,8 @@ async def test_each_method_promises_what_it_says(store, monkeypatch):
     await store.journal([entry("resp_1", 0, "h")])
     await store.recover(now=9)
     await store.delete_turn("ann", "resp_1")
-    assert [name for name, durable in seen.items() if not durable] == ["journal"]
+    relaxed = ["journal"] if store._database.file else []  # PostgreSQL's own death must take no token that was seen
+    assert [name for name, durable in seen.items() if not durable] == relaxed
     assert seen.keys() >= {"begin_turn", "finish_turn", "recover", "delete_turn"}
 
 
