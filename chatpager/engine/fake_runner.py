@@ -23,6 +23,7 @@ from tokenizers import Tokenizer as Backend
 from chatpager.config import EngineConfig
 from chatpager.engine import loader
 from chatpager.engine.block_hash import Field
+from chatpager.engine.host_tier import Content
 from chatpager.engine.plan import Plan, Row
 from chatpager.engine.sampler import Sampled, sample
 from chatpager.engine.sequence import Sequence as TokenSequence
@@ -95,9 +96,9 @@ class FakeRunner:
     def read_blocks(self, ids: Iterable[int]) -> list[bytes]:
         return [self._memory[i].tobytes() for i in ids]
 
-    def write_blocks(self, ids: Iterable[int], contents: Iterable[bytes]) -> None:
+    def write_blocks(self, ids: Iterable[int], contents: Iterable[Content]) -> None:
         for i, content in zip(ids, contents, strict=True):
-            self._memory[i] = np.frombuffer(content, np.int32)
+            self._memory[i] = np.frombuffer(bytes(content), np.int32)
 
     # -- running ------------------------------------------------------------------------------------------------------
 

@@ -3,11 +3,31 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Protocol, runtime_checkable
 
 from chatpager.engine.block_hash import BlockProof
 
 ENTRY_BYTES = 256
 """Of memory that a block takes besides its content: its proof, both objects' heads, and a place in a table."""
+
+
+class Content(Protocol):
+    """Of a block: its bytes, or what becomes them once a GPU's copy is done."""
+
+    def __len__(self) -> int: ...
+
+    def __bytes__(self) -> bytes: ...
+
+
+@runtime_checkable
+class Pending(Content, Protocol):
+    @property
+    def is_there(self) -> bool: ...
+
+
+def is_there(content: Content) -> bool:
+    """Whether nobody waits who asks for its bytes."""
+    return not isinstance(content, Pending) or content.is_there
 
 
 class HostTier:
@@ -16,8 +36,8 @@ class HostTier:
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self._alive: OrderedDict[BlockProof, bytes] = OrderedDict()
-        self._dead: OrderedDict[BlockProof, bytes] = OrderedDict()
+        self._alive: OrderedDict[BlockProof, Content] = OrderedDict()
+        self._dead: OrderedDict[BlockProof, Content] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._alive) + len(self._dead)
@@ -25,13 +45,13 @@ class HostTier:
     def __contains__(self, proof: BlockProof) -> bool:
         return proof in self._alive or proof in self._dead
 
-    def put(self, proof: BlockProof, content: bytes, *, dead: bool = False) -> None:
+    def put(self, proof: BlockProof, content: Content, *, dead: bool = False) -> None:
         self.take(proof)
         (self._dead if dead else self._alive)[proof] = content
         while len(self) > self.capacity:
             (self._dead or self._alive).popitem(last=False)
 
-    def take(self, proof: BlockProof) -> bytes | None:
+    def take(self, proof: BlockProof) -> Content | None:
         """Its content, which from now on is the caller's: a block that is back on the device is not kept twice."""
         return self._alive.pop(proof, None) or self._dead.pop(proof, None)
 

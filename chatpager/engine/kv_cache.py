@@ -96,24 +96,19 @@ class KVCache:
 
     def read(self, ids: Iterable[int]) -> list[bytes]:
         """The content of each block: keys of all layers, then values, [block_size, kv_heads, head_dim] each, then the
-        scales of all layers' keys, then of values."""
-        parts = self._words()
-        if self.keys[0].device.type == "cpu":  # a fourth of what torch's indexing takes, which asks all threads
-            views = [part.numpy() for part in parts]
-            return [b"".join([view[i].tobytes() for view in views]) for i in ids]
-        where = torch.tensor(list(ids), device=self.keys[0].device)
-        return [block.tobytes() for block in torch.cat([part[where] for part in parts], 1).cpu().numpy()]
+        scales of all layers' keys, then of values. Of a cache in the host's memory; a GPU's is for ``BlockCopies``."""
+        views = [part.numpy() for part in self.words()]  # a fourth of what torch's indexing takes, by all threads
+        return [b"".join([view[i].tobytes() for view in views]) for i in ids]
 
     def write(self, ids: Iterable[int], contents: Iterable[bytes]) -> None:
         """What ``read`` gave, of a cache of the same layout."""
-        parts, device = self._words(), self.keys[0].device
-        where = torch.tensor(list(ids), device=device)
-        raw = torch.frombuffer(bytearray().join(contents), dtype=WORD).view(len(where), -1).to(device)
+        parts, where = self.words(), torch.tensor(list(ids))
+        raw = torch.frombuffer(bytearray().join(contents), dtype=WORD).view(len(where), -1)
         bounds = pairwise(accumulate((part.shape[1] for part in parts), initial=0))
         for part, (start, stop) in zip(parts, bounds, strict=True):
             part[where] = raw[:, start:stop]
 
-    def _words(self) -> list[torch.Tensor]:
+    def words(self) -> list[torch.Tensor]:
         """The same memory as [num_blocks, words], in the order of a block's content."""
         every = (*self.keys, *self.values, *self.key_scales, *self.value_scales)
         return [pages.flatten(1).view(WORD) for pages in every]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,9 @@ from chatpager.config import EngineConfig
 from chatpager.engine import freed_memory, kv_cache, loader, step_graphs, warm_up
 from chatpager.engine.attention import PagedStep
 from chatpager.engine.batch import Batch, BatchBuilder, feed
+from chatpager.engine.block_copies import BlockCopies
 from chatpager.engine.block_hash import Field
+from chatpager.engine.host_tier import Content
 from chatpager.engine.kv_cache import KVCache
 from chatpager.engine.plan import Plan
 from chatpager.engine.sampler import Drawn, Sampled, draw
@@ -49,6 +51,8 @@ class ModelRunner:
         ModelLoadError, UnsupportedModel: see ``loader.load``.
         ConfigError: the KV cache does not hold one sequence of ``max_model_len``, or does not fit the memory.
     """
+
+    _copies: BlockCopies | None = None
 
     def __init__(self, config: EngineConfig, model: loader.LoadedModel | None = None) -> None:
         """``model``: one that is loaded already, in place of the one that ``config`` names."""
@@ -269,14 +273,31 @@ class ModelRunner:
     # -- the KV cache's content, as the lower tiers keep it ------------------------------------------------------------
 
     @torch.inference_mode()
-    def read_blocks(self, ids: Iterable[int]) -> list[bytes]:
-        """The content of each block, as ``KVCache.read`` gives it."""
-        return self.cache.read(ids)
+    def read_blocks(self, ids: Iterable[int]) -> Sequence[Content]:
+        """The content of each block, in the order of ``KVCache.read``."""
+        return self._block_copies().read(list(ids)) if self.is_apart else self.cache.read(ids)
 
     @torch.inference_mode()
-    def write_blocks(self, ids: Iterable[int], contents: Iterable[bytes]) -> None:
+    def write_blocks(self, ids: Iterable[int], contents: Iterable[Content]) -> None:
         """Write what ``read_blocks`` gave, of a model of the same fingerprint and the same layout."""
-        self.cache.write(ids, contents)
+        if self.is_apart:
+            self._block_copies().write(list(ids), list(contents))
+        else:
+            self.cache.write(ids, map(bytes, contents))
+
+    @property
+    def copies_later(self) -> bool:
+        return self.is_apart
+
+    def wait_for_copies(self) -> None:
+        """Until what was asked of the two is done."""
+        if self._copies is not None:
+            self._copies.wait()
+
+    def _block_copies(self) -> BlockCopies:
+        if self._copies is None or self._copies.cache is not self.cache:
+            self._copies = BlockCopies(self.cache)
+        return self._copies
 
     # -- running ------------------------------------------------------------------------------------------------------
 

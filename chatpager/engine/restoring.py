@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from chatpager.engine.block_hash import BlockProof
+from chatpager.engine.host_tier import Content
 from chatpager.engine.match import Match
 from chatpager.engine.reading import Reading, Source
 from chatpager.engine.sequence import Sequence
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Found = tuple[BlockProof, bytes, Source]
+Found = tuple[BlockProof, Content, Source]
 """A block that a lower tier had: its content and where it was."""
 
 

@@ -16,6 +16,7 @@ from chatpager.config import EngineConfig
 from chatpager.engine import loader, rank_frames, tensor_parallel
 from chatpager.engine.batch import Batch
 from chatpager.engine.block_hash import Field
+from chatpager.engine.host_tier import Content
 from chatpager.engine.model_runner import TRIAL_BLOCKS, ModelRunner
 from chatpager.engine.rank_frames import Measure, Open, ReadBlocks, Room, Settings, Step, WriteBlocks
 from chatpager.engine.ranks import Ranks
@@ -108,10 +109,10 @@ class FirstRunner(ModelRunner):
         """The ranks' contents one behind the other."""
         asked = list(ids)
         others = self._ranks.ask(ReadBlocks(asked))
-        return [b"".join(parts) for parts in zip(super().read_blocks(asked), *others, strict=True)]
+        return [b"".join(parts) for parts in zip(map(bytes, super().read_blocks(asked)), *others, strict=True)]
 
-    def write_blocks(self, ids: Iterable[int], contents: Iterable[bytes]) -> None:
-        asked, whole = list(ids), list(contents)
+    def write_blocks(self, ids: Iterable[int], contents: Iterable[Content]) -> None:
+        asked, whole = list(ids), [bytes(one) for one in contents]
         share = super().block_bytes
         parts = [[one[rank * share : (rank + 1) * share] for one in whole] for rank in range(self._ranks.size)]
         self._ranks.tell_each([WriteBlocks(asked, part) for part in parts[1:]])
@@ -156,7 +157,7 @@ class OtherRunner(ModelRunner):
             case Room():
                 return self._room(torch.cuda.max_memory_allocated(device) - self._before)
             case ReadBlocks(ids):
-                return self.read_blocks(ids)
+                return [bytes(one) for one in self.read_blocks(ids)]
         return None
 
     def _room(self, step: int) -> int:

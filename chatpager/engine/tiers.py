@@ -15,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from chatpager.config import EngineConfig
 from chatpager.engine.block_files import sealed_by
@@ -24,7 +24,7 @@ from chatpager.engine.block_pool import Block
 from chatpager.engine.block_times import Average, BlockTimes
 from chatpager.engine.disk_tier import DiskTier
 from chatpager.engine.histogram import Histogram
-from chatpager.engine.host_tier import ENTRY_BYTES, HostTier
+from chatpager.engine.host_tier import ENTRY_BYTES, Content, HostTier, is_there
 from chatpager.engine.reading import SLICE_SECONDS, Reading, Source
 from chatpager.errors import ConfigError
 
@@ -52,9 +52,19 @@ class Pages(Protocol):
     @property
     def block_bytes(self) -> int: ...
 
-    def read_blocks(self, ids: Iterable[int]) -> list[bytes]: ...
+    def read_blocks(self, ids: Iterable[int]) -> Sequence[Content]: ...
 
-    def write_blocks(self, ids: Iterable[int], contents: Iterable[bytes]) -> None: ...
+    def write_blocks(self, ids: Iterable[int], contents: Iterable[Content]) -> None: ...
+
+
+@runtime_checkable
+class Launched(Protocol):
+    """Pages whose copies may be going on after they were asked for."""
+
+    @property
+    def copies_later(self) -> bool: ...
+
+    def wait_for_copies(self) -> None: ...
 
 
 class Demoted(NamedTuple):
@@ -93,7 +103,10 @@ class Tiers:
         self.times = BlockTimes()
         self._unsaved: deque[tuple[Block, int]] = deque()
         """Blocks on their way to the disk, with their ``born``."""
+        self._copied: deque[tuple[Block, int, BlockProof, Content]] = deque()
+        """Those of them whose contents are being copied from the device."""
         self._pages = pages
+        self._launched: Launched | None = pages if isinstance(pages, Launched) and pages.copies_later else None
         self._clock = clock
         self._read_this_step = 0.0
         """Seconds."""
@@ -116,17 +129,28 @@ class Tiers:
                 self.host.put(block.proof, content, dead=block.dead)
                 self.stats.demoted_blocks += 1
 
-    def _read(self, ids: Sequence[int]) -> list[bytes]:
+    def _read(self, ids: Sequence[int]) -> Sequence[Content]:
         """Their contents; none where the copy failed, which costs warmth and not the step."""
         began = self._clock()
         try:
             contents = self._pages.read_blocks(ids)
-            self.times.copy_out.add((self._clock() - began) / len(ids))
+            self._took(self.times.copy_out, began, len(ids))
             return contents
         except Exception as error:
             self.stats.failed_copies += 1
             log.error("%d KV blocks were not copied", len(ids), exc_info=error)
             return []
+
+    def _took(self, average: Average, began: float, blocks: int) -> float:
+        """Seconds a block. Copies that go on by themselves are waited for where it is not known, or not any more, what
+        they take; else they take what they took."""
+        if self._launched is not None:
+            if average.seconds is not None and not average.forgiven:
+                return average.seconds
+            self._launched.wait_for_copies()
+        seconds = (self._clock() - began) / blocks
+        average.add(seconds)
+        return seconds
 
     def bury(self, proofs: Iterable[BlockProof]) -> None:
         """No conversation contains these any more: host memory gives them up before anything else. (The disk does when
@@ -142,7 +166,7 @@ class Tiers:
         self.disk.look_after()
         self.disk.keep_head(owner, [block.proof for block in chain])
         self._unsaved.extend((block, block.born) for block in chain if block.proof not in self.disk)
-        if not self._unsaved:
+        if not self.has_work:
             self.disk.settle()
 
     def fork(self, owner: str, proofs: Sequence[BlockProof]) -> None:
@@ -157,7 +181,7 @@ class Tiers:
 
     @property
     def has_work(self) -> bool:
-        return bool(self._unsaved)
+        return bool(self._unsaved or self._copied)
 
     def give_way(self, wanted: bool) -> None:
         """Whether steps are computed from now on, which the disk's thread must not hold up."""
@@ -168,19 +192,30 @@ class Tiers:
         """Save some blocks: few, so that the next step need not wait for long. ``idle``: there is no next step yet, and
         the disk may be waited for a little."""
         most = max(1, (SAVED_IDLE if idle else SAVED_BUSY) // self._pages.block_bytes)
-        if self.disk is None or not self._unsaved or not self.disk.has_room(DISK_PATIENCE if idle else 0.0):
+        if self.disk is None or not self.has_work or not self.disk.has_room(DISK_PATIENCE if idle else 0.0):
             return
-        batch: list[Block] = []
+        if not self._copied:
+            self._copy_unsaved(most)
+        while self._copied and (idle or is_there(self._copied[0][-1])):
+            block, born, proof, content = self._copied.popleft()
+            if self._is_wanted(block, born):
+                self.disk.save(proof, bytes(content))
+        if not self._unsaved and not self._copied:
+            self.disk.settle()
+
+    def _copy_unsaved(self, most: int) -> None:
+        batch: list[tuple[Block, int]] = []
         while self._unsaved and len(batch) < most:
             block, born = self._unsaved.popleft()
-            # One that was evicted meanwhile is somebody else's; one without a head belongs to what was deleted.
-            if block.born == born and block.heads and block.proof not in self.disk:
-                batch.append(block)
+            if self._is_wanted(block, born):
+                batch.append((block, born))
         if batch:
-            for block, content in zip(batch, self._read([b.id for b in batch]), strict=False):
-                self.disk.save(block.proof, content)
-        if not self._unsaved:
-            self.disk.settle()
+            for (block, born), content in zip(batch, self._read([b.id for b, _ in batch]), strict=False):
+                self._copied.append((block, born, block.proof, content))
+
+    def _is_wanted(self, block: Block, born: int) -> bool:
+        """One that was evicted meanwhile is somebody else's; one without a head belongs to what was deleted."""
+        return self.disk is not None and block.born == born and bool(block.heads) and block.proof not in self.disk
 
     # -- upwards ------------------------------------------------------------------------------------------------------
 
@@ -212,7 +247,7 @@ class Tiers:
         on_disk = self.disk is not None and proof in self.disk and (self.host is None or proof not in self.host)
         return on_disk and self._read_this_step >= SLICE_SECONDS
 
-    def find(self, proof: BlockProof, reading: Reading) -> tuple[bytes, Source] | None:
+    def find(self, proof: BlockProof, reading: Reading) -> tuple[Content, Source] | None:
         """A block's content and where it was. Host memory gives it away: a block that is not brought back after all
         must be put there again."""
         if self.host is not None and proof in self.host and self._is_host_worth_it(reading):
@@ -237,22 +272,20 @@ class Tiers:
         if self.host is not None:
             self.host.take(proof)
 
-    def restore(self, ids: Sequence[int], found: Sequence[tuple[BlockProof, bytes, Source]]) -> None:
+    def restore(self, ids: Sequence[int], found: Sequence[tuple[BlockProof, Content, Source]]) -> None:
         """Write contents that ``find`` gave into blocks of the device."""
         for group in _groups(list(zip(ids, found, strict=True))):
             seconds = self._write([block_id for block_id, _ in group], [content for _, (_, content, _) in group])
             from_host = sum(source is Source.HOST for _, (_, _, source) in group)
             self.stats.load_seconds[Source.HOST].add(seconds, from_host)
 
-    def _write(self, ids: Sequence[int], contents: Sequence[bytes]) -> float:
+    def _write(self, ids: Sequence[int], contents: Sequence[Content]) -> float:
         """Seconds it took a block."""
         began = self._clock()
         self._pages.write_blocks(ids, contents)
-        seconds = (self._clock() - began) / len(ids)
-        self.times.copy_back.add(seconds)
-        return seconds
+        return self._took(self.times.copy_back, began, len(ids))
 
-    def take_back(self, found: Iterable[tuple[BlockProof, bytes, Source]]) -> None:
+    def take_back(self, found: Iterable[tuple[BlockProof, Content, Source]]) -> None:
         """What ``find`` gave is not used after all."""
         for proof, content, source in found:
             if source is Source.HOST and self.host is not None:
@@ -273,6 +306,8 @@ class Tiers:
 
     def forget(self, proofs: Sequence[BlockProof]) -> None:
         """These blocks must not be found again, anywhere."""
+        gone = set(proofs)
+        self._copied = deque(one for one in self._copied if one[2] not in gone)
         for proof in proofs:
             if self.host is not None:
                 self.host.take(proof)
@@ -307,7 +342,7 @@ class Tiers:
         """Save what is left, as far as the disk takes it in ``CLOSE_SECONDS``, and let its thread end."""
         until = time.monotonic() + CLOSE_SECONDS
         try:
-            while self._unsaved and time.monotonic() < until:
+            while self.has_work and time.monotonic() < until:
                 self.work(idle=True)
         finally:  # another engine may come, of this process or another, and wants the folder and the memory
             if self.disk is not None:

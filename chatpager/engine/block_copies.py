@@ -1,0 +1,174 @@
+"""Copies of KV blocks between a GPU and pinned host memory, beside the steps.
+
+Blocks that are given up are gathered into one piece on the device, among the steps, so that whatever is written over
+them afterwards comes too late to be copied; from there the piece goes to the host in a stream of its own. Blocks that
+come back take the same way in the other direction, and only the device waits for them. The host waits where it wants
+to see the bytes of a block, which it does to write them to disk, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
+from typing import Any
+
+import torch
+
+from chatpager.engine.host_tier import Content
+from chatpager.engine.kv_cache import WORD, KVCache
+from chatpager.engine.sampler import sent
+
+CHUNK_BYTES = 16 << 20
+"""Of pinned memory that is taken from the system at a time, which takes milliseconds."""
+
+
+class PinnedBlocks:
+    """Host memory for blocks of so many bytes: it grows as they are wanted, and is used again and never handed back."""
+
+    def __init__(self, block_bytes: int, *, pin: bool) -> None:
+        self.block_bytes, self._pin = block_bytes, pin
+        self._rows = max(1, CHUNK_BYTES // block_bytes)
+        self._chunks: list[torch.Tensor] = []
+        self._free: list[int] = []
+
+    def take(self, count: int) -> list[HostBlock]:
+        """In the order in which they lie, as far as they lie together."""
+        while len(self._free) < count:
+            words = self.block_bytes // WORD.itemsize
+            chunk = torch.empty(self._rows, words, dtype=WORD, pin_memory=self._pin)
+            for slot in range(len(self._chunks) * self._rows, (len(self._chunks) + 1) * self._rows):
+                heapq.heappush(self._free, slot)
+            self._chunks.append(chunk)
+        return [HostBlock(self, heapq.heappop(self._free)) for _ in range(count)]
+
+    def give_back(self, slot: int) -> None:
+        heapq.heappush(self._free, slot)
+
+    def rows(self, first: int, count: int = 1) -> torch.Tensor:
+        """The memory of ``count`` slots from ``first`` on, [count, words]."""
+        chunk, row = divmod(first, self._rows)
+        return self._chunks[chunk][row : row + count]
+
+    def lie_together(self, slot: int, other: int) -> bool:
+        """Whether ``other`` is the next slot of the same piece of memory."""
+        return other == slot + 1 and other % self._rows != 0
+
+
+class HostBlock:
+    """A block's content in pinned memory, there once the copy behind it is done. The memory is the block's until
+    nobody has this object any more; what is copied to it later is copied in the same stream."""
+
+    __slots__ = ("_memory", "ready", "slot")
+
+    def __init__(self, memory: PinnedBlocks, slot: int) -> None:
+        self._memory, self.slot = memory, slot
+        self.ready: Any = None
+        """An event."""
+
+    def __len__(self) -> int:
+        return self._memory.block_bytes
+
+    def __bytes__(self) -> bytes:
+        """Waits until it is there."""
+        self.ready.synchronize()
+        return self._memory.rows(self.slot).numpy().tobytes()
+
+    @property
+    def is_there(self) -> bool:
+        return bool(self.ready.query())
+
+    def __del__(self) -> None:
+        self._memory.give_back(self.slot)
+
+
+class Side:
+    """A stream of copies beside the one in which steps are launched."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def copy_out(self, piece: torch.Tensor, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Any:
+        """Copy parts of ``piece``, behind what the steps' stream was told, to the host. Returns an event behind it."""
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        piece.record_stream(self._stream)
+        return self._copy(pairs)
+
+    def empty(self, rows: int, words: int) -> torch.Tensor:
+        """Memory of the device that this stream may write at once."""
+        with torch.cuda.stream(self._stream):
+            return torch.empty(rows, words, dtype=WORD, device=self._device)
+
+    def copy_in(self, piece: torch.Tensor, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Any:
+        """Copy from the host to parts of ``piece``, while steps run; what they are told next waits for it."""
+        event, steps = self._copy(pairs), torch.cuda.current_stream(self._device)
+        steps.wait_event(event)
+        piece.record_stream(steps)
+        return event
+
+    def _copy(self, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Any:
+        with torch.cuda.stream(self._stream):
+            for target, source in pairs:
+                target.copy_(source, non_blocking=True)
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record(self._stream)
+        return event
+
+
+class BlockCopies:
+    def __init__(self, cache: KVCache, side: Side | None = None) -> None:
+        self.cache = cache
+        self._parts = cache.words()
+        self._device = self._parts[0].device
+        self._bounds = list(pairwise(accumulate((part.shape[1] for part in self._parts), initial=0)))
+        self._words = self._bounds[-1][1]
+        self._side = side or Side(self._device)
+        self._memory = PinnedBlocks(self._words * WORD.itemsize, pin=self._device.type == "cuda")
+        self._last: Any = None
+
+    def read(self, ids: Sequence[int]) -> list[HostBlock]:
+        """The blocks' contents as they are now, in the order of ``KVCache.read``; nothing is waited for."""
+        blocks = self._memory.take(len(ids))
+        where = sent(list(ids), torch.int64, self._device)
+        piece = torch.empty(len(ids), self._words, dtype=WORD, device=self._device)
+        for part, (start, stop) in zip(self._parts, self._bounds, strict=True):
+            torch.index_select(part, 0, where, out=piece[:, start:stop])
+        pairs = [(memory, piece[first : first + len(memory)]) for first, memory in self._runs(blocks)]
+        ready = self._last = self._side.copy_out(piece, pairs)
+        for block in blocks:
+            block.ready = ready
+        return blocks
+
+    def write(self, ids: Sequence[int], contents: Sequence[Content]) -> None:
+        """Write contents that ``read`` gave, or any bytes of the same form. Nothing waits but steps that are launched
+        afterwards."""
+        where = sent(list(ids), torch.int64, self._device)
+        piece = self._side.empty(len(ids), self._words)
+        pairs = [(piece[first : first + len(memory)], memory) for first, memory in self._runs(contents)]
+        self._last = self._side.copy_in(piece, pairs)
+        for part, (start, stop) in zip(self._parts, self._bounds, strict=True):
+            part.index_copy_(0, where, piece[:, start:stop])
+
+    def wait(self) -> None:
+        """Until the last of the copies is done."""
+        if self._last is not None:
+            self._last.synchronize()
+
+    def _runs(self, contents: Sequence[Content]) -> Iterator[tuple[int, torch.Tensor]]:
+        """Contents that lie one behind the other in pinned memory as one: the place of the first, and the memory.
+        Bytes are copied there."""
+        first = 0
+        for i, content in enumerate(contents):
+            follower = contents[i + 1] if i + 1 < len(contents) else None
+            if not isinstance(content, HostBlock):
+                if follower is not None and not isinstance(follower, HostBlock):
+                    continue
+                raw = bytearray().join(map(bytes, contents[first : i + 1]))
+                memory = torch.frombuffer(raw, dtype=WORD).view(i + 1 - first, -1)
+                yield first, memory.pin_memory() if self._device.type == "cuda" else memory
+            elif isinstance(follower, HostBlock) and self._memory.lie_together(content.slot, follower.slot):
+                continue
+            else:
+                yield first, self._memory.rows(content.slot - (i - first), i + 1 - first)
+            first = i + 1

@@ -1,0 +1,248 @@
+"""Blocks go to pinned memory and come back as they were, however late copies are made: whatever is written over them on
+the device afterwards, and whosever the host memory was."""
+
+import random
+from collections import deque
+
+import pytest
+import torch
+
+from chatpager.engine import block_copies
+from chatpager.engine.block_copies import BlockCopies, PinnedBlocks, Side
+from chatpager.engine.block_hash import BlockHasher
+from chatpager.engine.disk_tier import DiskTier
+from chatpager.engine.host_tier import HostTier
+from chatpager.engine.kv_cache import KVCache, kept_as
+from chatpager.engine.tiers import Demoted, Tiers
+from tests.engine.fakes import FakeRunner, answer, make_engine
+from tests.engine.tiering import LONG, flood, sources
+
+HAS_GPU = torch.cuda.is_available()
+CPU = torch.device("cpu")
+
+
+class Late(Side):
+    """Copies when somebody waits for them: the host for an event, or a step for what comes in."""
+
+    def __init__(self):
+        self.queue, self.asked, self.done, self.copies = deque(), 0, 0, []
+
+    def run(self, until):
+        while self.done < until:
+            target, source = self.queue.popleft()
+            target.copy_(source)
+            self.done += 1
+
+    def empty(self, rows, words):
+        return torch.empty(rows, words, dtype=torch.int64).fill_(-1)
+
+    def copy_out(self, piece, pairs):
+        self.copies.append(len(pairs))
+        self.queue.extend(pairs)
+        self.asked += len(pairs)
+        return Event(self, self.asked)
+
+    def copy_in(self, piece, pairs):
+        event = self.copy_out(piece, pairs)
+        event.synchronize()  # as the steps' stream does: what follows is computed in it
+        return event
+
+
+class Event:
+    def __init__(self, side, until):
+        self.side, self.until = side, until
+
+    def synchronize(self):
+        self.side.run(self.until)
+
+    def query(self):
+        return self.side.done >= self.until
+
+
+def filled(kind="auto", blocks=24, device=CPU):
+    cache = KVCache.allocate(3, blocks, 8, 2, 5, kept_as(kind, torch.bfloat16, device), device)
+    for part in cache.words():
+        part.copy_(torch.randint(-(2**60), 2**60, part.shape))
+    return cache
+
+
+@pytest.mark.parametrize("kind", ["auto", "int8", "fp8"])
+def test_contents_are_those_of_the_cache_and_go_back_to_any_block(kind):
+    cache = filled(kind)
+    copies = BlockCopies(cache, Late())
+    expected = cache.read(range(24))
+    blocks = copies.read([3, 7, 4])
+    assert [len(b) for b in blocks] == [len(expected[0])] * 3 and not any(b.is_there for b in blocks)
+    assert [bytes(b) for b in blocks] == [expected[i] for i in (3, 7, 4)] and blocks[1].is_there
+    copies.write([1, 2, 3, 9, 10], [blocks[2], expected[20], expected[21], blocks[0], blocks[1]])
+    assert cache.read([1, 2, 3, 9, 10]) == [expected[i] for i in (4, 20, 21, 3, 7)]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_however_late_they_are_made_nothing_is_mixed_up(seed, monkeypatch):
+    """The device goes on writing, host memory is given up and taken again; what is asked for is what was there."""
+    monkeypatch.setattr(block_copies, "CHUNK_BYTES", 5 * 960)
+    rng, cache = random.Random(seed), filled()
+    copies, kept = BlockCopies(cache, Late()), []
+    for _ in range(120):
+        match rng.randrange(4):
+            case 0:
+                ids = rng.sample(range(24), rng.randint(1, 7))
+                expected = cache.read(ids)
+                kept += zip(copies.read(ids), expected, strict=True)
+            case 1 if kept:
+                some = [kept.pop(rng.randrange(len(kept))) for _ in range(rng.randint(1, min(7, len(kept))))]
+                ids = rng.sample(range(24), len(some))
+                copies.write(ids, [content if rng.random() < 0.7 else wanted for content, wanted in some])
+                assert cache.read(ids) == [wanted for _, wanted in some]
+                del some
+            case 2:
+                for part in cache.words():
+                    part[rng.randrange(24)] = rng.randrange(2**60)
+            case 3 if kept:
+                content, wanted = kept.pop(rng.randrange(len(kept)))
+                if rng.random() < 0.5:
+                    assert bytes(content) == wanted
+                del content
+    assert all(bytes(content) == wanted for content, wanted in kept)
+    slots = {content.slot for content, _ in kept}
+    memory = copies._memory
+    assert len(slots) == len(kept) and sorted([*memory._free, *slots]) == list(range(5 * len(memory._chunks)))
+
+
+def test_what_lies_together_is_one_copy():
+    side = Late()
+    copies = BlockCopies(filled(), side)
+    blocks = copies.read(list(range(12)))
+    copies.write(list(range(12)), blocks)
+    copies.write([0, 1, 2], [blocks[5], blocks[6], blocks[4]])
+    assert side.copies == [1, 1, 2]
+
+
+def test_memory_grows_by_pieces_and_is_used_again(monkeypatch):
+    monkeypatch.setattr(block_copies, "CHUNK_BYTES", 256)
+    memory = PinnedBlocks(64, pin=False)
+    first = memory.take(3)
+    assert [b.slot for b in first] == [0, 1, 2] and len(memory._chunks) == 1
+    second = memory.take(2)
+    assert [b.slot for b in second] == [3, 4] and not memory.lie_together(3, 4) and memory.lie_together(1, 2)
+    del first[1]
+    assert [b.slot for b in memory.take(2)] == [1, 5]
+
+
+class LateRunner(FakeRunner):
+    """Its blocks' bytes are there when somebody waits."""
+
+    copies_later = True
+
+    def __init__(self, **sizes):
+        super().__init__(**sizes)
+        self.waits = 0
+
+    def read_blocks(self, ids):
+        return [LateBytes(content) for content in super().read_blocks(ids)]
+
+    def write_blocks(self, ids, contents):
+        super().write_blocks(ids, [c.content if isinstance(c, LateBytes) else c for c in contents])
+
+    def wait_for_copies(self):
+        self.waits += 1
+
+
+class LateBytes:
+    def __init__(self, content):
+        self.content, self.is_there = content, False
+
+    def __len__(self):
+        return len(self.content)
+
+    def __bytes__(self):
+        self.is_there = True
+        return self.content
+
+
+def late_engine(tmp_path=None, **sizes):
+    engine = make_engine(num_blocks=20, **sizes)
+    runner = engine.runner
+    runner.__class__, runner.waits = LateRunner, 0
+    disk = DiskTier(tmp_path, 1 << 20) if tmp_path else None
+    engine.cache.tiers = engine.tiers = Tiers(runner, host=HostTier(64), disk=disk, clock=lambda: 0.0)
+    engine.tiers.measure([1, 2, 3, 4])
+    return engine
+
+
+def test_demotion_and_return_wait_for_no_copy():
+    engine = late_engine()
+    measured = engine.runner.waits
+    answer(engine, "first", LONG, owner="s")
+    flood(engine)
+    device, host, _ = sources(answer(engine, "again", LONG, owner="s"))
+    assert (device + host, engine.runner.waits) == (36, measured) and host > 0
+    engine.tiers.times.copy_back.forgive()
+    flood(engine, name="more")
+    answer(engine, "third", LONG, owner="s")
+    assert engine.runner.waits > measured, "what it takes is not known any more"
+
+
+def test_what_is_saved_is_written_once_it_is_there(tmp_path):
+    engine = late_engine(tmp_path)
+    tiers = engine.tiers
+    hasher = BlockHasher([], 4)
+    chain = [engine.pool.take_free() for _ in range(3)]
+    for i, block in enumerate(chain):
+        block.proof, block.heads = hasher.prove(hasher.proof, (i,) * 4), {"s"}
+    tiers.save("s", chain)
+    tiers.work(idle=False)
+    assert tiers.has_work and not any(block.proof in tiers.disk for block in chain)
+    for *_, content in tiers._copied:
+        content.is_there = True
+    tiers.forget([chain[1].proof])
+    chain[2].heads = set()
+    tiers.work(idle=False)
+    assert not tiers.has_work
+    assert [block.proof in tiers.disk for block in chain] == [True, False, False], "one is bad, one was deleted"
+    tiers.close()
+
+
+def test_where_nothing_waits_for_a_step_it_is_waited_for(tmp_path):
+    engine = late_engine(tmp_path)
+    answer(engine, "first", LONG, owner="s")
+    while engine.tiers.has_work:
+        engine.tiers.work(idle=True)
+    proofs = engine.leases.heads["s"].proofs
+    assert proofs and all(proof in engine.tiers.disk for proof in proofs)
+    engine.close()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not HAS_GPU, reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("kind", ["auto", "int8"])
+def test_on_a_gpu_beside_steps_that_write_what_is_read(kind):
+    device = torch.device("cuda")
+    cache = filled(kind, device=device)
+    on_host = KVCache(*([part.cpu() for part in parts] for parts in vars(cache).values()))
+    expected, copies = on_host.read(range(24)), BlockCopies(cache)
+    numbers = torch.rand(4096, 4096, device=device)
+    torch.cuda.synchronize()
+    for _ in range(20):
+        numbers @ numbers  # keeps the steps' stream busy
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        blocks = copies.read(list(range(12)))
+        for part in cache.words():
+            part.zero_()
+        copies.write([20, 21, 22, 3], [blocks[5], expected[13], blocks[11], blocks[0]])
+        again = copies.read([20, 21, 22, 3, 4])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert [bytes(b) for b in blocks] == expected[:12]
+    assert [bytes(b) for b in again[:4]] == [expected[i] for i in (5, 13, 11, 0)]
+    assert not any(bytes(again[4])) and copies._memory.rows(0).is_pinned()
+
+
+def test_a_demoted_block_is_dropped_where_its_copy_failed():
+    runner = LateRunner()
+    runner.read_blocks = lambda ids: (_ for _ in ()).throw(RuntimeError("no memory to pin"))
+    tiers = Tiers(runner, host=HostTier(4))
+    tiers.demote([Demoted(b"x" * 32, 1, dead=False)])
+    assert len(tiers.host) == 0 and tiers.stats.failed_copies == 1
