@@ -9,14 +9,11 @@ from __future__ import annotations
 import difflib
 import math
 import os
-import stat
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_type_hints
-from urllib.parse import urlsplit
 
 from chatpager.errors import ConfigError
 
@@ -71,7 +68,7 @@ def _sha256(v: str | None) -> str | None:
     return None if fine else "must be a SHA-256 in 64 hexadecimal digits; `chatpager doctor` tells a model's"
 
 
-def _header_text(v: str | None) -> str | None:
+def header_text(v: str | None) -> str | None:
     fine = v is None or (v.isascii() and v.isprintable())
     return None if fine else "must be printable ASCII on one line: it travels in a header"
 
@@ -154,7 +151,7 @@ class ServerConfig:
     )
     admin_host: str = setting("127.0.0.1", "address for admin_port")
     api_key: str | None = setting(
-        None, "an admin's key; any address but loopback needs one, or one of `chatpager keys`", check=_header_text
+        None, "an admin's key; any address but loopback needs one, or one of `chatpager keys`", check=header_text
     )
     api_key_file: str = setting(
         "", "file whose text is the API key: no process list and no variable shows it", check=_home_known
@@ -279,7 +276,7 @@ def _describe(section: str, f: Field[Any], hint: Any) -> Setting:
     return Setting(section, f.name, kind, optional, f.default, f.metadata["help"], f.metadata["check"])
 
 
-def _convert(s: Setting, value: Any, source: str) -> Any:
+def convert(s: Setting, value: Any, source: str) -> Any:
     """``value`` as the setting's type, checked; strings come from flags and the environment. Where a
     setting may be absent an empty text means None, and so does "none" for a number; a text may be called none."""
     if s.optional and value in ((None, "") if s.type is str else (None, "", "none")):
@@ -322,6 +319,11 @@ def _to_bool(value: Any) -> bool:
     raise ValueError
 
 
+def no_such(name: str, known: Any, what: str) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"no such {what}" + (f"; did you mean {close[0]!r}?" if close else "")
+
+
 def check_engine(base: EngineConfig, given: Mapping[str, Any]) -> EngineConfig:
     """``base`` with settings given as arguments in Python, checked as from any other source.
 
@@ -331,179 +333,8 @@ def check_engine(base: EngineConfig, given: Mapping[str, Any]) -> EngineConfig:
     known = {s.name: s for s in settings() if s.section == "engine"}
     for name in given:
         if name not in known:
-            raise ConfigError(name, _no_such(name, known, "setting"), source="argument")
-    values = {name: _convert(known[name], value, "argument") for name, value in given.items()}
+            raise ConfigError(name, no_such(name, known, "setting"), source="argument")
+    values = {name: convert(known[name], value, "argument") for name, value in given.items()}
     if values.get("engine") == "fake":
         raise ConfigError("engine", "fake is the server's alone", value="fake", source="argument")
     return replace(base, **values)
-
-
-OTHER_VARIABLES = {"config", "url", "failpoints"}
-
-
-def config_file(explicit: str | None = None, env: Mapping[str, str] = os.environ) -> Path | None:
-    """The file settings are read from: ``--config`` or ``CHATPAGER_CONFIG``, the working folder, XDG."""
-    named = explicit or env.get("CHATPAGER_CONFIG")
-    if named:
-        path = Path(os.path.expanduser(named))
-        if not os.path.isfile(path):  # unlike Path's, it raises nothing
-            source = "--config" if explicit else "CHATPAGER_CONFIG"
-            raise ConfigError("config", "no such file", value=named, source=source)
-        return path
-    home = Path(os.path.expanduser(env.get("XDG_CONFIG_HOME") or "~/.config"))
-    return next((p for p in (Path("chatpager.toml"), home / "chatpager" / "chatpager.toml") if os.path.isfile(p)), None)
-
-
-def _read_file(path: Path | None) -> dict[str, tuple[Any, str]]:
-    """Flat name -> (value, source) of a settings file."""
-    if path is None:
-        return {}
-    try:
-        tree = tomllib.loads(path.read_text("utf-8"))
-    except RecursionError as error:
-        raise ConfigError("config", "cannot be read: it is nested too deep", value=str(path)) from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError("config", f"cannot be read: {error}", value=str(path)) from error
-    except ValueError as error:
-        raise ConfigError("config", "cannot be read: a number in it is too long", value=str(path)) from error
-    known = {s: {f.name for f in fields(cls)} for s, cls in SECTIONS.items()}
-    found: dict[str, tuple[Any, str]] = {}
-    for section, body in tree.items():
-        if section in known and not isinstance(body, dict):
-            raise ConfigError(section, f"is a section: put its settings under [{section}]", source=str(path))
-        if section not in known:
-            raise ConfigError(section, _no_section(section, known), source=str(path))
-        for name, value in body.items():
-            if name not in known[section]:
-                raise ConfigError(f"{section}.{name}", _no_such(name, known[section], "setting"), source=str(path))
-            found[name] = (value, f"{path} [{section}]")
-    return found
-
-
-def _refuse_misspelt(env: Mapping[str, str]) -> None:
-    """A variable that is nearly a setting's is a mistake; any other may belong to the machine, as the names that
-    Kubernetes makes for a service called chatpager."""
-    known = {s.name for s in settings()}
-    for variable in env:
-        name = variable.removeprefix("CHATPAGER_").lower()
-        if name == variable.lower() or name in known | OTHER_VARIABLES:
-            continue
-        if close := difflib.get_close_matches(name, known, n=1, cutoff=0.75):
-            problem = f"no such setting; did you mean CHATPAGER_{close[0].upper()}?"
-            raise ConfigError(variable, problem, source="environment")
-
-
-def _no_section(name: str, known: Mapping[str, set[str]]) -> str:
-    home = next((section for section, names in known.items() if name in names), None)
-    return f"is a setting: put it under [{home}]" if home else _no_such(name, known, "section")
-
-
-def _no_such(name: str, known: Any, what: str) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"no such {what}" + (f"; did you mean {close[0]!r}?" if close else "")
-
-
-def load(
-    flags: Mapping[str, Any] | None = None,
-    *,
-    file: str | None = None,
-    env: Mapping[str, str] = os.environ,
-    defaults: Mapping[str, Any] | None = None,
-) -> Config:
-    """Build the tree. ``flags`` holds the settings given on the command line (None: not given);
-    ``defaults`` are a command's own defaults, below the file and above the field's.
-
-    Raises:
-        ConfigError: a value is wrong, a file unreadable, or a name unknown.
-    """
-    flags = {k: v for k, v in (flags or {}).items() if v is not None}
-    _refuse_misspelt(env)
-    path = config_file(file, env)
-    from_file = _read_file(path)
-    sections: dict[str, dict[str, Any]] = {s: {} for s in SECTIONS}
-    sources: dict[str, str] = {}
-    for s in settings():
-        if s.name in flags:
-            value, source = flags[s.name], s.flag
-        elif s.env in env:
-            value, source = env[s.env], s.env
-        elif s.name in from_file:
-            value, source = from_file[s.name]
-        elif defaults and s.name in defaults:
-            value, source = defaults[s.name], "command default"
-        else:
-            continue
-        sections[s.section][s.name] = _convert(s, value, source)
-        sources[s.name] = source
-    _take_key_from_file(sections["server"], sources)
-    secret = {
-        "api_key": bool(sections["server"].get("api_key")),
-        "database_url": _has_password(sections["store"].get("database_url", "")),
-    }
-    for name in secret:
-        if secret[name] and path is not None and sources[name].startswith(f"{path} ["):
-            _refuse_open_secret(name, path, sources[name])
-    _refuse_fake(sections, sources)
-    return Config(
-        EngineConfig(**sections["engine"]),
-        ServerConfig(**sections["server"]),
-        StoreConfig(**sections["store"]),
-        sources,
-    )
-
-
-def _refuse_fake(sections: Mapping[str, Mapping[str, Any]], sources: Mapping[str, str]) -> None:
-    """Refused rather than warned of: what a fake says would be stored in people's conversations for ever."""
-    if sections["engine"].get("engine") == "fake" and not sections["server"].get("test_mode"):
-        problem = "is for tests: it answers with made-up words; it needs --test-mode"
-        raise ConfigError("engine", problem, value="fake", source=sources["engine"])
-
-
-def _take_key_from_file(server: dict[str, Any], sources: dict[str, str]) -> None:
-    """``api_key_file`` is another way to give ``api_key``: the one nearer to the hand wins, and side by side the key
-    itself. Raises ConfigError: the file cannot be read, or holds no key."""
-    if not (named := server.get("api_key_file")):
-        return
-    source = sources["api_key_file"]
-    if "api_key" in server and _distance(sources["api_key"]) <= _distance(source):
-        return
-    try:
-        key = Path(named).expanduser().read_text("utf-8").strip()
-        open_to_all = _is_open_to_all(Path(named).expanduser())
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is no UTF-8 text"
-        raise ConfigError("api_key_file", f"cannot be read: {reason}", value=named, source=source) from error
-    problem = _header_text(key) if key else "is empty: write the key into it"
-    if open_to_all and not problem:
-        problem = OPEN_TO_ALL.format(named)
-    if problem:
-        raise ConfigError("api_key_file", problem, value=named, source=source)
-    server["api_key"], sources["api_key"] = key, f"{named} ({source})"
-
-
-OPEN_TO_ALL = "everybody on this machine may read it: chmod 600 {}"
-
-
-def _refuse_open_secret(name: str, file: Path, source: str) -> None:
-    if _is_open_to_all(file):
-        raise ConfigError(name, OPEN_TO_ALL.format(file), source=source)
-
-
-def _has_password(url: str) -> bool:
-    """Whether one stands in a database's address, or may."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return True
-    return bool(parts.password) or "pass" in parts.query.lower()
-
-
-def _is_open_to_all(file: Path) -> bool:
-    """Of this user's own files: whoever mounts a secret for a container makes it readable there, and only there."""
-    found = file.stat()
-    return found.st_uid == os.geteuid() and bool(found.st_mode & stat.S_IROTH)
-
-
-def _distance(source: str) -> int:
-    """From the hand: 0 a flag, 1 a variable, 2 what a file says."""
-    return 0 if source.startswith("--") else 1 if source.startswith("CHATPAGER_") else 2

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, event, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from chatpager.config import load
+from chatpager.config_sources import load
 from chatpager.store import address
 from chatpager.store.tables import Json, metadata
 

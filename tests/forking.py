@@ -29,7 +29,7 @@ def warm_up() -> None:
     import chatpager.cli.doctor  # noqa: F401
     from chatpager.cli.app import DEMO_DEFAULTS
     from chatpager.cli.serving import service_opener
-    from chatpager.config import load
+    from chatpager.config_sources import load
     from chatpager.demo import model_path
 
     async def open_and_close(folder: str) -> None:

@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from chatpager.config import Config, EngineConfig, ServerConfig, StoreConfig, check_engine, load, settings
+from chatpager.config import Config, EngineConfig, ServerConfig, StoreConfig, check_engine, settings
+from chatpager.config_sources import load
 from chatpager.errors import ConfigError
 
 

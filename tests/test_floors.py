@@ -8,10 +8,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "chatpager"
 
-LEAVES = {"errors", "config", "failpoints", "program"}
+LEAVES = {"errors", "config", "config_sources", "failpoints", "program"}
 MAY_IMPORT = {
     "errors": set(),
     "config": {"errors"},
+    "config_sources": {"config", "errors"},
     "failpoints": {"errors"},
     "program": set(),
     "kernels": {"errors"},
@@ -37,6 +38,7 @@ THIRD_PARTY = {
     "store": {"sqlalchemy", "alembic", "msgspec"},
     "errors": set(),
     "config": set(),
+    "config_sources": set(),
     "failpoints": set(),
     "program": set(),
 }

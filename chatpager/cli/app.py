@@ -104,7 +104,7 @@ def _serve(given: dict[str, Any], file: str | None, defaults: dict[str, Any], *,
     from chatpager.cli.models import fetch_model, local_model
     from chatpager.cli.phases import phase
     from chatpager.cli.signals import give_up_on_signals
-    from chatpager.config import load
+    from chatpager.config_sources import load
     from chatpager.server.exposure import exposure, is_exposed
 
     config = load(given, file=file, defaults=defaults)
@@ -163,7 +163,7 @@ def doctor(
 @with_settings("store")
 def db_upgrade(settings: dict[str, Any], config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Make the database, or bring its schema up to date; only servers that share it may run on it meanwhile."""
-    from chatpager.config import load
+    from chatpager.config_sources import load
     from chatpager.store import Store, schema
 
     store = load(settings, file=config).store

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.text import Text
 
 from chatpager.cli.listening import cannot_listen
-from chatpager.config import Config, load
+from chatpager.config import Config
+from chatpager.config_sources import load
 from chatpager.errors import ChatpagerError, NotUpgraded
 from chatpager.program import program
 

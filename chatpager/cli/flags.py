@@ -19,8 +19,8 @@ def with_settings(
     *sections: str, leave_out: frozenset[str] | set[str] = frozenset(), defaults: Mapping[str, Any] | None = None
 ) -> Callable[..., Any]:
     """Replace the function's ``settings`` parameter by a flag for every setting of ``sections``. A flag that is not
-    given is None, and its value comes from the environment, the file or the default (``config.load``). ``defaults``
-    are the command's own, which its help shows."""
+    given is None, and its value comes from the environment, the file or the default (``config_sources.load``).
+    ``defaults`` are the command's own, which its help shows."""
     chosen = [s for s in all_settings() if s.section in sections and s.name not in leave_out]
     flags = [_flag(s, (defaults or {}).get(s.name, s.default)) for s in chosen]
     return lambda function: filled_in(function, "settings", flags, dict)

@@ -112,7 +112,7 @@ def _with_store(
     settings: dict[str, Any], file: str | None, work: Callable[[Store], Awaitable[T]], *, migrate: bool = False
 ) -> T:
     """``migrate`` makes the database, or brings it up to date, where no server runs on it."""
-    from chatpager.config import load
+    from chatpager.config_sources import load
     from chatpager.store import Store
 
     async def run(url: str) -> T:

@@ -68,7 +68,7 @@ def on_server(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _remote(given: dict[str, Any]) -> Remote:
-    from chatpager.config import load
+    from chatpager.config_sources import load
 
     keys = {name: given[name] for name in ("api_key", "api_key_file")}
     server, url = load(keys, file=given["config"]).server, given["url"]

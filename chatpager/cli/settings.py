@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from chatpager.config import load
+from chatpager.config_sources import load
 from chatpager.server.shown_settings import shown_settings
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from chatpager.cli.serving import engine_maker
-from chatpager.config import load
+from chatpager.config_sources import load
 from chatpager.errors import ConfigError
 from chatpager.sessions.engine_link import Program
 from tests.processes import SECONDS, serving

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from chatpager.cli.ray_cluster import join
-from chatpager.config import load
+from chatpager.config_sources import load
 from chatpager.errors import ConfigError
 from tests.cli.test_engine_process import replicas, said, until
 from tests.processes import serving

@@ -13,7 +13,7 @@ import sys
 
 import pytest
 
-from chatpager.config import load
+from chatpager.config_sources import load
 from chatpager.demo import model_path
 from tests.docs.blocks import PAGES, blocks
 from tests.e2e.fetching import package

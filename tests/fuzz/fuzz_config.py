@@ -8,7 +8,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from chatpager.config import Config, load
+from chatpager.config import Config
+from chatpager.config_sources import load
 from chatpager.errors import ConfigError
 
 FOLDER = Path(tempfile.mkdtemp(prefix="chatpager-fuzz-"))

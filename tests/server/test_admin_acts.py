@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from chatpager.config import load
+from chatpager.config_sources import load
 from chatpager.server import wire_admin as w
 from chatpager.server.shown_settings import settings_told
 from tests.looking import look
