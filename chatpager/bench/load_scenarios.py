@@ -299,11 +299,13 @@ async def soak(stage: Stage, sockets: int, seconds: float) -> Figures:
         "seconds": seconds,
         "turns": turns,
         "memory_mib_per_h": round(_slope(half, "process_resident_memory_bytes") * 3600 / 2**20, 2),
+        "python_blocks_per_h": round(_slope(half, "python_allocated_blocks") * 3600),
         "tasks_per_h": round(_slope(half, "tasks") * 3600, 1),
         "open_fds_per_h": round(_slope(half, "process_open_fds") * 3600, 1),
         "active_blocks_at_the_end": int(total(end, "kv_blocks", 'state="active"')),
         "loop_lag_p999_s": quantile(looks[0][1], looks[-1][1], "event_loop_lag_seconds", 0.999),
         "memory_mib": [round(total(look, "process_resident_memory_bytes") / 2**20, 1) for _, look in looks],
+        "python_blocks": [int(total(look, "python_allocated_blocks")) for _, look in looks],
     }
 
 

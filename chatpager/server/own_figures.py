@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ class OwnFigures(NamedTuple):
     cpu_seconds: float = 0.0
     resident_bytes: int = 0
     open_files: int = 0
+    python_blocks: int = 0
 
     def collect(self) -> Iterator[Metric]:
         text = "Transactions of the database, begun or refused"
@@ -37,6 +39,7 @@ class OwnFigures(NamedTuple):
             ("tasks", "Tasks of the event loop", self.tasks),
             ("process_resident_memory_bytes", "Memory that the process has in use", self.resident_bytes),
             ("process_open_fds", "Files and sockets that the process has open", self.open_files),
+            ("python_allocated_blocks", "Blocks of memory that Python's objects have", self.python_blocks),
         ):
             yield GaugeMetricFamily(f"chatpager_{name}", about, value=value)
 
@@ -45,7 +48,12 @@ async def own_figures(transactions: Mapping[str, int]) -> OwnFigures:
     """As of now. Ten thousand open files are not listed on the event loop."""
     pages, files = await asyncio.to_thread(_pages_and_files)
     return OwnFigures(
-        transactions, len(asyncio.all_tasks()), time.process_time(), pages * os.sysconf("SC_PAGE_SIZE"), files
+        transactions,
+        len(asyncio.all_tasks()),
+        time.process_time(),
+        pages * os.sysconf("SC_PAGE_SIZE"),
+        files,
+        sys.getallocatedblocks(),
     )
 
 

@@ -36,6 +36,7 @@ def test_every_load_is_played_and_nobody_is_told_anything_else_than_is_stored(lo
     assert (resumes["sql_reads"], resumes["recovered"]) == (0, 50)
     assert stalled["gone_s"] > 0
     assert soak["turns"] > 10 and soak["active_blocks_at_the_end"] == 0
+    assert min(soak["python_blocks"]) > 100_000
     told = result["oracle"]
     assert told["faults"] == told["refused"] == 0 and result["faults"] == []
     assert told["ended"] >= 20 + 50 + soak["turns"]
