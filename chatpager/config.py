@@ -178,6 +178,11 @@ class ServerConfig:
     )
     max_forks: int = setting(4096, "conversations that come of one by forking, at the most", check=_at_least(0))
     max_message_bytes: int = setting(4 << 20, "largest request body or frame, in bytes", check=_at_least(1024))
+    max_pending_bytes: int = setting(
+        256 << 20,
+        "of bodies and frames that arrive or are dealt with, all connections together; 64 KiB of each are free",
+        check=_at_least(0),
+    )
     drain_seconds: float = setting(30.0, "time for running turns to end at shutdown", check=_at_least(0))
     detach_grace: float = setting(
         60.0, "seconds that an answer which can be found again goes on without a reader", check=_at_least(0)

@@ -45,6 +45,7 @@ from chatpager.server.access import (
     still_open,
 )
 from chatpager.server.admin_snapshot import Looking
+from chatpager.server.arriving import ARRIVING
 from chatpager.server.block_mirror import BlockMirror
 from chatpager.server.exposure import is_exposed
 from chatpager.server.history_keeper import HistoryKeeper
@@ -78,6 +79,7 @@ def make_app(config: ServerConfig, open_service: Callable[[], Awaitable[Service]
     app[CONNECTIONS], app[ADMIN_PORTS] = set(), set()
     app[REPLAYS] = Replays()
     app[PLACES] = FairPlaces(config.max_sockets, config.max_sockets_per_tenant, called="sockets are open")
+    app[ARRIVING] = FairPlaces(config.max_pending_bytes, called="bytes of requests are under way")
     app[routes_ops.ASSETS] = routes_ops.read_assets()
     app[LOGINS] = Logins()
     app[routes_tenants.CHANGING], app[routes_tenants.ERASING] = asyncio.Lock(), []

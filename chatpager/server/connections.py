@@ -8,6 +8,7 @@ import math
 import resource
 import secrets
 import socket
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from aiohttp.http_exceptions import BadHttpMethod, HttpProcessingError, LineTooL
 
 from chatpager.errors import ChatpagerError, HeadTooLarge, InvalidHTTP, Overloaded
 from chatpager.server.access import of_aiohttp
+from chatpager.server.arriving import FrameCount
 from chatpager.server.error_answers import REQUEST_ID, error_response
 from chatpager.server.leaving import Leaving
 from chatpager.server.patience import TooManyConnections
@@ -79,6 +81,8 @@ class Connection(web.RequestHandler):
         self.is_too_many = False
         """It took a descriptor of the reserve: it is answered that, and closed."""
         self._late: asyncio.TimerHandle | None = None
+        self.frames: FrameCount | None = None
+        """Once it is to become a WebSocket."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -93,6 +97,11 @@ class Connection(web.RequestHandler):
         self._limits.too_many.tell(asyncio.get_running_loop().time(), "only the reserve of open files is left")
         if raw.fileno() >= files.most:
             self.force_close()
+
+    def set_parser(self, parser: Any, data_received_cb: Callable[[], None] | None = None) -> None:
+        """Of a WebSocket's frames, those that came with its request too."""
+        counted: Any = self.frames.before(parser) if self.frames else parser
+        super().set_parser(counted, data_received_cb)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

@@ -11,8 +11,9 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from chatpager.errors import RequestTimeout, RequestTooLarge, UnsupportedEncoding, shown
-from chatpager.server.keyring import CALLER
+from chatpager.errors import Overloaded, RateLimited, RequestTimeout, RequestTooLarge, UnsupportedEncoding, shown
+from chatpager.server.arriving import ARRIVING, Arriving
+from chatpager.server.keyring import CALLER, tenant_of
 from chatpager.server.service import SERVICE
 from chatpager.sessions.mistakes import log_mistake
 
@@ -33,18 +34,35 @@ async def whole_body(request: web.Request, handler: Handler) -> web.StreamRespon
     packed = request.headers.get("Content-Encoding", "")
     if packed.lower() not in UNPACKED:
         raise UnsupportedEncoding(f"Content-Encoding: {shown(packed)} is not known here; send gzip, deflate or none")
-    if request.can_read_body:
-        seconds = request.app[SERVICE].body_seconds
-        if CALLER not in request:
-            request = request.clone(client_max_size=min(ANYBODYS_BYTES, request.client_max_size))
-        try:
-            async with asyncio.timeout(seconds):
-                await request.read()
-        except TimeoutError:
-            raise RequestTimeout(f"the body was not there within {seconds:g} s") from None
-        except web.HTTPRequestEntityTooLarge:
-            raise RequestTooLarge(f"the body is larger than {request.client_max_size} bytes") from None
-    return await handler(request)
+    if not request.can_read_body:
+        return await handler(request)
+    if CALLER not in request:
+        request = request.clone(client_max_size=min(ANYBODYS_BYTES, request.client_max_size))
+    arriving = Arriving(request.app[ARRIVING], tenant_of(request) if CALLER in request else "")
+    try:
+        await _gather(request, arriving)
+        return await handler(request)
+    finally:
+        arriving.give_back()
+
+
+async def _gather(request: web.Request, arriving: Arriving) -> None:
+    """As ``request.read``, which then has it, with a deadline and counted. Raises RequestTimeout, RequestTooLarge,
+    Overloaded, RateLimited."""
+    seconds, body = request.app[SERVICE].body_seconds, bytearray()
+    try:
+        async with asyncio.timeout(seconds):
+            while chunk := await request.content.readany():
+                arriving.add(len(chunk))
+                body += chunk
+                if len(body) > request.client_max_size:
+                    raise RequestTooLarge(f"the body is larger than {request.client_max_size} bytes")
+    except TimeoutError:
+        raise RequestTimeout(f"the body was not there within {seconds:g} s") from None
+    except (Overloaded, RateLimited) as error:
+        request.app[SERVICE].metrics.refused(error)
+        raise
+    request._read_bytes = bytes(body)
 
 
 class TooManyConnections:

@@ -4,7 +4,7 @@ megabytes."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 from aiohttp.abc import AbstractStreamWriter
@@ -44,9 +44,9 @@ class ResponsesSocket(web.WebSocketResponse):
         self._send_seconds = send_seconds
         self._frames_per_second = frames_per_second
 
-    async def frames(self) -> AsyncGenerator[WSMessage, None]:
-        """What is said. What comes faster than ``frames_per_second`` waits in the client, pings too: nothing is read
-        meanwhile. Between two frames others have their turn."""
+    async def frames(self, dealt_with: Callable[[], None] = lambda: None) -> AsyncGenerator[WSMessage, None]:
+        """What is said, and a call behind each. What comes faster than ``frames_per_second`` waits in the client, pings
+        too: nothing is read meanwhile. Between two frames others have their turn."""
         clock = asyncio.get_running_loop().time
         bucket = TokenBucket(self._frames_per_second, self._frames_per_second * BURST_SECONDS, clock())
         async for message in self:
@@ -55,6 +55,7 @@ class ResponsesSocket(web.WebSocketResponse):
                 await self._answer(message.data)
             elif message.type is not WSMsgType.PONG:
                 yield message
+            dealt_with()
 
     async def _answer(self, ping: bytes) -> None:
         try:

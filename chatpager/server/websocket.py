@@ -25,7 +25,8 @@ from chatpager.errors import (
     RateLimited,
     StoreError,
 )
-from chatpager.server import wire_events
+from chatpager.server import connections, wire_events
+from chatpager.server.arriving import ARRIVING, Arriving, FrameCount
 from chatpager.server.beginnings import Beginnings
 from chatpager.server.client_events import Cancel, ClientEvent, Create, Draft, Lane, Prefetch, Resume, Withdraw
 from chatpager.server.drafting import Drafts
@@ -82,8 +83,11 @@ async def _opened_socket(request: web.Request, asked: Opening) -> web.WebSocketR
         send_seconds=service.send_seconds,
         frames_per_second=service.frames_per_second,
     )
+    frames = FrameCount(Arriving(request.app[ARRIVING], tenant_of(request)))
+    if isinstance(request.protocol, connections.Connection):
+        request.protocol.frames = frames
     await ws.prepare(request)
-    connection = Connection(ws, request, service)
+    connection = Connection(ws, request, service, frames)
     request.app[CONNECTIONS].add(connection)
     service.metrics.sockets.inc()
     if asked.conversation:
@@ -91,6 +95,7 @@ async def _opened_socket(request: web.Request, asked: Opening) -> web.WebSocketR
     try:
         await connection.run(asked.resume)
     finally:
+        frames.end()
         service.metrics.sockets.dec()
         request.app[CONNECTIONS].discard(connection)
     return ws
@@ -99,8 +104,8 @@ async def _opened_socket(request: web.Request, asked: Opening) -> web.WebSocketR
 class Connection:
     """One socket: a loop that reads, and a task for each response that streams."""
 
-    def __init__(self, ws: ResponsesSocket, request: web.Request, service: Service) -> None:
-        self._ws = ws
+    def __init__(self, ws: ResponsesSocket, request: web.Request, service: Service, frames: FrameCount) -> None:
+        self._ws, self._frames = ws, frames
         self._tenant = tenant_of(request)
         self._app, self.sender = request.app, request[SENDER]
         self._turned_out = False
@@ -124,7 +129,10 @@ class Connection:
             if resume:
                 self._protocol.resume(*resume)
                 await self.act()
-            async with aclosing(self._ws.frames()) as frames:
+            self._frames.refuse = self._no_room
+            if self._frames.refused:
+                self._no_room(self._frames.refused)
+            async with aclosing(self._ws.frames(self._frames.dealt_with)) as frames:
                 async for message in frames:
                     if not await self._is_welcome():
                         break
@@ -169,10 +177,15 @@ class Connection:
             self._turned_out = True
             self._spawn(self._refuse(error))
 
-    async def _refuse(self, error: InvalidAPIKey) -> None:
+    def _no_room(self, error: Overloaded | RateLimited) -> None:
+        """For what it is being sent. Its responses go on."""
+        self._service.metrics.refused(error)
+        self._spawn(self._refuse(error, WSCloseCode.TRY_AGAIN_LATER))
+
+    async def _refuse(self, error: ChatpagerError, code: int = WSCloseCode.POLICY_VIOLATION) -> None:
         try:
             async with asyncio.timeout(self._service.send_seconds):
-                await self._ws.refuse(WSCloseCode.POLICY_VIOLATION, error)
+                await self._ws.refuse(code, error)
         except TimeoutError:
             self._ws.cut()
 

@@ -53,6 +53,7 @@ VALUES = {  # name -> (in the file, in the environment, as a flag), all differen
     "max_conversations": (1, 2, 3),
     "max_forks": (1, 2, 3),
     "max_message_bytes": (1111, 2222, 3333),
+    "max_pending_bytes": (1111, 2222, 3333),
     "drain_seconds": (1.0, 2.0, 3.0),
     "detach_grace": (1.0, 2.0, 3.0),
     "ws_max_age": (1.0, 2.0, 3.0),
