@@ -67,7 +67,7 @@ test-reliability: $(VENV)/.dev page
 	@.ci/system-packages postgresql
 	@$(LONGER) $(PY) -m pytest -n 2 --dist loadfile --max-worker-restart 0 -m "slow or not slow" -rP --timeout 0 $(FAULTS)
 
-# What needs Ray: 80 MB more, and a minute of processes, that `make test` does without.
+# What needs Ray: 80 MB more, and minutes of processes, that `make test` does without.
 test-cluster: $(VENV)/.dev
 	@$(PY) -m pip install -q $(PIN) -c .ci/cluster.txt ray
 	@$(PY) -m pytest -m cluster -rP --no-cov tests/sessions/test_engine_host.py tests/cli/test_ray.py \

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.processes import free_port
+from tests.processes import ROOT, free_port
 
 
 class RayHead:
@@ -30,7 +30,8 @@ class RayHead:
             "temp-dir": self._folder / "ray",
         }
         command += [f"--{name}={value}" for name, value in options.items()]
-        done = subprocess.run(command, env={**os.environ, **self.environment}, capture_output=True, text=True)
+        env = {**os.environ, "PYTHONPATH": str(ROOT), **self.environment}
+        done = subprocess.run(command, env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
 
     def processes(self, name=""):

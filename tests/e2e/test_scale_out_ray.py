@@ -5,6 +5,7 @@ import time
 from contextlib import closing
 
 import pytest
+from aiohttp import ClientSession
 
 from tests import postgres
 from tests.e2e.ray_head import RayHead
@@ -37,3 +38,8 @@ async def test_nothing_seen_is_lost_and_no_index_has_two_owners(fork_server, tmp
         flags = [("--ray-address", head.address, "--ray-name", f"front{n}") for n in range(2)]
         with closing(Cluster(fork_server, server, tmp_path, flags, head.environment)) as cluster:
             await rounds_of(cluster, {**FAULTS, "GCS killed": gcs_killed}, tmp_path)
+            head.kill_gcs()
+            async with ClientSession(raise_for_status=True) as http:
+                for front in cluster.fronts:  # which need it to make actors, and not to ask them
+                    async with http.post(f"{front.url}/v1/responses", json={"input": "Hello"}) as answer:
+                        assert (await answer.json())["status"] == "completed"
