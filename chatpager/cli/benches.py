@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from chatpager.cli.cluster_benches import bench_placement, bench_replicas
+from chatpager.cli.cluster_benches import bench_hosts, bench_placement, bench_replicas
 from chatpager.cli.load_benches import bench_chaos, bench_load
 from chatpager.cli.peer_benches import SHAPES, bench_engine, bench_model, bench_serve, whole_numbers
 from chatpager.cli.remote import Remote, on_server
@@ -27,6 +27,7 @@ bench_app.command("placement", epilog="Example: chatpager bench placement --repl
     bench_placement
 )
 bench_app.command("replicas", epilog="Example: chatpager bench replicas --sessions 48 --room 0.5")(bench_replicas)
+bench_app.command("hosts", epilog="Example: chatpager bench hosts --fake --pace 50 --rounds 3")(bench_hosts)
 
 
 @bench_app.command("turns", epilog="Example: chatpager bench turns --rounds 5")

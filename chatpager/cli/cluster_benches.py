@@ -1,4 +1,4 @@
-"""``chatpager bench placement`` and ``replicas``: several engines, simulated and real."""
+"""``chatpager bench placement``, ``replicas`` and ``hosts``: several engines, and engines that are elsewhere."""
 
 from __future__ import annotations
 
@@ -93,3 +93,37 @@ def bench_replicas(
     from chatpager.bench.replicas import Traffic, run
 
     run(Traffic(sessions, tokens, heads, shared, at_once, room, replicas), out=out)
+
+
+def bench_hosts(
+    streams: Annotated[int, typer.Option(help="answers at once")] = 64,
+    prompt: Annotated[int, typer.Option(help="tokens of each prompt")] = 64,
+    answer: Annotated[int, typer.Option(help="tokens of each answer")] = 128,
+    rounds: Annotated[int, typer.Option(help="measured rounds; in each every engine has its turn")] = 5,
+    fake: Annotated[bool, typer.Option("--fake", help="the fake engine in place of the built-in model")] = False,
+    pace: Annotated[
+        float, typer.Option(help="tokens/s of each stream of the fake engine; 0: as fast as it goes")
+    ] = 0.0,
+    out: ResultFile = None,
+) -> None:
+    """What it costs that an engine is in a child process, or a Ray actor where Ray is installed.
+
+    Give OMP_NUM_THREADS: without it Ray gives an actor one thread, and the others have as many as there are cores.
+    """
+    import tempfile
+    from importlib.util import find_spec
+    from pathlib import Path
+
+    from chatpager.bench.hosts import Streams, run
+    from chatpager.cli import ray_cluster
+
+    asked = Streams(streams, prompt, answer, rounds, fake, pace)
+    if find_spec("ray") is None:
+        run(asked, has_ray=False, out=out)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        ray_cluster.begin(Path(folder), cpus=1)
+        try:
+            run(asked, has_ray=True, out=out)
+        finally:
+            ray_cluster.end()

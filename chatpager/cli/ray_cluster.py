@@ -82,11 +82,16 @@ def begin(folder: Path, *, cpus: int) -> None:
 
 def leave(config: Config) -> None:
     """Actors of a cluster that was begun here end with it; others go on. Blocks."""
-    import ray
-
     if config.server.ray_address == LOCAL:
         for name in names(config):
             end_actor(name)
+    end()
+
+
+def end() -> None:
+    """This process is none of the cluster's any more, which ends if it was begun here. Blocks."""
+    import ray
+
     ray.shutdown(wait_for_processes=True)
 
 
