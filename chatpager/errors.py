@@ -47,6 +47,7 @@
     │   └── EngineLost              each replica that computed an answer died, as often as it may move on
     └── StoreError                  the database refused or is away
         ├── NotUpgraded             it is not there yet, or has the schema of an older version
+        ├── StorageFull        507  its disk is full: only what makes room is taken
         └── TurnTaken               another server that shares it has taken the turn over
 
 Internal invariants are asserted with their numbers; they are not part of this tree.
@@ -400,6 +401,12 @@ class StoreError(ChatpagerError):
 
 class NotUpgraded(StoreError):
     """The database is not there yet, has no schema, or that of an older version."""
+
+
+class StorageFull(StoreError):
+    """Nothing more can be stored before something is deleted, or the operator makes room."""
+
+    status, code = 507, "storage_full"
 
 
 class TurnTaken(StoreError):

@@ -199,6 +199,7 @@ def _service(
         history = HistoryKeeper(service.metrics.ledger, service.store, service.hub.wall)
         await history.load()
         late = LoopWatch(service.metrics.loop_was_late)
+        await service.store.keep_reserve()
         storage = StorageWatch(service.store, asyncio.get_running_loop().time)
         works = (late.run(), key_watch.watch(app), history.run(), storage.run())
         tasks = [asyncio.ensure_future(work) for work in works]

@@ -12,6 +12,7 @@ from chatpager.errors import (
     Overloaded,
     RateLimited,
     RequestError,
+    StorageFull,
     StoreError,
 )
 from chatpager.server import wire, wire_events
@@ -53,6 +54,9 @@ def error_body(error: ChatpagerError) -> tuple[int, wire.ErrorBody]:
             return error.status, wire.ErrorBody(message=message, type=error.type, param=param, code=error.code)
         case EngineError():
             return error.status, wire.ErrorBody(message=str(error), type=error.type, param=None, code=error.code)
+        case StorageFull():
+            message = "the server's disk is full: delete conversations, or have its operator make room there"
+            return error.status, wire.ErrorBody(message=message, type=error.type, param=None, code=error.code)
         case StoreError():
             message = "the server's database does not take this now; try again later"
             return error.status, wire.ErrorBody(message=message, type=error.type, param=None, code=error.code)

@@ -24,9 +24,10 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from chatpager import failpoints
-from chatpager.errors import ConfigError, NotUpgraded, StoreError
+from chatpager.errors import ConfigError, NotUpgraded, StorageFull, StoreError
 from chatpager.store import address, claim, faults, ownership
 from chatpager.store.one_visit import OneVisit
+from chatpager.store.reserve import Reserve
 from chatpager.store.visits import Visits, Work, set_pragmas
 
 T = TypeVar("T")
@@ -61,6 +62,7 @@ class Database:
         self._unusable = ""
         self.refuses = ""
         """What the last write says is wrong with the database, where one of its kind would fail again."""
+        self.reserve = Reserve(self.file) if self.file else None
         self.transactions = {"read": 0, "write": 0}
         """Begun since it was opened."""
         self._log_holds_deleted = True
@@ -217,10 +219,22 @@ class Database:
         deletes: bool = False,
         alone: bool = False,
         owned: bool = False,
+        frees: bool = False,
     ) -> T:
         """What ``work`` returns of a durable transaction as ``write`` opens; on SQLite in one visit to a thread.
         What it ``deletes`` is then in no file of SQLite's any more, or once nobody reads what the log has; who deletes
-        is ``alone``."""
+        is ``alone``. What ``frees`` room, as every deletion does, may have the reserve where the disk is full."""
+        try:
+            return await self._write_whole(name, work, tenant, deletes, alone, owned)
+        except StorageFull:
+            given = (frees or deletes) and self.reserve is not None and await asyncio.to_thread(self.reserve.give)
+            if not given:
+                raise
+        return await self._write_whole(name, work, tenant, deletes, alone, owned)
+
+    async def _write_whole(
+        self, name: str, work: Work[T], tenant: str | None, deletes: bool, alone: bool, owned: bool
+    ) -> T:
         if self._visits is None:
             async with self.write(name, tenant, alone=alone or deletes, owned=owned) as c:
                 return await work(c)

@@ -10,7 +10,7 @@ from msgspec import DecodeError
 from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from chatpager.errors import StoreError
+from chatpager.errors import StorageFull, StoreError
 
 _LOCKED = "is locked: another writer held it for too long"
 _AWAY = "is away: the connection could not be made or was lost"
@@ -67,7 +67,8 @@ def translated(where: str) -> Iterator[None]:
         cause = meaning(error)
         if cause is None:
             raise
-        raise StoreError(f"the database {where} {cause}") from error
+        kind = StorageFull if cause == _FULL else StoreError
+        raise kind(f"the database {where} {cause}") from error
 
 
 def meaning(error: BaseException) -> str | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from chatpager import failpoints
+from chatpager.store.reserve import can_grow
 from chatpager.store.visits import in_thread
 
 T = TypeVar("T")
@@ -71,8 +72,9 @@ class OneVisit:
 
     def _carry_over(self) -> None:
         """What fails of it is tried again, and told by who has to wait for it in the end (``wal_autocheckpoint``)."""
-        with suppress(sqlite3.Error), closing(self._connect()) as c:
-            for _ in range(PASSES):
+        with suppress(sqlite3.Error, OSError), closing(self._connect()) as c:
+            pages, size = (c.execute(f"PRAGMA page_{what}").fetchone()[0] for what in ("count", "size"))
+            for _ in range(PASSES if can_grow(self._file, pages * size) else 0):
                 _, written, carried = c.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
                 if written == carried:
                     break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -47,6 +48,9 @@ from chatpager.store.records import (
     TurnAlone,
 )
 from chatpager.store.step_log import StepLog
+
+FREES = {"conversation.deleted", "tenant.erased"}
+"""What is done that makes room."""
 
 
 class Store:
@@ -109,6 +113,12 @@ class Store:
     async def probe(self, size: int) -> None:
         """Write ``size`` bytes that nobody reads, to see whether that can be done."""
         await self._database.writing("probe", lambda c: history.probe(c, size))
+        await self.keep_reserve()
+
+    async def keep_reserve(self) -> None:
+        """Room for deletions, where the disk has much more."""
+        if self._database.reserve is not None:
+            await asyncio.to_thread(self._database.reserve.keep)
 
     async def claim(self) -> None:
         """Become, or stay, the only server of this database, until it is closed or the process ends in whatever way. If
@@ -497,7 +507,8 @@ class Store:
 
     async def audit(self, entry: AuditEntry) -> None:
         """Add what somebody is about to do: once this returns it outlives a power cut."""
-        await self._database.writing("audit", lambda c: auditing.add(c, entry))
+        frees = entry.action in FREES
+        await self._database.writing("audit", lambda c: auditing.add(c, entry), frees=frees)
 
     async def audited(self, *, limit: int, before: int | None = None) -> tuple[list[AuditEntry], bool]:
         """What was done, the latest first, from the entry ``before`` this number on; and whether more was."""

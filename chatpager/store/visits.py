@@ -11,11 +11,14 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from sqlalchemy import URL, Connection, Dialect, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from chatpager.store.reserve import can_grow
 
 T = TypeVar("T")
 Work = Callable[[AsyncConnection], Coroutine[Any, Any, T]]
@@ -67,7 +70,7 @@ class Visits:
 
     async def empty_log(self) -> bool:
         """Write all that the log has to the database and leave the log empty. False: others read it just now, or the
-        disk is in no state to; nothing is lost by that."""
+        disk is in no state to, or has no room; nothing is lost by that."""
         return await in_thread(self._writer, self._empty_log)
 
     async def close(self) -> None:
@@ -89,8 +92,11 @@ class Visits:
             patience = c.exec_driver_sql("PRAGMA busy_timeout").scalar()
             try:
                 c.exec_driver_sql(f"PRAGMA busy_timeout={READERS_MS}")
+                pages, size = (c.exec_driver_sql(f"PRAGMA page_{what}").scalar_one() for what in ("count", "size"))
+                if not can_grow(Path(self._engine.url.database or ""), pages * size):
+                    return False
                 return c.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").scalar() == 0
-            except DBAPIError:
+            except (DBAPIError, OSError):
                 return False
             finally:
                 c.exec_driver_sql(f"PRAGMA busy_timeout={patience}")

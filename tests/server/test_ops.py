@@ -67,7 +67,7 @@ async def test_who_asks_whether_turns_can_begin_hears_of_a_full_disk_and_of_its_
     room()
     big = [{"type": "message", "role": "user", "content": "x" * 50_000}]
     refused = await server.post("/v1/conversations", {"items": big})
-    assert (refused.status, refused.json["error"]["code"]) == (503, "storage_unavailable")
+    assert (refused.status, refused.json["error"]["code"]) == (507, "storage_full")
     for path in ("/health", "/health/ready"):
         answer = await server.get(path)
         assert (answer.status, answer.json["status"]) == (503, "degraded")
@@ -77,12 +77,16 @@ async def test_who_asks_whether_turns_can_begin_hears_of_a_full_disk_and_of_its_
     await watch.look()
     assert (await server.get("/health")).status == 503, "there is no room yet"
     room(100_000)
+    reserve = store._database.file.with_name(store._database.file.name + "-reserve")
+    assert reserve.stat().st_size <= 8 << 20 and reserve.stat().st_mode & 0o777 == 0o600
+    reserve.unlink()  # as a deletion does
     await watch.look()
     assert (await server.get("/health")).status == 503, "it is not tried all the time"
     now[0] += EVERY_SECONDS
     await watch.look()
     answer = await server.get("/health")
     assert (answer.status, answer.json["status"]) == (200, "ok") and "cause" not in answer.json
+    assert reserve.exists()
 
 
 async def test_a_disk_that_fills_up_while_nobody_writes_is_found_out(server):

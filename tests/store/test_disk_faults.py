@@ -5,12 +5,13 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
-from chatpager.errors import StoreError
-from chatpager.store import Store
+from chatpager.errors import StorageFull, StoreError
+from chatpager.store import AuditEntry, Store
 from tests.processes import ROOT
 from tests.store.making import begin, end, entry, texts, user
 
@@ -44,12 +45,45 @@ async def test_a_file_system_without_room_takes_nothing_and_what_it_took_stays(s
     kept = await until_it_is_full(say)
     await until_it_is_full(journal)
     assert len(await texts(store, "conv_1")) == len(kept) > 5, "reading goes on"
+    with pytest.raises(StorageFull, match="is full"):
+        await store.delete_session("ann", "conv_1")
     ballast.unlink()
     assert (await store.finish_turn(end("resp_1", "hello"))).status == "completed"
     await store.append_messages("ann", "conv_1", [user("again")], now=2000)
     assert [said.split()[0] for said in await texts(store, "conv_1")] == [*kept, "again"]
     async with store._database.read() as c:
         assert (await c.execute(text("PRAGMA integrity_check"))).scalar() == "ok"
+    await store.close()
+
+
+@pytest.mark.parametrize("small_disk", [4096], indirect=True)
+async def test_from_a_full_disk_conversations_can_be_deleted_and_then_others_go_on(sqlite_url, small_disk, open_store):
+    file = Path(shutil.copy(sqlite_url.removeprefix("sqlite+aiosqlite:///"), small_disk))
+    store = await open_store(f"sqlite:///{file}", migrate=False)
+    for name in ("conv_1", "conv_2", "conv_3"):
+        await store.create_session("ann", id=name, now=1)
+        for n in range(3):
+            await store.append_messages("ann", name, [user(f"{n} " + "x" * 5000)], now=n)
+    await store.delete_session("ann", "conv_3")
+    await store.keep_reserve()
+    reserve, ballast = file.with_name(file.name + "-reserve"), small_disk / "ballast"
+    assert reserve.stat().st_size > 256 << 10
+    ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free))
+
+    async def say(done):
+        for n in range(1000):
+            await store.append_messages("ann", "conv_2", [user(f"{n} " + "x" * 20_000)], now=n)
+
+    await until_it_is_full(say)
+    done = AuditEntry(at=1, key="k", tenant="ann", action="conversation.deleted", target="conv_1", address="")
+    await store.audit(done)
+    await store.delete_session("ann", "conv_1")
+    assert not reserve.exists()
+    await store.append_messages("ann", "conv_2", [user("again")], now=2000)
+    assert (await texts(store, "conv_2"))[-1] == "again"
+    ballast.unlink()
+    await store.probe(16)
+    assert reserve.exists(), "for the next time"
     await store.close()
 
 
