@@ -307,6 +307,7 @@ def _draws(device: torch.device, _: torch.dtype, sizes: Sizes) -> Iterator[Case]
                 seeds=torch.arange(rows, device=device),
                 positions=torch.arange(rows, device=device),
                 workspace=Workspace(),
+                is_cut=top_k > 0 or top_p < 1.0,
             )
             plain = partial(_sorted_draw, logits, top_k or sizes.vocabulary, top_p)
             yield Case("draw", f"{rows} x {sizes.vocabulary:,}, {name}", logits.nbytes, 0, ours, plain)

@@ -179,7 +179,7 @@ def _draw(logits: torch.Tensor, seqs: list[Sequence], lengths: list[int] | None 
     if any(seq.params.min_p > 0 for seq in seqs):
         likeliest = scaled.amax(-1, keepdim=True)
         scaled = scaled.masked_fill(scaled < likeliest + floors.log(), -torch.inf)
-    cut = [i for i, seq in enumerate(seqs) if seq.params.top_k > 0 or seq.params.top_p < 1.0]
+    cut = [i for i, seq in enumerate(seqs) if seq.params.is_cut]
     if cut:
         rows = torch.tensor(cut, device=device)
         scaled[rows] = _cut(scaled[rows], [seqs[i] for i in cut])
@@ -198,7 +198,7 @@ def draw_on_device(logits: torch.Tensor, seqs: Seq[Sequence], lengths: Seq[int] 
     seeds, positions, top_k = sent(whole, torch.int64, logits.device)
     return cuda_sampling.draw(
         logits, temperature=temperature, top_k=top_k.to(torch.int32), top_p=top_p, log_min_p=log_min_p, seeds=seeds,
-        positions=positions,
+        positions=positions, is_cut=any(seq.params.is_cut for seq in seqs),
     )  # fmt: skip
 
 

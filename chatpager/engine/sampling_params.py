@@ -73,6 +73,11 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         return self.temperature < GREEDY_BELOW
 
     @property
+    def is_cut(self) -> bool:
+        """Whether only the likeliest tokens may be drawn, by top-k or top-p."""
+        return self.top_k > 0 or self.top_p < 1.0
+
+    @property
     def penalised(self) -> bool:
         return bool(self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1.0)
 

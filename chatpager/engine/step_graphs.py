@@ -36,7 +36,9 @@ class Kind(StrEnum):
     """Nothing: a row has penalties, a bias, a grammar, or is told probabilities."""
     GREEDY = "greedy"
     DRAWN = "drawn"
-    """Rows may be greedy, too."""
+    """Rows may be greedy, too; and have a top-k or top-p, where ``CUT`` is not captured."""
+    CUT = "cut"
+    """The same where a cut is dozens of launches, for few rows of a large vocabulary."""
 
 
 def buckets(most: int) -> list[int]:
@@ -65,7 +67,9 @@ def kind_of(batch: Batch) -> Kind:
     of = [(seq, length) for (_, seq), length in zip(batch.samples, batch.lengths, strict=True)]
     if any(seq.params.logprobs is not None or has_rules(seq, length) for seq, length in of):
         return Kind.LOGITS
-    return Kind.GREEDY if all(seq.params.greedy for seq, _ in of) else Kind.DRAWN
+    if all(seq.params.greedy for seq, _ in of):
+        return Kind.GREEDY
+    return Kind.CUT if any(seq.params.is_cut and not seq.params.greedy for seq, _ in of) else Kind.DRAWN
 
 
 class StepGraphs:
@@ -94,7 +98,16 @@ class StepGraphs:
     @property
     def count(self) -> int:
         """Graphs that there are to be."""
-        return len(self.sizes) * len(Kind)
+        return sum(len(self.kinds(rows)) for rows in self.sizes)
+
+    def kinds(self, rows: int) -> list[Kind]:
+        """The graphs of so many rows."""
+        return [kind for kind in Kind if kind is not Kind.CUT or self._is_split(rows)]
+
+    def _is_split(self, rows: int) -> bool:
+        from chatpager.kernels import cuda_sampling  # triton is there on Linux only, and slow to import
+
+        return cuda_sampling.is_split(rows, self._logits.shape[1])
 
     # -- what is captured ---------------------------------------------------------------------------------------------
 
@@ -108,11 +121,11 @@ class StepGraphs:
             return
         raw = logits.float()
         best, tokens = raw.max(-1)
-        if kind is Kind.DRAWN:
-            tokens = self._draw(raw, tokens)
+        if kind is not Kind.GREEDY:
+            tokens = self._draw(raw, tokens, is_cut=kind is Kind.CUT or not self._is_split(rows))
         self.drawn[:rows].copy_(tokens.masked_fill(~torch.isfinite(best), -1))
 
-    def _draw(self, raw: torch.Tensor, greedy: torch.Tensor) -> torch.Tensor:
+    def _draw(self, raw: torch.Tensor, greedy: torch.Tensor, *, is_cut: bool) -> torch.Tensor:
         from chatpager.kernels import cuda_sampling  # triton is there on Linux only, and slow to import
 
         temperature, top_p, log_min_p = self._rules[0][:, : len(raw)]
@@ -127,6 +140,7 @@ class StepGraphs:
             seeds=seeds,
             positions=positions,
             workspace=self._workspace,
+            is_cut=is_cut,
         )
         return torch.where(is_greedy, greedy, drawn)
 
@@ -139,7 +153,7 @@ class StepGraphs:
         stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         done = 0
         for rows in sorted(sizes or self.sizes, reverse=True):
-            for kind in Kind:
+            for kind in self.kinds(rows):
                 self._builder.build_padded(Plan(), {}, rows)
                 stream.wait_stream(torch.cuda.current_stream(self._device))
                 with torch.inference_mode(), torch.cuda.stream(stream):
@@ -165,6 +179,8 @@ class StepGraphs:
     def launch(self, batch: Batch) -> Drawn:
         """Compute a batch that was built for as many rows as a graph has."""
         rows, kind = batch.num_seqs, kind_of(batch)
+        if kind is Kind.CUT and not self._is_split(rows):
+            kind = Kind.DRAWN
         self._replay(rows, kind)
         count = len(batch.samples)
         if kind is Kind.LOGITS:

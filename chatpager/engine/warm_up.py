@@ -23,7 +23,9 @@ from chatpager.engine.step_graphs import StepGraphs
 log = logging.getLogger(__name__)
 
 LAUNCHING = SamplingParams(top_p=0.9, logprobs=1, seed=0)
-"""The draw with all of its kernels."""
+"""The draw with all of its kernels but one."""
+UNCUT = SamplingParams(seed=0)
+"""The draw without top-k and top-p, which few rows may do by another."""
 BLOCK = 1
 """Whose content is of no interest, and which every context of such a step consists of."""
 NULL = 0
@@ -77,6 +79,8 @@ def make_ready(run: Callable[[Plan], object], tried: list[Trial], block_size: in
             plan = plan_of(trial, block_size)
             plan.rows[0].copy = BLOCK, NULL
             run(plan)
+            if i == 0:
+                run(plan_of(trial, block_size, UNCUT))
             yield i + 1
         for n in graphs.capture() if graphs else ():
             yield len(tried) + n

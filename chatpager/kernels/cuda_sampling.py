@@ -4,6 +4,8 @@
 A row is looked at alone and always in the same order: its token does not depend on the batch.
 """
 
+from typing import Any
+
 import triton
 import triton.language as tl
 from torch import Tensor, float32, float64, int32, int64
@@ -11,10 +13,15 @@ from torch import Tensor, float32, float64, int32, int64
 from chatpager.kernels.cuda import COMPILED, on_device
 from chatpager.kernels.heuristics import power_of_2
 from chatpager.kernels.row_cut import as_key, last_of, scaled, top_k_cut, top_p_cut
+from chatpager.kernels.split_cut import CHUNK, PIVOTS, ROUNDS, STATE, look_kernel, settle_kernel
 from chatpager.kernels.workspace import Workspace
 
 BLOCK = 4096
 """Tokens that are looked at together."""
+LEAST_BLOCKS = 16
+"""Of a row that several programs cut: 64k tokens."""
+MOST_PROGRAMS = 512
+"""Of a cut by several a row: a GPU has room for about as many at once, and with more rows each may have one."""
 
 
 @triton.jit
@@ -148,6 +155,12 @@ def pick_kernel(
     tl.store(p_tokens + i_row, tl.where(is_sound, token, -1).to(tl.int64))
 
 
+def is_split(rows: int, vocabulary: int) -> bool:
+    """Whether several programs cut each row: dozens of launches, where one program would take longer than all."""
+    blocks = triton.cdiv(vocabulary, BLOCK)
+    return blocks >= LEAST_BLOCKS and rows * blocks <= MOST_PROGRAMS
+
+
 def draw(
     logits: Tensor,
     *,
@@ -158,8 +171,10 @@ def draw(
     seeds: Tensor,
     positions: Tensor,
     workspace: Workspace | None = None,
+    is_cut: bool = True,
 ) -> Tensor:
     """One token a row, int64 [rows]; -1 where a row's largest logit is not finite. Nothing waits for the device.
+    ``is_cut``: whether a row may have a top-k or a top-p; False saves time, and the answer is the same where none has.
 
     Args:
         logits: float32 [rows, vocabulary], the last dimension contiguous.
@@ -181,12 +196,34 @@ def draw(
     sizes = logits.stride(0), vocabulary
     with on_device(logits):
         peak_kernel[(rows, blocks)](peaks, *source, *sizes, **every)
-        cut_kernel[(rows,)](
-            cuts, peak, peaks, *source, top_k, top_p, log_min_p, *sizes, blocks,
-            BLOCKS=power_of_2(blocks), num_warps=8, **every,
-        )  # fmt: skip
+        cut = _split_cut if is_cut and is_split(rows, vocabulary) else _cut
+        cut((cuts, peak), (peaks, *source, top_k, top_p, log_min_p, *sizes, blocks), (rows, blocks), take, every)
         mass_kernel[(rows, blocks)](masses, cuts, peak, *source, *sizes, **every)
         pick_kernel[(rows,)](
             tokens, masses, cuts, peak, *source, seeds, positions, *sizes, blocks, BLOCKS=power_of_2(blocks), **every
         )  # fmt: skip
     return tokens
+
+
+def _cut(found: tuple[Tensor, ...], row: tuple[Any, ...], size: tuple[int, int], _: Any, every: dict[str, int]) -> None:
+    """One program a row: the cut and the peak, to ``found``."""
+    cut_kernel[(size[0],)](*found, *row, BLOCKS=power_of_2(size[1]), num_warps=8, **every)
+
+
+def _split_cut(
+    found: tuple[Tensor, ...], row: tuple[Any, ...], size: tuple[int, int], take: Any, every: dict[str, int]
+) -> None:
+    """The same by a program a block. Rounds take turns in two places: none reads where another one writes."""
+    rows, blocks = size
+    device, named = found[0].device, {"BLOCKS": power_of_2(blocks), "PIVOTS": PIVOTS, "num_warps": 8, **every}
+    state = take("states", (2, rows, STATE), int64, device)
+    counts, masses = (take(f"found {kind}", (2, rows, blocks, PIVOTS), kind, device) for kind in (int32, int64))
+    chunk = min(CHUNK, every["BLOCK"])
+    for i in range(ROUNDS):
+        new, old = i % 2, (i + 1) % 2
+        look_kernel[size](
+            state[new], state[old], counts[new], masses[new], counts[old], masses[old], *row,
+            CHUNK=chunk, FIRST=i == 0, **named,
+        )  # fmt: skip
+    last = (ROUNDS - 1) % 2
+    settle_kernel[(rows,)](*found, state[last], counts[last], masses[last], *row, **named)

@@ -4,6 +4,9 @@
 Numbers of single precision, read as whole ones, are in order. Halving the interval between a row's floor and its
 largest number finds the k-th largest, or the least that top-p keeps, in at most 32 looks at the row, which stays in the
 cache. Of equal numbers at the cut the first in the vocabulary are kept, as a stable sort would.
+
+A token's mass is ``exp(x - peak)`` as a whole number of 42 binary places: sums of whole numbers are the same in any
+order, so a row is cut in the same place whatever computes it, and by however many programs (``split_cut``).
 """
 
 import triton
@@ -36,15 +39,24 @@ def tokens_from(p_row, vocabulary, temperature, key, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def mass_of(b_x, peak):
+    """Of tokens; in two halves, since conversions to 64 bits are slow."""
+    b_w = tl.exp(b_x - peak) * 2097152.0
+    b_high = b_w.to(tl.int32)
+    b_low = ((b_w - b_high.to(tl.float32)) * 2097152.0).to(tl.int32)
+    return (b_high.to(tl.int64) << 21) + b_low
+
+
+@triton.jit
 def mass_above(p_row, vocabulary, temperature, peak, key, BLOCK: tl.constexpr):
-    """How many tokens have a larger key, and the sum of their ``exp(x - peak)``."""
+    """How many tokens have a larger key, and their mass."""
     count = tl.full((), 0, tl.int32)
-    mass = tl.full((), 0.0, tl.float64)
+    mass = tl.full((), 0, tl.int64)
     for i in range(0, vocabulary, BLOCK):
         b_x = scaled(p_row, i + tl.arange(0, BLOCK), vocabulary, temperature)
         m_x = as_key(b_x) > key
         count += tl.sum(m_x.to(tl.int32), 0)
-        mass += tl.sum(tl.where(m_x, tl.exp(b_x - peak), 0.0), 0).to(tl.float64)
+        mass += tl.sum(tl.where(m_x, mass_of(b_x, peak), 0), 0)
     return count, mass
 
 
@@ -81,13 +93,13 @@ def top_p_cut(p_row, vocabulary, temperature, peak, cut, kept, highest, top_p, B
     of_key = tokens_from(p_row, vocabulary, temperature, cut, BLOCK) - above
     if kept < 0:
         kept = of_key
-    total = mass + weight_of(cut, peak) * kept.to(tl.float64)
-    wanted = total * top_p
+    total = mass + weight_of(cut, peak) * kept
+    wanted = total.to(tl.float64) * top_p
     low = cut.to(tl.int64)
     high = highest.to(tl.int64)
     above_high = tl.full((), 0, tl.int32)
-    mass_high = tl.full((), 0.0, tl.float64)
-    if mass < wanted:
+    mass_high = tl.full((), 0, tl.int64)
+    if mass.to(tl.float64) < wanted:
         high = low
         above_high = above
         mass_high = mass
@@ -96,7 +108,7 @@ def top_p_cut(p_row, vocabulary, temperature, peak, cut, kept, highest, top_p, B
         while high - low > 1:
             middle = low + (high - low) // 2
             found, mass = mass_above(p_row, vocabulary, temperature, peak, middle.to(tl.int32), BLOCK)
-            if mass < wanted:
+            if mass.to(tl.float64) < wanted:
                 high = middle
                 above_high = found
                 mass_high = mass
@@ -108,17 +120,23 @@ def top_p_cut(p_row, vocabulary, temperature, peak, cut, kept, highest, top_p, B
                 low = high
     cut = high.to(tl.int32)
     if (low != high) | (kept >= 0):
-        ratio = (wanted - mass_high) / tl.maximum(weight_of(cut, peak), 1e-300)
-        reached = tl.maximum(tl.ceil(tl.minimum(ratio, 1e9)).to(tl.int32), 1)
-        kept = tl.where(kept < 0, reached, tl.minimum(kept, reached))
+        kept = reaching(wanted, mass_high, cut, peak, kept)
     return cut, kept
 
 
 @triton.jit
+def reaching(wanted, mass_high, cut, peak, kept):
+    """How many tokens at the cut bring the mass above it to ``wanted``; of ``kept``, or of all if that is -1."""
+    ratio = (wanted - mass_high.to(tl.float64)) / tl.maximum(weight_of(cut, peak).to(tl.float64), 1e-300)
+    reached = tl.maximum(tl.ceil(tl.minimum(ratio, 1e9)).to(tl.int32), 1)
+    return tl.where(kept < 0, reached, tl.minimum(kept, reached))
+
+
+@triton.jit
 def weight_of(key, peak):
-    """``exp(x - peak)`` of the number that has this key."""
+    """The mass of a token that has this key."""
     bits = key ^ ((key >> 31) & 0x7FFFFFFF)
-    return tl.exp(bits.to(tl.float32, bitcast=True) - peak).to(tl.float64)
+    return mass_of(bits.to(tl.float32, bitcast=True), peak)
 
 
 @triton.jit

@@ -13,6 +13,7 @@ from chatpager.engine.model_runner import ModelRunner
 from chatpager.engine.plan import Plan, Row
 from chatpager.engine.sampler import sample
 from chatpager.engine.step_graphs import MOST_ROWS, Kind, bucket_of, buckets, can_be_captured, kind_of
+from chatpager.kernels import cuda_sampling
 from tests.engine.test_overlap import Workload
 from tests.engine.test_sampler import seq
 
@@ -91,7 +92,8 @@ def test_a_row_decides_how_much_of_the_draw_is_in_the_graph(runner):
         return kind_of(of._builder.build_padded(plan, {}, 4))
 
     assert kind({"temperature": 0.0}, {"temperature": 0.0}) is Kind.GREEDY
-    assert kind({"temperature": 0.0}, {"temperature": 0.5}) is Kind.DRAWN
+    assert kind({"temperature": 0.0, "top_p": 0.5}, {"temperature": 0.5}) is Kind.DRAWN
+    assert kind({"temperature": 0.0}, {"temperature": 0.5, "top_k": 3}) is Kind.CUT
     for ruled in ({"logprobs": 0}, {"presence_penalty": 0.5}, {"logit_bias": {1: 2.0}}, {"min_tokens": 2}):
         assert kind({"temperature": 0.0}, ruled) is Kind.LOGITS
 
@@ -176,6 +178,26 @@ def test_nothing_asks_the_device_for_a_number(runner, kind, monkeypatch):
         of._graphs.compute(4, kind)
 
 
+def test_a_cut_by_many_launches_is_in_a_graph_of_its_own(runner, monkeypatch):
+    """Which a draw without it does not pay for."""
+    of = runner()
+    graphs, seen = of._graphs, []
+    assert graphs.count == len(graphs.sizes) * 3 and Kind.CUT not in graphs.kinds(1), (
+        "of 256 tokens one program is best"
+    )
+    monkeypatch.setattr(cuda_sampling, "LEAST_BLOCKS", 1)
+    monkeypatch.setattr(cuda_sampling, "MOST_PROGRAMS", 2)
+    assert [len(graphs.kinds(rows)) for rows in (1, 2, 4)] == [4, 4, 3]
+    draw = cuda_sampling.draw
+    monkeypatch.setattr(
+        cuda_sampling, "draw", lambda *args, is_cut, **named: seen.append(is_cut) or draw(*args, **named)
+    )
+    monkeypatch.setattr(graphs, "_replay", lambda rows, kind: seen.append(kind) or graphs.compute(rows, kind))
+    for lengths, params in (([3], {}), ([3], {"top_k": 2}), ([3, 4, 5], {}), ([3, 4, 5], {"top_k": 2})):
+        of.launch(decoding(of, lengths, temperature=0.7, **params))()
+    assert seen == [Kind.DRAWN, False, Kind.CUT, True, Kind.DRAWN, True, Kind.DRAWN, True]
+
+
 def test_nothing_is_replayed_before_it_is_captured(runner, monkeypatch):
     """The largest step may have one token of each sequence."""
     of = runner(max_num_batched_tokens=6)
@@ -221,12 +243,12 @@ def on_gpu(tiny_model, **settings):
 def test_a_replay_is_what_was_captured(tiny_model):
     of = on_gpu(tiny_model)
     graphs = of._graphs
-    assert can_be_captured(of.model.module) and len(graphs._graphs) == len(graphs.sizes) * len(Kind)
+    assert can_be_captured(of.model.module) and len(graphs._graphs) == graphs.count
     for lengths in ([5, 17, 100], [1], [30] * 18):
         plan = decoding(of, lengths, temperature=0.8, top_p=0.9)
         size = bucket_of(plan, graphs.sizes)
         graphs.build(plan, {}, size)
-        for kind in Kind:
+        for kind in graphs.kinds(size):
             with torch.inference_mode():
                 graphs.compute(size, kind)
             computed = graphs.drawn.clone(), graphs._logits[:size].clone()

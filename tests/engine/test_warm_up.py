@@ -95,6 +95,7 @@ def test_blocks_are_copied_too():
     plans = []
     make_ready(plans.append, [Trial(2, 1, 17)], 16, None)
     assert [row.copy for row in plans[0].rows] == [(1, 0), None]
+    assert [plan.rows[0].seq.params.is_cut for plan in plans] == [True, False], "which few rows do by other kernels"
 
 
 def test_trials_fit_a_step_and_a_context():

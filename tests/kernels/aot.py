@@ -32,6 +32,7 @@ from chatpager.kernels.heuristics import decode_tiling, extend_tiling
 from chatpager.kernels.merge import merge_kernel
 from chatpager.kernels.planner import plan_kernel
 from chatpager.kernels.prefix import prefix_kernel
+from chatpager.kernels.split_cut import CHUNK, PIVOTS, look_kernel, settle_kernel
 from chatpager.kernels.variants import Variant, merge_constants
 from tests.kernels.pairs import all_pairs
 
@@ -162,6 +163,8 @@ def source(kernel: Any, case: Case, constants: dict[str, int]) -> ASTSource:
     if case.kernel in PARAMETERS["kernel"]:
         kinds |= dict.fromkeys(("p_key", "p_value"), cached)
     kinds |= dict.fromkeys(("p_key_scales", "p_value_scales"), "*fp32" if case.cache else "constexpr")
+    kinds |= dict.fromkeys(("p_new_state", "p_old_state", "p_new_sums", "p_old_sums"), "*i64")
+    kinds |= dict.fromkeys(("p_new_counts", "p_old_counts"), "*i32")
     kinds |= {"p_masses": "*fp64", "p_cuts": "*i32", "p_top_k": "*i32", "eps": "fp32"}
     kinds |= dict.fromkeys(("p_tables", "p_context", "p_start", "p_starts", "p_members", "p_lengths"), "*i32")
     kinds |= {"p_shared": "*i32" if constants.get("SHARED") else "constexpr"}
@@ -216,6 +219,7 @@ def copy(case: Case) -> tuple[Any, dict[str, int], int]:
 
 
 SAMPLING = {"BLOCK": sampling.BLOCK, "BLOCKS": 32}
+SPLIT = SAMPLING | {"PIVOTS": PIVOTS}
 OTHERS: dict[str, Callable[[Case], tuple[Any, dict[str, int], int]]] = {
     "plan": plan,
     "plan shared": plan,
@@ -229,6 +233,9 @@ OTHERS: dict[str, Callable[[Case], tuple[Any, dict[str, int], int]]] = {
     "gate": lambda _: (gate_kernel, {"DIM": 14_336, "BLOCK": 1024}, 4),
     "peak": lambda _: (peak_kernel, {"BLOCK": sampling.BLOCK}, 4),
     "cut": lambda _: (cut_kernel, SAMPLING, 8),
+    "first look": lambda _: (look_kernel, SPLIT | {"CHUNK": CHUNK, "FIRST": True}, 8),
+    "look": lambda _: (look_kernel, SPLIT | {"CHUNK": CHUNK, "FIRST": False}, 8),
+    "settle": lambda _: (settle_kernel, SPLIT, 8),
     "mass": lambda _: (mass_kernel, {"BLOCK": sampling.BLOCK}, 4),
     "pick": lambda _: (pick_kernel, SAMPLING, 4),
 }

@@ -7,9 +7,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from chatpager.engine.sampler import _draw, draw_on_device, uniform
+from chatpager.engine.sampler import _draw, draw_on_device, draw_rules, uniform
 from chatpager.kernels import cuda_sampling
 from chatpager.kernels.cuda_sampling import uniform as uniform_on_device
+from chatpager.kernels.workspace import Workspace
 from tests.engine.test_sampler import seq
 
 pytestmark = pytest.mark.no_cover
@@ -101,3 +102,73 @@ def test_a_row_alone_and_in_a_batch_give_one_token(triton_backend):
     seqs = [seq(seed=i, top_k=40, top_p=0.8) for i in range(5)]
     together = draw_on_device(logits, seqs).tolist()
     assert [draw_on_device(logits[i : i + 1], seqs[i : i + 1]).item() for i in range(5)] == together
+
+
+# -- several programs a row -------------------------------------------------------------------------------------------
+
+CUTS = [
+    {"top_k": 7},
+    {"top_p": 0.5},
+    {"top_k": 150, "top_p": 0.8, "temperature": 0.7},
+    {"top_k": 12, "top_p": 0.31, "min_p": 0.05},
+    {"min_p": 0.1},
+    {"top_p": 1e-6},
+]
+
+
+def kept(device, logits: Tensor, seqs, monkeypatch) -> list[Tensor]:
+    """Which tokens one program keeps, and which several keep."""
+    found, scaled = [], logits / torch.tensor([[s.params.temperature] for s in seqs])
+    keys = (scaled + 0.0).view(torch.int32)
+    keys = keys ^ ((keys >> 31) & 0x7FFFFFFF)
+    for least in (1 << 30, 1):
+        monkeypatch.setattr(cuda_sampling, "LEAST_BLOCKS", least)
+        workspace = Workspace()
+        floats, whole = draw_rules(seqs, [3] * len(seqs), logits.shape[1])
+        temperature, top_p, log_min_p = torch.tensor(floats, device=device)
+        seeds, positions, top_k = torch.tensor(whole, device=device)
+        cuda_sampling.draw(
+            logits.to(device), temperature=temperature, top_k=top_k.int(), top_p=top_p, log_min_p=log_min_p,
+            seeds=seeds, positions=positions, workspace=workspace,
+        )  # fmt: skip
+        cut, last = workspace.take("cuts", (len(seqs), 2), torch.int32, torch.device(device)).cpu().T.unsqueeze(-1)
+        found.append((keys > cut) | ((keys == cut) & (torch.arange(logits.shape[1]) <= last)))
+    return found
+
+
+@pytest.mark.parametrize(("step", "which"), [(None, CUTS), (0.5, CUTS[1:4])], ids=["all differ", "many are equal"])
+def test_several_programs_keep_the_tokens_that_one_keeps(triton_backend, step, which, monkeypatch):
+    monkeypatch.setattr(cuda_sampling, "BLOCK", 128)
+    torch.manual_seed(5)
+    logits = 2 * torch.randn(len(which), 200)
+    logits = logits if step is None else (logits / step).round() * step
+    seqs = [seq(seed=i, **params) for i, params in enumerate(which)]
+    one, several = kept(triton_backend.device, logits, seqs, monkeypatch)
+    assert torch.equal(one, several) and len(set(one.sum(-1).tolist())) > len(which) // 2
+    same(triton_backend.device, logits[2:3], seqs[2:3])
+
+
+def test_several_programs_find_no_token_where_there_is_none(triton_backend, monkeypatch):
+    monkeypatch.setattr(cuda_sampling, "LEAST_BLOCKS", 1)
+    logits = torch.full((4, 40), -torch.inf)
+    logits[0, 3], logits[1, 39], logits[3, 33] = torch.nan, torch.inf, 1.0
+    drawn = draw_on_device(logits.to(triton_backend.device), [seq(top_k=5, top_p=0.5)] * 4).tolist()
+    assert drawn == [-1, -1, -1, 33]
+
+
+def test_few_rows_of_a_large_vocabulary_are_cut_by_several_programs():
+    assert (
+        cuda_sampling.is_split(1, 131_072)
+        and cuda_sampling.is_split(16, 131_072)
+        and cuda_sampling.is_split(13, 152_064)
+    )
+    assert not cuda_sampling.is_split(17, 131_072) and not cuda_sampling.is_split(1, 32_000)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("spread", [0.0, 0.3, 3.0, 12.0])
+def test_on_a_gpu_several_programs_keep_what_one_keeps_of_a_large_vocabulary(spread, monkeypatch):
+    seqs = [seq(seed=i, **params) for i, params in enumerate(CUTS)]
+    one, several = kept("cuda", spread * torch.randn(len(CUTS), 131_072), seqs, monkeypatch)
+    assert torch.equal(one, several)
