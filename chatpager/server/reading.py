@@ -96,7 +96,7 @@ def decode(data: str | bytes) -> Json:
             raise InvalidJSON(f"this is not JSON: {worse}") from worse
         raise InvalidRequest("a number is out of range", param=name) from error
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        if _has_half_a_pair(data):
+        if len(data) <= BIG and _has_half_a_pair(data):
             raise InvalidJSON("a text holds half of a surrogate pair (\\ud800 to \\udfff): no character") from error
         raise InvalidJSON(f"this is not JSON: {error}") from error
     if not isinstance(value, dict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Sequence
 from contextlib import suppress
@@ -27,7 +28,7 @@ from chatpager.server.input_items import Json, check_text, input_messages
 from chatpager.server.keyring import tenant_of
 from chatpager.server.markdown import as_markdown
 from chatpager.server.once import answered_once
-from chatpager.server.reading import decoded, known_fields, made_of
+from chatpager.server.reading import MUCH, decoded, known_fields, made_of
 from chatpager.server.requests import check_metadata
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE, Service, kept_answers, told_answers
@@ -248,15 +249,19 @@ async def _told(service: Service, tenant: str, session_id: str) -> _Told:
     told = await told_answers(service, tenant, [(m, answered[m.hash]) for m in chain if m.hash in answered])
     told |= await kept_answers(service, chain, turns)
     silent = _silent(chain, turns)
-    found = [
-        (place, item)
-        for place, m in enumerate(chain)
-        for item in (
-            unanswered_items(m, silent[m.hash])
-            if m.hash in silent
-            else message_items(m, answered.get(m.hash), told.get(m.hash))
-        )
-    ]
+
+    def items() -> list[tuple[int, wire.AnyItem]]:
+        return [
+            (place, item)
+            for place, m in enumerate(chain)
+            for item in (
+                unanswered_items(m, silent[m.hash])
+                if m.hash in silent
+                else message_items(m, answered.get(m.hash), told.get(m.hash))
+            )
+        ]
+
+    found = await asyncio.to_thread(items) if len(chain) > MUCH else items()
     if live is not None and live.request.generate and (not chain or chain[-1].hash == live.input_tip):
         found += [(len(chain), item) for item in live_items(live)]
     return _Told(session, chain, found)

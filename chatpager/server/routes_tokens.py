@@ -18,7 +18,6 @@ from chatpager.server.requests import check_model, response_request
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE
 
-MAX_IDS = 1 << 19
 Id = Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -33,7 +32,7 @@ class Tokenize(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Detokenize(msgspec.Struct, frozen=True, kw_only=True):
-    tokens: Annotated[list[Id], msgspec.Meta(max_length=MAX_IDS)]
+    tokens: list[Id]
     model: str | None = None
 
 
@@ -78,7 +77,9 @@ async def detokenize(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
     body, told = await made_of(await decoded(await request.read()), read, Detokenize)
     check_model(body.model, service.served)
-    size = service.hub.num_tokens
+    size, most = service.hub.num_tokens, service.hub.max_model_len
+    if len(body.tokens) > most:
+        raise InvalidRequest(f"tokens: {len(body.tokens)} of them, and the context holds {most}", param="tokens")
     if (largest := max(body.tokens, default=0)) >= size:
         place = f"tokens[{body.tokens.index(largest)}]"
         raise InvalidRequest(f"{place} is {largest}, outside 0..{size - 1}", param=place)

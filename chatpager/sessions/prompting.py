@@ -25,6 +25,9 @@ from chatpager.store import Message, NewMessage, text_content, text_of
 BEGINNINGS = ("a", "Z", "1", " b", "\n\nc", "\N{SNOWMAN}", "\N{CJK UNIFIED IDEOGRAPH-4F60}", "(")
 """Of what people say: whatever token the end of the instructions makes with one, it does not make with all."""
 
+MANY = 512
+"""Messages: some 5 ms of looking at them."""
+
 
 class Question(NamedTuple):
     """The messages, with instructions where they stand, and what asks for the next one."""
@@ -58,15 +61,10 @@ class Prompting:
             InputTooLong: it is far beyond ``limit``.
             InvalidRequest: the template refuses it, or the tools.
         """
-        messages = self._chat_messages(conversation)
-        if around.head:
-            messages.insert(0, ChatMessage("system", around.head))
-        if around.tail:
-            messages.append(ChatMessage("system", around.tail))
-        check_bytes([*_tools_text(around.tools), *messages], self._tokenizer, self.limit)
-        prompt = await asyncio.get_running_loop().run_in_executor(
-            self._thread, self._prompt, tenant, messages, around.tools, asks
-        )
+        in_thread = partial(asyncio.get_running_loop().run_in_executor, self._thread)
+        made = partial(self._messages, conversation, around)
+        messages = await in_thread(made) if len(conversation) > MANY else made()
+        prompt = await in_thread(self._prompt, tenant, messages, around.tools, asks)
         return Question(messages, prompt)
 
     async def settled(
@@ -134,6 +132,16 @@ class Prompting:
 
     def close(self) -> None:
         self._thread.shutdown()
+
+    def _messages(self, conversation: Sequence[Message | NewMessage], around: Around) -> list[ChatMessage]:
+        """Raises InputTooLong."""
+        messages = self._chat_messages(conversation)
+        if around.head:
+            messages.insert(0, ChatMessage("system", around.head))
+        if around.tail:
+            messages.append(ChatMessage("system", around.tail))
+        check_bytes([*_tools_text(around.tools), *messages], self._tokenizer, self.limit)
+        return messages
 
     def _chat_messages(self, conversation: Sequence[Message | NewMessage]) -> list[ChatMessage]:
         """A tool's result has the name of the tool that was called, which some templates insist on."""

@@ -1,12 +1,16 @@
 """/v1/conversations: created, listed, renamed, deleted."""
 
 import asyncio
+import threading
 from contextlib import asynccontextmanager
 
 import pytest
 from openai.types.conversations import Conversation
 
 from chatpager.errors import StoreError
+from chatpager.server import routes_conversations
+from chatpager.server.reading import MUCH
+from chatpager.sessions import prompting
 from tests.serving import DEADLINE, GREEDY, eventually
 from tests.store.making import count
 
@@ -232,3 +236,24 @@ async def test_a_turn_that_waits_for_a_conversation_that_is_deleted_is_refused(s
     answer = await second
     assert answer.status == 404 or answer.json["conversation"]
     assert (await server.get(PATH)).json["data"] == []
+
+
+async def test_very_many_messages_are_looked_at_beside_the_event_loop(server, monkeypatch):
+    threads = set()
+
+    def noted(work):
+        def done(*given):
+            threads.add((work.__name__, threading.current_thread() is threading.main_thread()))
+            return work(*given)
+
+        return done
+
+    monkeypatch.setattr(routes_conversations, "message_items", noted(routes_conversations.message_items))
+    monkeypatch.setattr(prompting, "check_bytes", noted(prompting.check_bytes))
+    many = [{"type": "message", "role": "user", "content": "a"}] * (MUCH + 1)
+    for items in (many[:2], many):
+        threads.clear()
+        conversation = await server.conversation(items=items)
+        assert len(await server.items(conversation)) == min(len(items), 20)
+        await server.post("/v1/responses", {"conversation": conversation, "input": "a", **GREEDY})
+        assert threads == {("message_items", items is not many), ("check_bytes", items is not many)}

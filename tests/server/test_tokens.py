@@ -60,6 +60,7 @@ async def test_input_tokens_are_those_of_the_turn_to_come(server):
         ("/tokenize", {"messages": []}, (400, "invalid_request", "messages")),
         ("/detokenize", {"tokens": ["a"]}, (400, "invalid_request", "tokens[0]")),
         ("/detokenize", {"tokens": [-1]}, (400, "invalid_request", "tokens[0]")),
+        ("/detokenize", {"tokens": [1] * 513}, (400, "invalid_request", "tokens")),
         ("/detokenize", {"tokens": [2**40]}, (400, "invalid_request", "tokens[0]")),
         ("/v1/responses/input_tokens", {}, (400, "invalid_request", "input")),
         (
