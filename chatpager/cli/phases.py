@@ -14,9 +14,10 @@ log = structlog.get_logger("chatpager")
 
 
 @contextmanager
-def phase(console: Console, words: str, *, as_log: bool = False) -> Iterator[None]:
-    """``as_log``: whoever reads standard error expects lines of the log there, and nothing else."""
-    if console.is_terminal:
+def phase(console: Console, words: str, *, as_log: bool = False, spins: bool = True) -> Iterator[None]:
+    """``as_log``: whoever reads standard error expects lines of the log there, and nothing else. ``spins``: whether
+    nothing else draws on the terminal meanwhile, as a GPU's engine does, which has a bar."""
+    if console.is_terminal and spins:
         with console.status(Text(words)):
             yield
         return

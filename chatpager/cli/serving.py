@@ -80,7 +80,7 @@ async def serve(config: Config, path: Path, console: Console, *, browser: bool =
     runner = make_runner(make_app(config.server, service_opener(config, path, name)))
     asyncio.get_running_loop().set_exception_handler(TooManyConnections())
     words = f"loading {name}; a first start also compiles kernels for this machine: half a minute"
-    with phase(console, words, as_log=config.server.log_format == "json"):
+    with phase(console, words, as_log=config.server.log_format == "json", spins=not _is_on_gpu(config)):
         await runner.setup()
     try:
         admins = None
@@ -108,6 +108,10 @@ async def serve(config: Config, path: Path, console: Console, *, browser: bool =
         await runner.cleanup()
         if config.server.ray_address is not None:
             await asyncio.to_thread(ray_cluster.leave, config)
+
+
+def _is_on_gpu(config: Config) -> bool:
+    return config.engine.engine == "torch" and has_gpu(config.engine.device)
 
 
 def _allow_open_files() -> None:
@@ -206,7 +210,7 @@ def engine_maker(
         devices = config.engine.tensor_parallel_size if on_gpu else 0
         return RayReplica(name, engine_child.build, settings(f"-{i}" if i else ""), num_cpus=0, num_gpus=devices)
 
-    on_gpu = config.engine.engine == "torch" and has_gpu(config.engine.device)
+    on_gpu = _is_on_gpu(config)
     apart, has_several = (
         config.server.engine_process,
         config.server.replicas > 1 or config.server.ray_address is not None,

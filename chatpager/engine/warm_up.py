@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from tqdm import tqdm
 
 from chatpager.engine.block_hash import BlockHasher
 from chatpager.engine.plan import Plan, Row
@@ -72,7 +75,8 @@ def keep_compiled() -> None:
 
 
 def make_ready(run: Callable[[Plan], object], tried: list[Trial], block_size: int, graphs: StepGraphs | None) -> None:
-    """Run every trial and capture every graph, and tell how far that is: minutes at the first start, seconds later."""
+    """Run every trial and capture every graph, and tell how far that is, by a bar on a terminal and by lines of the log
+    elsewhere: minutes at the first start, seconds later."""
 
     def done() -> Iterator[int]:
         for i, trial in enumerate(tried):
@@ -87,8 +91,17 @@ def make_ready(run: Callable[[Plan], object], tried: list[Trial], block_size: in
 
     total = len(tried) + (graphs.count if graphs else 0)
     log.info("compiling kernels for this GPU and capturing %d graphs", total - len(tried))
-    for n in quarters(done(), total):
-        log.info("%d of %d kinds of steps are ready", n, total)
+    if sys.stderr.isatty():
+        _draw_bar(done(), total)
+    else:
+        for n in quarters(done(), total):
+            log.info("%d of %d kinds of steps are ready", n, total)
+
+
+def _draw_bar(done: Iterator[int], total: int) -> None:
+    with tqdm(total=total, desc="compiling kernels", unit="step", file=sys.stderr) as bar:
+        for n in done:
+            bar.update(n - bar.n)
 
 
 def quarters(done: Iterator[int], total: int) -> Iterator[int]:

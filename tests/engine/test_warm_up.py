@@ -1,7 +1,10 @@
 """The steps of a start launch every kernel that any step may launch; dispatch is the real one, only nothing runs."""
 
+import io
+import logging
 import os
 import random
+import sys
 
 import pytest
 import torch
@@ -113,6 +116,21 @@ def test_what_is_compiled_is_kept_in_the_users_cache_unless_told_otherwise(monke
     monkeypatch.delenv("TRITON_CACHE_DIR")
     keep_compiled()
     assert os.environ["TRITON_CACHE_DIR"] == str(tmp_path / "chatpager" / "triton")
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("stream", [Terminal, io.StringIO], ids=["a terminal", "a file"])
+def test_progress_is_a_bar_on_a_terminal_and_lines_of_the_log_elsewhere(stream, monkeypatch, caplog):
+    monkeypatch.setattr(sys, "stderr", stream())
+    with caplog.at_level(logging.INFO, logger="chatpager"):
+        make_ready(lambda _: None, [Trial(1, 1, n) for n in range(1, 9)], 16, None)
+    drawn, lines = sys.stderr.getvalue(), [line for line in caplog.messages if "kinds of steps are ready" in line]
+    assert ("compiling kernels: 100%" in drawn and "8/8" in drawn) is (stream is Terminal)
+    assert len(lines) == (0 if stream is Terminal else 4)
 
 
 def test_progress_is_told_four_times():
