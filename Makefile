@@ -46,7 +46,7 @@ audit: $(VENV)/.created
 	@$(PY) .ci/audit
 
 unit: $(VENV)/.dev page
-	@.ci/system-packages postgresql chromium
+	@.ci/system-packages postgresql pgbouncer chromium
 	@echo "fetching the clients of others that are tried (once)"
 	@$(PY) -m tests.e2e.fetching
 	@$(PY) -m pytest -n 2 --dist loadfile --max-worker-restart 0 --cov --cov-report=term --cov-fail-under=90
@@ -65,7 +65,7 @@ FAULTS := tests/fuzz tests/e2e/test_kill_rounds.py tests/e2e/test_scale_out.py t
 
 # What `make test` tries shortly or not at all; the figures that tests print are shown.
 test-reliability: $(VENV)/.dev page
-	@.ci/system-packages postgresql
+	@.ci/system-packages postgresql pgbouncer
 	@$(LONGER) $(PY) -m pytest -n 2 --dist loadfile --max-worker-restart 0 -m "slow or not slow" -rP --timeout 0 $(FAULTS)
 
 # What needs Ray: 80 MB more, and minutes of processes, that `make test` does without.

@@ -49,7 +49,7 @@ async def online() -> None:
         parsed,
         poolclass=NullPool,
         hide_parameters=True,
-        connect_args={"isolation_level": None, "timeout": PATIENCE} if sqlite else {},
+        connect_args={"isolation_level": None, "timeout": PATIENCE} if sqlite else address.for_asyncpg(parsed),
     )
     if sqlite:
         event.listen(engine.sync_engine, "begin", lambda c: c.exec_driver_sql("BEGIN IMMEDIATE"))

@@ -24,7 +24,7 @@ if not torch.cuda.is_available():
 
 from tests.chat_models import save_model, save_tokenizer
 from tests.on_gpu import pytest_addoption, pytest_ignore_collect  # noqa: F401
-from tests.postgres import postgres_server, postgres_url  # noqa: F401
+from tests.postgres import pooler, postgres_server, postgres_url  # noqa: F401
 from tests.processes import fork_server, pytest_runtest_setup, server, server_url  # noqa: F401
 from tests.reliability.rows import pytest_collection_modifyitems, pytest_configure  # noqa: F401
 from tests.small_disk import small_disk  # noqa: F401

@@ -1,6 +1,7 @@
 """A real, throw-away PostgreSQL server for tests, started from the binaries of this machine.
 
-``postgres_server`` (one for the session, in each xdist worker) and ``postgres_url`` (an empty database for each test).
+``postgres_server`` (one for the session, in each xdist worker) and ``postgres_url`` (an empty database for each test);
+``pooler``, PgBouncer before that server, which shares its connections by transaction.
 """
 
 import os
@@ -89,6 +90,43 @@ def serving(server: Server) -> Iterator[subprocess.Popen[bytes]]:
         process.wait(30)
 
 
+@dataclass
+class Pooler:
+    """A running PgBouncer, reached through a socket in ``folder``; a database has ``CONNECTIONS`` of the server's."""
+
+    folder: Path
+    CONNECTIONS = 2
+
+    def url(self, database: str) -> str:
+        return f"postgresql+asyncpg://postgres@/{database}?host={self.folder}&port=6432&prepared_statement_cache_size=0"
+
+
+@contextmanager
+def pooling(server: Server, program: str, folder: Path) -> Iterator[Pooler]:
+    """Run PgBouncer in ``folder``. It keeps no connection longer than a moment, or a database could not be dropped."""
+    if server.user:
+        shutil.chown(folder, server.user)
+    settings = {
+        "pool_mode": "transaction", "default_pool_size": Pooler.CONNECTIONS, "max_client_conn": 200, "auth_type": "any",
+        "unix_socket_dir": folder, "listen_port": 6432, "server_idle_timeout": 1, "logfile": folder / "log",
+    }  # fmt: skip
+    told = "".join(f"{name} = {value}\n" for name, value in settings.items())
+    (folder / "ini").write_text(f"[databases]\n* = host={server.folder} user=postgres\n[pgbouncer]\n{told}")
+    process = subprocess.Popen(
+        ["sh", "-c", _WATCHED.replace("QUIT", "TERM"), "sh", program, "-q", folder / "ini"],
+        user=server.user, cwd=folder, stdin=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60
+        while not (folder / ".s.PGSQL.6432").exists():
+            assert time.monotonic() < deadline and process.poll() is None, (folder / "log").read_text()
+            time.sleep(0.01)
+        yield Pooler(folder)
+    finally:
+        process.stdin.close()
+        process.wait(30)
+
+
 def _other_user() -> str:
     import pwd
 
@@ -128,3 +166,12 @@ def postgres_url(postgres_server):
     name = postgres_server.create()
     yield postgres_server.url(name)
     postgres_server.drop(name)
+
+
+@pytest.fixture(scope="session")
+def pooler(postgres_server):
+    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        pytest.skip("NOT TESTED behind PgBouncer: it is not on this machine (Debian: apt-get install pgbouncer)")
+    with folder() as place, pooling(postgres_server, program, place) as made:
+        yield made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -67,6 +68,14 @@ def file_of(url: URL) -> Path | None:
     """The file of a SQLite URL, or None where it names no plain file: in memory, or SQLite's own ``file:`` form."""
     name = url.database or ":memory:"
     return None if name.startswith((":memory:", "file:")) else Path(name)
+
+
+def for_asyncpg(url: URL) -> dict[str, Any]:
+    """What asyncpg is told of a URL with ``prepared_statement_cache_size=0``, as a pooler needs that shares connections
+    by transaction: nothing it prepares has a name, so that the next connection need not know it."""
+    if url.query.get("prepared_statement_cache_size") != "0":
+        return {}
+    return {"statement_cache_size": 0, "prepared_statement_name_func": str}
 
 
 def missing_file(url: str) -> Path | None:

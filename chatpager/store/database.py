@@ -116,7 +116,8 @@ class Database:
 
     async def claim(self) -> None:
         """Become, or stay, the only server of this database until ``close``, or one of those that share it. Raises
-        StoreError when another one is, or they do, where this one does not."""
+        StoreError when another one is, or they do, where this one does not; ConfigError behind a pooler, where it must
+        share: no connection is its own there."""
         if self._claim is not None:
             return
         if self.file:
@@ -128,6 +129,9 @@ class Database:
             await lease.take()
             self._claim = lease
             return
+        if address.for_asyncpg(self.url):
+            problem = "a pooler (prepared_statement_cache_size=0) gives no server a connection of its own: turn it on"
+            raise ConfigError("share_database", problem)
         taking = claim.ConnectionClaim(self._engine, self.shown)
         await taking.take()
         self._claim = taking
@@ -328,6 +332,7 @@ def _postgres_engine(url: URL) -> AsyncEngine:
             "timeout": _CONNECT_SECONDS,
             "command_timeout": _COMMAND_SECONDS,
             "server_settings": {"application_name": "chatpager"},
+            **address.for_asyncpg(url),
         },
     )
 

@@ -1,4 +1,5 @@
-"""Every test that asks for ``url`` or ``store`` runs twice: on SQLite and on PostgreSQL."""
+"""Every test that asks for ``url`` or ``store`` runs twice: on SQLite and on PostgreSQL; those of ``POOLED`` a third
+time, on PostgreSQL behind a pooler, all but ``SHORTLY`` only where slow tests are run."""
 
 import asyncio
 import shutil
@@ -28,16 +29,31 @@ def sqlite_url(sqlite_template, tmp_path):
     return f"sqlite+aiosqlite:///{shutil.copy(sqlite_template, tmp_path)}"
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+SHORTLY = "tests.store.test_ownership"
+POOLED = {SHORTLY, *(f"tests.store.test_{name}" for name in ("journal", "live_turns", "sessions", "turns"))}
+
+
+def pytest_generate_tests(metafunc):
+    own = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    if "url" in metafunc.fixturenames and "url" not in own:
+        kinds = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
+        if metafunc.module.__name__ in POOLED:
+            slow = [] if metafunc.module.__name__ == SHORTLY else [pytest.mark.slow]
+            kinds.append(pytest.param("pooled", marks=[pytest.mark.postgres, *slow]))
+        metafunc.parametrize("url", kinds, indirect=True)
+
+
+@pytest.fixture
 def url(request):
-    """As ``sqlite_url``, and then the same on PostgreSQL."""
+    """As ``sqlite_url``, and then the same on PostgreSQL, itself or behind a pooler."""
     if request.param == "sqlite":
         yield request.getfixturevalue("sqlite_url")
-    else:
-        server = request.getfixturevalue("postgres_server")
-        name = server.create(request.getfixturevalue("postgres_template"))
-        yield server.url(name)
-        server.drop(name)
+        return
+    server = request.getfixturevalue("postgres_server")
+    reached = request.getfixturevalue("pooler") if request.param == "pooled" else server
+    name = server.create(request.getfixturevalue("postgres_template"))
+    yield reached.url(name)
+    server.drop(name)
 
 
 @pytest.fixture

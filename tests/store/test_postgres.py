@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, contextmanager
 import pytest
 from sqlalchemy import text
 
-from chatpager.errors import StoreError
+from chatpager.errors import ConfigError, StoreError
 from chatpager.store import Store
 from tests import postgres
 from tests.processes import ROOT
@@ -60,6 +60,22 @@ async def test_where_the_server_takes_no_more_connections_it_is_said_and_what_is
     assert (await store.create_session("ann", id="conv_1", now=1)).id == "conv_1"
     await store.close()
     postgres_server.run("psql", "-qc", "DROP OWNED BY few; DROP ROLE few", postgres_database)
+
+
+async def test_behind_a_pooler_servers_make_a_database_and_share_it(postgres_server, pooler, open_store):
+    name = postgres_server.create()
+    with pytest.raises(ConfigError, match="share_database"):
+        await open_store(pooler.url(name), migrate=True)
+    stores = [await open_store(pooler.url(name), migrate=True, share=True) for _ in range(2)]
+    for store in stores:
+        await store.claim()
+    ids = [f"conv_{n}" for n in range(20 * pooler.CONNECTIONS)]
+    await asyncio.gather(*(stores[n % 2].create_session("ann", id=id, now=1) for n, id in enumerate(ids)))
+    found = await asyncio.gather(*(stores[n % 2 - 1].session("ann", id) for n, id in enumerate(ids)))
+    assert [session.id for session in found] == ids
+    for store in stores:
+        await store.close()
+    postgres_server.drop(name)
 
 
 def files_with(word, folder):
