@@ -62,7 +62,9 @@ def make_runner(
 ) -> web.AppRunner:
     """``files`` None: those that are allowed."""
     limits = Limits(head_seconds, files or files_allowed(), TooManyConnections(), Leaving())
-    return _Runner(app, limits, handler_cancellation=True, access_log=None, keepalive_timeout=idle_seconds)
+    # aiohttp unpacks also what nobody reads, of a request that was refused, without a bound and in the event loop.
+    more: dict[str, Any] = {"auto_decompress": False, "access_log": None, "keepalive_timeout": idle_seconds}
+    return _Runner(app, limits, handler_cancellation=True, **more)
 
 
 class Limits(NamedTuple):

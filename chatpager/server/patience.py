@@ -14,6 +14,7 @@ from aiohttp.typedefs import Handler
 from chatpager.errors import Overloaded, RateLimited, RequestTimeout, RequestTooLarge, UnsupportedEncoding, shown
 from chatpager.server.arriving import ARRIVING, Arriving
 from chatpager.server.keyring import CALLER, tenant_of
+from chatpager.server.packed import PACKED, unpacked
 from chatpager.server.service import SERVICE
 from chatpager.sessions.mistakes import log_mistake
 
@@ -22,9 +23,8 @@ log = structlog.get_logger(__name__)
 REMIND_SECONDS = 60.0
 ANYBODYS_BYTES = 16 << 10
 """Of a body that comes without a key: a login is shorter, and who has no key is no tenant whose connections are few."""
-UNPACKED = ("", "identity", "gzip", "deflate", "br", "zstd")
-"""How a body may be packed; aiohttp unpacks it, refuses itself what it lacks a library for, and passes over any other
-word."""
+AS_IT_IS = ("", "identity")
+"""What a ``Content-Encoding`` may say of a body that is not packed."""
 
 
 @web.middleware
@@ -32,7 +32,7 @@ async def whole_body(request: web.Request, handler: Handler) -> web.StreamRespon
     """Reads the body before the route runs, which then finds it. Who may not come in was sent away before, and where
     no key is needed little is taken."""
     packed = request.headers.get("Content-Encoding", "")
-    if packed.lower() not in UNPACKED:
+    if packed.lower() not in (*AS_IT_IS, *PACKED):
         raise UnsupportedEncoding(f"Content-Encoding: {shown(packed)} is not known here; send gzip, deflate or none")
     if not request.can_read_body:
         return await handler(request)
@@ -40,15 +40,15 @@ async def whole_body(request: web.Request, handler: Handler) -> web.StreamRespon
         request = request.clone(client_max_size=min(ANYBODYS_BYTES, request.client_max_size))
     arriving = Arriving(request.app[ARRIVING], tenant_of(request) if CALLER in request else "")
     try:
-        await _gather(request, arriving)
+        await _gather(request, arriving, packed.lower())
         return await handler(request)
     finally:
         arriving.give_back()
 
 
-async def _gather(request: web.Request, arriving: Arriving) -> None:
-    """As ``request.read``, which then has it, with a deadline and counted. Raises RequestTimeout, RequestTooLarge,
-    Overloaded, RateLimited."""
+async def _gather(request: web.Request, arriving: Arriving, packed: str) -> None:
+    """As ``request.read``, which then has it, unpacked, with a deadline and counted. Raises RequestTimeout,
+    RequestTooLarge, InvalidRequest, Overloaded, RateLimited."""
     seconds, body = request.app[SERVICE].body_seconds, bytearray()
     try:
         async with asyncio.timeout(seconds):
@@ -57,12 +57,16 @@ async def _gather(request: web.Request, arriving: Arriving) -> None:
                 body += chunk
                 if len(body) > request.client_max_size:
                     raise RequestTooLarge(f"the body is larger than {request.client_max_size} bytes")
+        whole = bytes(body)
+        if packed in PACKED:
+            whole = await unpacked(whole, packed, request.client_max_size)
+            arriving.add(len(whole))
     except TimeoutError:
         raise RequestTimeout(f"the body was not there within {seconds:g} s") from None
     except (Overloaded, RateLimited) as error:
         request.app[SERVICE].metrics.refused(error)
         raise
-    request._read_bytes = bytes(body)
+    request._read_bytes = whole
 
 
 class TooManyConnections:

@@ -4,9 +4,13 @@ import asyncio
 import gzip
 import json
 import tracemalloc
+import zlib
 
 import pytest
+from aiohttp.http_parser import DeflateBuffer
 
+from chatpager.errors import InvalidRequest, RequestTooLarge
+from chatpager.server import packed
 from tests.gate import DEADLINE
 from tests.server.stalling import UPGRADE
 
@@ -122,3 +126,42 @@ async def test_what_is_too_large_is_not_gathered_first(serve, sent):
         code, most = await peak(close_code(server, sent))
         assert code == 1009
         assert most < len(sent) + 32 * limit
+
+
+@pytest.mark.parametrize(("path", "code"), [("/v1/responses", "invalid_api_key"), ("/v1/login", "request_too_large")])
+async def test_what_is_refused_is_not_unpacked_while_the_rest_of_it_is_waited_for(serve, monkeypatch, path, code):
+    """Three hundred kilobytes without a key stopped everything for two seconds and a half."""
+    by_aiohttp, sizes = [], []
+
+    def noted(body, how, most):
+        sizes.append(most)
+        return unpack(body, how, most)
+
+    unpack = packed._unpacked
+    monkeypatch.setattr(packed, "_unpacked", noted)
+    monkeypatch.setattr(DeflateBuffer, "feed_data", lambda self, chunk, size: by_aiohttp.append(size) or True)
+    bomb = gzip.compress(b'{"key": "' + b"a" * (8 << 20))
+    async with serve(api_key="secret") as server:
+        assert (await server.post(path, bomb, headers={"Content-Encoding": "gzip"})).refusal[1] == code
+        assert (await server.get("/health")).status == 200
+    assert by_aiohttp == [] and sizes == ([16 << 10] if path == "/v1/login" else [])
+
+
+def test_a_packed_body_is_what_it_says():
+    raw = b"abc" * 1000
+    plain = zlib.compressobj(wbits=-15)
+    forms = {
+        ("gzip", gzip.compress(raw)): raw,
+        ("gzip", gzip.compress(raw) + gzip.compress(b"d")): raw + b"d",
+        ("deflate", zlib.compress(raw)): raw,
+        ("deflate", plain.compress(raw) + plain.flush()): raw,
+        ("gzip", b""): b"",
+    }
+    for (how, body), found in forms.items():
+        assert packed._unpacked(body, how, len(found)) == found
+        if found:
+            with pytest.raises(RequestTooLarge):
+                packed._unpacked(body, how, len(found) - 1)
+    for body in (b"nonsense", gzip.compress(raw)[:-1], gzip.compress(raw) + b"x", gzip.compress(b"") * 65):
+        with pytest.raises(InvalidRequest, match="does not agree"):
+            packed._unpacked(body, "gzip", 4000)

@@ -217,10 +217,10 @@ async def test_what_is_allowed_where_the_socket_is(server):
 POST = b"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\n"
 MISTAKES = {
     "no gzip": (POST + b"Content-Encoding: gzip\r\nContent-Length: 8", b"nonsense", b"400"),
-    "no gzip, and no reader": (
+    "no gzip, and no route": (
         b"PUT /v1/x HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: gzip\r\nContent-Length: 1",
         b"x",
-        b"404",
+        b"400",
     ),
     "no chunks": (POST + b"Transfer-Encoding: chunked", b"nonsense\r\n", b"400"),
     "no header": (b"GET / HTTP/1.1\r\nHost: localhost\r\nno header", b"", b"400"),
