@@ -50,7 +50,8 @@ class Moving:
                 asyncio.get_running_loop().call_soon(self._tell, ended)
             else:
                 index = None if command.index is None else part.indices.index(command.index)
-                with suppress(EngineStopped):  # it moves, and is cancelled where it goes
+                part.cancelled.update(part.tokens if command.index is None else (command.index,))
+                with suppress(EngineStopped):  # ``died`` ends it
                     self._hosts[part.replica].send(CancelRequest(part.name, index))
 
     def attend(self, command: AttendRequest) -> None:
@@ -79,16 +80,21 @@ class Moving:
     def died(self, replica: str) -> None:
         """What it computed goes on behind what was told of it, with others or when one is back."""
         told: list[StepOutput] = []
+        lost = 0
         for part in self.parts.at(replica):
             self.parts.drop(part)
+            for index in part.cancelled & part.tokens.keys():
+                told += part.ended(FinishReason.CANCELLED, index)
             if part.moves >= MOST_MOVES:
+                lost += len(part.tokens)
                 told += part.ended(FinishReason.ERROR, error=LOST)
                 continue
             for moved in part.moved():
                 self.moves += 1
                 self._put(moved)
+        if lost:
+            log.error("turns.lost", turns=lost, moves=MOST_MOVES)
         if told:
-            log.error("turns.lost", turns=len(told), moves=MOST_MOVES)
             self._tell(told)
 
     def back(self) -> None:

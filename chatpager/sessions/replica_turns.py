@@ -32,6 +32,8 @@ class Part:
     prefilled: int = 0
     """Of the prompt's tokens, as far as was told."""
     is_read: bool = True
+    cancelled: set[int] = field(default_factory=set)
+    """Of these the replica was asked to compute no more, and may not have heard it."""
     work: int = 0
     """Tokens left to compute, as far as can be told from outside."""
 
@@ -68,7 +70,7 @@ class Part:
         if not self.moves:
             return self.command
         command, params = self.command, self.command.params
-        if len(self.indices) == params.n and not self._begun():
+        if self._is_whole():
             return msgspec.structs.replace(command, request_id=self.name)
         (index,) = self.indices
         owners = [command.owner, *command.more_owners]
@@ -82,13 +84,14 @@ class Part:
             answered=self.tokens[index],
         )
 
-    def _begun(self) -> bool:
-        return len(self.tokens) < len(self.indices) or any(self.tokens.values())
+    def _is_whole(self) -> bool:
+        """All that was asked for, and nothing of it is told."""
+        return len(self.tokens) == self.command.params.n and not any(self.tokens.values())
 
     def moved(self) -> Iterator[Part]:
         """What is left to do elsewhere: all at once where no token was told, else each answer by itself."""
         id, moves = self.command.request_id, self.moves + 1
-        if self.tokens and not self._begun():
+        if self._is_whole():
             names = [(self.indices, f"{id}~{moves}")]
         else:
             names = [((index,), f"{id}~{moves}.{index}") for index in self.tokens]

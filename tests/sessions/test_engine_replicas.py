@@ -206,6 +206,36 @@ async def test_what_a_dead_replica_answered_goes_on_behind_what_was_told(house):
     assert house.host._moving.moves == 5 and not house.host._moving.parts
 
 
+async def test_what_was_cancelled_at_a_replica_that_dies_before_it_hears_of_it_is_cancelled(house):
+    [owner] = owners_at("r0", 1)
+    house.host.send(request("runs", PROMPT, 15, owner=owner))
+    house.steps["r0"].let(3)
+    await eventually(lambda: len(house.tokens.get(("runs", 0), [])) >= 2)
+    house.at("r0").send(CancelRequest(["no name at all"]))  # which it dies of, and comes first
+    house.host.send(CancelRequest("runs"))
+    house.let()
+    assert (await house.end("runs")).finish_reason == "cancelled"
+    assert not house.host._moving.moves and not house.host._moving.parts
+
+
+@pytest.mark.parametrize("house", [3], indirect=True)
+async def test_answers_of_one_request_that_move_twice_before_a_token_stay_apart(house):
+    house.host.drain("r1")
+    house.host.send(request("q", LONG, 6, n=3))
+    house.host.send(CancelRequest("q", 0))
+    house.steps["r0"].let(1)
+    await house.end("q", 0)
+    for restarts in (1, 2):
+        parts = house.host._moving.parts
+        assert sum(len(part.tokens) for part in parts.values()) == 2
+        house.die(next(part.replica for part in parts.values() if part.replica))
+        await eventually(lambda restarts=restarts: house.restarts == restarts)
+    house.let()
+    for index in (1, 2):
+        assert (await house.end("q", index)).finish_reason == "length"
+        assert house.tokens["q", index] == continuation(LONG, 6)
+
+
 @pytest.mark.parametrize("house", [MOST_MOVES + 1], indirect=True)
 async def test_what_replicas_die_of_ends_as_lost(house):
     house.host.send(request("poison", PROMPT, 9))
