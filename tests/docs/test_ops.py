@@ -21,6 +21,7 @@ from tests.processes import ROOT
 
 OPS = ROOT / "docs" / "ops"
 COMPOSE = yaml.safe_load((OPS / "compose.yaml").read_text())
+SERVERS = yaml.safe_load((OPS / "servers.yaml").read_text())
 DASHBOARD = json.loads((OPS / "grafana" / "chatpager.json").read_text())
 SECRET = re.compile(r"KEY|SECRET|TOKEN|PASSWORD")
 
@@ -95,8 +96,28 @@ def test_compose_gives_the_drain_its_time_and_opens_nothing_to_others():
     assert "profiles" not in services["chatpager"]
 
 
+def test_servers_that_share_a_database_have_all_else_of_their_own():
+    services = SERVERS["services"]
+    one, other = services["one"], services["other"]
+    assert one["command"] == other["command"] and "--share-database" in one["command"]
+    assert one["build"] == COMPOSE["services"]["chatpager"]["build"]
+    assert one["environment"]["CHATPAGER_DATABASE_URL"].endswith("@postgres/chatpager")
+    assert float(one["stop_grace_period"].removesuffix("s")) > ServerConfig().drain_seconds
+    folders = [{inside: volume for volume, inside in mounts(service).items()}["/data"] for service in (one, other)]
+    assert len(set(folders)) == 2
+    assert {volume for service in services.values() for volume in mounts(service)} == set(SERVERS["volumes"])
+    ports = [port for service in services.values() for port in service.get("ports", ())]
+    assert len(set(ports)) == 2 and all(port.startswith("127.0.0.1:") for port in ports)
+
+
 @pytest.mark.parametrize(
-    "words", [json.loads(dict(instructions())["CMD"]), COMPOSE["services"]["chatpager"]["command"]], ids=shlex.join
+    "words",
+    [
+        json.loads(dict(instructions())["CMD"]),
+        COMPOSE["services"]["chatpager"]["command"],
+        SERVERS["services"]["one"]["command"],
+    ],
+    ids=shlex.join,
 )
 def test_what_they_start_is_a_command(words):
     get_command(app).commands[words[0]].make_context(words[0], list(words[1:])).close()
