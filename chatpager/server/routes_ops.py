@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,12 @@ from aiohttp import web
 
 from chatpager import __version__
 from chatpager.engine.stats import EngineStats
-from chatpager.errors import EngineStopped, ModelNotFound, shown
+from chatpager.errors import ModelNotFound, shown
 from chatpager.server import wire
 from chatpager.server.own_figures import own_figures
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE, Service
+from chatpager.sessions.replica_answers import stats_of
 
 STATIC = Path(__file__).parent / "static"
 CSP = (
@@ -120,25 +120,15 @@ async def version(request: web.Request) -> web.Response:
 
 async def metrics(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
-    text = service.metrics.render(await _stats_of_each(service), await own_figures(service.store.transactions))
+    stats = await service.hub.engine.stats_of_each(service.stats_seconds)
+    text = service.metrics.render(stats, await own_figures(service.store.transactions))
     return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
 
 async def _stats(service: Service) -> EngineStats | None:
-    """None when the engine has stopped, or does not come to the end of its step."""
-    try:
-        async with asyncio.timeout(service.stats_seconds):
-            return await service.hub.engine.stats()
-    except (EngineStopped, TimeoutError):
-        return None
-
-
-async def _stats_of_each(service: Service) -> dict[str, EngineStats]:
-    try:
-        async with asyncio.timeout(service.stats_seconds):
-            return await service.hub.engine.stats_of_each()
-    except (EngineStopped, TimeoutError):
-        return {}
+    """Of all engines together; None where each has stopped, or does not come to the end of its step."""
+    found = await service.hub.engine.stats_of_each(service.stats_seconds)
+    return stats_of(list(found.values())) if found else None
 
 
 def policy(host: str) -> str:

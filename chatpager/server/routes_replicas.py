@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Literal
 
 from aiohttp import web
 
 from chatpager.engine.stats import EngineStats
-from chatpager.errors import EngineStopped
 from chatpager.server import wire_admin as w
 from chatpager.server.admin_snapshot import PATIENCE, engine_figures
 from chatpager.server.auditing import audited
 from chatpager.server.routes_responses import json_response
 from chatpager.server.service import SERVICE, Service
-from chatpager.sessions.engine_host import EngineHost, ReplicaState
+from chatpager.sessions.engine_host import ReplicaState
 
 
 async def index(request: web.Request) -> web.Response:
@@ -40,17 +38,8 @@ async def _drained(request: web.Request, *, drains: bool) -> web.Response:
 
 async def _told(service: Service) -> w.Replicas:
     engine = service.hub.engine
-    found = await asyncio.gather(*(_figures(one) for one in engine.engines))
-    return w.Replicas(data=[_row(state, stats) for state, stats in zip(engine.replicas(), found, strict=True)])
-
-
-async def _figures(engine: EngineHost) -> EngineStats | None:
-    """None: it is not there, or does not come to the end of its step. The others are told all the same."""
-    try:
-        async with asyncio.timeout(PATIENCE):
-            return await engine.stats()
-    except (EngineStopped, TimeoutError):
-        return None
+    found = await engine.stats_of_each(PATIENCE)
+    return w.Replicas(data=[_row(state, found.get(state.id)) for state in engine.replicas()])
 
 
 def _row(state: ReplicaState, stats: EngineStats | None) -> w.ReplicaRow:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -23,6 +26,8 @@ from chatpager.sessions.restarts import Breaker
 T = TypeVar("T")
 STOPPED = "the engine has stopped; restart the server"
 STARTS_AGAIN = "the engine has failed and starts again; ask again in a moment"
+BEHIND = 1.0
+"""Seconds that the figures of all wait for a replica behind the first that answers."""
 ONLY = "r0"
 """The replica that there is where there is one engine."""
 LASTING = (CloseSession, CloseTenant)
@@ -156,9 +161,29 @@ class EngineHost(ABC):
             **more,
         )
 
-    async def stats_of_each(self) -> dict[str, EngineStats]:
-        """By replica, of those that are there. Raises EngineStopped: none is."""
-        return {ONLY: await self.stats()}
+    async def stats_of_each(self, seconds: float | None, *, behind: float = BEHIND) -> dict[str, EngineStats]:
+        """By replica, of those that are there and come to the end of their step within so many ``seconds`` (None: the
+        time that the first of them takes), and ``behind`` the first of them by no more: one that hangs neither hides
+        what the others are, nor holds it up for long."""
+        began = time.monotonic()
+        there = zip(self.replicas(), self.engines, strict=True)
+        asked = {state.id: asyncio.ensure_future(one.ask(StatsWanted())) for state, one in there if state.alive}
+        late = set(asked.values())
+        try:
+            if late:
+                _, late = await asyncio.wait(late, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if late:
+                left = math.inf if seconds is None else max(0.0, began + seconds - time.monotonic())
+                _, late = await asyncio.wait(late, timeout=min(behind, left))
+        finally:
+            for one in late:
+                one.cancel()
+        found: dict[str, EngineStats] = {}
+        for name, asking in asked.items():
+            if asking not in late:
+                with suppress(EngineStopped):
+                    found[name] = asking.result()
+        return found
 
     async def ask_one(self, name: str, question: Question[T]) -> T:
         """Raises ReplicaNotFound, and what ``ask`` does."""

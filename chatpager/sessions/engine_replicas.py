@@ -40,7 +40,6 @@ from chatpager.engine.questions import (
     StatsWanted,
 )
 from chatpager.engine.servant import Asked
-from chatpager.engine.stats import EngineStats
 from chatpager.errors import EngineStopped, InvalidRequest
 from chatpager.sessions.engine_host import EngineHost, Hearers, ReplicaState
 from chatpager.sessions.moving import Moving
@@ -192,6 +191,8 @@ class EngineReplicas(EngineHost):
                 if len(self._hosts) > 1:
                     raise InvalidRequest("each replica has its own cache events: name one", param="replica")
                 [(_, answer)] = await self._ask_all(question)
+            case StatsWanted():
+                answer = merged(question, await self._figures())
             case Publishing(command):
                 answer = merged(question, [one for _, one in await self._ask_all(question)])
                 self._publish(command)
@@ -206,6 +207,13 @@ class EngineReplicas(EngineHost):
         name, own_id = found
         facts = await self._hosts[name].ask(BlockWanted(own_id))
         return facts and self._blocks.facts(name, facts)
+
+    async def _figures(self) -> list[Any]:
+        """Of those that do not hang. Raises EngineStopped: no replica is there."""
+        found = await self.stats_of_each(None)
+        if not found:
+            raise EngineStopped(self.why)
+        return list(found.values())
 
     async def _ask_all(self, question: Question[T]) -> list[tuple[str, T]]:
         """By replica, of those that are there.
@@ -291,9 +299,6 @@ class EngineReplicas(EngineHost):
             )
             for name, host in self._hosts.items()
         ]
-
-    async def stats_of_each(self) -> dict[str, EngineStats]:
-        return dict(await self._ask_all(StatsWanted()))
 
     def place_of(self, owner: str) -> str | None:
         return self._homes.of(owner)

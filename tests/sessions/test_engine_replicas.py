@@ -289,7 +289,7 @@ async def test_what_is_known_of_all_is_told_as_of_one(house):
     house.host.send(PublishPrefix(label="head", token_ids=[900, 901, 902, 903]))
     await house.answer("a", PROMPT, 5, owner=one)
     await house.answer("b", LONG, 5, owner=other)
-    stats, each = await house.host.stats(), await house.host.stats_of_each()
+    stats, each = await house.host.stats(), await house.host.stats_of_each(30.0)
     assert (stats.memory.blocks, stats.memory.block_size, stats.queried_tokens) == (118, 4, len(PROMPT) + len(LONG))
     assert stats.between_tokens.count == 8 == sum(s.between_tokens.count for s in each.values())
     assert [owner for owner, _ in await house.host.ask(LargestSessions("", 5))] == [other, one]
@@ -322,6 +322,23 @@ async def test_what_is_known_of_all_is_told_as_of_one(house):
     now = {block: code for block, code, _ in again.blocks}
     assert {now[block] for block, _, _ in behind} == {0}
     assert len(await house.at("r1").ask(PublishedWanted())) == 1, "what is published is so in the next engine, too"
+
+
+async def test_figures_are_told_without_those_of_one_that_hangs(house):
+    [hung], [other] = owners_at("r0", 1), owners_at("r1", 1)
+    house.host.send(request("hangs", PROMPT, 9, owner=hung))
+    await eventually(lambda: house.at("r0").step)
+    house.steps["r1"].let(99)
+    house.host.send(request("runs", PROMPT, 9, owner=other))
+    await house.end("runs")
+    assert list(await house.host.stats_of_each(30.0, behind=0.01)) == ["r1"]
+    assert (await house.host.stats()).memory.blocks == 59
+    house.steps["r0"].let(99)
+    await house.end("hangs")
+    assert list(await house.host.stats_of_each(30.0, behind=30.0)) == list(NAMES)
+    house.die("r0")
+    await eventually(lambda: not house.at("r0").alive)
+    assert list(await house.host.stats_of_each(30.0)) == ["r1"]
 
 
 async def test_where_one_does_not_start_none_runs(tmp_path):
