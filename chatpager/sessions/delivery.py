@@ -36,6 +36,8 @@ log = structlog.get_logger(__name__)
 NOT_STORED = "the answer could not be stored"
 MERGE_AFTER = 0.05
 """Seconds that what a step brought may have waited for those before it; who reads sees no token come later by that."""
+AWAY_PAUSES = (0.1, 0.2, 0.5, 1.0, 1.0, 1.0, 1.0, 2.0, 2.0)
+"""Seconds, nine in all, for which tokens wait to be journalled: a database that is started again is back by then."""
 AT_A_TIME = 64
 """Turns that are served before others than turns have theirs."""
 
@@ -71,7 +73,7 @@ class News:
 class Delivery:
     """``turns`` are the hub's, by id. ``cancel`` asks the engine to end a turn, ``account`` makes a turn's receipt;
     ``ended`` is told of every end, with the message it led to. An end that the store refuses is tried again after each
-    of ``pauses``, in seconds."""
+    of ``pauses``, in seconds, and what it does not journal after each of ``journal_pauses``."""
 
     def __init__(
         self,
@@ -83,6 +85,7 @@ class Delivery:
         account: Callable[[LiveTurn], Receipt | None],
         ended: Callable[[LiveTurn, Ended, MessageHash | None], None],
         pauses: Sequence[float],
+        journal_pauses: Sequence[float],
         merge_after: float = MERGE_AFTER,
         clock: Callable[[], float],
         wall: Callable[[], int],
@@ -92,7 +95,7 @@ class Delivery:
         self._tokenizer = tokenizer
         self._cancel = cancel
         self._account, self._ended = account, ended
-        self._pauses, self._merge_after = pauses, merge_after
+        self._pauses, self._journal_pauses, self._merge_after = pauses, journal_pauses, merge_after
         self._clock, self._wall = clock, wall
         self._inbox: list[tuple[float, list[StepOutput]]] = []
         self._arrived = asyncio.Event()
@@ -180,7 +183,7 @@ class Delivery:
         refused, failed = {entry.turn_id for entry in entries}, (StoreError.code, NOT_STORED)
         taken: set[str] = set()
         try:
-            refused = await self._store.journal(entries)
+            refused = await self._journalled(entries)
             if refused:
                 log.error("journal.refused", reason="the turns have another end in the database", turns=len(refused))
                 taken = await self._store.taken(refused)
@@ -196,6 +199,18 @@ class Delivery:
         for turn_id in refused:
             if turn := self._turns.get(turn_id):
                 self.end(turn, failed=_failure(TurnTaken()) if turn_id in taken else failed)
+
+    async def _journalled(self, entries: Sequence[JournalEntry]) -> set[str]:
+        """As the store says it. While it is away nobody is shown anything, and what comes gathers."""
+        for pause in self._journal_pauses:
+            try:
+                return await self._store.journal(entries)
+            except StoreError as error:
+                if self._closing:
+                    raise
+                log.warning("journal.delayed", reason=str(error), turns=len(entries), seconds=pause)
+                await asyncio.sleep(pause)
+        return await self._store.journal(entries)
 
     def _cancel_quietly(self, turn: LiveTurn) -> None:
         with suppress(EngineStopped):

@@ -100,6 +100,11 @@ class Store:
         return self._database.transactions
 
     @property
+    def is_file(self) -> bool:
+        """Of this machine's; else a server's, which may be away for a while."""
+        return self._database.file is not None
+
+    @property
     def unusable(self) -> str:
         """Why nothing can be read or written any more before a restart, or nothing: a disk failed under a write, or
         the database's file went away."""

@@ -86,6 +86,23 @@ class TestFaults:
             monkeypatch.undo()
             assert (await r.ask("b"))[1].status == "completed"
 
+    @pytest.mark.parametrize("failures", [2, 3])
+    async def test_tokens_wait_for_a_store_that_is_away_for_a_while(self, rig, monkeypatch, failures):
+        async with rig(lambda prompt: "secret words", journal_pauses=(0.0, 0.0)) as r:
+            shown = []
+
+            async def away(journal, entries):
+                shown.append([e for turn in r.hub.turns.values() for e in turn.stream.events if isinstance(e, Delta)])
+                if len(shown) <= failures:
+                    raise StoreError("the database is away")
+                return await journal(entries)
+
+            breaks(monkeypatch, r.hub.store, "journal", away)
+            _, ended = await r.ask("a")
+            assert not any(shown[: failures + 1])
+            assert ended.status == ("completed" if failures == 2 else "failed")
+            assert failures == 3 or ended.text == "secret words"
+
     async def test_an_end_that_cannot_be_stored_is_told_as_a_failure(self, rig, monkeypatch):
         async with rig() as r:
 
