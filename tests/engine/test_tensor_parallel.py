@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from chatpager import LLM, SamplingParams
 from chatpager.errors import ConfigError, RankLost
@@ -76,6 +77,18 @@ def test_four_kv_heads_biases_and_a_rank_that_is_killed(tmp_path):
         with pytest.raises(RankLost, match="over 2 processes, and rank 1 has ended with signal 9"):
             llm.generate([[5, 6, 7]], GREEDY, use_tqdm=False)
     assert llm.runner.lost
+
+
+def test_norms_of_each_head(tmp_path):
+    """Qwen3: every part has the whole norms, whose weights differ, and its own heads."""
+    folder = save("qwen3", tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith(("q_norm.weight", "k_norm.weight")):
+                weight.uniform_(0.5, 2.0)
+    model.save_pretrained(folder)
+    assert talk(split(folder)) == talk(LLM(folder, **SETTINGS))
 
 
 @pytest.mark.parametrize(
