@@ -18,6 +18,7 @@ from typing import Any, get_args, get_type_hints
 from chatpager.errors import ConfigError
 
 KV_DTYPES = ("auto", "fp8", "int8")
+REPLICA_WATCHDOG_SECONDS = 5.0
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
 
@@ -198,14 +199,21 @@ class ServerConfig:
         None, "Ray cluster that the engines run in: auto, host:port, or local to start one here; default: none"
     )
     ray_name: str = setting("chatpager", "name of these engines' actors in the cluster")
-    watchdog_seconds: float = setting(
-        0.0,
-        "end the engine's process, exit code 70 if it is the server's, when a step takes longer; 0: never",
+    watchdog_seconds: float | None = setting(
+        None,
+        "end the engine's process, exit code 70 if it is the server's, when a step takes longer; 0: never; default: 5"
+        " where there are several replicas, 0 elsewhere",
         check=_at_least(0),
     )
     log_format: str = setting("console", "console or json", check=_one_of("console", "json"))
     log_content: bool = setting(False, "write what people and the model say into the log, too")
     test_mode: bool = setting(False, "allow what is for tests alone: the fake engine; as a variable, failpoints too")
+
+    def resolved_watchdog_seconds(self) -> float:
+        """Where there are several replicas, what one that hangs was answering goes on with another."""
+        if self.watchdog_seconds is not None:
+            return self.watchdog_seconds
+        return REPLICA_WATCHDOG_SECONDS if self.replicas > 1 else 0.0
 
 
 @dataclass(frozen=True)

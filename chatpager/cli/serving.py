@@ -97,7 +97,7 @@ async def serve(config: Config, path: Path, console: Console, *, browser: bool =
         locked = not await runner.app[KEYRING].open()
         at_admins = url if admins is None else address(config.server.admin_host, admins)
         console.print(banner(runner.app, url, at_admins, locked=locked), soft_wrap=True)
-        watch(runner.app[SERVICE].hub.engine, config.server.watchdog_seconds)
+        watch(runner.app[SERVICE].hub.engine, config.server.resolved_watchdog_seconds())
         if browser:
             threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
         _on_signals(lambda number: _end(stop))

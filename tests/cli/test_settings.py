@@ -1,11 +1,12 @@
 """Every setting has a flag, a variable and a key in the file; the nearest to the hand wins, and help teaches all."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from chatpager.cli.app import DEMO_DEFAULTS, SERVE_DEFAULTS
-from chatpager.config import SECTIONS, settings
+from chatpager.config import SECTIONS, ServerConfig, settings
 
 VALUES = {  # name -> (in the file, in the environment, as a flag), all different from the default
     "model": ("m1", "m2", "m3"),
@@ -189,6 +190,14 @@ def test_help_names_every_command(chatpager):
         said = result.out + result.err
         for command in ("demo", "serve", "chat", "doctor", "keys", "db", "config", "bench"):
             assert f" {command} " in said
+
+
+def test_the_watchdog_is_on_where_another_replica_goes_on():
+    default = ServerConfig()
+    assert default.resolved_watchdog_seconds() == 0
+    assert replace(default, replicas=2).resolved_watchdog_seconds() == 5
+    assert replace(default, replicas=2, watchdog_seconds=0.0).resolved_watchdog_seconds() == 0
+    assert replace(default, watchdog_seconds=60.0).resolved_watchdog_seconds() == 60
 
 
 def test_version(chatpager):
