@@ -21,6 +21,7 @@ from tests import postgres
 from tests.processes import ADDRESS, Launch, clean_env, free_port
 
 WATCHDOG_SECONDS = 5.0
+START_SECONDS = 180.0
 PATIENCE = 60.0
 """Within which a response is told to its end, whatever strikes meanwhile."""
 FLAGS = ("--share-database", "--replicas", "2", "--engine", "fake", "--test-mode", "--num-kv-blocks", "2048")
@@ -121,14 +122,14 @@ class FrontEnd:
         self._environment = environment or {}
         self._flags = (*FLAGS, *flags, "--database-url", database.url(f"front{number}"))
         self.process = None
-        self.said = []
+        self._said = []
 
     def start(self):
         argv = ("serve", str(model_path()), "--port", str(self.port), *self._flags)
         self.process = self._launch(*argv, env=clean_env(self._home, **self._environment))
 
     async def ready(self):
-        await asyncio.to_thread(self.process.out.wait_for, ADDRESS)
+        await asyncio.to_thread(self.process.out.wait_for, ADDRESS, START_SECONDS)
 
     @property
     def running(self):
@@ -149,9 +150,13 @@ class FrontEnd:
             self._bury()
 
     def _bury(self):
-        self.said.append(self.process.out.text + self.process.err.text)
+        self._said = self.said()
         self.process.hang_up()
         self.process = None
+
+    def said(self):
+        """What each of its processes did."""
+        return self._said + ([self.process.out.text + self.process.err.text] if self.process else [])
 
 
 class Client:
@@ -255,6 +260,15 @@ class Cluster:
             front.start()
             await front.ready()
         self.database.server.run("psql", "-qc", WITNESS, self.database.name)
+
+    async def is_whole(self, http):
+        """Until no replica is being made again."""
+        for front in self.fronts:
+            while True:
+                with suppress(ClientError):
+                    if all(row["state"] != "restarting" for row in await front.replicas(http)):
+                        break
+                await asyncio.sleep(0.1)
 
     def close(self):
         for front in self.fronts:

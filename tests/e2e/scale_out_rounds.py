@@ -6,6 +6,7 @@ import collections
 import itertools
 import os
 import random
+import re
 import shutil
 import time
 
@@ -21,8 +22,10 @@ ROUNDS = int(os.environ.get("CHATPAGER_SCALE_OUT_ROUNDS", "0"))
 """0: one of each fault."""
 SEED = int(os.environ.get("CHATPAGER_SCALE_OUT_SEED", "7"))
 ONLY = os.environ.get("CHATPAGER_SCALE_OUT_FAULTS", "")
-"""Names of faults, with commas; all where nothing is said."""
+"""Names of faults, with commas, each of which waits until all has come back; all faults where nothing is said."""
 CLIENTS = 4
+MISTAKE = re.compile(r"Traceback|\bat='[^']*\.py:")
+"""In a server's log: one of its own (``log_mistake``), or of who did not expect it."""
 HEARD = "heard.jsonl"
 KEPT = ROOT / "test-output" / "scale-out"
 AGAIN_SECONDS = 90.0
@@ -40,21 +43,21 @@ async def play(cluster, faults, rng, heard, rounds, http):
     struck = []
     with Transcript(heard) as transcript:
         clients = [Client(n, transcript, cluster.fronts, random.Random(rng.random()), http) for n in range(CLIENTS)]
-        talking = [asyncio.create_task(client.talk()) for client in clients]
-        await answered(clients)
-        names = deck(sorted(faults), rng)
-        for _ in range(rounds):
-            name = next(names)
-            print(f"{time.strftime('%H:%M:%S')} {name}", flush=True)
-            struck.append((name, await faults[name](cluster, rng, http)))
-            if rng.random() < 0.75:  # else the next fault strikes what has not come back
-                await answered(clients)
-            await asyncio.sleep(rng.uniform(0.0, 0.5))
-        await answered(clients)
-        for client in clients:
-            client.stop()
-        async with asyncio.timeout(AGAIN_SECONDS):
-            await asyncio.gather(*talking)
+        async with asyncio.TaskGroup() as group:
+            talking = [group.create_task(client.talk()) for client in clients]
+            await answered(clients)
+            for name in itertools.islice(deck(sorted(faults), rng), rounds):
+                print(f"{time.strftime('%H:%M:%S')} {name}", flush=True)
+                struck.append((name, await faults[name](cluster, rng, http)))
+                if ONLY or rng.random() < 0.75:  # else the next fault strikes what has not come back
+                    await answered(clients)
+                    await asyncio.wait_for(cluster.is_whole(http), AGAIN_SECONDS)
+                await asyncio.sleep(rng.uniform(0.0, 0.5))
+            await answered(clients)
+            for client in clients:
+                client.stop()
+            async with asyncio.timeout(AGAIN_SECONDS):
+                await asyncio.gather(*talking)
     return clients, struck
 
 
@@ -147,8 +150,9 @@ async def rounds_of(cluster, faults, folder):
         KEPT.mkdir(parents=True, exist_ok=True)
         for front in cluster.fronts:
             front.close()
-            (KEPT / f"front{front.number}.log").write_text("\n=== the next one\n".join(front.said))
-        shutil.copytree(folder, KEPT, dirs_exist_ok=True, ignore=lambda at, names: [n for n in names if n != HEARD])
+            (KEPT / f"front{front.number}.log").write_text("\n=== the next one\n".join(front.said()))
+        if (folder / HEARD).exists():
+            shutil.copy(folder / HEARD, KEPT)
         raise
 
 
@@ -166,5 +170,7 @@ async def _rounds_of(cluster, faults, folder):
         told = {heard.input for heard in account.responses.values()}
         for conversation, asked in (pair for client in clients for pair in client.asked.items()):
             wrong += await lost_of(conversation, asked, told, front, http)
+    for front in cluster.fronts:
+        wrong += [line for said in front.said() for line in said.splitlines() if MISTAKE.search(line)]
     assert account.acknowledged > rounds
     assert not wrong, "\n".join(wrong)
