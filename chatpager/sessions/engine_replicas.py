@@ -278,7 +278,6 @@ class EngineReplicas(EngineHost):
 
     def _is_back(self, name: str) -> None:
         """With an empty cache; it is to know first what is shared."""
-        self._blocks.emptied(name)
         self._is_over = False
         self._count()
         for command in self._published.values():

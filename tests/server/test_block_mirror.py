@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from chatpager.engine.block_map import code_of
 from chatpager.engine.questions import Changes
 from chatpager.server.block_mirror import BlockMirror
+from chatpager.sessions.replica_blocks import BlockNumbers
 from tests.looking import look
 
 HEADER = np.dtype("<u4")
@@ -73,6 +74,28 @@ async def test_another_engine_is_told_whole():
     page.stamp, page.epoch = 1, 0xAAAAAAAA
     assert page.take(await mirror.told(asked, page.stamp, page.epoch)) == 2
     assert (page.epoch, page.codes) == (0xBBBBBBBB, {1: 1, 2: 0})
+
+
+async def test_a_replica_comes_back_with_another_pool():
+    """Its blocks are free again; where there are more of them, or fewer, those of the others have other numbers."""
+    numbers, mirror, page = BlockNumbers({"r0": 2, "r1": 3}), BlockMirror(), Told()
+    codes, parents = [], []
+    for told in (
+        [
+            ("r0", Changes("a", 2, [(1, 2, 0), (2, 5, 1)], False)),
+            ("r1", Changes("b", 3, [(1, 4, 0), (3, 1, 1)], False)),
+        ],
+        [("r0", Changes("c", 4, [(4, 6, 3)], False)), ("r1", Changes("b", 3, [(2, 3, 1)], False))],
+        [("r0", Changes("d", 1, [], False))],
+        [("r0", Changes("d", 1, [(1, 8, 0)], False)), ("r1", Changes("e", 3, [(2, 7, 1)], False))],
+    ):
+        page.take(await mirror.told(Asked([numbers.changes(told)]), page.stamp, page.epoch))
+        blocks = range(1, len(mirror._codes))
+        codes.append([page.codes[id] for id in blocks])
+        parents.append([page.parents[id] for id in blocks])
+    assert codes == [[2, 5, 4, 0, 1], [0, 0, 0, 6, 4, 3, 1], [0, 4, 3, 1], [8, 0, 7, 0]]
+    assert parents == [[0, 1, 0, 0, 3], [0, 0, 0, 3, 0, 5, 5], [0, 0, 2, 2], [0, 0, 2, 0]]
+    assert numbers.find(4) == ("r1", 3) and numbers.find(5) is None
 
 
 async def test_a_large_pool_comes_in_slices():
