@@ -304,6 +304,16 @@ class ResponseEventsExpired(RequestError):
     status, code = 410, "response_events_expired"
 
 
+class ResponseElsewhere(RequestError):
+    """Of several servers that share a database another one computes it. ``retry_after`` is in seconds."""
+
+    status, code = 409, "response_elsewhere"
+
+    def __init__(self) -> None:
+        self.retry_after = 1.0
+        super().__init__("another server of this database computes the answer: ask there, or again when it has ended")
+
+
 class RequestTooLarge(RequestError):
     status, code = 413, "request_too_large"
 

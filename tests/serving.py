@@ -60,6 +60,7 @@ async def open_serving(
     idle_seconds=IDLE_SECONDS,
     head_seconds=HEAD_SECONDS,
     files=None,
+    share=False,
     **settings,
 ):
     """``settings`` are ServerConfig's, ``engine`` EngineConfig's, ``hub`` the hub's arguments; ``step`` is the most
@@ -80,7 +81,7 @@ async def open_serving(
 
     async def open_service():
         metrics = Metrics()
-        store = await Store.open(database, migrate=False)
+        store = await Store.open(database, migrate=False, share=share)
         session_hub = SessionHub(store, tokenizer, build, on_end=metrics.turn_ended, **{**MERGES_NEVER, **(hub or {})})
         try:
             await session_hub.open()

@@ -164,10 +164,15 @@ class Answer:
         raise self._interrupted() from lost
 
     async def _stored(self) -> list[dict[str, Any]]:
-        """The rest of an answer that has ended, of which the server has no events any more. Raises ClientError: it has
-        not ended, or is not stored."""
+        """The rest of an answer of which the server has no events, once it has ended: another server of the same
+        database may still compute it. Raises ClientError: the server is away, or the answer is not stored."""
+        path, pauses = f"/v1/responses/{self.reply.id}", list(self._client.resume_pauses)
         try:
-            response = await self._client.request("GET", f"/v1/responses/{self.reply.id}")
+            response = await self._client.request("GET", path)
+            while response["status"] == "in_progress" and pauses:
+                await asyncio.sleep(pauses[0])
+                pauses = pauses[1:] or pauses
+                response = await self._client.request("GET", path)
         except ClientError as error:
             raise self._interrupted() from error
         events = self.reply.rest_of(response)

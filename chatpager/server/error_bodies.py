@@ -12,6 +12,7 @@ from chatpager.errors import (
     Overloaded,
     RateLimited,
     RequestError,
+    ResponseElsewhere,
     StorageFull,
     StoreError,
 )
@@ -36,7 +37,7 @@ def error_frame(error: ChatpagerError, about: str | None = None) -> wire_events.
 
 def retry_after(error: ChatpagerError) -> float | None:
     """Seconds until the same may be asked again; None: it would be refused again."""
-    if isinstance(error, Overloaded | RateLimited):
+    if isinstance(error, Overloaded | RateLimited | ResponseElsewhere):
         return error.retry_after
     if isinstance(error, EngineStopped) or error_body(error)[0] not in LATER:
         return None

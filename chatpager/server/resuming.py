@@ -5,7 +5,7 @@ from __future__ import annotations
 from chatpager.errors import InvalidRequest, ResponseEventsExpired
 from chatpager.server.encode_response import ResponseEncoder
 from chatpager.server.reading import checked_place
-from chatpager.server.service import Service, facts_of, final_response, stored_response
+from chatpager.server.service import Service, ended_response, facts_of, final_response
 from chatpager.sessions.stream import Prefilled
 from chatpager.sessions.turn import LiveTurn
 
@@ -29,6 +29,7 @@ async def resumable(service: Service, tenant: str, response_id: str, after: int)
 
     Raises:
         InvalidRequest: it has ended before it came to that number.
+        ResponseElsewhere: another server computes it.
         ResponseNotFound: there is none, or it is not stored: it ends with the reader that it has.
         ResponseEventsExpired: it ended too long ago, or before a restart; what is kept of it is the whole.
     """
@@ -36,7 +37,7 @@ async def resumable(service: Service, tenant: str, response_id: str, after: int)
         _check_reached(turn, after)
         service.metrics.resumed(recovered=True)
         return turn
-    await stored_response(service, tenant, response_id)
+    await ended_response(service, tenant, response_id)
     service.metrics.resumed(recovered=False)
     raise ResponseEventsExpired(
         f"the response has ended and its events are gone; GET /v1/responses/{response_id} has the whole",

@@ -11,7 +11,7 @@ import msgspec
 from chatpager.engine.tool_calls import CallDelta, CallEnd, Thought
 from chatpager.server import wire, wire_events
 from chatpager.server.encode_response import ResponseEncoder, ResponseFacts
-from chatpager.server.service import Service, facts_stored, stored_response
+from chatpager.server.service import Service, ended_response, facts_stored
 from chatpager.sessions.answers import CallBegun, Delta, Said
 from chatpager.sessions.logprobs import Logprob
 from chatpager.sessions.stream import Started
@@ -27,9 +27,10 @@ async def retold(service: Service, tenant: str, response_id: str) -> list[wire_e
     """All events that are told of it, numbered from 0.
 
     Raises:
+        ResponseElsewhere: another server computes it.
         ResponseNotFound: it was deleted meanwhile.
     """
-    stored = await stored_response(service, tenant, response_id)
+    stored = await ended_response(service, tenant, response_id)
     final = stored if isinstance(stored, wire.Response) else as_response(stored)
     return retelling(facts_stored(await service.store.turn(tenant, response_id)), final)
 

@@ -18,6 +18,7 @@ from chatpager.server.retelling import retold
 from chatpager.server.service import (
     SERVICE,
     delete_turn,
+    ended_response,
     facts_of,
     final_response,
     live_response,
@@ -43,7 +44,8 @@ async def create(request: web.Request) -> web.StreamResponse:
     if isinstance(turn, str):
         if stream:
             return await _retell(request, turn)
-        return json_response(await stored_response(service, tenant, turn))
+        known = stored_response if raw.get("background") is True else ended_response
+        return json_response(await known(service, tenant, turn))
     with service.readers.reading(turn, told=stream):
         if raw.get("background") is True and not stream:
             return json_response(_as_it_is(turn))
@@ -109,11 +111,11 @@ async def _resume(request: web.Request) -> web.StreamResponse:
 
 
 async def cancel(request: web.Request) -> web.Response:
-    """End a running response; of one that has ended, its object."""
+    """End a running response; of one that has ended, its object. Raises ResponseElsewhere, ResponseNotFound."""
     service, response_id = request.app[SERVICE], request.match_info["id"]
     turn = _live(request)
     if turn is None:
-        return json_response(await stored_response(service, tenant_of(request), response_id))
+        return json_response(await ended_response(service, tenant_of(request), response_id))
     service.hub.cancel(turn.request.tenant, response_id)
     return json_response(final_response(turn, await turn.stream.end()))
 

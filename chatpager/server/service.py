@@ -12,7 +12,7 @@ import msgspec
 from aiohttp import web
 
 from chatpager.config import ServerConfig
-from chatpager.errors import EngineStopped, Overloaded, RateLimited, ResponseNotFound, shown
+from chatpager.errors import EngineStopped, Overloaded, RateLimited, ResponseElsewhere, ResponseNotFound, shown
 from chatpager.server import wire, wire_admin
 from chatpager.server.cache_diagnostics import diagnostics
 from chatpager.server.encode_response import ResponseFacts, response_object
@@ -211,6 +211,19 @@ async def stored_response(service: Service, tenant: str, response_id: str) -> wi
         raise ResponseNotFound(f"no response {shown(response_id)}")
     body = await service.store.response(tenant, response_id)
     return body if body is not None else await rebuilt_response(service, turn)
+
+
+async def ended_response(service: Service, tenant: str, response_id: str) -> wire.Response | dict[str, object]:
+    """A response that this server does not compute, once it has ended.
+
+    Raises:
+        ResponseElsewhere: another server computes it.
+        ResponseNotFound: there is none.
+    """
+    found = await stored_response(service, tenant, response_id)
+    if isinstance(found, wire.Response) and found.status == "in_progress":
+        raise ResponseElsewhere
+    return found
 
 
 async def rebuilt_response(service: Service, turn: Turn) -> wire.Response:

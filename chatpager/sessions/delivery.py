@@ -182,11 +182,13 @@ class Delivery:
         """A token that is not in the journal is never shown: its turn ends here."""
         refused, failed = {entry.turn_id for entry in entries}, (StoreError.code, NOT_STORED)
         taken: set[str] = set()
+        gone: set[str] = set()
         try:
             refused = await self._journalled(entries)
             if refused:
-                log.error("journal.refused", reason="the turns have another end in the database", turns=len(refused))
-                taken = await self._store.taken(refused)
+                taken, gone = await self._store.taken(refused), await self._store.gone(refused)
+            if others := refused - gone:
+                log.error("journal.refused", reason="the turns have another end in the database", turns=len(others))
         except StoreError as error:
             log.error("journal.failed", reason=str(error), turns=len(entries))
         except Exception as error:
@@ -197,7 +199,10 @@ class Delivery:
             log_mistake("journal.failed", error, turn=entries[0].turn_id)
             failed = INTERNAL
         for turn_id in refused:
-            if turn := self._turns.get(turn_id):
+            turn = self._turns.get(turn_id)
+            if turn and turn_id in gone:  # by another server's client: as if it had been here
+                self.end(turn, status="cancelled")
+            elif turn:
                 self.end(turn, failed=_failure(TurnTaken()) if turn_id in taken else failed)
 
     async def _journalled(self, entries: Sequence[JournalEntry]) -> set[str]:
@@ -298,7 +303,8 @@ class Delivery:
         stored = await self._finish_turn(done)
         if stored.tip == "turn_taken":
             raise TurnTaken
-        if stored.status != done.status:
+        was_deleted = stored.tip == "turn_gone" and done.status == "cancelled"
+        if stored.status != done.status and not was_deleted:
             raise StoreError(f"another end of the turn was stored: {stored.status or 'it is gone'}")
         return stored.tip_hash
 

@@ -82,6 +82,11 @@ async def taken(c: AsyncConnection, ids: Collection[str], owner: str) -> set[str
     return set(await c.scalars(select(turns.c.id).where(turns.c.id.in_(ids), turns.c.owner.is_not(None), mine)))
 
 
+async def gone(c: AsyncConnection, ids: Collection[str]) -> set[str]:
+    """Those of these turns that were deleted."""
+    return set(ids) - set(await c.scalars(select(turns.c.id).where(turns.c.id.in_(ids))))
+
+
 async def others(c: AsyncConnection, owner: str) -> bool:
     """Whether another server has a lease on the PostgreSQL database, whose schema may be of before there were any."""
     if (await c.execute(select(func.to_regclass(owners.name)))).scalar() is None:

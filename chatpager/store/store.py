@@ -350,6 +350,10 @@ class Store:
         """Those of these turns that another server has taken over: this one writes nothing of them any more."""
         return await self._database.reading(lambda c: ownership.taken(c, ids, self.owner))
 
+    async def gone(self, ids: Collection[str]) -> set[str]:
+        """Those of these turns that were deleted."""
+        return await self._database.reading(lambda c: ownership.gone(c, ids))
+
     async def journaled(self, tenant: str, id: str) -> Journaled:
         """The tokens of a live turn so far; nothing of one that has ended. Raises ResponseNotFound."""
 

@@ -51,7 +51,7 @@ ELSEWHERE = {
 """Operations of a tenant that fail for no id; the tests below and beside this file show what they do."""
 OF_THE_SERVER = {
     "open", "claim", "close", "journal", "recover", "create_key", "keys", "has_keys", "key", "revoke_key", "audit",
-    "audited", "history", "keep_history", "unknown", "alone", "taken",
+    "audited", "history", "keep_history", "unknown", "alone", "taken", "gone", "probe", "keep_reserve",
 }  # fmt: skip
 OF_THE_OPERATOR = {
     "publish_prefix", "prefix", "prefixes", "withdraw_prefix", "tenants", "limits", "limit", "revoke_keys_of",
