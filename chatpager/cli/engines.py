@@ -71,10 +71,12 @@ def devices_of_replicas(config: Config) -> list[str | None]:
 
 
 class ChildSettings(msgspec.Struct):
-    """What an engine in a process of its own is told of the settings: the first frame that it reads."""
+    """What an engine in a process of its own is told of the settings: the first frame that it reads. ``version`` is the
+    server's: an actor that outlived an upgrade runs what was there before, and has other settings so."""
 
     maker: EngineMaker
     log_format: str
+    version: str
 
 
 def _make_model(config: EngineConfig) -> Runner:

@@ -20,7 +20,7 @@ from aiohttp import web
 from rich.console import Console
 from rich.text import Text
 
-from chatpager import failpoints
+from chatpager import __version__, failpoints
 from chatpager.cli import engine_child, ray_cluster
 from chatpager.cli.engines import ChildSettings, EngineMaker, devices_of_replicas, settle_memory
 from chatpager.cli.listening import listening_refused
@@ -197,7 +197,7 @@ def engine_maker(
     settings contradict each other."""
 
     def settings(behind: str) -> bytes:
-        told = ChildSettings(_maker(config, path, domain, behind), config.server.log_format)
+        told = ChildSettings(_maker(config, path, domain, behind), config.server.log_format, __version__)
         return msgspec.msgpack.encode(told)
 
     def program(behind: str = "", devices: str | None = None) -> Program:

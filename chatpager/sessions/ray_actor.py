@@ -22,7 +22,10 @@ from chatpager.sessions.mistakes import log_mistake, told_of
 AUTH_MODE = "RAY_AUTH_MODE"
 """Ray's variable: a node whose processes have ``token`` in it hears nobody without one."""
 NO_TOKEN = f"a node of the cluster asks for no token; start each with {AUTH_MODE}=token"
-OTHER_SETTINGS = "of this name run in the cluster with other settings; end those first, or use another --ray-name"
+OTHER_SETTINGS = (
+    "of this name run in the cluster with other settings, or in another version of chatpager; "
+    "end those first, or use another --ray-name"
+)
 LAST_WORDS_SECONDS = 0.5
 """In which servers hear what it died of."""
 FRONT_SECONDS = 30.0

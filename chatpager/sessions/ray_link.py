@@ -12,6 +12,7 @@ import structlog
 from chatpager.engine.engine import Engine
 from chatpager.errors import EngineStopped
 from chatpager.sessions.engine_frames import Unframed, Up, packed, up
+from chatpager.sessions.mistakes import log_mistake
 from chatpager.sessions.ray_actor import Pulse, RayEngine, digest
 
 log = structlog.get_logger(__name__)
@@ -167,15 +168,14 @@ class RayLink:
             loop.call_soon(self._hear, up(body))
 
     async def _read(self) -> None:
-        from ray.exceptions import RayError
-
         unframed = Unframed()
         try:
             async for item in self._actor.steps.options(num_returns="streaming").remote(self._front):
                 self._feed(unframed, await item)
-        except RayError as error:
-            log.warning("replica.lost", replica=self._replica.name, error=type(error).__name__)
-        asyncio.get_running_loop().call_soon(self._end, 1)  # behind what it told
+        except Exception as error:  # of Ray's, or of what came: whatever it is, nobody reads on
+            log_mistake("replica.lost", error, replica=self._replica.name)
+        finally:
+            asyncio.get_running_loop().call_soon(self._end, 1)  # behind what it told
 
     async def _beat(self) -> None:
         from ray.exceptions import RayError

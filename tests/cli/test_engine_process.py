@@ -15,6 +15,7 @@ from chatpager.cli.serving import engine_maker
 from chatpager.config_sources import load
 from chatpager.errors import ConfigError
 from chatpager.sessions.engine_link import Program
+from chatpager.sessions.ray_actor import digest
 from tests.processes import SECONDS, serving
 
 FLAGS = ("--engine-process", "--engine", "fake", "--test-mode", "--num-kv-blocks", "1024")
@@ -43,6 +44,14 @@ def test_on_a_gpu_an_engine_has_its_own_process_if_nothing_is_said(given, device
 def test_several_engines_cannot_be_the_server_s_own_process(several, tmp_path):
     with pytest.raises(ConfigError, match="processes of their own"):
         engine_maker(load({"device": "cpu", "engine_process": False, **several}, env={}), tmp_path, b"")
+
+
+def test_an_engine_that_outlived_an_upgrade_has_other_settings(tmp_path, monkeypatch):
+    config = load({"device": "cpu", "ray_address": "local"}, env={})
+    [before] = engine_maker(config, tmp_path, b"").values()
+    monkeypatch.setattr("chatpager.cli.serving.__version__", "0.2.0")
+    [after] = engine_maker(config, tmp_path, b"").values()
+    assert digest(before.settings) != digest(after.settings)
 
 
 def engines_of(server):

@@ -1,0 +1,119 @@
+"""The line to a Ray actor, with an actor of this process that is called as Ray has it called: Ray need not be there."""
+
+import asyncio
+import inspect
+import sys
+from importlib.util import find_spec
+from types import ModuleType
+
+import pytest
+
+from chatpager.sessions.engine_host import Hearers
+from chatpager.sessions.engine_process import EngineProcess
+from chatpager.sessions.ray_actor import AUTH_MODE, RayEngine
+from chatpager.sessions.ray_link import RayReplica
+from chatpager.sessions.restarts import Breaker
+from tests.engine.fakes import continuation, make_engine, request
+from tests.serving_client import eventually
+
+PROMPT = tuple(range(1, 12))
+NO_FRAME = b"\x01\0\0\0\xc1"
+"""A body that is no message."""
+
+
+@pytest.fixture(autouse=True)
+def ray_errors(monkeypatch):
+    """Ray's, or their like where there is none."""
+    if find_spec("ray") is None:
+        errors = ModuleType("ray.exceptions")
+        errors.RayError = type("RayError", (Exception,), {})
+        errors.RayTaskError = type("RayTaskError", (errors.RayError,), {})
+        ray = ModuleType("ray")
+        ray.exceptions = errors
+        monkeypatch.setitem(sys.modules, "ray", ray)
+        monkeypatch.setitem(sys.modules, "ray.exceptions", errors)
+    import ray.exceptions
+
+    return ray.exceptions
+
+
+class Method:
+    """Of a handle."""
+
+    def __init__(self, function):
+        self._function = function
+
+    def options(self, **how):
+        return self
+
+    def remote(self, *given):
+        answer = self._function(*given)
+        return self._stream(answer) if inspect.isasyncgen(answer) else asyncio.ensure_future(answer)
+
+    async def _stream(self, items):
+        async for item in items:
+            told = asyncio.get_running_loop().create_future()
+            told.set_result(item)
+            yield told
+
+
+class Handle:
+    """``instead``: what is called in the place of the actor's own methods."""
+
+    def __init__(self, actor, **instead):
+        self._actor, self._instead = actor, instead
+
+    def __getattr__(self, name):
+        return Method(self._instead.get(name) or getattr(self._actor, name))
+
+
+class Replica(RayReplica):
+    """``handles`` are what it is given, one after the other, the last one again and again; one that is an exception is
+    raised."""
+
+    def __init__(self, actor, *handles):
+        super().__init__("r", lambda settings: None, b"", pulse=0.01)
+        self._handles = [*handles, Handle(actor)]
+
+    def actor(self):
+        handle = self._handles.pop(0) if len(self._handles) > 1 else self._handles[0]
+        if isinstance(handle, Exception):
+            raise handle
+        return handle
+
+
+class Home:
+    """An actor, and a host of it."""
+
+    def __init__(self):
+        self.actor = RayEngine(lambda settings: make_engine(num_blocks=60), b"")
+        self.tokens = []
+        self.host = None
+
+    async def start(self, *handles, breaker=None, **more):
+        hearers = Hearers(lambda outputs: self.tokens.extend(token for one in outputs for token in one.token_ids))
+        self.host = EngineProcess(Replica(self.actor, *handles), hearers, breaker or Breaker(2), **more)
+        await self.host.start()
+
+    async def is_back(self, times):
+        await eventually(lambda: self.host.restarts == times and self.host.alive)
+        self.host.send(request("a", PROMPT, 3))
+        await eventually(lambda: self.tokens == continuation(PROMPT, 3))
+
+
+@pytest.fixture
+async def home(monkeypatch):
+    monkeypatch.setenv(AUTH_MODE, "token")
+    made = Home()
+    yield made
+    await made.host.stop()
+    await made.actor.end()
+
+
+async def test_a_line_that_brings_no_frame_is_over(home):
+    async def steps(front):
+        yield NO_FRAME
+        await asyncio.Event().wait()
+
+    await home.start(Handle(home.actor, steps=steps))
+    await home.is_back(1)
