@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import structlog
@@ -29,18 +30,26 @@ from chatpager.sessions.engine_host import LASTING, EngineHost, Hearers
 from chatpager.sessions.engine_link import Link, Program
 from chatpager.sessions.mistakes import log_mistake
 from chatpager.sessions.ray_link import RayLink, RayReplica
-from chatpager.sessions.restarts import Breaker
+from chatpager.sessions.restarts import Breaker, Pauses
 
 log = structlog.get_logger(__name__)
 
 
 class EngineProcess(EngineHost):
-    """``program`` makes the engine, and again after it died: then it also loads the model again. It may live on another
-    machine."""
+    """``program`` makes the engine, and again after it died: then it also loads the model again, and tries until that
+    succeeds, with a ``pause`` of so many seconds before each. It may live on another machine."""
 
-    def __init__(self, program: Program | RayReplica, hearers: Hearers, breaker: Breaker | None = None) -> None:
+    def __init__(
+        self,
+        program: Program | RayReplica,
+        hearers: Hearers,
+        breaker: Breaker | None = None,
+        *,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         super().__init__(hearers, breaker)
         self._program = program
+        self._pause, self._pauses = pause, Pauses()
         self._link: Link | RayLink | None = None
         self._serves = False
         self._closing = False
@@ -95,14 +104,14 @@ class EngineProcess(EngineHost):
     async def stop(self) -> None:
         self._closing, self.restarting = True, False
         link = self._link
-        if link is not None and link.pid is not None:
-            if self._serves:
-                link.send(End())
-            else:
-                link.close()
+        if self._serves and link is not None:
+            link.send(End())
             await link.gone
-        if self._again is not None:
-            await asyncio.wait([self._again])
+        else:
+            await self._let_go()
+        if (again := self._again) is not None:
+            again.cancel()
+            await asyncio.wait([again])
 
     def kill(self) -> bool:
         if self._link is not None:
@@ -124,7 +133,7 @@ class EngineProcess(EngineHost):
             case NotStarted():
                 self._settle(error_of(told.fault))
             case Died():
-                self._die(**told.told)
+                self._die(told.told)
 
     def _begin(self, facts: EngineFacts) -> None:
         self._serves = True
@@ -139,30 +148,39 @@ class EngineProcess(EngineHost):
             question, _ = self._asked[told.number]
             self._hear(Answered(told.number, answer_of(question, told.answer)))
 
-    def _die(self, **why: str) -> None:
+    def _die(self, why: Mapping[str, str], *, counts: bool = True) -> None:
         """What runs is told now; the next one is begun when this one has let everything go."""
         if not self._serves:
             return
         self._serves = False
         if not self._closing:
-            self.restarting = self._breaker is not None and self._breaker.allows(time.monotonic())
+            self.restarting = self._breaker is not None and (not counts or self._breaker.allows(time.monotonic()))
             log.error("engine.stopped", **why, restarts=self.restarting)
         self._ended()
 
     def _lost(self, code: int) -> None:
         how = f"signal {-code}" if code < 0 else f"exit status {code}"
         self._settle(EngineStopped(f"the engine's process ended before it was ready: {how}"))
-        self._die(error="the engine's process ended", status=how)
+        is_shared = isinstance(self._program, RayReplica)  # it may live, and only the way to it be lost
+        self._die({"error": "the engine's process ended", "status": how}, counts=not is_shared)
         if self.restarting and not self._closing and self._again is None:
             self._again = asyncio.get_running_loop().create_task(self._start_again())
 
     async def _start_again(self) -> None:
         try:
-            if self._closing:
-                return
-            await self.start()
-        except Exception as error:
-            log_mistake("engine.not_restarted", error)
-            self._not_made()
+            while self.restarting and not self._closing:  # one that has started may be lost before it is looked at here
+                await self._pause(self._pauses.before(time.monotonic()))
+                try:
+                    await self.start()
+                except Exception as error:
+                    log_mistake("engine.not_restarted", error)
+                    await self._let_go()
         finally:
             self._again = None
+
+    async def _let_go(self) -> None:
+        """Nothing of what did not start is there when the next one is begun."""
+        link = self._link
+        if link is not None and link.pid is not None:
+            link.close()
+            await link.gone

@@ -117,3 +117,38 @@ async def test_a_line_that_brings_no_frame_is_over(home):
 
     await home.start(Handle(home.actor, steps=steps))
     await home.is_back(1)
+
+
+async def test_a_line_that_is_lost_is_begun_again_until_there_is_one(home, ray_errors):
+    """However often: that a network fails says nothing of the engine."""
+
+    async def steps(front):
+        raise ray_errors.RayError("the network")
+        yield
+
+    pauses, lost, taken = [], Handle(home.actor, steps=steps), ray_errors.RayTaskError("there is no place")
+
+    async def pause(seconds):
+        pauses.append(seconds)
+
+    await home.start(lost, taken, taken, lost, lost, taken, breaker=Breaker(1), pause=pause)
+    await home.is_back(3)
+    assert pauses[0] == 0.0 and len(pauses) == 6
+    assert all(0.25 * 2**i <= pause <= 0.5 * 2**i for i, pause in enumerate(pauses[1:]))
+
+
+async def test_told_to_end_while_it_waits_for_its_next_start_it_ends(home, ray_errors):
+    async def steps(front):
+        raise ray_errors.RayError("the network")
+        yield
+
+    waits = asyncio.Event()
+
+    async def pause(seconds):
+        waits.set()
+        await asyncio.Event().wait()
+
+    await home.start(Handle(home.actor, steps=steps), pause=pause)
+    await waits.wait()
+    await home.host.stop()
+    assert not home.host.restarting and home.host._again is None
