@@ -92,6 +92,7 @@ class RayLink:
         self._going = bytearray()
         self._sent = 0
         self._tasks: list[asyncio.Task[None]] = []
+        self._putting: set[asyncio.Task[None]] = set()
         self._last = Pulse(None, 0)
         self._is_opened = False
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -149,7 +150,20 @@ class RayLink:
         going, self._going = bytes(self._going), bytearray()
         if going and not self.gone.done():
             self._sent += 1
-            self._actor.put.remote(self._front, self._sent, going)
+            put = self._actor.put.remote(self._front, self._sent, going)
+            task = asyncio.get_running_loop().create_task(self._is_there(put))
+            self._putting.add(task)
+            task.add_done_callback(self._putting.discard)
+
+    async def _is_there(self, put: Awaitable[None]) -> None:
+        """Behind what does not come the actor would wait for ever: then the line is over."""
+        from ray.exceptions import RayError
+
+        try:
+            await put
+        except RayError as error:
+            log_mistake("replica.lost", error, replica=self._replica.name)
+            asyncio.get_running_loop().call_soon(self._end, 1)
 
     def kill(self) -> None:
         """From any thread; Ray makes another process of it."""
@@ -193,7 +207,7 @@ class RayLink:
     def _end(self, code: int) -> None:
         if self.gone.done():
             return
-        for task in self._tasks:
+        for task in (*self._tasks, *self._putting):
             task.cancel()
         self._last = Pulse(None, self._last.process)
         if self._actor is not None:

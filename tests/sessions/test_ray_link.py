@@ -152,3 +152,17 @@ async def test_told_to_end_while_it_waits_for_its_next_start_it_ends(home, ray_e
     await waits.wait()
     await home.host.stop()
     assert not home.host.restarting and home.host._again is None
+
+
+async def test_a_line_that_lost_what_was_sent_is_over(home, ray_errors):
+    """The actor would wait for it, and hear nothing of what was sent behind it."""
+
+    async def put(front, number, frames):
+        if number > 1:
+            await home.actor.put(front, number, frames)
+        else:
+            raise ray_errors.RayError("the network")
+
+    await home.start(Handle(home.actor, put=put))
+    home.host.send(request("lost", PROMPT, 3))
+    await home.is_back(1)
