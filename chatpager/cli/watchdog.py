@@ -20,8 +20,8 @@ LOOKS = 10
 
 
 class StepWatch:
-    """Tells when one step was seen running for ``limit`` seconds, ``between`` two looks counting once at the most: a
-    process that was stopped meanwhile, or a machine that slept, has not hung."""
+    """Tells when one step was seen running for ``limit`` seconds, and again after as many more. ``between`` two looks
+    counts once at the most: a process that was stopped meanwhile, or a machine that slept, has not hung."""
 
     def __init__(self, limit: float, between: float) -> None:
         self._limit, self._between = limit, between
@@ -34,7 +34,10 @@ class StepWatch:
             self._step, self._seen = step, 0.0
             return False
         self._seen += min(elapsed, self._between)
-        return self._seen >= self._limit
+        if self._seen < self._limit:
+            return False
+        self._seen = 0.0  # what was killed takes its time to end, and the next one to begin
+        return True
 
 
 def watch(engine: EngineHost, limit: float) -> None:

@@ -10,6 +10,7 @@ from tests.processes import serving
 def test_only_one_step_that_was_seen_for_so_long_has_hung():
     watch = StepWatch(1.0, 0.3)
     assert [watch.look(1, 0.25) for _ in range(5)] == [False, False, False, False, True]
+    assert [watch.look(1, 0.25) for _ in range(4)] == [False, False, False, True], "once for as long again"
     assert not any(watch.look(step, 0.25) for step in (2, 2, None, 2, 2, 3, 3, 3, 3))
 
 
