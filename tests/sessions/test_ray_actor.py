@@ -1,13 +1,15 @@
 """What servers call of an engine that is a Ray actor, called without Ray."""
 
+import asyncio
 import os
 
-from chatpager.engine.messages import CancelRequest
+from chatpager.engine.messages import AttendRequest, CancelRequest
 from chatpager.engine.servant import Stepped
 from chatpager.errors import ModelLoadError
 from chatpager.sessions.engine_frames import End, NotStarted, Started, Unframed, packed, up
 from chatpager.sessions.ray_actor import AUTH_MODE, RayEngine, digest
 from tests.engine.fakes import make_engine, request
+from tests.serving_client import eventually
 
 PROMPT = tuple(range(1, 12))
 
@@ -53,3 +55,18 @@ async def test_what_failed_is_tried_again_what_comes_early_waits_and_an_end_clos
     assert not actor._seen and not actor._ready
     await actor.end()
     assert closed == [b"s"]
+
+
+async def test_a_server_that_falls_silent_is_given_up_though_no_other_calls(monkeypatch):
+    """Whether it is being read for or not."""
+    monkeypatch.setenv(AUTH_MODE, "token")
+    monkeypatch.setattr("chatpager.sessions.ray_actor.FRONT_SECONDS", 0.05)
+    actor = RayEngine(lambda settings: make_engine(num_blocks=60, max_tokens=64), b"s")
+    assert isinstance(await opened(actor, "reads", b"s"), Started)
+    reading = asyncio.ensure_future(anext(actor.steps("reads"), None))
+    assert isinstance(await opened(actor, "never read", b"s"), Started)
+    await actor.put("never read", 1, packed(AttendRequest("r", False)))
+    assert await reading is None
+    await eventually(lambda: not (actor._seen or actor._ready or actor._early or actor._fronts._going))
+    await actor._ageing
+    await actor.end()
