@@ -34,6 +34,9 @@ from chatpager.sessions.restarts import Breaker, Pauses
 
 log = structlog.get_logger(__name__)
 
+LOAD_SECONDS = 3600.0
+"""In which a model must be read, however large and from however far; an engine that takes longer hangs."""
+
 
 class EngineProcess(EngineHost):
     """``program`` makes the engine, and again after it died: then it also loads the model again, and tries until that
@@ -74,8 +77,12 @@ class EngineProcess(EngineHost):
         self._ready = ready
         link = self._link = self._program.link(self._hear_frame, self._lost)
         try:
-            await link.open()
-            return await ready
+            async with asyncio.timeout(LOAD_SECONDS):
+                await link.open()
+                return await ready
+        except TimeoutError as error:
+            await asyncio.to_thread(link.kill)
+            raise EngineStopped(f"the engine was not ready within {LOAD_SECONDS:.0f} seconds and is killed") from error
         finally:
             self._ready = None
 

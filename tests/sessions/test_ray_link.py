@@ -82,6 +82,10 @@ class Replica(RayReplica):
         return handle
 
 
+async def no_pause(seconds):
+    pass
+
+
 class Home:
     """An actor, and a host of it."""
 
@@ -166,3 +170,20 @@ async def test_a_line_that_lost_what_was_sent_is_over(home, ray_errors):
     await home.start(Handle(home.actor, put=put))
     home.host.send(request("lost", PROMPT, 3))
     await home.is_back(1)
+
+
+async def test_an_actor_that_hangs_as_it_loads_is_killed_and_the_next_one_joined(home, ray_errors, monkeypatch):
+    async def steps(front):
+        raise ray_errors.RayError("the network")
+        yield
+
+    async def hangs(front, settings):
+        await asyncio.Event().wait()
+
+    killed, stuck = [], Handle(home.actor, open=hangs)
+    monkeypatch.setattr("ray.kill", lambda actor, no_restart: killed.append(actor), raising=False)
+    lost = Handle(home.actor, steps=steps)
+    await home.start(lost, stuck, pause=no_pause)
+    monkeypatch.setattr("chatpager.sessions.engine_process.LOAD_SECONDS", 0.05)
+    await home.is_back(1)
+    assert killed[0] is stuck
