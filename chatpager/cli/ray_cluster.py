@@ -10,11 +10,11 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 from chatpager.config import Config
+from chatpager.engine.whole_file import write_once
 from chatpager.errors import ConfigError
 from chatpager.sessions.ray_actor import AUTH_MODE
 from chatpager.sessions.ray_link import end_actor
@@ -67,8 +67,8 @@ def begin(folder: Path, *, cpus: int) -> None:
     Raises ConfigError."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / TOKEN
-    with suppress(FileExistsError), os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(secrets.token_hex(32))
+    if not path.exists():
+        write_once(path, secrets.token_hex(32).encode())
     os.environ.update({AUTH_MODE: "token", TOKEN_PATH: str(path)})
     os.environ.pop(TOKEN_VALUE, None)
     _join(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import secrets
+from contextlib import suppress
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -28,6 +30,17 @@ def write_whole(path: Path, data: bytes) -> None:
     except OSError:
         unlink(part)
         raise
+
+
+def write_once(path: Path, data: bytes) -> None:
+    """Whole or not at all, and never over one that somebody made meanwhile: theirs is as good. Raises OSError."""
+    own = path.with_name(f"{path.name}-{secrets.token_hex(8)}")
+    write_whole(own, data)
+    try:
+        with suppress(FileExistsError):
+            os.link(own, path)
+    finally:
+        own.unlink()
 
 
 def unlink(path: Path) -> None:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import secrets
-from contextlib import suppress
 from pathlib import Path
 
 import structlog
 
-from chatpager.engine.whole_file import write_whole
+from chatpager.engine.whole_file import write_once
 from chatpager.errors import ConfigError
 
 log = structlog.get_logger(__name__)
@@ -47,7 +45,7 @@ def server_secret(folder: Path) -> bytes:
     try:
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            _make(path)
+            write_once(path, secrets.token_bytes(SECRET_BYTES))
         if path.stat().st_mode & 0o077:
             path.chmod(0o600)
             log.warning("secret", problem=f"{path}: others could read it", result="from now on its owner alone can")
@@ -60,17 +58,6 @@ def server_secret(folder: Path) -> bytes:
     if len(found) != SECRET_BYTES:
         raise ConfigError("data_dir", f"{path} is no secret of ours; delete it, and kv beside it", value=str(folder))
     return found
-
-
-def _make(path: Path) -> None:
-    """Whole or not at all, and never over one that somebody made meanwhile."""
-    own = path.with_name(f"{path.name}-{secrets.token_hex(8)}")
-    write_whole(own, secrets.token_bytes(SECRET_BYTES))
-    try:
-        with suppress(FileExistsError):  # theirs is as good as ours
-            os.link(own, path)
-    finally:
-        own.unlink()
 
 
 def domain_of(secret: bytes) -> bytes:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chatpager.cli.ray_cluster import join
+from chatpager.cli.ray_cluster import TOKEN, begin, join
 from chatpager.config_sources import load
 from chatpager.errors import ConfigError
 from tests.cli.test_engine_process import replicas, said, until
@@ -29,6 +29,25 @@ def test_where_ray_is_missing_it_says_what_to_install(monkeypatch, tmp_path):
     with pytest.raises(ConfigError, match=r"chatpager\[ray\]"):
         join(load({"ray_address": "local", "data_dir": str(tmp_path / "data")}, env={}))
     assert not list(tmp_path.iterdir())
+
+
+def test_the_token_of_a_cluster_is_there_whole_or_not_at_all(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(
+        "chatpager.cli.ray_cluster._join", lambda *how, **more: seen.append((tmp_path / TOKEN).read_text())
+    )
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.setenv(name, "")
+    with monkeypatch.context() as broken:
+        broken.setattr("chatpager.cli.ray_cluster.secrets.token_hex", lambda count: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            begin(tmp_path, cpus=1)
+    assert not list(tmp_path.iterdir()), "an empty one would stay for good"
+    begin(tmp_path, cpus=1)
+    begin(tmp_path, cpus=1)
+    assert seen[0] == seen[1] and len(seen[0]) == 64
+    [token] = tmp_path.iterdir()
+    assert token.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.cluster
