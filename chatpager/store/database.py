@@ -125,7 +125,7 @@ class Database:
             return
         if self._share:
             await self._refuse_a_claim()
-            lease = ownership.Lease(self, self.owner)
+            lease = ownership.Lease(self, partial(_postgres_engine, self.url, pool_size=1, max_overflow=0), self.owner)
             await lease.take()
             self._claim = lease
             return
@@ -183,18 +183,25 @@ class Database:
 
     @asynccontextmanager
     async def write(
-        self, name: str, tenant: str | None = None, *, durable: bool = True, alone: bool = False, owned: bool = False
+        self,
+        name: str,
+        tenant: str | None = None,
+        *,
+        durable: bool = True,
+        alone: bool = False,
+        owned: bool = False,
+        engine: AsyncEngine | None = None,
     ) -> AsyncIterator[AsyncConnection]:
         """One transaction, committed where the block ends well. ``name`` is its part of its failpoints' names.
 
         Writers of a ``tenant`` run beside each other, but none beside one that must be ``alone``: what a deletion finds
         needed by nobody must stay so until it is gone, and what is counted must not grow. Without a tenant there is no
-        such care. ``owned`` is what only the server
-        that has claimed the database may write: its claim is checked first.
+        such care. ``owned`` is what only the server that has claimed the database may write: its claim is checked
+        first. ``engine`` has the connection; None: it is one of the pool's, which may all be in use.
         """
         if owned and isinstance(self._claim, claim.ConnectionClaim | ownership.Lease):
             await self._claim.check()
-        async with self._writing(name), self._engine.connect() as c:
+        async with self._writing(name), (engine or self._engine).connect() as c:
             if self.file:
                 await _begin_sqlite(c, durable)
             else:
@@ -322,7 +329,7 @@ def _sqlite_engine(url: URL, pragmas: tuple[str, ...]) -> AsyncEngine:
     return engine
 
 
-def _postgres_engine(url: URL) -> AsyncEngine:
+def _postgres_engine(url: URL, **pool: int) -> AsyncEngine:
     return create_async_engine(
         url,
         hide_parameters=True,
@@ -334,6 +341,7 @@ def _postgres_engine(url: URL) -> AsyncEngine:
             "server_settings": {"application_name": "chatpager"},
             **address.for_asyncpg(url),
         },
+        **pool,
     )
 
 

@@ -14,12 +14,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from sqlalchemy import ColumnElement, bindparam, delete, exists, func, insert, literal_column, or_, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.sql.expression import ColumnClause
 
 from chatpager.errors import StoreError
@@ -101,17 +101,29 @@ async def renew(c: AsyncConnection, owner: str, milliseconds: int) -> None:
     await c.execute(insert(owners).values(id=owner, lease_until=_now(c) + milliseconds))
 
 
+async def give_back(c: AsyncConnection, owner: str) -> None:
+    await c.execute(delete(owners).where(owners.c.id == owner))
+
+
 class Lease:
     """A server's, which is renewed until it is released. Every method but ``release`` raises StoreError: the database
-    is away."""
+    is away. ``connect`` makes what connects for nothing else: a server that has all its others in use still lives."""
 
-    def __init__(self, database: Database, owner: str, milliseconds: int = LEASE_MS) -> None:
+    def __init__(
+        self, database: Database, connect: Callable[[], AsyncEngine], owner: str, milliseconds: int = LEASE_MS
+    ) -> None:
         self._database, self._owner, self._milliseconds = database, owner, milliseconds
+        self._connect, self._engine = connect, connect()
         self._renewed = 0.0
         self._renewing: asyncio.Task[None] | None = None
+        self._writing: set[asyncio.Task[None]] = set()
 
     async def take(self) -> None:
-        await self._renew()
+        try:
+            await self._renew()
+        except BaseException:
+            await self._engine.dispose()
+            raise
         self._renewing = asyncio.get_running_loop().create_task(self._keep())
 
     async def check(self) -> None:
@@ -126,18 +138,55 @@ class Lease:
             self._renewing.cancel()
             await asyncio.wait([self._renewing])
         with suppress(StoreError):  # then it passes
-            async with self._database.write("lease", durable=False) as c:
-                await c.execute(delete(owners).where(owners.c.id == self._owner))
+            await self._write(lambda c: give_back(c, self._owner))
+        if self._writing:
+            await asyncio.wait(self._writing)
+        await self._engine.dispose()
 
     async def _renew(self) -> None:
         began = time.monotonic()
-        async with self._database.write("lease", durable=False) as c:
-            await renew(c, self._owner, self._milliseconds)
+        await self._write(lambda c: renew(c, self._owner, self._milliseconds))
         self._renewed = began
 
+    @property
+    def _every(self) -> float:
+        """Seconds from one renewal to the next, and for each."""
+        return self._milliseconds / 1000 / _RENEWALS
+
+    async def _write(self, work: Callable[[AsyncConnection], Awaitable[None]]) -> None:
+        """A connection that does not answer is left to its end, which may take as long: the next one is another."""
+        writing = asyncio.get_running_loop().create_task(self._transaction(work, self._engine))
+        self._writing.add(writing)
+        writing.add_done_callback(self._written)
+        try:
+            await asyncio.wait([writing], timeout=self._every)
+        finally:
+            if not writing.done():
+                writing.cancel()
+                self._engine = self._connect()
+        if not writing.done():
+            where = self._database.shown
+            raise StoreError(f"the database {where} is away: it did not answer within {self._every:g} s")
+        await writing
+
+    def _written(self, writing: asyncio.Task[None]) -> None:
+        self._writing.discard(writing)
+        if not writing.cancelled():
+            writing.exception()  # who waited has it, and who did not wait so long has said that
+
+    async def _transaction(self, work: Callable[[AsyncConnection], Awaitable[None]], engine: AsyncEngine) -> None:
+        try:
+            async with self._database.write("lease", durable=False, engine=engine) as c:
+                await work(c)
+        finally:
+            if engine is not self._engine:
+                await engine.dispose()
+
     async def _keep(self) -> None:
+        due = time.monotonic() + self._every
         while True:
-            await asyncio.sleep(self._milliseconds / 1000 / _RENEWALS)
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            due = time.monotonic() + self._every
             try:
                 await self._renew()
             except StoreError as error:

@@ -1,11 +1,14 @@
 """Servers that share a database: a turn is one's alone, and who was taken for dead writes nothing more of it."""
 
 import asyncio
+from contextlib import AsyncExitStack
 
 import pytest
+from sqlalchemy import select
 
 from chatpager.errors import ConfigError, SessionBusy, StoreError
 from chatpager.store import Store, ownership
+from chatpager.store.tables import owners
 from tests.store.making import begin, end, entry, texts, tip, user
 
 
@@ -145,6 +148,27 @@ class TestALease:
         lease._renewed -= 60
         await first.begin_turn(begin("resp_1", user("hi")))
         assert await second.recover(9) == []
+
+    @pytest.mark.postgres
+    async def test_is_renewed_where_every_other_connection_is_in_use_and_beside_one_that_hangs(self, shared):
+        first, second = await shared(), await shared()
+        await first.claim()
+        lease = first._database._claim
+        lease._renewing.cancel()
+        async with AsyncExitStack() as held:
+            for _ in range(15):
+                await held.enter_async_context(first._database.read())
+            async with asyncio.timeout(20):
+                await lease._renew()
+        async with second._database.write("test") as c:
+            await c.execute(select(owners).with_for_update())
+            lease._milliseconds = 300
+            for _ in range(2):
+                with pytest.raises(StoreError, match=r"away: it did not answer within 0\.1 s"):
+                    await lease._renew()
+            lease._milliseconds = 6000
+            renewing = asyncio.ensure_future(lease._renew())
+        await renewing
 
     async def test_is_nothing_for_sqlite(self, sqlite_url):
         with pytest.raises(ConfigError, match="share_database: a SQLite database has one server; give a postgresql"):
