@@ -30,7 +30,7 @@ LAST_WORDS_SECONDS = 0.5
 """In which servers hear what it died of."""
 FRONT_SECONDS = 30.0
 """A server that gives no sign of life for so long is gone, and what it asked for ends."""
-AGEING_LOOKS = 6
+FRONT_LOOKS = 6
 """In that time."""
 GATHER_SECONDS = 0.002
 """What comes in so short a time is one item of a stream: each costs Ray about a millisecond."""
@@ -58,7 +58,8 @@ class RayEngine:
         self._ended = asyncio.Event()
         self._fronts = Fronts(lambda front: self._on_loop(self._wake, front))
         self._ready: dict[str, asyncio.Event] = {}
-        self._seen: dict[str, float] = {}
+        self._silent: dict[str, int] = {}
+        """How often each was looked for since its last sign of life."""
         self._ageing: asyncio.Task[None] | None = None
         """While there is a server that may fall silent."""
         self._unframed: dict[str, Unframed] = {}
@@ -81,19 +82,21 @@ class RayEngine:
             self._fronts.open(front)
             self._ready[front], self._unframed[front] = asyncio.Event(), Unframed()
             self._heard[front], self._early[front] = 0, {}
-            self._seen[front] = time.monotonic()
+            self._silent[front] = 0
             if self._ageing is None or self._ageing.done():
                 self._ageing = asyncio.get_running_loop().create_task(self._age())
         return packed(made)
 
     async def _age(self) -> None:
-        """Whoever is silent is given up, whether anybody else calls or not."""
-        while self._seen:
-            await asyncio.sleep(FRONT_SECONDS / AGEING_LOOKS)
-            now = time.monotonic()
-            for front in [front for front, seen in self._seen.items() if now - seen > FRONT_SECONDS]:
-                await self.close(front)
-                self._forget(front)
+        """Whoever is silent is given up, whether anybody else calls or not. Looks are counted, not seconds: where this
+        process was stopped meanwhile it is not the others that were silent."""
+        while self._silent:
+            await asyncio.sleep(FRONT_SECONDS / FRONT_LOOKS)
+            for front in list(self._silent):
+                self._silent[front] += 1
+                if self._silent[front] > FRONT_LOOKS:
+                    await self.close(front)
+                    self._forget(front)
 
     def _engine(self) -> asyncio.Future[Started | NotStarted]:
         """It is made for the first who asks, and tried again where that failed: what was missing may be there now."""
@@ -133,13 +136,13 @@ class RayEngine:
 
     async def pulse(self, front: str) -> Pulse:
         """A sign of life of each to the other."""
-        if front in self._seen:
-            self._seen[front] = time.monotonic()
+        if front in self._silent:
+            self._silent[front] = 0
         return Pulse(self._step, os.getpid())
 
     async def close(self, front: str) -> None:
         """After the step that is running."""
-        if self._seen.pop(front, None) is not None:
+        if self._silent.pop(front, None) is not None:
             self._fronts.close(front)
 
     async def end(self) -> None:
@@ -149,7 +152,7 @@ class RayEngine:
             await self._ended.wait()
 
     def _forget(self, front: str) -> None:
-        self._seen.pop(front, None)
+        self._silent.pop(front, None)
         self._fronts.forget(front)
         self._wake(front)  # who still reads for it
         for kept in (self._unframed, self._heard, self._early, self._ready):

@@ -52,7 +52,7 @@ async def test_what_failed_is_tried_again_what_comes_early_waits_and_an_end_clos
             await actor.put("a", 3, packed(End()))
     assert told[-1].finish_reason == "cancelled"
     assert (await actor.pulse("a")).process == os.getpid()
-    assert not actor._seen and not actor._ready
+    assert not actor._silent and not actor._ready
     await actor.end()
     assert closed == [b"s"]
 
@@ -67,6 +67,6 @@ async def test_a_server_that_falls_silent_is_given_up_though_no_other_calls(monk
     assert isinstance(await opened(actor, "never read", b"s"), Started)
     await actor.put("never read", 1, packed(AttendRequest("r", False)))
     assert await reading is None
-    await eventually(lambda: not (actor._seen or actor._ready or actor._early or actor._fronts._going))
+    await eventually(lambda: not (actor._silent or actor._ready or actor._early or actor._fronts._going))
     await actor._ageing
     await actor.end()
