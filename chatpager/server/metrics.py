@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from math import inf
 
@@ -19,6 +19,7 @@ from chatpager.server.lags import Lags
 from chatpager.server.ledger import Ledger
 from chatpager.server.numeric_health import NumericHealth
 from chatpager.server.own_figures import OwnFigures
+from chatpager.sessions.engine_host import ReplicaState
 from chatpager.sessions.stream import Ended
 from chatpager.sessions.turn import LiveTurn
 
@@ -131,9 +132,15 @@ class Metrics:
         self.ledger.lags.append(seconds)
         self._lag.add(seconds)
 
-    def render(self, stats: Mapping[str, EngineStats], own: OwnFigures | None = None) -> bytes:
-        """The exposition text; ``stats`` by replica, without those that have stopped."""
+    def render(
+        self,
+        stats: Mapping[str, EngineStats],
+        own: OwnFigures | None = None,
+        replicas: Sequence[ReplicaState] = (),
+    ) -> bytes:
+        """The exposition text; ``stats`` by replica, without those that do not tell them now."""
         self._engine.own = own or self._engine.own
+        self._engine.replicas = [(one, one.alive and one.id in stats) for one in replicas]
         self._engine.stats |= stats
         return generate_latest(self.registry)
 
@@ -154,10 +161,24 @@ class EngineFigures(Collector):
 
     def __init__(self) -> None:
         self.stats: dict[str, EngineStats] = {}
+        self.replicas: list[tuple[ReplicaState, bool]] = []
+        """With whether each answers."""
 
     def collect(self) -> Iterable[Metric]:
         yield from self.own.collect()
+        yield from _states(self.replicas)
         yield from _by_replica(self.stats) if len(self.stats) > 1 else chain(*map(_figures, self.stats.values()))
+
+
+def _states(replicas: Sequence[tuple[ReplicaState, bool]]) -> Iterator[Metric]:
+    answers = GaugeMetricFamily("chatpager_replica_up", "Whether the replica answers", labels=["replica"])
+    drains = GaugeMetricFamily("chatpager_replica_draining", "Whether it begins no turns", labels=["replica"])
+    restarts = CounterMetricFamily("chatpager_replica_restarts", "How often it was made again", labels=["replica"])
+    for replica, up in replicas:
+        answers.add_metric([replica.id], up)
+        drains.add_metric([replica.id], replica.draining)
+        restarts.add_metric([replica.id], replica.restarts)
+    yield from (answers, drains, restarts)
 
 
 def _figures(stats: EngineStats) -> Iterator[Metric]:

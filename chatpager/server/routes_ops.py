@@ -121,7 +121,8 @@ async def version(request: web.Request) -> web.Response:
 async def metrics(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
     stats = await service.hub.engine.stats_of_each(service.stats_seconds)
-    text = service.metrics.render(stats, await own_figures(service.store.transactions))
+    own = await own_figures(service.store.transactions)
+    text = service.metrics.render(stats, own, service.hub.engine.replicas())
     return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
 

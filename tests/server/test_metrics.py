@@ -4,6 +4,7 @@ import asyncio
 import re
 import time
 
+import msgspec
 import pytest
 
 from chatpager.engine.disk_tier import DiskTier
@@ -12,6 +13,7 @@ from chatpager.engine.host_tier import HostTier
 from chatpager.engine.messages import LeaseRequest
 from chatpager.engine.tiers import Tiers
 from chatpager.server.metrics import Metrics
+from chatpager.sessions.engine_host import ReplicaState
 from tests.engine.fakes import answer, make_engine, request, run, step
 from tests.engine.tiering import LONG, flood
 from tests.serving import GREEDY
@@ -202,6 +204,22 @@ def test_what_more_memory_would_have_found():
     lost = moved(engine, before)
     assert lost["lost_hit_tokens_total"] > 0
     assert "prefix_cache_double_hit_tokens_total" not in lost, "nor would twice the memory have kept it"
+
+
+def test_what_each_replica_does_can_be_alerted_on():
+    engine, metrics = make_engine(), Metrics()
+    first = ReplicaState(id="r0", alive=True, restarting=False, restarts=3)
+    hangs = ReplicaState(id="r1", alive=True, restarting=False, draining=True, restarts=0)
+    text = metrics.render({"r0": engine.stats()}, None, [first, hangs]).decode()
+    for line in (
+        'up{replica="r0"} 1.0',
+        'up{replica="r1"} 0.0',
+        'draining{replica="r1"} 1.0',
+        'restarts_total{replica="r0"} 3.0',
+    ):
+        assert f"chatpager_replica_{line}" in text
+    dead = msgspec.structs.replace(first, alive=False)
+    assert 'chatpager_replica_up{replica="r0"} 0.0' in metrics.render({"r0": engine.stats()}, None, [dead]).decode()
 
 
 def test_of_several_engines_each_has_its_own_figures():
