@@ -36,8 +36,12 @@ log = structlog.get_logger(__name__)
 NOT_STORED = "the answer could not be stored"
 MERGE_AFTER = 0.05
 """Seconds that what a step brought may have waited for those before it; who reads sees no token come later by that."""
+PAUSES = (0.1, 0.5, 2.0)
+"""Seconds, for which an end that a file's disk refuses waits."""
 AWAY_PAUSES = (0.1, 0.2, 0.5, 1.0, 1.0, 1.0, 1.0, 2.0, 2.0)
-"""Seconds, nine in all, for which tokens wait to be journalled: a database that is started again is back by then."""
+"""Seconds, nine in all, for which tokens and ends wait: a database that is started again is back by then."""
+ATTEMPT_SECONDS = 5.0
+"""Beside these, where the database does not even refuse."""
 AT_A_TIME = 64
 """Turns that are served before others than turns have theirs."""
 
@@ -68,6 +72,10 @@ class News:
                 self.events[-1] = both
             else:
                 self.events.append(more)
+
+
+class _Deleted(Exception):
+    """The turn was, at another server of the same database."""
 
 
 class Delivery:
@@ -207,15 +215,21 @@ class Delivery:
 
     async def _journalled(self, entries: Sequence[JournalEntry]) -> set[str]:
         """As the store says it. While it is away nobody is shown anything, and what comes gathers."""
-        for pause in self._journal_pauses:
-            try:
+        if not self._journal_pauses:
+            return await self._store.journal(entries)
+        try:
+            async with asyncio.timeout(sum(self._journal_pauses) + ATTEMPT_SECONDS):
+                for pause in self._journal_pauses:
+                    try:
+                        return await self._store.journal(entries)
+                    except StoreError as error:
+                        if self._closing:
+                            raise
+                        log.warning("journal.delayed", reason=str(error), turns=len(entries), seconds=pause)
+                        await asyncio.sleep(pause)
                 return await self._store.journal(entries)
-            except StoreError as error:
-                if self._closing:
-                    raise
-                log.warning("journal.delayed", reason=str(error), turns=len(entries), seconds=pause)
-                await asyncio.sleep(pause)
-        return await self._store.journal(entries)
+        except TimeoutError as error:  # what was written all the same is left alone when it comes again
+            raise StoreError("the database does not answer") from error
 
     def _cancel_quietly(self, turn: LiveTurn) -> None:
         with suppress(EngineStopped):
@@ -264,6 +278,8 @@ class Delivery:
                     turn.receipt = self._account(turn)
                 ended = turn.ended(self._clock(), self._wall(), status)
                 return ended, await self._store_end(turn, ended, plain) if turn.request.stored else None
+            except _Deleted:
+                return turn.ended(self._clock(), self._wall(), None if turn.error else "cancelled"), None
             except StoreError as error:
                 log.error("turn.end_not_stored", turn=turn.id, reason=str(error))
                 turn.fail(*_failure(error))
@@ -303,9 +319,10 @@ class Delivery:
         stored = await self._finish_turn(done)
         if stored.tip == "turn_taken":
             raise TurnTaken
-        was_deleted = stored.tip == "turn_gone" and done.status == "cancelled"
-        if stored.status != done.status and not was_deleted:
-            raise StoreError(f"another end of the turn was stored: {stored.status or 'it is gone'}")
+        if stored.tip == "turn_gone":
+            raise _Deleted
+        if stored.status != done.status:
+            raise StoreError(f"another end of the turn was stored: {stored.status}")
         return stored.tip_hash
 
     async def _finish_turn(self, done: FinishedTurn) -> Finished:

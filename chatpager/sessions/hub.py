@@ -35,7 +35,7 @@ from chatpager.sessions.answers import call_id_of
 from chatpager.sessions.beginning import Beginner, Begun, Served
 from chatpager.sessions.constraining import Constraining
 from chatpager.sessions.deleting import Deleting
-from chatpager.sessions.delivery import AWAY_PAUSES, MERGE_AFTER, Delivery
+from chatpager.sessions.delivery import AWAY_PAUSES, MERGE_AFTER, PAUSES, Delivery
 from chatpager.sessions.engine_host import EngineHost, Hearers
 from chatpager.sessions.engine_link import Program
 from chatpager.sessions.engine_process import EngineProcess
@@ -75,11 +75,11 @@ class SessionHub:
     """``engine`` makes one in this process, or is a process of its own, or several by their names. ``secret`` keeps
     tenants apart (salts.py). ``max_turns`` run or wait at once, of one tenant ``max_turns_per_tenant`` (None: as many
     as leave others room). An end that the store refuses is tried again after each of ``pauses``, in seconds, and tokens
-    that it does not journal after each of ``journal_pauses`` (None: as long as a database server may be away); what was
-    said of a turn becomes one event where it waits for more than ``merge_after`` seconds to be told. A turn's events
-    can be told again for ``replay_seconds`` from its end on. Of so many ``known_conversations`` it is known where they
-    stand and what they asked last. ``on_end`` is told of every turn's end. ``clock`` is in seconds and never goes back,
-    ``wall`` in milliseconds."""
+    that it does not journal after each of ``journal_pauses`` (None: as befits a file, or a server that may be away for
+    a while); what was said of a turn becomes one event where it waits for more than ``merge_after`` seconds to be told.
+    A turn's events can be told again for ``replay_seconds`` from its end on. Of so many ``known_conversations`` it is
+    known where they stand and what they asked last. ``on_end`` is told of every turn's end. ``clock`` is in seconds and
+    never goes back, ``wall`` in milliseconds."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class SessionHub:
         secret: bytes = b"",
         max_turns: int = 1024,
         max_turns_per_tenant: int | None = None,
-        pauses: Sequence[float] = (0.1, 0.5, 2.0),
+        pauses: Sequence[float] | None = None,
         journal_pauses: Sequence[float] | None = None,
         merge_after: float = MERGE_AFTER,
         replay_seconds: float = 300.0,
@@ -142,7 +142,7 @@ class SessionHub:
             cancel=self._cancel,
             account=lambda turn: turn.account(self.block_size, self.caching, self._domain(turn.request.tenant)),
             ended=self._turn_ended,
-            pauses=pauses,
+            pauses=(PAUSES if store.is_file else AWAY_PAUSES) if pauses is None else pauses,
             journal_pauses=(() if store.is_file else AWAY_PAUSES) if journal_pauses is None else journal_pauses,
             merge_after=merge_after,
             clock=clock,

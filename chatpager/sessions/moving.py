@@ -100,7 +100,9 @@ class Moving:
     def back(self) -> None:
         """A replica can take work: what waits for one goes on."""
         for part in self.parts.at(None):
-            self._put(part)
+            self.parts.drop(part)
+            for left in part.askable():
+                self._put(left)
 
     def clear(self) -> None:
         """Nothing goes on any more, and who hears of the death ends what runs."""

@@ -89,8 +89,16 @@ class Part:
         return len(self.tokens) == self.command.params.n and not any(self.tokens.values())
 
     def moved(self) -> Iterator[Part]:
-        """What is left to do elsewhere: all at once where no token was told, else each answer by itself."""
-        id, moves = self.command.request_id, self.moves + 1
+        """What is left to do elsewhere."""
+        return self._left(self.moves + 1)
+
+    def askable(self) -> Iterator[Part]:
+        """Of one that waited and of which answers were cancelled meanwhile what is left."""
+        return iter([self]) if len(self.indices) == 1 or self._is_whole() else self._left(max(1, self.moves))
+
+    def _left(self, moves: int) -> Iterator[Part]:
+        """All at once where no token was told, else each answer by itself."""
+        id = self.command.request_id
         if self._is_whole():
             names = [(self.indices, f"{id}~{moves}")]
         else:

@@ -71,9 +71,10 @@ class Wire:
             line.close()
             return
         self.held, self.hold_after = [], None  # of the line before it
-        self.line, self.server = line, line.connect_to_server()
+        self.line, self.server = line, (server := line.connect_to_server())
         line.on_message(self.from_page)
-        self.server.on_message(self.from_server)
+        # What is still on its way on a line that was cut must not come over the one after it.
+        server.on_message(lambda frame: self.from_server(frame) if self.server is server else None)
 
     def from_page(self, frame: str) -> None:
         event = json.loads(frame)
@@ -99,7 +100,8 @@ class Wire:
             self.from_server(frame)
 
     def cut(self) -> None:
-        self.server.close()
+        server, self.server = self.server, None
+        server.close()
         self.line.close()
 
 

@@ -236,6 +236,23 @@ async def test_answers_of_one_request_that_move_twice_before_a_token_stay_apart(
         assert house.tokens["q", index] == continuation(LONG, 6)
 
 
+@pytest.mark.parametrize("house", [3], indirect=True)
+async def test_one_answer_of_several_is_cancelled_while_all_wait_for_a_replica(house):
+    house.host.drain("r1")
+    house.host.send(request("q", LONG, 6, n=2))
+    [part] = house.host._moving.parts.values()
+    [moved] = part.moved()
+    house.host._moving.parts.drop(part)
+    house.host._moving.parts.put(moved)  # as where no replica was there to take it
+    house.host.send(CancelRequest("q", 0))
+    assert (await house.end("q", 0)).finish_reason == "cancelled"
+    house.die("r0")
+    house.let()
+    assert (await house.end("q", 1)).finish_reason == "length"
+    assert house.tokens["q", 1] == continuation(LONG, 6)
+    assert not house.host._moving.parts
+
+
 @pytest.mark.parametrize("house", [MOST_MOVES + 1], indirect=True)
 async def test_what_replicas_die_of_ends_as_lost(house):
     house.host.send(request("poison", PROMPT, 9))

@@ -8,6 +8,7 @@ from chatpager.errors import (
     EngineStopped,
     StoreError,
 )
+from chatpager.sessions import delivery
 from chatpager.sessions.answers import Delta
 from chatpager.sessions.stream import Ended
 from chatpager.store import Store
@@ -102,6 +103,18 @@ class TestFaults:
             assert not any(shown[: failures + 1])
             assert ended.status == ("completed" if failures == 2 else "failed")
             assert failures == 3 or ended.text == "secret words"
+
+    async def test_a_store_that_does_not_answer_holds_tokens_no_longer_than_one_that_refuses(self, rig, monkeypatch):
+        monkeypatch.setattr(delivery, "ATTEMPT_SECONDS", 0.01)
+        async with rig(lambda prompt: "secret words", journal_pauses=(0.0,)) as r:
+
+            async def hangs(journal, entries):
+                await asyncio.Event().wait()
+
+            breaks(monkeypatch, r.hub.store, "journal", hangs)
+            turn, ended = await r.ask("a")
+            assert (ended.status, ended.error_code) == ("failed", "storage_unavailable")
+            assert not [e for e in turn.stream.events if isinstance(e, Delta)]
 
     async def test_an_end_that_cannot_be_stored_is_told_as_a_failure(self, rig, monkeypatch):
         async with rig() as r:
@@ -250,7 +263,7 @@ class TestAnotherServer:
 
             monkeypatch.setattr(r.hub.store, "finish_turn", late)
             _, ended = await r.ask("a")
-            assert (ended.status, ended.error_code) == ("failed", "storage_unavailable")
+            assert (ended.status, ended.error_code, ended.text) == ("cancelled", None, "ok")
 
     async def test_has_nothing_to_do_with_an_end_that_was_stored_and_lost_its_acknowledgement(self, rig, monkeypatch):
         async with rig(pauses=(0,)) as r:
