@@ -64,7 +64,7 @@ class Database:
         """What the last write says is wrong with the database, where one of its kind would fail again."""
         self.reserve = Reserve(self.file) if self.file else None
         self.transactions = {"read": 0, "write": 0}
-        """Begun since it was opened."""
+        """Begun since it was opened, but for a lease's renewals."""
         self._log_holds_deleted = True
         """It may: also what was deleted by a server that died before the log was emptied."""
         self._claim: claim.FileClaim | claim.ConnectionClaim | ownership.Lease | None = None
@@ -272,7 +272,9 @@ class Database:
         """Around a write, whichever way: in its turn, to a database that can be written to, with errors in words."""
         async with self._queue:
             self._check_usable()
-            self.transactions["write"] += 1
+            of_lease = name == "lease"  # on a connection of its own, and under a deadline: it is no sign of the others
+            if not of_lease:
+                self.transactions["write"] += 1
             try:
                 with faults.translated(self.shown):
                     yield
@@ -281,7 +283,8 @@ class Database:
                     self._unusable = "lost a write when its disk failed; restart to see what it kept"
                 self.refuses = faults.of_itself(error.__cause__) or self.refuses
                 raise
-            self.refuses = ""
+            if not of_lease or self.refuses == faults.AWAY:
+                self.refuses = ""
         failpoints.hit(f"store.{name}.after_commit")
 
     @property

@@ -13,7 +13,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from chatpager.errors import StorageFull, StoreError
 
 _LOCKED = "is locked: another writer held it for too long"
-_AWAY = "is away: the connection could not be made or was lost"
+AWAY = "is away: the connection could not be made or was lost"
 _RULES = "refused a row that breaks its rules"
 _BUSY = "is busy: every connection is in use"
 _FULL = "is full: the disk or the database has no room left"
@@ -33,7 +33,7 @@ _SQLITE = {
 """SQLite's primary result codes (https://www.sqlite.org/rescode.html)."""
 
 _POSTGRES = {
-    "08": _AWAY,
+    "08": AWAY,
     "23": _RULES,
     "25006": _READ_ONLY,
     "28": "refused the user or the password",
@@ -45,7 +45,7 @@ _POSTGRES = {
     "53100": _FULL,
     "53300": "is away: the server takes no more connections",
     "55P03": _LOCKED,
-    "57P": _AWAY,
+    "57P": AWAY,
     "57014": "took too long",
     "58": "could not be read or written: the disk failed",
 }
@@ -54,7 +54,7 @@ _POSTGRES = {
 _SQLITE_IO_ERROR = 10
 _NO_ROOM_TO_SHARE = sqlite3.SQLITE_IOERR_SHMSIZE
 """The file that SQLite's connections share memory in cannot grow: no row was being written, the disk is full."""
-_OF_ITSELF = {_LOCKED, _AWAY, _FULL, _READ_ONLY, *(_SQLITE[code] for code in (11, 14)), _POSTGRES["53"], _BUSY}
+_OF_ITSELF = {_LOCKED, AWAY, _FULL, _READ_ONLY, *(_SQLITE[code] for code in (11, 14)), _POSTGRES["53"], _BUSY}
 """What is wrong with a database whatever is written to it."""
 
 
@@ -88,7 +88,7 @@ def meaning(error: BaseException) -> str | None:
         found = (_POSTGRES[state[:n]] for n in (5, 3, 2) if state[:n] in _POSTGRES)
         return next(found, "refused the statement")
     if isinstance(error, OSError | InterfaceError) or getattr(error, "connection_invalidated", False):
-        return _AWAY
+        return AWAY
     return "refused the statement" if isinstance(error, DBAPIError) else None
 
 

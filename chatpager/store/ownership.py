@@ -23,6 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.sql.expression import ColumnClause
 
 from chatpager.errors import StoreError
+from chatpager.store import faults
 from chatpager.store.records import Turn
 from chatpager.store.tables import owners, sessions, turns
 
@@ -166,6 +167,7 @@ class Lease:
                 self._engine = self._connect()
         if not writing.done():
             where = self._database.shown
+            self._database.refuses = faults.AWAY
             raise StoreError(f"the database {where} is away: it did not answer within {self._every:g} s")
         await writing
 

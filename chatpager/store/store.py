@@ -96,7 +96,7 @@ class Store:
 
     @property
     def transactions(self) -> Mapping[str, int]:
-        """Begun since it was opened, by kind: "read" and "write"."""
+        """Begun since it was opened, by kind: "read" and "write"; none is a lease's renewal."""
         return self._database.transactions
 
     @property

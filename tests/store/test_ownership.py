@@ -162,13 +162,18 @@ class TestALease:
                 await lease._renew()
         async with second._database.write("test") as c:
             await c.execute(select(owners).with_for_update())
-            lease._milliseconds = 300
+            lease._milliseconds, begun = 300, first.transactions["write"]
             for _ in range(2):
                 with pytest.raises(StoreError, match=r"away: it did not answer within 0\.1 s"):
                     await lease._renew()
+            assert first.refuses.startswith("is away"), "who asks hears of it, though nobody writes"
             lease._milliseconds = 6000
             renewing = asyncio.ensure_future(lease._renew())
         await renewing
+        assert (first.refuses, first.transactions["write"]) == ("", begun), "it is nobody's write"
+        first._database.refuses = "is read-only"
+        await lease._renew()
+        assert first.refuses == "is read-only", "the lease does not tell what others can write"
 
     async def test_is_nothing_for_sqlite(self, sqlite_url):
         with pytest.raises(ConfigError, match="share_database: a SQLite database has one server; give a postgresql"):
