@@ -27,13 +27,15 @@ class StorageWatch:
         self._told = ""
 
     async def look(self) -> None:
-        """Try a write, where it is time to."""
+        """Try a write, where it is time to; and keep room for deletions."""
         now, begun = self._now(), self._store.transactions["write"]
         if begun != self._begun and not self._store.refuses:
             self._since, self._begun = now, begun
         elif now - self._since >= EVERY_SECONDS:
             await self._try()
             self._since, self._begun = now, self._store.transactions["write"]
+        if not self._store.refuses:
+            await self._store.keep_reserve()
         self._tell()
 
     async def _try(self) -> None:

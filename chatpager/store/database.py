@@ -230,16 +230,16 @@ class Database:
         deletes: bool = False,
         alone: bool = False,
         owned: bool = False,
-        frees: bool = False,
+        frees: bool | None = None,
     ) -> T:
         """What ``work`` returns of a durable transaction as ``write`` opens; on SQLite in one visit to a thread.
         What it ``deletes`` is then in no file of SQLite's any more, or once nobody reads what the log has; who deletes
-        is ``alone``. What ``frees`` room, as every deletion does, may have the reserve where the disk is full."""
+        is ``alone``. What ``frees`` room (None: what ``deletes``) may have the reserve where the disk is full."""
         try:
             return await self._write_whole(name, work, tenant, deletes, alone, owned)
         except StorageFull:
-            given = (frees or deletes) and self.reserve is not None and await asyncio.to_thread(self.reserve.give)
-            if not given:
+            may = deletes if frees is None else frees
+            if not (may and self.reserve is not None and await asyncio.to_thread(self.reserve.give)):
                 raise
         return await self._write_whole(name, work, tenant, deletes, alone, owned)
 

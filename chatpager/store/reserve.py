@@ -9,6 +9,8 @@ from pathlib import Path
 
 MOST = 8 << 20
 """Bytes. As much as is deleted is written, with zeros in its place; what is longer needs that the log has room."""
+LEAST = 64 << 10
+"""A smaller one would have room for no deletion."""
 SHARE = 8
 """Of what is free at most this part is kept, and nothing is taken back before there is so many times as much."""
 
@@ -26,16 +28,19 @@ class Reserve:
         self._file = file.with_name(file.name + "-reserve")
 
     def keep(self) -> None:
-        """Make it, where there is none and much more is free; where that cannot be done there is none."""
-        if self._file.exists():
-            return
+        """Make it, or let it grow, where much more is free; where that cannot be done it stays as it is."""
         with suppress(OSError):
             size = min(MOST, shutil.disk_usage(self._file.parent).free // SHARE)
-            made = os.open(self._file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            has = self._file.stat().st_size if self._file.exists() else 0
+            if size < LEAST or size <= has:
+                return
+            made = os.open(self._file, os.O_CREAT | os.O_NOFOLLOW | os.O_WRONLY, 0o600)
             try:
-                os.posix_fallocate(made, 0, max(1, size))
+                os.posix_fallocate(made, 0, size)
             except OSError:
-                self._file.unlink()
+                os.ftruncate(made, has)
+                if not has:
+                    self._file.unlink()
                 raise
             finally:
                 os.close(made)

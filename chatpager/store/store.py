@@ -118,7 +118,6 @@ class Store:
     async def probe(self, size: int) -> None:
         """Write ``size`` bytes that nobody reads, to see whether that can be done."""
         await self._database.writing("probe", lambda c: history.probe(c, size))
-        await self.keep_reserve()
 
     async def keep_reserve(self) -> None:
         """Room for deletions, where the disk has much more."""
@@ -329,7 +328,7 @@ class Store:
         async def begin(c: AsyncConnection) -> list[BegunTurn]:
             return [await turns.begin(c, each, self.owner) for each in new]
 
-        return await self._database.writing("begin_turn", begin, tenant, deletes=deletes, owned=True)
+        return await self._database.writing("begin_turn", begin, tenant, deletes=deletes, owned=True, frees=False)
 
     async def journal(self, entries: Sequence[JournalEntry]) -> set[str]:
         """Write the tokens of one step, of any number of turns, before they are sent: they outlive the process, and

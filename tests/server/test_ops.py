@@ -87,6 +87,9 @@ async def test_who_asks_whether_turns_can_begin_hears_of_a_full_disk_and_of_its_
     answer = await server.get("/health")
     assert (answer.status, answer.json["status"]) == (200, "ok") and "cause" not in answer.json
     assert reserve.exists()
+    reserve.unlink()
+    await watch.look()
+    assert reserve.exists(), "it is made again whether somebody writes or not"
 
 
 async def test_a_disk_that_fills_up_while_nobody_writes_is_found_out(server):

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from sqlalchemy import text
 from chatpager.errors import StorageFull, StoreError
 from chatpager.store import AuditEntry, Store
 from tests.processes import ROOT
-from tests.store.making import begin, end, entry, texts, user
+from tests.store.making import begin, end, entry, texts, tip, user
 
 
 async def until_it_is_full(doing):
@@ -75,15 +76,26 @@ async def test_from_a_full_disk_conversations_can_be_deleted_and_then_others_go_
             await store.append_messages("ann", "conv_2", [user(f"{n} " + "x" * 20_000)], now=n)
 
     await until_it_is_full(say)
+    another = begin("resp_1", user("x" * 20_000), session_id="conv_2", expected_tip=await tip(store, "conv_2"))
+    with pytest.raises(StorageFull):
+        await store.begin_turn(another)
+    assert reserve.exists(), "a turn that leaves a branch is no deletion"
     done = AuditEntry(at=1, key="k", tenant="ann", action="conversation.deleted", target="conv_1", address="")
     await store.audit(done)
     await store.delete_session("ann", "conv_1")
     assert not reserve.exists()
     await store.append_messages("ann", "conv_2", [user("again")], now=2000)
     assert (await texts(store, "conv_2"))[-1] == "again"
+    rest = small_disk / "rest"
+    rest.write_bytes(bytes(shutil.disk_usage(small_disk).free))
+    await store.keep_reserve()
+    assert not reserve.exists(), "there is no room for one"
+    os.truncate(ballast, ballast.stat().st_size - (1 << 20))
+    await store.keep_reserve()
+    small = reserve.stat().st_size
     ballast.unlink()
-    await store.probe(16)
-    assert reserve.exists(), "for the next time"
+    await store.keep_reserve()
+    assert 64 << 10 < small < reserve.stat().st_size, "it grows with the room"
     await store.close()
 
 
