@@ -13,6 +13,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from chatpager.errors import StorageFull, StoreError
 
 _LOCKED = "is locked: another writer held it for too long"
+_LOCKED_HERE = "is locked where this writes: another writer, as a long deletion, held that for too long"
 AWAY = "is away: the connection could not be made or was lost"
 _RULES = "refused a row that breaks its rules"
 _BUSY = "is busy: every connection is in use"
@@ -44,7 +45,7 @@ _POSTGRES = {
     "53": "has run out of a resource",
     "53100": _FULL,
     "53300": "is away: the server takes no more connections",
-    "55P03": _LOCKED,
+    "55P03": _LOCKED_HERE,
     "57P": AWAY,
     "57014": "took too long",
     "58": "could not be read or written: the disk failed",
@@ -54,7 +55,11 @@ _POSTGRES = {
 _SQLITE_IO_ERROR = 10
 _NO_ROOM_TO_SHARE = sqlite3.SQLITE_IOERR_SHMSIZE
 """The file that SQLite's connections share memory in cannot grow: no row was being written, the disk is full."""
-_OF_ITSELF = {_LOCKED, AWAY, _FULL, _READ_ONLY, *(_SQLITE[code] for code in (11, 14)), _POSTGRES["53"], _BUSY}
+_OF_ITSELF = {
+    *(_LOCKED, AWAY, _FULL, _READ_ONLY, _BUSY),
+    *(_SQLITE[code] for code in (11, 14, 26)),
+    *(_POSTGRES[code] for code in ("28", "3D", "42501", "42P01", "53", "53300")),
+}
 """What is wrong with a database whatever is written to it."""
 
 

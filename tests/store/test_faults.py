@@ -6,7 +6,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from chatpager.errors import SessionBusy, StoreError
-from chatpager.store.faults import lost_a_write, meaning, translated
+from chatpager.store.faults import lost_a_write, meaning, of_itself, translated
 
 
 def sqlite(code):
@@ -41,7 +41,7 @@ def postgres(state):
         (postgres("57014"), "too long"),
         (postgres("08006"), "away"),
         (postgres("25006"), "read-only"),
-        (postgres("55P03"), "locked"),
+        (postgres("55P03"), "is locked where this writes"),
         (postgres("40P01"), "collided"),
         (postgres("28P01"), "password"),
         (postgres("3D000"), "does not exist"),
@@ -62,6 +62,26 @@ def test_a_drivers_error_says_its_cause_and_nothing_of_the_statement(error, said
         raise error
     assert "secret" not in str(caught.value)
     assert caught.value.__cause__ is error
+
+
+OF_ALL = [
+    *map(sqlite, (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CORRUPT)),
+    *map(sqlite, (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB)),
+    *map(postgres, ("08006", "25006", "28P01", "3D000", "42501", "42P01", "53100", "53200", "53300", "57P01")),
+    ConnectionRefusedError("secret"),
+    PoolTimeout("secret"),
+]
+OF_ONE = [
+    *map(sqlite, (sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_ERROR)),
+    *map(postgres, ("23505", "40P01", "55P03", "57014", "XX000")),
+    SessionBusy("no"),
+    None,
+]
+
+
+@pytest.mark.parametrize(("error", "of_all"), [*((e, True) for e in OF_ALL), *((e, False) for e in OF_ONE)], ids=str)
+def test_what_is_wrong_whatever_is_written_is_told_from_what_one_write_met(error, of_all):
+    assert of_itself(error) == (meaning(error) if of_all else "")
 
 
 @pytest.mark.parametrize("error", [SessionBusy("no"), KeyError("x"), AssertionError("1 < 0")])
