@@ -117,6 +117,7 @@ class Lease:
         self._connect, self._engine = connect, connect()
         self._renewed = 0.0
         self._renewing: asyncio.Task[None] | None = None
+        self._now: asyncio.Task[None] | None = None
         self._writing: set[asyncio.Task[None]] = set()
 
     async def take(self) -> None:
@@ -131,18 +132,30 @@ class Lease:
         """What follows is begun under a lease: one that was not renewed in time is renewed first. Others may have ended
         what was begun before, each turn of which tells that itself."""
         if time.monotonic() - self._renewed > self._milliseconds / 1000:
-            await self._renew()
+            await self._renew_for_all()
 
     async def release(self) -> None:
         """What the server leaves unfinished is nobody's from now on."""
         if self._renewing is not None:
             self._renewing.cancel()
             await asyncio.wait([self._renewing])
+        await self._written_out()  # a renewal that is stored behind that would be a lease again
         with suppress(StoreError):  # then it passes
             await self._write(lambda c: give_back(c, self._owner))
-        if self._writing:
-            await asyncio.wait(self._writing)
+        await self._written_out()
         await self._engine.dispose()
+
+    async def _written_out(self) -> None:
+        """What runs has ended, or had the time."""
+        running = {*self._writing, *({self._now} if self._now else ())}
+        if running:
+            await asyncio.wait(running, timeout=self._every)
+
+    async def _renew_for_all(self) -> None:
+        """Who comes while one runs waits for that: there is one connection. Who stops waiting ends it for nobody."""
+        if self._now is None or self._now.done():
+            self._now = asyncio.get_running_loop().create_task(self._renew())
+        await asyncio.shield(self._now)
 
     async def _renew(self) -> None:
         began = time.monotonic()
@@ -190,6 +203,6 @@ class Lease:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             due = time.monotonic() + self._every
             try:
-                await self._renew()
+                await self._renew_for_all()
             except StoreError as error:
                 log.warning("the lease on conversations could not be renewed: %s", error)

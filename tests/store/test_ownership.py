@@ -9,6 +9,7 @@ from sqlalchemy import select
 from chatpager.errors import ConfigError, SessionBusy, StoreError
 from chatpager.store import Store, ownership
 from chatpager.store.tables import owners
+from tests.serving_client import eventually
 from tests.store.making import begin, end, entry, texts, tip, user
 
 
@@ -174,6 +175,40 @@ class TestALease:
         first._database.refuses = "is read-only"
         await lease._renew()
         assert first.refuses == "is read-only", "the lease does not tell what others can write"
+
+    @pytest.mark.postgres
+    async def test_is_renewed_once_for_all_who_begin_turns_behind_an_outage(self, shared):
+        first, second = await shared(), await shared()
+        await first.claim()
+        lease = first._database._claim
+        lease._renewing.cancel()
+        lease._renewed -= 60
+        async with second._database.write("test") as c:
+            await c.execute(select(owners).with_for_update())
+            checks = [asyncio.ensure_future(lease.check()) for _ in range(5)]
+            await eventually(lambda: lease._writing)
+            assert len(lease._writing) == 1
+            checks[0].cancel()
+        done = await asyncio.gather(*checks, return_exceptions=True)
+        assert isinstance(done[0], asyncio.CancelledError) and done[1:] == [None] * 4, "who went keeps nobody from it"
+
+    @pytest.mark.postgres
+    async def test_is_given_back_behind_renewals_that_still_run_but_one_that_hangs_is_not_waited_for(self, shared):
+        first, second = await shared(), await shared()
+        await first.claim()
+        lease = first._database._claim
+        renewal = lease._transaction(lambda c: ownership.renew(c, first.owner, 6000), lease._connect())
+        lease._writing.add(asyncio.ensure_future(renewal))
+        await first.close()
+        async with second._database.read() as c:
+            assert not await ownership.others(c, second.owner)
+        await second.claim()
+        lease, hanging = second._database._claim, asyncio.ensure_future(asyncio.Event().wait())
+        lease._milliseconds = 300
+        lease._writing.add(hanging)
+        async with asyncio.timeout(20):
+            await second.close()
+        hanging.cancel()
 
     async def test_is_nothing_for_sqlite(self, sqlite_url):
         with pytest.raises(ConfigError, match="share_database: a SQLite database has one server; give a postgresql"):
