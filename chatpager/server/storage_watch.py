@@ -8,6 +8,7 @@ from collections.abc import Callable
 import structlog
 
 from chatpager.errors import StoreError
+from chatpager.sessions.mistakes import log_mistake
 from chatpager.store import Store
 
 EVERY_SECONDS = 15.0
@@ -55,4 +56,7 @@ class StorageWatch:
     async def run(self) -> None:
         while True:
             await asyncio.sleep(EVERY_SECONDS / 3)
-            await self.look()
+            try:
+                await self.look()
+            except Exception as error:
+                log_mistake("storage.watch_failed", error)

@@ -1,10 +1,12 @@
 """Models, health, metrics, version, and the page."""
 
+import asyncio
 import re
 
 import pytest
 from openai.types import Model
 from prometheus_client.parser import text_string_to_metric_families
+from structlog.testing import capture_logs
 
 from chatpager import __version__
 from chatpager.server.routes_ops import ASSETS, policy, read_assets
@@ -101,6 +103,24 @@ async def test_a_disk_that_fills_up_while_nobody_writes_is_found_out(server):
     await watch.look()
     answer = await server.get("/health")
     assert (answer.status, answer.json["cause"]) == (503, "the database is read-only")
+
+
+async def test_a_mistake_ends_no_watch(server, monkeypatch):
+    monkeypatch.setattr("chatpager.server.storage_watch.EVERY_SECONDS", 0.003)
+    looks = []
+
+    def now():
+        looks.append(1)
+        if len(looks) == 2:
+            raise ZeroDivisionError("ours")
+        return 0.0
+
+    with capture_logs() as logs:
+        watching = asyncio.ensure_future(StorageWatch(server.service.store, now).run())
+        await eventually(lambda: len(looks) > 3 or watching.done())
+        watching.cancel()
+    assert len(looks) > 3
+    assert [line["error"] for line in logs if line["event"] == "storage.watch_failed"] == ["ZeroDivisionError"]
 
 
 async def test_version(server):
