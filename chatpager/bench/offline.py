@@ -11,7 +11,7 @@ import gc
 import random
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Column, Table
+from torch.autograd import DeviceType  # type: ignore[attr-defined]
 
 from chatpager.bench import ceilings, machine, models, report
 from chatpager.bench.workload import Ask, tokens
@@ -33,6 +34,8 @@ from chatpager.errors import ConfigError
 
 BUSY_STEPS = 50
 """Of the profiled part: enough to see gaps, few enough for the profiler's memory."""
+WAITS = " Sync", "Stream Wait Event"
+"""How the profiler's names of a device's waits end."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,17 @@ def _busy(engine: Engine, asks: list[Ask]) -> float:
         engine.cancel(f"busy/{i}")
     while engine.has_work:
         engine.step(time.monotonic)
-    return union([(one.time_range.start, one.time_range.end) for one in profile.events()])
+    return union(on_device(profile.events()))
+
+
+def on_device(events: Iterable[Any]) -> list[tuple[float, float]]:
+    """When the device computed or copied, of a profile's ``events``, in microseconds. Others are what the host called
+    meanwhile, its waits among them, and when a stream waited."""
+    return [
+        (one.time_range.start, one.time_range.end)
+        for one in events
+        if one.device_type == DeviceType.CUDA and not one.name.endswith(WAITS)
+    ]
 
 
 def union(spans: list[tuple[float, float]]) -> float:

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from torch.autograd import DeviceType
+from torch.autograd.profiler_util import FunctionEvent
 
 from chatpager.bench import offline
 from chatpager.errors import ConfigError
@@ -38,3 +40,18 @@ def test_the_busy_share_counts_no_moment_twice():
     assert offline.union([]) == 0.0
     assert offline.union([(0, 4), (2, 5), (10, 20)]) == 0.75
     assert offline.union([(3, 9), (4, 5)]) == 1.0
+
+
+def test_a_host_or_a_stream_that_waits_makes_no_device_busy():
+    events = [
+        ("decode_kernel", DeviceType.CUDA, 0, 4),
+        ("cudaEventSynchronize", DeviceType.CPU, 1, 18),
+        ("cudaGraphLaunch", DeviceType.CPU, 4, 9),
+        ("Stream Sync", DeviceType.CUDA, 0, 20),
+        ("Context Sync", DeviceType.CUDA, 3, 30),
+        ("Stream Wait Event", DeviceType.CUDA, 4, 16),
+        ("Memcpy DtoH (Device -> Pinned)", DeviceType.CUDA, 16, 20),
+    ]
+    made = [FunctionEvent(i, name, 1, start, end, device_type=on) for i, (name, on, start, end) in enumerate(events)]
+    assert offline.on_device(made) == [(0, 4), (16, 20)]
+    assert offline.union(offline.on_device(made)) == 0.4
