@@ -1,4 +1,4 @@
-"""Other projects' attention beside ours, on the same calls: only what is installed, and only where it is right.
+"""Other projects' attention beside ours, on calls of one size: only what is installed, and only where it is right.
 
 Nothing of theirs is needed, and one that is not here is said so. Before a time is taken, a few rows of what a way
 computes are compared to the reference; one that is wrong, or does not take such a call, has the reason in place of a
@@ -26,11 +26,12 @@ log = logging.getLogger(__name__)
 NOT_INSTALLED = "not installed"
 KNOWN: dict[str, tuple[Callable[[], Make | None], tuple[str, ...]]] = {
     "contiguous": (peer_contiguous.load, ("torch",)),
-    "flashinfer": (peer_flashinfer.load, ("flashinfer-python",)),
     "fa3": (peer_flash_attention.load, ("flash_attn_3", "vllm")),
     "vllm": (peer_vllm.load, ("vllm",)),
+    "flashinfer": (peer_flashinfer.load, ("flashinfer-python",)),
 }
-"""By the name of a column: how it is loaded, and the packages that may bring it."""
+"""By the name of a column: how it is loaded, and the packages that may bring it. FlashInfer is last, since it compiles
+for minutes when it is called."""
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 2e-2}
 """Of the error's norm, over that of the reference."""
 
@@ -52,7 +53,7 @@ def peers() -> list[Peer]:
 def _peer(name: str, load: Callable[[], Make | None], packages: Sequence[str]) -> Peer:
     try:
         make = load()
-    except (ImportError, OSError) as error:  # a library for another torch, CUDA or GPU
+    except Exception as error:  # theirs, whatever it raises: a library for another torch, CUDA or GPU
         log.warning("%s is here but cannot be used: %s", name, error)
         return Peer(name, None, f"cannot be imported: {_line(error)}")
     return Peer(name, make, NOT_INSTALLED if make is None else _version(packages))
@@ -68,7 +69,11 @@ def _version(packages: Sequence[str]) -> str:
 
 
 def columns(among: Sequence[Peer], calls: Sequence[AttentionCall], seconds: float) -> dict[str, float | str]:
-    """By ``name_us``: microseconds of one of ``calls``, which are of one size and take turns, or why there are none."""
+    """By ``name_us``: microseconds of one of ``calls``, which are of one size and take turns, or why there are none.
+
+    Raises:
+        torch.AcceleratorError: the device is lost.
+    """
     if not calls or not is_plain(calls[0]):
         return {}
     told: dict[str, float | str] = {}
@@ -87,6 +92,8 @@ def is_plain(call: AttentionCall) -> bool:
 
 
 def _column(make: Make, calls: Sequence[AttentionCall], expected: Tensor, seconds: float) -> float | str | None:
+    device = calls[0].query.device
+    stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
     try:
         works = [work for call in calls if (work := make(call)) is not None]
         if not works:
@@ -94,12 +101,19 @@ def _column(make: Make, calls: Sequence[AttentionCall], expected: Tensor, second
         error = error_of(works[0](), calls[0], expected)
         if not error <= TOLERANCE[calls[0].query.dtype]:
             return f"wrong by {error:.1e}"
-        return round(1e6 * seconds_each(calls[0].query.device, works, seconds), 1)
-    except torch.AcceleratorError:
-        raise  # the device is lost, for us too
-    except Exception as error:  # theirs, whatever it raises: our own figures are not to be lost with it
+        return round(1e6 * seconds_each(device, works, seconds), 1)
+    except Exception as error:  # theirs, whatever it raises: the others' figures are not to be lost with it
         log.warning("a peer does not take this call", exc_info=error)
+        if stream is not None:
+            _go_on_at(stream)
         return f"fails: {_line(error)}"
+
+
+def _go_on_at(stream: torch.cuda.Stream) -> None:
+    """Behind what failed, maybe in a capture, whose stream torch then leaves the current one. Most errors of CUDA are
+    over with that; where the device is lost, waiting for it raises again."""
+    torch.cuda.set_stream(stream)
+    torch.cuda.synchronize(stream.device)
 
 
 def _line(error: Exception) -> str:

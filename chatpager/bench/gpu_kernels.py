@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,7 +22,6 @@ from chatpager.kernels.heuristics import shares_prefix
 
 PAGE = 16
 Work = Callable[[], object]
-Beside = Callable[[Sequence[AttentionCall], float], Mapping[str, float | str]]
 
 
 @dataclass(frozen=True)
@@ -63,10 +62,8 @@ def cases(device: torch.device, dtype: torch.dtype, sizes: Sizes) -> Iterator[Ca
         yield from make(device, dtype, sizes)
 
 
-def measure(
-    device: torch.device, dtype: torch.dtype, ceilings: Ceilings, seconds: float, beside: Beside | None = None
-) -> list[dict[str, Any]]:
-    """Every kernel's figures, in the order of a step. ``beside``: what others take for such calls."""
+def measure(device: torch.device, dtype: torch.dtype, ceilings: Ceilings, seconds: float) -> list[dict[str, Any]]:
+    """Every kernel's figures, in the order of a step, which is that of ``cases``."""
     found = []
     for case in cases(device, dtype, Sizes()):
         took = seconds_each(device, [case.ours], seconds)
@@ -76,8 +73,6 @@ def measure(
         row |= {"of_floor": round(floor / took, 3)}
         if case.torch:
             row["torch_us"] = round(1e6 * seconds_each(device, [case.torch], seconds), 1)
-        if beside and case.call:
-            row |= beside([case.call], seconds)
         found.append(row)
     return found
 

@@ -2,15 +2,16 @@
 
 Every call takes pages that the ones before it did not, until 256 MB have been read, so that the caches are cold where
 a step's are. The ceiling is what summing a large tensor reads with the same threads in the same process. On a CPU the
-gather is the best that we know of torch's; on a GPU it is all pages at once, then torch's own attention, beside it are
-the libraries of ``attention_peers``, and the other kernels follow in a table of their own.
+gather is the best that we know of torch's; on a GPU it is all pages at once, then torch's own attention, the other
+kernels follow in a table of their own, and beside attention are the libraries of ``attention_peers``. These come when
+all of ours is measured and saved: an error of theirs may cost the device, and compiling them all the time there is.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import count
 from typing import Any
@@ -22,7 +23,6 @@ from rich.text import Text
 from torch.nn.functional import scaled_dot_product_attention
 
 from chatpager.bench import attention_peers, ceilings, gpu_kernels, machine, plot, report
-from chatpager.bench.attention_peers import Peer
 from chatpager.errors import ConfigError
 from chatpager.kernels import Workspace, cpu, cpu_decode, paged_attention
 from chatpager.kernels.arguments import AttentionCall, check
@@ -86,31 +86,58 @@ def run(
         if device == "cpu" and cpu_decode.kernel_for(kinds[dtype], dim, None) is None:
             raise ConfigError("dtype", "numba has no kernel for it here; the log says why", value=dtype)
         ceiling = _ceiling(where, seconds)
-        among = attention_peers.peers() if device == "cuda" else []
-        calls = [
-            _measure(SHAPES[shape], kinds[dtype], where, rows, context, ceiling, seconds, among)
-            for rows, context in _grid(device, SHAPES[shape], kinds[dtype], most_tokens)
-        ]
-        others = _others(where, kinds[dtype], seconds, among)
+        result = {
+            "what": "paged decode, medians; cold caches",
+            "device": device,
+            **ceilings.named(where),
+            "shape": shape,
+            "dtype": dtype,
+            "threads": threads,
+            "ready_s": round(ready, 3),
+            "ceiling_gb_s": round(ceiling / 1e9, 2),
+            "calls": [
+                _measure(SHAPES[shape], kinds[dtype], where, rows, context, ceiling, seconds)
+                for rows, context in _grid(device, SHAPES[shape], kinds[dtype], most_tokens)
+            ],
+            "others": _others(where, kinds[dtype], seconds),
+            "machine": machine.describe(),
+        }
+        _finish(result, where, kinds[dtype], seconds, out)
     finally:
         torch.set_num_threads(before)
-    result = {
-        "what": "paged decode, medians; cold caches",
-        "device": device,
-        **ceilings.named(where),
-        "shape": shape,
-        "dtype": dtype,
-        "threads": threads,
-        "ready_s": round(ready, 3),
-        "ceiling_gb_s": round(ceiling / 1e9, 2),
-        "calls": calls,
-        "others": others,
-        **({"peers": {peer.name: peer.found for peer in among}} if among else {}),
-        "machine": machine.describe(),
-    }
-    _print(result)
-    report.save(result, out, _charts(result))
     return result
+
+
+def _finish(result: dict[str, Any], device: torch.device, dtype: torch.dtype, seconds: float, out: str | None) -> None:
+    """Save what there is, and on a GPU again behind each row of the peers; print it all in any case."""
+    try:
+        report.save(result, out, _charts(result))
+        for _ in _peers(result, device, dtype, seconds) if device.type == "cuda" else ():
+            report.save(result, out, _charts(result))
+    finally:
+        _print(result)
+
+
+def _peers(result: dict[str, Any], device: torch.device, dtype: torch.dtype, seconds: float) -> Iterator[None]:
+    """Add the peers' columns to the rows of ``result``, and yield behind each row; the last peer's, which compiles for
+    minutes, behind all rows of the others."""
+    every = attention_peers.peers()
+    result["peers"] = {peer.name: peer.found for peer in every}
+    for among in (every[:-1], every[-1:]):
+        for row, calls in _again(result, device, dtype):
+            row |= attention_peers.columns(among, calls(), seconds)
+            yield
+
+
+def _again(
+    result: dict[str, Any], device: torch.device, dtype: torch.dtype
+) -> Iterator[tuple[dict[str, Any], Callable[[], Sequence[AttentionCall]]]]:
+    """The rows of attention, with what makes calls of their sizes: two rows' need not fit."""
+    for row in result["calls"]:
+        yield row, partial(_calls, SHAPES[result["shape"]], dtype, device, row["rows"], row["context"])
+    for row, case in zip(result["others"], gpu_kernels.cases(device, dtype, gpu_kernels.Sizes()), strict=True):
+        if case.call:
+            yield row, partial(list, [case.call])
 
 
 def _grid(device: str, shape: tuple[int, int, int], dtype: torch.dtype, most_tokens: int) -> list[tuple[int, int]]:
@@ -141,7 +168,6 @@ def _measure(
     context: int,
     ceiling: float,
     seconds: float,
-    among: Sequence[Peer] = (),
 ) -> dict[str, Any]:
     calls = _calls(shape, dtype, device, rows, context)
     read = _bytes(shape, dtype, rows * context)
@@ -164,18 +190,14 @@ def _measure(
         "torch_us": round(1e6 * gathered, 1),
         "times": round(gathered / kernel, 2),
         "of_ceiling": round(read / kernel / ceiling, 3),
-        **attention_peers.columns(among, calls, seconds),
     }
 
 
-def _others(
-    device: torch.device, dtype: torch.dtype, seconds: float, among: Sequence[Peer] = ()
-) -> list[dict[str, Any]]:
+def _others(device: torch.device, dtype: torch.dtype, seconds: float) -> list[dict[str, Any]]:
     """The kernels that only a GPU has."""
     if device.type != "cuda":
         return []
-    beside = partial(attention_peers.columns, among)
-    return gpu_kernels.measure(device, dtype, ceilings.measure(device, dtype), seconds, beside)
+    return gpu_kernels.measure(device, dtype, ceilings.measure(device, dtype), seconds)
 
 
 def _ways(device: torch.device) -> tuple[Way, Way]:

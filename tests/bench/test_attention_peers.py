@@ -1,6 +1,7 @@
 """What other libraries are handed is the call that ours got. Stand-ins have their published signatures and compute with
 our kernels, from nothing but what they were given."""
 
+import json
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -9,7 +10,6 @@ import torch
 
 from chatpager.bench import attention_peers, gpu_kernels, kernels
 from chatpager.bench.attention_peers import NOT_INSTALLED, Peer, columns, error_of, peers, sampled, sampled_tokens
-from chatpager.bench.ceilings import Ceilings
 from chatpager.bench.page_lists import page_lists, query_starts
 from chatpager.kernels import paged_attention
 
@@ -170,13 +170,13 @@ def test_what_is_not_installed_is_said_so(install):
     assert [peer.found for name, peer in among.items() if name != "contiguous"] == 3 * [NOT_INSTALLED]
     told = columns(list(among.values()), DECODES[:1], 0.0)
     assert told.pop("contiguous_us") > 0
-    assert told == {f"{name}_us": NOT_INSTALLED for name in ("flashinfer", "fa3", "vllm")}
+    assert told == {f"{name}_us": NOT_INSTALLED for name in ("fa3", "vllm", "flashinfer")}
 
 
 @pytest.mark.parametrize("flash_attention", ["flash_attn_interface", "vllm_flash_attn.flash_attn_interface"])
 def test_each_computes_what_the_reference_does(install, flash_attention):
     among = install("flashinfer", flash_attention, "vllm.v1.attention.ops.triton_unified_attention")
-    names = [f"{name}_us" for name in ("contiguous", "flashinfer", "fa3", "vllm")]
+    names = [f"{name}_us" for name in ("contiguous", "fa3", "vllm", "flashinfer")]
     for call in CALLS:
         told = columns(list(among.values()), [call], 0.0)
         assert list(told) == (names if call is DECODES[0] else names[1:])
@@ -205,22 +205,97 @@ def test_one_that_is_here_and_lacks_something_says_what(install, monkeypatch):
     assert columns([among["fa3"]], DECODES[:1], 0.0) == {"fa3_us": among["fa3"].found}
 
 
+@pytest.mark.parametrize("error", [RuntimeError("no driver\nat all"), AttributeError("no such dtype")])
+def test_one_whose_import_raises_anything_says_what(error):
+    def load():
+        raise error
+
+    peer = attention_peers._peer("any", load, ())
+    assert (peer.make, peer.found) == (None, f"cannot be imported: {type(error).__name__} {str(error).splitlines()[0]}")
+
+
+def test_a_failed_capture_leaves_its_stream_and_no_figure_but_its_own_is_lost(monkeypatch):
+    """Of a GPU's call, which fails as torch does: the capture's stream stays the current one."""
+    ours, lost = SimpleNamespace(device=WHERE), []
+    current = [ours]
+
+    def wait(device):
+        if lost:
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    def make(call):
+        torch.cuda.set_stream(SimpleNamespace(device=WHERE))
+        raise torch.AcceleratorError("CUDA error: operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current[-1])
+    monkeypatch.setattr(torch.cuda, "set_stream", current.append)
+    monkeypatch.setattr(torch.cuda, "synchronize", wait)
+    call = SimpleNamespace(query=SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32))
+    told = attention_peers._column(make, [call], torch.ones(1), 0.0)
+    assert told == "fails: AcceleratorError CUDA error: operation not permitted when stream is capturing"
+    assert len(current) == 3 and current[-1] is ours
+    lost.append(True)
+    with pytest.raises(torch.AcceleratorError, match="illegal memory access"):
+        attention_peers._column(make, [call], torch.ones(1), 0.0)
+
+
 def test_calls_that_nobody_else_has_are_passed_over():
     with_scales = gpu_kernels.attention_call(CPU, torch.float32, HEADS, [5], kept_as=torch.int8)
     assert columns([Peer("any", None, NOT_INSTALLED)], [with_scales], 0.0) == {}
 
 
+def ours():
+    """A result before the peers: one call of decode and one of another kernel."""
+    row = {"rows": 1, "context": 70, "kernel_us": 2.5, "torch_us": 5.0, "times": 2.0, "of_ceiling": 0.5}
+    told = {"what": "w", "dtype": "d", "device": "cuda", "threads": 1, "ready_s": 0.0, "ceiling_gb_s": 1.0}
+    return {**told, "shape": "8/4/32", "calls": [row], "others": [{"kernel": "extend", "us": 2.0}]}
+
+
 def test_they_stand_in_both_tables(monkeypatch, capsys):
     case = gpu_kernels.Case("extend", "3 behind 67", 2e6, 8e9, lambda: None, call=EXTENDS[1])
     monkeypatch.setattr(gpu_kernels, "cases", lambda *_: [case])
-    beside = SimpleNamespace(columns=lambda calls, seconds: columns([Peer("fa3", None, NOT_INSTALLED)], calls, seconds))
-    (other,) = gpu_kernels.measure(CPU, torch.float32, Ceilings(2e9, 4e12), 0.0, beside.columns)
-    assert other["fa3_us"] == NOT_INSTALLED
-    row = {"rows": 1, "context": 70, "kernel_us": 2.5, "torch_us": 5.0, "times": 2.0, "of_ceiling": 0.5, "fa3_us": 3.5}
-    told = {"shape": "s", "dtype": "d", "device": "cuda", "threads": 1, "ready_s": 0.0, "ceiling_gb_s": 1.0}
-    kernels._print({**told, "calls": [row], "others": [other], "peers": {"fa3": "flash_attn_3 3.0"}})
+    monkeypatch.setattr(attention_peers, "peers", lambda: [Peer(name, None, NOT_INSTALLED) for name in ("fa3", "slow")])
+    result = ours()
+    rows = *result["calls"], *result["others"]
+    filled = [[len(row) for row in rows] for _ in kernels._peers(result, CPU, torch.float32, 0.0)]
+    assert filled == [[7, 2], [7, 3], [8, 3], [8, 4]], "the slow one comes behind all of the other's"
+    assert all(row["fa3_us"] == row["slow_us"] == NOT_INSTALLED for row in rows)
+    result["calls"][0]["fa3_us"] = 3.5
+    kernels._print(result)
     printed = capsys.readouterr().out
-    assert "fa3 us" in printed and "3.5" in printed and "fa3: flash_attn_3 3.0" in printed
+    assert "fa3 us" in printed and "3.5" in printed and "fa3: not installed" in printed
+
+
+def test_a_device_that_they_lose_costs_none_of_our_figures(monkeypatch, capsys, tmp_path):
+    def lost(result, *_):
+        result["calls"][0]["fa3_us"] = 3.5
+        yield
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(kernels, "_peers", lost)
+    with pytest.raises(torch.AcceleratorError):
+        kernels._finish(ours(), torch.device("cuda"), torch.float32, 0.0, str(tmp_path / "kernels.json"))
+    saved = json.loads((tmp_path / "kernels.json").read_text())
+    assert saved["calls"] == [ours()["calls"][0] | {"fa3_us": 3.5}] and saved["others"] == ours()["others"]
+    assert "2.5" in capsys.readouterr().out
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not HAS_GPU, reason="needs an NVIDIA GPU")
+def test_on_a_gpu_one_that_cannot_be_captured_costs_the_next_nothing():
+    def make(call):
+        def work():
+            torch.cuda.synchronize()
+            return attend(call.query, call[1:3], call.block_tables, call.context_lens, query_starts(call), call.scale)
+
+        return work
+
+    call = gpu_kernels.attention_call(WHERE, torch.bfloat16, (8, 2, 64), [40, 40])
+    before = torch.cuda.current_stream()
+    among = [Peer("waiting", make, ""), *(peer for peer in peers() if peer.name == "contiguous")]
+    told = columns(among, [call], 0.0)
+    assert told["waiting_us"].startswith("fails: ") and isinstance(told["contiguous_us"], float)
+    assert torch.cuda.current_stream() == before
 
 
 @pytest.mark.gpu
