@@ -231,7 +231,10 @@ def _greedy(answer: int | None = None) -> Any:
 
 
 def _continuous(model: Any, asks: list[Ask]) -> dict[str, Any]:
+    """One request comes before the clock runs, as of ours: its thread, cache and kernels are there then."""
     with model.continuous_batching_context_manager(generation_config=_greedy()) as manager:
+        manager.add_request(asks[0].prompt[::-1], max_new_tokens=4)
+        _ended(manager)
         began = time.perf_counter()
         for ask in asks:
             manager.add_request(ask.prompt, max_new_tokens=ask.answer)

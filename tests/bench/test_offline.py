@@ -5,6 +5,7 @@ import json
 import pytest
 from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEvent
+from transformers.generation.continuous_batching import ContinuousBatchingManager
 
 from chatpager.bench import offline
 from chatpager.errors import ConfigError
@@ -12,16 +13,29 @@ from chatpager.errors import ConfigError
 SMALL = {"requests": 3, "least": 2, "most": 9, "plain": 1, "shape": "llama-15m", "dtype": "float32"}
 
 
-def test_each_way_tells_the_same_tokens_and_has_its_rate(tmp_path, capsys):
+@pytest.fixture
+def continuous(monkeypatch):
+    """What transformers' continuous batching was asked for, and each answer that was waited for."""
+    seen, add, ended = [], ContinuousBatchingManager.add_request, offline._ended
+
+    def added(manager, prompt, **options):
+        seen.append(options["max_new_tokens"])
+        return add(manager, prompt, **options)
+
+    monkeypatch.setattr(ContinuousBatchingManager, "add_request", added)
+    monkeypatch.setattr(offline, "_ended", lambda manager: (ended(manager), seen.append("ended"))[0])
+    return seen
+
+
+def test_each_way_tells_the_same_tokens_and_has_its_rate(tmp_path, capsys, continuous):
     out = tmp_path / "offline.json"
     result = offline.run(offline.Options(**SMALL, out=str(out)))
     assert json.loads(out.read_text()) == result
-    ours, continuous, plain = (
-        result["ways"][name] for name in ("chatpager", "continuous batching", "generate, one by one")
-    )
-    assert (ours["requests"], continuous["requests"], plain["requests"]) == (3, 3, 1)
+    ours, peer, plain = (result["ways"][name] for name in ("chatpager", "continuous batching", "generate, one by one"))
+    assert (ours["requests"], peer["requests"], plain["requests"]) == (3, 3, 1)
+    assert continuous[:2] == [4, "ended"] and continuous[5:] == 3 * ["ended"], "one before the others, as of ours"
     assert ours["steps"] >= 2
-    for row in (continuous, plain):
+    for row in (peer, plain):
         assert row["ours_against_it"] == pytest.approx(ours["tokens_per_s"] / row["tokens_per_s"], abs=0.01)
     assert "continuous batching" in capsys.readouterr().out
 
