@@ -13,7 +13,7 @@ from torch import Tensor, float32, float64, int32, int64
 from chatpager.kernels.cuda import COMPILED, on_device
 from chatpager.kernels.heuristics import power_of_2
 from chatpager.kernels.row_cut import as_key, last_of, scaled, top_k_cut, top_p_cut
-from chatpager.kernels.split_cut import CHUNK, PIVOTS, ROUNDS, STATE, look_kernel, settle_kernel
+from chatpager.kernels.split_cut import CHUNK, PIVOTS, ROUNDS, RULES, STATE, look_kernel, settle_kernel
 from chatpager.kernels.workspace import Workspace
 
 BLOCK = 4096
@@ -57,7 +57,7 @@ def peak_kernel(p_peaks, p_logits, p_temperature, row_stride, vocabulary, BLOCK:
     tl.store(p_peaks + i_row * tl.num_programs(1) + i_block, peak)
 
 
-@triton.jit(do_not_specialize=["vocabulary", "blocks"])
+@triton.jit(do_not_specialize=["vocabulary", "blocks"], do_not_specialize_on_alignment=[*RULES])
 def cut_kernel(
     p_cuts,
     p_peak,

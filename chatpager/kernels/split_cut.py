@@ -29,6 +29,8 @@ ROUNDS = 16
 CHUNK = 256
 """Tokens that are compared to all pivots together."""
 STATE = 8
+RULES = "p_temperature", "p_top_k", "p_top_p", "p_log_min_p"
+"""Arguments that may lie anywhere, as rows of one tensor do: a kernel that counted on more would be compiled again."""
 
 
 @triton.jit
@@ -136,7 +138,7 @@ def peak_of(p_peaks, blocks, BLOCKS: tl.constexpr):
     return tl.where(tl.max(m_wrong.to(tl.int32), 0) > 0, float("nan"), peak)
 
 
-@triton.jit(do_not_specialize=["vocabulary", "blocks"])
+@triton.jit(do_not_specialize=["vocabulary", "blocks"], do_not_specialize_on_alignment=[*RULES])
 def look_kernel(
     p_new_state,
     p_old_state,
@@ -195,7 +197,7 @@ def look_kernel(
         tl.store(p_new_sums + o_found, tl.sum(b_mass, 1))
 
 
-@triton.jit(do_not_specialize=["vocabulary", "blocks"])
+@triton.jit(do_not_specialize=["vocabulary", "blocks"], do_not_specialize_on_alignment=[*RULES])
 def settle_kernel(
     p_cuts,
     p_peak,

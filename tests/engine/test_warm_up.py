@@ -9,8 +9,10 @@ import sys
 import pytest
 import torch
 
-from chatpager.engine.warm_up import Trial, keep_compiled, make_ready, plan_of, quarters, trials
-from chatpager.kernels import cuda
+from chatpager.engine.sampler import draw_on_device
+from chatpager.engine.sampling_params import SamplingParams
+from chatpager.engine.warm_up import LAUNCHING, UNCUT, Trial, keep_compiled, make_ready, plan_of, quarters, trials
+from chatpager.kernels import cuda, cuda_sampling
 from chatpager.kernels.arguments import SharedPrefix, check
 from chatpager.kernels.heuristics import shares_prefix
 
@@ -85,6 +87,51 @@ def test_they_meet_every_case(launched, sizes, shape, window):
         count = rng.choice([1, min(length, int(tokens ** rng.random()))])
         trial = Trial(rng.randint(1, max(1, min(seqs, tokens // count))), count, max(length, count))
         assert launched(trial, shape, window, rng.randint(1, trial.rows)) <= known, trial
+
+
+class Specialised(Recorder):
+    """Beside the constants, what Triton compiles other code for: numbers and places that 16 divides, and a one."""
+
+    def __init__(self, seen, name):
+        super().__init__(seen, name)
+        kernel = getattr(cuda_sampling, name)
+        self.arguments = kernel.arg_names
+        options = getattr(kernel, "kwargs", None) or vars(kernel)  # of the interpreter's, and of a GPU's
+        self.loose = {*(options["do_not_specialize"] or ()), *(options["do_not_specialize_on_alignment"] or ())}
+
+    def __getitem__(self, grid):
+        def launch(*args, **named):
+            code = {n: value for n, value in named.items() if n.isupper() or n in ("num_warps", "num_stages")}
+            for name, value in zip(self.arguments, args, strict=False):
+                place = value.data_ptr() if isinstance(value, torch.Tensor) else value
+                if name not in self.loose:
+                    code[name] = place % 16 == 0, place == 1
+            self.seen.add((self.name, *sorted(code.items())))
+
+        return launch
+
+
+DRAWS = [LAUNCHING, UNCUT, SamplingParams(top_k=5, seed=1), SamplingParams(min_p=0.1, seed=2)]
+
+
+@pytest.mark.parametrize("vocabulary", [151_936, 32_000])
+def test_they_meet_every_draw(monkeypatch, vocabulary):
+    """Whose rules are rows of two tensors, so that where most begin depends on how many rows there are."""
+    seen = set()
+    for name in ("peak", "cut", "look", "settle", "mass", "pick"):
+        monkeypatch.setattr(cuda_sampling, f"{name}_kernel", Specialised(seen, f"{name}_kernel"))
+
+    def drawn(trial, params):
+        seen.clear()
+        draw_on_device(torch.empty(trial.rows, vocabulary), [row.seq for row in plan_of(trial, 16, params).rows])
+        return set(seen)
+
+    tried = trials(max_tokens=2048, max_seqs=40, max_context=64, group=4)
+    known = drawn(tried[0], UNCUT).union(*(drawn(trial, LAUNCHING) for trial in tried))
+    assert len({launch[0] for launch in known}) == (6 if vocabulary > 1 << 16 else 4)
+    for rows in range(1, 41):
+        for params in DRAWS:
+            assert drawn(Trial(rows, 1, 5), params) <= known, (rows, params)
 
 
 def test_a_plan_has_the_tokens_and_draws_by_chance():
