@@ -61,6 +61,8 @@ class Batch:
 
 Rules = tuple[list[list[float]], list[list[int]]]
 """How rows are drawn: three numbers of each, and three whole ones, as ``sampler.draw_rules`` gives them."""
+UNRULED: Rules = [[0.0], [1.0], [-np.inf]], [[0], [0], [0]]
+"""Of a row whose draw nobody reads: looking for a cut would be most of its work."""
 
 
 @dataclass(frozen=True)
@@ -169,16 +171,18 @@ class BatchBuilder:
         written.context_lens[count:size] = 1
         written.fed[count:size] = -1
         if rules is not None:
-            for place, numbers in zip(self._rules, rules, strict=True):
-                staging.array(place).reshape(3, -1)[:, :count] = numbers
+            for place, numbers, nobodys in zip(self._rules, rules, UNRULED, strict=True):
+                written_rules = staging.array(place).reshape(3, -1)
+                written_rules[:, :count] = numbers
+                written_rules[:, count:size] = nobodys
         staging.send(fixed=True)
         staging.spread(tables, self._wide_tables[:size, :widest])
         samples = tuple((i, row.seq) for i, row in enumerate(rows))
         return replace(self.padded(size), samples=samples, lengths=tuple(row.end for row in rows), rows=rows)
 
     def rules(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where the rules of padded steps are, float32 and int64 [3, padded_rows]; of rows that are filled up they are
-        an earlier step's, or zero."""
+        """Where the rules of padded steps are, float32 and int64 [3, padded_rows]; of rows that are filled up
+        ``UNRULED``."""
         floats, whole = (self._staging.tensor(place).view(3, -1) for place in self._rules)
         return floats, whole
 

@@ -203,12 +203,14 @@ def draw_on_device(logits: torch.Tensor, seqs: Seq[Sequence], lengths: Seq[int] 
 
 
 def draw_rules(seqs: Seq[Sequence], lengths: Seq[int], vocabulary: int) -> tuple[list[list[float]], list[list[int]]]:
-    """Of each sequence temperature, top-p and the log of min-p, and as whole numbers seed, position and top-k."""
+    """Of each sequence temperature, top-p and the log of min-p, and as whole numbers seed, position and top-k. A greedy
+    one, whose temperature is zero then, is not cut: its draw is not read, and looking for a cut would be most of it."""
     of = [seq.params for seq in seqs]
-    log_min_p = [math.log(p.min_p) if p.min_p > 0 else -math.inf for p in of]
+    log_min_p = [math.log(p.min_p) if p.min_p > 0 and not p.greedy else -math.inf for p in of]
     signed = [(seq.seed + 2**63) % 2**64 - 2**63 for seq in seqs]
-    top_k = [min(p.top_k, vocabulary) for p in of]
-    return [[p.temperature for p in of], [p.top_p for p in of], log_min_p], [signed, list(lengths), top_k]
+    top_p, top_k = [1.0 if p.greedy else p.top_p for p in of], [0 if p.greedy else min(p.top_k, vocabulary) for p in of]
+    temperature = [0.0 if p.greedy else p.temperature for p in of]
+    return [temperature, top_p, log_min_p], [signed, list(lengths), top_k]
 
 
 def _cut(scaled: torch.Tensor, seqs: list[Sequence]) -> torch.Tensor:

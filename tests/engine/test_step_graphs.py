@@ -1,6 +1,8 @@
 """What a graph would capture computes what a step does, follows its buffers, and asks the device for nothing; without a
 GPU a "replay" is to compute it again."""
 
+import math
+
 import numpy
 import pytest
 import torch
@@ -124,6 +126,20 @@ def test_it_follows_its_buffers(runner, params):
         told = of.launch(plan)()
         assert [s.token_id for s in told] == [s.token_id for s in expected]
         assert of._graphs.drawn[: len(lengths)].tolist() == [s.token_id for s in told]
+
+
+def test_rows_whose_draw_nobody_reads_are_not_cut(runner):
+    """Neither greedy ones nor those that fill a step up, whatever an earlier step left there: a cut takes most of the
+    time of a draw."""
+    of = runner()
+    cutting = {"top_p": 0.5, "top_k": 3, "min_p": 0.1}
+    floats, whole = of._builder.rules()
+    of._graphs.build(decoding(of, [3] * 4, temperature=0.7, **cutting), {}, 4)
+    assert floats[1, :4].tolist() == [0.5] * 4 and whole[2, :4].tolist() == [3] * 4
+    greedy = decoding(of, [3], 5, temperature=1e-6, **cutting).rows
+    of._graphs.build(Plan([*decoding(of, [3], 4, temperature=0.7, **cutting).rows, *greedy]), {}, 4)
+    assert floats[:, 0].tolist() == pytest.approx([0.7, 0.5, math.log(0.1)])
+    assert floats[:, 1:4].tolist() == [[0.0] * 3, [1.0] * 3, [-math.inf] * 3] and whole[2, :4].tolist() == [3, 0, 0, 0]
 
 
 def test_a_fed_row_takes_what_the_last_step_drew(runner):
