@@ -256,10 +256,14 @@ def on_gpu(tiny_model, **settings):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not HAS_GPU, reason="needs an NVIDIA GPU")
-def test_a_replay_is_what_was_captured(tiny_model):
+@pytest.mark.parametrize("is_split", [False, True])
+def test_a_replay_is_what_was_captured(tiny_model, monkeypatch, is_split):
+    if is_split:  # as of a large vocabulary
+        monkeypatch.setattr(cuda_sampling, "LEAST_BLOCKS", 1)
     of = on_gpu(tiny_model)
     graphs = of._graphs
     assert can_be_captured(of.model.module) and len(graphs._graphs) == graphs.count
+    assert any(kind is Kind.CUT for _, kind in graphs._graphs) is is_split
     for lengths in ([5, 17, 100], [1], [30] * 18):
         plan = decoding(of, lengths, temperature=0.8, top_p=0.9)
         size = bucket_of(plan, graphs.sizes)
