@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -117,7 +118,15 @@ class FrameCount:
         if self._whole:
             self._arriving.give_back(self._whole.popleft())
 
+    def keep(self) -> Callable[[], None]:
+        """As ``dealt_with``, but its bytes are given back when what is returned is called, once."""
+        if not self._whole:
+            return lambda: None
+        size, self._whole[0] = self._whole[0], 0
+        return partial(self._arriving.give_back, size)
+
     def end(self) -> None:
+        """Gives back all; nothing is given back after it."""
         self._arriving.give_back()
 
 

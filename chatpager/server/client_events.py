@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from chatpager.server.input_items import Json
 
 Lane = str | None
 """A client's own name for one line of responses; None: it names none."""
+LetGo = Callable[[], None]
+"""To be called, once, when what came is needed no more: its bytes count until then."""
 
 
 @dataclass(frozen=True)
 class Create:
-    """Begin a response with this body, unless its ``key`` (the frame's ``idempotency_key``) has begun one before."""
+    """Begin a response with this body, unless its ``key`` (the frame's ``idempotency_key``) has begun one before.
+    ``let_go``: when it has begun, or will not."""
 
     body: Json
     lane: Lane = None
     key: str | None = None
+    let_go: LetGo = field(default=lambda: None, compare=False)
 
 
 @dataclass(frozen=True)

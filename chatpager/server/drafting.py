@@ -35,6 +35,7 @@ class Drafts:
 
     def add(self, body: Json | None) -> bool:
         """Take the next one (None: it is given up); whether ``pass_on`` must run now."""
+        del self.waiting[1:]
         self.waiting.append(body)
         return len(self.waiting) == 1
 

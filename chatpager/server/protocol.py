@@ -11,7 +11,7 @@ lane there is one response at a time, and what else is asked for waits until it 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -26,7 +26,7 @@ from chatpager.errors import (
     shown,
 )
 from chatpager.server import wire, wire_events
-from chatpager.server.client_events import Cancel, ClientEvent, Create, Draft, Lane, Prefetch, Resume, Withdraw
+from chatpager.server.client_events import Cancel, ClientEvent, Create, Draft, Lane, LetGo, Prefetch, Resume, Withdraw
 from chatpager.server.encode_response import ResponseEncoder, ResponseFacts
 from chatpager.server.error_bodies import error_frame
 from chatpager.server.input_items import Json
@@ -39,7 +39,7 @@ MAX_WAITING = 32
 """Frames that may wait on one socket, over all its lanes."""
 MAX_LANES = 32
 """That are in use on one socket at once."""
-MAX_LANE_NAME = 128
+MAX_LANE_NAME = MAX_RESPONSE_ID = 128
 NOT_OF_THE_BODY = {"type", "stream", "background", "stream_id", "idempotency_key"}
 """Fields of the frame itself, and those that say how HTTP is to answer: a socket always streams."""
 DRAFT, PING, PREFETCH = "chatpager.draft", "chatpager.ping", "chatpager.prefetch"
@@ -112,13 +112,14 @@ class ResponsesProtocol:
         """Take one text frame. What is wrong with it becomes an error frame; the connection goes on."""
         self.receive_frame(frame_of(data))
 
-    def receive_frame(self, frame: Json | RequestError) -> None:
-        """``receive_text``, of what ``frame_of`` has read: elsewhere, where it was long."""
+    def receive_frame(self, frame: Json | RequestError, keep: Callable[[], LetGo] = lambda: _nothing) -> None:
+        """``receive_text``, of what ``frame_of`` has read: elsewhere, where it was long. ``keep`` is called where its
+        body stays here, or goes on in a ``Create``."""
         if isinstance(frame, RequestError):
             self._unreadable(frame)
             return
         try:
-            self._receive(frame)
+            self._receive(frame, keep)
         except RequestError as error:
             self._mistaken(frame, error)
 
@@ -147,14 +148,18 @@ class ResponsesProtocol:
         """As a client asks for by the address with which it connects."""
         self._wait(Resume(response_id, after))
 
-    def _receive(self, frame: Json) -> None:
+    def _receive(self, frame: Json, keep: Callable[[], LetGo]) -> None:
         match frame.get("type"):
             case "response.create":
                 body = {k: v for k, v in frame.items() if k not in NOT_OF_THE_BODY}
-                self._wait(Create(body, _lane_of(frame), checked_key(frame.get("idempotency_key"), "idempotency_key")))
+                lane, key = _lane_of(frame), checked_key(frame.get("idempotency_key"), "idempotency_key")
+                self._check_room(lane)
+                self._wait(Create(body, lane, key, keep()))
             case "response.resume":
                 after = checked_place(frame.get("starting_after", -1))
-                self._wait(Resume(_response_id(frame), after, _lane_of(frame)))
+                resume = Resume(_response_id(frame), after, _lane_of(frame))
+                self._check_room(resume.lane)
+                self._wait(resume)
             case "response.cancel" if "response_id" not in frame and "stream_id" in frame:
                 self._cancel_lane(_lane_of(frame))
             case "response.cancel":
@@ -178,13 +183,15 @@ class ResponsesProtocol:
             case _:
                 raise UnsupportedEvent("an event has a type", param="type")
 
-    def _wait(self, asked: Create | Resume) -> None:
-        waiting = sum(len(lane.waiting) for lane in self._lanes.values())
-        if waiting >= MAX_WAITING and self.state(asked.lane) is not State.IDLE:
+    def _check_room(self, lane: Lane) -> None:
+        waiting = sum(len(one.waiting) for one in self._lanes.values())
+        if waiting >= MAX_WAITING and self.state(lane) is not State.IDLE:
             raise Overloaded(f"{MAX_WAITING} responses wait on this socket; send it when one has begun")
-        if asked.lane not in self._lanes and len(self._lanes) >= MAX_LANES:
+        if lane not in self._lanes and len(self._lanes) >= MAX_LANES:
             told = f"{MAX_LANES} lanes are in use on this socket; let one end, or open another socket"
             raise TooManyLanes(told, param="stream_id")
+
+    def _wait(self, asked: Create | Resume) -> None:
         self._lanes.setdefault(asked.lane, _LaneState()).waiting.append(asked)
         self._next(asked.lane)
 
@@ -303,6 +310,10 @@ class ResponsesProtocol:
         self._send(error_frame(error), lane)
 
 
+def _nothing() -> None:
+    """Of a frame whose bytes nobody counts."""
+
+
 def _is_last(frame: wire_events.Event) -> bool:
     return isinstance(frame, wire_events.ResponseEvent)
 
@@ -313,8 +324,8 @@ def _response_id(frame: Json) -> str:
         hint = ", and so is stream_id: null is the lane without a name" if cancels else ""
         raise InvalidRequest(f"response_id is missing{hint}", param="response_id")
     response_id = frame["response_id"]
-    if not isinstance(response_id, str):
-        raise InvalidRequest("response_id is a text", param="response_id")
+    if not isinstance(response_id, str) or len(response_id) > MAX_RESPONSE_ID:
+        raise InvalidRequest(f"response_id is a text of at most {MAX_RESPONSE_ID} characters", param="response_id")
     return response_id
 
 

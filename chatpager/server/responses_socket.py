@@ -55,6 +55,7 @@ class ResponsesSocket(web.WebSocketResponse):
                 await self._answer(message.data)
             elif message.type is not WSMsgType.PONG:
                 yield message
+            del message  # while the next is waited for
             dealt_with()
 
     async def _answer(self, ping: bytes) -> None:

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import structlog
-from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
 from chatpager.engine.heads import LeaseEvent
 from chatpager.errors import (
@@ -28,7 +28,7 @@ from chatpager.errors import (
 from chatpager.server import connections, wire_events
 from chatpager.server.arriving import ARRIVING, Arriving, FrameCount
 from chatpager.server.beginnings import Beginnings
-from chatpager.server.client_events import Cancel, ClientEvent, Create, Draft, Lane, Prefetch, Resume, Withdraw
+from chatpager.server.client_events import Cancel, ClientEvent, Create, Draft, Lane, LetGo, Prefetch, Resume, Withdraw
 from chatpager.server.drafting import Drafts
 from chatpager.server.encode_response import SHOWN_AS
 from chatpager.server.error_answers import REQUEST_ID
@@ -136,12 +136,8 @@ class Connection:
                 async for message in frames:
                     if not await self._is_welcome():
                         break
-                    if message.type is WSMsgType.TEXT:
-                        long = len(message.data) > BIG
-                        read = await asyncio.to_thread(frame_of, message.data) if long else frame_of(message.data)
-                        self._protocol.receive_frame(read)
-                    elif message.type is WSMsgType.BINARY:
-                        self._protocol.receive_binary()
+                    await self._receive(message)
+                    del message  # while the next is waited for
                     await self.act()
         finally:
             self._ws.let_go()
@@ -157,6 +153,14 @@ class Connection:
                 for task in self._tasks:
                     task.cancel()
                 await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _receive(self, message: WSMessage) -> None:
+        if message.type is WSMsgType.TEXT:
+            long = len(message.data) > BIG
+            read = await asyncio.to_thread(frame_of, message.data) if long else frame_of(message.data)
+            self._protocol.receive_frame(read, self._frames.keep)
+        elif message.type is WSMsgType.BINARY:
+            self._protocol.receive_binary()
 
     async def _is_welcome(self, *, used: bool = True) -> bool:
         """Whether the key or the login that opened the socket still opens it; if not, it is closed. What it began goes
@@ -220,17 +224,20 @@ class Connection:
         The reading loop and the responses' tasks all come here. Frames leave the protocol only under the lock, so
         they go out in the protocol's order however long one of them has to wait for the client.
         """
-        while events := self._protocol.events_received():
-            for event in events:
-                self._begin_doing(event)
+        self._do_what_is_wanted()
         async with self._sending:
             if frames := self._protocol.frames_to_send():
                 await self._send(frames)
 
+    def _do_what_is_wanted(self) -> None:
+        while events := self._protocol.events_received():
+            for event in events:
+                self._begin_doing(event)
+
     def _begin_doing(self, event: ClientEvent) -> None:
         match event:
-            case Create(body, lane, key):
-                self._spawn(self._respond(body, lane, key))
+            case Create(body, lane, key, let_go):
+                self._spawn(self._respond(body, lane, key, let_go))
             case Resume(response_id, after, lane):
                 if not self._tell_again(response_id, after, lane):
                     self._spawn(self._resume(response_id, after, lane))
@@ -277,8 +284,12 @@ class Connection:
         except ChatpagerError as error:
             self._protocol.not_cancelled(response_id, error, lane)
 
-    async def _respond(self, body: Json, lane: Lane, key: str | None) -> None:
-        turn = await self._begin(body, lane, key)
+    async def _respond(self, body: Json, lane: Lane, key: str | None, let_go: LetGo) -> None:
+        try:
+            turn = await self._begin(body, lane, key)
+        finally:
+            del body  # the answer may go on for long
+            let_go()
         if turn is None:
             await self.act()
             return

@@ -61,6 +61,19 @@ def test_bytes_of_a_message_are_counted_until_it_is_dealt_with(frames, piece):
     assert places.taken == 0
 
 
+def test_bytes_of_a_message_that_is_kept_are_counted_until_it_is_let_go():
+    places = FairPlaces(ROOM, called="bytes")
+    count = FrameCount(Arriving(places, "ann")).before(Heard())
+    count.feed_data(frame(0x81, 2 * FREE) + frame(0x81, 3 * FREE))
+    let_go = count.keep()
+    count.dealt_with()
+    assert places.taken == 4 * FREE
+    count.dealt_with()
+    assert places.taken == FREE
+    let_go()
+    assert places.taken == 0
+
+
 def test_who_has_no_room_is_refused_once_and_heard_no_more():
     places, parser, told = FairPlaces(ROOM, called="bytes"), Heard(), []
     Arriving(places, "bob").add(FREE + 1000)
@@ -114,3 +127,25 @@ async def test_frames_beyond_the_room_end_their_socket_and_leave_its_answers(ser
         writer.transport.abort()
         await eventually(lambda: places.taken == 0)
         assert len(server.app[ARRIVING]._taken) == 0
+
+
+async def test_frames_that_wait_in_a_lane_count_until_they_have_begun(serve):
+    async with serve(max_pending_bytes=ROOM, max_message_bytes=2 * ROOM) as server:
+        places, long = server.app[ARRIVING], "a" * (ROOM // 3)
+        server.gate.hold()
+        async with server.socket() as socket:
+            await socket.create("Hello")
+            await server.held()
+            for _ in range(2):
+                await socket.create(long)
+            await eventually(lambda: places.taken > 2 * len(long) - FREE)
+            await socket.create(long)
+            refused = (await socket.until("error"))[-1]
+            assert (refused["status"], refused["retry_after_ms"]) == (429, 1000)
+        await eventually(lambda: places.taken == 0)
+        server.gate.open()
+        async with server.socket() as socket:
+            for _ in range(2):
+                await socket.create(long)
+                assert (await socket.receive())["error"]["code"] == "context_length_exceeded"
+                await eventually(lambda: places.taken == 0)

@@ -319,6 +319,7 @@ MALFORMED = {
     '{"type": "response.create", "stream_id": "' + "x" * (MAX_LANE_NAME + 1) + '"}': "invalid_request",
     '{"type": "response.resume"}': "invalid_request",
     '{"type": "response.resume", "response_id": 3}': "invalid_request",
+    '{"type": "response.resume", "response_id": "' + 129 * "r" + '"}': "invalid_request",
     '{"type": "response.resume", "response_id": "r", "starting_after": "1"}': "invalid_request",
     '{"type": "response.resume", "response_id": "r", "starting_after": true}': "invalid_request",
 }
@@ -344,9 +345,9 @@ def test_a_malformed_frame_is_answered_and_changes_nothing(protocol, state, data
     ("frame", "told"),
     [
         ('{"type": "response.cancel"}', "response_id is missing, and so is stream_id: null is the lane without a name"),
-        ('{"type": "response.cancel", "response_id": 5}', "response_id is a text"),
+        ('{"type": "response.cancel", "response_id": 5}', "response_id is a text of at most 128 characters"),
         ('{"type": "response.resume"}', "response_id is missing"),
-        ('{"type": "response.resume", "response_id": null}', "response_id is a text"),
+        ('{"type": "response.resume", "response_id": null}', "response_id is a text of at most 128 characters"),
     ],
 )
 def test_what_is_wrong_with_an_id_is_said(protocol, frame, told):
