@@ -55,6 +55,7 @@ class FrameCount:
         self._left = self._message = 0
         """Bytes of the frame's payload that are to come, and of the message so far."""
         self._whole: deque[int] = deque()
+        self._over = False
         self.refused: Overloaded | RateLimited | None = None
         self.refuse: Callable[[Overloaded | RateLimited], None] = lambda error: None
 
@@ -63,13 +64,13 @@ class FrameCount:
         return self
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        if self.refused is None:
+        if self.refused is None and not self._over:
             try:
                 self.count(data)
             except (Overloaded, RateLimited) as error:
                 self.refused = error
                 self.refuse(error)
-        if self.refused is not None:
+        if self.refused is not None or self._over:
             return False, b""
         told: tuple[bool, bytes] = self._parser.feed_data(data)
         return told
@@ -125,8 +126,9 @@ class FrameCount:
         size, self._whole[0] = self._whole[0], 0
         return partial(self._arriving.give_back, size)
 
-    def end(self) -> None:
-        """Gives back all; nothing is given back after it."""
+    def close(self) -> None:
+        """Gives back all, and takes nothing any more; nothing is given back after it."""
+        self._over = True
         self._arriving.give_back()
 
 

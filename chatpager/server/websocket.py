@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from contextlib import aclosing, suppress
+from contextlib import aclosing, closing, suppress
 from functools import partial
 from typing import Any
 
@@ -86,18 +86,18 @@ async def _opened_socket(request: web.Request, asked: Opening) -> web.WebSocketR
     frames = FrameCount(Arriving(request.app[ARRIVING], tenant_of(request)))
     if isinstance(request.protocol, connections.Connection):
         request.protocol.frames = frames
-    await ws.prepare(request)
-    connection = Connection(ws, request, service, frames)
-    request.app[CONNECTIONS].add(connection)
-    service.metrics.sockets.inc()
-    if asked.conversation:
-        service.hub.prefetcher.soon(tenant_of(request), asked.conversation)
-    try:
-        await connection.run(asked.resume)
-    finally:
-        frames.end()
-        service.metrics.sockets.dec()
-        request.app[CONNECTIONS].discard(connection)
+    with closing(frames):
+        await ws.prepare(request)
+        connection = Connection(ws, request, service, frames)
+        request.app[CONNECTIONS].add(connection)
+        service.metrics.sockets.inc()
+        try:
+            if asked.conversation:
+                service.hub.prefetcher.soon(tenant_of(request), asked.conversation)
+            await connection.run(asked.resume)
+        finally:
+            service.metrics.sockets.dec()
+            request.app[CONNECTIONS].discard(connection)
     return ws
 
 

@@ -57,8 +57,10 @@ def test_bytes_of_a_message_are_counted_until_it_is_dealt_with(frames, piece):
         left -= size
     assert places.taken == max(0, left - FREE) and left == message
     count.dealt_with()
-    count.end()
+    count.close()
     assert places.taken == 0
+    assert count.feed_data(frame(0x81, 2 * FREE)) == (False, b"")
+    assert places.taken == 0 and parser.data == sent
 
 
 def test_bytes_of_a_message_that_is_kept_are_counted_until_it_is_let_go():
@@ -82,7 +84,7 @@ def test_who_has_no_room_is_refused_once_and_heard_no_more():
     for start in range(0, 2 * ROOM, FREE):
         count.feed_data(frame(0x81, 2 * ROOM)[start : start + FREE])
     assert [type(error) for error in told] == [RateLimited] and len(parser.data) <= ROOM
-    count.end()
+    count.close()
     assert places.taken == 1000
     with pytest.raises(Overloaded):
         Arriving(places, "bob").add(2 * ROOM)
