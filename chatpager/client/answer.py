@@ -168,17 +168,29 @@ class Answer:
         database may still compute it. Raises ClientError: the server is away, or the answer is not stored."""
         path, pauses = f"/v1/responses/{self.reply.id}", list(self._client.resume_pauses)
         try:
-            response = await self._client.request("GET", path)
+            response = await self._fetched(path)
             while response["status"] == "in_progress" and pauses:
                 await asyncio.sleep(pauses[0])
                 pauses = pauses[1:] or pauses
-                response = await self._client.request("GET", path)
+                response = await self._fetched(path)
         except ClientError as error:
             raise self._interrupted() from error
         events = self.reply.rest_of(response)
         if not events:
             raise self._interrupted()
         return events
+
+    async def _fetched(self, path: str) -> dict[str, Any]:
+        """From a busy server not before it wants to be asked again, and so for as often as there are pauses. Raises
+        ClientError."""
+        for pause in self._client.resume_pauses:
+            try:
+                return await self._client.request("GET", path)
+            except ClientError as error:
+                if error.retry_after is None:
+                    raise
+                await asyncio.sleep(max(pause, error.retry_after))
+        return await self._client.request("GET", path)
 
     def _open(self) -> ClientConnection:
         if self._socket is None:

@@ -335,6 +335,36 @@ async def test_who_says_when_to_come_back_is_tried_again_then():
     assert told.reply.status == "completed" and let_in[1] - refused[0] >= 0.2
 
 
+async def test_a_stored_answer_is_asked_for_again_when_a_busy_server_says_so():
+    sockets, asked = [], []
+    created = {"type": "response.created", "sequence_number": 0, "response": {"id": "r"}}
+    gone = {"type": "chatpager.resumed", "recovered": False}
+    stored = {"status": "completed", "output": [{"type": "message", "content": [{"text": "Hello"}]}]}
+
+    def busy(connection, request):
+        if request.path != "/v1/responses/r":
+            return None
+        asked.append(request)
+        if len(asked) > 1:
+            return connection.respond(200, json.dumps(stored))
+        answer = connection.respond(429, json.dumps({"error": {"message": "too many requests"}}))
+        answer.headers["retry-after-ms"] = "1"
+        return answer
+
+    async def answer(socket):
+        sockets.append(socket)
+        if len(sockets) == 1:
+            await socket.recv()
+        await socket.send(json.dumps(created if len(sockets) == 1 else gone))
+
+    listening = serve_websocket(answer, "127.0.0.1", 0, subprotocols=["chatpager.v1"], process_request=busy)
+    async with asyncio.timeout(DEADLINE), listening as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with AsyncClient(url, resume_pauses=(0.0,)) as client, Answer(client, {"input": "Hi"}) as told:
+            assert await collect(told) == ["Hello"]
+    assert (told.reply.status, len(asked)) == ("completed", 2)
+
+
 async def test_a_key_that_is_not_taken_any_more_is_not_tried_again(serve):
     async with serve(api_key="k" * 20) as server, AsyncClient(server.url, api_key="k" * 20) as client:
         session = await client.session()
