@@ -29,7 +29,7 @@ OTHER_SETTINGS = (
 LAST_WORDS_SECONDS = 0.5
 """In which servers hear what it died of."""
 FRONT_SECONDS = 30.0
-"""A server that gives no sign of life for so long is gone, and what it asked for ends."""
+"""A server that gives no sign of life for at most so long is gone, and what it asked for ends."""
 FRONT_LOOKS = 6
 """In that time."""
 GATHER_SECONDS = 0.002
@@ -93,7 +93,7 @@ class RayEngine:
             await asyncio.sleep(FRONT_SECONDS / FRONT_LOOKS)
             for front in list(self._silent):
                 self._silent[front] += 1
-                if self._silent[front] > FRONT_LOOKS:
+                if self._silent[front] >= FRONT_LOOKS:
                     await self.close(front)
                     self._forget(front)
 
