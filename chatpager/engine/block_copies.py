@@ -50,36 +50,37 @@ class PinnedBlocks:
         chunk, row = divmod(first, self._rows)
         return self._chunks[chunk][row : row + count]
 
-    def lie_together(self, slot: int, other: int) -> bool:
-        """Whether ``other`` is the next slot of the same piece of memory."""
-        return other == slot + 1 and other % self._rows != 0
+    def lie_together(self, block: HostBlock, other: HostBlock) -> bool:
+        """Whether ``other`` is behind ``block`` in the same piece of this memory."""
+        is_next = other.slot == block.slot + 1 and other.slot % self._rows != 0
+        return is_next and block.memory is other.memory is self
 
 
 class HostBlock:
     """A block's content in pinned memory, there once the copy behind it is done. The memory is the block's until
     nobody has this object any more; what is copied to it later is copied in the same stream."""
 
-    __slots__ = ("_memory", "ready", "slot")
+    __slots__ = ("memory", "ready", "slot")
 
     def __init__(self, memory: PinnedBlocks, slot: int) -> None:
-        self._memory, self.slot = memory, slot
+        self.memory, self.slot = memory, slot
         self.ready: Any = None
         """An event."""
 
     def __len__(self) -> int:
-        return self._memory.block_bytes
+        return self.memory.block_bytes
 
     def __bytes__(self) -> bytes:
         """Waits until it is there."""
         self.ready.synchronize()
-        return self._memory.rows(self.slot).numpy().tobytes()
+        return self.memory.rows(self.slot).numpy().tobytes()
 
     @property
     def is_there(self) -> bool:
         return bool(self.ready.query())
 
     def __del__(self) -> None:
-        self._memory.give_back(self.slot)
+        self.memory.give_back(self.slot)
 
 
 class Side:
@@ -167,8 +168,8 @@ class BlockCopies:
                 raw = bytearray().join(map(bytes, contents[first : i + 1]))
                 memory = torch.frombuffer(raw, dtype=WORD).view(i + 1 - first, -1)
                 yield first, memory.pin_memory() if self._device.type == "cuda" else memory
-            elif isinstance(follower, HostBlock) and self._memory.lie_together(content.slot, follower.slot):
+            elif isinstance(follower, HostBlock) and content.memory.lie_together(content, follower):
                 continue
             else:
-                yield first, self._memory.rows(content.slot - (i - first), i + 1 - first)
+                yield first, content.memory.rows(content.slot - (i - first), i + 1 - first)
             first = i + 1

@@ -119,13 +119,24 @@ def test_what_lies_together_is_one_copy():
     assert side.copies == [1, 1, 2]
 
 
+def test_contents_of_another_cache_are_read_where_they_are():
+    caches = filled(), filled()
+    expected = [cache.read(range(24)) for cache in caches]
+    first, second = (BlockCopies(cache, Late()) for cache in caches)
+    old, new = first.read([5, 6, 7]), second.read([8, 9, 10])
+    first.wait()
+    second.write([1, 2, 3], [old[0], new[1], old[2]])
+    assert caches[1].read([1, 2, 3]) == [expected[0][5], expected[1][9], expected[0][7]]
+
+
 def test_memory_grows_by_pieces_and_is_used_again(monkeypatch):
     monkeypatch.setattr(block_copies, "CHUNK_BYTES", 256)
     memory = PinnedBlocks(64, pin=False)
     first = memory.take(3)
     assert [b.slot for b in first] == [0, 1, 2] and len(memory._chunks) == 1
     second = memory.take(2)
-    assert [b.slot for b in second] == [3, 4] and not memory.lie_together(3, 4) and memory.lie_together(1, 2)
+    assert [b.slot for b in second] == [3, 4]
+    assert memory.lie_together(first[1], first[2]) and not memory.lie_together(*second)
     del first[1]
     assert [b.slot for b in memory.take(2)] == [1, 5]
 
