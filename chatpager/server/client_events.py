@@ -51,9 +51,10 @@ class Withdraw:
 @dataclass(frozen=True)
 class Draft:
     """Somebody is writing a response's input: so far it is this body, or none any more. It gets no answer, unless no
-    response could ever come of it."""
+    response could ever come of it. ``let_go``: when it was passed on, or another has taken its place."""
 
     body: Json | None
+    let_go: LetGo = field(default=lambda: None, compare=False)
 
 
 @dataclass(frozen=True)

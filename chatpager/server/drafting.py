@@ -8,6 +8,7 @@ from functools import partial
 import structlog
 
 from chatpager.errors import ChatpagerError, InvalidRequest, NotFound
+from chatpager.server.client_events import Draft
 from chatpager.server.input_items import Json
 from chatpager.server.reading import made_of
 from chatpager.server.requests import response_request
@@ -27,28 +28,33 @@ class Drafts:
         self._tenant = tenant
         self._writer = writer
         self._refuse = refuse
-        self.waiting: list[Json | None] = []
+        self.waiting: list[Draft] = []
         """The one that is being passed on, and what was written since."""
         self._ended = 0
         self._passed = False
         """Since then: most sockets have no draft, and thousands may close at once."""
 
-    def add(self, body: Json | None) -> bool:
-        """Take the next one (None: it is given up); whether ``pass_on`` must run now."""
-        del self.waiting[1:]
-        self.waiting.append(body)
+    def add(self, draft: Draft) -> bool:
+        """Take the next one; whether ``pass_on`` must run now."""
+        for superseded in self.waiting[1:]:
+            superseded.let_go()
+        self.waiting[1:] = [draft]
         return len(self.waiting) == 1
 
     async def pass_on(self) -> None:
         while self.waiting:
-            body = self.waiting[-1]
-            del self.waiting[:-1]
-            if body is None:
-                self.end()
-            else:
-                await self._pass(body)
-            if self.waiting[-1] is body:
-                self.waiting.clear()
+            draft = self.waiting.pop()
+            while self.waiting:
+                self.waiting.pop().let_go()
+            self.waiting.append(draft)
+            try:
+                if draft.body is None:
+                    self.end()
+                else:
+                    await self._pass(draft.body)
+            finally:
+                draft.let_go()
+            del self.waiting[0]
 
     async def _pass(self, body: Json) -> None:
         ended = self._ended

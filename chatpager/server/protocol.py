@@ -114,7 +114,7 @@ class ResponsesProtocol:
 
     def receive_frame(self, frame: Json | RequestError, keep: Callable[[], LetGo] = lambda: _nothing) -> None:
         """``receive_text``, of what ``frame_of`` has read: elsewhere, where it was long. ``keep`` is called where its
-        body stays here, or goes on in a ``Create``."""
+        body stays here, or goes on in a ``Create`` or ``Draft``."""
         if isinstance(frame, RequestError):
             self._unreadable(frame)
             return
@@ -166,7 +166,8 @@ class ResponsesProtocol:
                 self._events.append(Cancel(_response_id(frame), _lane_of(frame)))
             case "chatpager.draft" if self._extended:
                 body = {k: v for k, v in frame.items() if k not in NOT_OF_THE_BODY}
-                self._events.append(Draft(None if body.get("input") in (None, "", []) else body))
+                is_none = body.get("input") in (None, "", [])
+                self._events.append(Draft(None) if is_none else Draft(body, keep()))
             case "chatpager.ping" if self._extended:
                 t = frame.get("t")
                 if t is not None and (not isinstance(t, int | float) or isinstance(t, bool)):

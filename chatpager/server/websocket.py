@@ -247,8 +247,8 @@ class Connection:
                 self._beginnings.withdraw(lane)
             case Prefetch(conversation):
                 self._service.hub.prefetcher.soon(self._tenant, conversation, missing=self._not_prefetched)
-            case Draft(body):
-                if self._drafts.add(body):
+            case Draft():
+                if self._drafts.add(event):
                     self._spawn(self._drafts.pass_on())
 
     async def _draft_refused(self, error: ChatpagerError) -> None:

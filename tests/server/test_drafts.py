@@ -1,9 +1,12 @@
 """What a client is still writing: computed before it is sent, told in the receipt, and never in anybody's way."""
 
 import asyncio
+from functools import partial
 
 import pytest
 
+from chatpager.server.client_events import Draft
+from chatpager.server.drafting import Drafts
 from chatpager.server.websocket import CONNECTIONS
 from tests.looking import look
 from tests.serving import DEADLINE, eventually
@@ -116,6 +119,14 @@ async def test_one_whose_response_would_be_refused_for_now_is_passed_over(server
         await received(socket)
         await eventually(lambda: not any(connection._drafts.waiting for connection in server.app[CONNECTIONS]))
         await received(socket)
+
+
+async def test_what_was_passed_on_or_has_a_successor_is_let_go_once():
+    drafts, gone = Drafts(None, "ann", "a socket", None), []
+    assert [drafts.add(Draft(None, partial(gone.append, name))) for name in "abc"] == [True, False, False]
+    assert gone == ["b"]
+    await drafts.pass_on()
+    assert gone == ["b", "a", "c"] and not drafts.waiting
 
 
 async def test_while_the_conversation_is_answered_there_is_no_draft_of_it(server):

@@ -63,8 +63,11 @@ def test_a_draft_is_for_clients_of_ours():
     for nothing in ("", ', "input": null', ', "input": ""', ', "input": []'):
         protocol.receive_text('{"type": "chatpager.draft"' + nothing + "}")
     protocol.receive_text('{"type": "chatpager.draft", "input": false}')
-    drafts = [Draft({"input": "Hel", "conversation": "c"}), *[Draft(None)] * 4, Draft({"input": False})]
-    assert protocol.events_received() == drafts
+    kept = []
+    for text in ("Hello", ""):
+        protocol.receive_frame({"type": "chatpager.draft", "input": text}, lambda: kept.append("once"))
+    drafts = [{"input": "Hel", "conversation": "c"}, *[None] * 4, {"input": False}, {"input": "Hello"}, None]
+    assert protocol.events_received() == list(map(Draft, drafts)) and kept == ["once"]
     assert frames(protocol) == []
 
 
