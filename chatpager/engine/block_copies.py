@@ -20,26 +20,36 @@ from chatpager.engine.kv_cache import WORD, KVCache
 from chatpager.engine.sampler import sent
 
 CHUNK_BYTES = 16 << 20
-"""Of pinned memory that is taken from the system at a time, which takes milliseconds."""
+"""Of pinned memory that is taken from the system at a time, which takes milliseconds; of large blocks it is more."""
 
 
 class PinnedBlocks:
-    """Host memory for blocks of so many bytes: it grows as they are wanted, and is used again and never handed back."""
+    """Host memory for ``most`` blocks of so many bytes: it grows as they are wanted, and is used again and never handed
+    back."""
 
-    def __init__(self, block_bytes: int, *, pin: bool) -> None:
-        self.block_bytes, self._pin = block_bytes, pin
-        self._rows = max(1, CHUNK_BYTES // block_bytes)
+    def __init__(self, block_bytes: int, most: int, *, pin: bool) -> None:
+        self.block_bytes, self._most, self._pin = block_bytes, most, pin
+        # torch makes every pinned piece a power of two: of one that is, and holds eight, less than an eighth is lost
+        self._chunk_bytes = max(CHUNK_BYTES, 1 << (8 * block_bytes - 1).bit_length())
+        self._rows = self._chunk_bytes // block_bytes
         self._chunks: list[torch.Tensor] = []
         self._free: list[int] = []
 
     def take(self, count: int) -> list[HostBlock]:
-        """In the order in which they lie, as far as they lie together."""
+        """In the order in which they lie, as far as they lie together.
+
+        Raises:
+            MemoryError: there would be more than ``most``. None is taken.
+        """
+        in_use = len(self._chunks) * self._rows - len(self._free)
+        if in_use + count > self._most:
+            raise MemoryError(f"{in_use} of {self._most} blocks in pinned memory are in use, and {count} are wanted")
         while len(self._free) < count:
             words = self.block_bytes // WORD.itemsize
-            chunk = torch.empty(self._rows, words, dtype=WORD, pin_memory=self._pin)
+            chunk = torch.empty(self._chunk_bytes // WORD.itemsize, dtype=WORD, pin_memory=self._pin)
             for slot in range(len(self._chunks) * self._rows, (len(self._chunks) + 1) * self._rows):
                 heapq.heappush(self._free, slot)
-            self._chunks.append(chunk)
+            self._chunks.append(chunk[: self._rows * words].view(self._rows, words))
         return [HostBlock(self, heapq.heappop(self._free)) for _ in range(count)]
 
     def give_back(self, slot: int) -> None:
@@ -118,18 +128,24 @@ class Side:
 
 
 class BlockCopies:
-    def __init__(self, cache: KVCache, side: Side | None = None) -> None:
+    """At most so many blocks are in host memory at a time."""
+
+    def __init__(self, cache: KVCache, most: int, side: Side | None = None) -> None:
         self.cache = cache
         self._parts = cache.words()
         self._device = self._parts[0].device
         self._bounds = list(pairwise(accumulate((part.shape[1] for part in self._parts), initial=0)))
         self._words = self._bounds[-1][1]
         self._side = side or Side(self._device)
-        self._memory = PinnedBlocks(self._words * WORD.itemsize, pin=self._device.type == "cuda")
+        self._memory = PinnedBlocks(self._words * WORD.itemsize, most, pin=self._device.type == "cuda")
         self._last: Any = None
 
     def read(self, ids: Sequence[int]) -> list[HostBlock]:
-        """The blocks' contents as they are now, in the order of ``KVCache.read``; nothing is waited for."""
+        """The blocks' contents as they are now, in the order of ``KVCache.read``; nothing is waited for.
+
+        Raises:
+            MemoryError: too many are in host memory already.
+        """
         blocks = self._memory.take(len(ids))
         where = sent(list(ids), torch.int64, self._device)
         piece = torch.empty(len(ids), self._words, dtype=WORD, device=self._device)

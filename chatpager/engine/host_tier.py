@@ -48,7 +48,11 @@ class HostTier:
     def put(self, proof: BlockProof, content: Content, *, dead: bool = False) -> None:
         self.take(proof)
         (self._dead if dead else self._alive)[proof] = content
-        while len(self) > self.capacity:
+        self.give_up(len(self) - self.capacity)
+
+    def give_up(self, count: int) -> None:
+        """So many blocks that go first, if there are as many."""
+        for _ in range(min(count, len(self))):
             (self._dead or self._alive).popitem(last=False)
 
     def take(self, proof: BlockProof) -> Content | None:

@@ -24,6 +24,7 @@ from chatpager.engine.sampling_params import SamplingParams
 from chatpager.engine.shared_prefix import Sharing
 from chatpager.engine.step_graphs import StepGraphs
 from chatpager.engine.thread_choice import ThreadChoice, candidates
+from chatpager.engine.tiers import most_contents
 from chatpager.errors import ConfigError, RankLost
 from chatpager.kernels import paged_attention
 from chatpager.kernels.configurations import shared_prefix_gate
@@ -296,7 +297,7 @@ class ModelRunner:
 
     def _block_copies(self) -> BlockCopies:
         if self._copies is None or self._copies.cache is not self.cache:
-            self._copies = BlockCopies(self.cache)
+            self._copies = BlockCopies(self.cache, most_contents(self.config, self.block_bytes))
         return self._copies
 
     # -- running ------------------------------------------------------------------------------------------------------

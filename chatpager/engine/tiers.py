@@ -115,7 +115,8 @@ class Tiers:
         """Copy the contents of a few blocks out and back: what that takes is not to be learned at a request's cost."""
         for _ in range(2 if self.host is not None else 0):  # the first time is slower than any later one
             self.times.copy_out, self.times.copy_back = Average(), Average()
-            self._write(ids, self._read(ids))
+            if contents := self._read(ids):
+                self._write(ids, contents)
 
     # -- downwards ----------------------------------------------------------------------------------------------------
 
@@ -133,13 +134,23 @@ class Tiers:
         """Their contents; none where the copy failed, which costs warmth and not the step."""
         began = self._clock()
         try:
-            contents = self._pages.read_blocks(ids)
+            contents = self._read_within_bounds(ids)
             self._took(self.times.copy_out, began, len(ids))
             return contents
         except Exception as error:
             self.stats.failed_copies += 1
             log.error("%d KV blocks were not copied", len(ids), exc_info=error)
             return []
+
+    def _read_within_bounds(self, ids: Sequence[int]) -> Sequence[Content]:
+        """Where contents that are being brought back take the room, others that wait in host memory go for these."""
+        try:
+            return self._pages.read_blocks(ids)
+        except MemoryError:
+            if self.host is None:
+                raise
+            self.host.give_up(len(ids))
+            return self._pages.read_blocks(ids)
 
     def _took(self, average: Average, began: float, blocks: int) -> float:
         """Seconds a block. Copies that go on by themselves are waited for where it is not known, or not any more, what
@@ -356,6 +367,16 @@ def _groups(blocks: Sequence[T]) -> Iterator[Sequence[T]]:
         yield blocks[start : start + COPIED_TOGETHER]
 
 
+def host_capacity(config: EngineConfig, block_bytes: int) -> int:
+    """Blocks that ``swap_space`` has room for."""
+    return int(config.swap_space * GIB) // (block_bytes + ENTRY_BYTES)
+
+
+def most_contents(config: EngineConfig, block_bytes: int) -> int:
+    """Blocks that may be in host memory at a time: the tier's, those that are coming, and those going to the disk."""
+    return host_capacity(config, block_bytes) + COPIED_TOGETHER + max(1, SAVED_IDLE // block_bytes)
+
+
 def open_tiers(config: EngineConfig, pages: Pages, domain: BlockProof, key: bytes = b"") -> Tiers | None:
     """The lower tiers that ``config`` asks for, if any, for a model with this ``domain``; ``key`` is that of records.
 
@@ -366,7 +387,7 @@ def open_tiers(config: EngineConfig, pages: Pages, domain: BlockProof, key: byte
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if config.swap_space * GIB > memory:
         raise ConfigError("swap_space", f"is more than this machine's {memory / GIB:.0f} GiB", value=config.swap_space)
-    if blocks := int(config.swap_space * GIB) // (pages.block_bytes + ENTRY_BYTES):
+    if blocks := host_capacity(config, pages.block_bytes):
         host = HostTier(blocks)
     if config.kv_dir and config.disk_space:
         try:

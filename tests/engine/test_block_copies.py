@@ -13,6 +13,7 @@ from chatpager.engine.block_hash import BlockHasher
 from chatpager.engine.disk_tier import DiskTier
 from chatpager.engine.host_tier import HostTier
 from chatpager.engine.kv_cache import KVCache, kept_as
+from chatpager.engine.reading import Reading
 from chatpager.engine.tiers import Demoted, Tiers
 from tests.engine.fakes import FakeRunner, answer, make_engine
 from tests.engine.tiering import LONG, flood, sources
@@ -69,7 +70,7 @@ def filled(kind="auto", blocks=24, device=CPU):
 @pytest.mark.parametrize("kind", ["auto", "int8", "fp8"])
 def test_contents_are_those_of_the_cache_and_go_back_to_any_block(kind):
     cache = filled(kind)
-    copies = BlockCopies(cache, Late())
+    copies = BlockCopies(cache, 24, Late())
     expected = cache.read(range(24))
     blocks = copies.read([3, 7, 4])
     assert [len(b) for b in blocks] == [len(expected[0])] * 3 and not any(b.is_there for b in blocks)
@@ -81,9 +82,9 @@ def test_contents_are_those_of_the_cache_and_go_back_to_any_block(kind):
 @pytest.mark.parametrize("seed", range(4))
 def test_however_late_they_are_made_nothing_is_mixed_up(seed, monkeypatch):
     """The device goes on writing, host memory is given up and taken again; what is asked for is what was there."""
-    monkeypatch.setattr(block_copies, "CHUNK_BYTES", 5 * 960)
+    monkeypatch.setattr(block_copies, "CHUNK_BYTES", 1)
     rng, cache = random.Random(seed), filled()
-    copies, kept = BlockCopies(cache, Late()), []
+    copies, kept = BlockCopies(cache, 1000, Late()), []
     for _ in range(120):
         match rng.randrange(4):
             case 0:
@@ -107,12 +108,12 @@ def test_however_late_they_are_made_nothing_is_mixed_up(seed, monkeypatch):
     assert all(bytes(content) == wanted for content, wanted in kept)
     slots = {content.slot for content, _ in kept}
     memory = copies._memory
-    assert len(slots) == len(kept) and sorted([*memory._free, *slots]) == list(range(5 * len(memory._chunks)))
+    assert len(slots) == len(kept) and sorted([*memory._free, *slots]) == list(range(8 * len(memory._chunks)))
 
 
 def test_what_lies_together_is_one_copy():
     side = Late()
-    copies = BlockCopies(filled(), side)
+    copies = BlockCopies(filled(), 24, side)
     blocks = copies.read(list(range(12)))
     copies.write(list(range(12)), blocks)
     copies.write([0, 1, 2], [blocks[5], blocks[6], blocks[4]])
@@ -122,23 +123,57 @@ def test_what_lies_together_is_one_copy():
 def test_contents_of_another_cache_are_read_where_they_are():
     caches = filled(), filled()
     expected = [cache.read(range(24)) for cache in caches]
-    first, second = (BlockCopies(cache, Late()) for cache in caches)
+    first, second = (BlockCopies(cache, 24, Late()) for cache in caches)
     old, new = first.read([5, 6, 7]), second.read([8, 9, 10])
     first.wait()
     second.write([1, 2, 3], [old[0], new[1], old[2]])
     assert caches[1].read([1, 2, 3]) == [expected[0][5], expected[1][9], expected[0][7]]
 
 
-def test_memory_grows_by_pieces_and_is_used_again(monkeypatch):
+def test_memory_grows_by_pieces_as_far_as_it_may_and_is_used_again(monkeypatch):
     monkeypatch.setattr(block_copies, "CHUNK_BYTES", 256)
-    memory = PinnedBlocks(64, pin=False)
-    first = memory.take(3)
-    assert [b.slot for b in first] == [0, 1, 2] and len(memory._chunks) == 1
-    second = memory.take(2)
-    assert [b.slot for b in second] == [3, 4]
-    assert memory.lie_together(first[1], first[2]) and not memory.lie_together(*second)
+    memory = PinnedBlocks(64, 10, pin=False)
+    first = memory.take(6)
+    assert [b.slot for b in first] == [0, 1, 2, 3, 4, 5] and len(memory._chunks) == 1
+    second = memory.take(3)
+    assert [b.slot for b in second] == [6, 7, 8] and len(memory._chunks) == 2
+    assert memory.lie_together(*second[:2]) and not memory.lie_together(*second[1:])
+    with pytest.raises(MemoryError, match=r"9 of 10 blocks .* in use, and 2 are wanted"):
+        memory.take(2)
     del first[1]
-    assert [b.slot for b in memory.take(2)] == [1, 5]
+    assert [b.slot for b in memory.take(2)] == [1, 9]
+
+
+@pytest.mark.parametrize("block_bytes", [64, 960, 2 << 20, (2 << 20) + 8, 5 << 20])
+def test_pinned_memory_is_asked_for_as_it_is_given_and_little_of_it_is_lost(block_bytes):
+    """torch rounds it up to a power of two."""
+    memory = PinnedBlocks(block_bytes, 1, pin=False)
+    memory.take(1)
+    chunk = memory._chunks[0]
+    asked = chunk.untyped_storage().nbytes()
+    assert asked.bit_count() == 1 and chunk.nbytes <= asked < chunk.nbytes * 8 / 7
+
+
+class Copied:
+    """Pages of a cache whose content is copied later."""
+
+    def __init__(self, cache, most):
+        copies = BlockCopies(cache, most, Late())
+        self.read_blocks, self.write_blocks, self.block_bytes = copies.read, copies.write, copies._memory.block_bytes
+
+
+def test_where_host_memory_is_full_of_what_is_brought_back_the_oldest_goes():
+    cache = filled()
+    expected, tiers = cache.read(range(24)), Tiers(Copied(cache, 4), host=HostTier(4))
+    proofs = [bytes([i]) * 32 for i in range(9)]
+    tiers.demote([Demoted(proofs[i], i, dead=False) for i in range(4)])
+    found = [(proof, *tiers.find(proof, Reading(4))) for proof in proofs[:2]]
+    tiers.demote([Demoted(proofs[i], i, dead=False) for i in (4, 5)])
+    assert [proof in tiers for proof in proofs[2:6]] == [False, False, True, True] and not tiers.stats.failed_copies
+    tiers.demote([Demoted(proofs[i], i, dead=False) for i in (6, 7, 8)])
+    assert not any(proof in tiers for proof in proofs) and tiers.stats.failed_copies == 1, "half is lent"
+    tiers.restore([10, 11], found)
+    assert cache.read([10, 11]) == expected[:2]
 
 
 class LateRunner(FakeRunner):
@@ -232,7 +267,7 @@ def test_on_a_gpu_beside_steps_that_write_what_is_read(kind):
     device = torch.device("cuda")
     cache = filled(kind, device=device)
     on_host = KVCache(*([part.cpu() for part in parts] for parts in vars(cache).values()))
-    expected, copies = on_host.read(range(24)), BlockCopies(cache)
+    expected, copies = on_host.read(range(24)), BlockCopies(cache, 24)
     numbers = torch.rand(4096, 4096, device=device)
     torch.cuda.synchronize()
     for _ in range(20):

@@ -8,7 +8,7 @@ from chatpager.engine.host_tier import ENTRY_BYTES
 from chatpager.engine.messages import LeaseRequest
 from chatpager.engine.model_runner import ModelRunner
 from chatpager.engine.reading import Reading, Source
-from chatpager.engine.tiers import Demoted, Tiers, open_tiers
+from chatpager.engine.tiers import Demoted, Tiers, most_contents, open_tiers
 from chatpager.errors import ConfigError
 from tests.engine.fakes import FakeRunner, answer, continuation, make_engine, request, run
 from tests.engine.tiering import LONG, flood, sources
@@ -75,6 +75,7 @@ class TestOpening:
         tiers.close()
         assert tiers.host.capacity == (1 << 29) // (32 + ENTRY_BYTES)
         assert tiers.disk.capacity == 1 << 28
+        assert most_contents(config, 32) == tiers.host.capacity + 64 + (2 << 20) // 32
 
     def test_more_memory_than_there_is_is_refused(self):
         with pytest.raises(ConfigError, match=r"swap_space.*more than this machine's \d+ GiB"):
