@@ -2,15 +2,16 @@
 
 Blocks that are given up are gathered into one piece on the device, among the steps, so that whatever is written over
 them afterwards comes too late to be copied; from there the piece goes to the host in a stream of its own. Blocks that
-come back take the same way in the other direction, and only the device waits for them. The host waits where it wants
-to see the bytes of a block, which it does to write them to disk, and nowhere else.
+come back take the same way in the other direction, and only the device waits for them. Two pieces each way take turns:
+of many blocks at once, the steps wait for all but the last two pieces. The host waits where it wants to see the bytes
+of a block, which it does to write them to disk, and nowhere else.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
-from itertools import accumulate, pairwise
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, cycle, pairwise
 from typing import Any
 
 import torch
@@ -18,9 +19,13 @@ import torch
 from chatpager.engine.host_tier import Content
 from chatpager.engine.kv_cache import WORD, KVCache
 from chatpager.engine.sampler import sent
+from chatpager.engine.tiers import COPIED_TOGETHER
 
 CHUNK_BYTES = 16 << 20
 """Of pinned memory that is taken from the system at a time, which takes milliseconds; of large blocks it is more."""
+PIECE_BYTES = 64 << 20
+"""Of the device's memory that blocks on their way take at a time; there are two such pieces each way, beside what
+``gpu_memory_utilization`` counts."""
 
 
 class PinnedBlocks:
@@ -98,33 +103,35 @@ class Side:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.copies: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
-    def copy_out(self, piece: torch.Tensor, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Any:
-        """Copy parts of ``piece``, behind what the steps' stream was told, to the host. Returns an event behind it."""
-        self._stream.wait_stream(torch.cuda.current_stream(self._device))
-        piece.record_stream(self._stream)
-        return self._copy(pairs)
+    @property
+    def steps(self) -> Any:
+        """The stream in which steps are launched."""
+        return torch.cuda.current_stream(self._device)
 
-    def empty(self, rows: int, words: int) -> torch.Tensor:
-        """Memory of the device that this stream may write at once."""
-        with torch.cuda.stream(self._stream):
-            return torch.empty(rows, words, dtype=WORD, device=self._device)
+    def launch(self, stream: Any, work: Callable[[], None]) -> Any:
+        """Returns an event behind it."""
+        with torch.cuda.stream(stream):
+            work()
+        return stream.record_event()
 
-    def copy_in(self, piece: torch.Tensor, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Any:
-        """Copy from the host to parts of ``piece``, while steps run; what they are told next waits for it."""
-        event, steps = self._copy(pairs), torch.cuda.current_stream(self._device)
-        steps.wait_event(event)
-        piece.record_stream(steps)
-        return event
+    def copy(self, stream: Any, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Any:
+        """Each second to its first. Returns an event behind it."""
 
-    def _copy(self, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Any:
-        with torch.cuda.stream(self._stream):
+        def work() -> None:
             for target, source in pairs:
                 target.copy_(source, non_blocking=True)
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            event.record(self._stream)
-        return event
+
+        return self.launch(stream, work)
+
+
+class Piece:
+    """Memory of the device, [rows, words], in which blocks lie together on their way. Who writes it waits for ``read``,
+    an event behind its last use."""
+
+    def __init__(self, memory: torch.Tensor, read: Any) -> None:
+        self.memory, self.read = memory, read
 
 
 class BlockCopies:
@@ -137,8 +144,17 @@ class BlockCopies:
         self._bounds = list(pairwise(accumulate((part.shape[1] for part in self._parts), initial=0)))
         self._words = self._bounds[-1][1]
         self._side = side or Side(self._device)
-        self._memory = PinnedBlocks(self._words * WORD.itemsize, most, pin=self._device.type == "cuda")
+        block_bytes = self._words * WORD.itemsize
+        self._memory = PinnedBlocks(block_bytes, most, pin=self._device.type == "cuda")
+        self._rows = max(1, min(COPIED_TOGETHER, PIECE_BYTES // block_bytes))
+        self._leaving, self._coming = self._pieces(), self._pieces()
         self._last: Any = None
+
+    def _pieces(self) -> Iterator[Piece]:
+        """Two that take turns: one is filled while the other one is read."""
+        memory = torch.empty(2, self._rows, self._words, dtype=WORD, device=self._device)
+        whoever_had_it = self._side.steps.record_event()
+        return cycle([Piece(half, whoever_had_it) for half in memory])
 
     def read(self, ids: Sequence[int]) -> list[HostBlock]:
         """The blocks' contents as they are now, in the order of ``KVCache.read``; nothing is waited for.
@@ -147,25 +163,44 @@ class BlockCopies:
             MemoryError: too many are in host memory already.
         """
         blocks = self._memory.take(len(ids))
-        where = sent(list(ids), torch.int64, self._device)
-        piece = torch.empty(len(ids), self._words, dtype=WORD, device=self._device)
-        for part, (start, stop) in zip(self._parts, self._bounds, strict=True):
-            torch.index_select(part, 0, where, out=piece[:, start:stop])
-        pairs = [(memory, piece[first : first + len(memory)]) for first, memory in self._runs(blocks)]
-        ready = self._last = self._side.copy_out(piece, pairs)
-        for block in blocks:
-            block.ready = ready
+        for start in range(0, len(ids), self._rows):
+            self._read_piece(ids[start : start + self._rows], blocks[start : start + self._rows])
         return blocks
+
+    def _read_piece(self, ids: Sequence[int], blocks: Sequence[HostBlock]) -> None:
+        piece, side = next(self._leaving), self._side
+        where = sent(list(ids), torch.int64, self._device)
+
+        def gather() -> None:
+            for part, (start, stop) in zip(self._parts, self._bounds, strict=True):
+                torch.index_select(part, 0, where, out=piece.memory[: len(ids), start:stop])
+
+        side.steps.wait_event(piece.read)
+        side.copies.wait_event(side.launch(side.steps, gather))
+        pairs = [(memory, piece.memory[first : first + len(memory)]) for first, memory in self._runs(blocks)]
+        piece.read = self._last = side.copy(side.copies, pairs)
+        for block in blocks:
+            block.ready = piece.read
 
     def write(self, ids: Sequence[int], contents: Sequence[Content]) -> None:
         """Write contents that ``read`` gave, or any bytes of the same form. Nothing waits but steps that are launched
         afterwards."""
+        for start in range(0, len(ids), self._rows):
+            self._write_piece(ids[start : start + self._rows], contents[start : start + self._rows])
+
+    def _write_piece(self, ids: Sequence[int], contents: Sequence[Content]) -> None:
+        piece, side = next(self._coming), self._side
         where = sent(list(ids), torch.int64, self._device)
-        piece = self._side.empty(len(ids), self._words)
-        pairs = [(piece[first : first + len(memory)], memory) for first, memory in self._runs(contents)]
-        self._last = self._side.copy_in(piece, pairs)
-        for part, (start, stop) in zip(self._parts, self._bounds, strict=True):
-            part.index_copy_(0, where, piece[:, start:stop])
+        pairs = [(piece.memory[first : first + len(memory)], memory) for first, memory in self._runs(contents)]
+
+        def scatter() -> None:
+            for part, (start, stop) in zip(self._parts, self._bounds, strict=True):
+                part.index_copy_(0, where, piece.memory[: len(ids), start:stop])
+
+        side.copies.wait_event(piece.read)
+        self._last = side.copy(side.copies, pairs)
+        side.steps.wait_event(self._last)
+        piece.read = side.launch(side.steps, scatter)
 
     def wait(self) -> None:
         """Until the last of the copies is done."""

@@ -37,9 +37,9 @@ SAVED_IDLE, SAVED_BUSY = 2 << 20, 1 << 18
 DISK_PATIENCE = 0.005
 CLOSE_SECONDS = 10.0
 COPIED_TOGETHER = 64
-"""Blocks of one copy: it needs as much memory again on the device."""
+"""Blocks of one copy."""
 MOST_DEMOTED = 256 << 20
-"""Bytes that one allocation may copy to host memory; the step waits for it."""
+"""Bytes that one allocation may copy to host memory; on a GPU the next step waits for what goes before its end."""
 TRIED_BLOCKS = 4
 """Copied at the start to learn what that takes, and of a prompt while that is not known any more."""
 LOAD_SECONDS = -17, 3

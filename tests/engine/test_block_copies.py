@@ -3,6 +3,7 @@ the device afterwards, and whosever the host memory was."""
 
 import random
 from collections import deque
+from functools import partial
 
 import pytest
 import torch
@@ -23,41 +24,53 @@ CPU = torch.device("cpu")
 
 
 class Late(Side):
-    """Copies when somebody waits for them: the host for an event, or a step for what comes in."""
+    """What is launched is done when somebody waits for it, and no sooner."""
+
+    steps = None  # (a property of the other one)
 
     def __init__(self):
-        self.queue, self.asked, self.done, self.copies = deque(), 0, 0, []
+        self.copied = []
+        self.streams = self.steps, self.copies = Stream(), Stream()
 
-    def run(self, until):
+    def launch(self, stream, work):
+        stream.launch(work)
+        return stream.record_event()
+
+    def copy(self, stream, pairs):
+        self.copied.append(len(pairs))
+        return super().copy(stream, pairs)
+
+
+class Stream:
+    def __init__(self):
+        self.queue, self.asked, self.done = deque(), 0, 0
+
+    def launch(self, work):
+        self.queue.append(work)
+        self.asked += 1
+
+    def run(self, until=None):
+        until = self.asked if until is None else until
         while self.done < until:
-            target, source = self.queue.popleft()
-            target.copy_(source)
+            self.queue.popleft()()
             self.done += 1
 
-    def empty(self, rows, words):
-        return torch.empty(rows, words, dtype=torch.int64).fill_(-1)
+    def wait_event(self, event):
+        self.launch(event.synchronize)
 
-    def copy_out(self, piece, pairs):
-        self.copies.append(len(pairs))
-        self.queue.extend(pairs)
-        self.asked += len(pairs)
+    def record_event(self):
         return Event(self, self.asked)
-
-    def copy_in(self, piece, pairs):
-        event = self.copy_out(piece, pairs)
-        event.synchronize()  # as the steps' stream does: what follows is computed in it
-        return event
 
 
 class Event:
-    def __init__(self, side, until):
-        self.side, self.until = side, until
+    def __init__(self, stream, until):
+        self.stream, self.until = stream, until
 
     def synchronize(self):
-        self.side.run(self.until)
+        self.stream.run(self.until)
 
     def query(self):
-        return self.side.done >= self.until
+        return self.stream.done >= self.until
 
 
 def filled(kind="auto", blocks=24, device=CPU):
@@ -69,46 +82,69 @@ def filled(kind="auto", blocks=24, device=CPU):
 
 @pytest.mark.parametrize("kind", ["auto", "int8", "fp8"])
 def test_contents_are_those_of_the_cache_and_go_back_to_any_block(kind):
-    cache = filled(kind)
-    copies = BlockCopies(cache, 24, Late())
+    cache, side = filled(kind), Late()
+    copies = BlockCopies(cache, 24, side)
     expected = cache.read(range(24))
     blocks = copies.read([3, 7, 4])
     assert [len(b) for b in blocks] == [len(expected[0])] * 3 and not any(b.is_there for b in blocks)
     assert [bytes(b) for b in blocks] == [expected[i] for i in (3, 7, 4)] and blocks[1].is_there
     copies.write([1, 2, 3, 9, 10], [blocks[2], expected[20], expected[21], blocks[0], blocks[1]])
+    assert cache.read([1, 2, 3]) == expected[1:4], "not yet"
+    side.steps.run()
     assert cache.read([1, 2, 3, 9, 10]) == [expected[i] for i in (4, 20, 21, 3, 7)]
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(8))
 def test_however_late_they_are_made_nothing_is_mixed_up(seed, monkeypatch):
     """The device goes on writing, host memory is given up and taken again; what is asked for is what was there."""
     monkeypatch.setattr(block_copies, "CHUNK_BYTES", 1)
-    rng, cache = random.Random(seed), filled()
-    copies, kept = BlockCopies(cache, 1000, Late()), []
-    for _ in range(120):
-        match rng.randrange(4):
+    monkeypatch.setattr(block_copies, "PIECE_BYTES", 3 * 960)
+    rng, cache, side = random.Random(seed), filled(), Late()
+    now = cache.read(range(24))
+    copies, kept = BlockCopies(cache, 1000, side), []
+    for _ in range(200):
+        match rng.randrange(5):
             case 0:
                 ids = rng.sample(range(24), rng.randint(1, 7))
-                expected = cache.read(ids)
-                kept += zip(copies.read(ids), expected, strict=True)
+                kept += zip(copies.read(ids), [now[i] for i in ids], strict=True)
             case 1 if kept:
                 some = [kept.pop(rng.randrange(len(kept))) for _ in range(rng.randint(1, min(7, len(kept))))]
                 ids = rng.sample(range(24), len(some))
                 copies.write(ids, [content if rng.random() < 0.7 else wanted for content, wanted in some])
-                assert cache.read(ids) == [wanted for _, wanted in some]
-                del some
+                for i, (_, wanted) in zip(ids, some, strict=True):
+                    now[i] = wanted
+                del some, _
             case 2:
-                for part in cache.words():
-                    part[rng.randrange(24)] = rng.randrange(2**60)
+                i = rng.randrange(24)
+                now[i] = rng.randbytes(960)
+                side.launch(side.steps, partial(cache.write, [i], [now[i]]))
             case 3 if kept:
                 content, wanted = kept.pop(rng.randrange(len(kept)))
-                if rng.random() < 0.5:
+                if rng.random() < 0.3:
                     assert bytes(content) == wanted
                 del content
+            case 4 if rng.random() < 0.3:
+                stream = rng.choice(side.streams)
+                stream.run(rng.randint(stream.done, stream.asked))
+    side.steps.run()
+    assert cache.read(range(24)) == now
     assert all(bytes(content) == wanted for content, wanted in kept)
     slots = {content.slot for content, _ in kept}
     memory = copies._memory
     assert len(slots) == len(kept) and sorted([*memory._free, *slots]) == list(range(8 * len(memory._chunks)))
+
+
+def test_of_many_blocks_only_some_are_on_their_way_at_a_time(monkeypatch):
+    monkeypatch.setattr(block_copies, "PIECE_BYTES", 5 * 960 + 1)
+    cache, side = filled(), Late()
+    expected, copies = cache.read(range(24)), BlockCopies(cache, 24, side)
+    blocks = copies.read(range(24))
+    copies.write(range(24), blocks[::-1])
+    side.copies.run()
+    there = cache.read(range(24))
+    assert (there[:15], there[15:]) == (expected[:8:-1], expected[15:]), "the last two pieces wait to be taken"
+    side.steps.run()
+    assert cache.read(range(24)) == expected[::-1] and len(side.copied) == 10
 
 
 def test_what_lies_together_is_one_copy():
@@ -117,16 +153,16 @@ def test_what_lies_together_is_one_copy():
     blocks = copies.read(list(range(12)))
     copies.write(list(range(12)), blocks)
     copies.write([0, 1, 2], [blocks[5], blocks[6], blocks[4]])
-    assert side.copies == [1, 1, 2]
+    assert side.copied == [1, 1, 2]
 
 
 def test_contents_of_another_cache_are_read_where_they_are():
-    caches = filled(), filled()
+    caches, side = (filled(), filled()), Late()
     expected = [cache.read(range(24)) for cache in caches]
-    first, second = (BlockCopies(cache, 24, Late()) for cache in caches)
+    first, second = (BlockCopies(cache, 24, side) for cache in caches)
     old, new = first.read([5, 6, 7]), second.read([8, 9, 10])
-    first.wait()
     second.write([1, 2, 3], [old[0], new[1], old[2]])
+    side.steps.run()
     assert caches[1].read([1, 2, 3]) == [expected[0][5], expected[1][9], expected[0][7]]
 
 
@@ -158,13 +194,15 @@ class Copied:
     """Pages of a cache whose content is copied later."""
 
     def __init__(self, cache, most):
-        copies = BlockCopies(cache, most, Late())
+        self.side = Late()
+        copies = BlockCopies(cache, most, self.side)
         self.read_blocks, self.write_blocks, self.block_bytes = copies.read, copies.write, copies._memory.block_bytes
 
 
 def test_where_host_memory_is_full_of_what_is_brought_back_the_oldest_goes():
     cache = filled()
-    expected, tiers = cache.read(range(24)), Tiers(Copied(cache, 4), host=HostTier(4))
+    expected, pages = cache.read(range(24)), Copied(cache, 4)
+    tiers = Tiers(pages, host=HostTier(4))
     proofs = [bytes([i]) * 32 for i in range(9)]
     tiers.demote([Demoted(proofs[i], i, dead=False) for i in range(4)])
     found = [(proof, *tiers.find(proof, Reading(4))) for proof in proofs[:2]]
@@ -173,6 +211,7 @@ def test_where_host_memory_is_full_of_what_is_brought_back_the_oldest_goes():
     tiers.demote([Demoted(proofs[i], i, dead=False) for i in (6, 7, 8)])
     assert not any(proof in tiers for proof in proofs) and tiers.stats.failed_copies == 1, "half is lent"
     tiers.restore([10, 11], found)
+    pages.side.steps.run()
     assert cache.read([10, 11]) == expected[:2]
 
 
