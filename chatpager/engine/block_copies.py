@@ -2,7 +2,8 @@
 
 Blocks that are given up are gathered into one piece on the device, among the steps, so that whatever is written over
 them afterwards comes too late to be copied; from there the piece goes to the host in a stream of its own. Blocks that
-come back take the same way in the other direction, and only the device waits for them. Two pieces each way take turns:
+come back take the same way in the other direction, in another stream, which need not wait for the step that runs; only
+the device waits for them. Two pieces each way take turns:
 of many blocks at once, the steps wait for all but the last two pieces. The host waits where it wants to see the bytes
 of a block, which it does to write them to disk, and nowhere else.
 """
@@ -73,7 +74,7 @@ class PinnedBlocks:
 
 class HostBlock:
     """A block's content in pinned memory, there once the copy behind it is done. The memory is the block's until
-    nobody has this object any more; what is copied to it later is copied in the same stream."""
+    nobody has this object any more: what is copied to it later waits for a step, and steps wait for what comes in."""
 
     __slots__ = ("memory", "ready", "slot")
 
@@ -99,11 +100,12 @@ class HostBlock:
 
 
 class Side:
-    """A stream of copies beside the one in which steps are launched."""
+    """A stream of copies each way, beside the one in which steps are launched: what comes in waits for no step."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self.copies: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.leaving: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.coming: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     @property
     def steps(self) -> Any:
@@ -176,9 +178,9 @@ class BlockCopies:
                 torch.index_select(part, 0, where, out=piece.memory[: len(ids), start:stop])
 
         side.steps.wait_event(piece.read)
-        side.copies.wait_event(side.launch(side.steps, gather))
+        side.leaving.wait_event(side.launch(side.steps, gather))
         pairs = [(memory, piece.memory[first : first + len(memory)]) for first, memory in self._runs(blocks)]
-        piece.read = self._last = side.copy(side.copies, pairs)
+        piece.read = self._last = side.copy(side.leaving, pairs)
         for block in blocks:
             block.ready = piece.read
 
@@ -197,13 +199,15 @@ class BlockCopies:
             for part, (start, stop) in zip(self._parts, self._bounds, strict=True):
                 part.index_copy_(0, where, piece.memory[: len(ids), start:stop])
 
-        side.copies.wait_event(piece.read)
-        self._last = side.copy(side.copies, pairs)
+        side.coming.wait_event(piece.read)
+        for ready in {content.ready for content in contents if isinstance(content, HostBlock) and not content.is_there}:
+            side.coming.wait_event(ready)
+        self._last = side.copy(side.coming, pairs)
         side.steps.wait_event(self._last)
         piece.read = side.launch(side.steps, scatter)
 
     def wait(self) -> None:
-        """Until the last of the copies is done."""
+        """Until what was asked for last is there."""
         if self._last is not None:
             self._last.synchronize()
 

@@ -30,7 +30,7 @@ class Late(Side):
 
     def __init__(self):
         self.copied = []
-        self.streams = self.steps, self.copies = Stream(), Stream()
+        self.streams = self.steps, self.leaving, self.coming = Stream(), Stream(), Stream()
 
     def launch(self, stream, work):
         stream.launch(work)
@@ -140,11 +140,25 @@ def test_of_many_blocks_only_some_are_on_their_way_at_a_time(monkeypatch):
     expected, copies = cache.read(range(24)), BlockCopies(cache, 24, side)
     blocks = copies.read(range(24))
     copies.write(range(24), blocks[::-1])
-    side.copies.run()
+    side.coming.run()
     there = cache.read(range(24))
     assert (there[:15], there[15:]) == (expected[:8:-1], expected[15:]), "the last two pieces wait to be taken"
     side.steps.run()
     assert cache.read(range(24)) == expected[::-1] and len(side.copied) == 10
+
+
+def test_what_comes_back_waits_for_no_step_that_runs():
+    cache, side, ran = filled(), Late(), []
+    expected, copies = cache.read(range(24)), BlockCopies(cache, 24, side)
+    kept = copies.read([1, 2])
+    copies.wait()
+    side.launch(side.steps, partial(ran.append, "a step"))
+    copies.read([3])
+    copies.write([5, 6], kept)
+    copies.wait()
+    assert not ran
+    side.steps.run()
+    assert cache.read([5, 6]) == expected[1:3] and ran
 
 
 def test_what_lies_together_is_one_copy():
