@@ -13,7 +13,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, cycle, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -99,6 +99,13 @@ class HostBlock:
         self.memory.give_back(self.slot)
 
 
+class Copied(NamedTuple):
+    """Events before a copy, behind all that it waited for, and after it."""
+
+    begin: Any
+    end: Any
+
+
 class Side:
     """A stream of copies each way, beside the one in which steps are launched: what comes in waits for no step."""
 
@@ -118,14 +125,20 @@ class Side:
             work()
         return stream.record_event()
 
-    def copy(self, stream: Any, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Any:
-        """Each second to its first. Returns an event behind it."""
+    def mark(self, stream: Any) -> Any:
+        """An event that tells when it was."""
+        return stream.record_event(torch.cuda.Event(enable_timing=True))  # type: ignore[no-untyped-call]
+
+    def copy(self, stream: Any, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Copied:
+        """Each second to its first."""
 
         def work() -> None:
             for target, source in pairs:
                 target.copy_(source, non_blocking=True)
 
-        return self.launch(stream, work)
+        begin = self.mark(stream)
+        self.launch(stream, work)
+        return Copied(begin, self.mark(stream))
 
 
 class Piece:
@@ -150,7 +163,8 @@ class BlockCopies:
         self._memory = PinnedBlocks(block_bytes, most, pin=self._device.type == "cuda")
         self._rows = max(1, min(COPIED_TOGETHER, PIECE_BYTES // block_bytes))
         self._leaving, self._coming = self._pieces(), self._pieces()
-        self._last: Any = None
+        self._last: list[Copied] = []
+        """What ``read`` or ``write`` asked for last."""
 
     def _pieces(self) -> Iterator[Piece]:
         """Two that take turns: one is filled while the other one is read."""
@@ -165,11 +179,13 @@ class BlockCopies:
             MemoryError: too many are in host memory already.
         """
         blocks = self._memory.take(len(ids))
-        for start in range(0, len(ids), self._rows):
+        self._last = [
             self._read_piece(ids[start : start + self._rows], blocks[start : start + self._rows])
+            for start in range(0, len(ids), self._rows)
+        ]
         return blocks
 
-    def _read_piece(self, ids: Sequence[int], blocks: Sequence[HostBlock]) -> None:
+    def _read_piece(self, ids: Sequence[int], blocks: Sequence[HostBlock]) -> Copied:
         piece, side = next(self._leaving), self._side
         where = sent(list(ids), torch.int64, self._device)
 
@@ -180,17 +196,21 @@ class BlockCopies:
         side.steps.wait_event(piece.read)
         side.leaving.wait_event(side.launch(side.steps, gather))
         pairs = [(memory, piece.memory[first : first + len(memory)]) for first, memory in self._runs(blocks)]
-        piece.read = self._last = side.copy(side.leaving, pairs)
+        copied = side.copy(side.leaving, pairs)
+        piece.read = copied.end
         for block in blocks:
-            block.ready = piece.read
+            block.ready = copied.end
+        return copied
 
     def write(self, ids: Sequence[int], contents: Sequence[Content]) -> None:
         """Write contents that ``read`` gave, or any bytes of the same form. Nothing waits but steps that are launched
         afterwards."""
-        for start in range(0, len(ids), self._rows):
+        self._last = [
             self._write_piece(ids[start : start + self._rows], contents[start : start + self._rows])
+            for start in range(0, len(ids), self._rows)
+        ]
 
-    def _write_piece(self, ids: Sequence[int], contents: Sequence[Content]) -> None:
+    def _write_piece(self, ids: Sequence[int], contents: Sequence[Content]) -> Copied:
         piece, side = next(self._coming), self._side
         where = sent(list(ids), torch.int64, self._device)
         pairs = [(piece.memory[first : first + len(memory)], memory) for first, memory in self._runs(contents)]
@@ -202,14 +222,17 @@ class BlockCopies:
         side.coming.wait_event(piece.read)
         for ready in {content.ready for content in contents if isinstance(content, HostBlock) and not content.is_there}:
             side.coming.wait_event(ready)
-        self._last = side.copy(side.coming, pairs)
-        side.steps.wait_event(self._last)
+        copied = side.copy(side.coming, pairs)
+        side.steps.wait_event(copied.end)
         piece.read = side.launch(side.steps, scatter)
+        return copied
 
-    def wait(self) -> None:
-        """Until what was asked for last is there."""
-        if self._last is not None:
-            self._last.synchronize()
+    def wait(self) -> float:
+        """Until what was asked for last is there. Returns the seconds that its copies took, without what they
+        had to wait for."""
+        for copied in self._last:
+            copied.end.synchronize()
+        return sum(copied.begin.elapsed_time(copied.end) for copied in self._last) / 1000
 
     def _runs(self, contents: Sequence[Content]) -> Iterator[tuple[int, torch.Tensor]]:
         """Contents that lie one behind the other in pinned memory as one: the place of the first, and the memory.

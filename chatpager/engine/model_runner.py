@@ -290,10 +290,9 @@ class ModelRunner:
     def copies_later(self) -> bool:
         return self.is_apart
 
-    def wait_for_copies(self) -> None:
-        """Until what was asked of the two is done."""
-        if self._copies is not None:
-            self._copies.wait()
+    def wait_for_copies(self) -> float:
+        """Until what was asked of the two last is done. Returns the seconds that it took."""
+        return self._copies.wait() if self._copies is not None else 0.0
 
     def _block_copies(self) -> BlockCopies:
         if self._copies is None or self._copies.cache is not self.cache:

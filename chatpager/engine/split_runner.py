@@ -105,6 +105,10 @@ class FirstRunner(ModelRunner):
         with self._ranks.beside(rank_frames.step_of(batch)):
             return super()._logits(batch, workspace)
 
+    @property
+    def copies_later(self) -> bool:
+        return False  # the ranks send each other bytes
+
     def read_blocks(self, ids: Iterable[int]) -> list[bytes]:
         """The ranks' contents one behind the other."""
         asked = list(ids)

@@ -4,6 +4,7 @@ the device afterwards, and whosever the host memory was."""
 import random
 from collections import deque
 from functools import partial
+from itertools import count
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from chatpager.engine.disk_tier import DiskTier
 from chatpager.engine.host_tier import HostTier
 from chatpager.engine.kv_cache import KVCache, kept_as
 from chatpager.engine.reading import Reading
+from chatpager.engine.split_runner import FirstRunner
 from chatpager.engine.tiers import Demoted, Tiers
 from tests.engine.fakes import FakeRunner, answer, make_engine
 from tests.engine.tiering import LONG, flood, sources
@@ -29,12 +31,21 @@ class Late(Side):
     steps = None  # (a property of the other one)
 
     def __init__(self):
-        self.copied = []
+        self.copied, self.milliseconds = [], 0.0
         self.streams = self.steps, self.leaving, self.coming = Stream(), Stream(), Stream()
 
     def launch(self, stream, work):
-        stream.launch(work)
+        stream.launch(partial(self.do, work))
         return stream.record_event()
+
+    def do(self, work):
+        work()
+        self.milliseconds += 1
+
+    def mark(self, stream):
+        event = Event(stream, stream.asked + 1)
+        stream.launch(lambda: setattr(event, "at", self.milliseconds))
+        return event
 
     def copy(self, stream, pairs):
         self.copied.append(len(pairs))
@@ -68,6 +79,9 @@ class Event:
 
     def synchronize(self):
         self.stream.run(self.until)
+
+    def elapsed_time(self, other):
+        return other.at - self.at
 
     def query(self):
         return self.stream.done >= self.until
@@ -161,6 +175,24 @@ def test_what_comes_back_waits_for_no_step_that_runs():
     assert cache.read([5, 6]) == expected[1:3] and ran
 
 
+def test_what_a_copy_takes_is_not_what_it_waits_for(monkeypatch):
+    monkeypatch.setattr(block_copies, "PIECE_BYTES", 3 * 960)
+    side = Late()
+    copies = BlockCopies(filled(), 24, side)
+    for _ in range(50):
+        side.launch(side.steps, bool)
+    blocks = copies.read(range(7))
+    assert copies.wait() == 0.003 and side.milliseconds > 50
+    for _ in range(50):
+        side.launch(side.steps, bool)
+    copies.write(range(7), blocks)
+    assert copies.wait() == 0.003
+
+
+def test_a_split_model_has_bytes_at_once():
+    assert FirstRunner.__new__(FirstRunner).copies_later is False
+
+
 def test_what_lies_together_is_one_copy():
     side = Late()
     copies = BlockCopies(filled(), 24, side)
@@ -246,6 +278,7 @@ class LateRunner(FakeRunner):
 
     def wait_for_copies(self):
         self.waits += 1
+        return 0.0
 
 
 class LateBytes:
@@ -265,14 +298,15 @@ def late_engine(tmp_path=None, **sizes):
     runner = engine.runner
     runner.__class__, runner.waits = LateRunner, 0
     disk = DiskTier(tmp_path, 1 << 20) if tmp_path else None
-    engine.cache.tiers = engine.tiers = Tiers(runner, host=HostTier(64), disk=disk, clock=lambda: 0.0)
+    engine.cache.tiers = engine.tiers = Tiers(runner, host=HostTier(64), disk=disk, clock=count().__next__)
     engine.tiers.measure([1, 2, 3, 4])
     return engine
 
 
 def test_demotion_and_return_wait_for_no_copy():
     engine = late_engine()
-    measured = engine.runner.waits
+    measured, times = engine.runner.waits, engine.tiers.times
+    assert times.copy_out.seconds == times.copy_back.seconds == 0.0, "as the device says, and not the clock"
     answer(engine, "first", LONG, owner="s")
     flood(engine)
     device, host, _ = sources(answer(engine, "again", LONG, owner="s"))
