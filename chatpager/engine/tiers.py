@@ -207,14 +207,19 @@ class Tiers:
         most = max(1, (SAVED_IDLE if idle else SAVED_BUSY) // self._pages.block_bytes)
         if self.disk is None or not self.has_work or not self.disk.has_room(DISK_PATIENCE if idle else 0.0):
             return
+        self._save_copied(self.disk, idle)
         if not self._copied:
             self._copy_unsaved(most)
+            self._save_copied(self.disk, idle)
+        if not self._unsaved and not self._copied:
+            self.disk.settle()
+
+    def _save_copied(self, disk: DiskTier, idle: bool) -> None:
+        """Those that are there; ``idle``: all."""
         while self._copied and (idle or is_there(self._copied[0][-1])):
             block, born, proof, content = self._copied.popleft()
             if self._is_wanted(block, born):
-                self.disk.save(proof, bytes(content))
-        if not self._unsaved and not self._copied:
-            self.disk.settle()
+                disk.save(proof, bytes(content))
 
     def _copy_unsaved(self, most: int) -> None:
         batch: list[tuple[Block, int]] = []

@@ -317,14 +317,18 @@ def test_demotion_and_return_wait_for_no_copy():
     assert engine.runner.waits > measured, "what it takes is not known any more"
 
 
-def test_what_is_saved_is_written_once_it_is_there(tmp_path):
-    engine = late_engine(tmp_path)
-    tiers = engine.tiers
+def with_chain(engine):
+    """Three blocks that are to be saved."""
     hasher = BlockHasher([], 4)
     chain = [engine.pool.take_free() for _ in range(3)]
     for i, block in enumerate(chain):
         block.proof, block.heads = hasher.prove(hasher.proof, (i,) * 4), {"s"}
-    tiers.save("s", chain)
+    engine.tiers.save("s", chain)
+    return engine.tiers, chain
+
+
+def test_what_is_saved_is_written_once_it_is_there(tmp_path):
+    tiers, chain = with_chain(late_engine(tmp_path))
     tiers.work(idle=False)
     assert tiers.has_work and not any(block.proof in tiers.disk for block in chain)
     for *_, content in tiers._copied:
@@ -334,6 +338,19 @@ def test_what_is_saved_is_written_once_it_is_there(tmp_path):
     tiers.work(idle=False)
     assert not tiers.has_work
     assert [block.proof in tiers.disk for block in chain] == [True, False, False], "one is bad, one was deleted"
+    tiers.close()
+
+
+def test_while_some_are_written_others_are_copied(tmp_path, monkeypatch):
+    monkeypatch.setattr("chatpager.engine.tiers.SAVED_BUSY", 1)
+    tiers, chain = with_chain(late_engine(tmp_path))
+    for saved in range(3):
+        tiers.work(idle=False)
+        assert [block.proof in tiers.disk for block in chain] == [i < saved for i in range(3)]
+        assert [one[0] for one in tiers._copied] == [chain[saved]]
+        tiers._copied[0][-1].is_there = True
+    tiers.work(idle=False)
+    assert not tiers.has_work and chain[2].proof in tiers.disk
     tiers.close()
 
 
