@@ -390,6 +390,44 @@ def test_on_a_gpu_beside_steps_that_write_what_is_read(kind):
     assert not any(bytes(again[4])) and copies._memory.rows(0).is_pinned()
 
 
+@pytest.mark.parametrize(
+    ("device", "layers"),
+    [
+        ("cpu", 1),
+        pytest.param("cuda", 16, marks=[pytest.mark.gpu, pytest.mark.skipif(not HAS_GPU, reason="needs one")]),
+    ],
+)
+def test_pieces_that_take_turns_are_not_mixed_up(device, layers):
+    """On a GPU 64 MiB each, whose copies take milliseconds: whatever does not wait for them comes before their end."""
+    cache = KVCache.allocate(layers, 192, 16, 8, 128, torch.bfloat16, torch.device(device))
+    for part in cache.words():
+        part.copy_(torch.randint(-(2**60), 2**60, part.shape, device=device))
+    expected = torch.cat([part.cpu() for part in cache.words()], dim=1).split(64)
+    copies = BlockCopies(cache, 192, Late() if device == "cpu" else None)
+    side, groups = copies._side, [range(0, 64), range(64, 128), range(128, 192)]
+    copies._memory.take(192)  # from the system, which takes its time
+
+    def overwrite(group):
+        for part in cache.words():
+            part[group.start : group.stop] = 7
+
+    def are(blocks):
+        copies.wait()
+        return torch.cat([copies._memory.rows(block.slot) for block in blocks])
+
+    blocks = []
+    for group in groups:
+        blocks.append(copies.read(group))
+        side.launch(side.steps, partial(overwrite, group))
+    assert all(map(torch.equal, map(are, blocks), expected))
+    for group in groups:
+        copies.write(group, blocks.pop())
+    again = [copies.read(group) for group in groups]  # to where the others lay
+    assert all(map(torch.equal, map(are, again), expected[::-1]))
+    side.steps.record_event().synchronize()
+    assert torch.equal(torch.cat([part.cpu() for part in cache.words()], dim=1), torch.cat(expected[::-1]))
+
+
 def test_a_demoted_block_is_dropped_where_its_copy_failed():
     runner = LateRunner()
     runner.read_blocks = lambda ids: (_ for _ in ()).throw(RuntimeError("no memory to pin"))
