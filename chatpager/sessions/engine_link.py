@@ -81,8 +81,8 @@ class Link(asyncio.Protocol):
 
     @property
     def step(self) -> int | None:
-        """Number of the step or command that is running; below 0 where none is, and messages were sent that are not
-        taken. Any thread may ask."""
+        """Number of the step that is running; below 0 where none is, and messages were sent that are not taken. Any
+        thread may ask."""
         cell = self._cell
         if cell is None:
             return None
