@@ -278,6 +278,7 @@ def test_the_page_is_there_at_once(browser, page_url):
     page = context.new_page()
     page.goto(page_url)
     expect(field(page)).to_be_visible()
+    page.wait_for_function('performance.getEntriesByName("first-contentful-paint").length')
     painted, size = page.evaluate(
         """() => [
             performance.getEntriesByName("first-contentful-paint")[0].startTime,
