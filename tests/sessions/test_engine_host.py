@@ -133,7 +133,8 @@ class Home:
         return ended
 
     async def delivered(self):
-        """What was sent is there; only a line to elsewhere takes its time."""
+        """What was sent is there; only what is sent to several, and a line to elsewhere, takes its time."""
+        await asyncio.sleep(0)  # several are told in the loop's next round
         link = getattr(self.engine, "_link", None)
         if isinstance(link, RayLink):
             await asyncio.sleep(0)  # it goes with the loop's next round
