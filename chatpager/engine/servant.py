@@ -32,6 +32,9 @@ from chatpager.engine.messages import (
 from chatpager.engine.questions import Question
 from chatpager.errors import ChatpagerError, RequestError
 
+COMMANDS = 1 << 62
+"""From here on what is done is numbered where that is a command or a question; steps are numbered from 1."""
+
 
 class Asked(msgspec.Struct, frozen=True):
     """A question, and the number that its answer will have."""
@@ -69,20 +72,21 @@ class Inbox(Protocol):
 
 
 class Servant:
-    """``mark`` is told of every step as it begins, and (False) when there is nothing to compute any more. Between two
-    steps the first of them counts as running: who stops there has stopped at work."""
+    """``mark`` is told the number of every step, command and question as it begins, and 0 when there is nothing to
+    compute any more. Until the next begins the one before counts as running: who stops there has stopped at work."""
 
     def __init__(
         self,
         engine: Engine,
         inbox: Inbox,
         tell: Callable[[Told], object],
-        mark: Callable[[bool], object] = lambda running: None,
+        mark: Callable[[int], object] = lambda number: None,
     ) -> None:
         self._engine = engine
         self._inbox = inbox
         self._tell = tell
         self._mark = mark
+        self._steps, self._commands = 0, COMMANDS
         self._held: Stepped | None = None
         """What the last step brought, where the next one is yet to be launched: the loop's work with it would take the
         interpreter from the thread that plans, and while the model runs it is free."""
@@ -94,12 +98,13 @@ class Servant:
             while self._take():
                 self._step()
         finally:
-            self._mark(False)
+            self._mark(0)
             self._tell_held()
 
     def _step(self) -> None:
         engine = self._engine
-        self._mark(True)
+        self._steps += 1
+        self._mark(self._steps)
         outputs = engine.step(time.monotonic)
         self._tell_held()
         events = engine.leases.take_events()
@@ -119,13 +124,15 @@ class Servant:
         while True:
             works = self._engine.has_work
             if not works:
-                self._mark(False)
+                self._mark(0)
             try:
                 handed = self._inbox.get(timeout=0.0 if works else self._idle_seconds())
             except queue.Empty:
                 return True
             if handed is None:
                 return False
+            self._mark(self._commands)
+            self._commands += 1
             self._tell_held()  # nobody's answer overtakes what came before it
             if isinstance(handed, Asked):
                 self._tell(self._answer(handed))

@@ -85,16 +85,15 @@ def _live(build: Callable[[bytes], Engine], line: Line, mark: Marks) -> None:
 
 
 class Marks:
-    """What the server sees: the number of the step that is running, else 0, and how many messages were taken."""
+    """What the server sees: the number of what the engine does (``Servant``), else 0, and how many messages were
+    taken."""
 
     def __init__(self, file: int) -> None:
         self._cell = memoryview(mmap.mmap(file, MARKS)).cast("q")
         os.close(file)
-        self._steps = 0
 
-    def __call__(self, running: bool) -> None:
-        self._steps += running
-        self._cell[0] = self._steps if running else 0
+    def __call__(self, number: int) -> None:
+        self._cell[0] = number
 
     def took(self) -> None:
         self._cell[1] += 1

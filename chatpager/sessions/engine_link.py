@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any, NamedTuple, cast
 
@@ -80,8 +81,8 @@ class Link(asyncio.Protocol):
 
     @property
     def step(self) -> int | None:
-        """Number of the step that is running; below 0 where none is, and messages were sent that are not taken. Any
-        thread may ask."""
+        """Number of the step or command that is running; below 0 where none is, and messages were sent that are not
+        taken. Any thread may ask."""
         cell = self._cell
         if cell is None:
             return None
@@ -124,7 +125,11 @@ class Link(asyncio.Protocol):
         """It lets its end of the socket go as it ends; whatever it still does is over now."""
         assert self._process is not None
         self._process.kill()
-        code = await asyncio.to_thread(self._process.wait)
+        waiting = ThreadPoolExecutor(1, thread_name_prefix="chatpager-burying")
+        try:  # one that a driver holds takes its time, and the loop's own threads are for what is short
+            code = await asyncio.get_running_loop().run_in_executor(waiting, self._process.wait)
+        finally:
+            waiting.shutdown(wait=False)
         self._cell = None
         self._lost(code)
         self.gone.set_result(None)

@@ -33,7 +33,6 @@ class EngineThread(EngineHost):
         """There will be no further engine."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._step: int | None = None
-        self._steps = 0
 
     @property
     def alive(self) -> bool:
@@ -141,9 +140,8 @@ class EngineThread(EngineHost):
         except Exception as error:
             log_mistake("engine.not_closed", error)
 
-    def _mark(self, running: bool) -> None:
-        self._steps += running
-        self._step = self._steps if running else None
+    def _mark(self, number: int) -> None:
+        self._step = number or None
 
     def _tell(self, told: Told) -> None:
         self._on_loop(self._hear, told)

@@ -67,7 +67,6 @@ class RayEngine:
         self._early: dict[str, dict[int, bytes]] = {}
         """What came before others that were sent earlier, by number."""
         self._step: int | None = None
-        self._steps = 0
 
     # -- what servers call --------------------------------------------------------------------------------------------
 
@@ -191,6 +190,5 @@ class RayEngine:
         assert self._loop is not None
         self._loop.call_soon_threadsafe(function, *args)
 
-    def _mark(self, running: bool) -> None:
-        self._steps += running
-        self._step = self._steps if running else None
+    def _mark(self, number: int) -> None:
+        self._step = number or None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import structlog
@@ -42,6 +43,8 @@ class RayReplica:
         **options: Any,
     ) -> None:
         self.name, self.build, self.settings, self.pulse, self.options = name, build, settings, pulse, options
+        self.asking = ThreadPoolExecutor(1, thread_name_prefix="chatpager-ray")
+        """For ``actor``: a cluster may keep it for long, and the loop's own threads are for what is short."""
 
     def link(self, hear: Callable[[Up], None], lost: Callable[[int], None]) -> RayLink:
         return RayLink(self, hear, lost)
@@ -105,8 +108,9 @@ class RayLink:
         self._is_opened, until = True, loop.time() + PLACE_SECONDS
         while True:
             try:
-                self._actor = await self._unless_closed(asyncio.to_thread(self._replica.actor))
                 async with asyncio.timeout_at(until):
+                    asked = loop.run_in_executor(self._replica.asking, self._replica.actor)
+                    self._actor = await self._unless_closed(asked)
                     self._last = Pulse(*await self._unless_closed(self._actor.pulse.remote(self._front)))
                 opened = self._actor.open.remote(self._front, digest(self._replica.settings))
                 started = await self._unless_closed(opened)

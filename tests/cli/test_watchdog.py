@@ -3,7 +3,8 @@
 from contextlib import suppress
 from http.client import HTTPException
 
-from chatpager.cli.watchdog import EXIT_CODE, StepWatch
+from chatpager.cli.watchdog import COMMAND_SECONDS, EXIT_CODE, StepWatch
+from chatpager.engine.servant import COMMANDS
 from tests.processes import serving
 
 
@@ -12,6 +13,13 @@ def test_only_one_step_that_was_seen_for_so_long_has_hung():
     assert [watch.look(1, 0.25) for _ in range(5)] == [False, False, False, False, True]
     assert [watch.look(1, 0.25) for _ in range(4)] == [False, False, False, True], "once for as long again"
     assert not any(watch.look(step, 0.25) for step in (2, 2, None, 2, 2, 3, 3, 3, 3))
+
+
+def test_a_command_may_take_longer_than_a_step():
+    watch, looks = StepWatch(1.0, 10.0), COMMAND_SECONDS / 10.0
+    assert not any(watch.look(COMMANDS, 10.0) for _ in range(round(looks)))
+    assert watch.look(COMMANDS, 10.0)
+    assert [watch.look(1, 10.0) for _ in range(2)] == [False, True]
 
 
 def test_time_in_which_nobody_looked_does_not_count():

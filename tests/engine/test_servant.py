@@ -6,7 +6,7 @@ from collections import deque
 import pytest
 
 from chatpager.engine.questions import StatsWanted
-from chatpager.engine.servant import Answered, Asked, Refused, Servant, Stepped
+from chatpager.engine.servant import COMMANDS, Answered, Asked, Refused, Servant, Stepped
 from tests.engine.fakes import continuation, make_engine, request
 from tests.looking import Look
 
@@ -44,7 +44,7 @@ def test_what_a_step_brought_is_told_when_the_next_is_launched_and_the_last_at_o
     world.servant.serve()
     assert [told == "ran" for told in world.order] == [True, False] * 4
     assert world.tokens() == continuation(PROMPT, 4)
-    assert world.marks == [False, *[True] * 4, False, False], "between two steps it is no less at work"
+    assert world.marks == [0, COMMANDS, 1, 2, 3, 4, 0, 0], "between two steps it is no less at work"
 
 
 def test_no_answer_overtakes_what_a_step_before_it_brought():
@@ -60,6 +60,7 @@ def test_no_answer_overtakes_what_a_step_before_it_brought():
 
     world.engine.step = step_and_ask
     world.servant.serve()
+    assert world.marks[1:6] == [COMMANDS, 1, COMMANDS + 1, COMMANDS + 2, 2]
     first, told, answered, refused = world.order[:4]
     assert first == "ran" and told.outputs[0].request_id == "a", "the first token came first"
     assert isinstance(answered, Answered) and (answered.number, answered.answer.running) == (1, 1)
@@ -104,4 +105,4 @@ def test_what_an_engine_dies_of_is_raised_and_what_it_brought_is_told():
     world.engine.step = breaks
     with pytest.raises(RuntimeError, match="bug"):
         world.servant.serve()
-    assert world.tokens() == continuation(PROMPT, 9)[:2] and world.marks[-1] is False
+    assert world.tokens() == continuation(PROMPT, 9)[:2] and world.marks[-1] == 0

@@ -3,17 +3,21 @@
 import asyncio
 import inspect
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from types import ModuleType
 
 import pytest
 
+from chatpager.errors import EngineStopped
 from chatpager.sessions.engine_host import Hearers
 from chatpager.sessions.engine_process import EngineProcess
 from chatpager.sessions.ray_actor import AUTH_MODE, RayEngine
 from chatpager.sessions.ray_link import RayReplica
 from chatpager.sessions.restarts import Breaker
 from tests.engine.fakes import continuation, make_engine, request
+from tests.gate import DEADLINE
 from tests.serving_client import eventually
 
 PROMPT = tuple(range(1, 12))
@@ -187,3 +191,15 @@ async def test_an_actor_that_hangs_as_it_loads_is_killed_and_the_next_one_joined
     monkeypatch.setattr("chatpager.sessions.engine_process.LOAD_SECONDS", 0.05)
     await home.is_back(1)
     assert killed[0] is stuck
+
+
+async def test_a_cluster_that_does_not_answer_has_no_place_and_keeps_no_thread_of_others(home, monkeypatch):
+    answers = threading.Event()
+    replica = Replica(home.actor)
+    monkeypatch.setattr(replica, "actor", lambda: answers.wait(DEADLINE))
+    monkeypatch.setattr("chatpager.sessions.ray_link.PLACE_SECONDS", 0.05)
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    home.host = EngineProcess(replica, Hearers(lambda outputs: None))
+    with pytest.raises(EngineStopped, match="no place for r"):
+        await home.host.start()
+    await asyncio.to_thread(answers.set)
