@@ -12,7 +12,7 @@ from torch import Tensor, float32, float64, int32, int64
 
 from chatpager.kernels.cuda import COMPILED, on_device
 from chatpager.kernels.heuristics import power_of_2
-from chatpager.kernels.row_cut import as_key, last_of, scaled, top_k_cut, top_p_cut
+from chatpager.kernels.row_cut import as_key, largest, last_of, scaled, top_k_cut, top_p_cut
 from chatpager.kernels.split_cut import CHUNK, PIVOTS, ROUNDS, RULES, STATE, look_kernel, settle_kernel
 from chatpager.kernels.workspace import Workspace
 
@@ -37,14 +37,6 @@ def uniform(seed, position):
     mixed = (mixed ^ (mixed >> 37)) * 0x165667919E3779F9
     mixed = mixed ^ (mixed >> 32)
     return (mixed >> 12).to(tl.int64).to(tl.float64) * 2.220446049250313e-16
-
-
-@triton.jit
-def largest(b_x):
-    """NaN if one of them is no number."""
-    m_wrong = b_x != b_x
-    is_wrong = tl.max(m_wrong.to(tl.int32), 0) > 0
-    return tl.where(is_wrong, float("nan"), tl.max(tl.where(m_wrong, float("-inf"), b_x), 0))
 
 
 @triton.jit(do_not_specialize=["vocabulary"])

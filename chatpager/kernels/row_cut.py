@@ -14,6 +14,14 @@ import triton.language as tl
 
 
 @triton.jit
+def largest(b_x):
+    """NaN if one of them is no number."""
+    m_wrong = b_x != b_x
+    is_wrong = tl.max(m_wrong.to(tl.int32), 0) > 0
+    return tl.where(is_wrong, float("nan"), tl.max(tl.where(m_wrong, float("-inf"), b_x), 0))
+
+
+@triton.jit
 def as_key(b_x):
     """Whole numbers in the order of the floats; both zeros are one."""
     b_bits = (b_x + 0.0).to(tl.int32, bitcast=True)

@@ -20,7 +20,7 @@ wanted                the mass that top-p wants, a double's bits
 import triton
 import triton.language as tl
 
-from chatpager.kernels.row_cut import as_key, last_of, mass_of, reaching, scaled, weight_of
+from chatpager.kernels.row_cut import as_key, largest, last_of, mass_of, reaching, scaled, weight_of
 
 PIVOTS = 16
 """Four bits of the 32 of a key in each round."""
@@ -132,10 +132,7 @@ def state_of(
 def peak_of(p_peaks, blocks, BLOCKS: tl.constexpr):
     """The largest of a row's blocks; NaN if one of them is."""
     o_b = tl.arange(0, BLOCKS)
-    b_peak = tl.load(p_peaks + o_b, mask=o_b < blocks, other=float("-inf"))
-    m_wrong = b_peak != b_peak
-    peak = tl.max(tl.where(m_wrong, float("-inf"), b_peak), 0)
-    return tl.where(tl.max(m_wrong.to(tl.int32), 0) > 0, float("nan"), peak)
+    return largest(tl.load(p_peaks + o_b, mask=o_b < blocks, other=float("-inf")))
 
 
 @triton.jit(do_not_specialize=["vocabulary", "blocks"], do_not_specialize_on_alignment=[*RULES])
