@@ -72,7 +72,7 @@ test-reliability: $(VENV)/.dev page
 test-cluster: $(VENV)/.dev
 	@$(PY) -m pip install -q $(PIN) -c .ci/cluster.txt ray
 	@$(PY) -m pytest -m cluster -rP --no-cov tests/sessions/test_engine_host.py tests/cli/test_ray.py \
-		tests/e2e/test_scale_out_ray.py
+		tests/e2e/test_shared_actors.py tests/e2e/test_scale_out_ray.py
 
 bench: $(VENV)/.demo
 	@$(VENV)/bin/chatpager bench turns

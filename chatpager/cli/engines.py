@@ -13,6 +13,7 @@ from chatpager.config import Config, EngineConfig
 from chatpager.engine.engine import Engine
 from chatpager.engine.runner import Runner
 from chatpager.errors import ConfigError
+from chatpager.sessions.ray_actor import digest
 
 log = structlog.get_logger("chatpager")
 
@@ -77,6 +78,12 @@ class ChildSettings(msgspec.Struct):
     maker: EngineMaker
     log_format: str
     version: str
+
+    def agreed(self) -> str:
+        """The digest of what servers of one actor must have alike: all but where and how the first of them has it keep
+        blocks and log."""
+        maker = EngineMaker(config=self.maker.config, default_kv_dir="", domain=self.maker.domain)
+        return digest(msgspec.msgpack.encode(ChildSettings(maker, "", self.version)))
 
 
 def _make_model(config: EngineConfig) -> Runner:

@@ -196,19 +196,20 @@ def engine_maker(
     """What makes the engine: a function for its thread, or a process of its own, or several. Raises ConfigError: the
     settings contradict each other."""
 
-    def settings(behind: str) -> bytes:
-        told = ChildSettings(_maker(config, path, domain, behind), config.server.log_format, __version__)
-        return msgspec.msgpack.encode(told)
+    def settings(behind: str) -> ChildSettings:
+        return ChildSettings(_maker(config, path, domain, behind), config.server.log_format, __version__)
 
     def program(behind: str = "", devices: str | None = None) -> Program:
         # -P: the folder that it is started in is nobody's to put modules in.
         arguments = [sys.executable, "-P", "-m", engine_child.__name__]
         environment = {} if devices is None else {"CUDA_VISIBLE_DEVICES": devices}
-        return Program(arguments, settings(behind), environment)
+        return Program(arguments, msgspec.msgpack.encode(settings(behind)), environment)
 
     def actor(i: int, name: str) -> RayReplica:
         devices = config.engine.tensor_parallel_size if on_gpu else 0
-        return RayReplica(name, engine_child.build, settings(f"-{i}" if i else ""), num_cpus=0, num_gpus=devices)
+        told = settings(f"-{i}" if i else "")
+        agreed, needs = told.agreed(), {"num_cpus": 0, "num_gpus": devices}
+        return RayReplica(name, engine_child.build, msgspec.msgpack.encode(told), agreed=agreed, **needs)
 
     on_gpu = _is_on_gpu(config)
     apart, has_several = (

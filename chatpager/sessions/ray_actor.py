@@ -48,10 +48,11 @@ def digest(settings: bytes) -> str:
 
 
 class RayEngine:
-    """``build`` makes the engine of ``settings``, from files of this machine: nothing large goes through Ray."""
+    """``build`` makes the engine of ``settings``, from files of this machine: nothing large goes through Ray.
+    ``agreed``: the digest of what all servers that it serves must have alike."""
 
-    def __init__(self, build: Callable[[bytes], Engine], settings: bytes) -> None:
-        self._build, self._settings = build, settings
+    def __init__(self, build: Callable[[bytes], Engine], settings: bytes, agreed: str) -> None:
+        self._build, self._settings, self._agreed = build, settings, agreed
         self._loop: asyncio.AbstractEventLoop | None = None
         """Of the first call: Ray makes an actor outside of it."""
         self._made: asyncio.Future[Started | NotStarted] | None = None
@@ -70,11 +71,11 @@ class RayEngine:
 
     # -- what servers call --------------------------------------------------------------------------------------------
 
-    async def open(self, front: str, settings: str) -> bytes:
-        """One frame: it has started, or why not. ``settings``: the digest of those that the server has."""
+    async def open(self, front: str, agreed: str) -> bytes:
+        """One frame: it has started, or why not."""
         if os.environ.get(AUTH_MODE) != "token":
             return packed(NotStarted(fault_of(ConfigError("ray_address", NO_TOKEN))))
-        if settings != digest(self._settings):
+        if agreed != self._agreed:
             return packed(NotStarted(fault_of(ConfigError("replicas", OTHER_SETTINGS))))
         made = await asyncio.shield(self._engine())
         if isinstance(made, Started):

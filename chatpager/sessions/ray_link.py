@@ -31,7 +31,9 @@ SILENT_STEP = -1
 
 
 class RayReplica:
-    """A named, detached actor, made where there is none. ``options`` are Ray's, of what it needs of a machine."""
+    """A named, detached actor, made where there is none. ``agreed``: the digest of what the server that made it and
+    this one must have alike, which is all ``settings`` unless it is given. ``options`` are Ray's, of what it needs of
+    a machine."""
 
     def __init__(
         self,
@@ -39,10 +41,12 @@ class RayReplica:
         build: Callable[[bytes], Engine],
         settings: bytes,
         *,
+        agreed: str | None = None,
         pulse: float = PULSE_SECONDS,
         **options: Any,
     ) -> None:
         self.name, self.build, self.settings, self.pulse, self.options = name, build, settings, pulse, options
+        self.agreed = agreed or digest(settings)
         self.asking = ThreadPoolExecutor(1, thread_name_prefix="chatpager-ray")
         """For ``actor``: a cluster may keep it for long, and the loop's own threads are for what is short."""
 
@@ -65,7 +69,7 @@ class RayReplica:
                 scheduling_strategy="SPREAD",
                 **self.options,
             )
-            .remote(self.build, self.settings)
+            .remote(self.build, self.settings, self.agreed)
         )
 
 
@@ -112,7 +116,7 @@ class RayLink:
                     asked = loop.run_in_executor(self._replica.asking, self._replica.actor)
                     self._actor = await self._unless_closed(asked)
                     self._last = Pulse(*await self._unless_closed(self._actor.pulse.remote(self._front)))
-                opened = self._actor.open.remote(self._front, digest(self._replica.settings))
+                opened = self._actor.open.remote(self._front, self._replica.agreed)
                 started = await self._unless_closed(opened)
                 break
             except TimeoutError as error:

@@ -15,7 +15,6 @@ from chatpager.cli.serving import engine_maker
 from chatpager.config_sources import load
 from chatpager.errors import ConfigError
 from chatpager.sessions.engine_link import Program
-from chatpager.sessions.ray_actor import digest
 from tests.processes import SECONDS, serving
 
 FLAGS = ("--engine-process", "--engine", "fake", "--test-mode", "--num-kv-blocks", "1024")
@@ -51,7 +50,17 @@ def test_an_engine_that_outlived_an_upgrade_has_other_settings(tmp_path, monkeyp
     [before] = engine_maker(config, tmp_path, b"").values()
     monkeypatch.setattr("chatpager.cli.serving.__version__", "0.2.0")
     [after] = engine_maker(config, tmp_path, b"").values()
-    assert digest(before.settings) != digest(after.settings)
+    assert before.agreed != after.agreed
+
+
+def test_servers_share_actors_wherever_each_has_its_own_data(tmp_path):
+    def actor(folder, secret=b"", **more):
+        config = load({"device": "cpu", "ray_address": "local", "data_dir": str(tmp_path / folder), **more}, env={})
+        [made] = engine_maker(config, tmp_path, secret).values()
+        return made.agreed
+
+    assert actor("a") == actor("b", log_format="json")
+    assert len({actor("a"), actor("a", b"another"), actor("a", num_kv_blocks=99)}) == 3
 
 
 def engines_of(server):

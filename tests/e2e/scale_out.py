@@ -17,6 +17,7 @@ from aiohttp import ClientError
 from chatpager.bench.plain_socket import SocketLost
 from chatpager.bench.talkers import Refused, Talker, leave
 from chatpager.demo import model_path
+from chatpager.engine.whole_file import write_once
 from tests import postgres
 from tests.processes import ADDRESS, Launch, clean_env, free_port
 
@@ -138,6 +139,12 @@ class FrontEnd:
     async def replicas(self, http):
         async with http.get(f"{self.url}/v1/admin/replicas", raise_for_status=True) as answer:
             return (await answer.json())["data"]
+
+    def give(self, secret):
+        """What its blocks' names are made with, which else is its own."""
+        data = self._home / "data" / "chatpager"
+        data.mkdir(parents=True)
+        write_once(data / "secret", secret)
 
     def kill(self):
         self.process.send(signal.SIGKILL)

@@ -7,6 +7,7 @@ from contextlib import closing
 import pytest
 from aiohttp import ClientSession
 
+from chatpager.sessions.salts import SECRET_BYTES
 from tests import postgres
 from tests.e2e.ray_head import RayHead
 from tests.e2e.scale_out import Cluster
@@ -16,7 +17,8 @@ from tests.e2e.scale_out_rounds import rounds_of
 pytestmark = [pytest.mark.postgres, pytest.mark.cluster]
 
 
-async def test_nothing_seen_is_lost_and_no_index_has_two_owners(fork_server, tmp_path):
+@pytest.mark.parametrize("names", [("shared", "shared"), ("front0", "front1")], ids=["shared", "apart"])
+async def test_nothing_seen_is_lost_and_no_index_has_two_owners(fork_server, tmp_path, names):
     with postgres.made() as server, postgres.folder() as place, closing(RayHead(place, cpus=4)) as head:
 
         async def gcs_killed(cluster, rng, http):
@@ -35,8 +37,10 @@ async def test_nothing_seen_is_lost_and_no_index_has_two_owners(fork_server, tmp
             return struck
 
         head.start()
-        flags = [("--ray-address", head.address, "--ray-name", f"front{n}") for n in range(2)]
+        flags = [("--ray-address", head.address, "--ray-name", name) for name in names]
         with closing(Cluster(fork_server, server, tmp_path, flags, head.environment)) as cluster:
+            for front in cluster.fronts:
+                front.give(bytes(SECRET_BYTES))
             await rounds_of(cluster, {**FAULTS, "GCS killed": gcs_killed}, tmp_path)
             head.kill_gcs()
             async with ClientSession(raise_for_status=True) as http:

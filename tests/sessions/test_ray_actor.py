@@ -20,7 +20,7 @@ async def opened(actor, front, settings=b""):
 
 
 async def test_nobody_is_served_where_no_token_is_asked_for_or_with_other_settings(monkeypatch):
-    actor = RayEngine(lambda settings: make_engine(), b"these")
+    actor = RayEngine(lambda settings: make_engine(), b"these", digest(b"these"))
     monkeypatch.delenv(AUTH_MODE, raising=False)
     assert "asks for no token" in (await opened(actor, "a", b"these")).fault.message
     monkeypatch.setenv(AUTH_MODE, "token")
@@ -40,7 +40,7 @@ async def test_what_failed_is_tried_again_what_comes_early_waits_and_an_end_clos
         return engine
 
     monkeypatch.setenv(AUTH_MODE, "token")
-    actor = RayEngine(build, b"s")
+    actor = RayEngine(build, b"s", digest(b"s"))
     assert isinstance(await opened(actor, "a", b"s"), NotStarted)
     assert isinstance(await opened(actor, "a", b"s"), Started)
     await actor.put("a", 2, packed(CancelRequest("r")))
@@ -61,7 +61,7 @@ async def test_a_server_that_falls_silent_is_given_up_though_no_other_calls(monk
     """Whether it is being read for or not."""
     monkeypatch.setenv(AUTH_MODE, "token")
     monkeypatch.setattr("chatpager.sessions.ray_actor.FRONT_SECONDS", 0.05)
-    actor = RayEngine(lambda settings: make_engine(num_blocks=60, max_tokens=64), b"s")
+    actor = RayEngine(lambda settings: make_engine(num_blocks=60, max_tokens=64), b"s", digest(b"s"))
     assert isinstance(await opened(actor, "reads", b"s"), Started)
     reading = asyncio.ensure_future(anext(actor.steps("reads"), None))
     assert isinstance(await opened(actor, "never read", b"s"), Started)

@@ -13,7 +13,7 @@ import pytest
 from chatpager.errors import EngineStopped
 from chatpager.sessions.engine_host import Hearers
 from chatpager.sessions.engine_process import EngineProcess
-from chatpager.sessions.ray_actor import AUTH_MODE, RayEngine
+from chatpager.sessions.ray_actor import AUTH_MODE, RayEngine, digest
 from chatpager.sessions.ray_link import RayReplica
 from chatpager.sessions.restarts import Breaker
 from tests.engine.fakes import continuation, make_engine, request
@@ -94,7 +94,7 @@ class Home:
     """An actor, and a host of it."""
 
     def __init__(self):
-        self.actor = RayEngine(lambda settings: make_engine(num_blocks=60), b"")
+        self.actor = RayEngine(lambda settings: make_engine(num_blocks=60), b"", digest(b""))
         self.tokens = []
         self.host = None
 
