@@ -36,7 +36,8 @@ def plain_pieces(backend: Backend) -> PlainPieces | None:
 
 
 class Detokenizer:
-    """Text of one growing list of ids. Special tokens have no text."""
+    """Text of one growing list of ids. Special tokens have no text. With ``plain`` only the ids behind the last whole
+    character are kept: what came before says the same without them."""
 
     __slots__ = ("_backend", "_given", "_ids", "_is_whole", "_plain", "_stream")
 
@@ -51,17 +52,23 @@ class Detokenizer:
 
     def push(self, token_id: int) -> str:
         """The text that became certain with this token; empty while a character is incomplete."""
-        self._ids.append(token_id)
-        if self._is_whole and self._plain is not None and (piece := self._plain[token_id]):
-            self._given += len(piece)
+        if piece := self.push_plain(token_id):
             return piece
+        self._ids.append(token_id)
         try:
             piece = self._stream.step(self._backend, token_id) or ""
         except Exception:
             return self._start_again(token_id)
         self._is_whole = piece != ""
-        self._given += len(piece)
+        if self._is_whole and self._plain is not None:
+            self._forget_all()
+        else:
+            self._given += len(piece)
         return piece
+
+    def push_plain(self, token_id: int) -> str:
+        """``push`` of a token that says the same wherever it stands. Empty, and nothing is done, of any other."""
+        return self._plain[token_id] if self._is_whole and self._plain is not None else ""
 
     def _start_again(self, token_id: int) -> str:
         """The stream refuses a token that changes text which was given already: bytes before it turned out to be no
@@ -79,7 +86,10 @@ class Detokenizer:
 
     def forget(self) -> None:
         """Nothing follows, and nobody asks what waited."""
-        self._ids = []
+        self._forget_all()
+
+    def _forget_all(self) -> None:
+        self._ids, self._given = [], 0
 
 
 class TextStream:
@@ -95,6 +105,7 @@ class TextStream:
         "_given",
         "_held",
         "_include_stop",
+        "_is_simple",
         "_length",
         "_marks",
         "_stops",
@@ -121,6 +132,7 @@ class TextStream:
         self._held = ""
         self._unchecked = min_tokens
         self._marks = marks or {}
+        self._is_simple = plain is not None and not self._stops and not self._marks
         self._given: list[str] = []
         self._length = 0
         self.stopped = None
@@ -157,6 +169,15 @@ class TextStream:
             self._held = piece
             return self._give(len(piece))
         return self._take(piece)
+
+    def push_plain(self, token_id: int) -> str:
+        """``push`` of a token of plain text, where no stop string or mark is looked for: of most there are, at a third
+        of the time. Empty, and nothing is done, of any other."""
+        if not self._is_simple or not (piece := self._detokenizer.push_plain(token_id)):
+            return ""
+        self._given.append(piece)
+        self._length += len(piece)
+        return piece
 
     def finish(self) -> str:
         """The text that was held back, now that nothing follows."""

@@ -104,9 +104,7 @@ class Telling:
         events, first = self._stream.events, self._place
         if self._waits and self._outlet.is_free():
             try:
-                for event in events[first:]:
-                    if isinstance(event, OF_THE_TASK):
-                        break
+                while self._place < len(events) and not isinstance(event := events[self._place], OF_THE_TASK):
                     self._place += 1
                     self._protocol.turn_event(event, None, self._lane)
                 if self._place > first:

@@ -19,7 +19,7 @@ from chatpager.errors import EngineStopped, StoreError, TurnTaken
 from chatpager.sessions.answers import Said, answer_content, joined
 from chatpager.sessions.mistakes import INTERNAL, log_mistake
 from chatpager.sessions.receipt import Receipt
-from chatpager.sessions.stream import Ended, Event, Prefilled, Started
+from chatpager.sessions.stream import Ended, Event, Prefilled
 from chatpager.sessions.turn import Happening, LiveTurn, TurnState, choice_id
 from chatpager.store import (
     EndStatus,
@@ -49,26 +49,24 @@ AT_A_TIME = 64
 class News:
     """What some steps brought for one turn. ``stepped_at``: when the first of them ended."""
 
-    __slots__ = ("entry", "events", "merges", "stepped_at", "turn")
+    __slots__ = ("entry", "events", "stepped_at", "turn")
 
-    def __init__(self, turn: LiveTurn, stepped_at: float, merges: bool) -> None:
-        self.turn = turn
-        self.stepped_at = stepped_at
-        self.merges = merges
-        """What goes on with what is there already becomes one with it."""
-        self.events: list[Event] = []
-        self.entry: JournalEntry | None = None
+    def __init__(self, turn: LiveTurn, stepped_at: float, events: Sequence[Event], entry: JournalEntry | None) -> None:
+        self.turn, self.stepped_at = turn, stepped_at
+        self.events = list(events)
+        self.entry = entry
         """What must be written before anyone sees it."""
 
-    def add(self, said: list[Said], entry: JournalEntry | None) -> None:
+    def add(self, events: Sequence[Event], entry: JournalEntry | None, *, merges: bool) -> None:
+        """``merges``: what goes on with what is there already becomes one with it."""
         if entry is not None:
             self.entry = entry if self.entry is None else self.entry.then(entry)
-        if not self.merges:
-            self.events += said
+        if not merges:
+            self.events += events
             return
-        for more in said:
+        for more in events:
             last = self.events[-1] if self.events else None
-            if last is not None and not isinstance(last, Started | Prefilled | Ended) and (both := joined(last, more)):
+            if isinstance(last, Said) and isinstance(more, Said) and (both := joined(last, more)):
                 self.events[-1] = both
             else:
                 self.events.append(more)
@@ -170,12 +168,13 @@ class Delivery:
             return
         try:
             said, entry = turn.take(output, now)
-            one = news.get(id)
-            if one is None:
-                one = news[id] = News(turn, stepped_at, merges)
-            if output.prefilled:
-                one.events.append(Prefilled(*output.prefilled))
-            one.add(said, entry if turn.request.stored else None)
+            events: Sequence[Event] = [Prefilled(*output.prefilled), *said] if output.prefilled else said
+            if not turn.request.stored:
+                entry = None
+            if id in news or merges:
+                news.setdefault(id, News(turn, stepped_at, [], None)).add(events, entry, merges=merges)
+            else:
+                news[id] = News(turn, stepped_at, events, entry)
             if not output.finish_reason and turn.stopped_by_string:
                 self._cancel_quietly(turn)
         except Exception as error:

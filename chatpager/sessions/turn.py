@@ -12,6 +12,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from structlog.contextvars import get_contextvars
 
+from chatpager.engine.answer_marks import unmarked
 from chatpager.engine.call_grammar import CallRule
 from chatpager.engine.call_parser import AnswerParser
 from chatpager.engine.detokenizer import TextStream
@@ -151,6 +152,7 @@ class LiveTurn:
     __slots__ = (
         "_eos",
         "_first",
+        "_is_plain",
         "_journalled",
         "_last",
         "_reader",
@@ -241,7 +243,10 @@ class LiveTurn:
         """Of its tokens, where the request's parameters ask for them, but not with the text."""
         self._text = text
         self._reader = PlacingReader(self.id, parser, spell) if spell else AnswerReader(self.id, parser)
+        self._is_plain = request.generate and parser is None and spell is None
+        """All that it says is text."""
         self._said: list[Said] = []
+        """Of any other."""
         self._reasoning_tokens = 0
         self._eos = eos
         self._journalled = 0
@@ -256,6 +261,8 @@ class LiveTurn:
 
     def answer(self) -> Answer:
         """Nothing is added to it any more."""
+        if self._is_plain:
+            return Answer(unmarked(self.text), (), 0)
         self._said += self._reader.finish()
         return answer_of(self._said)
 
@@ -280,7 +287,10 @@ class LiveTurn:
 
     def take(self, output: StepOutput, now: float) -> tuple[list[Said], JournalEntry | None]:
         """What one output added, and the journal entry that must be written before anyone sees it."""
-        if self.state is not DECODE and self.state in OVER:
+        if self.state is DECODE:
+            if self._is_plain and (taken := self._take_plain(output, now)):
+                return taken
+        elif self.state in OVER:
             return [], None
         if output.usage:
             self.usage = output.usage
@@ -301,8 +311,22 @@ class LiveTurn:
             self._last = now
         if output.finish_reason:
             said += self._reader.read(self._close(output)) + self._reader.finish()
-        self._said += said
+        if not self._is_plain:
+            self._said += said
         return said, self._entry(said)
+
+    def _take_plain(self, output: StepOutput, now: float) -> tuple[list[Said], JournalEntry | None] | None:
+        """``take`` of what nearly all outputs are, one more token of plain text, in half the time. None, and nothing is
+        done, of any other."""
+        if output.finish_reason or output.usage or output.prefilled or output.logprobs or len(output.token_ids) != 1:
+            return None
+        [token_id] = output.token_ids
+        if token_id in self._eos or not (text := self._text.push_plain(token_id)):
+            return None
+        ids, first = self.token_ids, self._journalled
+        ids.append(token_id)
+        self._journalled, self._last = len(ids), now
+        return [Delta(text)], JournalEntry(turn_id=self.id, first_index=first, token_ids=ids[first:], text=text)
 
     def _place(self, placed: PlacedLogprobs) -> None:
         if isinstance(self._reader, PlacingReader):

@@ -32,9 +32,9 @@ STEPS = st.lists(
 
 
 def added(steps, *, merges):
-    news = News(None, 1.0, merges)
+    news = News(None, 1.0, [], None)
     for step in steps:
-        news.add(step, None)
+        news.add(step, None, merges=merges)
     return news.events
 
 
@@ -52,9 +52,8 @@ def test_what_is_merged_says_the_same_in_as_few_events_as_can_be(steps):
 
 
 def test_how_far_a_prompt_is_is_merged_with_nothing():
-    news = News(None, 1.0, True)
-    news.events.append(Prefilled(1, 2, 0))
-    news.add([Delta("a"), Delta("b")], None)
+    news = News(None, 1.0, [Prefilled(1, 2, 0)], None)
+    news.add([Delta("a"), Delta("b")], None, merges=True)
     assert news.events == [Prefilled(1, 2, 0), Delta("ab")]
 
 

@@ -1,6 +1,8 @@
 import itertools
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from chatpager.engine.call_forms import TagParser
 from chatpager.engine.detokenizer import TextStream
@@ -95,6 +97,18 @@ def test_text_never_waits_for_tokens(tokenizer, monkeypatch):
     monkeypatch.setattr(TextStream, "push", lambda self, id: "<end>")
     assert turn.take(output(2), 11.0)[1].token_ids == [2]
     assert turn.take(output(2), 11.0)[1].first_index == 1
+
+
+@given(st.lists(st.lists(st.integers(0, 255), min_size=1, max_size=2), max_size=12))
+def test_plain_text_is_taken_as_any_other(tokenizer, steps):
+    """Some of these bytes are no whole character, and one token is the closing one."""
+    quick, slow = make(tokenizer), make(tokenizer)
+    slow._is_plain = False
+    for ids in steps:
+        assert quick.take(output(*ids), 11.0) == slow.take(output(*ids), 11.0)
+    assert quick.take(output(finish=FinishReason.LENGTH), 12.0) == slow.take(output(finish=FinishReason.LENGTH), 12.0)
+    assert quick.answer() == slow.answer()
+    assert (quick.token_ids, quick.text, quick.timings(13.0)) == (slow.token_ids, slow.text, slow.timings(13.0))
 
 
 def test_several_tokens_in_one_output_are_one_entry(tokenizer):
