@@ -22,7 +22,8 @@ from chatpager.server.ledger import Ledger, Sums
 from chatpager.server.service import Service
 from chatpager.sessions.heads import names_of
 from chatpager.sessions.stream import Prefilled
-from chatpager.sessions.turn import LiveTurn, TurnState
+from chatpager.sessions.turn import LiveTurn
+from chatpager.sessions.turn_states import TurnState
 
 PATIENCE = 0.4
 """Seconds that a look waits for the engine."""

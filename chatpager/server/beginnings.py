@@ -9,7 +9,8 @@ from chatpager.errors import Withdrawn
 from chatpager.server.client_events import Lane
 from chatpager.server.once import begin_once
 from chatpager.server.service import Service, abandon
-from chatpager.sessions.turn import LiveTurn, TurnRequest
+from chatpager.sessions.turn import LiveTurn
+from chatpager.sessions.turn_request import TurnRequest
 
 
 class Beginnings:

@@ -21,7 +21,7 @@ from chatpager.server.requests import (
     turn_request,
 )
 from chatpager.sessions.history import check_called
-from chatpager.sessions.turn import TurnRequest
+from chatpager.sessions.turn_request import TurnRequest
 
 
 def chat_request(raw: Json, served: Served, tenant: str) -> tuple[TurnRequest, ChatCreate]:

@@ -17,7 +17,7 @@ from chatpager.server.input_items import Json, check_text
 from chatpager.server.reading import read
 from chatpager.server.request_bodies import Sampling, StreamOptions
 from chatpager.server.requests import Served, check_model, sampling_params, stream_warnings, with_warnings
-from chatpager.sessions.turn import TurnRequest
+from chatpager.sessions.turn_request import TurnRequest
 
 MAX_PROMPTS = 128
 USUAL_TOKENS = 16

@@ -11,7 +11,7 @@ from chatpager.server.formats import OwnGrammar
 from chatpager.server.input_items import check_text
 from chatpager.sessions.around import Placement
 from chatpager.sessions.keeping import KEPT_AT_MOST
-from chatpager.sessions.turn import OnDisconnect
+from chatpager.sessions.turn_request import OnDisconnect
 
 MAX_PRIORITY = 2**31 - 1
 MAX_TITLE = 200

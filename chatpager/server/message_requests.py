@@ -29,7 +29,7 @@ from chatpager.server.requests import (
     turn_request,
 )
 from chatpager.server.tools import Offered, offered_tools
-from chatpager.sessions.turn import TurnRequest
+from chatpager.sessions.turn_request import TurnRequest
 from chatpager.store import NewMessage
 
 MAX_MARKS = 4

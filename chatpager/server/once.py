@@ -19,7 +19,8 @@ from chatpager.server.readers import is_kept
 from chatpager.server.reading import checked_key, decoded
 from chatpager.server.requests import UNKEPT_KEY, digest_of
 from chatpager.server.service import SERVICE, Service, abandoned, begin, begin_all
-from chatpager.sessions.turn import KeyTaken, LiveTurn, TurnRequest
+from chatpager.sessions.turn import LiveTurn
+from chatpager.sessions.turn_request import KeyTaken, TurnRequest
 
 HEADER = "Idempotency-Key"
 

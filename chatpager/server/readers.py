@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
-from chatpager.sessions.turn import LiveTurn, TurnRequest
+from chatpager.sessions.turn import LiveTurn
+from chatpager.sessions.turn_request import TurnRequest
 
 
 def found_again(request: TurnRequest, *, told: bool) -> bool:

@@ -25,7 +25,7 @@ from chatpager.server.reading import read
 from chatpager.server.request_bodies import SAMPLING_FIELDS, EventOptions, ResponseCreate, Sampling
 from chatpager.server.tools import Offered
 from chatpager.sessions.history import check_called
-from chatpager.sessions.turn import TurnRequest
+from chatpager.sessions.turn_request import TurnRequest
 from chatpager.store import NewMessage, TurnKind, text_content
 
 MAX_METADATA = 16

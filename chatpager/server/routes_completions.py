@@ -32,7 +32,8 @@ from chatpager.server.wire_completions import Completion, CompletionChoice, Comp
 from chatpager.sessions.answers import Delta
 from chatpager.sessions.logprobs import PlacedLogprobs
 from chatpager.sessions.stream import Ended, follow_all
-from chatpager.sessions.turn import LiveTurn, TurnRequest
+from chatpager.sessions.turn import LiveTurn
+from chatpager.sessions.turn_request import TurnRequest
 
 
 async def create(request: web.Request) -> web.StreamResponse:

@@ -26,7 +26,9 @@ from chatpager.sessions.keeping import BEAT_SECONDS
 from chatpager.sessions.logprobs import logprobs_of
 from chatpager.sessions.quotas import Allowed
 from chatpager.sessions.stream import Ended
-from chatpager.sessions.turn import LiveTurn, TurnRequest, TurnState, choice_id
+from chatpager.sessions.turn import LiveTurn
+from chatpager.sessions.turn_request import TurnRequest, choice_id
+from chatpager.sessions.turn_states import TurnState
 from chatpager.store import Message, MessageHash, Store, Turn, TurnKind, text_of
 
 CALLED: dict[TurnKind, str] = {

@@ -21,7 +21,8 @@ from chatpager.sessions.receipt import Break, KeyDomain
 from chatpager.sessions.remembered import Remembered
 from chatpager.sessions.rereading import READ_AS, Reading
 from chatpager.sessions.title import first_words
-from chatpager.sessions.turn import LiveTurn, TurnRequest
+from chatpager.sessions.turn import LiveTurn
+from chatpager.sessions.turn_request import TurnRequest
 from chatpager.store import Message, NewMessage, NewTurn, Store, Turn
 
 MAX_TENANTS = 1 << 12

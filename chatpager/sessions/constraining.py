@@ -20,7 +20,7 @@ from chatpager.engine.tokenizer import Tokenizer
 from chatpager.engine.tool_calls import Tool
 from chatpager.errors import InvalidRequest, Overloaded
 from chatpager.sessions.fair_queue import FairQueue
-from chatpager.sessions.turn import TurnRequest
+from chatpager.sessions.turn_request import TurnRequest
 
 SECONDS = 10.0
 """A grammar that takes longer is refused, and so is one that waits longer. What compiles it bounds its own work to

@@ -20,7 +20,9 @@ from chatpager.sessions.answers import Said, answer_content, joined
 from chatpager.sessions.mistakes import INTERNAL, log_mistake
 from chatpager.sessions.receipt import Receipt
 from chatpager.sessions.stream import Ended, Event, Prefilled
-from chatpager.sessions.turn import Happening, LiveTurn, TurnState, choice_id
+from chatpager.sessions.turn import LiveTurn
+from chatpager.sessions.turn_request import choice_id
+from chatpager.sessions.turn_states import Happening, TurnState
 from chatpager.store import (
     EndStatus,
     Finished,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from chatpager.store import MessageHash, TurnAlone
 
 if TYPE_CHECKING:
-    from chatpager.sessions.turn import TurnRequest
+    from chatpager.sessions.turn_request import TurnRequest
 
 
 def owner_of(tenant: str, session_id: str) -> str:

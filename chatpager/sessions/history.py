@@ -14,7 +14,7 @@ from chatpager.errors import (
 )
 from chatpager.sessions.answers import calls_of
 from chatpager.sessions.orphans import Orphans
-from chatpager.sessions.turn import TurnRequest
+from chatpager.sessions.turn_request import TurnRequest
 from chatpager.store import Message, MessageHash, NewMessage, Store
 
 

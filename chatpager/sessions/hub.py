@@ -29,6 +29,7 @@ from chatpager.errors import (
     shown,
 )
 from chatpager.sessions import leftovers
+from chatpager.sessions.accounting import account
 from chatpager.sessions.admission import Admission
 from chatpager.sessions.aftermath import Aftermath
 from chatpager.sessions.answers import call_id_of
@@ -60,7 +61,8 @@ from chatpager.sessions.revising import Revising
 from chatpager.sessions.salts import Salts
 from chatpager.sessions.stream import Ended, Started
 from chatpager.sessions.tool_waits import ToolWaits
-from chatpager.sessions.turn import KeyTaken, LiveTurn, TurnRequest
+from chatpager.sessions.turn import LiveTurn
+from chatpager.sessions.turn_request import KeyTaken, TurnRequest
 from chatpager.store import MessageHash, NewMessage, Store
 
 log = structlog.get_logger(__name__)
@@ -140,7 +142,7 @@ class SessionHub:
             store,
             tokenizer,
             cancel=self._cancel,
-            account=lambda turn: turn.account(self.block_size, self.caching, self._domain(turn.request.tenant)),
+            account=lambda turn: account(turn, self.block_size, self.caching, self._domain(turn.request.tenant)),
             ended=self._turn_ended,
             pauses=(PAUSES if store.is_file else AWAY_PAUSES) if pauses is None else pauses,
             journal_pauses=(() if store.is_file else AWAY_PAUSES) if journal_pauses is None else journal_pauses,

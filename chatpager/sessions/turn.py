@@ -1,148 +1,29 @@
-"""One turn's life: a table of states, and what each step of the engine adds to the answer. No I/O."""
+"""One turn's life: what each step of the engine adds to the answer. No I/O."""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
 
-import msgspec
 from msgspec import UNSET, UnsetType
 from structlog.contextvars import get_contextvars
 
 from chatpager.engine.answer_marks import unmarked
-from chatpager.engine.call_grammar import CallRule
 from chatpager.engine.call_parser import AnswerParser
 from chatpager.engine.detokenizer import TextStream
 from chatpager.engine.grammar_compiler import Compiled
 from chatpager.engine.messages import FinishReason, StepOutput, Usage
-from chatpager.engine.sampling_params import SamplingParams
 from chatpager.engine.token_spelling import Spelled
-from chatpager.engine.tool_calls import Tool
 from chatpager.sessions.answers import Answer, AnswerReader, Delta, Said, answer_of
-from chatpager.sessions.around import Around
 from chatpager.sessions.comparing import Compared
-from chatpager.sessions.heads import shown_to
 from chatpager.sessions.logprobs import PlacedLogprobs
 from chatpager.sessions.placing import PlacingReader
-from chatpager.sessions.receipt import Break, Eviction, KeyDomain, Receipt, receipt
+from chatpager.sessions.receipt import Break, KeyDomain, Receipt
 from chatpager.sessions.remembered import Past
 from chatpager.sessions.stream import Ended, Timings, TurnStream
-from chatpager.store import EndStatus, JournalEntry, MessageHash, NewMessage, TurnKind
-
-OnDisconnect = Literal["continue", "cancel"]
-
-
-class TurnState(StrEnum):
-    QUEUED = "queued"
-    PREFILL = "prefill"
-    DECODE = "decode"
-    CLOSING = "closing"
-    ENDED = "ended"
-
-
-DECODE = TurnState.DECODE
-"""Looked up once: most outputs are of a turn in this state."""
-OVER = TurnState.CLOSING, TurnState.ENDED
-
-
-class Happening(StrEnum):
-    PREFILLED = "prefilled"
-    TOKEN = "token"  # noqa: S105
-    LAST = "last"
-    STORED = "stored"
-
-
-TRANSITIONS: dict[tuple[TurnState, Happening], TurnState] = {
-    (TurnState.QUEUED, Happening.PREFILLED): TurnState.PREFILL,
-    (TurnState.QUEUED, Happening.TOKEN): TurnState.DECODE,
-    (TurnState.QUEUED, Happening.LAST): TurnState.CLOSING,
-    (TurnState.PREFILL, Happening.PREFILLED): TurnState.PREFILL,
-    (TurnState.PREFILL, Happening.TOKEN): TurnState.DECODE,
-    (TurnState.PREFILL, Happening.LAST): TurnState.CLOSING,
-    (TurnState.DECODE, Happening.TOKEN): TurnState.DECODE,
-    (TurnState.DECODE, Happening.LAST): TurnState.CLOSING,
-    (TurnState.CLOSING, Happening.STORED): TurnState.ENDED,
-}
-
-ENDINGS: dict[FinishReason, EndStatus] = {
-    FinishReason.STOP: "completed",
-    FinishReason.LENGTH: "incomplete",
-    FinishReason.CANCELLED: "cancelled",
-    FinishReason.ERROR: "failed",
-}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TurnRequest:
-    """What a wire asks for. ``messages`` is the turn's input; for a stateless wire (``whole``) it is the whole
-    conversation, of which the beginning may be stored already. ``instructions`` stand at the head of the prompt, those
-    of the ``tail`` at its end; neither are part of the conversation. ``stored`` False keeps nothing: such a turn cannot
-    be found again. Without ``generate`` the prompt is computed and there is no answer: whoever goes on from there finds
-    it done. ``compare_with`` names an earlier response whose prompt this one's is compared with.
-    ``tools`` are shown to the model; unless it ``may_call`` them, all that it answers is text. ``call_rule`` says more
-    of how. ``grammar_field`` names the field that ``params.grammar`` came from; unless it ``may_think``, that leaves no
-    room for thoughts.
-    ``prompt`` asks the model as it is, without a template, and there are no messages then: its text is plain, its ids
-    may be any of the vocabulary; such a turn is not stored.
-    ``client_key`` names the request for its tenant: a second one with the same key begins nothing.
-    ``results`` names the fields of results whose calls are to be found in the history, by the calls' ids.
-    ``keep_seconds`` from its end on its prefix is kept on the device, as far as the budget of leases goes, and for
-    ``keep_prompt_seconds`` as much of it as this turn asked the model. ``title``: the session is called so from now on.
-    ``explain``: the receipt says where the prompt left the turn before it.
-    ``on_disconnect`` says whether the turn ends when its reader leaves; None leaves that to the wire.
-    ``body`` makes the wire's object at the turn's end, which is stored with it."""
-
-    id: str
-    tenant: str
-    kind: TurnKind
-    model: str
-    messages: Sequence[NewMessage]
-    params: SamplingParams
-    session_id: str | None = None
-    previous_turn_id: str | None = None
-    whole: bool = False
-    instructions: str | None = None
-    tail: str | None = None
-    tools: Sequence[Tool] = ()
-    may_call: bool = False
-    prompt: str | Sequence[int] | None = None
-    call_rule: CallRule | None = None
-    grammar_field: str = "grammar"
-    may_think: bool = True
-    stored: bool = True
-    generate: bool = True
-    priority: int = 0
-    keep_seconds: float = 0.0
-    keep_prompt_seconds: float = 0.0
-    on_disconnect: OnDisconnect | None = None
-    explain: bool = False
-    title: str | None = None
-    compare_with: str | None = None
-    client_key: str | None = None
-    results: Mapping[str, str] = field(default_factory=dict)
-    parameters: dict[str, Any] = field(default_factory=dict)
-    body: Callable[[LiveTurn, Ended], dict[str, Any]] | None = None
-
-    @property
-    def around(self) -> Around:
-        return Around(self.instructions, self.tail, self.tools)
-
-    @property
-    def conversation(self) -> tuple[str, str] | None:
-        """Names the session among those of all tenants."""
-        return None if self.session_id is None else (self.tenant, self.session_id)
-
-
-class KeyTaken(Exception):
-    """The request's ``client_key`` has begun a turn already; nothing was begun."""
-
-
-def choice_id(request_id: str, index: int) -> str:
-    """The turn that gives a request's answer number ``index``; the first has the request's own name."""
-    return f"{request_id}-{index}" if index else request_id
+from chatpager.sessions.turn_request import TurnRequest, choice_id
+from chatpager.sessions.turn_states import DECODE, ENDINGS, OVER, TRANSITIONS, Happening, TurnState
+from chatpager.store import EndStatus, JournalEntry, MessageHash
 
 
 class LiveTurn:
@@ -403,40 +284,6 @@ class LiveTurn:
         self.token_ids = self.token_ids[:1]
         self._said = []
         self._text.forget()
-
-    def account(self, block_size: int, caching: bool, domain: KeyDomain) -> Receipt | None:
-        """None of a turn that the engine never admitted."""
-        if self.usage is None or not self.usage.admitted:
-            return None
-        # What was published or withdrawn since then gives its blocks other names: nothing of it could be found.
-        was_renamed = self.past is not None and self.past.published != self.usage.published
-        found = receipt(
-            self.prompt,
-            self.usage.cached_tokens,
-            self.committed,
-            None if was_renamed else self.previous,
-            block_size=block_size,
-            caching=caching,
-            template=self.template,
-            lost=self._lost(self.usage),
-            host_tokens=self.usage.host_tokens,
-            disk_tokens=self.usage.disk_tokens,
-            draft_tokens=self.usage.draft_tokens,
-            published_tokens=self.usage.published_tokens,
-            published=self.usage.published,
-            computed_here=self.past is not None or self.previous is None,
-            domain=domain,
-            earlier=self.previous_domain,
-        )
-        return msgspec.structs.replace(found, broken=self.broken)
-
-    def _lost(self, usage: Usage) -> Eviction | None:
-        if usage.lost is None:
-            return None
-        lost = usage.lost
-        by = shown_to(self.request.tenant, lost.by)
-        ago = round(lost.seconds_ago, 3)
-        return Eviction(ago, lost.eviction_class, by, lost.lease_expired, lost.lease_revoked)
 
     def _cache_write_tokens(self) -> int:
         """Tokens that this turn added to the cache: none where nothing is cached."""

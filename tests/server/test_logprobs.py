@@ -10,7 +10,8 @@ from chatpager.engine.messages import FinishReason, SampledLogprobs, SamplingPar
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.server.requests import LOGPROBS
 from chatpager.sessions.answers import Delta
-from chatpager.sessions.turn import LiveTurn, TurnRequest
+from chatpager.sessions.turn import LiveTurn
+from chatpager.sessions.turn_request import TurnRequest
 from tests.chat_models import SPECIAL
 from tests.server.reading import chat, refused, respond
 from tests.serving import GREEDY

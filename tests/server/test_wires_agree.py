@@ -17,7 +17,9 @@ from chatpager.server.protocol import ResponsesProtocol
 from chatpager.server.routes_responses import _frames
 from chatpager.server.service import facts_of, final_response
 from chatpager.sessions.stream import Ended, Started
-from chatpager.sessions.turn import Happening, LiveTurn, TurnRequest
+from chatpager.sessions.turn import LiveTurn
+from chatpager.sessions.turn_request import TurnRequest
+from chatpager.sessions.turn_states import Happening
 from tests.chat_models import TOOLS_CHATML, save_tokenizer
 
 PROMPT = list(range(5, 25))

@@ -12,7 +12,7 @@ from chatpager.engine.plan import Limits
 from chatpager.engine.sequence import SamplingParams
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.sessions.hub import SessionHub
-from chatpager.sessions.turn import TurnRequest
+from chatpager.sessions.turn_request import TurnRequest
 from chatpager.store import NewMessage, Store, text_content
 from tests.chat_models import EOS
 from tests.engine.fakes import ScriptedRunner

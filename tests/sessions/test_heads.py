@@ -4,7 +4,7 @@ import pytest
 
 from chatpager.engine.sampling_params import SamplingParams
 from chatpager.sessions.heads import Heads, owner_of
-from chatpager.sessions.turn import TurnRequest
+from chatpager.sessions.turn_request import TurnRequest
 
 
 def asked(name, **more):

@@ -12,7 +12,8 @@ from chatpager.engine.tokenizer import Tokenizer
 from chatpager.engine.tool_calls import Tool
 from chatpager.sessions.answers import ToolCall, answer_of, calls_of
 from chatpager.sessions.rereading import READ_AS, Reading, Rereader
-from chatpager.sessions.turn import LiveTurn, TurnRequest
+from chatpager.sessions.turn import LiveTurn
+from chatpager.sessions.turn_request import TurnRequest
 from chatpager.store import Journaled, Turn, text_content, text_of
 from tests.chat_models import (
     DEEPSEEK_LATER,

@@ -9,7 +9,9 @@ from chatpager.engine.detokenizer import TextStream
 from chatpager.engine.messages import FinishReason, SamplingParams, StepOutput, Usage
 from chatpager.engine.reasoning import THINK, ThinkParser
 from chatpager.sessions.answers import Reasoning, answer_of
-from chatpager.sessions.turn import TRANSITIONS, Happening, LiveTurn, TurnRequest, TurnState
+from chatpager.sessions.turn import LiveTurn
+from chatpager.sessions.turn_request import TurnRequest
+from chatpager.sessions.turn_states import TRANSITIONS, Happening, TurnState
 from tests.sessions.conftest import user
 
 USAGE = Usage(
