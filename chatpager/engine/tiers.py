@@ -177,20 +177,20 @@ class Tiers:
         if self.disk is None or not chain:
             return
         self.disk.look_after()
-        self.disk.keep_head(owner, [block.proof for block in chain])
+        self.disk.heads.keep(owner, [block.proof for block in chain])
         self._unsaved.extend((block, block.born) for block in chain if block.proof not in self.disk)
         if not self.has_work:
-            self.disk.settle()
+            self.disk.heads.settle()
 
     def fork(self, owner: str, proofs: Sequence[BlockProof]) -> None:
         """A new conversation consists of these blocks of another one, which are on the disk or on their way there."""
         if self.disk is not None and proofs:
-            self.disk.keep_head(owner, proofs)
+            self.disk.heads.keep(owner, proofs)
 
     def rewind(self, owner: str, proofs: Sequence[BlockProof]) -> None:
         """A conversation consists of no more than these of the blocks that it had."""
         if self.disk is not None:
-            self.disk.keep_head(owner, proofs)
+            self.disk.heads.keep(owner, proofs)
 
     @property
     def has_work(self) -> bool:
@@ -212,7 +212,7 @@ class Tiers:
             self._copy_unsaved(most)
             self._save_copied(self.disk, idle)
         if not self._unsaved and not self._copied:
-            self.disk.settle()
+            self.disk.heads.settle()
 
     def _save_copied(self, disk: DiskTier, idle: bool) -> None:
         """Those that are there; ``idle``: all."""
@@ -242,7 +242,7 @@ class Tiers:
 
     def recorded(self, owner: str) -> tuple[BlockProof, ...]:
         """The blocks of a conversation that nobody has spoken in since the start, as far as the disk knows."""
-        return self.disk.head(owner) if self.disk is not None else ()
+        return self.disk.heads.of(owner) if self.disk is not None else ()
 
     def holdings(self, proofs: Iterable[BlockProof]) -> Counter[Source]:
         """Blocks of a chain by where they are, until the first that is nowhere."""
@@ -335,21 +335,21 @@ class Tiers:
     def drop(self, owner: str) -> None:
         """The conversation was deleted."""
         if self.disk is not None:
-            self.disk.drop_head(owner)
+            self.disk.heads.drop(owner)
 
     def drop_all(self, tenant: str) -> None:
         """All conversations of a tenant were deleted."""
         if self.disk is not None:
-            self.disk.drop_heads(tenant)
+            self.disk.heads.drop_tenant(tenant)
 
     def records(self) -> set[str]:
         """The names of what the disk has recorded of conversations."""
-        return self.disk.records() if self.disk is not None else set()
+        return self.disk.heads.names() if self.disk is not None else set()
 
     def drop_records(self, names: Collection[str]) -> None:
         """The conversations with these records were deleted."""
         if self.disk is not None:
-            self.disk.drop_records(names)
+            self.disk.heads.drop_named(names)
 
     def clear(self) -> None:
         for tier in (self.host, self.disk):

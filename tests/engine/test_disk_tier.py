@@ -6,9 +6,10 @@ import threading
 
 import pytest
 
-from chatpager.engine import disk_tier
+from chatpager.engine import block_folder
 from chatpager.engine.block_files import HEADER
-from chatpager.engine.disk_tier import DiskTier, claim
+from chatpager.engine.block_folder import claim
+from chatpager.engine.disk_tier import DiskTier
 from chatpager.engine.head_records import HeadRecords
 from chatpager.engine.patient import Hangs
 from chatpager.engine.reading import Source
@@ -47,7 +48,7 @@ class TestDisk:
         tier.flush()
         proofs = engine.leases.heads["t"].proofs
         assert all(proof in tier for proof in proofs), "the latest is whole"
-        left = [proof in tier for proof in tier.head("s")]
+        left = [proof in tier for proof in tier.heads.of("s")]
         assert left == [True] * 4 + [False] * 6
 
     def test_what_the_device_has_is_not_read(self, disk):
@@ -102,14 +103,14 @@ class TestDisk:
         engine = make_engine(disk=disk())
         answer(engine, "first", LONG, owner="s")
         tier = disk()
-        third = tier._path(tier.head("s")[2])
+        third = tier._files.path_of(tier.heads.of("s")[2])
         raw = third.read_bytes()
         if damage in ("gone", "unreadable"):
             third.unlink()
             if damage == "unreadable":  # also for root
                 third.symlink_to(third.name)
         else:
-            other = tier._path(tier.head("s")[5]).read_bytes()
+            other = tier._files.path_of(tier.heads.of("s")[5]).read_bytes()
             third.write_bytes({"short": raw[:-1], "empty": b"", "longer": raw + b"\0", "swapped": other}[damage])
         found = answer(make_engine(disk=tier), "again", LONG, owner="s")
         assert found.usage.disk_tokens == 8
@@ -183,14 +184,16 @@ class TestDisk:
         engine = make_engine(disk=(tier := disk()))
         with none_left():
             found = answer(engine, "meanwhile", LONG[:20], owner="t")
-            assert found.usage.disk_tokens == 0 and tier.head("s") == () and tier.records() == set()
+            assert found.usage.disk_tokens == 0 and tier.heads.of("s") == () and tier.heads.names() == set()
             engine.sessions.close("s")
             engine.sessions.close_all("nobody")
             tier.flush()
         assert (len(tier), tier.bad_files) == (10, 0) and tier.failed_writes >= 3
         assert answer(make_engine(disk=tier), "later", LONG, owner="u").usage.disk_tokens == 36
         tier.flush()
-        assert len(tier.records()) == 1 and not tier._undone, "the deletion was done behind the first job that could be"
+        assert len(tier.heads.names()) == 1 and not tier._jobs._undone, (
+            "the deletion was done behind the first job that could be"
+        )
 
     def test_what_is_slower_to_read_than_to_compute_is_left_there_until_it_is_worth_a_try(self, disk):
         engine = make_engine(disk=disk())
@@ -330,7 +333,7 @@ class TestFolder:
         def broken(path, data):
             raise MemoryError
 
-        monkeypatch.setattr("chatpager.engine.disk_tier.write_whole", broken)
+        monkeypatch.setattr("chatpager.engine.block_folder.write_whole", broken)
         tier = disk()
         engine = make_engine(disk=tier)
         answer(engine, "first", LONG, owner="s")
@@ -351,13 +354,13 @@ class TestFolder:
         engine.close()
         assert "were not written" in caplog.text
         gate.set()
-        tier._writer.join()
+        tier._jobs._thread.join()
 
     def test_a_read_that_hangs_is_waited_for_once_and_the_folder_is_left_until_it_has_ended(self, disk, caplog):
         """A pipe in place of the third block: who opens it waits until somebody writes."""
         answer(make_engine(disk=disk()), "first", LONG, owner="s")
         tier = disk()
-        third = tier._path(tier.head("s")[2])
+        third = tier._files.path_of(tier.heads.of("s")[2])
         content = third.read_bytes()
         third.unlink()
         os.mkfifo(third)
@@ -367,12 +370,12 @@ class TestFolder:
         tier._reader.seconds = 60.0  # nobody waits so long
         engine = make_engine(disk=tier)
         assert answer(engine, "meanwhile", LONG, owner="t").usage.disk_tokens == 0
-        assert tier.head("s") == () and engine.sessions.fork("s", "u", 40) is None
+        assert tier.heads.of("s") == () and engine.sessions.fork("s", "u", 40) is None
         assert tier.bad_files == 0 and tier.hung_reads > 1
         stuck = tier._reader._stuck
         tier.close()
         tier = disk()  # an engine that takes this one's place
-        tier._path(tier.head("s")[0]).read_bytes()
+        tier._files.path_of(tier.heads.of("s")[0]).read_bytes()
         with third.open("wb") as pipe:
             pipe.write(content)
         assert stuck.result(60)[0]
@@ -384,26 +387,26 @@ class TestFolder:
     def test_what_is_forgotten_while_the_file_system_hangs_is_deleted_by_the_thread_that_writes(self, disk):
         answer(make_engine(disk=disk()), "first", LONG, owner="s")
         tier, gate = disk(), threading.Event()
-        [first, second, *_] = tier.head("s")
+        [first, second, *_] = tier.heads.of("s")
         tier._reader.seconds = 0.05
         with pytest.raises(Hangs):
             tier._reader.ask(gate.wait)
         tier.forget(first)
         tier.flush()
-        assert first not in tier and not tier._path(first).exists() and tier._path(second).exists()
+        assert first not in tier and not tier._files.path_of(first).exists() and tier._files.path_of(second).exists()
         tier.close()
         gate.set()
 
     def test_a_block_that_is_forgotten_and_saved_again_while_it_is_written_is_the_new_one(self, disk, monkeypatch):
         begun, gate = threading.Event(), threading.Event()
-        whole = disk_tier.write_whole
+        whole = block_folder.write_whole
 
         def slow(path, data):
             begun.set()
             gate.wait()
             whole(path, data)
 
-        monkeypatch.setattr("chatpager.engine.disk_tier.write_whole", slow)
+        monkeypatch.setattr("chatpager.engine.block_folder.write_whole", slow)
         tier, proof = disk(), b"p" * 32
         tier.save(proof, b"poison")
         begun.wait()
@@ -412,7 +415,7 @@ class TestFolder:
         gate.set()
         tier.flush()
         assert tier.find(proof) == b"good"
-        assert tier._waiting_bytes == 0
+        assert tier._index.waiting_bytes == 0
 
 
 class TestSharedBlocks:
@@ -421,14 +424,14 @@ class TestSharedBlocks:
     P, X, Y = (bytes([i]) * 32 for i in (1, 2, 3))
 
     def kept(self, tier):
-        tier.keep_head("a", [self.P, self.X])
+        tier.heads.keep("a", [self.P, self.X])
         tier.save(self.P, b"p" * 64)
         tier.save(self.X, b"x" * 64)
         tier.flush()
 
     def take(self, tier):
         """As ``Tiers.save`` does."""
-        tier.keep_head("b", [self.P, self.Y])
+        tier.heads.keep("b", [self.P, self.Y])
         for proof in (self.P, self.Y):
             if proof not in tier:
                 tier.save(proof, b"n" * 64)
@@ -439,13 +442,13 @@ class TestSharedBlocks:
         self.kept(tier)
         busy, go_on = threading.Event(), threading.Event()
         with tier._lock:
-            tier._put(lambda: (busy.set(), go_on.wait(10)))
+            tier._jobs.put(lambda: (busy.set(), go_on.wait(10)))
         busy.wait(10)
-        tier.drop_head("a") if gone == "deleted" else tier.keep_head("a", [self.X])
+        tier.heads.drop("a") if gone == "deleted" else tier.heads.keep("a", [self.X])
         self.take(tier)
         go_on.set()
         tier.flush()
-        assert tier.head("b") == (self.P, self.Y)
+        assert tier.heads.of("b") == (self.P, self.Y)
         assert self.P in tier and self.Y in tier
         assert tier.find(self.P) == b"p" * 64
         assert (self.X in tier) == (gone == "rewound")
@@ -455,8 +458,8 @@ class TestSharedBlocks:
         tier = DiskTier(tmp_path / "kv", 1 << 20)
         self.kept(tier)
         self.take(tier)
-        tier.drop_head("a")
-        tier.drop_head("b")
+        tier.heads.drop("a")
+        tier.heads.drop("b")
         tier.flush()
         assert len(tier) == 0
         tier.close()
@@ -464,25 +467,25 @@ class TestSharedBlocks:
     def test_what_is_deleted_while_it_waits_is_never_written(self, tmp_path, monkeypatch):
         """A crash must not leave behind what was deleted before it, however far the disk is behind."""
         written = []
-        whole = disk_tier.write_whole
+        whole = block_folder.write_whole
         monkeypatch.setattr(
-            "chatpager.engine.disk_tier.write_whole", lambda *file: (written.append(file), whole(*file))
+            "chatpager.engine.block_folder.write_whole", lambda *file: (written.append(file), whole(*file))
         )
         tier = DiskTier(tmp_path / "kv", 1 << 20)
         self.kept(tier)
         busy, go_on, before = threading.Event(), threading.Event(), len(written)
         with tier._lock:
-            tier._put(lambda: (busy.set(), go_on.wait(10)))
+            tier._jobs.put(lambda: (busy.set(), go_on.wait(10)))
         busy.wait(10)
         for proofs in ([self.P, self.X, b"z" * 32], [self.P, self.X, self.Y]):
-            tier.keep_head("a", proofs)
+            tier.heads.keep("a", proofs)
             tier.save(proofs[-1], b"s" * 64)
-        tier.keep_head("b", [self.P])
-        tier.drop_head("a")
+        tier.heads.keep("b", [self.P])
+        tier.heads.drop("a")
         with tier._lock:  # a crash, just after what the deletion put before everything else
-            first = [job for job in tier._jobs if job.func in (tier._unlink, tier._record)][:3]
-            tier._jobs.clear()
-            tier._jobs.extend(first)
+            first = [job for job in tier._jobs._queue if job.func in (tier._files.delete, tier.heads._record)][:3]
+            tier._jobs._queue.clear()
+            tier._jobs._queue.extend(first)
         go_on.set()
         tier.flush()
         tier.close()
@@ -497,19 +500,19 @@ class TestSharedBlocks:
         tier = DiskTier(tmp_path / "kv", 1 << 20)
         busy, go_on = threading.Event(), threading.Event()
         with tier._lock:
-            tier._put(lambda: (busy.set(), go_on.wait(10)))
+            tier._jobs.put(lambda: (busy.set(), go_on.wait(10)))
         busy.wait(10)
         self_and_others = [[self.P], [self.P, self.X], [self.P, self.Y]]
         for proofs in self_and_others:
-            tier.keep_head("a", proofs)
+            tier.heads.keep("a", proofs)
             tier.save(proofs[-1], b"s" * 64)
         go_on.set()
         tier.flush()
         assert written == [[self.P, self.Y]]
-        assert tier.head("a") == (self.P, self.Y) and self.X not in tier
-        tier.drop_head("a")
+        assert tier.heads.of("a") == (self.P, self.Y) and self.X not in tier
+        tier.heads.drop("a")
         tier.flush()
-        assert len(tier) == 0 and not tier._heads._holders
+        assert len(tier) == 0 and not tier.heads._records._holders
         tier.close()
 
     def test_a_record_that_cannot_be_written_holds_nothing(self, tmp_path, monkeypatch):
@@ -521,9 +524,9 @@ class TestSharedBlocks:
                 raise OSError("no space")
 
             broken.setattr("chatpager.engine.head_records.write_whole", full)
-            tier.keep_head("b", [self.P])
+            tier.heads.keep("b", [self.P])
             tier.flush()
-        tier.drop_head("a")
+        tier.heads.drop("a")
         tier.flush()
         assert len(tier) == 0 and tier.failed_writes == 1
         tier.close()
@@ -532,11 +535,11 @@ class TestSharedBlocks:
         tier = DiskTier(tmp_path / "kv", 1 << 20)
         busy, go_on = threading.Event(), threading.Event()
         with tier._lock:
-            tier._put(lambda: (busy.set(), go_on.wait(10)))
+            tier._jobs.put(lambda: (busy.set(), go_on.wait(10)))
         busy.wait(10)
         tier.close(patience=0.0)
         with pytest.raises(BlockingIOError):
             DiskTier(tmp_path / "kv", 1 << 20)
         go_on.set()
-        tier._writer.join(10)
-        os.close(tier._claim)
+        tier._jobs._thread.join(10)
+        tier._files.let_go()

@@ -18,7 +18,7 @@ class TestHeads:
         answer(engine, "second", LONG[::-1], owner="t")
         tier = disk()
         assert make_engine(disk=tier).warm_fraction == 1.0
-        tier._path(tier.head("s")[5]).unlink()
+        tier._files.path_of(tier.heads.of("s")[5]).unlink()
         assert disk().warm_fraction == 0.75
 
     def test_a_record_follows_its_conversation(self, disk):
@@ -26,7 +26,7 @@ class TestHeads:
         answer(engine, "first", LONG, owner="s")
         answer(engine, "second", LONG[:8], owner="s")
         tier = disk()
-        tier._path(tier.head("s")[0]).unlink()
+        tier._files.path_of(tier.heads.of("s")[0]).unlink()
         assert disk().warm_fraction == 0.0
 
     def test_another_models_conversations_are_not_counted(self, disk, tmp_path):
@@ -63,13 +63,13 @@ class TestHeads:
         assert len(tier) == 20
         later = make_engine(num_blocks=60, disk=tier)
         with tier._lock:
-            tier._put(gate.wait)
+            tier._jobs.put(gate.wait)
         answer(later, "second", LONG[5:], owner="ann\0s")
         later.sessions.close_all("ann")
         gate.set()
         run(later)
         tier.flush()
-        assert len(tier) == len(tier.head("anna\0s")) == 10 and list(later.leases.heads) == []
+        assert len(tier) == len(tier.heads.of("anna\0s")) == 10 and list(later.leases.heads) == []
         [record] = tier.folder.glob("heads/*")
         record.rename(record.with_name("0" * 64 + ".head"))
         assert disk().warm_fraction is None and not list(tier.folder.glob("heads/*")), "of an earlier version"
@@ -88,14 +88,14 @@ class TestHeads:
     def test_a_turn_that_ended_on_its_way_through_the_prompt_does_not_shorten_the_record(self, disk):
         answer(make_engine(disk=disk()), "first", LONG, owner="s")
         tier = disk()
-        tier._path(tier.head("s")[2]).unlink()
+        tier._files.path_of(tier.heads.of("s")[2]).unlink()
         engine = make_engine(max_tokens=4, disk=tier)
         engine.add(request("second", [*LONG, *range(10)], owner="s"), 0.0)
         step(engine, 2)
         engine.cancel("second")
         run(engine)
         tier.flush()
-        assert len(tier.head("s")) == 10
+        assert len(tier.heads.of("s")) == 10
         engine.sessions.close("s")
         tier.flush()
         assert not list(tier.folder.glob("*/*"))
@@ -105,7 +105,7 @@ class TestHeads:
         tier = disk()
         answer(make_engine(caching=False, disk=tier), "second", LONG, owner="s")
         tier.flush()
-        assert len(tier.head("s")) == 10
+        assert len(tier.heads.of("s")) == 10
 
     def test_of_a_conversation_that_nobody_spoke_in_since_the_start_the_record_tells(self, disk):
         answer(make_engine(disk=disk()), "first", LONG, owner="s")
@@ -149,23 +149,23 @@ class TestGoingBack:
         tier, gate = engine.tiers.disk, threading.Event()
         tier.flush()
         with tier._lock:
-            tier._put(gate.wait)
+            tier._jobs.put(gate.wait)
         answer(engine, "second", [*past, *range(50, 70)], owner="s")
         engine.sessions.rewind("s", 11)
         gate.set()
         run(engine)
         tier.flush()
-        assert len(tier.head("s")) == len(engine.leases.heads["s"].proofs) == 2
+        assert len(tier.heads.of("s")) == len(engine.leases.heads["s"].proofs) == 2
 
     def test_what_the_device_knows_in_part_is_kept_below_it(self, disk):
         """After a restart only a beginning came back."""
         answer(make_engine(disk=disk()), "first", LONG, owner="s")
         engine = make_engine(disk=disk())
         tier = engine.tiers.disk
-        before = tier.head("s")
-        tier._path(before[3]).unlink()
+        before = tier.heads.of("s")
+        tier._files.path_of(before[3]).unlink()
         assert engine.prefetch(request("soon", LONG, 1, owner="s"), 0.0) == 12
         assert len(engine.leases.heads["s"].proofs) == 3
         engine.sessions.rewind("s", 32)
         tier.flush()
-        assert tier.head("s") == before[:8]
+        assert tier.heads.of("s") == before[:8]

@@ -50,7 +50,7 @@ def kept(engine):
     return {
         "device": {block.proof for block in engine.pool.index.values() if not block.is_tail},
         "host": {*tiers.host._alive, *tiers.host._dead} if tiers and tiers.host is not None else set(),
-        "disk": set(on_disk._files) if on_disk is not None else set(),
+        "disk": set(on_disk._index.files) if on_disk is not None else set(),
     }
 
 

@@ -94,7 +94,6 @@ def test_two_share_a_slice_and_both_get_what_is_theirs(warm, slow):
 def test_a_disk_that_is_slower_than_computing_is_left_and_what_it_gave_is_used(warm, slow, seconds, read):
     engine = warm()
     engine.tiers.times.read.add(0.0)
-    engine.tiers._is_slower_than_computing = lambda: False
     slow.seconds = seconds
     final = answer(engine, "again", LONG)
     assert sources(final) == (0, 0, 4 * read)
@@ -103,7 +102,6 @@ def test_a_disk_that_is_slower_than_computing_is_left_and_what_it_gave_is_used(w
 
 def test_what_was_left_is_not_read_later_by_the_same_prompt(warm, slow):
     engine = warm()
-    engine.tiers._is_slower_than_computing = lambda: False
     engine.add(request("busy", [1, 2, 3], 8), 0.0)
     step(engine)
     slow.seconds = 10 * COMPUTE

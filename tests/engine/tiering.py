@@ -16,7 +16,7 @@ def flood(engine, count=6, name="flood"):
 def crash(tier):
     """The process of a disk tier ends here: what waited to be written is not, and the folder may be taken again."""
     with tier._lock:
-        tier._jobs.clear()
+        tier._jobs._queue.clear()
     tier.close()
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import xxhash
 
-from chatpager.engine import block_files, disk_tier, head_records
+from chatpager.engine import block_files, block_folder, head_records
 from chatpager.engine.block_hash import BlockProof
 from chatpager.engine.disk_tier import DiskTier
 
@@ -44,7 +44,7 @@ def _mended(raw: bytes, how: int, header: int, magic: int) -> bytes:
 
 
 def _block(raw: bytes) -> bool:
-    path = FOLDER / PROOF.hex()[:2] / (PROOF.hex() + disk_tier.SUFFIX)
+    path = FOLDER / PROOF.hex()[:2] / (PROOF.hex() + block_folder.SUFFIX)
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(raw)
     tier = DiskTier(FOLDER, 1 << 20)
