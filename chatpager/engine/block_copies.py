@@ -19,8 +19,8 @@ import torch
 
 from chatpager.engine.host_tier import Content
 from chatpager.engine.kv_cache import WORD, KVCache
+from chatpager.engine.pages import COPIED_TOGETHER
 from chatpager.engine.sampler import sent
-from chatpager.engine.tiers import COPIED_TOGETHER
 
 CHUNK_BYTES = 16 << 20
 """Of pinned memory that is taken from the system at a time, which takes milliseconds; of large blocks it is more."""

@@ -24,6 +24,7 @@ from chatpager.engine.messages import (
     Usage,
 )
 from chatpager.engine.open_requests import OpenRequests
+from chatpager.engine.open_tiers import open_tiers
 from chatpager.engine.overlap import overlapping
 from chatpager.engine.plan import Limits, Plan, Row
 from chatpager.engine.prefix_cache import PrefixCache
@@ -34,7 +35,7 @@ from chatpager.engine.sampler import Sampled
 from chatpager.engine.scheduler import Scheduler
 from chatpager.engine.sequence import Sequence, SequenceStatus, set_apart
 from chatpager.engine.stats import EngineStats, cache_stats, memory_stats, tier_stats
-from chatpager.engine.tiers import TRIED_BLOCKS, Tiers, open_tiers
+from chatpager.engine.tiers import TRIED_BLOCKS, Tiers
 from chatpager.errors import EngineError, InvalidRequest, NumericError
 
 FINGERPRINT_DIGITS = 12

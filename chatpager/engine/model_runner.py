@@ -18,13 +18,13 @@ from chatpager.engine.block_copies import BlockCopies
 from chatpager.engine.block_hash import Field
 from chatpager.engine.host_tier import Content
 from chatpager.engine.kv_cache import KVCache
+from chatpager.engine.open_tiers import most_contents
 from chatpager.engine.plan import Plan
 from chatpager.engine.sampler import Drawn, Sampled, draw
 from chatpager.engine.sampling_params import SamplingParams
 from chatpager.engine.shared_prefix import Sharing
 from chatpager.engine.step_graphs import StepGraphs
 from chatpager.engine.thread_choice import ThreadChoice, candidates
-from chatpager.engine.tiers import most_contents
 from chatpager.errors import ConfigError, RankLost
 from chatpager.kernels import paged_attention
 from chatpager.kernels.configurations import shared_prefix_gate

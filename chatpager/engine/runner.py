@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from typing import Protocol, runtime_checkable
 
 from chatpager.engine.block_hash import Field
+from chatpager.engine.pages import Pages
 from chatpager.engine.plan import Plan
 from chatpager.engine.sampler import Sampled
-from chatpager.engine.tiers import Pages
 from chatpager.errors import RankLost
 
 

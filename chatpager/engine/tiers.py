@@ -8,64 +8,32 @@ is left where it is.
 
 from __future__ import annotations
 
-import logging
-import os
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import NamedTuple, TypeVar
 
-from chatpager.config import EngineConfig
-from chatpager.engine.block_files import sealed_by
 from chatpager.engine.block_hash import BlockProof
 from chatpager.engine.block_pool import Block
-from chatpager.engine.block_times import Average, BlockTimes
+from chatpager.engine.block_times import BlockTimes
 from chatpager.engine.disk_tier import DiskTier
 from chatpager.engine.histogram import Histogram
-from chatpager.engine.host_tier import ENTRY_BYTES, Content, HostTier, is_there
+from chatpager.engine.host_tier import Content, HostTier
+from chatpager.engine.pages import COPIED_TOGETHER, Pages
 from chatpager.engine.reading import SLICE_SECONDS, Reading, Source
-from chatpager.errors import ConfigError
+from chatpager.engine.saving import Saving
+from chatpager.engine.timed_copies import TimedCopies
 
 T = TypeVar("T")
-log = logging.getLogger(__name__)
 
-GIB = 1 << 30
-SAVED_IDLE, SAVED_BUSY = 2 << 20, 1 << 18
-"""Bytes that are saved at a time, where nothing waits for a step and where something does."""
-DISK_PATIENCE = 0.005
 CLOSE_SECONDS = 10.0
-COPIED_TOGETHER = 64
-"""Blocks of one copy."""
 MOST_DEMOTED = 256 << 20
 """Bytes that one allocation may copy to host memory; on a GPU the next step waits for what goes before its end."""
 TRIED_BLOCKS = 4
 """Copied at the start to learn what that takes, and of a prompt while that is not known any more."""
 LOAD_SECONDS = -17, 3
 """Eight microseconds to eight seconds, as powers of two."""
-
-
-class Pages(Protocol):
-    """The KV cache's content, by block. ``read`` and ``write`` are copies: the bytes belong to the caller."""
-
-    @property
-    def block_bytes(self) -> int: ...
-
-    def read_blocks(self, ids: Iterable[int]) -> Sequence[Content]: ...
-
-    def write_blocks(self, ids: Iterable[int], contents: Iterable[Content]) -> None: ...
-
-
-@runtime_checkable
-class Launched(Protocol):
-    """Pages whose copies may be going on after they were asked for."""
-
-    @property
-    def copies_later(self) -> bool: ...
-
-    def wait_for_copies(self) -> float:
-        """Until what was asked for last is done. Returns the seconds it took, without what it waited for."""
 
 
 class Demoted(NamedTuple):
@@ -79,7 +47,6 @@ class Demoted(NamedTuple):
 @dataclass
 class TierStats:
     demoted_blocks: int = 0
-    failed_copies: int = 0
     late_loads: int = 0
     """Prompts for which the disk was given up while it was read."""
     load_seconds: dict[Source, Histogram] = field(
@@ -102,22 +69,16 @@ class Tiers:
         self.host, self.disk = host, disk
         self.stats = TierStats()
         self.times = BlockTimes()
-        self._unsaved: deque[tuple[Block, int]] = deque()
-        """Blocks on their way to the disk, with their ``born``."""
-        self._copied: deque[tuple[Block, int, BlockProof, Content]] = deque()
-        """Those of them whose contents are being copied from the device."""
-        self._pages = pages
-        self._launched: Launched | None = pages if isinstance(pages, Launched) and pages.copies_later else None
+        self.copies = TimedCopies(pages, self.times, clock, host)
+        self._saving = Saving(disk, self.copies) if disk is not None else None
         self._clock = clock
         self._read_this_step = 0.0
         """Seconds."""
 
     def measure(self, ids: Sequence[int]) -> None:
-        """Copy the contents of a few blocks out and back: what that takes is not to be learned at a request's cost."""
-        for _ in range(2 if self.host is not None else 0):  # the first time is slower than any later one
-            self.times.copy_out, self.times.copy_back = Average(), Average()
-            if contents := self._read(ids):
-                self._write(ids, contents)
+        """Learn what copies to host memory take, where there is one, by a few blocks."""
+        if self.host is not None:
+            self.copies.measure(ids)
 
     # -- downwards ----------------------------------------------------------------------------------------------------
 
@@ -125,45 +86,11 @@ class Tiers:
         """Keep evicted blocks in host memory. Called before anything is written over them."""
         if self.host is None:
             return
-        most = min(self.host.capacity, max(1, MOST_DEMOTED // self._pages.block_bytes))
+        most = min(self.host.capacity, max(1, MOST_DEMOTED // self.copies.block_bytes))
         for group in _groups(blocks[-most:]):  # of a chain, what was evicted last is needed first
-            for block, content in zip(group, self._read([block.id for block in group]), strict=False):
+            for block, content in zip(group, self.copies.read([block.id for block in group]), strict=False):
                 self.host.put(block.proof, content, dead=block.dead)
                 self.stats.demoted_blocks += 1
-
-    def _read(self, ids: Sequence[int]) -> Sequence[Content]:
-        """Their contents; none where the copy failed, which costs warmth and not the step."""
-        began = self._clock()
-        try:
-            contents = self._read_within_bounds(ids)
-            self._took(self.times.copy_out, began, len(ids))
-            return contents
-        except Exception as error:
-            self.stats.failed_copies += 1
-            log.error("%d KV blocks were not copied", len(ids), exc_info=error)
-            return []
-
-    def _read_within_bounds(self, ids: Sequence[int]) -> Sequence[Content]:
-        """Where contents that are being brought back take the room, others that wait in host memory go for these."""
-        try:
-            return self._pages.read_blocks(ids)
-        except MemoryError:
-            if self.host is None:
-                raise
-            self.host.give_up(len(ids))
-            return self._pages.read_blocks(ids)
-
-    def _took(self, average: Average, began: float, blocks: int) -> float:
-        """Seconds a block. Copies that go on by themselves are waited for where it is not known, or not any more, what
-        they take; else they take what they took."""
-        if self._launched is not None:
-            if average.seconds is not None and not average.forgiven:
-                return average.seconds
-            seconds = self._launched.wait_for_copies() / blocks
-        else:
-            seconds = (self._clock() - began) / blocks
-        average.add(seconds)
-        return seconds
 
     def bury(self, proofs: Iterable[BlockProof]) -> None:
         """No conversation contains these any more: host memory gives them up before anything else. (The disk does when
@@ -174,13 +101,8 @@ class Tiers:
 
     def save(self, owner: str, chain: Sequence[Block]) -> None:
         """Write to disk what a conversation consists of now; its blocks follow in ``work``."""
-        if self.disk is None or not chain:
-            return
-        self.disk.look_after()
-        self.disk.heads.keep(owner, [block.proof for block in chain])
-        self._unsaved.extend((block, block.born) for block in chain if block.proof not in self.disk)
-        if not self.has_work:
-            self.disk.heads.settle()
+        if self._saving is not None and chain:
+            self._saving.save(owner, chain)
 
     def fork(self, owner: str, proofs: Sequence[BlockProof]) -> None:
         """A new conversation consists of these blocks of another one, which are on the disk or on their way there."""
@@ -194,7 +116,7 @@ class Tiers:
 
     @property
     def has_work(self) -> bool:
-        return bool(self._unsaved or self._copied)
+        return self._saving is not None and self._saving.has_work
 
     def give_way(self, wanted: bool) -> None:
         """Whether steps are computed from now on, which the disk's thread must not hold up."""
@@ -204,36 +126,8 @@ class Tiers:
     def work(self, *, idle: bool) -> None:
         """Save some blocks: few, so that the next step need not wait for long. ``idle``: there is no next step yet, and
         the disk may be waited for a little."""
-        most = max(1, (SAVED_IDLE if idle else SAVED_BUSY) // self._pages.block_bytes)
-        if self.disk is None or not self.has_work or not self.disk.has_room(DISK_PATIENCE if idle else 0.0):
-            return
-        self._save_copied(self.disk, idle)
-        if not self._copied:
-            self._copy_unsaved(most)
-            self._save_copied(self.disk, idle)
-        if not self._unsaved and not self._copied:
-            self.disk.heads.settle()
-
-    def _save_copied(self, disk: DiskTier, idle: bool) -> None:
-        """Those that are there; ``idle``: all."""
-        while self._copied and (idle or is_there(self._copied[0][-1])):
-            block, born, proof, content = self._copied.popleft()
-            if self._is_wanted(block, born):
-                disk.save(proof, bytes(content))
-
-    def _copy_unsaved(self, most: int) -> None:
-        batch: list[tuple[Block, int]] = []
-        while self._unsaved and len(batch) < most:
-            block, born = self._unsaved.popleft()
-            if self._is_wanted(block, born):
-                batch.append((block, born))
-        if batch:
-            for (block, born), content in zip(batch, self._read([b.id for b, _ in batch]), strict=False):
-                self._copied.append((block, born, block.proof, content))
-
-    def _is_wanted(self, block: Block, born: int) -> bool:
-        """One that was evicted meanwhile is somebody else's; one without a head belongs to what was deleted."""
-        return self.disk is not None and block.born == born and bool(block.heads) and block.proof not in self.disk
+        if self._saving is not None:
+            self._saving.work(idle=idle)
 
     # -- upwards ------------------------------------------------------------------------------------------------------
 
@@ -281,7 +175,7 @@ class Tiers:
         self.times.read.add(seconds)
         self.stats.load_seconds[Source.DISK].add(seconds)
         self.stats.late_loads += reading.read(seconds, self.times.compute.seconds)
-        if read is None or len(read) != self._pages.block_bytes:
+        if read is None or len(read) != self.copies.block_bytes:
             return None
         return read, Source.DISK
 
@@ -293,15 +187,9 @@ class Tiers:
     def restore(self, ids: Sequence[int], found: Sequence[tuple[BlockProof, Content, Source]]) -> None:
         """Write contents that ``find`` gave into blocks of the device."""
         for group in _groups(list(zip(ids, found, strict=True))):
-            seconds = self._write([block_id for block_id, _ in group], [content for _, (_, content, _) in group])
+            seconds = self.copies.write([block_id for block_id, _ in group], [content for _, (_, content, _) in group])
             from_host = sum(source is Source.HOST for _, (_, _, source) in group)
             self.stats.load_seconds[Source.HOST].add(seconds, from_host)
-
-    def _write(self, ids: Sequence[int], contents: Sequence[Content]) -> float:
-        """Seconds it took a block."""
-        began = self._clock()
-        self._pages.write_blocks(ids, contents)
-        return self._took(self.times.copy_back, began, len(ids))
 
     def take_back(self, found: Iterable[tuple[BlockProof, Content, Source]]) -> None:
         """What ``find`` gave is not used after all."""
@@ -324,8 +212,8 @@ class Tiers:
 
     def forget(self, proofs: Sequence[BlockProof]) -> None:
         """These blocks must not be found again, anywhere."""
-        gone = set(proofs)
-        self._copied = deque(one for one in self._copied if one[2] not in gone)
+        if self._saving is not None:
+            self._saving.forget(set(proofs))
         for proof in proofs:
             if self.host is not None:
                 self.host.take(proof)
@@ -372,34 +260,3 @@ class Tiers:
 def _groups(blocks: Sequence[T]) -> Iterator[Sequence[T]]:
     for start in range(0, len(blocks), COPIED_TOGETHER):
         yield blocks[start : start + COPIED_TOGETHER]
-
-
-def host_capacity(config: EngineConfig, block_bytes: int) -> int:
-    """Blocks that ``swap_space`` has room for."""
-    return int(config.swap_space * GIB) // (block_bytes + ENTRY_BYTES)
-
-
-def most_contents(config: EngineConfig, block_bytes: int) -> int:
-    """Blocks that may be in host memory at a time: the tier's, those that are coming, and those going to the disk."""
-    return host_capacity(config, block_bytes) + COPIED_TOGETHER + max(1, SAVED_IDLE // block_bytes)
-
-
-def open_tiers(config: EngineConfig, pages: Pages, domain: BlockProof, key: bytes = b"") -> Tiers | None:
-    """The lower tiers that ``config`` asks for, if any, for a model with this ``domain``; ``key`` is that of records.
-
-    Raises:
-        ConfigError: there is not so much host memory, or the folder for the disk tier cannot be used.
-    """
-    host = disk = None
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if config.swap_space * GIB > memory:
-        raise ConfigError("swap_space", f"is more than this machine's {memory / GIB:.0f} GiB", value=config.swap_space)
-    if blocks := host_capacity(config, pages.block_bytes):
-        host = HostTier(blocks)
-    if config.kv_dir and config.disk_space:
-        try:
-            form = sealed_by(config.kv_key_file) if config.kv_key_file else None
-            disk = DiskTier(Path(config.kv_dir).expanduser(), int(config.disk_space * GIB), domain, form, key)
-        except OSError as error:
-            raise ConfigError("kv_dir", f"cannot be used: {error}", value=config.kv_dir) from error
-    return Tiers(pages, host=host, disk=disk) if host is not None or disk is not None else None

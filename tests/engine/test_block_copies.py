@@ -253,9 +253,9 @@ def test_where_host_memory_is_full_of_what_is_brought_back_the_oldest_goes():
     tiers.demote([Demoted(proofs[i], i, dead=False) for i in range(4)])
     found = [(proof, *tiers.find(proof, Reading(4))) for proof in proofs[:2]]
     tiers.demote([Demoted(proofs[i], i, dead=False) for i in (4, 5)])
-    assert [proof in tiers for proof in proofs[2:6]] == [False, False, True, True] and not tiers.stats.failed_copies
+    assert [proof in tiers for proof in proofs[2:6]] == [False, False, True, True] and not tiers.copies.failed
     tiers.demote([Demoted(proofs[i], i, dead=False) for i in (6, 7, 8)])
-    assert not any(proof in tiers for proof in proofs) and tiers.stats.failed_copies == 1, "half is lent"
+    assert not any(proof in tiers for proof in proofs) and tiers.copies.failed == 1, "half is lent"
     tiers.restore([10, 11], found)
     pages.side.steps.run()
     assert cache.read([10, 11]) == expected[:2]
@@ -331,7 +331,7 @@ def test_what_is_saved_is_written_once_it_is_there(tmp_path):
     tiers, chain = with_chain(late_engine(tmp_path))
     tiers.work(idle=False)
     assert tiers.has_work and not any(block.proof in tiers.disk for block in chain)
-    for *_, content in tiers._copied:
+    for *_, content in tiers._saving._copied:
         content.is_there = True
     tiers.forget([chain[1].proof])
     chain[2].heads = set()
@@ -342,13 +342,13 @@ def test_what_is_saved_is_written_once_it_is_there(tmp_path):
 
 
 def test_while_some_are_written_others_are_copied(tmp_path, monkeypatch):
-    monkeypatch.setattr("chatpager.engine.tiers.SAVED_BUSY", 1)
+    monkeypatch.setattr("chatpager.engine.saving.SAVED_BUSY", 1)
     tiers, chain = with_chain(late_engine(tmp_path))
     for saved in range(3):
         tiers.work(idle=False)
         assert [block.proof in tiers.disk for block in chain] == [i < saved for i in range(3)]
-        assert [one[0] for one in tiers._copied] == [chain[saved]]
-        tiers._copied[0][-1].is_there = True
+        assert [one[0] for one in tiers._saving._copied] == [chain[saved]]
+        tiers._saving._copied[0][-1].is_there = True
     tiers.work(idle=False)
     assert not tiers.has_work and chain[2].proof in tiers.disk
     tiers.close()
@@ -433,4 +433,4 @@ def test_a_demoted_block_is_dropped_where_its_copy_failed():
     runner.read_blocks = lambda ids: (_ for _ in ()).throw(RuntimeError("no memory to pin"))
     tiers = Tiers(runner, host=HostTier(4))
     tiers.demote([Demoted(b"x" * 32, 1, dead=False)])
-    assert len(tiers.host) == 0 and tiers.stats.failed_copies == 1
+    assert len(tiers.host) == 0 and tiers.copies.failed == 1

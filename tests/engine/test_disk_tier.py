@@ -208,8 +208,8 @@ class TestDisk:
         assert later.tiers.times.read.seconds <= 0.5
 
     def test_a_few_blocks_are_saved_a_step_while_others_wait_for_theirs(self, disk, monkeypatch):
-        monkeypatch.setattr("chatpager.engine.tiers.SAVED_IDLE", 3 * 32)
-        monkeypatch.setattr("chatpager.engine.tiers.SAVED_BUSY", 1)
+        monkeypatch.setattr("chatpager.engine.saving.SAVED_IDLE", 3 * 32)
+        monkeypatch.setattr("chatpager.engine.saving.SAVED_BUSY", 1)
         tier = disk()
         engine = make_engine(disk=tier)
         answer(engine, "first", LONG, owner="s")
@@ -218,10 +218,10 @@ class TestDisk:
         while "second" in engine._requests:
             step(engine)
         while engine.has_work:
-            before = len(engine.tiers._unsaved)
+            before = len(engine.tiers._saving._unsaved)
             step(engine)
             most = 1 if engine.scheduler.running else 3
-            assert before - len(engine.tiers._unsaved) == min(before, most)
+            assert before - len(engine.tiers._saving._unsaved) == min(before, most)
         tier.flush()
         assert len(tier) == 20
 
@@ -229,13 +229,13 @@ class TestDisk:
         gate = threading.Event()
         write = DiskTier._write
         monkeypatch.setattr("chatpager.engine.disk_tier.MAX_WAITING", 3 * 32)
-        monkeypatch.setattr("chatpager.engine.tiers.SAVED_IDLE", 1)
+        monkeypatch.setattr("chatpager.engine.saving.SAVED_IDLE", 1)
         monkeypatch.setattr(DiskTier, "_write", lambda self, proof: gate.wait() and write(self, proof))
         tier = disk()
         engine = make_engine(disk=tier)
         engine.add(request("first", LONG, owner="s"), 0.0)
         step(engine, 30)
-        assert len(engine.tiers._unsaved) == 7
+        assert len(engine.tiers._saving._unsaved) == 7
         gate.set()
         engine.close()
         assert len(tier) == 10
@@ -244,7 +244,7 @@ class TestDisk:
         engine = make_engine(disk=disk(), host_blocks=8)
         engine.tiers.host.put(b"x" * 32, b"k")
         monkeypatch.setattr(Tiers, "work", lambda self, *, idle: 1 / 0)
-        engine.tiers._unsaved.append((engine.pool.blocks[1], 0))
+        engine.tiers._saving._unsaved.append((engine.pool.blocks[1], 0))
         with pytest.raises(ZeroDivisionError):
             engine.close()
         assert len(engine.tiers.host) == 0

@@ -218,5 +218,5 @@ class TestHost:
         answer(engine, "first", LONG, owner="s")
         flood(engine)
         assert answer(engine, "again", LONG, owner="s").usage.cached_tokens == 0
-        assert engine.tiers.stats.failed_copies > 1
+        assert engine.tiers.copies.failed > 1
         assert "not copied" in caplog.text

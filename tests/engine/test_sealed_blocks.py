@@ -8,7 +8,7 @@ from chatpager.config import EngineConfig
 from chatpager.engine.block_files import HEADER, SEALED, Plain, sealed_by
 from chatpager.engine.block_hash import BlockProof
 from chatpager.engine.disk_tier import DiskTier
-from chatpager.engine.tiers import open_tiers
+from chatpager.engine.open_tiers import open_tiers
 from chatpager.errors import ConfigError
 from tests.engine.fakes import FakeRunner, answer, make_engine
 from tests.engine.tiering import LONG, sources

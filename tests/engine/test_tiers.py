@@ -7,8 +7,9 @@ from chatpager.engine.heads import Strength
 from chatpager.engine.host_tier import ENTRY_BYTES
 from chatpager.engine.messages import LeaseRequest
 from chatpager.engine.model_runner import ModelRunner
+from chatpager.engine.open_tiers import most_contents, open_tiers
 from chatpager.engine.reading import Reading, Source
-from chatpager.engine.tiers import Demoted, Tiers, most_contents, open_tiers
+from chatpager.engine.tiers import Demoted, Tiers
 from chatpager.errors import ConfigError
 from tests.engine.fakes import FakeRunner, answer, continuation, make_engine, request, run
 from tests.engine.tiering import LONG, flood, sources
