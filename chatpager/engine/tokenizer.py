@@ -82,7 +82,7 @@ class Tokenizer:
 
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
         """Ids of ``text`` in which special tokens count as such, as the template writes them."""
-        return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        return _ids(self.backend, text, add_special_tokens=add_special_tokens)
 
     def encode_plain(self, text: str) -> list[int]:
         """Ids of ``text`` in which nothing steers the model, as a user writes it.
@@ -90,7 +90,7 @@ class Tokenizer:
         Where the vocabulary itself has a control token for a stretch of text, the stretch is encoded in halves; a
         single character that is a control token has no other ids and is left out.
         """
-        ids = self._plain.encode(text, add_special_tokens=False).ids
+        ids = _ids(self._plain, text)
         if self._steering.ids.isdisjoint(ids):
             return ids
         if len(text) == 1:
@@ -272,7 +272,7 @@ class Tokenizer:
         """``text`` with what becomes a control token without spelling it replaced by marks."""
         if not tokens.lookalikes or not self._gives(text, tokens):
             return text
-        encoding = self.backend.encode(text, add_special_tokens=False)
+        (encoding,) = self.backend.encode_batch([text], add_special_tokens=False)
         pieces, done = [], 0
         for token_id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
             if token_id in tokens.ids:
@@ -305,6 +305,13 @@ class Tokenizer:
         own = copy(self)
         own._whose = tenant
         return own
+
+
+def _ids(backend: Backend, text: str, *, add_special_tokens: bool = False) -> list[int]:
+    """As a batch of one: ``encode`` keeps the interpreter from every other thread for as long as it takes, which of a
+    long conversation are a hundred milliseconds, and looks for places that nobody asked for."""
+    (encoding,) = backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+    return encoding.ids
 
 
 def _unusable(path: Path, error: Exception) -> ModelLoadError:

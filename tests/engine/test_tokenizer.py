@@ -1,6 +1,8 @@
 import json
 import re
 import shutil
+import sys
+import threading
 
 import pytest
 from hypothesis import given, settings
@@ -42,6 +44,25 @@ class TestIds:
         assert len(tokenizer.encode("<|im_end|>")) == 1
         assert len(tokenizer.encode_plain("<|im_end|>")) > 1
         assert tokenizer.decode(tokenizer.encode_plain("<|im_end|>")) == "<|im_end|>"
+
+    def test_others_have_their_turn_while_a_long_text_becomes_ids(self, tokenizer):
+        text, gate, came = "the quick brown fox " * 1000, threading.Lock(), threading.Event()
+        ways = [tokenizer.encode, tokenizer.encode_plain, lambda text: tokenizer.encode_rendered(f"{text}<|im_end|>")]
+        usual = sys.getswitchinterval()
+        for encode in ways:
+            came.clear()
+            gate.acquire()
+            other = threading.Thread(target=lambda: (gate.acquire(), came.set()))
+            other.start()
+            sys.setswitchinterval(60)  # then nobody takes the interpreter: it is given up
+            try:
+                gate.release()
+                tries = next((tries for tries in range(100) if encode(f"{text}{tries}") and came.is_set()), None)
+            finally:
+                sys.setswitchinterval(usual)
+            other.join()
+            gate.release()
+            assert tries is not None
 
     def test_a_bare_prompt_begins_as_the_tokenizer_has_it_and_is_plain(self, tokenizer, tmp_path):
         assert tokenizer.encode_prompt("<|im_end|> the") == tokenizer.encode_plain("<|im_end|> the")
