@@ -6,7 +6,7 @@ PIN := -c .ci/constraints.txt
 # By their checksums, all but torch, whose builds differ by machine: it comes after them, by its version.
 LOCKED := --no-deps --require-hashes -r .ci/locked.txt
 # What must be covered to the last branch.
-WHOLE := */engine/block_pool.py,*/engine/prefix_cache.py,*/engine/restoring.py,*/server/protocol.py
+WHOLE := */engine/block.py,*/engine/block_pool.py,*/engine/prefix_cache.py,*/engine/restoring.py,*/server/protocol.py
 
 # Compiled once, so that no first start and no test has to wait for it.
 KERNELS := from torch import bfloat16, device, float32; \

@@ -26,7 +26,7 @@ from chatpager.bench import machine, models, plot, report
 from chatpager.bench.traces import BLOCK, TRACES, Turn, blocks, lengths
 from chatpager.bench.workload import p99
 from chatpager.config import EngineConfig
-from chatpager.engine.block_pool import EvictionClass
+from chatpager.engine.block import EvictionClass
 from chatpager.engine.engine import Engine
 from chatpager.engine.heads import Strength
 from chatpager.engine.messages import AddRequest, LeaseRequest

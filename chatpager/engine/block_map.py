@@ -10,7 +10,8 @@ from enum import IntEnum
 
 import msgspec
 
-from chatpager.engine.block_pool import Block, BlockPool, BlockState, EvictionClass
+from chatpager.engine.block import Block, BlockState, EvictionClass
+from chatpager.engine.block_pool import BlockPool
 from chatpager.engine.heads import Head
 from chatpager.engine.leases import LeaseBook
 

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
-from typing import TYPE_CHECKING
 
+from chatpager.engine.block import Block
 from chatpager.engine.block_hash import BlockProof
-
-if TYPE_CHECKING:
-    from chatpager.engine.block_pool import Block
 
 MOST_COMPARED = 32
 """Blocks that go on from one place with one token, the latest first; a place where more do is a popular one."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 
-from chatpager.engine.block_pool import Block, BlockPool, BlockState
+from chatpager.engine.block import Block, BlockState
+from chatpager.engine.block_pool import BlockPool
 
 Key = tuple[int, bool, int, int, int]
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import NamedTuple
 
+from chatpager.engine.block import EvictionClass
 from chatpager.engine.block_hash import BlockHash
-from chatpager.engine.block_pool import EvictionClass
 
 
 class Eviction(NamedTuple):

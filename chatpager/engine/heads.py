@@ -8,8 +8,8 @@ from typing import Literal
 
 import msgspec
 
+from chatpager.engine.block import Block
 from chatpager.engine.block_hash import BlockProof
-from chatpager.engine.block_pool import Block
 
 
 class Strength(StrEnum):

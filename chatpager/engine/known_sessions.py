@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from chatpager.engine.block_pool import Block
+from chatpager.engine.block import Block
 from chatpager.engine.drafts import Drafts
 from chatpager.engine.heads import Head
 from chatpager.engine.prefix_cache import PrefixCache

@@ -16,8 +16,9 @@ import heapq
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 
+from chatpager.engine.block import Block
 from chatpager.engine.block_hash import BlockProof
-from chatpager.engine.block_pool import Block, BlockPool
+from chatpager.engine.block_pool import BlockPool
 from chatpager.engine.heads import TTL_CAPS, Head, Lease, LeaseChange, LeaseEvent, Strength
 
 NEEDED = "a request needs the memory"

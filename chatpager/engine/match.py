@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from chatpager.engine.block_pool import Block, EvictionClass
+from chatpager.engine.block import Block, EvictionClass
 from chatpager.engine.histogram import Histogram
 from chatpager.engine.reading import Source
 

@@ -14,8 +14,9 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
 
+from chatpager.engine.block import Block, BlockState, EvictionClass
 from chatpager.engine.block_hash import BlockHash, BlockProof
-from chatpager.engine.block_pool import Block, BlockPool, BlockState, EvictionClass
+from chatpager.engine.block_pool import BlockPool
 from chatpager.engine.eviction_order import EvictionOrder
 from chatpager.engine.ghost_index import Eviction, GhostIndex
 from chatpager.engine.leases import LeaseBook

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from enum import StrEnum
 
-from chatpager.engine.block_pool import Block
+from chatpager.engine.block import Block
 
 SLICE_SECONDS = 0.01
 """Of each step in which others compute; the file that is being read is read to its end."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Sequence
 
+from chatpager.engine.block import Block
 from chatpager.engine.block_hash import BlockProof
-from chatpager.engine.block_pool import Block
 from chatpager.engine.disk_tier import DiskTier
 from chatpager.engine.host_tier import Content, is_there
 from chatpager.engine.timed_copies import TimedCopies

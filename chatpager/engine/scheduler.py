@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import dataclass
 from operator import attrgetter
 
-from chatpager.engine.block_pool import BlockState
+from chatpager.engine.block import BlockState
 from chatpager.engine.claims import Claims
 from chatpager.engine.lanes import Lanes
 from chatpager.engine.match import Match

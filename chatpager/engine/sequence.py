@@ -13,7 +13,7 @@ from chatpager.engine.messages import FinishReason
 from chatpager.engine.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
-    from chatpager.engine.block_pool import Block
+    from chatpager.engine.block import Block
     from chatpager.engine.constraint import Constraint
     from chatpager.engine.ghost_index import Eviction
     from chatpager.engine.published import PublishedPrefix

@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from chatpager.engine.block_pool import BlockPool, EvictionClass
+from chatpager.engine.block import EvictionClass
+from chatpager.engine.block_pool import BlockPool
 from chatpager.engine.heads import Head, Strength
 from chatpager.engine.histogram import Distribution
 from chatpager.engine.match import CacheStats

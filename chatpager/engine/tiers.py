@@ -14,8 +14,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
+from chatpager.engine.block import Block
 from chatpager.engine.block_hash import BlockProof
-from chatpager.engine.block_pool import Block
 from chatpager.engine.block_times import BlockTimes
 from chatpager.engine.disk_tier import DiskTier
 from chatpager.engine.histogram import Histogram

@@ -1,6 +1,6 @@
 """What holds of an engine on the checkable model in any state; ``Engine.audit`` checks what its own books can tell."""
 
-from chatpager.engine.block_pool import BlockState
+from chatpager.engine.block import BlockState
 from tests.engine.fakes import LateRunner, digests
 
 

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
+from chatpager.engine.block import EvictionClass
 from chatpager.engine.block_map import CODES, MOST_SESSIONS, BlockCode, block_facts, code_of, take_changes
-from chatpager.engine.block_pool import EvictionClass
 from chatpager.engine.heads import Strength
 from chatpager.engine.messages import LeaseRequest
 from chatpager.engine.residence import leased_sessions, residences

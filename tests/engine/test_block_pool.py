@@ -1,7 +1,8 @@
 import pytest
 
+from chatpager.engine.block import BlockState
 from chatpager.engine.block_hash import BlockHash
-from chatpager.engine.block_pool import BlockPool, BlockState
+from chatpager.engine.block_pool import BlockPool
 
 
 def named_chain(pool, count, prefix=b""):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from chatpager.engine.block_pool import EvictionClass
+from chatpager.engine.block import EvictionClass
 from chatpager.engine.drafts import DRAFT
 from chatpager.engine.heads import Strength
 from chatpager.engine.messages import DraftRequest

@@ -10,7 +10,7 @@ import random
 
 import pytest
 
-from chatpager.engine.block_pool import BlockState
+from chatpager.engine.block import BlockState
 from chatpager.engine.sequence import SequenceStatus
 from tests.engine.fakes import NamedByTokens, answer, continuation, make_engine, request, run, step
 

@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from chatpager.engine.block_pool import EvictionClass
+from chatpager.engine.block import EvictionClass
 from chatpager.engine.heads import TTL_CAPS, Strength
 from chatpager.engine.leases import LeaseBook
 from chatpager.engine.messages import LeaseRequest

@@ -2,7 +2,8 @@
 
 import pytest
 
-from chatpager.engine.block_pool import BlockPool, BlockState
+from chatpager.engine.block import BlockState
+from chatpager.engine.block_pool import BlockPool
 from chatpager.engine.prefix_cache import PrefixCache
 from chatpager.engine.sequence import SamplingParams, Sequence
 from tests.engine.fakes import NamedByTokens

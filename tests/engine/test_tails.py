@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatpager.engine.block_pool import BlockState, EvictionClass
+from chatpager.engine.block import BlockState, EvictionClass
 from chatpager.engine.branches import MOST_COMPARED
 from chatpager.engine.heads import Strength
 from chatpager.engine.messages import LeaseRequest
