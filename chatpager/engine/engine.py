@@ -120,6 +120,7 @@ class Engine:
         first = self._intake.sequence(request)
         seqs = [first, *first.forks]
         self._requests[request.request_id] = Request(seqs, now, unfinished={s.index for s in seqs})
+        self.sessions.begin(seqs)
         self.scheduler.add(first)
 
     def cancel(self, request_id: str, index: int | None = None) -> None:

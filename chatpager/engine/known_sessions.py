@@ -5,6 +5,7 @@ their blocks are.
 from __future__ import annotations
 
 from collections.abc import Collection
+from collections.abc import Sequence as Seq
 
 from chatpager.engine.block import Block
 from chatpager.engine.drafts import Drafts
@@ -27,6 +28,9 @@ class KnownSessions:
         self._drafts = drafts
         self._block_size = cache.block_size
         self._max_model_len = max_model_len
+        self._turns: dict[str, str] = {}
+        """By session the request of its turn that runs, the latest: another server may have taken the session over, or
+        deleted it, while the turn of one that is gone still runs. Such a turn moves no head."""
 
     # -- what conversations do between their turns -------------------------------------------------------------------
 
@@ -48,6 +52,7 @@ class KnownSessions:
 
     def close(self, owner: str) -> None:
         """The conversation was deleted: its blocks are nobody's, and go from the disk unless others have them."""
+        self._turns.pop(owner, None)
         self._leases.close(owner)
         if self._tiers is not None:
             self._tiers.drop(owner)
@@ -56,6 +61,7 @@ class KnownSessions:
         """All conversations of a tenant were deleted, also those that nobody here has heard of since the start."""
         for owner in [owner for owner in self._leases.heads if owner.partition("\0")[0] == tenant]:
             self._leases.close(owner)
+        self._turns = {owner: turn for owner, turn in self._turns.items() if owner.partition("\0")[0] != tenant}
         if self._tiers is not None:
             self._tiers.drop_all(tenant)
 
@@ -76,7 +82,20 @@ class KnownSessions:
             self.close(prefix.owner)
         return prefix is not None
 
-    # -- a turn ends --------------------------------------------------------------------------------------------------
+    # -- a turn begins and ends ---------------------------------------------------------------------------------------
+
+    def begin(self, seqs: Seq[Sequence]) -> None:
+        """Of one request."""
+        for seq in seqs:
+            if seq.owner:
+                self._turns[seq.owner] = seq.request_id
+
+    def end(self, seq: Sequence) -> None:
+        if self._is_latest(seq):
+            del self._turns[seq.owner]
+
+    def _is_latest(self, seq: Sequence) -> bool:
+        return self._turns.get(seq.owner) == seq.request_id
 
     def keep(self, seq: Sequence) -> None:
         """What a running sequence's turn leaves behind: its blocks are found again, and its session's head moves."""
@@ -85,7 +104,7 @@ class KnownSessions:
             self._keep_published(chain)
         tail = None if seq.speculative else self._cache.keep_tail(seq, chain)
         whole = seq.committed >= seq.num_prompt_tokens
-        if seq.owner and (whole or len(chain) >= self._known_blocks(seq.owner)):
+        if self._is_latest(seq) and (whole or len(chain) >= self._known_blocks(seq.owner)):
             self._leases.move(seq.owner, seq.hasher.tenant, [*chain, tail] if tail else chain)
             self._cache.save(seq.owner, chain)
 

@@ -63,7 +63,11 @@ class OpenRequests(dict[str, Request]):
         """Take a sequence out whose turn ended as it should, or was ended: the session's head moves with it."""
         if seq.status is SequenceStatus.RUNNING:
             self._sessions.keep(seq)
+        self._finish(seq)
+
+    def _finish(self, seq: Sequence) -> None:
         self._scheduler.finish(seq)
+        self._sessions.end(seq)
 
     def end_request(self, request_id: str, reason: FinishReason, error: EngineError | None = None) -> None:
         request = self[request_id]
@@ -75,7 +79,7 @@ class OpenRequests(dict[str, Request]):
     def end_sequence(self, seq: Sequence, reason: FinishReason, error: EngineError | None = None) -> None:
         usage = self.usage(seq)
         if error:
-            self._scheduler.finish(seq)
+            self._finish(seq)
         else:
             self.end_turn(seq)
         code, message = (error.code, str(error)) if error else (None, None)

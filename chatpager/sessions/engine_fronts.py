@@ -38,6 +38,8 @@ class Fronts:
         """Who has said that it goes: what the last step brought is told before the next message is asked for."""
         self._running: dict[str, dict[str, int]] = {}
         """Requests by front, and how many of their answers have not ended."""
+        self._drafts: dict[str, set[str]] = {}
+        """Owners by front, of what is being written there."""
 
     # -- for who carries it to and fro, in any thread -----------------------------------------------------------------
 
@@ -112,20 +114,27 @@ class Fronts:
         self._ready(front)
 
     def _left(self, front: str) -> Handed:
-        """Its requests are cancelled one by one."""
+        """Its requests are cancelled one by one, and nobody is writing what its clients were."""
         for name in self._running.pop(front, {}):
             self._come.put(("", CancelRequest(name)))
+        for owner in self._drafts.pop(front, ()):
+            self._come.put(("", DraftRequest(owner=owner)))
         self._leaving.append(front)
         return CancelRequest(front)  # of nothing: something has to be carried out
 
     def _named(self, front: str, command: Command) -> Command:
-        if isinstance(command, AddRequest | CancelRequest | AttendRequest) and front:
+        if not front:
+            return command
+        if isinstance(command, AddRequest | CancelRequest | AttendRequest):
             name = front + BETWEEN + command.request_id
             if isinstance(command, AddRequest):
                 self._running.setdefault(front, {})[name] = command.params.n
             return msgspec.structs.replace(command, request_id=name)
         if isinstance(command, DraftRequest):
-            return msgspec.structs.replace(command, owner=command.owner + BETWEEN + front)
+            owner = command.owner + BETWEEN + front
+            drafts = self._drafts.setdefault(front, set())
+            (drafts.add if command.prompt_token_ids else drafts.discard)(owner)
+            return msgspec.structs.replace(command, owner=owner)
         return command
 
     def tell(self, told: Told) -> None:

@@ -559,3 +559,27 @@ def test_a_renewal_that_can_get_nothing_looks_at_no_other_lease():
     lease(engine, "s3")
     assert not looked
     assert engine.leases.leased_by_tenant() == before
+
+
+@pytest.mark.parametrize("then", ["goes on", "closes it", "erases all"])
+def test_a_turn_that_ends_late_does_not_take_back_what_became_of_its_session(then):
+    """Another server has taken the session over, or deleted it, while the turn of one that is gone still ran."""
+    engine, owner = make_engine(num_blocks=60, host_blocks=64, max_tokens=64), "t\0s"
+    engine.add(request("gone", range(12), 40, owner=owner), 0.0)
+    for _ in range(5):
+        step(engine)
+    if then == "goes on":
+        engine.add(request("new", range(20), 8, owner=owner), 0.0)
+        while "new" in engine._requests:
+            step(engine)
+    elif then == "closes it":
+        engine.sessions.close(owner)
+    else:
+        engine.sessions.close_all("t")
+    before = engine.sessions.cache_of(owner, 0.0)
+    assert (before is None) == (then != "goes on")
+    engine.cancel("gone")
+    assert engine.sessions.cache_of(owner, 0.0) == before
+    turn(engine, owner, range(20), 8)
+    assert engine.sessions.cache_of(owner, 0.0).tokens >= 24 and not engine.sessions._turns
+    engine.audit()

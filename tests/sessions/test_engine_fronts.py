@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from chatpager.engine.heads import Strength
-from chatpager.engine.messages import CancelRequest, CloseSession, LeaseRequest, PublishPrefix
+from chatpager.engine.messages import CancelRequest, CloseSession, DraftRequest, LeaseRequest, PublishPrefix
 from chatpager.engine.questions import CacheOf, LeaseWanted, Publishing
 from chatpager.engine.servant import Servant, Stepped
 from chatpager.sessions.engine_frames import Asking, Erasing, Refusal, Reply, Unframed, answer_of, packed, up
@@ -96,3 +96,17 @@ def test_what_one_asked_for_ends_when_it_has_gone_and_others_go_on(house):
     b.send(Asking(2, CacheOf("s")))
     b.until(Reply, 2)
     assert fronts.take("a") is None
+
+
+def test_what_one_was_writing_is_let_go_when_it_has_gone(house):
+    engine, fronts, a, b = house
+    for front, prompt in ((a, PROMPT), (b, PROMPT[::-1])):
+        front.send(DraftRequest(owner="\0w", prompt_token_ids=[*prompt]))
+    a.send(DraftRequest(owner="\0sent", prompt_token_ids=[*PROMPT, 7]))
+    a.send(DraftRequest(owner="\0sent"))
+    b.send(request("r", PROMPT, 3))
+    b.outputs("r")
+    fronts.close("a")
+    b.send(Asking(1, CacheOf("s")))
+    b.until(Reply)
+    assert len({*engine.drafts._kept, *engine.drafts._waiting}) == 1 and not fronts._drafts.get("a")
