@@ -226,7 +226,7 @@ class Engine:
         try:
             self._step(clock)
         finally:
-            self.scheduler.settle()
+            self.scheduler.copies.settle()
         self.drafts.settle()
         if self.tiers is not None:
             self.tiers.give_way(self.computes)
@@ -281,7 +281,7 @@ class Engine:
             return plan, self._attempts.compute(plan)
         except BaseException:
             if plan is not None:
-                self.scheduler.take_back_copies(plan)
+                self.scheduler.copies.take_back(plan)
             raise
 
     def _claim_draft(self, seq: Sequence) -> int:

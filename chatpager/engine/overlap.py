@@ -155,13 +155,13 @@ class Overlap:
         place, table = position // self._scheduler.block_size, seq.block_table
         if place >= len(table):
             return 1
-        return None if self._scheduler.is_shared(table[place]) else 0
+        return None if self._scheduler.copies.is_shared(table[place]) else 0
 
     def _take(self, wanted: list[tuple[Sequence, int]]) -> bool:
         """Give each its blocks, or nobody any where they are not all to be had."""
         if not wanted:
             return True
-        if sum(need for _, need in wanted) > self._scheduler.unpromised:
+        if sum(need for _, need in wanted) > self._scheduler.promises.unpromised:
             return False
         for seq, need in wanted:
             seq.block_table.extend(self._scheduler.cache.allocate(need, by=seq.owner))

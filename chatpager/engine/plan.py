@@ -35,8 +35,8 @@ class Row:
     count: int
     samples: list[Sequence] = field(default_factory=list)
     copy: tuple[int, int] | None = None
-    """(shared block, own block): copied before the step writes into it. The shared one is held until ``settle``, so
-    that a step can be repeated, and no block is source and target in one step."""
+    """(shared block, own block): copied before the step writes into it. The shared one is held until the step is over
+    (``step_copies``), so that a step can be repeated, and no block is source and target in one step."""
     start: int = -1
     """Of its sequence's tokens the first that is computed; by default what is not committed yet."""
     is_fed: bool = False

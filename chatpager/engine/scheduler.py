@@ -9,7 +9,6 @@ overtaken for a bounded time only; and looked at are those that come first where
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections import Counter
 from dataclasses import dataclass
 from operator import attrgetter
@@ -21,9 +20,11 @@ from chatpager.engine.match import Match
 from chatpager.engine.pace import Pace
 from chatpager.engine.plan import Limits, Plan, Row, SchedulerStats
 from chatpager.engine.prefix_cache import PrefixCache
+from chatpager.engine.promises import Promises
 from chatpager.engine.quarantine import Quarantine
-from chatpager.engine.rounds import Rounds
 from chatpager.engine.sequence import Sequence, SequenceStatus
+from chatpager.engine.step_copies import StepCopies
+from chatpager.engine.waiting_line import WaitingLine, turn
 
 OWNED = BlockState.OWNED
 
@@ -33,18 +34,14 @@ class Scheduler:
         self.cache = cache
         self.limits = limits
         self.block_size = cache.block_size
-        self.waiting: list[Sequence] = []
-        """By priority, then by rounds of tenants, then age."""
+        self.waiting = WaitingLine()
         self.running: list[Sequence] = []
         """In the order of admission."""
         self.stats = SchedulerStats()
-        self._promised: list[Sequence] = []
-        """Running sequences that were preempted too often to be preempted again."""
-        self._copied: list[int] = []
-        """Blocks held because a row of this step copies them."""
         self.quarantine = Quarantine(cache)
+        self.copies = StepCopies(cache)
+        self.promises = Promises(cache.pool, cache.block_size, limits.max_preemptions)
         self._claims = Claims()
-        self._rounds = Rounds()
         self._pace = Pace(limits.step_seconds, limits.max_num_batched_tokens)
 
     @property
@@ -56,12 +53,7 @@ class Scheduler:
 
     def add(self, seq: Sequence) -> None:
         seq.status = SequenceStatus.WAITING
-        place = bisect_left(self.waiting, seq.priority, key=lambda other: other.priority)
-        first = self.waiting[place] if place < len(self.waiting) else None
-        earliest = first.round if first is not None and first.priority == seq.priority else None
-        number = self._rounds.joined(seq.hasher.tenant, earliest, seq.weight)
-        seq.round = number if seq.round is None else seq.round  # one that was preempted has its place again
-        insort(self.waiting, seq, key=_turn)
+        self.waiting.join(seq)
 
     def commit(self, row: Row) -> None:
         """The step that computed ``row`` is done: its blocks may now be found, its siblings start from its prompt."""
@@ -84,30 +76,8 @@ class Scheduler:
             self.running.remove(seq)
             self._vacate(seq)
         elif seq.status is SequenceStatus.WAITING:
-            self._stop_waiting(seq)
+            self.waiting.leave(seq)
         seq.status = SequenceStatus.FINISHED
-
-    def take_back_copies(self, plan: Plan) -> None:
-        """The step was interrupted, and nobody knows what it copied: its sequences have their shared blocks again."""
-        for row in plan.rows:
-            if row.copy:
-                shared, own = row.copy
-                table = row.seq.block_table
-                table[table.index(own)] = shared
-                self._copied.remove(shared)  # the step's hold is the table's again
-                self.cache.let_go(self.cache.pool.blocks[own])
-
-    def settle(self) -> None:
-        """The step is over, well or not: what only it needed is let go."""
-        while self._copied:
-            self.cache.let_go(self.cache.pool.blocks[self._copied.pop()])
-
-    def _stop_waiting(self, seq: Sequence) -> None:
-        """A sibling that waits for its request's prompt is not in the queue."""
-        place = bisect_left(self.waiting, _turn(seq), key=_turn)
-        if place < len(self.waiting) and self.waiting[place] is seq:
-            del self.waiting[place]
-            self._rounds.left(seq.hasher.tenant)
 
     def _share_table(self, seq: Sequence, twin: Sequence) -> None:
         for block_id in seq.block_table:
@@ -126,19 +96,18 @@ class Scheduler:
         if not self.quarantine.take(seq):
             self.cache.free(seq.block_table)
         seq.committed = seq.published = seq.written = 0
-        if seq in self._promised:
-            self._promised.remove(seq)
+        self.promises.end(seq)
 
     # -- one step -----------------------------------------------------------------------------------------------------
 
     def schedule(self) -> Plan:
-        """Fill one step. Only blocks are taken here; ``commit`` records what was computed, ``settle`` ends it. Where it
-        is interrupted, nothing is to be copied."""
+        """Fill one step. Only blocks are taken here; ``commit`` records what was computed, ``copies.settle`` ends it.
+        Where it is interrupted, nothing is to be copied."""
         plan = Plan()
         try:
             self._fill(plan)
         except BaseException:
-            self.take_back_copies(plan)
+            self.copies.take_back(plan)
             raise
         return plan
 
@@ -195,9 +164,9 @@ class Scheduler:
                 plan.rows.append(Row(seq, 1, [seq] if seq.committed + 1 == len(seq.token_ids) else []))
                 return 1
         need, shared = self._blocks_needed(seq, count)
-        while need and need > self._allocatable(seq):
+        while need and need > self.promises.allocatable(seq):
             victim = self._victim(seq)
-            if victim is seq and self.cache.leases.revoke(need - self._allocatable(seq)):
+            if victim is seq and self.cache.leases.revoke(need - self.promises.allocatable(seq)):
                 continue
             self._preempt(plan, victim)
             if victim is seq:
@@ -209,7 +178,7 @@ class Scheduler:
             old = seq.block_table[shared]
             copy = (old, fresh.pop())
             seq.block_table[shared] = copy[1]
-            self._copied.append(old)  # the table's hold becomes the step's
+            self.copies.hold(old)
         if fresh:
             seq.block_table.extend(fresh)
         done = seq.committed + count == len(seq)
@@ -220,37 +189,14 @@ class Scheduler:
         """(blocks to allocate for ``count`` more tokens, place of a shared block that is written and so copied)."""
         table, place = seq.block_table, seq.committed // self.block_size
         table_need = -(-(seq.committed + count) // self.block_size) - len(table)
-        shared = place < len(table) and self.is_shared(table[place])
+        shared = place < len(table) and self.copies.is_shared(table[place])
         return table_need + shared, place if shared else None
-
-    def is_shared(self, block_id: int) -> bool:
-        """Whether another table has the block too, or the cache. A step's hold does not count: it copies before
-        anything is written, and what it copies ends before the place where the last holder writes."""
-        block = self.cache.pool.blocks[block_id]
-        return block.state is BlockState.CACHED or (block.ref > 1 and block.ref - self._copied.count(block_id) > 1)
-
-    # -- room for all -------------------------------------------------------------------------------------------------
-
-    @property
-    def unpromised(self) -> int:
-        """Blocks that anybody may take."""
-        return self.cache.pool.available - sum(map(self._promise, self._promised))
-
-    def _allocatable(self, seq: Sequence) -> int:
-        """Blocks that ``seq`` may take: those available, less what is promised to others."""
-        return self.cache.pool.available - sum(self._promise(s) for s in self._promised if s is not seq)
-
-    def _immune(self, seq: Sequence) -> bool:
-        return seq.preemptions >= self.limits.max_preemptions
-
-    def _promise(self, seq: Sequence) -> int:
-        """Blocks kept free for a sequence that is not preempted again: all it can ever need."""
-        return max(0, _blocks(seq.max_length, self.block_size) + 1 - len(seq.block_table))
 
     def _victim(self, needy: Sequence) -> Sequence:
         """Lowest priority, then what nobody reads, then latest admitted; never one that was preempted too often
         already."""
-        choice = ((s.priority, s.unread, i) for i, s in enumerate(self.running) if s is needy or not self._immune(s))
+        immune = self.promises.is_immune
+        choice = ((s.priority, s.unread, i) for i, s in enumerate(self.running) if s is needy or not immune(s))
         return self.running[max(choice)[2]]
 
     def _preempt(self, plan: Plan, seq: Sequence) -> None:
@@ -258,9 +204,7 @@ class Scheduler:
         little."""
         for row in [row for row in plan.rows if row.seq is seq]:
             plan.rows.remove(row)
-            if row.copy:
-                self._copied.remove(row.copy[0])
-                self.cache.let_go(self.cache.pool.blocks[row.copy[0]])
+            self.copies.drop(row)
         self.stats.preemptions += 1
         self.running.remove(seq)
         self.stats.swaps += self.cache.expect(seq)
@@ -275,10 +219,10 @@ class Scheduler:
         """The oldest waiting requests in the order in which they should be admitted."""
         if not self.waiting or self.occupied >= self.limits.max_num_seqs:
             return []
-        oldest = self.waiting[: self.limits.window]
+        oldest = self.waiting.first(self.limits.window)
         credit = self.limits.age_credit
         found = [_Candidate(s, len(s) - self.cache.below.reach(s) * self.block_size) for s in oldest]
-        return sorted(found, key=lambda c: (c.seq.priority, max(0, c.uncached - credit * c.seq.age), _turn(c.seq)))
+        return sorted(found, key=lambda c: (c.seq.priority, max(0, c.uncached - credit * c.seq.age), turn(c.seq)))
 
     def _admit(self, plan: Plan, lanes: Lanes, candidates: list[_Candidate]) -> None:
         for candidate in candidates:
@@ -311,11 +255,9 @@ class Scheduler:
         if not lanes.chunk(len(seq) - self.cache.below.reach(seq) * self.block_size):
             match.rollback()
             return True
-        need = _blocks(len(seq), self.block_size)
-        if self._immune(seq):
-            need = _blocks(seq.max_length, self.block_size) + 1
+        need = self.promises.needed(seq)
         watermark = int(self.limits.watermark * self.cache.pool.usable) if self.running else 0
-        others = watermark + self._unfinished_prefills()
+        others = watermark + self.promises.begun(self.running)
         if not self._has_room(seq, need - len(match.blocks) + others):
             match.rollback()
             return False
@@ -327,7 +269,7 @@ class Scheduler:
         if not whole:
             match.rollback()  # what has come stays in the cache; the rest comes in the next steps
             return True
-        room = self._allocatable(seq) - (need - len(match.blocks)) - others
+        room = self.promises.allocatable(seq) - (need - len(match.blocks)) - others
         if room > 0 and not seq.speculative:  # what is copied is held for a step: no draft may cost others that
             self.cache.extend(seq, match)
         if count := lanes.chunk(len(seq) - match.tokens):
@@ -338,11 +280,9 @@ class Scheduler:
         return True
 
     def _start(self, seq: Sequence, match: Match, lanes: Lanes) -> None:
-        self._stop_waiting(seq)
-        self._rounds.begun(seq.round or 0)
+        self.waiting.begin(seq)
         self.running.append(seq)
-        if self._immune(seq):
-            self._promised.append(seq)
+        self.promises.make(seq)
         seq.status = SequenceStatus.RUNNING
         seq.block_table = match.commit()
         seq.committed = match.tokens
@@ -354,11 +294,11 @@ class Scheduler:
 
     def _has_room(self, seq: Sequence, need: int) -> bool:
         """Leases give way only where waiting for those that run would not help."""
-        missing = need - self._allocatable(seq)
+        missing = need - self.promises.allocatable(seq)
         running = self.cache.pool.counts()["active"] if self.running else 0
         if missing > running:
             self.cache.leases.revoke(missing - running)
-            missing = need - self._allocatable(seq)
+            missing = need - self.promises.allocatable(seq)
         return missing <= 0
 
     def _count_admission(self, seq: Sequence, match: Match) -> None:
@@ -376,25 +316,8 @@ class Scheduler:
         if not seq.speculative:
             seq.evicted = self.cache.count_admission(seq, match)
 
-    def _unfinished_prefills(self) -> int:
-        """Blocks that running prompts still have to take: promised to them before anyone is admitted."""
-        return sum(
-            max(0, _blocks(len(s), self.block_size) - len(s.block_table))
-            for s in self.running
-            if s.remaining > 1 and not self._immune(s)
-        )
-
 
 @dataclass(frozen=True)
 class _Candidate:
     seq: Sequence
     uncached: int
-
-
-def _turn(seq: Sequence) -> tuple[int, int, int, int]:
-    """A request's place in the queue; no two are equal."""
-    return seq.priority, seq.round or 0, seq.arrival, seq.index
-
-
-def _blocks(tokens: int, block_size: int) -> int:
-    return -(-tokens // block_size)

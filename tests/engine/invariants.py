@@ -46,7 +46,7 @@ def watch_writes(engine):
             for row in plan.rows:
                 for block_id in row.seq.block_table[row.start // size : (row.end - 1) // size + 1]:
                     block = engine.pool.blocks[block_id]
-                    others = block.ref - 1 - engine.scheduler._copied.count(block_id)
+                    others = block.ref - 1 - engine.scheduler.copies.holds(block_id)
                     assert block.state is BlockState.OWNED and others == 0, f"{row.seq.request_id} writes {block}"
             return begin(plan)
 

@@ -260,7 +260,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     def _may_give_way(self):
         scheduler = self.engine.scheduler
-        return [seq for seq in scheduler.running if not scheduler._immune(seq)]
+        return [seq for seq in scheduler.running if not scheduler.promises.is_immune(seq)]
 
     @rule(blocks=st.integers(1, 40))
     def demote(self, blocks):
