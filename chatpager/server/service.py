@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-import msgspec
 from aiohttp import web
 
 from chatpager.config import ServerConfig
@@ -100,7 +99,7 @@ async def begin(
         what ``SessionHub.submit_choices`` does.
     """
     if request.kind == "response":
-        request = replace(request, body=lambda turn, ended: msgspec.to_builtins(final_response(turn, ended)))
+        request = replace(request, body=final_response)
     submitting = asyncio.ensure_future(service.hub.submit_choices(request))
     try:
         return await asyncio.shield(submitting)

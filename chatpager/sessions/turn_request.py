@@ -37,7 +37,7 @@ class TurnRequest:
     ``keep_prompt_seconds`` as much of it as this turn asked the model. ``title``: the session is called so from now on.
     ``explain``: the receipt says where the prompt left the turn before it.
     ``on_disconnect`` says whether the turn ends when its reader leaves; None leaves that to the wire.
-    ``body`` makes the wire's object at the turn's end, which is stored with it."""
+    ``body`` makes the wire's object at the turn's end, which is stored with it as msgspec writes it."""
 
     id: str
     tenant: str
@@ -68,7 +68,7 @@ class TurnRequest:
     client_key: str | None = None
     results: Mapping[str, str] = field(default_factory=dict)
     parameters: dict[str, Any] = field(default_factory=dict)
-    body: Callable[[LiveTurn, Ended], dict[str, Any]] | None = None
+    body: Callable[[LiveTurn, Ended], object] | None = None
 
     @property
     def around(self) -> Around:

@@ -223,7 +223,8 @@ ReadContent = Callable[[Turn, Journaled], Content]
 
 
 class FinishedTurn(Struct, frozen=True, kw_only=True):
-    """A turn's end. ``message`` is the answer, or None where there is not a token of one; ``response`` the body."""
+    """A turn's end. ``message`` is the answer, or None where there is not a token of one; ``response`` the body:
+    what msgspec can write, which need not be made a dictionary first."""
 
     id: str
     tenant: str
@@ -234,7 +235,7 @@ class FinishedTurn(Struct, frozen=True, kw_only=True):
     receipt: dict[str, Any] | None = None
     timings: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
-    response: dict[str, Any] | None = None
+    response: object | None = None
 
 
 class Finished(Struct, frozen=True, kw_only=True):

@@ -1,6 +1,7 @@
 import asyncio
 
 import pytest
+from msgspec import defstruct
 
 from chatpager.errors import (
     ConversationNotFound,
@@ -202,7 +203,8 @@ async def test_the_end_of_a_turn_is_stored_whole(store, session):
 
 
 async def test_the_bodies_of_several_responses(store, session):
-    for id, body in (("resp_1", {"id": "resp_1"}), ("resp_2", None), ("resp_3", {"n": 3})):
+    one = defstruct("Body", [("id", str)])("resp_1")
+    for id, body in (("resp_1", one), ("resp_2", None), ("resp_3", {"n": 3})):
         await store.begin_turn(begin(id, user("hi")))
         await store.finish_turn(end(id, "hello", response=body))
     await store.begin_turn(begin("resp_4", user("hi"), tenant="bob"))
