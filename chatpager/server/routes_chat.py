@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from aiohttp import web
 
@@ -14,9 +16,10 @@ from chatpager.server.keyring import tenant_of
 from chatpager.server.once import HEADER, begin_keyed
 from chatpager.server.reading import decoded, made_of
 from chatpager.server.request_bodies import ChatCreate
-from chatpager.server.routes_responses import json_response
+from chatpager.server.routes_responses import json_of, json_response
 from chatpager.server.service import SERVICE, delete_turn
 from chatpager.server.sse import Frames, send_events
+from chatpager.server.wire_chat import ChatCompletion
 from chatpager.sessions.logprobs import logprobs_of
 from chatpager.sessions.stream import Ended, follow_all
 from chatpager.sessions.turn import LiveTurn
@@ -49,9 +52,15 @@ async def _whole(turns: Sequence[LiveTurn]) -> web.Response:
             return json_response(wire.ErrorAnswer(error), status=status)
     first, usage = turns[0], usage_of_all([t.stored_usage(e) for t, e in zip(turns, ended, strict=True)])
     ours = account(first, ended[0])
-    asked = first.request.params.logprobs is not None
-    found = [logprobs_of(turn.stream.events) for turn in turns] if asked else []
-    return json_response(completion(first.id, first.created_at, first.request.model, ended, usage, ours, found))
+    told = partial(completion, first.id, first.created_at, first.request.model, ended, usage, ours)
+    if first.request.params.logprobs is None:
+        return json_response(told())
+    return json_of(await asyncio.to_thread(_with_logprobs, turns, told))
+
+
+def _with_logprobs(turns: Sequence[LiveTurn], told: Callable[..., ChatCompletion]) -> bytes:
+    """Of 64 choices they are millions of objects."""
+    return wire.encoded_by("choices", told([logprobs_of(turn.stream.events) for turn in turns]))
 
 
 async def _frames(turns: Sequence[LiveTurn], body: ChatCreate) -> Frames:

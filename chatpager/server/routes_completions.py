@@ -25,7 +25,7 @@ from chatpager.server.ends import account, error_frame, failure
 from chatpager.server.keyring import tenant_of
 from chatpager.server.once import HEADER, begin_keyed
 from chatpager.server.reading import decoded, made_of
-from chatpager.server.routes_responses import json_response
+from chatpager.server.routes_responses import json_of, json_response
 from chatpager.server.service import SERVICE, Service
 from chatpager.server.sse import Frames, send_events
 from chatpager.server.wire_completions import Completion, CompletionChoice, CompletionLogprobs
@@ -111,7 +111,10 @@ async def _whole(head: Head, answers: Sequence[Choice]) -> web.Response:
                 index=said.index, text=echoed + said.text, logprobs=said.logprobs, finish_reason=said.finish_reason
             )
         )
-    return json_response(completion(head, choices, _usage(answers), account(answers[0].turn, ended[0])))
+    whole = completion(head, choices, _usage(answers), account(answers[0].turn, ended[0]))
+    if choices[0].logprobs is None:
+        return json_response(whole)
+    return json_of(await asyncio.to_thread(wire.encoded_by, "choices", whole))
 
 
 async def _frames(head: Head, answers: Sequence[Choice], body: CompletionCreate) -> Frames:

@@ -140,11 +140,17 @@ async def export(request: web.Request) -> web.Response:
     session = await service.store.session(tenant, request.match_info["id"])
     found = await _all_items(service, tenant, session.id)
     file = {"Content-Disposition": f'attachment; filename="{session.id}.{form}"'}
-    if form == "md":
-        text = as_markdown(session.title, found)
-        return web.Response(text=text, content_type="text/markdown", headers=file)
-    whole = {"object": "conversation.export", "conversation": conversation_object(service, session), "items": found}
-    return json_response(whole, headers=file)
+    conversation = conversation_object(service, session)
+
+    def written() -> bytes:
+        if form == "md":
+            return as_markdown(session.title, found).encode()
+        items = wire.each_encoded(found)
+        return wire.encoded({"object": "conversation.export", "conversation": conversation, "items": items})
+
+    body = await asyncio.to_thread(written) if len(found) > MUCH else written()
+    kind = "text/markdown" if form == "md" else "application/json"
+    return web.Response(body=body, content_type=kind, charset="utf-8", headers=file)
 
 
 async def input_items(request: web.Request) -> web.Response:

@@ -30,7 +30,11 @@ from chatpager.sessions.turn import LiveTurn
 
 
 def json_response(value: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    return web.Response(text=wire.encode(value), status=status, content_type="application/json", headers=headers)
+    return json_of(wire.encoded(value), status=status, headers=headers)
+
+
+def json_of(body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    return web.Response(body=body, status=status, content_type="application/json", charset="utf-8", headers=headers)
 
 
 async def create(request: web.Request) -> web.StreamResponse:

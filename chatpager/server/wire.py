@@ -6,6 +6,7 @@ OpenAI's API reference for Responses (openai-python 3.52 types), and what the Op
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import msgspec
@@ -219,6 +220,16 @@ _encoder = msgspec.json.Encoder()
 def encoded(value: Any) -> bytes:
     """One object as JSON text in UTF-8."""
     return _encoder.encode(value)
+
+
+def each_encoded(values: Iterable[Any]) -> list[msgspec.Raw]:
+    """For lists that take long, in a thread: between two of these calls others have their turn, in one call nobody."""
+    return [msgspec.Raw(encoded(value)) for value in values]
+
+
+def encoded_by(field: str, whole: msgspec.Struct) -> bytes:
+    """``encoded`` of an object whose ``field`` is such a list."""
+    return encoded(msgspec.structs.replace(whole, **{field: each_encoded(getattr(whole, field))}))
 
 
 def encode(value: Any) -> str:

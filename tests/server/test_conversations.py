@@ -8,7 +8,7 @@ import pytest
 from openai.types.conversations import Conversation
 
 from chatpager.errors import StoreError
-from chatpager.server import routes_conversations
+from chatpager.server import routes_conversations, wire
 from chatpager.server.reading import MUCH
 from chatpager.sessions import prompting
 from tests.serving import DEADLINE, GREEDY, eventually
@@ -250,10 +250,16 @@ async def test_very_many_messages_are_looked_at_beside_the_event_loop(server, mo
 
     monkeypatch.setattr(routes_conversations, "message_items", noted(routes_conversations.message_items))
     monkeypatch.setattr(prompting, "check_bytes", noted(prompting.check_bytes))
+    monkeypatch.setattr(routes_conversations, "as_markdown", noted(routes_conversations.as_markdown))
+    monkeypatch.setattr(wire, "each_encoded", noted(wire.each_encoded))
     many = [{"type": "message", "role": "user", "content": "a"}] * (MUCH + 1)
     for items in (many[:2], many):
         threads.clear()
         conversation = await server.conversation(items=items)
         assert len(await server.items(conversation)) == min(len(items), 20)
         await server.post("/v1/responses", {"conversation": conversation, "input": "a", **GREEDY})
-        assert threads == {("message_items", items is not many), ("check_bytes", items is not many)}
+        for form in ("md", "json"):
+            exported = await server.get(f"{PATH}/{conversation}/export?format={form}")
+            assert exported.headers["content-type"].endswith("; charset=utf-8")
+        works = ("message_items", "check_bytes", "as_markdown", "each_encoded")
+        assert threads == {(work, items is not many) for work in works}

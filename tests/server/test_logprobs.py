@@ -1,5 +1,7 @@
 """Log probabilities on the wires: of the tokens of the text, where it is, in OpenAI's shapes."""
 
+import threading
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,6 +10,7 @@ from openai.types.responses import Response, ResponseTextDeltaEvent, ResponseTex
 
 from chatpager.engine.messages import FinishReason, SampledLogprobs, SamplingParams, StepOutput, TokenLogprob
 from chatpager.engine.tokenizer import Tokenizer
+from chatpager.server import wire
 from chatpager.server.requests import LOGPROBS
 from chatpager.sessions.answers import Delta
 from chatpager.sessions.turn import LiveTurn
@@ -165,8 +168,19 @@ async def test_a_chat_has_the_same(server):
     assert same(told, part["logprobs"])
 
 
-async def test_each_of_several_choices_has_its_own(server):
+async def test_each_of_several_choices_has_its_own(server, monkeypatch):
+    ours, in_loop = wire.encoded_by, []
+
+    def encoded_by(*given):
+        in_loop.append(threading.current_thread() is threading.main_thread())
+        return ours(*given)
+
+    monkeypatch.setattr(wire, "encoded_by", encoded_by)
     body = {"messages": HELLO, **CHAT, "temperature": 1.0, "n": 3, "seed": 1}
     answer = (await server.post("/v1/chat/completions", body)).json
     for choice in answer["choices"]:
         assert text_of(choice["logprobs"]["content"]).startswith(choice["message"]["content"])
+    bare = {"prompt": "Hello", "logprobs": 1, "max_tokens": 4, "n": 2}
+    both = (await server.post("/v1/completions", bare)).json["choices"]
+    assert all(len(choice["logprobs"]["tokens"]) > 0 for choice in both)
+    assert in_loop == [False, False], "of many choices it takes long"
