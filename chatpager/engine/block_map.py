@@ -1,7 +1,7 @@
 """What KV blocks are at one moment, for who draws them: of a map only those that changed, of one block everything.
 
 The pool marks a block whenever what it is may have become another thing; a mark is an assignment, whether anybody draws
-or not. Who draws takes marks away, as many at a time as a step can spare.
+or not. Who draws takes marks away, as many at a time as a step can spare; each of several has marks of its own.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 import msgspec
+import numpy as np
 
 from chatpager.engine.block import Block, BlockState, EvictionClass
 from chatpager.engine.block_pool import BlockPool
@@ -16,6 +17,8 @@ from chatpager.engine.heads import Head
 from chatpager.engine.leases import LeaseBook
 
 MOST_SESSIONS = 8
+MOST_TAKERS = 16
+"""Who have marks of their own, a byte a block. Of more, who took some longest ago is told of every block again."""
 
 
 class BlockCode(IntEnum):
@@ -68,10 +71,11 @@ def code_of(block: Block) -> BlockCode:
 CODES = {kind: BlockCode[kind.name] for kind in EvictionClass}
 
 
-def take_changes(pool: BlockPool, most: int) -> list[tuple[int, int, int]]:
-    """(block, code, its parent or 0) of at most so many blocks that may have changed since they were last taken."""
+def take_changes(pool: BlockPool, most: int, by: str = "") -> list[tuple[int, int, int]]:
+    """(block, code, its parent or 0) of at most so many blocks that may have changed since the one of this name last
+    took them; who comes for the first time is told of every block."""
     found: list[tuple[int, int, int]] = []
-    marks = pool.changed
+    marks = _marks_of(pool, by)
     at = marks.find(1)
     while at >= 0 and len(found) < most:
         marks[at] = 0
@@ -79,6 +83,21 @@ def take_changes(pool: BlockPool, most: int) -> list[tuple[int, int, int]]:
         found.append((at, code_of(block), block.parent.id if block.parent else 0))
         at = marks.find(1, at + 1)
     return found
+
+
+def _marks_of(pool: BlockPool, by: str) -> bytearray:
+    """With the pool's new ones, which all have now."""
+    new = np.frombuffer(pool.changed, np.uint8)
+    for marks in pool.untold.values():
+        np.frombuffer(marks, np.uint8)[:] |= new
+    new[:] = 0
+    mine = pool.untold.pop(by, None)
+    if mine is None:
+        mine = bytearray(b"\0" + b"\1" * pool.usable)
+    pool.untold[by] = mine
+    if len(pool.untold) > MOST_TAKERS:
+        del pool.untold[next(iter(pool.untold))]
+    return mine
 
 
 def block_facts(pool: BlockPool, leases: LeaseBook, block_id: int, now: float) -> BlockFacts | None:

@@ -23,8 +23,10 @@ class BlockPool:
         self.blocks = [Block(i) for i in range(num_blocks)]
         self.blocks[0].state = BlockState.NULL
         self.free: deque[int] = deque(range(1, num_blocks))
-        self.changed = bytearray(b"\0" + b"\1" * (num_blocks - 1))
-        """By id, 1 where a block may look otherwise than when somebody last took its mark away (``block_map``)."""
+        self.changed = bytearray(num_blocks)
+        """By id, 1 where a block may look otherwise than when somebody last took marks away (``block_map``)."""
+        self.untold: dict[str, bytearray] = {}
+        """The same by who takes them, of those before: who took some last is the last."""
         self.index: dict[BlockHash, Block] = {}
         self.branches = Branches()
         """The blocks in ``index``."""

@@ -101,12 +101,14 @@ class Changes(NamedTuple):
 
 
 class ChangesTaken(msgspec.Struct, frozen=True, tag="changes"):
-    """At most so many blocks that may look otherwise than when somebody last asked; each is told once."""
+    """At most so many blocks that may look otherwise than when this one asked last; each is told once. Who asks for the
+    first time is told of all."""
 
     most: int
+    by: str = ""
 
     def answer(self, engine: Engine, now: float) -> Changes:
-        blocks = take_changes(engine.pool, self.most)
+        blocks = take_changes(engine.pool, self.most, self.by)
         return Changes(engine.pool.events.epoch, engine.pool.usable, blocks, len(blocks) == self.most)
 
 

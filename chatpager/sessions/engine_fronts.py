@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from chatpager.engine.messages import AddRequest, AttendRequest, CancelRequest, Command, DraftRequest, StepOutput
+from chatpager.engine.questions import ChangesTaken
 from chatpager.engine.servant import Answered, Asked, Handed, Refused, Stepped, Told
 from chatpager.sessions.engine_frames import Asking, Down, End, Erasing, Refusal, down, fault_of, packed, reply
 
@@ -100,6 +101,8 @@ class Fronts:
             case Asking(number, question):
                 self._numbers += 1
                 self._asked[self._numbers] = front, number
+                if isinstance(question, ChangesTaken):
+                    question = ChangesTaken(question.most, front)
                 return Asked(self._numbers, question)
             case Erasing(number, command):
                 self._erasing = front, number

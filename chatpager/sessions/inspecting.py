@@ -24,7 +24,7 @@ class Inspector:
         self._keeper = keeper
 
     async def changes(self, most: int) -> Changes:
-        """Blocks that may look otherwise than when somebody last asked; whoever asks is told of each once."""
+        """Blocks that may look otherwise than when this server last asked, each once."""
         return await self._engine.ask(ChangesTaken(most))
 
     async def block(self, block_id: int) -> BlockFacts | None:

@@ -141,7 +141,8 @@ class RayEngine:
         return Pulse(self._step, os.getpid())
 
     async def close(self, front: str) -> None:
-        """After the step that is running."""
+        """After the step that is running; what still comes is not taken."""
+        self._early.pop(front, None)
         if self._silent.pop(front, None) is not None:
             self._fronts.close(front)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -100,7 +101,7 @@ class RayLink:
         self._sent = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._putting: set[asyncio.Task[None]] = set()
-        self._last = Pulse(None, 0)
+        self._last, self._heard = Pulse(None, 0), 0.0
         self._is_opened = False
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -115,7 +116,7 @@ class RayLink:
                 async with asyncio.timeout_at(until):
                     asked = loop.run_in_executor(self._replica.asking, self._replica.actor)
                     self._actor = await self._unless_closed(asked)
-                    self._last = Pulse(*await self._unless_closed(self._actor.pulse.remote(self._front)))
+                    self._hear_pulse(Pulse(*await self._unless_closed(self._actor.pulse.remote(self._front))))
                 opened = self._actor.open.remote(self._front, self._replica.agreed)
                 started = await self._unless_closed(opened)
                 break
@@ -147,7 +148,13 @@ class RayLink:
 
     @property
     def step(self) -> int | None:
-        return self._last.step
+        """None too where this server's loop is held up and asks nobody: that says nothing of an actor, which may work
+        for others."""
+        is_late = time.monotonic() >= self._heard + 2 * (self._replica.pulse + SILENT_SECONDS)
+        return None if is_late else self._last.step
+
+    def _hear_pulse(self, pulse: Pulse) -> None:
+        self._last, self._heard = pulse, time.monotonic()
 
     def send(self, message: Any) -> None:
         if not self._going:
@@ -174,8 +181,9 @@ class RayLink:
             asyncio.get_running_loop().call_soon(self._end, 1)
 
     def kill(self) -> None:
-        """From any thread; Ray makes another process of it."""
-        if self._actor is not None:
+        """From any thread; Ray makes another process of it. Behind the line's end it may be another already, or work
+        for others."""
+        if self._actor is not None and not self.gone.done():
             import ray
 
             ray.kill(self._actor, no_restart=False)
@@ -206,11 +214,11 @@ class RayLink:
             await asyncio.sleep(self._replica.pulse)
             try:
                 async with asyncio.timeout(SILENT_SECONDS):
-                    self._last = Pulse(*await self._actor.pulse.remote(self._front))
+                    self._hear_pulse(Pulse(*await self._actor.pulse.remote(self._front)))
             except TimeoutError:
-                self._last = Pulse(SILENT_STEP, self._last.process)
+                self._hear_pulse(Pulse(SILENT_STEP, self._last.process))
             except RayError:
-                self._last = Pulse(None, self._last.process)
+                self._hear_pulse(Pulse(None, self._last.process))
 
     def _end(self, code: int) -> None:
         if self.gone.done():

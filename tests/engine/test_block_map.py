@@ -5,7 +5,7 @@ import random
 import pytest
 
 from chatpager.engine.block import EvictionClass
-from chatpager.engine.block_map import CODES, MOST_SESSIONS, BlockCode, block_facts, code_of, take_changes
+from chatpager.engine.block_map import CODES, MOST_SESSIONS, MOST_TAKERS, BlockCode, block_facts, code_of, take_changes
 from chatpager.engine.heads import Strength
 from chatpager.engine.messages import LeaseRequest
 from chatpager.engine.residence import leased_sessions, residences
@@ -16,8 +16,8 @@ def truth(engine):
     return {b.id: (code_of(b), b.parent.id if b.parent else 0) for b in engine.pool.blocks[1:]}
 
 
-def follow(engine, known, most=7):
-    while changes := take_changes(engine.pool, most):
+def follow(engine, known, most=7, by=""):
+    while changes := take_changes(engine.pool, most, by):
         assert len(changes) <= most
         known |= {block: (code, parent) for block, code, parent in changes}
     return known
@@ -29,6 +29,8 @@ def test_marks_miss_nothing_whatever_happens(seed):
     engine = make_engine(num_blocks=draw.choice([18, 25, 60]), host_blocks=draw.choice([0, 8]))
     owners = [f"t\0s{i}" for i in range(5)]
     known, now = follow(engine, {}), 0.0
+    others = {}
+    """Of another who takes, who comes late and seldom."""
     seen = set()
     for i in range(120):
         now += draw.random()
@@ -54,8 +56,19 @@ def test_marks_miss_nothing_whatever_happens(seed):
                 for _ in range(draw.randrange(1, 6)):
                     engine.step(lambda now=now: now)
         assert follow(engine, known) == truth(engine)
+        if i % 40 == 30:
+            assert follow(engine, others, by="b") == truth(engine)
         seen |= {code for code, _ in known.values()}
     assert len(seen) >= 6, seen
+
+
+def test_of_many_who_take_the_one_that_came_longest_ago_is_told_everything_again():
+    engine = make_engine(num_blocks=18)
+    for name in range(MOST_TAKERS + 1):
+        assert len(take_changes(engine.pool, 100, str(name))) == 17
+    assert take_changes(engine.pool, 100, "1") == []
+    assert len(take_changes(engine.pool, 100, "0")) == 17 == len(take_changes(engine.pool, 100, "2"))
+    assert len(engine.pool.untold) == MOST_TAKERS
 
 
 def test_every_class_has_a_code_of_its_own():

@@ -6,7 +6,7 @@ import pytest
 
 from chatpager.engine.heads import Strength
 from chatpager.engine.messages import CancelRequest, CloseSession, DraftRequest, LeaseRequest, PublishPrefix
-from chatpager.engine.questions import CacheOf, LeaseWanted, Publishing
+from chatpager.engine.questions import CacheOf, ChangesTaken, LeaseWanted, Publishing
 from chatpager.engine.servant import Servant, Stepped
 from chatpager.sessions.engine_frames import Asking, Erasing, Refusal, Reply, Unframed, answer_of, packed, up
 from chatpager.sessions.engine_fronts import Fronts
@@ -64,17 +64,21 @@ def test_each_hears_its_own_and_both_what_becomes_of_leases(house):
         front.send(Asking(7, CacheOf("s")))
         [reply] = front.until(Reply)
         assert reply.number == 7 and answer_of(CacheOf("s"), reply.answer).tokens == len(PROMPT) + 3
+    a.send(Asking(20, ChangesTaken(1000)))
+    b.send(Asking(20, ChangesTaken(1000)))
+    told = [answer_of(ChangesTaken(1), front.until(Reply, 2)[1].answer).blocks for front in (a, b)]
+    assert told[0] == told[1] and len(told[0]) == engine.pool.usable
     b.send(Asking(8, Publishing(PublishPrefix(label="part of a block", token_ids=[1]))))
     assert b.until(Refusal)[0].number == 8
     a.send(Asking(9, LeaseWanted(LeaseRequest(owner="s", strength=Strength.HARD, ttl=30.0))))
-    a.until(Reply, 2)
+    a.until(Reply, 3)
     for front in (a, b):
         while not any(step.leases for step in front.until(Stepped)):
             assert front.ready.acquire(timeout=20)
             front.told += map(up, front.unframed.feed(front.fronts.take(front.name) or b""))
     a.send(Erasing(10, CloseSession("s")))
     a.send(Asking(11, CacheOf("s")))
-    assert [reply.number for reply in a.until(Reply, 4)] == [7, 9, 10, 11]
+    assert [reply.number for reply in a.until(Reply, 5)] == [7, 20, 9, 10, 11]
     assert not engine.computes
 
 

@@ -70,3 +70,19 @@ async def test_a_server_that_falls_silent_is_given_up_though_no_other_calls(monk
     await eventually(lambda: not (actor._silent or actor._ready or actor._early or actor._fronts._going))
     await actor._ageing
     await actor.end()
+
+
+async def test_what_comes_behind_a_server_s_last_word_is_not_begun(monkeypatch):
+    """Ray promises no order."""
+    monkeypatch.setenv(AUTH_MODE, "token")
+    engine = make_engine(num_blocks=60, max_tokens=64)
+    actor = RayEngine(lambda settings: engine, b"s", digest(b"s"))
+    for front in ("gone", "other"):
+        assert isinstance(await opened(actor, front, b"s"), Started)
+    await actor.put("gone", 1, packed(request("begun", PROMPT, 50)))
+    await actor.close("gone")
+    await actor.put("gone", 2, packed(request("late", PROMPT, 50)))
+    await actor.put("other", 1, packed(request("other", PROMPT, 3)))
+    await eventually(lambda: any(name.endswith("other") for rows in engine.runner.steps for name, _ in rows))
+    await actor.end()
+    assert {name.partition("\0")[2] for rows in engine.runner.steps for name, _ in rows} - {"begun"} == {"other"}

@@ -13,8 +13,8 @@ import pytest
 from chatpager.errors import EngineStopped
 from chatpager.sessions.engine_host import Hearers
 from chatpager.sessions.engine_process import EngineProcess
-from chatpager.sessions.ray_actor import AUTH_MODE, RayEngine, digest
-from chatpager.sessions.ray_link import RayReplica
+from chatpager.sessions.ray_actor import AUTH_MODE, Pulse, RayEngine, digest
+from chatpager.sessions.ray_link import PULSE_SECONDS, SILENT_SECONDS, RayReplica
 from chatpager.sessions.restarts import Breaker
 from tests.engine.fakes import continuation, make_engine, request
 from tests.gate import DEADLINE
@@ -145,7 +145,11 @@ async def test_a_line_that_is_lost_is_begun_again_until_there_is_one(home, ray_e
     assert all(0.25 * 2**i <= pause <= 0.5 * 2**i for i, pause in enumerate(pauses[1:]))
 
 
-async def test_told_to_end_while_it_waits_for_its_next_start_it_ends(home, ray_errors):
+async def test_while_it_waits_for_its_next_start_nothing_is_killed_and_told_to_end_it_ends(
+    home, ray_errors, monkeypatch
+):
+    """The actor lives, or is another by now: the first of several servers has killed the one that hung."""
+
     async def steps(front):
         raise ray_errors.RayError("the network")
         yield
@@ -158,6 +162,10 @@ async def test_told_to_end_while_it_waits_for_its_next_start_it_ends(home, ray_e
 
     await home.start(Handle(home.actor, steps=steps), pause=pause)
     await waits.wait()
+    killed = []
+    monkeypatch.setattr("ray.kill", lambda actor, no_restart: killed.append(actor), raising=False)
+    home.host.kill()
+    assert not killed
     await home.host.stop()
     assert not home.host.restarting and home.host._again is None
 
@@ -203,3 +211,14 @@ async def test_a_cluster_that_does_not_answer_has_no_place_and_keeps_no_thread_o
     with pytest.raises(EngineStopped, match="no place for r"):
         await home.host.start()
     await asyncio.to_thread(answers.set)
+
+
+async def test_a_server_whose_own_loop_is_held_up_tells_of_no_step(home):
+    """Its watchdog would have an actor killed that works for others."""
+    await home.start()
+    link = home.host._link
+    link._tasks[1].cancel()  # as if it never came to its turn
+    link._hear_pulse(Pulse(7, 1))
+    assert home.host.step == 7
+    link._heard -= 2 * (SILENT_SECONDS + PULSE_SECONDS)
+    assert home.host.step is None
