@@ -2,9 +2,11 @@
 
 import gc
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
+from chatpager.cli.engines import settle_memory
 from chatpager.cli.serving import service_opener
 from chatpager.config import Config, EngineConfig, StoreConfig
 from chatpager.demo import model_path
@@ -12,8 +14,10 @@ from chatpager.demo import model_path
 
 @pytest.fixture
 def collector():
+    usual = gc.get_threshold()
     gc.disable()  # as a start does
     yield
+    gc.set_threshold(*usual)
     gc.unfreeze()
     gc.enable()
 
@@ -27,3 +31,20 @@ async def test_the_collector_has_looked_through_it_all_when_the_service_opens(tm
     finally:
         await service.hub.close()
         await service.store.close()
+
+
+def test_the_collector_looks_at_few_at_once(collector):
+    settle_memory()
+    kept, made = [], [0]
+
+    def looks(phase, info):
+        if phase == "start" and info["generation"] > 0:
+            made.append(len(kept))
+
+    gc.callbacks.append(looks)
+    try:
+        for _ in range(400_000):
+            kept.append([])
+    finally:
+        gc.callbacks.remove(looks)
+    assert max(behind - before for before, behind in pairwise([*made, len(kept)])) < 150_000
