@@ -57,7 +57,7 @@ class Drafts:
         self._waiting.pop(owner, None)
         if owner in self._kept:
             del self._kept[owner]
-            self._cache.leases.close(owner)
+            self._cache.heads.close(owner)
 
     def next_slice(self) -> Sequence | None:
         """What to compute of the oldest draft; those of which nothing is left, or for which there is no memory, are
@@ -115,7 +115,7 @@ class Drafts:
     def _keep(self, owner: str, seq: Sequence) -> None:
         match = self._cache.match(seq)
         try:
-            self._cache.leases.move(owner, seq.hasher.tenant, match.blocks)
+            self._cache.heads.move(owner, seq.hasher.tenant, match.blocks)
         finally:
             match.rollback()
         self._kept[owner] = None

@@ -182,7 +182,7 @@ class Engine:
             match.rollback()
         head = self.leases.heads.get(seq.owner)
         if match.restored and (head is None or len(match.blocks) >= len(head.proofs)):
-            self.leases.move(seq.owner, seq.hasher.tenant, match.blocks)
+            self.cache.heads.move(seq.owner, seq.hasher.tenant, match.blocks)
         return match.restored.total() * self.config.block_size
 
     def draft(self, request: DraftRequest, now: float) -> None:

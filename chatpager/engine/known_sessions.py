@@ -37,14 +37,14 @@ class KnownSessions:
     def fork(self, owner: str, new_owner: str, tokens: int | None = None) -> None:
         """A session begins with the first ``tokens`` of another (None: with all), whose blocks are now its own too."""
         most = self._max_model_len if tokens is None else max(0, tokens)
-        proofs = self._leases.fork(owner, new_owner, most)
+        proofs = self._cache.heads.fork(owner, new_owner, most)
         if self._tiers is not None:
             self._tiers.fork(new_owner, proofs or self._tiers.recorded(owner)[: most // self._block_size])
 
     def rewind(self, owner: str, tokens: int) -> None:
         """A session's conversation has only its first ``tokens`` any more: the blocks behind them are dead at once,
         unless others have them."""
-        left = self._leases.rewind(owner, max(0, tokens)) or ()
+        left = self._cache.heads.rewind(owner, max(0, tokens)) or ()
         if self._tiers is not None:
             recorded = self._tiers.recorded(owner)[: max(0, tokens) // self._block_size]
             # After a restart the device may know less of it than the record, and a record may still be on its way.
@@ -53,14 +53,14 @@ class KnownSessions:
     def close(self, owner: str) -> None:
         """The conversation was deleted: its blocks are nobody's, and go from the disk unless others have them."""
         self._turns.pop(owner, None)
-        self._leases.close(owner)
+        self._cache.heads.close(owner)
         if self._tiers is not None:
             self._tiers.drop(owner)
 
     def close_all(self, tenant: str) -> None:
         """All conversations of a tenant were deleted, also those that nobody here has heard of since the start."""
         for owner in [owner for owner in self._leases.heads if owner.partition("\0")[0] == tenant]:
-            self._leases.close(owner)
+            self._cache.heads.close(owner)
         self._turns = {owner: turn for owner, turn in self._turns.items() if owner.partition("\0")[0] != tenant}
         if self._tiers is not None:
             self._tiers.drop_all(tenant)
@@ -105,7 +105,7 @@ class KnownSessions:
         tail = None if seq.speculative else self._cache.keep_tail(seq, chain)
         whole = seq.committed >= seq.num_prompt_tokens
         if self._is_latest(seq) and (whole or len(chain) >= self._known_blocks(seq.owner)):
-            self._leases.move(seq.owner, seq.hasher.tenant, [*chain, tail] if tail else chain)
+            self._cache.heads.move(seq.owner, seq.hasher.tenant, [*chain, tail] if tail else chain)
             self._cache.save(seq.owner, chain)
 
     def _keep_published(self, chain: list[Block]) -> None:
@@ -115,7 +115,7 @@ class KnownSessions:
             head = self._leases.heads.get(prefix.owner)
             is_whole = len(blocks) == prefix.blocks and blocks[-1].proof == prefix.proofs[-1]
             if is_whole and (head is None or head.resident() < prefix.blocks):
-                self._leases.move(prefix.owner, self._published.hasher.tenant, blocks)
+                self._cache.heads.move(prefix.owner, self._published.hasher.tenant, blocks)
                 self._cache.save(prefix.owner, blocks)
 
     def _known_blocks(self, owner: str) -> int:

@@ -1,10 +1,10 @@
-"""Sessions' claims on their prefixes: which blocks a conversation consists of, and for how long they are kept for it.
+"""Sessions' claims on their prefixes: for how long blocks are kept for a conversation.
 
-A session's head is the chain of cached blocks that its conversation ended with; it lifts them above blocks that belong
-to no session. A lease lifts the head's leading blocks further, until its deadline: a soft one above other sessions', a
-hard one out of eviction's reach. Leases bias eviction and never block admission: hard ones together have a budget in
-unique blocks, which leaves room for the longest request, and are clipped to it rather than refused. Where memory is
-needed and there is no other, leases are revoked, soft ones before hard ones, the one with the longest time left first.
+A lease lifts the leading blocks of a session's head (``head_book``) above what they are worth as such, until its
+deadline: a soft one above other sessions', a hard one out of eviction's reach. Leases bias eviction and never block
+admission: hard ones together have a budget in unique blocks, which leaves room for the longest request, and are clipped
+to it rather than refused. Where memory is needed and there is no other, leases are revoked, soft ones before hard ones,
+the one with the longest time left first.
 
 A deadline is moved by its holder alone, and earlier only where that is asked for: reading a block does not renew it.
 Time comes in with ``tick``, in the seconds of one clock that does not go back.
@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from chatpager.engine.block import Block
-from chatpager.engine.block_hash import BlockProof
 from chatpager.engine.block_pool import BlockPool
 from chatpager.engine.heads import TTL_CAPS, Head, Lease, LeaseChange, LeaseEvent, Strength
 
@@ -25,11 +24,10 @@ NEEDED = "a request needs the memory"
 
 
 class LeaseBook:
-    """All heads and leases over one pool.
+    """All leases over one pool.
 
     ``budget`` is the most unique blocks under hard leases; tenants that hold some share it equally. ``reconsider`` is
-    told of every block whose eviction class may have changed, ``bury`` of those that no conversation contains any more,
-    wherever they are. At most ``max_heads`` sessions without a lease are kept.
+    told of every block whose eviction class may have changed.
     """
 
     def __init__(
@@ -39,8 +37,6 @@ class LeaseBook:
         *,
         budget: int,
         reconsider: Callable[[Block], None],
-        bury: Callable[[Sequence[BlockProof]], None] = lambda proofs: None,
-        max_heads: int = 1 << 16,
     ) -> None:
         self.budget = budget
         self.now = 0.0
@@ -49,16 +45,12 @@ class LeaseBook:
         self.counts: Counter[LeaseChange] = Counter()
         """All that ever happened, what is not told to anybody included."""
         self.heads: OrderedDict[str, Head] = OrderedDict()
-        """The session whose turn ended last is the last."""
+        """The session whose turn ended last is the last; ``head_book`` moves them."""
         self._pool = pool
         self._block_size = block_size
         self._reconsider = reconsider
-        self._bury = bury
-        self._max_heads = max_heads
         self._holders: Counter[bytes] = Counter()
         """Hard leases by tenant, of those that have any."""
-        self._containing: Counter[BlockProof] = Counter()
-        """Conversations that contain a block, on the device or not."""
         self._held: dict[Strength, dict[str, Head]] = {strength: {} for strength in Strength}
         """Those of the heads that have a lease."""
         self._deadlines: list[tuple[float, str, Strength]] = []
@@ -72,118 +64,6 @@ class LeaseBook:
     def next_deadline(self) -> float | None:
         """When ``tick`` has something to do at the earliest."""
         return self._deadlines[0][0] if self._deadlines else None
-
-    # -- heads --------------------------------------------------------------------------------------------------------
-
-    def move(self, owner: str, tenant: bytes, chain: Sequence[Block]) -> None:
-        """The conversation of ``owner`` now consists of ``chain``. What it no longer contains and no other session
-        does is dead at once; its leases follow, as far as the budget goes."""
-        head = self.heads.setdefault(owner, Head(tenant))
-        self.heads.move_to_end(owner)
-        same = 0
-        for (block, born), new in zip(head.chain, chain, strict=False):
-            if block is not new or block.born != born:
-                break
-            same += 1
-        gone = self._shorten(head, same)
-        for block in chain[same:]:
-            block.heads += 1
-            block.left = False
-            head.chain.append((block, block.born))
-            if not block.is_tail:
-                self._containing[block.proof] += 1
-                head.proofs.append(block.proof)
-            self._reconsider(block)
-        head.tail_tokens = len(chain[-1].tokens) if chain and chain[-1].is_tail else 0
-        for lease in head.leases.values():
-            self._cover(head, lease)
-        self._bury([proof for proof in reversed(gone) if proof not in self._containing])
-        self._limit_heads()
-
-    def _shorten(self, head: Head, keep: int) -> list[BlockProof]:
-        """The conversation contains no more than its first ``keep`` blocks. Those that none does any more."""
-        for lease in head.leases.values():
-            self._uncover(head, lease, keep)
-        gone = self._let_go(head.proofs[keep:])
-        dead = set(gone)
-        for block, born in head.chain[keep:]:
-            if block.born == born:
-                block.heads -= 1
-                block.hits = block.hits if block.heads else 0
-                block.left = block.proof in dead
-                self._reconsider(block)
-        if keep < len(head.chain):
-            head.tail_tokens = 0
-        del head.chain[keep:], head.proofs[keep:]
-        return gone
-
-    def rewind(self, owner: str, tokens: int) -> tuple[BlockProof, ...] | None:
-        """The session ends earlier now, with its first ``tokens``; its leases cover no more. What it still has; None of
-        one that is not known."""
-        head = self.heads.get(owner)
-        if head is None:
-            return None
-        self._bury(self._shorten(head, self._blocks(head, tokens))[::-1])
-        return tuple(head.proofs)
-
-    def _let_go(self, proofs: Sequence[BlockProof]) -> list[BlockProof]:
-        """A conversation no longer contains these. Those that none does."""
-        gone: list[BlockProof] = []
-        for proof in proofs:
-            self._containing[proof] -= 1
-            if self._containing[proof] <= 0:
-                del self._containing[proof]
-                gone.append(proof)
-        return gone
-
-    def fork(self, owner: str, new_owner: str, tokens: int) -> tuple[BlockProof, ...]:
-        """A session that begins with the first ``tokens`` of another's head, as far as that goes, has a head of its own
-        from the start: its blocks stay when the other one goes. The proofs of the full ones, also of those that are no
-        longer cached."""
-        head = self.heads.get(owner)
-        if head is None:
-            return ()
-        blocks = self._blocks(head, tokens)
-        proofs = head.proofs[:blocks]
-        self.move(new_owner, head.tenant, [block for block, _ in head.chain[: min(blocks, head.resident())]])
-        child = self.heads[new_owner]
-        self._containing.update(proofs[len(child.proofs) :])
-        child.proofs = proofs
-        return tuple(proofs)
-
-    def _blocks(self, head: Head, tokens: int) -> int:
-        """Blocks of a head that hold nothing behind its first ``tokens``: full ones, and its tail if it ends there."""
-        blocks = tokens // self._block_size
-        ends_there = blocks < head.resident() and head.chain[blocks][0].is_tail
-        return blocks + (ends_there and head.tokens(blocks + 1, self._block_size) <= tokens)
-
-    def close(self, owner: str) -> None:
-        """The session is gone: its blocks are worth what others make of them, below the device nothing where none
-        does."""
-        if head := self.heads.pop(owner, None):
-            gone = self._drop_head(owner, head)
-            dead = set(gone)
-            for block, born in head.chain:
-                block.left = block.left or (block.born == born and block.proof in dead)
-            self._bury(gone[::-1])  # a chain without its end can still be hit
-
-    def _drop_head(self, owner: str, head: Head) -> list[BlockProof]:
-        """Blocks that no conversation contains without it."""
-        for lease in list(head.leases.values()):
-            self._drop(owner, head, lease)
-        for block, born in head.chain:
-            if block.born == born:
-                block.heads -= 1
-                self._reconsider(block)
-        return self._let_go(head.proofs)
-
-    def _limit_heads(self) -> None:
-        if len(self.heads) > self._max_heads:
-            oldest = next((owner for owner, head in self.heads.items() if not head.leases), None)
-            if oldest is not None:
-                self._drop_head(oldest, self.heads.pop(oldest))  # forgotten: somebody may still go on with it
-
-    # -- leases -------------------------------------------------------------------------------------------------------
 
     def holders(self, strength: Strength) -> dict[str, Head]:
         """The sessions that have a lease of this strength."""
@@ -324,6 +204,21 @@ class LeaseBook:
             lease.covered += 1
             self._reconsider(block)
 
+    def follow(self, head: Head) -> None:
+        """It has grown: its leases cover more, as far as they go."""
+        for lease in head.leases.values():
+            self._cover(head, lease)
+
+    def shrink(self, head: Head, keep: int) -> None:
+        """It is about to have no more than its first ``keep`` blocks."""
+        for lease in head.leases.values():
+            self._uncover(head, lease, keep)
+
+    def drop_all(self, owner: str, head: Head) -> None:
+        """It is about to go, and its leases with it; nobody is told."""
+        for lease in list(head.leases.values()):
+            self._drop(owner, head, lease)
+
     def _uncover(self, head: Head, lease: Lease, keep: int) -> None:
         """Take the lease off all blocks but the first ``keep``."""
         for block, born in head.chain[keep : lease.covered]:
@@ -363,29 +258,18 @@ class LeaseBook:
         )
 
     def audit(self) -> None:
-        """Every count on a block is the number of heads and leases that cover it, heads are chains from the root; the
-        budget holds."""
-        heads: dict[int, int] = {}
-        soft: dict[int, int] = {}
-        hard: dict[int, int] = {}
+        """Every count on a block is the number of leases that cover it; the budget holds."""
+        soft: Counter[int] = Counter()
+        hard: Counter[int] = Counter()
         for head in self.heads.values():
-            for i, (block, born) in enumerate(head.chain):
-                if block.born != born:
-                    continue
-                parent = head.chain[i - 1][0] if i else None
-                assert block.parent is parent, f"{block} is no continuation of {parent}"
-                heads[block.id] = heads.get(block.id, 0) + 1
-                for lease in head.leases.values():
-                    counts = hard if lease.strength is Strength.HARD else soft
-                    counts[block.id] = counts.get(block.id, 0) + (i < lease.covered)
-        containing = Counter(proof for head in self.heads.values() for proof in head.proofs)
-        assert self._containing == containing, (len(self._containing), len(containing))
+            for lease in head.leases.values():
+                covered = (block.id for block, born in head.chain[: lease.covered] if block.born == born)
+                (hard if lease.strength is Strength.HARD else soft).update(covered)
         for strength, held in self._held.items():
             assert held.keys() == {owner for owner, head in self.heads.items() if strength in head.leases}, strength
         holders = Counter(head.tenant for head in self.heads.values() if Strength.HARD in head.leases)
         assert dict(self._holders) == dict(holders), (self._holders, holders)
         for block in self._pool.blocks:
-            counted = (block.heads, block.soft, block.hard)
-            true = tuple(counts.get(block.id, 0) for counts in (heads, soft, hard))
-            assert counted == true, f"{block}: {counted} heads, soft and hard leases, in truth {true}"
+            counted, true = (block.soft, block.hard), (soft[block.id], hard[block.id])
+            assert counted == true, f"{block}: {counted} soft and hard leases, in truth {true}"
         assert self._pool.leased <= self.budget, (self._pool.leased, self.budget)

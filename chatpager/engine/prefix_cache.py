@@ -19,6 +19,7 @@ from chatpager.engine.block_hash import BlockHash, BlockProof
 from chatpager.engine.block_pool import BlockPool
 from chatpager.engine.eviction_order import EvictionOrder
 from chatpager.engine.ghost_index import Eviction, GhostIndex
+from chatpager.engine.head_book import HeadBook
 from chatpager.engine.leases import LeaseBook
 from chatpager.engine.match import CacheStats, Match
 from chatpager.engine.restoring import Restoring
@@ -51,13 +52,10 @@ class PrefixCache:
         """The lowest class that is demoted when it is evicted, and not dropped."""
         self.stats = CacheStats()
         self._order = EvictionOrder(pool)
-        self.leases = LeaseBook(
-            pool,
-            block_size,
-            budget=lease_budget,
-            reconsider=self._order.offer,
-            bury=self._bury_below,
-            max_heads=max_heads,
+        reconsider = self._order.offer
+        self.leases = LeaseBook(pool, block_size, budget=lease_budget, reconsider=reconsider)
+        self.heads = HeadBook(
+            self.leases, block_size, reconsider=reconsider, bury=self._bury_below, max_heads=max_heads
         )
         self.ghosts = GhostIndex(GHOSTS * pool.usable)
         self.below = Restoring(self)
@@ -332,7 +330,8 @@ class PrefixCache:
             self._order.offer(parent)
 
     def audit(self, tables: list[list[int]]) -> None:
-        """The invariants of the pool, of the leases and of the eviction order."""
+        """The invariants of the pool, of the leases, of the heads and of the eviction order."""
         self.pool.audit(tables)
         self.leases.audit()
+        self.heads.audit(self.pool)
         self._order.audit()

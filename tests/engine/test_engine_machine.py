@@ -14,7 +14,7 @@ I7   committed <= allocated                                                     
 I8   CACHED only after the step that wrote it                                             ``invariants``
 I11  no more under hard leases than the budget, and nothing after the deadline            ``LeaseBook.audit``, here
 I15  no table has a block of another salt                                                 ``invariants``
-I19  a block's heads are the conversations that have it; a head is what was said last     ``LeaseBook.audit``, here
+I19  a block's heads are the conversations that have it; a head is what was said last     ``HeadBook.audit``, here
 I20  every candidate is in the eviction order as it is now                                ``EvictionOrder.audit``
 ===  ===================================================================================  =============================
 
@@ -152,7 +152,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     @rule(owner=owners)
     def close(self, owner):
-        self.engine.leases.close(owner)
+        self.engine.cache.heads.close(owner)
 
     @rule(label=labels, tokens=published)
     def publish(self, label, tokens):

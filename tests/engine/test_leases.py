@@ -102,7 +102,7 @@ class TestEvictionByClass:
         shared = list(range(8))
         turn(engine, "s", [*shared, 1, 1, 1, 1, 1])
         turn(engine, "t", [*shared, 2, 2, 2, 2, 2])
-        engine.leases.close("s")
+        engine.cache.heads.close("s")
         classes = {b.tokens: b.eviction_class for b in engine.pool.index.values()}
         assert classes[0, 1, 2, 3] is classes[4, 5, 6, 7] is EvictionClass.IDLE
         assert classes[1, 1, 1, 1] is EvictionClass.DEAD
@@ -110,7 +110,7 @@ class TestEvictionByClass:
 
     def test_sessions_without_a_lease_are_forgotten_when_there_are_too_many(self):
         engine = make_engine()
-        engine.leases._max_heads = 2
+        engine.cache.heads._max_heads = 2
         for owner in "abc":
             turn(engine, owner, [ord(owner)] * 5)
         assert list(engine.leases.heads) == ["b", "c"]
@@ -158,7 +158,7 @@ class TestLeases:
         engine = make_engine()
         assert lease(engine, "nobody") is None
         engine.leases.release("nobody")
-        engine.leases.close("nobody")
+        engine.cache.heads.close("nobody")
 
     def test_it_follows_the_conversation(self):
         engine = make_engine()
