@@ -98,7 +98,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.tokens, self.finals = {}, {}
         self.cancelled, self.stopped, self.faulty = set(), set(), set()
         self.past = [()]
-        self.said = {}
+        self.said, self.latest = {}, {}
         self.count = 0
         self.open()
 
@@ -194,7 +194,8 @@ class EngineMachine(RuleBasedStateMachine):
         self.count += 1
         name = f"r{self.count}"
         self.asked[name] = (prompt, min(count, self.longest - len(prompt)), n)
-        self.owners[name] = more.get("owner", "")
+        self.owners[name] = owner = more.get("owner", "")
+        self.latest[owner] = name
         self.engine.add(request(name, prompt, count, n=n, **more), self.now)
 
     @rule(times=st.integers(1, 6))
@@ -208,8 +209,10 @@ class EngineMachine(RuleBasedStateMachine):
                 if output.finish_reason:
                     history = (*self.asked[output.request_id][0], *self.tokens[output.request_id][output.index])
                     self.past = [*self.past[-5:], history]
-                    if output.index == 0 and output.finish_reason == "length" and self.owners[output.request_id]:
-                        ended[self.owners[output.request_id]] = history
+                    owner = self.owners[output.request_id]
+                    is_latest = self.latest[owner] == output.request_id  # a turn that was overtaken moves no head
+                    if output.index == 0 and output.finish_reason == "length" and owner and is_latest:
+                        ended[owner] = history
             for owner, history in ended.items():
                 self.said[owner] = history
                 self._head_is_what_was_said(owner, history)
