@@ -100,15 +100,7 @@ class LeaseBook:
             self._held[strength][owner] = head
             change = "granted"
         else:
-            if replaces or deadline > lease.deadline:
-                lease.deadline, lease.reason = deadline, reason
-            if replaces:
-                self._uncover(head, lease, len(head.chain) if span is None else span)
-            elif lease.span is None or span is None:
-                span = None
-            else:
-                span = max(lease.span, span)
-            lease.span = span
+            self._renew(head, lease, deadline, span, reason, replaces=replaces)
         heapq.heappush(self._deadlines, (lease.deadline, owner, strength))
         self._make_room(head, lease)
         self._cover(head, lease)
@@ -122,6 +114,17 @@ class LeaseBook:
         else:
             self._drop(owner, head, lease)
         return event
+
+    def _renew(
+        self, head: Head, lease: Lease, deadline: float, span: int | None, reason: str, *, replaces: bool
+    ) -> None:
+        if replaces or deadline > lease.deadline:
+            lease.deadline, lease.reason = deadline, reason
+        if replaces:
+            self._uncover(head, lease, len(head.chain) if span is None else span)
+            lease.span = span
+        else:
+            lease.span = None if lease.span is None or span is None else max(lease.span, span)
 
     def release(self, owner: str, strength: Strength | None = None) -> None:
         """End the leases of a session, or only that of one strength."""
