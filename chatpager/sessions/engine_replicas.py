@@ -126,7 +126,7 @@ class EngineReplicas(EngineHost):
                 self._moving.attend(command)
             case DraftRequest():
                 self._draft(command)
-            case LeaseRequest() | ReleaseLease() | RewindSession():
+            case LeaseRequest():
                 self._home(command.owner).send(command)
             case ForkSession():
                 self._homes.forked(command.owner, command.new_owner)
@@ -134,9 +134,12 @@ class EngineReplicas(EngineHost):
             case _:
                 self._send_all(command)
 
-    def _send_all(self, command: CloseSession | CloseTenant | PublishPrefix | WithdrawPrefix) -> None:
-        """What is published, and what must stay nowhere. One that is away is told when it is back. Raises
-        EngineStopped: no one could be told."""
+    def _send_all(
+        self, command: CloseSession | CloseTenant | ReleaseLease | RewindSession | PublishPrefix | WithdrawPrefix
+    ) -> None:
+        """What is published, and what must stay nowhere: another server of these engines may have placed a conversation
+        elsewhere. One that is away is told of what was deleted or published when it is back. Raises EngineStopped: no
+        one could be told."""
         match command:
             case CloseSession(owner):
                 self._homes.closed(owner)

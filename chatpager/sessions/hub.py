@@ -15,6 +15,7 @@ from functools import partial
 import structlog
 
 from chatpager.engine.engine import Engine
+from chatpager.engine.facts import EngineFacts
 from chatpager.engine.grammar_compiler import Compiled
 from chatpager.engine.heads import LeaseEvent
 from chatpager.engine.messages import AddRequest, AttendRequest, CancelRequest, DraftRequest, StepOutput
@@ -182,12 +183,18 @@ class SessionHub:
         try:
             await self.store.claim()
             await self.orphans.end_all()
-            published = await self.store.prefixes()
             facts = await self.engine.start()
-            await leftovers.let_go(self.store, self.engine, self._heads, published)
+            await leftovers.let_go(self.store, self.engine, self._heads)
+            self._know(facts)
+            longest = min(self.max_model_len, (self.num_blocks - 1) * self.block_size)
+            await self.publisher.open(Room(self.block_size, self.max_model_len, longest, self.caching))
         except BaseException:
             await self.close()
             raise
+        self._delivering = asyncio.get_running_loop().create_task(self._delivery.run())
+        self._keeping = asyncio.get_running_loop().create_task(self.keeper.run())
+
+    def _know(self, facts: EngineFacts) -> None:
         self.max_model_len = self.prompting.limit = facts.max_model_len
         self.block_size = facts.block_size
         self.num_blocks = facts.num_blocks
@@ -198,10 +205,6 @@ class SessionHub:
         self._fingerprint = facts.fingerprint
         self._beginner.served = Served(self.max_model_len, facts.max_num_seqs, facts.vocab_size, facts.eos_token_ids)
         self._constraining.open(facts.vocab_size, facts.eos_token_ids)
-        longest = min(self.max_model_len, (self.num_blocks - 1) * self.block_size)
-        self.publisher.open(Room(self.block_size, self.max_model_len, longest, self.caching), published)
-        self._delivering = asyncio.get_running_loop().create_task(self._delivery.run())
-        self._keeping = asyncio.get_running_loop().create_task(self.keeper.run())
 
     async def drain(self, seconds: float) -> None:
         """Refuse new turns, and give those that run ``seconds`` to end."""

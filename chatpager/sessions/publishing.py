@@ -84,22 +84,48 @@ class Publisher:
         self._computing: dict[str, asyncio.Future[StepOutput]] = {}
         self._names = itertools.count(1)
 
-    def open(self, room: Room, published: Sequence[Prefix]) -> None:
-        """Hand the engine what was ``published`` before."""
+    async def open(self, room: Room) -> None:
+        """Hand the engine what was published before. Raises StoreError."""
         self.room = room
-        for prefix in published:
-            tokens = self._in_blocks(prefix.token_ids)
-            if prefix.vocab == self._vocab and tokens:
-                with suppress(EngineStopped):
-                    self._engine.send(PublishPrefix(label=prefix.label, token_ids=tokens))
+        await self._hand_over()
 
     async def open_again(self) -> None:
         """An engine that took another's place has nothing that was published."""
         try:
-            async with self._changing:
-                self.open(self.room, await self._store.prefixes())
+            await self._hand_over()
         except StoreError as error:
             log.error("prefixes.not_published_again", reason=str(error))
+
+    async def _hand_over(self) -> None:
+        """What is stored and nothing else: other servers may have the engine, too, and have withdrawn what it was told,
+        or published something else under that label. It is asked before the store, which is told of all before it."""
+        async with self._changing:
+            with suppress(EngineStopped):  # the next one is told
+                known = {cache.label for cache in await self._engine.ask(PublishedWanted())}
+                stored = {
+                    prefix.label: PublishPrefix(label=prefix.label, token_ids=tokens)
+                    for prefix in await self._store.prefixes()
+                    if prefix.vocab == self._vocab and (tokens := self._in_blocks(prefix.token_ids))
+                }
+                for label in known - stored.keys():
+                    self._take_back(label)
+                await asyncio.gather(*(self._publish_anew(stored[label]) for label in known & stored.keys()))
+                for label, command in stored.items():
+                    if label not in known:
+                        self._engine.send(command)
+
+    async def _publish_anew(self, command: PublishPrefix) -> None:
+        """Raises EngineStopped."""
+        try:
+            await self._engine.ask(Publishing(command))
+        except InvalidRequest:  # the label has other tokens
+            self._take_back(command.label)
+            self._engine.send(command)
+
+    def _take_back(self, label: str) -> None:
+        self._keeper.closed(owner_of(label))
+        with suppress(EngineStopped):
+            self._engine.send(WithdrawPrefix(label))
 
     def _in_blocks(self, token_ids: Sequence[int]) -> list[int]:
         """The block size may have changed since they were stored, so the store has them all."""
@@ -200,9 +226,7 @@ class Publisher:
     async def _withdraw(self, label: str) -> None:
         async with self._changing:
             await self._store.withdraw_prefix(label)
-            self._keeper.closed(owner_of(label))
-            with suppress(EngineStopped):
-                self._engine.send(WithdrawPrefix(label))
+            self._take_back(label)
 
     # -- what there is ------------------------------------------------------------------------------------------------
 

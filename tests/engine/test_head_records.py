@@ -166,6 +166,7 @@ class TestGoingBack:
         tier._files.path_of(before[3]).unlink()
         assert engine.prefetch(request("soon", LONG, 1, owner="s"), 0.0) == 12
         assert len(engine.leases.heads["s"].proofs) == 3
-        engine.sessions.rewind("s", 32)
+        for owner in ("s", "of whom nothing is known"):
+            engine.sessions.rewind(owner, 32)
         tier.flush()
-        assert tier.heads.of("s") == before[:8]
+        assert tier.heads.of("s") == before[:8] and len(engine.sessions.records()) == 1

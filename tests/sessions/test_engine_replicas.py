@@ -14,6 +14,8 @@ from chatpager.engine.messages import (
     ForkSession,
     LeaseRequest,
     PublishPrefix,
+    ReleaseLease,
+    RewindSession,
     WithdrawPrefix,
 )
 from chatpager.engine.questions import (
@@ -339,6 +341,22 @@ async def test_what_is_known_of_all_is_told_as_of_one(house):
     now = {block: code for block, code, _ in again.blocks}
     assert {now[block] for block, _, _ in behind} == {0}
     assert len(await house.at("r1").ask(PublishedWanted())) == 1, "what is published is so in the next engine, too"
+
+
+async def test_what_is_given_up_of_a_conversation_is_so_wherever_servers_had_it_computed(house):
+    """Another may have placed it elsewhere."""
+    [owner] = owners_at("r0", 1)
+    house.let()
+    for name in NAMES:
+        house.at(name).send(request("r", LONG, 3, owner=owner))
+        while await house.at(name).ask(CacheOf(owner)) is None:
+            pass
+        await house.at(name).ask(LeaseWanted(LeaseRequest(owner=owner, strength=Strength.HARD, ttl=30.0)))
+    house.host.send(ReleaseLease(owner))
+    house.host.send(RewindSession(owner=owner, tokens=8))
+    for name in NAMES:
+        cache = await house.at(name).ask(CacheOf(owner))
+        assert (cache.tokens, cache.leases) == (8, []), name
 
 
 async def test_figures_are_told_without_those_of_one_that_hangs(house):

@@ -10,6 +10,7 @@ from chatpager.config import EngineConfig
 from chatpager.engine.disk_tier import DiskTier
 from chatpager.engine.engine import Engine
 from chatpager.engine.host_tier import HostTier
+from chatpager.engine.messages import PublishPrefix, WithdrawPrefix
 from chatpager.engine.plan import Limits
 from chatpager.engine.published import owner_of
 from chatpager.engine.tiers import Tiers
@@ -126,6 +127,21 @@ async def test_withdrawn_it_is_shared_no_more(rig):
         assert await r.hub.publisher.every() == []
         assert (await ask(r, "ann")).published is None
         assert (await ask(r, "bob")).cached_tokens == 0
+
+
+async def test_begun_again_an_engine_that_others_have_knows_what_the_database_says(rig):
+    """Another server has withdrawn a prefix meanwhile, published one, and one anew under an old label."""
+    async with rig() as r:
+        stored = {}
+        for label, text in (("support", RULES), ("longer", RULES * 2)):
+            known = await publish(r, text, label)
+            stored[label] = known.prefix.token_ids[: known.cache.tokens]
+        r.hub.engine.send(WithdrawPrefix("support"))
+        for label in ("support", "withdrawn"):
+            r.hub.engine.send(PublishPrefix(label=label, token_ids=[1, 2, 3, 4]))
+        r.hub.engine.send(WithdrawPrefix("longer"))
+        await r.hub.publisher.open_again()
+        assert await look(r.hub.engine, lambda engine: {p.label: p.token_ids for p in engine.published}) == stored
 
 
 async def test_who_leaves_while_it_is_withdrawn_leaves_nothing_half_done(rig):
