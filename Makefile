@@ -66,7 +66,7 @@ FAULTS := tests/fuzz tests/e2e/test_kill_rounds.py tests/e2e/test_scale_out.py t
 # What `make test` tries shortly or not at all; the figures that tests print are shown.
 test-reliability: $(VENV)/.dev page
 	@.ci/system-packages postgresql pgbouncer
-	@$(LONGER) $(PY) -m pytest -n 2 --dist loadfile --max-worker-restart 0 -m "slow or not slow" -rP --timeout 0 $(FAULTS)
+	@$(LONGER) $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -m "slow or not slow" -rP --durations 20 --timeout 0 $(FAULTS)
 
 # What needs Ray: 80 MB more, and minutes of processes, that `make test` does without.
 test-cluster: $(VENV)/.dev
