@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from functools import lru_cache
@@ -54,7 +55,7 @@ ROUTES = web.AppKey("routes", Routes)
 
 
 async def openapi(request: web.Request) -> web.Response:
-    described = describe(request.app[ROUTES])
+    described = await asyncio.to_thread(describe, request.app[ROUTES])  # the first time it takes long
     headers = {"ETag": described.etag, "Cache-Control": "no-cache"}
     if described.etag in request.headers.get("If-None-Match", ""):
         return web.Response(status=304, headers=headers)

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import threading
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from chatpager.server import openapi
 from chatpager.server.app import routes
 from chatpager.server.openapi import Routes, document, plain
 from chatpager.server.openapi_routes import OPERATIONS
@@ -57,13 +59,22 @@ def test_who_needs_a_key_is_told(described):
     assert described["security"] == [{"bearer": []}, {"api_key": []}]
 
 
-async def test_it_is_served_without_a_key_and_only_once(serve):
+async def test_it_is_served_without_a_key_and_only_once(serve, monkeypatch):
+    makers = []
+
+    def made(routes):
+        makers.append(threading.current_thread())
+        return document(routes)
+
+    monkeypatch.setattr(openapi, "document", made)
+    openapi.describe.cache_clear()
     async with serve(api_key="secret") as server:
         first = await server.get("/openapi.json")
         assert first.status == 200 and first.json["openapi"] == "3.1.0"
         assert set(first.json["paths"]) == {path for _, path in OPERATIONS}
         again = await server.get("/openapi.json", headers={"If-None-Match": first.headers["etag"]})
         assert (again.status, again.body) == (304, b"")
+        assert len(makers) == 1 and threading.main_thread() not in makers
         assert first.json["paths"]["/v1/responses"]["post"]["requestBody"]["required"] is True
 
 
