@@ -11,7 +11,7 @@ lane there is one response at a time, and what else is asked for waits until it 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -250,16 +250,33 @@ class ResponsesProtocol:
             if number > streams.after:
                 self._frames.append(text if lane is None else wire_events.in_lane(lane, text))
             return
-        for frame in streams.encoder.feed(event, final):
+        if isinstance(event, Ended):
+            self.turn_ended(self.last_frames(event, final, lane), lane)
+            return
+        for frame in streams.encoder.feed(event):
             if isinstance(frame, wire_events.PrefillEvent):
                 if self._extended:
                     self._send(frame, lane)
-            elif frame.sequence_number > streams.after or (isinstance(event, Ended) and _is_last(frame)):
-                self._send(frame, lane)  # the end also to a client that has more numbers than there are
-        if isinstance(event, Ended):
-            streams.encoder = None
-            self._move(Call.ENDED, lane)
-            self._next(lane)
+            elif frame.sequence_number > streams.after:
+                self._send(frame, lane)
+
+    def last_frames(self, event: Ended, final: wire.Response | None, lane: Lane = None) -> Iterator[bytes]:
+        """The frames of the log's last event, for ``turn_ended``. Where there are many log probabilities to tell they
+        are made in a thread: that touches what is this response's alone."""
+        streams = self._lanes.get(lane)
+        assert streams and streams.encoder, self.state(lane)
+        for frame in streams.encoder.feed(event, final):
+            assert not isinstance(frame, wire_events.PrefillEvent), "it has begun"
+            if frame.sequence_number > streams.after or _is_last(frame):
+                yield wire_events.encode_in(lane, frame)  # also to a client that has more numbers than there are
+
+    def turn_ended(self, frames: Iterable[bytes], lane: Lane = None) -> None:
+        """The response is told to its end by these."""
+        for frame in frames:
+            self._frames.append(frame)
+        self._lanes[lane].encoder = None
+        self._move(Call.ENDED, lane)
+        self._next(lane)
 
     def retold(self, events: Sequence[wire_events.Event], lane: Lane = None) -> None:
         """The response that ``Create`` asked for ended long ago: these are all its events."""

@@ -16,9 +16,8 @@ from chatpager.sessions.stream import TurnStream
 from chatpager.sessions.turn import LiveTurn
 
 MOST_EVENTS = 4096
-"""Of a longer response nothing is made ready: to do that takes milliseconds in which nobody else has a turn."""
-
-
+"""Of a longer response, or one with log probabilities, nothing is made ready: to do that takes milliseconds in which
+nobody else has a turn."""
 SIZE = 32 << 20
 FRAME_BYTES = 48
 """Of memory, besides its content."""
@@ -33,9 +32,9 @@ class Replays:
         self._frames: dict[ref[TurnStream], Sequence[bytes]] = {}
 
     def of(self, turn: LiveTurn) -> Sequence[bytes] | None:
-        """By their numbers, of a response that has ended; None of one that has not, or is too long."""
-        stream = turn.stream
-        if stream.ended is None or len(stream.events) > MOST_EVENTS:
+        """By their numbers, of a response that has ended; None of one that has not, or has too much to tell."""
+        stream, has_logprobs = turn.stream, turn.request.params.logprobs is not None
+        if stream.ended is None or len(stream.events) > MOST_EVENTS or has_logprobs:
             return None
         if (kept := self._frames.get(ref(stream))) is not None:
             return kept

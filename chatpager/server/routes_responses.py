@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Iterator, Mapping
 
 from aiohttp import web
 
@@ -25,7 +26,7 @@ from chatpager.server.service import (
     stored_response,
 )
 from chatpager.server.sse import Frames, send_events
-from chatpager.sessions.stream import Ended
+from chatpager.sessions.stream import Ended, Event
 from chatpager.sessions.turn import LiveTurn
 
 
@@ -74,13 +75,18 @@ async def _retell(request: web.Request, response_id: str) -> web.StreamResponse:
 
 
 async def _frames(turn: LiveTurn, encoder: ResponseEncoder, after: int = -1) -> Frames:
-    async for event in turn.stream.follow():
+    def told(event: Event) -> Iterator[str]:
         final = final_response(turn, event) if isinstance(event, Ended) else None
         for frame in encoder.feed(event, final):
             if isinstance(frame, wire_events.PrefillEvent):
                 continue
             if frame.sequence_number > after or (final and isinstance(frame, wire_events.ResponseEvent)):
                 yield _frame(frame)  # the end also to a client that has more numbers than there are
+
+    async for event in turn.stream.follow():
+        long = isinstance(event, Ended) and turn.request.params.logprobs is not None
+        for frame in await asyncio.to_thread(list, told(event)) if long else told(event):
+            yield frame
 
 
 def _frame(event: wire_events.Event | wire_events.ErrorEvent) -> str:

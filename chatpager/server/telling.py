@@ -93,7 +93,12 @@ class Telling:
             self._waits = False
             return
         for event in events:
-            self._feed(event)
+            if isinstance(event, Ended) and self._turn.request.params.logprobs is not None:
+                self._place += 1
+                frames = await asyncio.to_thread(self._last_frames, event)
+                self._protocol.turn_ended(frames, self._lane)
+            else:
+                self._feed(event)
         await self._outlet.act()
         self._tell_times(first)
         if self._place % CATCH_UP == 0:
@@ -126,6 +131,9 @@ class Telling:
             return
         final: wire.Response | None = final_response(self._turn, event) if isinstance(event, Ended) else None
         self._protocol.turn_event(event, final, self._lane)
+
+    def _last_frames(self, ended: Ended) -> list[bytes]:
+        return list(self._protocol.last_frames(ended, final_response(self._turn, ended), self._lane))
 
     def _is_due(self) -> bool:
         now = asyncio.get_running_loop().time()

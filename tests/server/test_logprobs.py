@@ -10,7 +10,7 @@ from openai.types.responses import Response, ResponseTextDeltaEvent, ResponseTex
 
 from chatpager.engine.messages import FinishReason, SampledLogprobs, SamplingParams, StepOutput, TokenLogprob
 from chatpager.engine.tokenizer import Tokenizer
-from chatpager.server import wire
+from chatpager.server import encode_response, wire
 from chatpager.server.requests import LOGPROBS
 from chatpager.sessions.answers import Delta
 from chatpager.sessions.turn import LiveTurn
@@ -115,7 +115,14 @@ def test_every_token_of_the_text_goes_with_its_text_once(tokenizer, text, stops)
 # -- on the wires -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_response_has_them_in_its_item_and_in_its_events(server):
+async def test_a_response_has_them_in_its_item_and_in_its_events(server, monkeypatch):
+    ours, in_loop = encode_response._told, []
+
+    def told_in_events(logprobs):
+        in_loop.append(threading.current_thread() is threading.main_thread())
+        return ours(logprobs)
+
+    monkeypatch.setattr(encode_response, "_told", told_in_events)
     whole = await server.respond("Hello", **ASKED)
     Response.model_validate(whole)
     [part] = whole["output"][0]["content"]
@@ -130,9 +137,15 @@ async def test_a_response_has_them_in_its_item_and_in_its_events(server):
     assert turn.request.body(turn, turn.stream.ended).output, "not made dictionaries of, in the event loop"
     async with server.events("/v1/responses", {"input": "Hello", **GREEDY, **ASKED}) as events:
         over_http = [data async for _, data in events]
+    assert in_loop.pop() is False, "there are many at the end"
     async with server.socket() as socket:
         await socket.create("Hello", **ASKED)
         over_socket = await socket.rest()
+        assert in_loop.pop() is False
+        response_id = over_socket[-1]["response"]["id"]
+        await socket.send(type="response.resume", response_id=response_id, starting_after=-1)
+        resumed = [frame for frame in await socket.rest() if frame["type"] != "chatpager.resumed"]
+    assert resumed == over_socket and in_loop.pop() is False
     for frames in (over_http, over_socket):
         deltas = [f for f in frames if f["type"] == "response.output_text.delta"]
         assert all(ResponseTextDeltaEvent.model_validate(f).logprobs for f in deltas)
