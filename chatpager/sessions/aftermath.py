@@ -22,6 +22,8 @@ class Aftermath:
         """``tip``: the conversation's last message now; None where the turn left it as it was."""
         if ended.status == "completed" and not turn.request.generate:
             tip = turn.input_tip
+        if turn.is_deleted and turn.owner:  # and the engine may have been told before it began the turn
+            self._keeper.closed(turn.owner)
         if tip is None or turn.receipt is None:
             self._heads.stayed(turn.request, turn.owner, turn.parent)
             return

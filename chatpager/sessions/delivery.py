@@ -280,6 +280,7 @@ class Delivery:
                 ended = turn.ended(self._clock(), self._wall(), status)
                 return ended, await self._store_end(turn, ended, plain) if turn.request.stored else None
             except _Deleted:
+                turn.is_deleted = True
                 return turn.ended(self._clock(), self._wall(), None if turn.error else "cancelled"), None
             except StoreError as error:
                 log.error("turn.end_not_stored", turn=turn.id, reason=str(error))

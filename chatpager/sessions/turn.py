@@ -51,6 +51,7 @@ class LiveTurn:
         "id",
         "index",
         "input_tip",
+        "is_deleted",
         "is_read",
         "logprobs",
         "owner",
@@ -79,6 +80,8 @@ class LiveTurn:
     broken: Break | UnsetType | None
     owner: str
     """The head in the engine that this turn moves."""
+    is_deleted: bool
+    """At another server of the same database: it was not here at its end any more."""
     parent: MessageHash | None
     """Where that head stood."""
     compiled: Compiled | None
@@ -104,7 +107,7 @@ class LiveTurn:
     ) -> None:
         self.input_tip = self.previous = self.past = self.previous_domain = self.compared = self.parent = None
         self.compiled = self.usage = self.receipt = self.finish = self.error = None
-        self.broken, self.owner = UNSET, ""
+        self.broken, self.owner, self.is_deleted = UNSET, "", False
         self.request = request
         self.index = index
         self.id = choice_id(request.id, index)

@@ -5,6 +5,8 @@ import pytest
 from chatpager.errors import SessionBusy
 from chatpager.sessions.answers import Delta
 from chatpager.store import ownership
+from tests.looking import look
+from tests.serving_client import eventually
 from tests.sessions.conftest import TENANT
 
 pytestmark = pytest.mark.postgres
@@ -54,3 +56,21 @@ async def test_one_that_is_taken_for_dead_tells_nothing_more_and_the_client_goes
         epoch = (await other.hub.store.session(TENANT, session)).owner_epoch
         assert (await one.ask("again", session=session))[1].status == "completed"
         assert (await other.hub.store.session(TENANT, session)).owner_epoch == epoch + 1 == 5
+
+
+async def test_of_what_is_deleted_at_one_while_the_other_answers_no_engine_has_anything(rig):
+    """The other's turn may have begun in an engine that both have behind the deletion."""
+
+    def say(prompt):
+        return "a b c d e f g h"
+
+    async with rig(say, share=True) as one, rig(say, share=True) as other:
+        session = await one.session()
+        await one.ask("hi", session=session)
+        gate = one.hold(after=3)
+        turn = await one.hub.submit(one.request("go on", session=session))
+        await eventually(lambda: turn.token_ids)
+        await other.hub.deleting.session(TENANT, session, lambda: None)
+        gate.open()
+        assert (await turn.stream.end()).status == "cancelled"
+        assert await look(one.hub.engine, lambda engine: list(engine.leases.heads)) == []
