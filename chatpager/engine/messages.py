@@ -147,12 +147,12 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True):
     lease_revoked: bool
 
 
-class TokenLogprob(msgspec.Struct, frozen=True):
+class TokenLogprob(msgspec.Struct, frozen=True, gc=False):
     token_id: int
     logprob: float
 
 
-class SampledLogprobs(msgspec.Struct, frozen=True):
+class SampledLogprobs(msgspec.Struct, frozen=True, gc=False):
     """Natural logarithms under the model's own distribution, before temperature and penalties (as OpenAI reports)."""
 
     chosen: TokenLogprob

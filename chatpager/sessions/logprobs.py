@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
@@ -18,7 +19,7 @@ class PlacedLogprobs(NamedTuple):
     sampled: SampledLogprobs
 
 
-class TopLogprob(msgspec.Struct, frozen=True):
+class TopLogprob(msgspec.Struct, frozen=True, gc=False):
     """A token that could have been drawn; natural logarithm."""
 
     token: str
@@ -26,7 +27,7 @@ class TopLogprob(msgspec.Struct, frozen=True):
     logprob: float
 
 
-class Logprob(msgspec.Struct, frozen=True):
+class Logprob(msgspec.Struct, frozen=True, gc=False):
     """The token that was drawn, and the likeliest ones at its place. Shape after OpenAI's API reference."""
 
     token: str
@@ -35,10 +36,16 @@ class Logprob(msgspec.Struct, frozen=True):
     top_logprobs: list[TopLogprob]
 
 
+@lru_cache(1 << 16)
+def _numbers(its_bytes: bytes) -> list[int]:
+    """One list for a token wherever it stands: of twenty at each place the collector would find little else."""
+    return list(its_bytes)
+
+
 def spelled(sampled: SampledLogprobs, spell: Callable[[int], Spelled]) -> Logprob:
     def shown(one: TokenLogprob) -> TopLogprob:
         text, its_bytes = spell(one.token_id)
-        return TopLogprob(text, list(its_bytes), one.logprob)
+        return TopLogprob(text, _numbers(its_bytes), one.logprob)
 
     drawn = shown(sampled.chosen)
     return Logprob(drawn.token, drawn.bytes, drawn.logprob, [shown(one) for one in sampled.top])

@@ -9,8 +9,8 @@ from chatpager.sessions.turn import LiveTurn
 TURN_BYTES = 5 << 10
 """Of one that is kept, besides its events: its request with what was said, its account, its end."""
 EVENT_BYTES = 150
-TOKEN_BYTES = 240
-"""Of one that has a logprob: its text, its bytes one by one."""
+TOKEN_BYTES = 110
+"""Of one that has a logprob; the token's bytes are where it stands elsewhere, too."""
 
 
 def size_of(event: object) -> int:

@@ -1,5 +1,6 @@
 """Turns that have just ended: for so long, and so many."""
 
+import gc
 import tracemalloc
 from types import SimpleNamespace
 
@@ -68,7 +69,9 @@ def test_an_event_is_charged_what_it_weighs():
     weighs = tracemalloc.get_traced_memory()[0] / len(events)
     tracemalloc.stop()
     assert 0.6 < weighs / size_of(events[0]) < 1.5
-    assert size_of(events[0]) > 20 * size_of(Delta("a" * 5))
+    assert size_of(events[0]) > 10 * size_of(Delta("a" * 5))
+    assert not any(map(gc.is_tracked, events[0].logprobs[0].top_logprobs)), "there are very many"
+    assert len({id(top.bytes) for event in events for top in event.logprobs[0].top_logprobs}) == 1
 
 
 def test_a_turn_is_charged_what_it_weighs(tokenizer):
