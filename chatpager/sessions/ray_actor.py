@@ -59,6 +59,8 @@ class RayEngine:
         self._ended = asyncio.Event()
         self._fronts = Fronts(lambda front: self._on_loop(self._wake, front))
         self._ready: dict[str, asyncio.Event] = {}
+        self._read: set[str] = set()
+        """Those that read what is told them."""
         self._silent: dict[str, int] = {}
         """How often each was looked for since its last sign of life."""
         self._ageing: asyncio.Task[None] | None = None
@@ -120,7 +122,10 @@ class RayEngine:
 
     async def steps(self, front: str) -> AsyncIterator[bytes]:
         """Frames as they come, until the server is given up."""
-        ready = self._ready[front]
+        ready = self._ready.get(front)
+        if ready is None:
+            return
+        self._read.add(front)
         try:
             while True:
                 await ready.wait()
@@ -132,6 +137,7 @@ class RayEngine:
                     return
         finally:
             self._fronts.close(front)
+            self._read.discard(front)
             self._forget(front)
 
     async def pulse(self, front: str) -> Pulse:
@@ -145,6 +151,8 @@ class RayEngine:
         self._early.pop(front, None)
         if self._silent.pop(front, None) is not None:
             self._fronts.close(front)
+        if front not in self._read:
+            self._forget(front)
 
     async def end(self) -> None:
         """Write what is still to be written. Nobody is served after it."""

@@ -81,6 +81,8 @@ async def test_what_comes_behind_a_server_s_last_word_is_not_begun(monkeypatch):
         assert isinstance(await opened(actor, front, b"s"), Started)
     await actor.put("gone", 1, packed(request("begun", PROMPT, 50)))
     await actor.close("gone")
+    assert actor._ready.keys() == {"other"} == actor._fronts._going.keys(), "nobody reads for it"
+    assert [frames async for frames in actor.steps("gone")] == []
     await actor.put("gone", 2, packed(request("late", PROMPT, 50)))
     await actor.put("other", 1, packed(request("other", PROMPT, 3)))
     await eventually(lambda: any(name.endswith("other") for rows in engine.runner.steps for name, _ in rows))
