@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -15,9 +16,15 @@ from chatpager.store.chain import MessageHash, Names
 from chatpager.store.database import insert_or_ignore
 from chatpager.store.records import Message, NewMessage
 from chatpager.store.tables import messages, sessions, turns
+from chatpager.store.visits import aside
 
 _BATCH = 100
 """Hashes in one query. Of ``match`` nearly always the first finds it: all is stored but the last message."""
+
+
+MANY = 256
+"""Messages: where there are more, they are hashed and read beside the event loop, and written so many at a time."""
+_NAMES = tuple(column.name for column in messages.columns)
 
 
 def batched(hashes: Sequence[MessageHash]) -> Iterator[Sequence[MessageHash]]:
@@ -33,6 +40,15 @@ async def insert(
         NotFound: the tenant has no message ``parent``.
     """
     above = await _names(c, tenant, parent) if parent is not None else None
+    chained = partial(_chained, tenant, above, new, now)
+    rows = await aside(chained) if len(new) > MANY else chained()
+    for start in range(0, len(rows), MANY):
+        await c.execute(insert_or_ignore(c, messages), rows[start : start + MANY])
+    return tuple(row["hash"] for row in rows)
+
+
+def _chained(tenant: str, above: Names | None, new: Sequence[NewMessage], now: int) -> list[dict[str, Any]]:
+    """The rows of ``new``, behind the message with the names ``above``."""
     rows: list[dict[str, Any]] = []
     for message in new:
         assert (message.token_ids is None) == (message.vocab is None), "token ids and their vocab are known together"
@@ -47,9 +63,7 @@ async def insert(
         above = chain.name(tenant, above, **fields)
         fields["content"] = fields["content"].decode()
         rows.append({**fields, **above._asdict(), "parent_hash": parent_hash, "tenant": tenant, "created_at": now})
-    if rows:
-        await c.execute(insert_or_ignore(c, messages), rows)
-    return tuple(row["hash"] for row in rows)
+    return rows
 
 
 async def _names(c: AsyncConnection, tenant: str, hash: MessageHash) -> Names:
@@ -66,7 +80,11 @@ async def load(c: AsyncConnection, tenant: str, tip: MessageHash | None) -> list
     Raises:
         NotFound: the tenant has no message ``tip``.
     """
-    return [_record(row) for row in await _rows(c, tenant, tip)]
+    if tip is None:
+        return []
+    found = await _found(c, tenant, tip)
+    read = partial(_read, found, tip)
+    return await aside(read) if len(found) > MANY else read()
 
 
 async def is_stored(c: AsyncConnection, tenant: str, hash: MessageHash) -> bool:
@@ -74,12 +92,16 @@ async def is_stored(c: AsyncConnection, tenant: str, hash: MessageHash) -> bool:
     return (await c.execute(query)).first() is not None
 
 
-async def _rows(c: AsyncConnection, tenant: str, tip: MessageHash | None) -> list[Any]:
-    if tip is None:
-        return []
+async def _found(c: AsyncConnection, tenant: str, tip: MessageHash) -> Sequence[Any]:
+    """The rows of the chain that ends at ``tip``, in any order."""
     walk = select(messages).where(messages.c.hash == tip, messages.c.tenant == tenant).cte("walk", recursive=True)
     walk = walk.union_all(select(messages).join(walk, messages.c.hash == walk.c.parent_hash))
-    by_hash = {row.hash: row for row in await c.execute(select(walk))}
+    rows: Sequence[Any] = (await c.execute(select(walk))).all()
+    return rows
+
+
+def _root_first(found: Sequence[Any], tip: MessageHash) -> list[Any]:
+    by_hash = {row.hash: row for row in found}
     if tip not in by_hash:
         raise NotFound(f"no message {tip}")
     upwards = [by_hash[tip]]
@@ -88,10 +110,14 @@ async def _rows(c: AsyncConnection, tenant: str, tip: MessageHash | None) -> lis
     return upwards[::-1]
 
 
+def _read(found: Sequence[Any], tip: MessageHash) -> list[Message]:
+    return [_record(row) for row in _root_first(found, tip)]
+
+
 def _record(row: Any) -> Message:
-    fields = dict(row._mapping)
-    fields["content"] = msgspec.json.decode(row.content)
-    fields["token_ids"] = None if row.token_ids is None else chain.unpack(row.token_ids)
+    fields = dict(zip(_NAMES, row, strict=True))
+    fields["content"] = msgspec.json.decode(fields["content"])
+    fields["token_ids"] = None if fields["token_ids"] is None else chain.unpack(fields["token_ids"])
     return Message(**fields)
 
 
@@ -101,10 +127,8 @@ async def match(c: AsyncConnection, tenant: str, sent: Sequence[NewMessage]) -> 
     Of several (the same words with other token ids, say) it is the one whose last message is the newest. It is one
     chain: a content hash stands for every message up to it, so whatever has that hash has those messages above it.
     """
-    above, wanted = chain.root(tenant), []
-    for message in sent:
-        above = chain.content_name(above, message.role, chain.canonical(message.content))
-        wanted.append(above)
+    named = partial(_content_names, tenant, sent)
+    wanted = await aside(named) if len(sent) > MANY else named()
     m = messages.c
     for names in batched(wanted[::-1]):
         place = {name: -i for i, name in enumerate(names)}
@@ -116,11 +140,19 @@ async def match(c: AsyncConnection, tenant: str, sent: Sequence[NewMessage]) -> 
     return []
 
 
+def _content_names(tenant: str, sent: Sequence[NewMessage]) -> list[MessageHash]:
+    above, names = chain.root(tenant), list[MessageHash]()
+    for message in sent:
+        above = chain.content_name(above, message.role, chain.canonical(message.content))
+        names.append(above)
+    return names
+
+
 async def verify(c: AsyncConnection, tenant: str, tip: MessageHash) -> list[MessageHash]:
     """Derive every name of a chain again from what the rows hold; returns the hashes of rows that do not agree."""
     wrong: list[MessageHash] = []
     above: Names | None = None
-    for row in await _rows(c, tenant, tip):
+    for row in _root_first(await _found(c, tenant, tip), tip):
         parent_hash = above.hash if above else None
         fields = {"status": row.status, "vocab": row.vocab, "token_ids": row.token_ids}
         derived = chain.name(tenant, above, role=row.role, content=row.content.encode(), **fields)

@@ -326,7 +326,11 @@ class Store:
         tenant, deletes = new[0].tenant, any(map(turns.leaves_a_branch, new))
 
         async def begin(c: AsyncConnection) -> list[BegunTurn]:
-            return [await turns.begin(c, each, self.owner) for each in new]
+            begun: list[BegunTurn] = []
+            for each in new:
+                alike = begun and each.messages is new[0].messages and each.parent_hash == new[0].parent_hash
+                begun.append(await turns.begin(c, each, self.owner, begun[0].messages if alike else None))
+            return begun
 
         return await self._database.writing("begin_turn", begin, tenant, deletes=deletes, owned=True, frees=False)
 

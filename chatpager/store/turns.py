@@ -38,9 +38,12 @@ from chatpager.store.tables import LIVE, responses, turns
 from chatpager.store.visits import aside
 
 
-async def begin(c: AsyncConnection, new: NewTurn, owner: str) -> BegunTurn:
+async def begin(
+    c: AsyncConnection, new: NewTurn, owner: str, stored: tuple[MessageHash, ...] | None = None
+) -> BegunTurn:
     """Store the input and the turn, and move the session to it, which is the ``owner``'s from then on. Where
-    ``expected_tip`` leaves a branch behind, the transaction must keep the tenant's other writers out.
+    ``expected_tip`` leaves a branch behind, the transaction must keep the tenant's other writers out. ``stored``: its
+    messages, where another turn of this transaction began with the same.
 
     Raises:
         ConversationNotFound, PreviousResponseNotFound: what the turn follows is not the tenant's, or was deleted.
@@ -56,7 +59,7 @@ async def begin(c: AsyncConnection, new: NewTurn, owner: str) -> BegunTurn:
         session = await sessions.get(c, new.tenant, new.session_id)
         read, epoch = session.owner_epoch, session.owner_epoch + (session.owner != owner)
     try:
-        hashes = await messages.insert(c, new.tenant, new.parent_hash, new.messages, new.now)
+        hashes = stored or await messages.insert(c, new.tenant, new.parent_hash, new.messages, new.now)
     except NotFound as error:
         raise PreviousResponseNotFound("what this follows was deleted meanwhile; send it whole") from error
     turn = _opened(new, (new.parent_hash, *hashes)[-1], owner, epoch)

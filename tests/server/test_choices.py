@@ -155,11 +155,11 @@ async def test_all_are_stored_or_none(server, monkeypatch):
     store = server.service.store
     insert, count = turns.begin, []
 
-    async def fails_at_the_second(c, new, owner):
+    async def fails_at_the_second(c, new, *given):
         count.append(new.id)
         if len(count) == 2:
             raise StoreError("the disk is full")
-        return await insert(c, new, owner)
+        return await insert(c, new, *given)
 
     with monkeypatch.context() as broken:
         broken.setattr(turns, "begin", fails_at_the_second)

@@ -1,10 +1,12 @@
+import threading
 import time
 
 import pytest
+from msgspec import structs
 from sqlalchemy import text, update
 
 from chatpager.errors import NotFound, StoreError
-from chatpager.store import NewMessage, tables, text_content
+from chatpager.store import NewMessage, chain, messages, tables, text_content
 from tests.store.making import answer, begin, conversation, end, user
 
 
@@ -53,6 +55,37 @@ async def test_a_conversation_of_thousands_of_messages_is_quick(store):
     assert (await store.delete_session("ann", "conv_1")).messages == 2500
     assert (await store.delete_session("ann", "conv_2")).messages == 2500
     assert time.perf_counter() - began < 60, "seconds, where half a second is usual"
+
+
+async def test_very_many_messages_are_hashed_and_read_beside_the_event_loop(store, monkeypatch):
+    in_loop = set()
+
+    def noted(work):
+        def done(*given, **named):
+            in_loop.add((work.__name__, threading.current_thread() is threading.main_thread()))
+            return work(*given, **named)
+
+        return done
+
+    monkeypatch.setattr(chain, "name", noted(chain.name))
+    monkeypatch.setattr(chain, "content_name", noted(chain.content_name))
+    monkeypatch.setattr(messages, "_record", noted(messages._record))
+    await store.create_session("ann", id="conv_1", now=1)
+    many = [user(f"message {n}") for n in range(2 * messages.MANY + 1)]
+    hashes = await store.append_messages("ann", "conv_1", many, now=2)
+    assert [message.hash for message in await store.load_chain("ann", hashes[-1])] == [*hashes]
+    assert len(await store.match_content("ann", many)) == len(many)
+    assert in_loop == {("name", False), ("content_name", False), ("_record", False)}
+
+
+async def test_turns_that_begin_with_the_same_messages_have_them_stored_once(store, monkeypatch):
+    canonical, made = chain.canonical, []
+    monkeypatch.setattr(chain, "canonical", lambda content: (made.append(content), canonical(content))[1])
+    first = begin("resp_1", user("hi"), user("there"))
+    begun = await store.begin_turns([first, structs.replace(first, id="resp_2"), begin("resp_3", user("hi"))])
+    assert begun[0].messages == begun[1].messages and begun[1].turn.input_tip == begun[1].messages[-1]
+    assert begun[2].messages == begun[0].messages[:1]
+    assert len(made) == 3
 
 
 async def test_a_shared_beginning_is_the_same_rows(store):
