@@ -28,9 +28,10 @@ class KnownSessions:
         self._drafts = drafts
         self._block_size = cache.block_size
         self._max_model_len = max_model_len
-        self._turns: dict[str, str] = {}
-        """By session the request of its turn that runs, the latest: another server may have taken the session over, or
-        deleted it, while the turn of one that is gone still runs. Such a turn moves no head."""
+        self._turns: dict[str, list[Sequence]] = {}
+        """By session its turns that run and may move its head, in the order in which they began: another server may
+        have taken the session over, or deleted it, while the turn of one that is gone still runs. Such a turn does not
+        take the head back."""
 
     # -- what conversations do between their turns -------------------------------------------------------------------
 
@@ -88,14 +89,14 @@ class KnownSessions:
         """Of one request."""
         for seq in seqs:
             if seq.owner:
-                self._turns[seq.owner] = seq.request_id
+                self._turns.setdefault(seq.owner, []).append(seq)
 
     def end(self, seq: Sequence) -> None:
-        if self._is_latest(seq):
-            del self._turns[seq.owner]
-
-    def _is_latest(self, seq: Sequence) -> bool:
-        return self._turns.get(seq.owner) == seq.request_id
+        turns = self._turns.get(seq.owner, [])
+        if seq in turns:
+            turns.remove(seq)
+            if not turns:
+                del self._turns[seq.owner]
 
     def keep(self, seq: Sequence) -> None:
         """What a running sequence's turn leaves behind: its blocks are found again, and its session's head moves."""
@@ -104,9 +105,11 @@ class KnownSessions:
             self._keep_published(chain)
         tail = None if seq.speculative else self._cache.keep_tail(seq, chain)
         whole = seq.committed >= seq.num_prompt_tokens
-        if self._is_latest(seq) and (whole or len(chain) >= self._known_blocks(seq.owner)):
+        turns = self._turns.get(seq.owner, [])
+        if seq in turns and (whole or len(chain) >= self._known_blocks(seq.owner)):
             self._cache.heads.move(seq.owner, seq.hasher.tenant, [*chain, tail] if tail else chain)
             self._cache.save(seq.owner, chain)
+            del turns[: turns.index(seq)]  # they began before it
 
     def _keep_published(self, chain: list[Block]) -> None:
         """A prompt brought these blocks: what of them is published has a head of its own, until it is withdrawn."""

@@ -98,7 +98,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.tokens, self.finals = {}, {}
         self.cancelled, self.stopped, self.faulty = set(), set(), set()
         self.past = [()]
-        self.said, self.latest = {}, {}
+        self.said, self.latest, self.began = {}, {}, {}
         self.count = 0
         self.open()
 
@@ -194,8 +194,8 @@ class EngineMachine(RuleBasedStateMachine):
         self.count += 1
         name = f"r{self.count}"
         self.asked[name] = (prompt, min(count, self.longest - len(prompt)), n)
-        self.owners[name] = owner = more.get("owner", "")
-        self.latest[owner] = name
+        self.owners[name] = more.get("owner", "")
+        self.began[name] = self.count
         self.engine.add(request(name, prompt, count, n=n, **more), self.now)
 
     @rule(times=st.integers(1, 6))
@@ -204,15 +204,17 @@ class EngineMachine(RuleBasedStateMachine):
             outputs = self.engine.step(lambda: self.now)
             collect(outputs, self.tokens, self.finals)
             audit(self.engine)
-            ended = {}
-            for output in outputs:
-                if output.finish_reason:
-                    history = (*self.asked[output.request_id][0], *self.tokens[output.request_id][output.index])
-                    self.past = [*self.past[-5:], history]
-                    owner = self.owners[output.request_id]
-                    is_latest = self.latest[owner] == output.request_id  # a turn that was overtaken moves no head
-                    if output.index == 0 and output.finish_reason == "length" and owner and is_latest:
-                        ended[owner] = history
+            ended, last = {}, [output for output in outputs if output.finish_reason]
+            for output in last:
+                owner = self.owners[output.request_id]
+                self.latest[owner] = max(self.latest.get(owner, 0), self.began[output.request_id])
+            for output in last:
+                history = (*self.asked[output.request_id][0], *self.tokens[output.request_id][output.index])
+                self.past = [*self.past[-5:], history]
+                owner, began = self.owners[output.request_id], self.began[output.request_id]
+                # One that has ended behind another that began later may not move the head.
+                if output.index == 0 and output.finish_reason == "length" and owner and began == self.latest[owner]:
+                    ended[owner] = history
             for owner, history in ended.items():
                 self.said[owner] = history
                 self._head_is_what_was_said(owner, history)

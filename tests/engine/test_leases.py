@@ -561,6 +561,17 @@ def test_a_renewal_that_can_get_nothing_looks_at_no_other_lease():
     assert engine.leases.leased_by_tenant() == before
 
 
+def test_turns_of_one_session_that_overlap_without_end_leave_it_a_head():
+    engine, owner = make_engine(num_blocks=60, max_tokens=64), "t\0s"
+    engine.add(request("r0", range(8), 4, owner=owner), 0.0)
+    for i in range(1, 6):
+        engine.add(request(f"r{i}", range(8 + i), 4, owner=owner), 0.0)
+        while f"r{i - 1}" in engine._requests:
+            step(engine)
+        assert f"r{i}" in engine._requests or i == 5
+        assert engine.sessions.cache_of(owner, 0.0).tokens
+
+
 @pytest.mark.parametrize("then", ["goes on", "closes it", "erases all"])
 def test_a_turn_that_ends_late_does_not_take_back_what_became_of_its_session(then):
     """Another server has taken the session over, or deleted it, while the turn of one that is gone still ran."""
