@@ -46,8 +46,8 @@ class KnownSessions:
         """A session's conversation has only its first ``tokens`` any more: the blocks behind them are dead at once,
         unless others have them."""
         left = self._cache.heads.rewind(owner, max(0, tokens)) or ()
-        if self._tiers is not None and ((known := self._tiers.recorded(owner)) or left):
-            recorded = known[: max(0, tokens) // self._block_size]
+        if self._tiers is not None:
+            recorded = self._tiers.recorded(owner)[: max(0, tokens) // self._block_size]
             # After a restart the device may know less of it than the record, and a record may still be on its way.
             self._tiers.rewind(owner, recorded if recorded[: len(left)] == left else left)
 

@@ -110,9 +110,10 @@ class Tiers:
             self.disk.heads.keep(owner, proofs)
 
     def rewind(self, owner: str, proofs: Sequence[BlockProof]) -> None:
-        """A conversation consists of no more than these of the blocks that it had."""
+        """A conversation consists of no more than these of the blocks that it had; nothing is recorded of one that has
+        none, which may be one of which nothing is known."""
         if self.disk is not None:
-            self.disk.heads.keep(owner, proofs)
+            self.disk.heads.keep(owner, proofs) if proofs else self.disk.heads.drop(owner)
 
     @property
     def has_work(self) -> bool:

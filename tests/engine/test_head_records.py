@@ -157,6 +157,22 @@ class TestGoingBack:
         tier.flush()
         assert len(tier.heads.of("s")) == len(engine.leases.heads["s"].proofs) == 2
 
+    def test_nor_where_no_whole_block_is_left(self, disk):
+        """Of a branch the device may know nothing yet."""
+        answer(make_engine(disk=disk()), "first", LONG, owner="s")
+        tier, gate = disk(), threading.Event()
+        engine = make_engine(num_blocks=60, disk=tier)
+        with tier._lock:
+            tier._jobs.put(gate.wait)
+        engine.sessions.fork("s", "branch")
+        answer(engine, "second", LONG[::-1], owner="t")
+        for owner in ("branch", "t"):
+            engine.sessions.rewind(owner, 3)
+        gate.set()
+        run(engine)
+        tier.flush()
+        assert len(engine.sessions.records()) == 1 and len(tier) == len(tier.heads.of("s")) == 10
+
     def test_what_the_device_knows_in_part_is_kept_below_it(self, disk):
         """After a restart only a beginning came back."""
         answer(make_engine(disk=disk()), "first", LONG, owner="s")
