@@ -15,7 +15,7 @@ from chatpager import failpoints
 from chatpager.engine.answer_marks import unmarked
 from chatpager.engine.messages import StepOutput
 from chatpager.engine.tokenizer import Tokenizer
-from chatpager.errors import EngineStopped, StoreError, TurnTaken
+from chatpager.errors import ConversationNotFound, EngineStopped, StoreError, TurnTaken
 from chatpager.sessions.answers import Said, answer_content, joined
 from chatpager.sessions.mistakes import INTERNAL, log_mistake
 from chatpager.sessions.receipt import Receipt
@@ -280,7 +280,7 @@ class Delivery:
                 ended = turn.ended(self._clock(), self._wall(), status)
                 return ended, await self._store_end(turn, ended, plain) if turn.request.stored else None
             except _Deleted:
-                turn.is_deleted = True
+                turn.is_deleted = not await self._has_session(turn)
                 return turn.ended(self._clock(), self._wall(), None if turn.error else "cancelled"), None
             except StoreError as error:
                 log.error("turn.end_not_stored", turn=turn.id, reason=str(error))
@@ -292,6 +292,21 @@ class Delivery:
                 status = None
         ended = turn.ended(self._clock(), self._wall())
         return msgspec.structs.replace(ended, **turn.stream.answer._asdict()), None
+
+    async def _has_session(self, turn: LiveTurn) -> bool:
+        """Whether a turn that is deleted leaves a session behind; False too where the store does not tell, because what
+        is deleted must stay nowhere."""
+        request = turn.request
+        if request.session_id is None:
+            return False
+        try:
+            await self._store.session(request.tenant, request.session_id)
+        except ConversationNotFound:
+            return False
+        except StoreError as error:
+            log.warning("turn.session_unknown", turn=turn.id, reason=str(error))
+            return False
+        return True
 
     async def _store_end(self, turn: LiveTurn, ended: Ended, plain: bool) -> MessageHash | None:
         """``plain``: without the wire's object, and an answer that a stop string cut without its ids."""

@@ -81,7 +81,7 @@ class LiveTurn:
     owner: str
     """The head in the engine that this turn moves."""
     is_deleted: bool
-    """At another server of the same database: it was not here at its end any more."""
+    """With its conversation, at another server of the same database."""
     parent: MessageHash | None
     """Where that head stood."""
     compiled: Compiled | None

@@ -4,6 +4,7 @@ import pytest
 
 from chatpager.errors import SessionBusy
 from chatpager.sessions.answers import Delta
+from chatpager.sessions.heads import owner_of
 from chatpager.store import ownership
 from tests.looking import look
 from tests.serving_client import eventually
@@ -59,7 +60,8 @@ async def test_one_that_is_taken_for_dead_tells_nothing_more_and_the_client_goes
 
 
 async def test_of_what_is_deleted_at_one_while_the_other_answers_no_engine_has_anything(rig):
-    """The other's turn may have begun in an engine that both have behind the deletion."""
+    """The other's turn may have begun in an engine that both have behind the deletion. The conversation of a turn that
+    is deleted by itself goes on."""
 
     def say(prompt):
         return "a b c d e f g h"
@@ -67,10 +69,15 @@ async def test_of_what_is_deleted_at_one_while_the_other_answers_no_engine_has_a
     async with rig(say, share=True) as one, rig(say, share=True) as other:
         session = await one.session()
         await one.ask("hi", session=session)
-        gate = one.hold(after=3)
-        turn = await one.hub.submit(one.request("go on", session=session))
-        await eventually(lambda: turn.token_ids)
-        await other.hub.deleting.session(TENANT, session, lambda: None)
-        gate.open()
-        assert (await turn.stream.end()).status == "cancelled"
-        assert await look(one.hub.engine, lambda engine: list(engine.leases.heads)) == []
+        deleting = other.hub.deleting
+        for delete, left in (
+            (lambda turn: deleting.turn(TENANT, turn.id), [owner_of(TENANT, session)]),
+            (lambda turn: deleting.session(TENANT, session, lambda: None), []),
+        ):
+            gate = one.hold(after=3)
+            turn = await one.hub.submit(one.request("go on", session=session))
+            await eventually(lambda turn=turn: turn.token_ids)
+            await delete(turn)
+            gate.open()
+            assert (await turn.stream.end()).status == "cancelled"
+            assert await look(one.hub.engine, lambda engine: list(engine.leases.heads)) == left
