@@ -340,6 +340,9 @@ class Delivery:
             raise _Deleted
         if stored.status != done.status:
             raise StoreError(f"another end of the turn was stored: {stored.status}")
+        if stored.tip == "no_session" and turn.request.session_id is not None:  # and the turn is about to be deleted
+            turn.is_deleted = True
+            return None
         return stored.tip_hash
 
     async def _finish_turn(self, done: FinishedTurn) -> Finished:

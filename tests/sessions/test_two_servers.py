@@ -67,17 +67,18 @@ async def test_of_what_is_deleted_at_one_while_the_other_answers_no_engine_has_a
         return "a b c d e f g h"
 
     async with rig(say, share=True) as one, rig(say, share=True) as other:
-        session = await one.session()
-        await one.ask("hi", session=session)
-        deleting = other.hub.deleting
-        for delete, left in (
-            (lambda turn: deleting.turn(TENANT, turn.id), [owner_of(TENANT, session)]),
-            (lambda turn: deleting.session(TENANT, session, lambda: None), []),
+        first, second = await one.session(), await one.session("conv_2")
+        await one.ask("hi", session=first)
+        deleting, store = other.hub.deleting, other.hub.store
+        for session, delete, status, left in (
+            (first, lambda turn: deleting.turn(TENANT, turn.id), "cancelled", [owner_of(TENANT, first)]),
+            (first, lambda turn: deleting.session(TENANT, first, lambda: None), "cancelled", []),
+            (second, lambda turn: store.delete_session(TENANT, second), "completed", []),  # halfway
         ):
             gate = one.hold(after=3)
             turn = await one.hub.submit(one.request("go on", session=session))
             await eventually(lambda turn=turn: turn.token_ids)
             await delete(turn)
             gate.open()
-            assert (await turn.stream.end()).status == "cancelled"
+            assert (await turn.stream.end()).status == status
             assert await look(one.hub.engine, lambda engine: list(engine.leases.heads)) == left
