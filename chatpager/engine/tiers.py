@@ -112,8 +112,12 @@ class Tiers:
     def rewind(self, owner: str, proofs: Sequence[BlockProof]) -> None:
         """A conversation consists of no more than these of the blocks that it had; nothing is recorded of one that has
         none, which may be one of which nothing is known."""
-        if self.disk is not None:
-            self.disk.heads.keep(owner, proofs) if proofs else self.disk.heads.drop(owner)
+        if self.disk is None:
+            return
+        if proofs:
+            self.disk.heads.keep(owner, proofs)
+        else:
+            self.disk.heads.drop(owner)
 
     @property
     def has_work(self) -> bool:
