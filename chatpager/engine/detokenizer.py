@@ -61,7 +61,7 @@ class Detokenizer:
             return self._start_again(token_id)
         self._is_whole = piece != ""
         if self._is_whole and self._plain is not None:
-            self._forget_all()
+            self.forget()
         else:
             self._given += len(piece)
         return piece
@@ -85,10 +85,7 @@ class Detokenizer:
         return self._backend.decode(self._ids, skip_special_tokens=True)[self._given :].rstrip(REPLACEMENT)
 
     def forget(self) -> None:
-        """Nothing follows, and nobody asks what waited."""
-        self._forget_all()
-
-    def _forget_all(self) -> None:
+        """What was given out, and what waited."""
         self._ids, self._given = [], 0
 
 
@@ -171,8 +168,8 @@ class TextStream:
         return self._take(piece)
 
     def push_plain(self, token_id: int) -> str:
-        """``push`` of a token of plain text, where no stop string or mark is looked for: of most there are, at a third
-        of the time. Empty, and nothing is done, of any other."""
+        """``push`` of a token of plain text, where no stop string or mark is looked for: most there are, in fewer
+        calls. Empty, and nothing is done, of any other."""
         if not self._is_simple or not (piece := self._detokenizer.push_plain(token_id)):
             return ""
         self._given.append(piece)

@@ -62,7 +62,7 @@ class KnownSessions:
         """All conversations of a tenant were deleted, also those that nobody here has heard of since the start."""
         for owner in [owner for owner in self._leases.heads if owner.partition("\0")[0] == tenant]:
             self._cache.heads.close(owner)
-        self._turns = {owner: turn for owner, turn in self._turns.items() if owner.partition("\0")[0] != tenant}
+        self._turns = {owner: turns for owner, turns in self._turns.items() if owner.partition("\0")[0] != tenant}
         if self._tiers is not None:
             self._tiers.drop_all(tenant)
 

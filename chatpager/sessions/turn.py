@@ -200,7 +200,7 @@ class LiveTurn:
         return said, self._entry(said)
 
     def _take_plain(self, output: StepOutput, now: float) -> tuple[list[Said], JournalEntry | None] | None:
-        """``take`` of what nearly all outputs are, one more token of plain text, in half the time. None, and nothing is
+        """``take`` of what nearly all outputs are, one more token of plain text, in fewer calls. None, and nothing is
         done, of any other."""
         if output.finish_reason or output.usage or output.prefilled or output.logprobs or len(output.token_ids) != 1:
             return None

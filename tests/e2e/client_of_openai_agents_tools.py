@@ -57,7 +57,7 @@ async def main():
     provider = OpenAIProvider(openai_client=client, use_responses=True, use_responses_websocket=True)
     await gives_up(RunConfig(model_provider=provider, tracing_disabled=True))
     print("given up", flush=True)
-    os._exit(0)  # at once: what libraries tidy up at an exit has taken as long as the test's gate waits
+    os._exit(0)  # what libraries tidy up at an exit may take longer than the test's gate waits
 
 
 asyncio.run(main())
