@@ -79,6 +79,7 @@ class Publisher:
         self._keeper = keeper
         self._vocab = vocab
         self._wall = wall
+        self._is_open = False
         self._changing = asyncio.Lock()
         """The store and the engine change together."""
         self._computing: dict[str, asyncio.Future[StepOutput]] = {}
@@ -86,11 +87,13 @@ class Publisher:
 
     async def open(self, room: Room) -> None:
         """Hand the engine what was published before. Raises StoreError."""
-        self.room = room
+        self.room, self._is_open = room, True
         await self._hand_over()
 
     async def open_again(self) -> None:
-        """An engine that took another's place has nothing that was published."""
+        """An engine that took another's place has nothing that was published. Before ``open``, that tells it."""
+        if not self._is_open:
+            return
         try:
             await self._hand_over()
         except StoreError as error:

@@ -26,6 +26,7 @@ from chatpager.errors import (
     StepFailed,
 )
 from chatpager.sessions.hub import SessionHub
+from chatpager.sessions.publishing import Publisher
 from chatpager.store import Store
 from tests.chat_models import EOS
 from tests.engine.fakes import ScriptedRunner
@@ -142,6 +143,19 @@ async def test_begun_again_an_engine_that_others_have_knows_what_the_database_sa
         r.hub.engine.send(WithdrawPrefix("longer"))
         await r.hub.publisher.open_again()
         assert await look(r.hub.engine, lambda engine: {p.label: p.token_ids for p in engine.published}) == stored
+
+
+async def test_an_engine_that_takes_anothers_place_before_the_first_was_told_is_told_with_the_opening(rig):
+    async with rig() as r:
+        await publish(r)
+        r.hub.engine.send(WithdrawPrefix("support"))
+        opening = Publisher(
+            r.hub.store, r.hub.prompting, r.hub.engine, r.hub.keeper, vocab=r.hub.tokenizer.fingerprint, wall=r.hub.wall
+        )
+        await opening.open_again()
+        assert await look(r.hub.engine, lambda engine: list(engine.published)) == []
+        await opening.open(r.hub.publisher.room)
+        assert await look(r.hub.engine, lambda engine: [p.label for p in engine.published]) == ["support"]
 
 
 async def test_who_leaves_while_it_is_withdrawn_leaves_nothing_half_done(rig):
