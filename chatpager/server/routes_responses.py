@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from aiohttp import web
 
@@ -38,6 +39,13 @@ def json_of(body: bytes, *, status: int = 200, headers: Mapping[str, str] | None
     return web.Response(body=body, status=status, content_type="application/json", charset="utf-8", headers=headers)
 
 
+async def response_of(whole: wire.Response | dict[str, Any]) -> web.Response:
+    """A response in one piece; with thousands of log probabilities it is written beside the event loop."""
+    if not wire.has_logprobs(whole):
+        return json_response(whole)
+    return json_of(await asyncio.to_thread(wire.encoded_by_logprob, whole))
+
+
 async def create(request: web.Request) -> web.StreamResponse:
     service, tenant = request.app[SERVICE], tenant_of(request)
     raw = await decoded(await request.read())
@@ -50,12 +58,12 @@ async def create(request: web.Request) -> web.StreamResponse:
         if stream:
             return await _retell(request, turn)
         known = stored_response if raw.get("background") is True else ended_response
-        return json_response(await known(service, tenant, turn))
+        return await response_of(await known(service, tenant, turn))
     with service.readers.reading(turn, told=stream):
         if raw.get("background") is True and not stream:
-            return json_response(_as_it_is(turn))
+            return await response_of(_as_it_is(turn))
         if not stream:
-            return json_response(final_response(turn, await turn.stream.end()))
+            return await response_of(final_response(turn, await turn.stream.end()))
         encoder = ResponseEncoder(facts_of(turn))
         return await send_events(request, _frames(turn, encoder), lambda error: _frame(encoder.broken(error)))
 
@@ -102,7 +110,7 @@ async def retrieve(request: web.Request) -> web.StreamResponse:
     turn = _live(request)
     if turn is not None:
         return json_response(live_response(turn))
-    return json_response(await stored_response(service, tenant_of(request), response_id))
+    return await response_of(await stored_response(service, tenant_of(request), response_id))
 
 
 async def _resume(request: web.Request) -> web.StreamResponse:
@@ -125,9 +133,9 @@ async def cancel(request: web.Request) -> web.Response:
     service, response_id = request.app[SERVICE], request.match_info["id"]
     turn = _live(request)
     if turn is None:
-        return json_response(await ended_response(service, tenant_of(request), response_id))
+        return await response_of(await ended_response(service, tenant_of(request), response_id))
     service.hub.cancel(turn.request.tenant, response_id)
-    return json_response(final_response(turn, await turn.stream.end()))
+    return await response_of(final_response(turn, await turn.stream.end()))
 
 
 async def delete(request: web.Request) -> web.Response:

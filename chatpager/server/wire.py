@@ -232,6 +232,32 @@ def encoded_by(field: str, whole: msgspec.Struct) -> bytes:
     return encoded(msgspec.structs.replace(whole, **{field: each_encoded(getattr(whole, field))}))
 
 
+def has_logprobs(response: Response | dict[str, Any]) -> bool:
+    """Of a response that ended now, or that the store has."""
+    return any(_of(part, "logprobs") for item in _of(response, "output") for part in _of(item, "content") or ())
+
+
+def encoded_by_logprob(response: Response | dict[str, Any]) -> bytes:
+    """``encoded`` of a response, each of its log probabilities by itself."""
+    return encoded(_with(response, output=[_by_logprob(item) for item in _of(response, "output")]))
+
+
+def _by_logprob(item: Any) -> Any:
+    content = [
+        _with(part, logprobs=each_encoded(told)) if (told := _of(part, "logprobs")) else part
+        for part in _of(item, "content") or ()
+    ]
+    return _with(item, content=content) if content else item
+
+
+def _of(value: Any, name: str) -> Any:
+    return value.get(name) if isinstance(value, dict) else getattr(value, name, None)
+
+
+def _with(value: Any, **changed: Any) -> Any:
+    return {**value, **changed} if isinstance(value, dict) else msgspec.structs.replace(value, **changed)
+
+
 def encode(value: Any) -> str:
     """One object as JSON text."""
     return encoded(value).decode()

@@ -40,6 +40,18 @@ def same(one, other):
     return True
 
 
+def in_loop_each_time(monkeypatch, room, name):
+    """A list that will have, of every call of that function, whether it was in the event loop."""
+    ours, told = getattr(room, name), []
+
+    def called(*given):
+        told.append(threading.current_thread() is threading.main_thread())
+        return ours(*given)
+
+    monkeypatch.setattr(room, name, called)
+    return told
+
+
 def in_event(logprobs):
     """The item's, as events have them."""
     keys = ("token", "logprob")
@@ -116,13 +128,8 @@ def test_every_token_of_the_text_goes_with_its_text_once(tokenizer, text, stops)
 
 
 async def test_a_response_has_them_in_its_item_and_in_its_events(server, monkeypatch):
-    ours, in_loop = encode_response._told, []
-
-    def told_in_events(logprobs):
-        in_loop.append(threading.current_thread() is threading.main_thread())
-        return ours(logprobs)
-
-    monkeypatch.setattr(encode_response, "_told", told_in_events)
+    in_loop = in_loop_each_time(monkeypatch, encode_response, "_told")
+    written = in_loop_each_time(monkeypatch, wire, "encoded_by_logprob")
     whole = await server.respond("Hello", **ASKED)
     Response.model_validate(whole)
     [part] = whole["output"][0]["content"]
@@ -133,6 +140,7 @@ async def test_a_response_has_them_in_its_item_and_in_its_events(server, monkeyp
         assert 0 >= best["logprob"] >= second["logprob"]
         assert {key: one[key] for key in best} == best, "greedy draws the likeliest"
     assert (await server.get("/v1/responses/" + whole["id"])).json == whole, "what is stored keeps them"
+    assert written == [False, False], "of both there may be thousands"
     turn = server.hub.told("default", whole["id"])
     assert turn.request.body(turn, turn.stream.ended).output, "not made dictionaries of, in the event loop"
     async with server.events("/v1/responses", {"input": "Hello", **GREEDY, **ASKED}) as events:
@@ -157,9 +165,12 @@ async def test_a_response_has_them_in_its_item_and_in_its_events(server, monkeyp
         assert last["text"] == part["text"] and same(last["logprobs"], part["logprobs"])
 
 
-async def test_without_being_asked_for_there_are_none(server):
+async def test_without_being_asked_for_there_are_none(server, monkeypatch):
+    written = in_loop_each_time(monkeypatch, wire, "encoded_by_logprob")
     told = await server.respond("Hello")
     assert told["output"][0]["content"][0]["logprobs"] == []
+    assert (await server.get("/v1/responses/" + told["id"])).json == told
+    assert not written, "a thread is for what is long"
     answer = (await server.post("/v1/chat/completions", {"messages": HELLO, "max_tokens": 4})).json
     assert answer["choices"][0]["logprobs"] is None
 
@@ -182,13 +193,7 @@ async def test_a_chat_has_the_same(server):
 
 
 async def test_each_of_several_choices_has_its_own(server, monkeypatch):
-    ours, in_loop = wire.encoded_by, []
-
-    def encoded_by(*given):
-        in_loop.append(threading.current_thread() is threading.main_thread())
-        return ours(*given)
-
-    monkeypatch.setattr(wire, "encoded_by", encoded_by)
+    in_loop = in_loop_each_time(monkeypatch, wire, "encoded_by")
     body = {"messages": HELLO, **CHAT, "temperature": 1.0, "n": 3, "seed": 1}
     answer = (await server.post("/v1/chat/completions", body)).json
     for choice in answer["choices"]:
