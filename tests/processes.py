@@ -6,6 +6,7 @@ Its streams are pipes, or a terminal; what it says is waited for, never slept fo
 import json
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -15,15 +16,17 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from tests.gate import DEADLINE
+
 ROOT = Path(__file__).parent.parent
 WATCHED = f"{ROOT}/tests/watched:{ROOT}"
 """Where Python finds chatpager, and what lets it ask no other machine."""
-SECONDS = 60.0
+SECONDS = DEADLINE
 """After which a process that does not say or do what is waited for has failed."""
 ADDRESS = re.compile(r"chat +(http://\S+)")
 
@@ -272,8 +275,9 @@ def serving(
     cwd: Path | str = "/",
     **env: str,
 ) -> Iterator[Server]:
-    """The server with its built-in model and its data under ``home``, on a free port, started in ``cwd``."""
-    process = launch(*command, "--port", "0", *flags, env=clean_env(home, **env), cwd=cwd)
+    """The server with its built-in model and its data under ``home``, on a free port, started in ``cwd``. What it
+    answers depends on no luck: requests that bring no seed get theirs from a seed that is always the same."""
+    process = launch(*command, "--port", "0", *flags, env=clean_env(home, **{"CHATPAGER_SEED": "0", **env}), cwd=cwd)
     try:
         yield Server(process)
     finally:
@@ -294,6 +298,10 @@ def server_url(server) -> str:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port to listen at later: below those that the system gives to whoever names none, and no other worker's."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8
+    while True:
+        port = secrets.randbelow(1500) * 8 + 20_000 + worker
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

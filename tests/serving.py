@@ -1,8 +1,9 @@
 """A whole server in this process: real sockets on a free port, real engine, real SQLite, a tiny random model.
 
-The model is seeded, so what it answers is always the same, but nobody has written it down: where a test needs certain
-words, ``reply`` gives them, or their ids, and the engine runs on a scripted model instead. ``gate`` holds the engine
-between two steps, so that a test can look at a turn in any phase for as long as it likes.
+The model is seeded, and so are the draws of requests that bring no seed: what it answers is always the same, but nobody
+has written it down. Where a test needs certain words, ``reply`` gives them, or their ids, and the engine runs on a
+scripted model instead. ``gate`` holds the engine between two steps, so that a test can look at a turn in any phase for
+as long as it likes.
 """
 
 import asyncio
@@ -70,7 +71,8 @@ async def open_serving(
     def build():
         config = EngineConfig(
             model=str(model), device="cpu", num_kv_blocks=blocks, max_model_len=length,
-            max_num_batched_tokens=step, num_threads=1, **{"block_size": block, "swap_space": 0, **(engine or {})},
+            max_num_batched_tokens=step, num_threads=1, seed=0,
+            **{"block_size": block, "swap_space": 0, **(engine or {})},
         )  # fmt: skip
         runner = GatedModel(config) if reply is None else _scripted(tokenizer, reply, blocks, length)
         runner.gate = gate

@@ -26,7 +26,7 @@ from tests.e2e.browsing import (
     send,
     stored,
 )
-from tests.processes import serving
+from tests.processes import free_port, serving
 
 pytestmark = BROWSER
 
@@ -344,14 +344,14 @@ def test_without_a_network_the_page_says_so_and_keeps_what_is_written(page):
 
 def test_a_restart_of_the_server_loses_nothing(browser, fork_server, tmp_path, complaints):
     context = browser.new_context(locale="en-GB")
-    with serving(fork_server, tmp_path) as running:
-        port = running.url.rsplit(":", 1)[1].strip("/")
+    port = str(free_port())
+    with serving(fork_server, tmp_path, "--port", port) as running:
         page = open_page(context, running.url, [])
         answer = ask(page, "My name is Ada.")
         field(page).fill("a draft")
         running.post("/v1/responses", {"input": "Go on.", "background": True, "ignore_eos": True})
         running.post("/v1/admin/drain")  # it waits for that answer, and the connection stands
-        expect(page.get_by_text("The server is shutting down: it takes no new messages.")).to_be_visible(timeout=10_000)
+        expect(page.get_by_text("The server is shutting down: it takes no new messages.")).to_be_visible()
         expect(page.get_by_role("button", name="Send")).to_be_disabled()
     expect(page.get_by_text("No connection to the server.")).to_be_visible()
     with serving(fork_server, tmp_path, "--port", port):
