@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.gate import DEADLINE
+
 _WATCHED = 'trap "" INT; "$@" & read -r _; kill -QUIT $!; wait $!'
 """Runs a server until standard input ends, so that no server outlives the tests, however they end."""
 
@@ -81,13 +83,13 @@ def serving(server: Server) -> Iterator[subprocess.Popen[bytes]]:
             user=server.user, cwd=folder, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + DEADLINE
         while subprocess.run([server.bin / "pg_isready", "-q", "-h", folder]).returncode != 0:
             assert time.monotonic() < deadline, (folder / "log").read_text()
         yield process
     finally:
         process.stdin.close()
-        process.wait(30)
+        process.wait(DEADLINE)
 
 
 @dataclass
@@ -117,14 +119,14 @@ def pooling(server: Server, program: str, folder: Path) -> Iterator[Pooler]:
         user=server.user, cwd=folder, stdin=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + DEADLINE
         while not (folder / ".s.PGSQL.6432").exists():
             assert time.monotonic() < deadline and process.poll() is None, (folder / "log").read_text()
             time.sleep(0.01)
         yield Pooler(folder)
     finally:
         process.stdin.close()
-        process.wait(30)
+        process.wait(DEADLINE)
 
 
 def _other_user() -> str:

@@ -108,7 +108,8 @@ class Serving:
     async def socket(self, *, extended=False, query="", **more):
         address = self.url.replace("http", "ws", 1) + "/v1/responses" + query
         protocols = ["chatpager.v1"] if extended else None
-        async with asyncio.timeout(DEADLINE), connect(address, subprotocols=protocols, compression=None, **more) as ws:
+        more = {"compression": None, "open_timeout": DEADLINE, **more}
+        async with asyncio.timeout(DEADLINE), connect(address, subprotocols=protocols, **more) as ws:
             yield Socket(ws)
 
     async def live_turn(self):

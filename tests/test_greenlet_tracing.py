@@ -8,6 +8,8 @@ from pathlib import Path
 
 import coverage
 
+from tests.gate import DEADLINE
+
 ROOT = Path(__file__).parents[1]
 PROGRAM = """
 import asyncio, threading, weakref, greenlet
@@ -51,7 +53,7 @@ def test_greenlets_in_threads_are_measured_and_no_threads_main_one_is_held(tmp_p
     rules = f"--rcfile={ROOT / 'pyproject.toml'}"
     environ = {k: v for k, v in os.environ.items() if not k.startswith("COV")} | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "coverage", "run", rules, "--source=.", program.name]
-    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=DEADLINE)
     assert done.stdout == f"{[[2, 3, 0]] * 4}\n", done.stderr
 
     measured = coverage.Coverage(data_file=str(tmp_path / ".coverage"), config_file=False, branch=True)

@@ -18,6 +18,7 @@ from chatpager.bench.scenarios import Sizes
 from chatpager.bench.serve import Options, run
 from chatpager.engine import thread_choice
 from chatpager.errors import ConfigError
+from tests.gate import DEADLINE
 
 STRANGE = f"{shlex.quote(sys.executable)} {shlex.quote(str(Path(__file__).with_name('strange_server.py')))} {{port}}"
 SMALL = Sizes(
@@ -232,7 +233,7 @@ def test_the_bench_takes_its_servers_with_it_when_it_is_ended(tmp_path):
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as bench:
         pid = int((tmp_path / "pid").read_text())
         bench.terminate()
-        assert bench.wait(60) == 130
+        assert bench.wait(DEADLINE) == 130
     assert not accounting.members(pid)
 
 
@@ -243,7 +244,7 @@ def test_rounds_that_were_measured_are_kept_when_the_bench_is_interrupted(tmp_pa
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as bench:
         assert any(line.startswith("round 2 of") for line in bench.stdout)
         bench.send_signal(signal.SIGINT)
-        _, said = bench.communicate(timeout=60)
+        _, said = bench.communicate(timeout=DEADLINE)
     assert bench.returncode == 130
     assert said == ""
     result = json.loads(out.read_text())

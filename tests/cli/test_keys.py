@@ -9,6 +9,7 @@ import urllib.request
 
 import pytest
 
+from tests.gate import DEADLINE
 from tests.processes import SECONDS, serving
 
 
@@ -34,7 +35,8 @@ def listed(chatpager):
 def status(url, key=None):
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
-        with urllib.request.urlopen(urllib.request.Request(f"{url}/v1/models", headers=headers), timeout=60) as answer:
+        asked = urllib.request.Request(f"{url}/v1/models", headers=headers)
+        with urllib.request.urlopen(asked, timeout=DEADLINE) as answer:
             return answer.status
     except urllib.error.HTTPError as refused:
         with refused:

@@ -13,6 +13,7 @@ import pytest
 
 from chatpager.cli.sessions import _print_raw
 from chatpager.client import client
+from tests.gate import DEADLINE
 from tests.processes import serving
 
 
@@ -71,7 +72,7 @@ def test_a_session_is_pinned_and_let_go(ask, session, server):
     assert re.match(r"(\d+) tokens: \1 device, 0 host, 0 disk; \d+ shared with others\n", told)
     assert re.search(r"^hard lease on \d+ tokens for \d\d s$", told, re.M)
     call = urllib.request.Request(f"{server.url}/v1/conversations/{session}/hint", b'{"tool": "search"}')
-    urllib.request.urlopen(call, timeout=30).close()
+    urllib.request.urlopen(call, timeout=DEADLINE).close()
     told = ask("sessions", "show", session)
     assert re.search(r"^soft lease on \d+ tokens for \d\d s: waits for the tool search$", told, re.M)
     assert ask("sessions", "unpin", session) == "released\n"
@@ -246,7 +247,7 @@ def test_a_disk_that_fails_is_told(chatpager, fork_server, tmp_path):
         def stats():
             return chatpager("cache", "stats", "--url", server.url).out
 
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + DEADLINE
         while "broken" not in stats():
             assert time.monotonic() < deadline
         assert re.search(r"^broken  \d+ blocks could not be written: see the server's log", stats(), re.M)

@@ -19,6 +19,7 @@ from websockets.exceptions import ConnectionClosed
 from chatpager.cli.models import model_name
 from chatpager.demo import model_path
 from tests import processes
+from tests.gate import DEADLINE
 from tests.processes import clean_env, free_port, spawn, traced
 
 
@@ -28,7 +29,7 @@ def serving(*what, **more):
 
 def status(url, **headers):
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=DEADLINE) as answer:
             return answer.status
     except urllib.error.HTTPError as refused:
         with refused:
@@ -234,7 +235,7 @@ def test_started_from_nothing_it_logs_for_machines_and_ends_well(home):
     with serving(spawn, home, "--log-format", "json") as server:
         body = json.dumps({"input": "My secret is rain.", "conversation": server.post("/v1/conversations")["id"]})
         call = urllib.request.Request(f"{server.url}/v1/responses", body.encode(), {"X-Session-Id": "agent 7"})
-        with urllib.request.urlopen(call, timeout=60) as answer:
+        with urllib.request.urlopen(call, timeout=DEADLINE) as answer:
             name, told = answer.headers["x-request-id"], json.load(answer)
         assert server.stop() == 0
         [line] = logged(server)

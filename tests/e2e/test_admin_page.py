@@ -13,7 +13,7 @@ import urllib.request
 
 import pytest
 
-from tests.e2e.browsing import longest_task
+from tests.e2e.browsing import ENDLESS, longest_task
 from tests.processes import ROOT, serving
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -31,8 +31,6 @@ WIDER_TABLES = """[...document.querySelectorAll('.table-box')].filter(box => box
     .map(box => [box.ariaLabel, box.scrollWidth, box.clientWidth])"""
 SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
 VIEWS = ["overview", "reuse", "blocks", "leases", "requests", "tenants", "session", "config"]
-LIVE_MS = 2_500
-"""A second until the next snapshot, and what a busy machine takes to show it."""
 
 
 def call(server, method, path, body=None):
@@ -67,14 +65,6 @@ def conversations(server):
         made.append(conversation)
     call(server, "PUT", f"/v1/admin/sessions/default/{made[0]}/pin", {"ttl": 3600})
     return made
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
@@ -130,14 +120,14 @@ def test_a_turn_is_shown_within_a_second_and_not_while_paused(open_page, server,
     turns = page.locator(".figure").nth(3).locator("dd").nth(1)
     before = int(turns.inner_text().replace(",", "").split()[0])
     respond(server, "And again?", conversations[2])
-    expect(turns).to_have_text(re.compile(f"^{before + 1}"), timeout=LIVE_MS)
+    expect(turns).to_have_text(re.compile(f"^{before + 1}"))
     page.get_by_role("button", name="Pause").click()
     expect(page.locator(".feed")).to_have_text("Paused")
     respond(server, "And again?", conversations[2])
     page.wait_for_timeout(1500)
     expect(turns).to_have_text(re.compile(f"^{before + 1}"))
     page.get_by_role("button", name="Go on").click()
-    expect(turns).to_have_text(re.compile(f"^{before + 2}"), timeout=LIVE_MS)
+    expect(turns).to_have_text(re.compile(f"^{before + 2}"))
 
 
 def test_the_table_is_sorted_filtered_linked_to_and_downloaded(open_page, conversations):
@@ -236,12 +226,12 @@ def test_what_was_said_is_shown_when_it_is_asked_for(open_page, server, conversa
 def test_a_running_turn_shows_its_progress_and_is_cancelled(open_page, server):
     page = open_page("requests")
     expect(page.get_by_text("No turn is running.")).to_be_visible()
-    long = {"input": "Tell me a story.", "background": True, "ignore_eos": True, "max_output_tokens": 1500}
+    long = {"input": "Tell me a story.", "background": True, "ignore_eos": True, "max_output_tokens": ENDLESS}
     running = call(server, "POST", "/v1/responses", long)["id"]
     request = page.locator(".request", has_text=running)
-    expect(request).to_be_visible(timeout=LIVE_MS)
+    expect(request).to_be_visible()
     request.get_by_role("button", name=f"Cancel {running}").click()
-    expect(request).to_have_count(0, timeout=10_000)
+    expect(request).to_have_count(0)
     assert call(server, "GET", f"/v1/responses/{running}")["status"] == "cancelled"
 
 
@@ -344,6 +334,8 @@ def test_a_hundred_thousand_blocks_are_drawn_smoothly(open_page, browser, server
     box = canvas.bounding_box()
     browser.start_tracing(page=page, categories=["devtools.timeline", "disabled-by-default-devtools.timeline"])
     page.evaluate(FRAMES)
+    page.wait_for_timeout(500)
+    alone = sorted(page.evaluate("window.gaps.splice(0)"))  # before the pointer moves
     updates = stamp
     for step in range(POINTED_AT):
         x, y = box["x"] + 5 + 7 * step % (box["width"] - 10), box["y"] + 5 + 11 * step % 500
@@ -360,7 +352,8 @@ def test_a_hundred_thousand_blocks_are_drawn_smoothly(open_page, browser, server
         f"100,000 cells, {stamp - updates} updates, {len(gaps)} frames: median {median:.1f} ms, 95% {late:.1f} ms, "
         f"longest {gaps[-1]:.1f} ms; one task took {busy:.1f} ms of the processor at most"
     )
-    assert median < 100  # tests run beside this; alone on two cores it is 16.7 ms, 17.9 of 95 %
+    usual = alone[len(alone) // 2] if alone else 500.0  # tests run beside this; by itself it is 16.7 ms
+    assert median < max(100, 3 * usual)  # by itself on two cores 16.7 ms, 17.9 of 95 %
     assert busy <= 25  # alone 9.8
 
 

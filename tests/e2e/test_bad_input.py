@@ -9,6 +9,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from chatpager.config import ServerConfig
+from tests.gate import DEADLINE
 from tests.processes import serving
 from tests.reliability.inside import told_inside
 
@@ -129,7 +130,7 @@ def server_url(request, server_url, fork_server, tmp_path_factory):
 
 def ask(url, method, path, body=None, **headers):
     """(status, the answer's JSON). The path goes out as it is."""
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=DEADLINE)
     try:
         body = body.encode() if isinstance(body, str) else body
         connection.request(method, path, body, {"Content-Type": "application/json", **headers})

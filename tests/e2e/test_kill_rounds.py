@@ -13,6 +13,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from chatpager.bench.faults import KILL_PLACES, MID_STREAM, kill_spec
+from tests.gate import DEADLINE
 from tests.processes import serving
 
 ROUNDS = int(os.environ.get("CHATPAGER_KILL_ROUNDS", "30"))
@@ -48,7 +49,7 @@ def ask(socket, talk, question, on_delta):
     wanted = {"conversation": talk.id, "input": question, "max_output_tokens": 24, "temperature": 0}
     socket.send(json.dumps({"type": "response.create", **wanted}))
     while turn.end is None:
-        event = json.loads(socket.recv(timeout=60))
+        event = json.loads(socket.recv(timeout=DEADLINE))
         match event["type"]:
             case "response.created":
                 turn.id = event["response"]["id"]

@@ -27,7 +27,7 @@ def test_openai_2_works_as_its_users_write_it(server_url):
 
 
 async def test_websockets_bare(server_url):
-    async with connect(server_url.replace("http", "ws") + "/v1/responses", ping_interval=1, ping_timeout=5) as socket:
+    async with connect(server_url.replace("http", "ws") + "/v1/responses", ping_interval=1, ping_timeout=60) as socket:
         await socket.send(json.dumps({"type": "response.create", "input": "你好😀", "temperature": 0}))
         events = []
         async for frame in socket:
@@ -44,7 +44,9 @@ async def test_websockets_with_our_subprotocol_gets_our_events(server_url):
     async with connect(address, subprotocols=["chatpager.v1"]) as socket:
         assert socket.subprotocol == "chatpager.v1"
         words = " ".join(f"ours{n}" for n in range(700))  # some 3,400 tokens: longer than the wait for the first event
-        await socket.send(json.dumps({"type": "response.create", "input": words, "max_output_tokens": 1}))
+        await socket.send(
+            json.dumps({"type": "response.create", "input": words, "max_output_tokens": 1, "ignore_eos": True})
+        )
         kinds = []
         async for frame in socket:
             kinds.append(json.loads(frame)["type"])

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.e2e.browsing import BROWSER, PHONE, answers, ask, conversation, expect, field, picture
+from tests.e2e.browsing import BROWSER, ENDLESS, PHONE, answers, ask, conversation, expect, field, picture
 from tests.processes import clean_env, serving
 
 pytestmark = BROWSER
@@ -55,7 +55,7 @@ def test_a_login_lets_both_pages_in_as_far_as_its_role_goes(browser, fork_server
         field(page).fill("half a thought")
         chat = conversation(page)
         keys("revoke", ann[0]["id"])
-        expect(page.get_by_text("The login has ended.")).to_be_visible(timeout=20_000)
+        expect(page.get_by_text("The login has ended.")).to_be_visible()
         expect(answers(page)).to_have_count(0)
         enter(page, ann[1]["key"])
         expect(field(page)).to_have_value("half a thought")
@@ -128,10 +128,10 @@ def acts_of_an_admin(page, url: str, chat: str, key: str) -> None:
     picture(page, "revealed-phone")
     turn = page.locator(".turn-id").inner_text()
     page.goto(f"{url}/admin#/requests")
-    long = {"input": "Tell me a story.", "background": True, "ignore_eos": True, "max_output_tokens": 1500}
+    long = {"input": "Tell me a story.", "background": True, "ignore_eos": True, "max_output_tokens": ENDLESS}
     running = page.request.post(f"{url}/v1/responses", data=long, headers=ours).json()["id"]
     page.get_by_role("button", name=f"Cancel {running}").click()
-    expect(page.get_by_role("button", name=f"Cancel {running}")).to_have_count(0, timeout=10_000)
+    expect(page.get_by_role("button", name=f"Cancel {running}")).to_have_count(0)
     page.goto(f"{url}/admin#/config")
     page.get_by_role("button", name="Drain the server").click()
     page.get_by_role("dialog").get_by_role("button", name="Drain the server").click()

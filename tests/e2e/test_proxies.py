@@ -9,6 +9,7 @@ import pytest
 
 from tests.e2e.fetching import deb_into, fetched
 from tests.e2e.proxying import proxied
+from tests.gate import DEADLINE
 from tests.processes import free_port
 from tests.serving import GREEDY, eventually
 
@@ -77,7 +78,7 @@ async def nginx(server, folder):
     conf.write_text(NGINX.format(folder=folder, idle=int(IDLE), port=port, server=server.port))
     process = await asyncio.create_subprocess_exec(found, "-c", str(conf), "-p", str(folder))
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE):
             while True:
                 try:
                     _, writer = await asyncio.open_connection("127.0.0.1", port)

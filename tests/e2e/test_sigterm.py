@@ -8,6 +8,7 @@ import openai
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from tests.gate import DEADLINE
 from tests.processes import free_port, serving
 
 WANTED = {"model": "default", "temperature": 0.0, "ignore_eos": True}
@@ -68,7 +69,7 @@ async def three_streams(server, tokens):
     begun = asyncio.Semaphore(0)
     clients = (by_websockets, by_openai_over_http, by_openai_over_a_socket)
     reading = [asyncio.create_task(client(server.url, tokens, begun)) for client in clients]
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(DEADLINE):
         for _ in reading:
             await begun.acquire()
         server.process.send(signal.SIGTERM)

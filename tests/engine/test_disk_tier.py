@@ -17,6 +17,7 @@ from chatpager.engine.tiers import Tiers
 from tests.descriptors import none_left
 from tests.engine.fakes import FakeRunner, answer, continuation, make_engine, request, run, step
 from tests.engine.tiering import LONG, sources
+from tests.gate import DEADLINE
 
 
 class TestDisk:
@@ -442,8 +443,8 @@ class TestSharedBlocks:
         self.kept(tier)
         busy, go_on = threading.Event(), threading.Event()
         with tier._lock:
-            tier._jobs.put(lambda: (busy.set(), go_on.wait(10)))
-        busy.wait(10)
+            tier._jobs.put(lambda: (busy.set(), go_on.wait(DEADLINE)))
+        busy.wait(DEADLINE)
         tier.heads.drop("a") if gone == "deleted" else tier.heads.keep("a", [self.X])
         self.take(tier)
         go_on.set()
@@ -475,8 +476,8 @@ class TestSharedBlocks:
         self.kept(tier)
         busy, go_on, before = threading.Event(), threading.Event(), len(written)
         with tier._lock:
-            tier._jobs.put(lambda: (busy.set(), go_on.wait(10)))
-        busy.wait(10)
+            tier._jobs.put(lambda: (busy.set(), go_on.wait(DEADLINE)))
+        busy.wait(DEADLINE)
         for proofs in ([self.P, self.X, b"z" * 32], [self.P, self.X, self.Y]):
             tier.heads.keep("a", proofs)
             tier.save(proofs[-1], b"s" * 64)
@@ -500,8 +501,8 @@ class TestSharedBlocks:
         tier = DiskTier(tmp_path / "kv", 1 << 20)
         busy, go_on = threading.Event(), threading.Event()
         with tier._lock:
-            tier._jobs.put(lambda: (busy.set(), go_on.wait(10)))
-        busy.wait(10)
+            tier._jobs.put(lambda: (busy.set(), go_on.wait(DEADLINE)))
+        busy.wait(DEADLINE)
         self_and_others = [[self.P], [self.P, self.X], [self.P, self.Y]]
         for proofs in self_and_others:
             tier.heads.keep("a", proofs)
@@ -535,11 +536,11 @@ class TestSharedBlocks:
         tier = DiskTier(tmp_path / "kv", 1 << 20)
         busy, go_on = threading.Event(), threading.Event()
         with tier._lock:
-            tier._jobs.put(lambda: (busy.set(), go_on.wait(10)))
-        busy.wait(10)
+            tier._jobs.put(lambda: (busy.set(), go_on.wait(DEADLINE)))
+        busy.wait(DEADLINE)
         tier.close(patience=0.0)
         with pytest.raises(BlockingIOError):
             DiskTier(tmp_path / "kv", 1 << 20)
         go_on.set()
-        tier._jobs._thread.join(10)
+        tier._jobs._thread.join(DEADLINE)
         tier._files.let_go()

@@ -11,6 +11,7 @@ import pytest
 from chatpager.engine import lean_imports
 from chatpager.engine.architectures import SERVED
 from chatpager.engine.lean_imports import put_off
+from tests.gate import DEADLINE
 
 LEAN = "from chatpager.engine import lean_imports; lean_imports.prepare(); "
 
@@ -93,18 +94,18 @@ class TestPuttingOff:
 
     def test_another_thread_waits_until_all_of_it_is_there(self, package, tmp_path):
         file = tmp_path / "stuff" / "put_away" / "__init__.py"
-        file.write_text("from stuff import ran\nran.begun.set()\nran.go_on.wait(10)\nthing = 1\n")
+        file.write_text("from stuff import ran\nran.begun.set()\nran.go_on.wait()\nthing = 1\n")
         ran = importlib.import_module("stuff.ran")
         ran.begun, ran.go_on = threading.Event(), threading.Event()
         found = []
         first = threading.Thread(target=lambda: found.append(package.put_away.thing))
         second = threading.Thread(target=lambda: found.append(package.put_away.thing))
         first.start()
-        assert ran.begun.wait(10)
+        assert ran.begun.wait(DEADLINE)
         second.start()
         ran.go_on.set()
-        first.join(10)
-        second.join(10)
+        first.join(DEADLINE)
+        second.join(DEADLINE)
         assert found == [1, 1]
 
 
@@ -131,7 +132,7 @@ threads = [threading.Thread(target=run, name=run.__name__, daemon=True) for run 
 for each in threads:
     each.start()
 for each in threads:
-    each.join(20)
+    each.join(60)
 print(json.dumps([found, gate.seen, [each.is_alive() for each in threads]]))
 """
 
@@ -139,7 +140,7 @@ print(json.dumps([found, gate.seen, [each.is_alive() for each in threads]]))
 def test_a_thread_that_runs_it_and_one_that_imports_what_it_needs_do_not_wait_for_each_other(tmp_path):
     """One has the import system's lock of what the other is about to import, and asks for what that one runs."""
     (tmp_path / "gate.py").write_text(
-        "import threading\nbarrier, seen = threading.Barrier(2, timeout=20), []\nwait = barrier.wait\n"
+        "import threading\nbarrier, seen = threading.Barrier(2, timeout=60), []\nwait = barrier.wait\n"
     )
     for name, body in {"of_part": "from of_part.part import own", "of_user": "import user"}.items():
         (tmp_path / name).mkdir()

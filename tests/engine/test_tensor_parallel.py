@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from chatpager import LLM, SamplingParams
 from chatpager.errors import ConfigError, RankLost
 from tests.engine.models import configs, save
+from tests.gate import DEADLINE
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {"dtype": "float32", "device": "cpu", "block_size": 8, "num_kv_blocks": 14, "max_model_len": 80}
@@ -57,7 +58,7 @@ def test_two_kv_heads_and_a_first_rank_that_is_killed(tiny_model):
         told = first.stdout.readline()
     finally:
         first.kill()
-        _, errors = first.communicate(timeout=60)
+        _, errors = first.communicate(timeout=DEADLINE)
     assert told, errors
     said, demoted = json.loads(told)
     assert said == expected

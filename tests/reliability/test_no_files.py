@@ -8,6 +8,7 @@ import resource
 import socket
 
 from tests.descriptors import none_left
+from tests.gate import DEADLINE
 from tests.processes import serving
 
 FLAGS = ("--engine", "fake", "--test-mode", "--num-kv-blocks", "1024")
@@ -23,12 +24,12 @@ def ask(connection):
 def test_the_system_s_limit_is_survived(fork_server, tmp_path):
     with serving(fork_server, tmp_path, *FLAGS) as server:
         pid, address = server.process.pid, ("127.0.0.1", int(server.url.rpartition(":")[2]))
-        there = http.client.HTTPConnection(*address, timeout=30)
+        there = http.client.HTTPConnection(*address, timeout=DEADLINE)
         assert ask(there) == "incomplete"
         before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         highest = max(map(int, os.listdir(f"/proc/{pid}/fd")))
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (highest + 3, before[1]))
-        crowd = [socket.create_connection(address, timeout=30) for _ in range(100)]
+        crowd = [socket.create_connection(address, timeout=DEADLINE) for _ in range(100)]
         try:
             assert ask(there) == "incomplete"
         finally:

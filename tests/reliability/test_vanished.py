@@ -12,6 +12,7 @@ import pytest
 
 from chatpager.server import responses_socket
 from chatpager.server.websocket import CONNECTIONS, PLACES
+from tests.gate import DEADLINE
 from tests.processes import ROOT
 from tests.server.stalling import small_buffers
 from tests.serving import GREEDY, eventually
@@ -68,7 +69,7 @@ async def test_a_wire_that_goes_silent(serve, monkeypatch, wish, status):
         server.gate.hold(after=3)
         address = server.port
         server.port, server.url = wire.port, f"http://127.0.0.1:{wire.port}"
-        async with asyncio.timeout(20), server.socket() as there:
+        async with asyncio.timeout(DEADLINE), server.socket() as there:
             await there.create("Hello", **LONG, chatpager={"on_disconnect": wish})
             turn = await server.live_turn()
             await server.held()
@@ -92,7 +93,7 @@ async def test_what_was_sent_and_not_taken_does_not_keep_the_socket(serve, monke
         small_buffers(server)
         async with wire_to(server.port) as wire:
             server.port, server.url = wire.port, f"http://127.0.0.1:{wire.port}"
-            async with asyncio.timeout(20), server.socket() as there:
+            async with asyncio.timeout(DEADLINE), server.socket() as there:
                 await there.send(type="chatpager.nothing")
                 await there.receive()
                 wire.cut()

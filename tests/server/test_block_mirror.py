@@ -12,6 +12,7 @@ from chatpager.engine.block_map import code_of
 from chatpager.engine.questions import Changes
 from chatpager.server.block_mirror import BlockMirror
 from chatpager.sessions.replica_blocks import BlockNumbers
+from tests.gate import DEADLINE
 from tests.looking import look
 
 HEADER = np.dtype("<u4")
@@ -136,7 +137,7 @@ async def test_a_page_is_told_of_one_moment():
     class Held(BlockMirror):
         def since(self, stamp, epoch):
             loop.call_soon_threadsafe(telling.set)
-            assert go_on.wait(60)
+            assert go_on.wait(DEADLINE)
             return super().since(stamp, epoch)
 
     mirror, asked = Held(), Asked([Changes("aaaaaaaa1", 3, [(n, 5, 0)], False) for n in (1, 2)])

@@ -56,7 +56,7 @@ async def test_of_a_socket_that_is_torn_off_nothing_is_kept_until_its_next_ping(
         [connection] = map(ref, server.app[CONNECTIONS])
         socket.ws.transport.abort()
         await eventually(lambda: not server.app[CONNECTIONS])
-    await eventually(lambda: gc.collect() >= 0 and connection() is None, seconds=5)
+    await eventually(lambda: gc.collect() >= 0 and connection() is None)
 
 
 async def test_creates_that_wait_on_a_socket_that_closes_never_begin(server):

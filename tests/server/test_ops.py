@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from chatpager import __version__
 from chatpager.server.routes_ops import ASSETS, policy, read_assets
 from chatpager.server.storage_watch import EVERY_SECONDS, StorageWatch
-from tests.serving import BLOCK, GREEDY, eventually
+from tests.serving import BLOCK, DEADLINE, GREEDY, eventually
 
 
 async def test_models(server):
@@ -51,6 +51,7 @@ async def test_an_engine_that_does_not_end_its_step_is_stalled(server):
         assert (await server.get("/metrics")).status == 200
         server.gate.open()
         await socket.rest()
+    server.service.stats_seconds = DEADLINE
     assert (await server.get("/health")).status == 200
 
 

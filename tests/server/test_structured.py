@@ -30,7 +30,7 @@ from tests.chat_models import (
     save_tokenizer,
 )
 from tests.server.test_call_forms import XML
-from tests.serving import open_serving
+from tests.serving import DEADLINE, open_serving
 
 ASK = "What is the weather like in Oslo?"
 CHAT = {"messages": [{"role": "user", "content": ASK}]}
@@ -375,7 +375,7 @@ async def test_a_grammar_that_takes_too_long_is_refused_and_what_waits_behind_it
     request, _ = chat_request({**CHAT, "chatpager": {"grammar": {"lark": slow}}}, server.service.served, "t")
     with pytest.raises(InvalidRequest, match=r"more than 0\.01 s"):
         await constraining.prepare(request, salt)
-    constraining._seconds = 10.0
+    constraining._seconds = DEADLINE
     assert said(await respond(server, chatpager={"grammar": {"regex": "a"}})) == "a"
 
 

@@ -19,6 +19,7 @@ from chatpager.sessions.answers import Delta
 from chatpager.sessions.stream import Prefilled
 from chatpager.store import Limits
 from tests.looking import look
+from tests.serving_client import eventually
 from tests.sessions.conftest import TENANT
 
 
@@ -55,7 +56,7 @@ class TestOneTurnAtATime:
             session = await r.session()
             turn = await r.hub.submit(r.request("a", session=session))
             waiter = asyncio.ensure_future(r.hub.submit(r.request("b", session=session)))
-            await asyncio.sleep(0.01)
+            await eventually(lambda: r.hub._admission._places.taken == 2)
             waiter.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiter
@@ -89,7 +90,7 @@ class TestRefusals:
             session = await r.session()
             first = await r.hub.submit(r.request("a", session=session))
             waiting = asyncio.ensure_future(r.hub.submit(r.request("b", session=session)))
-            await asyncio.sleep(0.01)
+            await eventually(lambda: r.hub._admission._places.taken == 2)
             with pytest.raises(Overloaded) as caught:
                 await r.hub.submit(r.request("c"))
             assert caught.value.retry_after > 0
@@ -128,7 +129,7 @@ class TestRefusals:
             session = await r.session()
             first = await r.hub.submit(r.request("a", session=session))
             waiting = asyncio.ensure_future(r.hub.submit(r.request("b", session=session)))
-            await asyncio.sleep(0.01)
+            await eventually(lambda: r.hub._admission._places.taken == 2)
             with pytest.raises(RateLimited, match="2 of this tenant's at most 2 turns are running or waiting"):
                 await r.hub.submit(r.request("c"))
             with pytest.raises(InvalidRequest, match="n is at most 2 here \\(max_queue_per_tenant\\)"):

@@ -25,6 +25,7 @@ from chatpager.sessions.engine_frames import (
     packed,
     up,
 )
+from tests.gate import DEADLINE
 from tests.processes import ROOT, clean_env
 
 
@@ -133,5 +134,5 @@ asyncio.run(main())
 def test_a_server_that_is_killed_takes_its_engine_along_in_the_middle_of_a_step(tmp_path):
     """They have its streams in common, which end with the last who has them."""
     script = [sys.executable, "-c", KILLED, str(tmp_path / "steps")]
-    server = subprocess.run(script, capture_output=True, text=True, cwd=ROOT, env=clean_env(tmp_path), timeout=60)
+    server = subprocess.run(script, capture_output=True, text=True, cwd=ROOT, env=clean_env(tmp_path), timeout=DEADLINE)
     assert server.returncode == -signal.SIGKILL, server.stderr

@@ -11,6 +11,7 @@ from chatpager.engine.servant import Servant, Stepped
 from chatpager.sessions.engine_frames import Asking, Erasing, Refusal, Reply, Unframed, answer_of, packed, up
 from chatpager.sessions.engine_fronts import Fronts
 from tests.engine.fakes import continuation, make_engine, request
+from tests.gate import DEADLINE
 
 PROMPT = tuple(range(1, 12))
 
@@ -27,7 +28,7 @@ class Front:
 
     def until(self, kind, count=1):
         while len(found := [one for one in self.told if isinstance(one, kind)]) < count:
-            assert self.ready.acquire(timeout=20)
+            assert self.ready.acquire(timeout=DEADLINE)
             self.told += map(up, self.unframed.feed(self.fronts.take(self.name) or b""))
         return found
 
@@ -74,7 +75,7 @@ def test_each_hears_its_own_and_both_what_becomes_of_leases(house):
     a.until(Reply, 3)
     for front in (a, b):
         while not any(step.leases for step in front.until(Stepped)):
-            assert front.ready.acquire(timeout=20)
+            assert front.ready.acquire(timeout=DEADLINE)
             front.told += map(up, front.unframed.feed(front.fronts.take(front.name) or b""))
     a.send(Erasing(10, CloseSession("s")))
     a.send(Asking(11, CacheOf("s")))
@@ -89,7 +90,7 @@ def test_what_one_asked_for_ends_when_it_has_gone_and_others_go_on(house):
     a.until(Stepped)
     fronts.close("a")
     while fronts.take("a") is not None:
-        assert a.ready.acquire(timeout=20)
+        assert a.ready.acquire(timeout=DEADLINE)
     assert len(b.outputs("short")) == 30
     b.send(CancelRequest("short"))
     b.send(Asking(1, CacheOf("s")))

@@ -10,6 +10,7 @@ from chatpager.errors import EngineStopped, InvalidRequest
 from chatpager.sessions.engine_host import Hearers
 from chatpager.sessions.engine_thread import EngineThread
 from tests.engine.fakes import continuation, make_engine
+from tests.gate import DEADLINE
 from tests.looking import Look, look
 
 
@@ -96,7 +97,7 @@ async def test_cancelling_reaches_the_engine(rig):
     thread, listener, _ = rig
     release = threading.Event()
     thread._commands.put(
-        Asked(0, Look(lambda engine: release.wait(10)))
+        Asked(0, Look(lambda engine: release.wait(DEADLINE)))
     )  # both commands are there before the next step
     thread.send(add("a", count=40))
     thread.send(CancelRequest("a"))
@@ -140,7 +141,7 @@ async def test_an_engine_that_raises_ends_the_thread_and_says_so_once(rig):
 async def test_figures_asked_for_by_one_who_gave_up_are_dropped(rig):
     thread, _, _ = rig
     release = threading.Event()
-    thread._commands.put(Asked(0, Look(lambda engine: release.wait(10))))
+    thread._commands.put(Asked(0, Look(lambda engine: release.wait(DEADLINE))))
     asking = asyncio.ensure_future(thread.stats())
     await asyncio.sleep(0)
     asking.cancel()
@@ -175,7 +176,7 @@ async def test_figures_asked_of_an_engine_that_ends_are_refused_not_awaited_for_
 
     thread._commands.put(None)
     with pytest.raises(EngineStopped):
-        await asyncio.wait_for(ask_until_refused(), 10)
+        await asyncio.wait_for(ask_until_refused(), DEADLINE)
 
 
 async def test_what_the_last_step_brought_is_told_before_the_engine_dies(rig):

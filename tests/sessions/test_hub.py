@@ -14,6 +14,7 @@ from chatpager.errors import (
 from chatpager.sessions.answers import Delta
 from chatpager.sessions.stream import Ended, Prefilled, Started
 from chatpager.store.database import Database
+from tests.gate import DEADLINE
 from tests.sessions.conftest import TENANT
 
 
@@ -166,7 +167,7 @@ class TestTenants:
         async with rig() as r:
             gate = r.hold()
             turn = await r.hub.submit(r.request("a", session=await r.session()))
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(DEADLINE):
                 with pytest.raises(ConversationNotFound):
                     await r.hub.submit(r.request("b", session="conv_1", tenant="other"))
             gate.open()

@@ -11,6 +11,7 @@ import pytest
 from chatpager.errors import EngineStopped
 from chatpager.sessions.heads import owner_of
 from chatpager.sessions.restarts import Breaker
+from tests.gate import DEADLINE
 from tests.looking import look
 from tests.serving_client import eventually
 
@@ -51,7 +52,7 @@ async def test_what_runs_fails_and_what_comes_is_answered_by_another(rig):
         await eventually(lambda: r.hub.engine.alive)
         assert r.hub.engine.restarts == 1 and len(r.engines) == 2
         assert r.engines[0].runner is r.engines[1].runner
-        done = await asyncio.wait_for(asyncio.gather(waits, return_exceptions=True), 30)
+        done = await asyncio.wait_for(asyncio.gather(waits, return_exceptions=True), DEADLINE)
         if isinstance(done[0], EngineStopped):  # it came while there was none
             done = [await r.hub.submit(r.request("three", session=session))]
         assert (await done[0].stream.end()).text == "3 a b c"
@@ -84,7 +85,7 @@ async def test_a_deletion_while_there_is_no_engine_is_heard_by_the_next(rig):
             close, close_all = engine.sessions.close, engine.sessions.close_all
             engine.sessions.close = lambda owner: heard.append(owner) or close(owner)
             engine.sessions.close_all = lambda tenant: heard.append(tenant) or close_all(tenant)
-            assert may_go_on.wait(30)
+            assert may_go_on.wait(DEADLINE)
             return engine
 
         r.hub.engine._build = builds

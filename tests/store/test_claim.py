@@ -9,6 +9,7 @@ from sqlalchemy import make_url, text
 
 import chatpager
 from chatpager.errors import StoreError
+from tests.gate import DEADLINE
 from tests.store.making import begin, user
 
 ROOT = Path(chatpager.__file__).parents[1]
@@ -48,7 +49,7 @@ async def test_a_killed_server_leaves_no_claim(url, open_store):
     finally:
         process.kill()
         await process.wait()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         await claimed(store)
 
 
@@ -118,7 +119,7 @@ class TestAClaimThatIsLost:
         await first.close()
         answers = await asyncio.gather(*checks, return_exceptions=True)
         assert {str(answer).rpartition(" is ")[2] for answer in answers if answer} <= {"closed"}
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE):
             await claimed(second)
 
     async def test_is_not_lost_by_who_stops_waiting_for_its_check(self, postgres_store_url, open_store):

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 
 import pytest
 
+from tests.gate import DEADLINE
 from tests.store.making import begin, conversation, end, entry, tip, user
 
 WORD = "Xylophon{}"
@@ -65,11 +66,13 @@ async def test_who_carries_the_log_over_is_waited_for_before_it_is_emptied(sqlit
     assert found(file, ["a"]) == set()
 
 
-async def test_a_reader_of_the_log_keeps_nobody_waiting_and_the_words_go_when_it_has_left(sqlite_store, file):
+async def test_a_reader_of_the_log_keeps_nobody_waiting_and_the_words_go_when_it_has_left(sqlite_url, open_store):
+    sqlite_store = await open_store(sqlite_url, migrate=False, busy_timeout_ms=2000 * int(DEADLINE))
+    file = sqlite_store._database.file
     await conversation(sqlite_store, "conv_1", *[f"{WORD.format('a')} "] * 2)
     async with sqlite_store._database.read() as c:
         await c.exec_driver_sql("SELECT count(*) FROM messages")
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(DEADLINE):
             await sqlite_store.delete_session("ann", "conv_1")
         assert found(file, ["a"]) == {"a"}, "which it may still want to read"
     await sqlite_store.create_session("ann", id="conv_2", now=2)

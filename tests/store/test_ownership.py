@@ -9,6 +9,7 @@ from sqlalchemy import select
 from chatpager.errors import ConfigError, SessionBusy, StoreError
 from chatpager.store import Store, ownership
 from chatpager.store.tables import owners
+from tests.gate import DEADLINE
 from tests.serving_client import eventually
 from tests.store.making import begin, end, entry, texts, tip, user
 
@@ -159,7 +160,7 @@ class TestALease:
         async with AsyncExitStack() as held:
             for _ in range(15):
                 await held.enter_async_context(first._database.read())
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(DEADLINE):
                 await lease._renew()
         async with second._database.write("test") as c:
             await c.execute(select(owners).with_for_update())
@@ -206,7 +207,7 @@ class TestALease:
         lease, hanging = second._database._claim, asyncio.ensure_future(asyncio.Event().wait())
         lease._milliseconds = 300
         lease._writing.add(hanging)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE):
             await second.close()
         hanging.cancel()
 

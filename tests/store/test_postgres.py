@@ -15,6 +15,7 @@ from sqlalchemy import text
 from chatpager.errors import ConfigError, StoreError
 from chatpager.store import Store
 from tests import postgres
+from tests.gate import DEADLINE
 from tests.processes import ROOT
 from tests.store.making import begin, conversation, end, entry, texts, user
 
@@ -40,7 +41,7 @@ async def test_where_every_connection_is_in_use_it_is_said_and_over_with_the_fir
             await readers.enter_async_context(store._database.read())
         with pytest.raises(StoreError, match="is busy: every connection is in use"):
             await store.create_session("ann", id="conv_1", now=1)
-        pool._timeout = 10.0
+        pool._timeout = DEADLINE
         waiting = asyncio.ensure_future(store.create_session("ann", id="conv_1", now=1))
         await asyncio.sleep(0)
         assert not waiting.done()

@@ -8,6 +8,7 @@ from sqlalchemy import text
 
 from chatpager.errors import StoreError
 from chatpager.store import NewMessage, text_content
+from tests.gate import DEADLINE
 
 SAYS_TITLE = text("UPDATE sessions SET title = 'seen'")
 
@@ -48,7 +49,7 @@ async def test_who_is_cancelled_waits_for_the_end_of_what_he_began(database, sql
     async def holds(c):
         await c.execute(SAYS_TITLE)
         begun.set()
-        assert go_on.wait(30)
+        assert go_on.wait(DEADLINE)
 
     writing = asyncio.create_task(database.writing("test", holds))
     await asyncio.to_thread(begun.wait, 30)
@@ -66,7 +67,7 @@ async def test_who_is_cancelled_hears_of_a_write_that_failed(database, sqlite_st
 
     async def fails(c):
         begun.set()
-        assert go_on.wait(30)
+        assert go_on.wait(DEADLINE)
         await c.execute(text("INSERT INTO sessions (id) VALUES ('conv_1')"))
 
     writing = asyncio.create_task(database.writing("test", fails))
@@ -84,7 +85,7 @@ async def test_searches_wait_for_each_other_and_nobody_for_them(database, sqlite
 
     async def search(c):
         begun.set()
-        assert go_on.wait(30)
+        assert go_on.wait(DEADLINE)
         order.append((await c.scalars(text("SELECT title FROM sessions"))).one())
 
     searches = [asyncio.create_task(database.reading(search, long=True)) for _ in range(8)]
@@ -104,7 +105,7 @@ async def test_a_long_read_sees_one_state_and_holds_nobody_up(database, sqlite_s
         for _ in range(2):
             seen.append((await c.scalars(text("SELECT title FROM sessions"))).one())
             begun.set()
-            assert go_on.wait(30)
+            assert go_on.wait(DEADLINE)
 
     reading = asyncio.create_task(database.reading(reads))
     await asyncio.to_thread(begun.wait, 30)
