@@ -50,7 +50,7 @@ def create(
 
     now = _now()
     made, key = new_key(tenant, name, role, now, expires_at=None if days is None else _after(now, days))
-    _with_store(settings, config, lambda store: store.create_key(made), migrate=True)
+    _with_store(settings, config, lambda store: store.keys.create(made), migrate=True)
     if as_json:
         print_json({**_row(made), "key": key})
     else:
@@ -67,7 +67,7 @@ def list_keys(
     as_json: AsJson = False,
 ) -> None:
     """Every key: whose it is, how it begins, whether it was revoked, and when it expires."""
-    found = _with_store(settings, config, lambda store: store.keys())
+    found = _with_store(settings, config, lambda store: store.keys.every())
     if as_json:
         print_json([_row(key) for key in found])
         return
@@ -87,7 +87,7 @@ def revoke(
     as_json: AsJson = False,
 ) -> None:
     """End a key for good. A running server refuses it within seconds."""
-    key = _with_store(settings, config, lambda store: store.revoke_key(id, now=_now()))
+    key = _with_store(settings, config, lambda store: store.keys.revoke(id, now=_now()))
     tell(_row(key), f"{key.id} of tenant {key.tenant} is revoked", as_json=as_json)
 
 
@@ -103,7 +103,7 @@ async def has_live_key(url: str) -> bool:
         return False
     store = await Store.open(url, migrate=False)
     try:
-        return any(key.opens(_now()) for key in await store.keys())
+        return any(key.opens(_now()) for key in await store.keys.every())
     finally:
         await store.close()
 

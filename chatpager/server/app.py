@@ -194,7 +194,7 @@ def _service(
     async def context(app: web.Application) -> AsyncIterator[None]:
         app[SERVICE] = service = await open_service()
         app[KEYRING] = Keyring(config.api_key, service.store, keyless=not is_exposed(config))
-        for limits in await service.store.limits():
+        for limits in await service.store.tenants.limits():
             service.hub.quotas.change(limits)
         history = HistoryKeeper(service.metrics.ledger, service.store, service.hub.wall)
         await history.load()

@@ -24,7 +24,7 @@ async def write_down(request: web.Request, action: str, target: str) -> None:
     """``target`` is an id or a label, and no text of anybody's. Raises StoreError: nothing was written."""
     caller, service = request[CALLER], request.app[SERVICE]
     shown = "".join(character for character in target[:MAX_TARGET] if character.isprintable())
-    await service.store.audit(
+    await service.store.audit.add(
         AuditEntry(
             at=service.hub.wall(),
             key=caller.key,

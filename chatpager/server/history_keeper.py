@@ -41,7 +41,7 @@ class HistoryKeeper:
     async def load(self) -> None:
         """What an earlier process kept. Without it the server works all the same."""
         try:
-            rows = await self._store.history(self._minute() - 60 * MINUTES)
+            rows = await self._store.history.since(self._minute() - 60 * MINUTES)
             kept = {minute: _sums(figures) for minute, figures in rows.items()}
         except (StoreError, msgspec.ValidationError) as error:
             log.warning("history.not_read", reason=str(error))
@@ -55,7 +55,7 @@ class HistoryKeeper:
             return
         rows = {minute: msgspec.to_builtins(sums) for minute, sums in self._ledger.minutes(self._since)}
         try:
-            await self._store.keep_history(rows, oldest=now - KEPT_SECONDS)
+            await self._store.history.keep(rows, oldest=now - KEPT_SECONDS)
         except StoreError as error:
             log.warning("history.not_kept", reason=str(error))
             return

@@ -89,7 +89,7 @@ class Keyring:
 
     async def _look_for_keys(self) -> None:
         now = self.clock()
-        if await self._store.has_keys():
+        if await self._store.keys.any_stored():
             self._keyless = False  # and stays so: no answer that comes late opens the door again
         self._open_until = now + CACHE_SECONDS
 
@@ -101,7 +101,7 @@ class Keyring:
 
     async def _look_up(self, digest: bytes, now: float) -> Caller:
         self._cached.pop(digest, None)
-        key = None if digest == NO_KEY else await self._store.key(digest)
+        key = None if digest == NO_KEY else await self._store.keys.find(digest)
         if key is None or not key.opens(self._wall()):
             sent = "" if digest == NO_KEY else "the key that was sent is not this server's, was revoked or expired; "
             raise InvalidAPIKey(f"{sent}send a key of this server: Authorization: Bearer KEY, or x-api-key: KEY")

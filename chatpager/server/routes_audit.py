@@ -29,7 +29,7 @@ async def index(request: web.Request) -> web.Response:
     if before is not None and not (before.isascii() and before.isdecimal() and len(before) < 19):
         raise InvalidRequest("before is the number of an entry", param="before")
     store, limit = request.app[SERVICE].store, page_limit(request, 20)
-    entries, more = await store.audited(limit=limit, before=None if before is None else int(before))
+    entries, more = await store.audit.page(limit=limit, before=None if before is None else int(before))
     return json_response(Audit(data=entries, has_more=more), headers={"Cache-Control": "no-store"})
 
 
@@ -37,6 +37,6 @@ async def drained(service: Service) -> None:
     """Somebody who has the machine ends the server; it ends also where that cannot be written down."""
     entry = AuditEntry(at=service.hub.wall(), key="operator", tenant="", action="server.drained", target="", address="")
     try:
-        await service.store.audit(entry)
+        await service.store.audit.add(entry)
     except StoreError as error:
         log.warning("audit.drain_not_written", reason=str(error))

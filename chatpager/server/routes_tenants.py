@@ -42,7 +42,7 @@ async def index(request: web.Request) -> web.Response:
     def found(name: str) -> bool:
         return all(word in name.lower() for word in words)
 
-    rows = [row for row in await service.store.tenants() if found(row.tenant)]
+    rows = [row for row in await service.store.tenants.every() if found(row.tenant)]
     keys = sorted(name for kind, name in service.hub.quotas.limits if kind == "key" and found(name))
     running = _running(service)
     data = [_tenant(service, row.tenant, row.conversations, row.keys, running) for row in rows[:MOST_ROWS]]
@@ -54,7 +54,7 @@ async def _forget_revoked(request: web.Request) -> None:
     """What limited keys that are revoked, as other processes do it too."""
     service = request.app[SERVICE]
     async with request.app[CHANGING]:
-        service.hub.quotas.forget_keys({key.id for key in await service.store.keys() if key.revoked_at is None})
+        service.hub.quotas.forget_keys({key.id for key in await service.store.keys.every() if key.revoked_at is None})
 
 
 def _running(service: Service) -> Counter[str]:
@@ -111,7 +111,7 @@ async def limit_key(request: web.Request) -> web.Response:
     service, id = request.app[SERVICE], request.match_info["id"]
     found = _sent(await request.read(), "requests_per_minute", "tokens_per_minute")
     tenant = request.query.get("tenant")
-    key = next((key for key in await service.store.keys() if key.id == id and key.revoked_at is None), None)
+    key = next((key for key in await service.store.keys.every() if key.id == id and key.revoked_at is None), None)
     if key is None or tenant not in (None, key.tenant):
         raise KeyNotFound(f"no key {shown(id)}" + (f" of tenant {shown(tenant)}" if tenant is not None else ""))
     await _change(request, "key.limited", "key", id, lambda old: Limits(kind="key", name=id, **found))
@@ -167,7 +167,7 @@ async def _erase(request: web.Request, name: str) -> w.ErasedTenant:
         erasing.append(name)
     try:
         await audited(request, "tenant.erased", name)
-        keys = await service.store.revoke_keys_of(name, now=service.hub.wall())
+        keys = await service.store.tenants.revoke_keys(name, now=service.hub.wall())
         await _forget_revoked(request)
         erased = await service.hub.erasing.tenant(name, forget)
     finally:
@@ -186,14 +186,14 @@ async def _change(
         async with request.app[CHANGING]:
             row = change(service.hub.quotas.limits.get((kind, name)) or Limits(kind=kind, name=name))
             await audited(request, action, name)
-            await service.store.limit(row)
+            await service.store.tenants.limit(row)
             service.hub.quotas.change(row)
 
     await to_the_end(changed())
 
 
 async def _counts(service: Service, name: str) -> tuple[int, int]:
-    row = next((row for row in await service.store.tenants() if row.tenant == name), None)
+    row = next((row for row in await service.store.tenants.every() if row.tenant == name), None)
     return (row.conversations, row.keys) if row else (0, 0)
 
 

@@ -62,7 +62,7 @@ class Erasing:
                     with suppress(ConversationNotFound):  # deleted meanwhile
                         await self._deleting.session(tenant, session.id, lambda: None)
                         conversations += 1
-            while alone := await self._store.turns_alone(tenant, PAGE):
+            while alone := await self._store.tenants.turns_alone(tenant, PAGE):
                 for turn_id in alone:
                     with suppress(ResponseNotFound):
                         await self._end(tenant, turn_id)

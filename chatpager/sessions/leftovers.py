@@ -27,7 +27,7 @@ async def let_go(store: Store, engine: EngineHost, heads: Heads) -> None:
         if not records:
             return
         heads.know(await store.alone(heads.entries))
-        theirs = records.keys() - {called(published.owner_of(prefix.label)) for prefix in await store.prefixes()}
+        theirs = records.keys() - {called(published.owner_of(prefix.label)) for prefix in await store.prefixes.every()}
         gone = await store.unknown(theirs, lambda tenant, id: called(owner_of(tenant, id)))
         if gone:
             await engine.ask(RecordsGone([records[name] for name in gone]))

@@ -107,7 +107,7 @@ class Publisher:
                 known = {cache.label for cache in await self._engine.ask(PublishedWanted())}
                 stored = {
                     prefix.label: PublishPrefix(label=prefix.label, token_ids=tokens)
-                    for prefix in await self._store.prefixes()
+                    for prefix in await self._store.prefixes.every()
                     if prefix.vocab == self._vocab and (tokens := self._in_blocks(prefix.token_ids))
                 }
                 for label in known - stored.keys():
@@ -172,7 +172,7 @@ class Publisher:
     async def _publish(self, new: Prefix) -> Sequence[int]:
         """Its tokens in whole blocks, which the engine shares from now on."""
         async with self._changing:
-            stored = await self._store.publish_prefix(new)
+            stored = await self._store.prefixes.publish(new)
             tokens = self._in_blocks(stored.token_ids)
             command = PublishPrefix(label=new.label, token_ids=tokens)
             await self._engine.ask(Publishing(command))
@@ -228,7 +228,7 @@ class Publisher:
 
     async def _withdraw(self, label: str) -> None:
         async with self._changing:
-            await self._store.withdraw_prefix(label)
+            await self._store.prefixes.withdraw(label)
             self._take_back(label)
 
     # -- what there is ------------------------------------------------------------------------------------------------
@@ -237,11 +237,11 @@ class Publisher:
         """Raises StoreError, EngineStopped."""
         found = await self._engine.ask(PublishedWanted())
         cached = {cache.label: cache for cache in found}
-        return [self._known(prefix, cached.get(prefix.label)) for prefix in await self._store.prefixes()]
+        return [self._known(prefix, cached.get(prefix.label)) for prefix in await self._store.prefixes.every()]
 
     async def known(self, label: str) -> Known:
         """Raises PrefixNotFound, StoreError, EngineStopped."""
-        prefix = await self._store.prefix(label)
+        prefix = await self._store.prefixes.get(label)
         found = await self._engine.ask(PublishedWanted())
         return self._known(prefix, next((cache for cache in found if cache.label == label), None))
 

@@ -9,12 +9,27 @@ from typing import Any
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from chatpager.store.database import insert_or_replace
+from chatpager.store.database import Database, insert_or_replace
 from chatpager.store.tables import history
 
 
-async def keep(c: AsyncConnection, rows: Mapping[int, Mapping[str, Any]], oldest: int) -> None:
-    """Put these minutes in place of what was kept of them, and forget those before ``oldest``."""
+class History:
+    """Each method is one transaction, and raises what ``Store``'s do. Minutes are named by their first second since the
+    epoch."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def keep(self, rows: Mapping[int, Mapping[str, Any]], *, oldest: int) -> None:
+        """Put figures of these minutes in place of what was kept of them, and forget those before ``oldest``."""
+        await self._database.writing("keep_history", lambda c: _keep(c, rows, oldest))
+
+    async def since(self, minute: int) -> dict[int, dict[str, Any]]:
+        """Oldest first."""
+        return await self._database.reading(lambda c: _since(c, minute))
+
+
+async def _keep(c: AsyncConnection, rows: Mapping[int, Mapping[str, Any]], oldest: int) -> None:
     await c.execute(delete(history).where(history.c.minute < oldest))
     if rows:
         kept = [{"minute": minute, "figures": figures} for minute, figures in rows.items()]
@@ -26,7 +41,6 @@ async def probe(c: AsyncConnection, size: int) -> None:
     await c.execute(insert_or_replace(c, history), {"minute": 0, "figures": {"probe": secrets.token_hex(size // 2)}})
 
 
-async def since(c: AsyncConnection, minute: int) -> dict[int, dict[str, Any]]:
-    """Oldest first."""
+async def _since(c: AsyncConnection, minute: int) -> dict[int, dict[str, Any]]:
     query = select(history).where(history.c.minute >= minute).order_by(history.c.minute)
     return {row.minute: row.figures for row in await c.execute(query)}

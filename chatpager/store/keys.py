@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from chatpager.errors import ConfigError, KeyNotFound, shown
 from chatpager.store import auditing
-from chatpager.store.database import NUL
+from chatpager.store.database import NUL, Database
 from chatpager.store.records import ApiKey, AuditEntry, Role
 from chatpager.store.tables import api_keys, limits
 
@@ -66,7 +66,33 @@ def new_key(tenant: str, name: str, role: str, now: int, *, expires_at: int | No
     )
 
 
-async def create(c: AsyncConnection, key: ApiKey) -> None:
+class Keys:
+    """Every tenant's. Each method is one transaction, and raises what ``Store``'s do."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def create(self, key: ApiKey) -> None:
+        await self._database.writing("create_key", lambda c: _create(c, key))
+
+    async def every(self) -> list[ApiKey]:
+        """Revoked ones too, the oldest first."""
+        return await self._database.reading(_every)
+
+    async def any_stored(self) -> bool:
+        """Whether one ever was."""
+        return await self._database.reading(_any_stored)
+
+    async def find(self, digest: bytes) -> ApiKey | None:
+        """The key with this SHA-256, which may be revoked."""
+        return await self._database.reading(lambda c: _find(c, digest))
+
+    async def revoke(self, id: str, *, now: int) -> ApiKey:
+        """Raises KeyNotFound."""
+        return await self._database.writing("revoke_key", lambda c: revoke(c, id, now))
+
+
+async def _create(c: AsyncConnection, key: ApiKey) -> None:
     await c.execute(insert(api_keys).values({column.name: getattr(key, column.name) for column in api_keys.columns}))
     await auditing.add(c, _by_the_operator(key, "key.created", key.created_at))
 
@@ -76,17 +102,16 @@ def _by_the_operator(key: ApiKey, action: str, now: int) -> AuditEntry:
     return AuditEntry(at=now, key="operator", tenant=key.tenant, action=action, target=key.id, address="")
 
 
-async def every(c: AsyncConnection) -> list[ApiKey]:
-    """The oldest first."""
+async def _every(c: AsyncConnection) -> list[ApiKey]:
     rows = (await c.execute(select(api_keys).order_by(api_keys.c.created_at, api_keys.c.id))).all()
     return [ApiKey(**row._mapping) for row in rows]
 
 
-async def any_stored(c: AsyncConnection) -> bool:
+async def _any_stored(c: AsyncConnection) -> bool:
     return bool((await c.execute(select(exists().select_from(api_keys)))).scalar())
 
 
-async def find(c: AsyncConnection, digest: bytes) -> ApiKey | None:
+async def _find(c: AsyncConnection, digest: bytes) -> ApiKey | None:
     row = (await c.execute(select(api_keys).where(api_keys.c.digest == digest))).one_or_none()
     if row is None or not hmac.compare_digest(row.digest, digest):
         return None

@@ -10,51 +10,36 @@ from typing import Any
 from msgspec import UNSET, UnsetType
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from chatpager.store import (
-    auditing,
-    history,
-    journal,
-    keys,
-    messages,
-    ownership,
-    prefixes,
-    schema,
-    sessions,
-    standing,
-    tenants,
-    turns,
-)
+from chatpager.store import history, journal, messages, ownership, schema, sessions, standing, turns
+from chatpager.store.auditing import Audit
 from chatpager.store.chain import MessageHash
 from chatpager.store.database import BUSY_TIMEOUT_MS, Database
+from chatpager.store.history import History
+from chatpager.store.keys import Keys
+from chatpager.store.prefixes import Prefixes
 from chatpager.store.records import (
-    ApiKey,
-    AuditEntry,
     BegunTurn,
     DeletedSession,
     Finished,
     FinishedTurn,
     Journaled,
     JournalEntry,
-    Limits,
     Message,
     NewMessage,
     NewTurn,
-    Prefix,
     ReadContent,
     Recovered,
     Session,
-    TenantRow,
     Turn,
     TurnAlone,
 )
 from chatpager.store.step_log import StepLog
-
-FREES = {"conversation.deleted", "tenant.erased"}
-"""What is done that makes room."""
+from chatpager.store.tenants import Tenants
 
 
 class Store:
-    """Conversations in a database. Another tenant's id is an unknown id.
+    """Conversations in a database. Another tenant's id is an unknown id. What is no tenant's is in parts of their own:
+    the operator's ``keys``, ``tenants`` and ``prefixes``, the ``audit`` and the ``history``.
 
     Every method raises ``StoreError`` where the database is locked, full, read-only or away; then nothing was changed,
     unless the connection broke during the commit itself, which nobody can tell. A method that is cancelled may have
@@ -66,6 +51,11 @@ class Store:
         self.owner = database.owner
         """The name of this store among those that share the database."""
         self._steps = StepLog(self.owner)
+        self.keys = Keys(database)
+        self.tenants = Tenants(database)
+        self.prefixes = Prefixes(database)
+        self.audit = Audit(database)
+        self.history = History(database)
 
     @classmethod
     async def open(
@@ -427,83 +417,6 @@ class Store:
         """
         return await self._database.writing("delete_turn", lambda c: turns.remove(c, tenant, id), tenant, deletes=True)
 
-    # -- prefixes
-
-    async def publish_prefix(self, new: Prefix) -> Prefix:
-        """Store a prefix; the one that is stored, which is as it was where the same was published before.
-
-        Raises:
-            PrefixExists: its label has other instructions, or those of another vocabulary.
-        """
-        return await self._database.writing("publish_prefix", lambda c: prefixes.add(c, new))
-
-    async def prefix(self, label: str) -> Prefix:
-        """Raises PrefixNotFound."""
-        return await self._database.reading(lambda c: prefixes.get(c, label))
-
-    async def prefixes(self) -> list[Prefix]:
-        """All of them, of whatever model, the oldest first."""
-        return await self._database.reading(prefixes.every)
-
-    async def withdraw_prefix(self, label: str) -> None:
-        """Raises PrefixNotFound."""
-        await self._database.writing("withdraw_prefix", lambda c: prefixes.remove(c, label))
-
-    # -- history
-
-    async def keep_history(self, rows: Mapping[int, Mapping[str, Any]], *, oldest: int) -> None:
-        """Put figures of these minutes (seconds since the epoch) in place of what was kept of them, and forget what is
-        older than ``oldest``."""
-        await self._database.writing("keep_history", lambda c: history.keep(c, rows, oldest))
-
-    async def history(self, since: int) -> dict[int, dict[str, Any]]:
-        """The minutes from ``since`` on, oldest first."""
-        return await self._database.reading(lambda c: history.since(c, since))
-
-    # -- api keys
-
-    async def create_key(self, key: ApiKey) -> None:
-        await self._database.writing("create_key", lambda c: keys.create(c, key))
-
-    async def keys(self) -> list[ApiKey]:
-        """Every tenant's, revoked ones too, the oldest first."""
-        return await self._database.reading(keys.every)
-
-    async def has_keys(self) -> bool:
-        """Whether one was ever stored."""
-        return await self._database.reading(keys.any_stored)
-
-    async def key(self, digest: bytes) -> ApiKey | None:
-        """The key with this SHA-256, which may be revoked."""
-        return await self._database.reading(lambda c: keys.find(c, digest))
-
-    async def revoke_key(self, id: str, *, now: int) -> ApiKey:
-        """Raises KeyNotFound."""
-        return await self._database.writing("revoke_key", lambda c: keys.revoke(c, id, now))
-
-    # -- tenants
-
-    async def tenants(self) -> list[TenantRow]:
-        """Whoever has a key that opens, a conversation or limits, by name."""
-        return await self._database.reading(tenants.every, long=True)
-
-    async def limits(self) -> list[Limits]:
-        return await self._database.reading(tenants.limited)
-
-    async def limit(self, row: Limits) -> None:
-        """Put it in place of what was stored of the same tenant or key. Raises KeyNotFound, of a revoked one too.
-        Who is paused by it has no conversation made after that."""
-        tenant = row.name if row.kind == "tenant" else None
-        await self._database.writing("limit", lambda c: tenants.limit(c, row), tenant, alone=tenant is not None)
-
-    async def revoke_keys_of(self, tenant: str, *, now: int) -> int:
-        """Revoke all of a tenant's keys, and forget their limits; how many keys there were."""
-        return await self._database.writing("revoke_keys", lambda c: tenants.revoke_keys(c, tenant, now))
-
-    async def turns_alone(self, tenant: str, most: int) -> list[str]:
-        """The ids of some turns without a session, those that run too."""
-        return await self._database.reading(lambda c: tenants.turns_alone(c, tenant, most))
-
     # -- which conversations there are
 
     async def unknown(self, names: Collection[str], name_of: Callable[[str, str], str]) -> set[str]:
@@ -514,14 +427,3 @@ class Store:
     async def alone(self, most: int) -> list[TurnAlone]:
         """The latest turns without a session, of all tenants, in the order in which they began."""
         return await self._database.reading(lambda c: standing.alone(c, most), long=True)
-
-    # -- the audit, to which keys' makings and ends are added with them
-
-    async def audit(self, entry: AuditEntry) -> None:
-        """Add what somebody is about to do: once this returns it outlives a power cut."""
-        frees = entry.action in FREES
-        await self._database.writing("audit", lambda c: auditing.add(c, entry), frees=frees)
-
-    async def audited(self, *, limit: int, before: int | None = None) -> tuple[list[AuditEntry], bool]:
-        """What was done, the latest first, from the entry ``before`` this number on; and whether more was."""
-        return await self._database.reading(lambda c: auditing.page(c, limit, before))

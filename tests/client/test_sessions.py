@@ -199,7 +199,7 @@ async def test_a_wrong_key(serve):
 async def test_a_stored_key_opens_what_is_its_tenants(server):
     keys = [new_key(tenant, "", "user", 1) for tenant in ("ann", "bob")]
     for row, _ in keys:
-        await server.service.store.create_key(row)
+        await server.service.store.keys.create(row)
     ann, bob = (AsyncClient(server.url, api_key=key) for _, key in keys)
     async with ann, bob:
         session = await ann.session()

@@ -126,12 +126,12 @@ async def test_the_stream_tells_every_second_and_shows_what_happened_meanwhile(s
 async def test_the_stream_ends_with_the_key_that_opened_it(serve):
     async with serve(api_key="secret") as server:
         row, key = new_key("ops", "", "read-only", 1)
-        await server.service.store.create_key(row)
+        await server.service.store.keys.create(row)
         server.service.look_seconds = 0.01
         async with server.http.get(server.url + "/v1/admin/live", headers={"Authorization": f"Bearer {key}"}) as stream:
             turns = told_turns(stream)
             assert await anext(turns) == 0
-            await server.service.store.revoke_key(row.id, now=2)
+            await server.service.store.keys.revoke(row.id, now=2)
             server.app[KEYRING].clock = lambda: time.monotonic() + 60  # no key is believed for longer
             async with asyncio.timeout(DEADLINE):
                 rest = [line async for line in stream.content]
@@ -169,9 +169,9 @@ def test_a_quantile_beyond_the_last_bound_is_that_bound():
 async def test_whose_key_may_only_look_sees_figures_and_nothing_else(serve):
     async with serve(api_key="secret") as server:
         row, key = new_key("ops", "", "read-only", 1)
-        await server.service.store.create_key(row)
+        await server.service.store.keys.create(row)
         ann, anns = new_key("ann", "", "user", 1)
-        await server.service.store.create_key(ann)
+        await server.service.store.keys.create(ann)
         bearer = {"Authorization": f"Bearer {key}"}
         assert (await snapshot(server, headers=bearer)).status == "ok"
         assert (await server.get("/v1/admin/history", headers=bearer)).status == 200

@@ -28,7 +28,7 @@ async def written(server, query="", headers=BEARER):
 async def test_what_admins_do_is_written_down_with_who_did_it(guarded):
     own = Bearer(guarded, "secret")
     made, key = new_key("ann", "", "admin", 1)
-    await guarded.service.store.create_key(made)
+    await guarded.service.store.keys.create(made)
     ann = Bearer(guarded, key)
     hers = await ann.conversation()
     await ann.respond(SECRET, conversation=hers)
@@ -109,7 +109,7 @@ async def test_what_cannot_be_written_down_is_not_done(guarded, monkeypatch):
     async def full(entry):
         raise StoreError("the database is full")
 
-    monkeypatch.setattr(guarded.service.store, "audit", full)
+    monkeypatch.setattr(guarded.service.store.audit, "add", full)
     assert (await own.call("DELETE", f"/v1/conversations/{conversation}")).status == 503
     assert (await own.call("GET", f"/v1/conversations/{conversation}")).status == 200
 

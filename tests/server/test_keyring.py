@@ -31,7 +31,7 @@ def ring(store):
 
 async def key_of(store, tenant="ann", role="user"):
     made, key = new_key(tenant, "", role, 1)
-    await store.create_key(made)
+    await store.keys.create(made)
     return made.id, digest_of(key)
 
 
@@ -72,7 +72,7 @@ async def test_the_first_key_closes_an_open_server_within_seconds_and_its_revoca
     held.now += CACHE_SECONDS
     await nobody(held, NO_KEY)
     assert await held.caller(digest) == Caller("ann", "user")
-    await store.revoke_key(id, now=2)
+    await store.keys.revoke(id, now=2)
     held.now += CACHE_SECONDS
     for given in (NO_KEY, digest, digest_of("-")):
         await nobody(held, given)
@@ -83,7 +83,7 @@ async def test_a_revoked_key_is_believed_for_no_longer_than_it_was_looked_up_for
     (id, digest), (_, other) = await key_of(store), await key_of(store, "bob")
     held = ring()
     await held.caller(digest)
-    await store.revoke_key(id, now=2)
+    await store.keys.revoke(id, now=2)
     held.now += CACHE_SECONDS - 0.01
     assert await held.caller(digest) == Caller("ann", "user")
     held.now += 0.01
@@ -95,7 +95,7 @@ async def test_a_revoked_key_is_believed_for_no_longer_than_it_was_looked_up_for
 
 async def test_a_key_opens_nothing_from_its_end_on(store, ring):
     made, key = new_key("ann", "", "user", 1, expires_at=110_000)
-    await store.create_key(made)
+    await store.keys.create(made)
     held, late, digest = ring(), ring(), digest_of(key)
     held.now, late.now = 109.999, 110.0
     assert await held.caller(digest) == Caller("ann", "user")
@@ -108,7 +108,7 @@ async def test_a_caller_says_by_which_key_it_came(store, ring):
     id, digest = await key_of(store)
     assert (await ring().caller(digest)).key == id
     assert (await ring("secret").caller(digest_of("secret"))).key == OWNER.key == "own"
-    await store.revoke_key(id, now=2)
+    await store.keys.revoke(id, now=2)
     assert ANYBODY == OWNER and ANYBODY.key == "none"
 
 

@@ -151,12 +151,12 @@ async def test_logging_out_ends_the_cookie_and_the_socket_it_opened(locked):
 async def test_a_login_ends_with_its_key(serve):
     async with serve() as server:
         made, key = new_key("ann", "", "user", 1)
-        await server.service.store.create_key(made)
+        await server.service.store.keys.create(made)
         server.app[KEYRING].clock = lambda: now
         now = 1e6
         _, page = await log_in(server, key)
         assert (await server.get("/v1/login", headers=page)).json["tenant"] == "ann"
-        await server.service.store.revoke_key(made.id, now=2)
+        await server.service.store.keys.revoke(made.id, now=2)
         now += CACHE_SECONDS
         assert not await is_in(server, page)
 

@@ -23,7 +23,7 @@ async def test_so_many_requests_in_a_minute_whatever_their_wire_or_key(serve):
         server.hub.quotas._clock = lambda: now[0]
         ann, bob = await bearer(server, "ann"), await bearer(server, "bob")
         made, second = new_key("ann", "", "user", 1)
-        await server.service.store.create_key(made)
+        await server.service.store.keys.create(made)
         async with ann.socket() as socket:  # the first
             await socket.create("Hello")
             assert (await socket.rest())[-1]["type"] == "response.incomplete"
@@ -87,7 +87,7 @@ async def test_an_operator_changes_what_a_tenant_and_a_key_may_ask_for_while_it_
         server.hub.quotas._clock = lambda: 0.0
         own, ann = Bearer(server, "the owner's"), await bearer(server, "ann")
         made, key = new_key("ann", "", "user", 1)
-        await server.service.store.create_key(made)
+        await server.service.store.keys.create(made)
         told = await own.ok("PUT", "/v1/admin/tenants/ann/limits", limits)
         assert (told["requests_left"], told["tokens_per_minute"], told["keys"]) == (3, None, 2)
         assert told["own"] == {**limits, "tokens_per_minute": None, "weight": None}
@@ -125,11 +125,11 @@ async def test_an_operator_changes_what_a_tenant_and_a_key_may_ask_for_while_it_
         assert (await ann.call("POST", "/v1/conversations", {})).refusal == (409, "too_many_conversations", None)
         [limited] = (await Bearer(server, "the owner's").ok("GET", "/v1/admin/tenants"))["keys"]
         assert (limited["id"], limited["tokens_per_minute"]) == (made.id, 50)
-        await server.service.store.revoke_key(made.id, now=2)
+        await server.service.store.keys.revoke(made.id, now=2)
         own = Bearer(server, "the owner's")
         assert (await own.call("PUT", f"/v1/admin/keys/{made.id}/limits", {})).refusal == (404, "key_not_found", None)
         assert (await own.ok("GET", "/v1/admin/tenants"))["keys"] == []
-        assert [row.kind for row in await server.service.store.limits()] == ["tenant", "tenant"]
+        assert [row.kind for row in await server.service.store.tenants.limits()] == ["tenant", "tenant"]
 
 
 async def test_a_tenant_that_is_paused_begins_nothing_and_loses_nothing(serve):
@@ -169,21 +169,21 @@ async def test_a_tenant_that_is_paused_begins_nothing_and_loses_nothing(serve):
 async def test_a_limit_that_is_being_stored_undoes_no_pause_and_goes_on_when_its_client_leaves(serve, monkeypatch):
     async with serve(api_key="the owner's") as server:
         own, store = Bearer(server, "the owner's"), server.service.store
-        storing, going_on, limit = asyncio.Event(), asyncio.Event(), store.limit
+        storing, going_on, limit = asyncio.Event(), asyncio.Event(), store.tenants.limit
 
         async def slowly(row):
             storing.set()
             await going_on.wait()
             await limit(row)
 
-        monkeypatch.setattr(store, "limit", slowly)
+        monkeypatch.setattr(store.tenants, "limit", slowly)
         limiting = asyncio.ensure_future(own.call("PUT", "/v1/admin/tenants/ann/limits", {"weight": 5}))
         await storing.wait()
         pausing = asyncio.ensure_future(own.ok("POST", "/v1/admin/tenants/ann/pause"))
         limiting.cancel()
         await eventually(lambda: server.app[CHANGING]._waiters)
         going_on.set()
-        told, [stored] = await pausing, await store.limits()
+        told, [stored] = await pausing, await store.tenants.limits()
         assert (told["weight"], told["paused_at"]) == (5, stored.paused_at) and stored.paused_at
         assert stored == server.hub.quotas.limits["tenant", "ann"]
 
@@ -226,7 +226,7 @@ async def test_of_an_erased_tenant_no_turn_is_left_in_memory_and_nothing_in_the_
         chat = {"messages": [{"role": "user", "content": f"{word}e " * 20}], "max_tokens": 8}
         await server.call("POST", "/v1/chat/completions", chat, headers={**hers.headers, "Idempotency-Key": "one"})
         await eventually(lambda: blocks() > chained)
-        [key] = [key.id for key in await server.service.store.keys() if key.tenant == "ann"]
+        [key] = [key.id for key in await server.service.store.keys.every() if key.tenant == "ann"]
         await own.ok("PUT", f"/v1/admin/keys/{key}/limits?tenant=ann", {"requests_per_minute": 600})
         server.gate.hold(after=2)
         running = asyncio.ensure_future(hers.respond(f"{word}e", conversation=conversation, max_output_tokens=200))
@@ -246,7 +246,7 @@ async def test_of_an_erased_tenant_no_turn_is_left_in_memory_and_nothing_in_the_
         assert (await running)["status"] == "cancelled"
         assert (await own.ok("DELETE", "/v1/admin/tenants/ann"))["conversations"] == 0
         assert (await own.ok("GET", "/v1/admin/tenants"))["keys"] == []
-        assert [row.kind for row in await server.service.store.limits()] == ["tenant"]
+        assert [row.kind for row in await server.service.store.tenants.limits()] == ["tenant"]
         server.app[KEYRING].clock = lambda: time.monotonic() + 2 * CACHE_SECONDS
         assert (await hers.call("GET", f"/v1/responses/{kept['id']}")).status == 401
         assert len((await bobs.ok("GET", "/v1/conversations"))["data"]) == 1

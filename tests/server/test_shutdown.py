@@ -49,7 +49,7 @@ async def test_a_shutdown_waits_for_the_drain_that_an_admin_began(server):
         server.gate.open()
         assert (await socket.rest())[-1]["response"]["status"] == "incomplete"
         await ending
-    entries, _ = await server.service.store.audited(limit=20, before=None)
+    entries, _ = await server.service.store.audit.page(limit=20, before=None)
     assert [entry.action for entry in entries] == ["server.drained"]
 
 

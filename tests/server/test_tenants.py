@@ -44,7 +44,7 @@ class Bearer:
 
 async def bearer(server, tenant, role="user"):
     made, key = new_key(tenant, "", role, 1)
-    await server.service.store.create_key(made)
+    await server.service.store.keys.create(made)
     return Bearer(server, key)
 
 
@@ -437,9 +437,9 @@ def later(server):
 
 
 async def revoke(server, tenant):
-    for key in await server.service.store.keys():
+    for key in await server.service.store.keys.every():
         if key.tenant == tenant:
-            await server.service.store.revoke_key(key.id, now=2)
+            await server.service.store.keys.revoke(key.id, now=2)
     later(server)
 
 

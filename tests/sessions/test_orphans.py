@@ -222,4 +222,4 @@ async def test_a_turn_that_is_just_beginning_is_ended_before_its_tenant_is_erase
         turn = await submitting
         assert (await erasing).turns == 1
         assert turn.stream.ended.status == "cancelled" and ends == [None]
-        assert not r.hub.turns and not await r.hub.store.turns_alone(TENANT, 1)
+        assert not r.hub.turns and not await r.hub.store.tenants.turns_alone(TENANT, 1)

@@ -91,7 +91,7 @@ async def test_it_is_computed_once_however_many_publish_it(rig):
         known = await publish(r)
         # Each but the first computes the last block again, whose end its prompt is.
         assert known.cache.tokens <= computed <= known.cache.tokens + 2 * 4
-        assert await r.hub.store.prefixes() == [known.prefix]
+        assert await r.hub.store.prefixes.every() == [known.prefix]
         assert not r.ended and not await r.hub.store.active_turns("t")
 
 
@@ -213,26 +213,26 @@ class TestRefusals:
         async with rig() as r:
             with pytest.raises(error, match=says):
                 await publish(r, instructions)
-            assert await r.hub.publisher.every() == [] == await r.hub.store.prefixes()
+            assert await r.hub.publisher.every() == [] == await r.hub.store.prefixes.every()
 
     async def test_less_than_a_block_says_how_many_tokens_it_has_and_needs(self, rig):
         async with rig(block_size=64) as r:
             with pytest.raises(PrefixTooShort, match="a block has 64") as caught:
                 await publish(r, "Be kind.")
             assert 0 < caught.value.tokens < caught.value.needed == 64
-            assert await r.hub.store.prefixes() == []
+            assert await r.hub.store.prefixes.every() == []
 
     async def test_what_does_not_fit_the_pool(self, rig):
         async with rig(blocks=12) as r:
             with pytest.raises(CapacityExceeded, match="has room for 40"):
                 await publish(r)
-            assert await r.hub.store.prefixes() == []
+            assert await r.hub.store.prefixes.every() == []
 
     async def test_without_a_cache(self, rig):
         async with rig(caching=False) as r:
             with pytest.raises(NothingCached, match="prefix caching is off"):
                 await publish(r)
-            assert await r.hub.store.prefixes() == []
+            assert await r.hub.store.prefixes.every() == []
 
     async def test_a_label_that_has_others(self, rig):
         async with rig() as r:
@@ -350,8 +350,8 @@ async def test_another_block_size_cuts_it_elsewhere(tiered):
 async def test_of_another_vocabulary_it_is_kept_and_not_shared(rig):
     async with rig() as r:
         known = await publish(r)
-        await r.hub.store.withdraw_prefix("support")
-        await r.hub.store.publish_prefix(msgspec.structs.replace(known.prefix, vocab="another"))
+        await r.hub.store.prefixes.withdraw("support")
+        await r.hub.store.prefixes.publish(msgspec.structs.replace(known.prefix, vocab="another"))
     async with rig() as r:
         assert (await r.hub.publisher.known("support")).cache is None
         assert (await ask(r, "ann")).published is None

@@ -16,27 +16,27 @@ def entry(n, **fields):
 async def test_pages_of_it_the_latest_first(store):
     entries = [entry(n, target=f"conv_{n}") for n in range(1, 6)]
     for each in entries:
-        await store.audit(each)
-    found, more = await store.audited(limit=2)
+        await store.audit.add(each)
+    found, more = await store.audit.page(limit=2)
     assert [msgspec.structs.replace(one, number=0) for one in found] == entries[:2:-1] and more
     assert [one.number for one in found] == sorted((one.number for one in found), reverse=True)
-    rest, more = await store.audited(limit=3, before=found[-1].number)
+    rest, more = await store.audit.page(limit=3, before=found[-1].number)
     assert [one.target for one in rest] == ["conv_3", "conv_2", "conv_1"] and not more
-    assert await store.audited(limit=3, before=rest[-1].number) == ([], False)
+    assert await store.audit.page(limit=3, before=rest[-1].number) == ([], False)
 
 
 async def test_a_key_is_made_and_ended_together_with_its_entry(store):
     made, _ = new_key("ann", "laptop", "admin", 5)
-    await store.create_key(made)
+    await store.keys.create(made)
     for now in (7, 9):
-        await store.revoke_key(made.id, now=now)
-    found, _ = await store.audited(limit=9)
+        await store.keys.revoke(made.id, now=now)
+    found, _ = await store.audit.page(limit=9)
     assert [(one.at, one.key, one.tenant, one.action, one.target) for one in found] == [
         (7, "operator", "ann", "key.revoked", made.id), (5, "operator", "ann", "key.created", made.id),
     ]  # fmt: skip
     with pytest.raises(StoreError):
-        await store.create_key(msgspec.structs.replace(made, id="key_2"))
-    assert len((await store.audited(limit=9))[0]) == 2
+        await store.keys.create(msgspec.structs.replace(made, id="key_2"))
+    assert len((await store.audit.page(limit=9))[0]) == 2
 
 
 CHANGES = ["UPDATE audit SET key = 'nobody'", "DELETE FROM audit", "DELETE FROM audit WHERE at = 1", "TRUNCATE audit"]
@@ -45,8 +45,8 @@ CHANGES = ["UPDATE audit SET key = 'nobody'", "DELETE FROM audit", "DELETE FROM 
 
 @pytest.mark.parametrize("change", CHANGES)
 async def test_no_statement_changes_it(store, change):
-    await store.audit(entry(1))
+    await store.audit.add(entry(1))
     with pytest.raises(StoreError):
         async with store._database.write("test") as c:
             await c.execute(text(change))
-    assert len((await store.audited(limit=9))[0]) == 1
+    assert len((await store.audit.page(limit=9))[0]) == 1

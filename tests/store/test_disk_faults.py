@@ -81,7 +81,7 @@ async def test_from_a_full_disk_conversations_can_be_deleted_and_then_others_go_
         await store.begin_turn(another)
     assert reserve.exists(), "a turn that leaves a branch is no deletion"
     done = AuditEntry(at=1, key="k", tenant="ann", action="conversation.deleted", target="conv_1", address="")
-    await store.audit(done)
+    await store.audit.add(done)
     await store.delete_session("ann", "conv_1")
     assert not reserve.exists()
     await store.append_messages("ann", "conv_2", [user("again")], now=2000)

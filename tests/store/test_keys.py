@@ -11,7 +11,7 @@ from chatpager.store import digest_of, new_key
 
 async def stored(store, tenant="ann", name="", role="user", now=1):
     made, key = new_key(tenant, name, role, now)
-    await store.create_key(made)
+    await store.keys.create(made)
     return made, key
 
 
@@ -45,36 +45,36 @@ def test_what_may_be_a_tenant(tenant):
 
 
 async def test_a_key_is_found_by_its_digest_and_by_nothing_else(store):
-    assert not await store.has_keys()
+    assert not await store.keys.any_stored()
     made, key = await stored(store, role="admin", name="CI")
     await stored(store, "bob")
-    assert await store.has_keys()
-    assert await store.key(digest_of(key)) == made
+    assert await store.keys.any_stored()
+    assert await store.keys.find(digest_of(key)) == made
     for other in (digest_of(key + "x"), digest_of(key.swapcase()), digest_of(""), b"", digest_of(key)[:-1]):
-        assert await store.key(other) is None
+        assert await store.keys.find(other) is None
 
 
 async def test_a_revoked_key_is_listed_and_stays_revoked(store):
     made, key = await stored(store, now=2)
     other, _ = await stored(store, "bob", now=1)
-    revoked = await store.revoke_key(made.id, now=7)
+    revoked = await store.keys.revoke(made.id, now=7)
     assert revoked.revoked_at == 7
-    assert (await store.revoke_key(made.id, now=9)).revoked_at == 7
-    assert await store.keys() == [other, revoked]
-    assert await store.key(digest_of(key)) == revoked
-    assert await store.has_keys()
+    assert (await store.keys.revoke(made.id, now=9)).revoked_at == 7
+    assert await store.keys.every() == [other, revoked]
+    assert await store.keys.find(digest_of(key)) == revoked
+    assert await store.keys.any_stored()
 
 
 @pytest.mark.parametrize("id", ["key_none", "", "key_\0"])
 async def test_a_key_that_is_not_there_cannot_be_revoked(store, id):
     made, _ = await stored(store)
     with pytest.raises(KeyNotFound):
-        await store.revoke_key(id, now=7)
-    assert await store.keys() == [made]
+        await store.keys.revoke(id, now=7)
+    assert await store.keys.every() == [made]
 
 
 async def test_two_keys_never_have_one_digest(store):
     made, _ = await stored(store)
     with pytest.raises(StoreError, match="breaks its rules"):
-        await store.create_key(msgspec.structs.replace(made, id="key_2"))
-    assert await store.keys() == [made]
+        await store.keys.create(msgspec.structs.replace(made, id="key_2"))
+    assert await store.keys.every() == [made]

@@ -14,41 +14,41 @@ def prefix(label="support", **fields):
 
 async def test_it_is_found_as_it_was_stored(store):
     stored = prefix(instructions="Be\0kind. \N{SNOWMAN}")
-    assert await store.publish_prefix(stored) == stored
-    assert await store.prefix("support") == stored
+    assert await store.prefixes.publish(stored) == stored
+    assert await store.prefixes.get("support") == stored
     other = prefix("sales", created_at=4)
-    await store.publish_prefix(other)
-    assert await store.prefixes() == [other, stored]
+    await store.prefixes.publish(other)
+    assert await store.prefixes.every() == [other, stored]
 
 
 async def test_to_publish_the_same_again_changes_nothing(store):
-    first = await store.publish_prefix(prefix())
+    first = await store.prefixes.publish(prefix())
     again = msgspec.structs.replace(first, created_at=9, model="renamed")
-    assert await store.publish_prefix(again) == first
-    assert await store.prefixes() == [first]
+    assert await store.prefixes.publish(again) == first
+    assert await store.prefixes.every() == [first]
 
 
 @pytest.mark.parametrize("other", [{"instructions": "Be short."}, {"vocab": "w", "token_ids": (7,)}])
 async def test_a_label_has_one_prefix(store, other):
-    first = await store.publish_prefix(prefix())
+    first = await store.prefixes.publish(prefix())
     with pytest.raises(PrefixExists, match="'support'"):
-        await store.publish_prefix(prefix(**other))
-    assert await store.prefixes() == [first]
+        await store.prefixes.publish(prefix(**other))
+    assert await store.prefixes.every() == [first]
 
 
 async def test_what_is_withdrawn_is_gone(store):
-    await store.publish_prefix(prefix())
-    kept = await store.publish_prefix(prefix("sales"))
-    await store.withdraw_prefix("support")
-    assert await store.prefixes() == [kept]
+    await store.prefixes.publish(prefix())
+    kept = await store.prefixes.publish(prefix("sales"))
+    await store.prefixes.withdraw("support")
+    assert await store.prefixes.every() == [kept]
     changed = prefix(instructions="Be short.")
-    assert await store.publish_prefix(changed) == changed
+    assert await store.prefixes.publish(changed) == changed
 
 
 @pytest.mark.parametrize("label", ["unknown", "a\0b", ""])
 async def test_an_unknown_label(store, label):
-    await store.publish_prefix(prefix())
-    for operation in (store.prefix, store.withdraw_prefix):
+    await store.prefixes.publish(prefix())
+    for operation in (store.prefixes.get, store.prefixes.withdraw):
         with pytest.raises(PrefixNotFound):
             await operation(label)
-    assert len(await store.prefixes()) == 1
+    assert len(await store.prefixes.every()) == 1

@@ -50,19 +50,13 @@ ELSEWHERE = {
 }
 """Operations of a tenant that fail for no id; the tests below and beside this file show what they do."""
 OF_THE_SERVER = {
-    "open", "claim", "close", "journal", "recover", "create_key", "keys", "has_keys", "key", "revoke_key", "audit",
-    "audited", "history", "keep_history", "unknown", "alone", "taken", "gone", "probe", "keep_reserve",
+    "open", "claim", "close", "journal", "recover", "unknown", "alone", "taken", "gone", "probe", "keep_reserve",
 }  # fmt: skip
-OF_THE_OPERATOR = {
-    "publish_prefix", "prefix", "prefixes", "withdraw_prefix", "tenants", "limits", "limit", "revoke_keys_of",
-    "turns_alone",
-}  # fmt: skip
-"""Prefixes are published for all tenants; the others are told whose tenant is meant."""
 
 
 def test_no_operation_is_left_out():
     public = {name for name, _ in inspect.getmembers(Store, inspect.isroutine) if not name.startswith("_")}
-    assert {name.split()[0] for name in OPERATIONS} | ELSEWHERE | OF_THE_SERVER | OF_THE_OPERATOR == public
+    assert {name.split()[0] for name in OPERATIONS} | ELSEWHERE | OF_THE_SERVER == public
 
 
 async def of_bob(store):
@@ -126,13 +120,13 @@ async def test_what_is_erased_of_a_tenant_is_its_own(store):
     for tenant in ("ann", "bob"):
         for n in range(2):
             await store.begin_turn(begin(f"resp_{tenant}_{n}", user("hi"), tenant=tenant))
-            await store.create_key(new_key(tenant, "", "user", 1)[0])
+            await store.keys.create(new_key(tenant, "", "user", 1)[0])
     await store.finish_turn(end("resp_ann_0", "hello"))
-    assert set(await store.turns_alone("ann", 9)) == {"resp_ann_0", "resp_ann_1"}
-    assert len(await store.turns_alone("ann", 1)) == 1 and await store.turns_alone("eve", 9) == []
-    assert [await store.revoke_keys_of(tenant, now=7) for tenant in ("eve", "ann", "ann")] == [0, 2, 0]
-    assert {key.tenant for key in await store.keys() if key.revoked_at is None} == {"bob"}
-    assert [(row.tenant, row.conversations, row.keys) for row in await store.tenants()] == [("bob", 1, 2)]
+    assert set(await store.tenants.turns_alone("ann", 9)) == {"resp_ann_0", "resp_ann_1"}
+    assert len(await store.tenants.turns_alone("ann", 1)) == 1 and await store.tenants.turns_alone("eve", 9) == []
+    assert [await store.tenants.revoke_keys(tenant, now=7) for tenant in ("eve", "ann", "ann")] == [0, 2, 0]
+    assert {key.tenant for key in await store.keys.every() if key.revoked_at is None} == {"bob"}
+    assert [(row.tenant, row.conversations, row.keys) for row in await store.tenants.every()] == [("bob", 1, 2)]
 
 
 async def test_what_two_servers_store_of_a_tenant_at_once_is_one_of_both(store, url, open_store):
@@ -140,10 +134,10 @@ async def test_what_two_servers_store_of_a_tenant_at_once_is_one_of_both(store, 
     other = await open_store(url, migrate=False)
     for n in range(10):
         rows = [Limits(kind="tenant", name=f"ann{n}", weight=weight) for weight in (1, 2)]
-        await asyncio.gather(*(at.limit(row) for at, row in zip((store, other), rows, strict=True)))
-        assert (await store.limits())[n] in rows
-        await asyncio.gather(*(at.keep_history({n: {"at": id(at)}}, oldest=0) for at in (store, other)))
-        assert (await store.history(n))[n]["at"] in (id(store), id(other))
+        await asyncio.gather(*(at.tenants.limit(row) for at, row in zip((store, other), rows, strict=True)))
+        assert (await store.tenants.limits())[n] in rows
+        await asyncio.gather(*(at.history.keep({n: {"at": id(at)}}, oldest=0) for at in (store, other)))
+        assert (await store.history.since(n))[n]["at"] in (id(store), id(other))
 
 
 async def test_a_paused_tenant_gets_no_conversation_whatever_was_on_its_way(store, url, open_store):
@@ -151,7 +145,7 @@ async def test_a_paused_tenant_gets_no_conversation_whatever_was_on_its_way(stor
     await conversation(store, "conv_a", "hi", "hello")
     other = await open_store(url, migrate=False)
     async with store._database.write("test", "ann") as c:
-        pausing = asyncio.ensure_future(other.limit(Limits(kind="tenant", name="ann", paused_at=1)))
+        pausing = asyncio.ensure_future(other.tenants.limit(Limits(kind="tenant", name="ann", paused_at=1)))
         done, _ = await asyncio.wait([pausing], timeout=0.2)
         assert not done
         await sessions.create(c, structs.replace(await sessions.get(c, "ann", "conv_a"), id="conv_b"))
@@ -167,12 +161,12 @@ async def test_a_paused_tenant_gets_no_conversation_whatever_was_on_its_way(stor
 async def test_what_limits_a_key_goes_with_it(store):
     key, other = (new_key("ann", "", "user", 1)[0] for _ in range(2))
     for made in (key, other):
-        await store.create_key(made)
-        await store.limit(Limits(kind="key", name=made.id, tokens_per_minute=5))
-    await store.revoke_key(key.id, now=7)
-    assert [row.name for row in await store.limits()] == [other.id]
+        await store.keys.create(made)
+        await store.tenants.limit(Limits(kind="key", name=made.id, tokens_per_minute=5))
+    await store.keys.revoke(key.id, now=7)
+    assert [row.name for row in await store.tenants.limits()] == [other.id]
     with pytest.raises(KeyNotFound):
-        await store.limit(Limits(kind="key", name=key.id, tokens_per_minute=5))
+        await store.tenants.limit(Limits(kind="key", name=key.id, tokens_per_minute=5))
 
 
 async def test_another_tenants_turn_cannot_be_ended(store):
