@@ -335,7 +335,7 @@ async def test_an_open_connection_is_a_heartbeat(serve):
         async with server.socket() as socket:
             await socket.create(LONG, conversation=conversation)
             await socket.rest()
-            assert (await server.call("PUT", f"{PATH}/{conversation}/pin", {"ttl": 1})).status == 200
+            assert (await server.call("PUT", f"{PATH}/{conversation}/pin", {"ttl": 30})).status == 200
             leases = []
 
             def renewed():

@@ -211,12 +211,13 @@ def quoted(text):
     return quote(text, safe="")
 
 
+SURE = {"temperature": 0, "ignore_eos": True}
 PLAIN = {
-    ("POST", "/v1/responses"): {"input": "a"},
+    ("POST", "/v1/responses"): {"input": "a", "max_output_tokens": 3, **SURE},
     ("POST", "/v1/responses/input_tokens"): {"input": "a"},
-    ("POST", "/v1/chat/completions"): {"messages": [{"role": "user", "content": "a"}]},
-    ("POST", "/v1/completions"): {"prompt": "a", "logprobs": 0},
-    ("POST", "/v1/messages"): {"messages": [{"role": "user", "content": "a"}], "max_tokens": 3},
+    ("POST", "/v1/chat/completions"): {"messages": [{"role": "user", "content": "a"}], "max_tokens": 3, **SURE},
+    ("POST", "/v1/completions"): {"prompt": "a", "logprobs": 0, "max_tokens": 3, **SURE},
+    ("POST", "/v1/messages"): {"messages": [{"role": "user", "content": "a"}], "max_tokens": 3, **SURE},
     ("POST", "/v1/messages/count_tokens"): {"messages": [{"role": "user", "content": "a"}]},
     ("POST", "/v1/conversations"): {"metadata": {"title": "a"}},
     ("POST", "/v1/conversations/{id}"): {"metadata": {"title": "b"}},
@@ -225,7 +226,7 @@ PLAIN = {
     ("PUT", "/v1/conversations/{id}/pin"): {"ttl": 1},
     ("PUT", "/v1/admin/sessions/{tenant}/{id}/pin"): {"ttl": 1},
     ("POST", "/v1/conversations/{id}/hint"): {"eta": 1},
-    ("POST", "/v1/prefixes"): {"label": "a", "instructions": "word " * 30, "ttl": 5},
+    ("POST", "/v1/prefixes"): {"label": "a", "instructions": "word " * 30, "ttl": 3600},
     ("POST", "/v1/login"): {"key": "a"},
     ("POST", "/tokenize"): {"prompt": "a"},
     ("POST", "/detokenize"): {"tokens": [70]},
