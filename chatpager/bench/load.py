@@ -26,6 +26,7 @@ from chatpager.bench import load_scenarios as loads
 from chatpager.bench import machine, oracle, report, server
 from chatpager.bench.exposition import total
 from chatpager.bench.load_goals import judged, table
+from chatpager.bench.load_turns import turns
 from chatpager.bench.plain_socket import SocketLost
 from chatpager.bench.talkers import raise_file_limit
 from chatpager.bench.transcript import Transcript, lines
@@ -47,6 +48,7 @@ class Options:
     api_key: str | None = None
     idle: int = 0
     streams: tuple[int, ...] = ()
+    turns: int = 0
     resumes: int = 0
     stalled: int = 0
     soak: float = 0.0
@@ -106,7 +108,7 @@ def _without_pushing() -> Iterator[None]:
 def _check(options: Options) -> None:
     if options.url is not None:
         _check_url(options.url)
-    for name in ("idle", "resumes", "stalled", "soak"):
+    for name in ("idle", "turns", "resumes", "stalled", "soak"):
         if getattr(options, name) < 0:
             raise ConfigError(name, "must be at least 0", value=getattr(options, name))
     for count in options.streams:
@@ -115,7 +117,7 @@ def _check(options: Options) -> None:
     for name in ("rate", "seconds"):
         if not getattr(options, name) > 0:
             raise ConfigError(name, "must be above 0", value=getattr(options, name))
-    files, sockets = raise_file_limit(), max(options.idle, options.resumes, *options.streams, 0)
+    files, sockets = raise_file_limit(), max(options.idle, options.turns, options.resumes, *options.streams, 0)
     if sockets > files - 200:
         problem = f"{sockets} sockets do not fit the {files} files that this process may open (ulimit -Hn)"
         raise ConfigError("sockets", problem)
@@ -135,7 +137,7 @@ def _check_url(url: str) -> None:
 def _flags(options: Options) -> list[str]:
     """A soak alone has small caches: they are full after some minutes, and what grows from then on is none."""
     small = options.soak and not options.streams
-    most = max(*options.streams, 256, 0)
+    most = max(*options.streams, options.turns, 256)
     queue, sockets = str(most + 1024), str(max(most, options.idle, options.resumes, options.stalled) + 1024)
     return [
         *("--engine", "fake", "--test-mode", "--fake-tokens-per-second", str(options.rate)),
@@ -197,6 +199,8 @@ def _plan(stage: loads.Stage, options: Options) -> list[tuple[str, Any]]:
         plan.append(("idle", loads.idle(stage, options.idle, options.seconds)))
     for count in options.streams:
         plan.append(("streams", loads.streams(stage, count, options.rate, options.seconds)))
+    if options.turns:
+        plan.append(("turns", turns(stage, options.turns, options.seconds)))
     if options.resumes:
         plan.append(("resumes", loads.resumes(stage, options.resumes)))
     if options.stalled:

@@ -17,11 +17,12 @@ def bench_load(
     ] = None,
     idle: Annotated[int, typer.Option(help="sockets on which nothing is said")] = 0,
     streams: Annotated[str, typer.Option(help="answers at once; one after the other where commas are: 100,1000")] = "",
+    turns: Annotated[int, typer.Option(help="clients in conversations, turn after turn of a few tokens")] = 0,
     resumes: Annotated[int, typer.Option(help="readers that come back all at once")] = 0,
     stalled: Annotated[int, typer.Option(help="clients that ask and never read")] = 0,
     soak: Annotated[float, typer.Option(help="seconds of 50 clients that come, ask, are cut off and come back")] = 0,
     rate: Annotated[float, typer.Option(help="tokens a second of each stream of its own server")] = 20.0,
-    seconds: Annotated[float, typer.Option(help="for which idle sockets and streams are watched")] = 20.0,
+    seconds: Annotated[float, typer.Option(help="for which idle sockets, streams and turns are watched")] = 20.0,
     self_flags: Annotated[str, typer.Option(help="flags of its own server, in quotes")] = "",
     api_key: Annotated[str | None, typer.Option(help="an admin's key of the server of --url")] = None,
     transcript: Annotated[str | None, typer.Option(help="write all that was sent and heard to this file")] = None,
@@ -39,7 +40,7 @@ def bench_load(
     from chatpager.bench.load import Options, run
 
     several = whole_numbers("streams", streams) if streams else ()
-    if not (idle or several or resumes or stalled or soak):
+    if not (idle or several or turns or resumes or stalled or soak):
         idle, several, resumes, stalled = 500, (50,), 500, 5
     run(
         Options(
@@ -47,6 +48,7 @@ def bench_load(
             api_key=api_key,
             idle=idle,
             streams=several,
+            turns=turns,
             resumes=resumes,
             stalled=stalled,
             soak=soak,

@@ -12,11 +12,11 @@ import asyncio
 import os
 import secrets
 import sqlite3
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, nullcontext
-from functools import partial
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, nullcontext
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from sqlalchemy import URL, ColumnElement, Insert, Table, event, func, select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -26,9 +26,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from chatpager import failpoints
 from chatpager.errors import ConfigError, NotUpgraded, StorageFull, StoreError
 from chatpager.store import address, claim, faults, ownership
+from chatpager.store.group_commit import GroupCommit
 from chatpager.store.one_visit import OneVisit
 from chatpager.store.reserve import Reserve
-from chatpager.store.visits import Visits, Work, set_pragmas
+from chatpager.store.visits import Asked, Visits, Work, set_pragmas
 
 T = TypeVar("T")
 BUSY_TIMEOUT_MS = 5000
@@ -57,7 +58,7 @@ class Database:
         self.shown = address.place(self.url)
         self.file = address.file_of(self.url) if address.is_sqlite(self.url) else None
         self._busy_timeout_ms = busy_timeout_ms
-        self._queue = asyncio.Lock() if self.file else nullcontext()
+        self._queue = asyncio.Lock() if self.file else None
         self._identity: tuple[int, int] | None = None
         self._unusable = ""
         self.refuses = ""
@@ -72,6 +73,7 @@ class Database:
         self._engine = _sqlite_engine(self.url, pragmas) if self.file else _postgres_engine(self.url)
         self._one_visit = OneVisit(self.file, pragmas) if self.file else None
         self._visits = Visits(self.url, (*pragmas, "synchronous=FULL")) if self.file else None
+        self._group = GroupCommit(self._queue, self._commit) if self._queue else None
 
     def make_file(self) -> None:
         """Make SQLite's file and its folder, for this user only; whatever exists is left as it is.
@@ -157,6 +159,8 @@ class Database:
             await self._let_go()  # it writes, once more
         self._unusable = self._unusable or "is closed"
         await self._let_go()
+        if self._group is not None:
+            await self._group.close()
         for visiting in (self._one_visit, self._visits):
             if visiting is not None:
                 await visiting.close()
@@ -246,17 +250,52 @@ class Database:
     async def _write_whole(
         self, name: str, work: Work[T], tenant: str | None, deletes: bool, alone: bool, owned: bool
     ) -> T:
-        if self._visits is None:
+        if self._group is None:
             async with self.write(name, tenant, alone=alone or deletes, owned=owned) as c:
                 return await work(c)
-        async with self._writing(name):
-            self._log_holds_deleted |= deletes
-            done = await self._visits.write(work, partial(failpoints.hit, f"store.{name}.before_commit"))
-            if self._log_holds_deleted:
-                if self._one_visit is not None:
-                    await self._one_visit.carried_over()
-                self._log_holds_deleted = not await self._visits.empty_log()
-            return done
+        before_commit = partial(failpoints.hit, f"store.{name}.before_commit")
+        if deletes:  # what is deleted is in no file any more when it is told, and nobody else waits for that
+            async with self._writing(name):
+                self._log_holds_deleted = True
+                return cast(T, await self._written_alone(Asked(work, before_commit)))
+        done = await self._group.write(work, before_commit)
+        failpoints.hit(f"store.{name}.after_commit")
+        return done
+
+    async def _written_alone(self, asked: Asked) -> Any:
+        assert self._visits is not None
+        (end,) = await self._visits.write([asked])
+        if isinstance(end, Exception):
+            raise end
+        await self._empty_log()
+        return end
+
+    async def _commit(self, asked: Sequence[Asked]) -> list[Any]:
+        """One transaction of SQLite's, in the writers' queue."""
+        try:
+            self._check_usable()
+            assert self._visits is not None
+            self.transactions["write"] += 1
+            ends = await self._visits.write(asked)
+            await self._empty_log()
+        except Exception as error:
+            ends = [error] * len(asked)
+        return [self._judged(end) for end in ends]
+
+    def _judged(self, end: Any) -> Any:
+        try:
+            with self._judging():
+                if isinstance(end, Exception):
+                    raise end
+        except Exception as error:
+            return error
+        return end
+
+    async def _empty_log(self) -> None:
+        if self._log_holds_deleted and self._visits is not None:
+            if self._one_visit is not None:
+                await self._one_visit.carried_over()
+            self._log_holds_deleted = not await self._visits.empty_log()
 
     async def write_in_one_visit(
         self, name: str, work: Callable[[sqlite3.Connection], T], committed: Callable[[], None]
@@ -270,22 +309,28 @@ class Database:
     @asynccontextmanager
     async def _writing(self, name: str) -> AsyncIterator[None]:
         """Around a write, whichever way: in its turn, to a database that can be written to, with errors in words."""
-        async with self._queue:
+        async with self._queue or nullcontext():
             self._check_usable()
             of_lease = name == "lease"  # on a connection of its own, and under a deadline: it is no sign of the others
             if not of_lease:
                 self.transactions["write"] += 1
-            try:
-                with faults.translated(self.shown):
-                    yield
-            except StoreError as error:
-                if faults.lost_a_write(error.__cause__):
-                    self._unusable = "lost a write when its disk failed; restart to see what it kept"
-                self.refuses = faults.of_itself(error.__cause__) or self.refuses
-                raise
-            if not of_lease or self.refuses == faults.AWAY:
-                self.refuses = ""
+            with self._judging(of_lease):
+                yield
         failpoints.hit(f"store.{name}.after_commit")
+
+    @contextmanager
+    def _judging(self, of_lease: bool = False) -> Iterator[None]:
+        """What a write's end says of the database, an error in words."""
+        try:
+            with faults.translated(self.shown):
+                yield
+        except StoreError as error:
+            if faults.lost_a_write(error.__cause__):
+                self._unusable = "lost a write when its disk failed; restart to see what it kept"
+            self.refuses = faults.of_itself(error.__cause__) or self.refuses
+            raise
+        if not of_lease or self.refuses == faults.AWAY:
+            self.refuses = ""
 
     @property
     def unusable(self) -> str:
@@ -307,8 +352,13 @@ class Database:
 
 
 def insert_or_ignore(c: AsyncConnection, table: Table) -> Insert:
-    """An INSERT that leaves a row alone that exists."""
-    if c.dialect.name == "sqlite":
+    """An INSERT that leaves a row alone that exists. Give ``execute`` its values: it is the same one each time."""
+    return _insert_or_ignore(c.dialect.name, table)
+
+
+@cache
+def _insert_or_ignore(dialect: str, table: Table) -> Insert:
+    if dialect == "sqlite":
         return sqlite.insert(table).on_conflict_do_nothing()
     return postgresql.insert(table).on_conflict_do_nothing()
 

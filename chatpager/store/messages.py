@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from sqlalchemy import CTE, ColumnElement, SelectBase, delete, exists, select
+from sqlalchemy import CTE, ColumnElement, Select, SelectBase, bindparam, delete, exists, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from chatpager.errors import NotFound
@@ -25,6 +25,18 @@ _BATCH = 100
 MANY = 256
 """Messages: where there are more, they are hashed and read beside the event loop, and written so many at a time."""
 _NAMES = tuple(column.name for column in messages.columns)
+# What every turn needs is made once: to make a statement costs more than to run it.
+_ONE = (messages.c.hash == bindparam("hash"), messages.c.tenant == bindparam("tenant"))
+_NAMES_OF = select(messages.c.hash, messages.c.content_hash).where(*_ONE)
+
+
+def _chain() -> Select[Any]:
+    """The rows of the chain that ends at the ``_ONE``."""
+    walk = select(messages).where(*_ONE).cte("walk", recursive=True)
+    return select(walk.union_all(select(messages).join(walk, messages.c.hash == walk.c.parent_hash)))
+
+
+_CHAIN = _chain()
 
 
 def batched(hashes: Sequence[MessageHash]) -> Iterator[Sequence[MessageHash]]:
@@ -67,8 +79,7 @@ def _chained(tenant: str, above: Names | None, new: Sequence[NewMessage], now: i
 
 
 async def _names(c: AsyncConnection, tenant: str, hash: MessageHash) -> Names:
-    query = select(messages.c.hash, messages.c.content_hash).where(messages.c.hash == hash, messages.c.tenant == tenant)
-    row = (await c.execute(query)).one_or_none()
+    row = (await c.execute(_NAMES_OF, {"hash": hash, "tenant": tenant})).one_or_none()
     if row is None:
         raise NotFound(f"no message {hash}")
     return Names(*row)
@@ -94,9 +105,7 @@ async def is_stored(c: AsyncConnection, tenant: str, hash: MessageHash) -> bool:
 
 async def _found(c: AsyncConnection, tenant: str, tip: MessageHash) -> Sequence[Any]:
     """The rows of the chain that ends at ``tip``, in any order."""
-    walk = select(messages).where(messages.c.hash == tip, messages.c.tenant == tenant).cte("walk", recursive=True)
-    walk = walk.union_all(select(messages).join(walk, messages.c.hash == walk.c.parent_hash))
-    rows: Sequence[Any] = (await c.execute(select(walk))).all()
+    rows: Sequence[Any] = (await c.execute(_CHAIN, {"hash": tip, "tenant": tenant})).all()
     return rows
 
 

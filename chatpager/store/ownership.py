@@ -47,6 +47,7 @@ OWNER = bindparam("owner", type_=turns.c.owner.type)
 _EPOCH = select(sessions.c.owner_epoch).where(sessions.c.id == turns.c.session_id).scalar_subquery()
 IS_OWN = (turns.c.owner == OWNER) & (turns.c.session_id.is_(None) | (turns.c.owner_epoch == _EPOCH))
 """Whether a turn is that of the server that ``owner`` names, and its session has not been taken over since."""
+_IS_OWN_TURN = select(exists().where(turns.c.id == bindparam("id"), IS_OWN))
 
 
 def _now(c: AsyncConnection) -> ColumnClause[int]:
@@ -73,8 +74,7 @@ async def take_over(c: AsyncConnection, turn: Turn, owner: str) -> None:
 
 
 async def is_own(c: AsyncConnection, turn_id: str, owner: str) -> bool:
-    found = select(exists().where(turns.c.id == turn_id, IS_OWN))
-    return bool((await c.execute(found, {"owner": owner})).scalar())
+    return bool((await c.execute(_IS_OWN_TURN, {"id": turn_id, "owner": owner})).scalar())
 
 
 async def taken(c: AsyncConnection, ids: Collection[str], owner: str) -> set[str]:

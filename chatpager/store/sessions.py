@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
-from sqlalchemy import delete, exists, func, insert, select, tuple_, update
+from sqlalchemy import bindparam, delete, exists, func, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from chatpager.errors import (
@@ -26,6 +26,15 @@ from chatpager.store.chain import MessageHash
 from chatpager.store.database import NUL
 from chatpager.store.records import DeletedSession, NewMessage, Session
 from chatpager.store.tables import LIVE, limits, sessions, turns
+
+# What every turn needs is made once: to make a statement costs more than to run it.
+_GET = select(sessions).where(sessions.c.id == bindparam("id"), sessions.c.tenant == bindparam("tenant"))
+_GET_TO_CHANGE = _GET.with_for_update()
+_HERE = update(sessions).where(sessions.c.id == bindparam("of_id"), sessions.c.tenant == bindparam("of_tenant"))
+_IF_UNNAMED = _HERE.where(sessions.c.title == "")
+_MOVE = _HERE.where(
+    sessions.c.tip_hash.is_not_distinct_from(bindparam("expected")), sessions.c.owner_epoch == bindparam("epoch")
+)
 
 
 async def create(
@@ -56,9 +65,8 @@ def _check_title(title: str) -> None:
 
 async def get(c: AsyncConnection, tenant: str, id: str, *, to_change: bool = False) -> Session:
     """The session; ``to_change`` keeps others from changing it until the transaction ends."""
-    query = select(sessions).where(sessions.c.id == id, sessions.c.tenant == tenant)
-    query = query.with_for_update() if to_change else query
-    row = None if NUL in id else (await c.execute(query)).one_or_none()
+    query = _GET_TO_CHANGE if to_change else _GET
+    row = None if NUL in id else (await c.execute(query, {"id": id, "tenant": tenant})).one_or_none()
     if row is None:
         raise ConversationNotFound(f"no conversation {shown(id)}")
     return Session(**row._mapping)
@@ -99,7 +107,7 @@ async def change(
         if (now.title, now.metadata) != (expected.title, expected.metadata):
             raise ConversationChanged
     if values and NUL not in id:
-        await c.execute(update(sessions).where(sessions.c.id == id, sessions.c.tenant == tenant).values(values))
+        await c.execute(_HERE, {"of_id": id, "of_tenant": tenant, **values})
     return await get(c, tenant, id)
 
 
@@ -200,21 +208,17 @@ async def move_tip(
     owner: tuple[str, int] | None = None,
 ) -> bool:
     """Compare-and-set of the tip, and of the owner and the epoch that it has from then on, if they are given."""
-    s = sessions.c
-    here = update(sessions).where(
-        s.id == id, s.tenant == tenant, s.tip_hash.is_not_distinct_from(expected), s.owner_epoch == epoch
-    )
     values: dict[str, Any] = {"tip_hash": tip, "updated_at": now}
     if owner is not None:
         values |= {"owner": owner[0], "owner_epoch": owner[1]}
-    return (await c.execute(here.values(values))).rowcount == 1
+    here = {"of_id": id, "of_tenant": tenant, "expected": expected, "epoch": epoch}
+    return (await c.execute(_MOVE, here | values)).rowcount == 1
 
 
 async def name(c: AsyncConnection, tenant: str, id: str, title: str, *, over: bool) -> None:
     """Call a session ``title`` if it has no name, or whatever it is called where that goes ``over`` it."""
     _check_title(title)
-    here = update(sessions).where(sessions.c.id == id, sessions.c.tenant == tenant)
-    await c.execute((here if over else here.where(sessions.c.title == "")).values(title=title))
+    await c.execute(_HERE if over else _IF_UNNAMED, {"of_id": id, "of_tenant": tenant, "title": title})
 
 
 async def remove(c: AsyncConnection, tenant: str, id: str, unused_since: int | None = None) -> DeletedSession:

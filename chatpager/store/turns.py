@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 from msgspec import UNSET
-from sqlalchemy import ColumnElement, case, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, bindparam, case, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from chatpager.errors import (
@@ -37,6 +37,12 @@ from chatpager.store.records import (
 from chatpager.store.tables import LIVE, responses, turns
 from chatpager.store.visits import aside
 
+# What every turn needs is made once: to make a statement costs more than to run it.
+_FIND = select(turns).where(turns.c.id == bindparam("id"), turns.c.tenant == bindparam("tenant"))
+_FIND_TO_CHANGE = _FIND.with_for_update()
+_END = update(turns).where(turns.c.id == bindparam("of_id"))
+_ANSWER = insert(responses)
+
 
 async def begin(
     c: AsyncConnection, new: NewTurn, owner: str, stored: tuple[MessageHash, ...] | None = None
@@ -64,7 +70,7 @@ async def begin(
         raise PreviousResponseNotFound("what this follows was deleted meanwhile; send it whole") from error
     turn = _opened(new, (new.parent_hash, *hashes)[-1], owner, epoch)
     fields = {column.name: getattr(turn, column.name) for column in turns.columns}
-    if (await c.execute(insert_or_ignore(c, turns).values(fields))).rowcount == 0:
+    if (await c.execute(insert_or_ignore(c, turns), fields)).rowcount == 0:
         return await _stood_in_the_way(c, new)
     if new.session_id is not None:
         expected = new.parent_hash if new.expected_tip is UNSET else new.expected_tip
@@ -157,10 +163,10 @@ async def finish(c: AsyncConnection, done: FinishedTurn, owner: str) -> Finished
     tip_hash = next(iter(await messages.insert(c, done.tenant, turn.input_tip, answer, done.now)), None)
     ending = {"status": done.status, "tip_hash": tip_hash, "completed_at": done.now}
     facts = {"usage": done.usage, "receipt": done.receipt, "timings": done.timings, "error": done.error}
-    await c.execute(update(turns).where(turns.c.id == done.id).values(ending | facts))
+    await c.execute(_END, {"of_id": done.id, **ending, **facts})
     if done.response is not None:
-        await c.execute(insert(responses).values(turn_id=done.id, body=done.response))
-    await journal.clear(c, turns.c.id == done.id)
+        await c.execute(_ANSWER, {"turn_id": done.id, "body": done.response})
+    await journal.clear_turn(c, done.id)
     moved = await _advance(c, turn, tip_hash or turn.input_tip, done.now)
     return Finished(tip_hash=tip_hash, tip=moved, status=done.status)
 
@@ -216,9 +222,8 @@ async def recover(
 
 
 async def _find(c: AsyncConnection, tenant: str, id: str, *, to_change: bool = False) -> Turn | None:
-    query = select(turns).where(turns.c.id == id, turns.c.tenant == tenant)
-    query = query.with_for_update() if to_change else query
-    row = None if NUL in id else (await c.execute(query)).one_or_none()
+    query = _FIND_TO_CHANGE if to_change else _FIND
+    row = None if NUL in id else (await c.execute(query, {"id": id, "tenant": tenant})).one_or_none()
     return None if row is None else Turn(**row._mapping)
 
 

@@ -8,16 +8,19 @@ loop. So what a room awaits is done here as soon as it is asked for, and its cor
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import sqlite3
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from sqlalchemy import URL, Connection, Dialect, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from chatpager.store import faults
 from chatpager.store.reserve import can_grow
 
 T = TypeVar("T")
@@ -26,6 +29,17 @@ READERS, SEARCHERS = 4, 1
 """Threads. A search through everything a tenant has must not keep a turn's short reads waiting."""
 READERS_MS = 20
 """Milliseconds that writers wait for readers to leave the log."""
+
+
+class Asked(NamedTuple):
+    """A write; ``before_commit`` is called behind its work, in its thread."""
+
+    work: Work[Any]
+    before_commit: Callable[[], None]
+
+
+class _Apart(Exception):
+    """What cannot be told of one part of a transaction alone."""
 
 
 class AtOnce:
@@ -64,9 +78,11 @@ class Visits:
     async def read(self, work: Work[T], *, long: bool = False) -> T:
         return await in_thread(self._searchers if long else self._readers, self._run, "BEGIN", work, None)
 
-    async def write(self, work: Work[T], before_commit: Callable[[], None]) -> T:
-        """Committed when it returns; who is cancelled waits until the thread is done."""
-        return await in_thread(self._writer, self._run, "BEGIN IMMEDIATE", work, before_commit)
+    async def write(self, asked: Sequence[Asked]) -> list[Any]:
+        """Of each what its work returned, committed, or the exception that it ended with, and nothing of it is written:
+        in one transaction, unless one of them fails in such a way that nobody knows what is left of that. Raises what
+        ends them all. Who is cancelled waits until the thread is done."""
+        return await in_thread(self._writer, self._run_all, asked)
 
     async def empty_log(self) -> bool:
         """Write all that the log has to the database and leave the log empty. False: others read it just now, or the
@@ -84,8 +100,47 @@ class Visits:
             done = _through(work(cast(AsyncConnection, AtOnce(c))))
             if before_commit is not None:
                 before_commit()
-                c.commit()
+                _commit(c)
             return done
+
+    def _run_all(self, asked: Sequence[Asked]) -> list[Any]:
+        if len(asked) > 1:
+            with suppress(_Apart):
+                return self._in_one(asked)
+        ends: list[Any] = []
+        for one in asked:
+            ends.append(self._alone(one))
+            if faults.lost_a_write(ends[-1]):  # none may be written behind it
+                return ends + [ends[-1]] * (len(asked) - len(ends))
+        return ends
+
+    def _alone(self, one: Asked) -> Any:
+        try:
+            return self._run("BEGIN IMMEDIATE", one.work, one.before_commit)
+        except Exception as error:
+            return error
+
+    def _in_one(self, asked: Sequence[Asked]) -> list[Any]:
+        with self._engine.connect() as c:
+            c.exec_driver_sql("BEGIN IMMEDIATE")
+            ends = [self._end_of(one, c) for one in asked]
+            _commit(c)
+            return ends
+
+    def _end_of(self, one: Asked, c: Connection) -> Any:
+        c.exec_driver_sql("SAVEPOINT one")
+        try:
+            end = _through(one.work(cast(AsyncConnection, AtOnce(c))))
+            one.before_commit()
+        except (DBAPIError, sqlite3.Error) as error:  # SQLite may have ended the transaction
+            if faults.lost_a_write(error):
+                raise
+            raise _Apart from error
+        except Exception as error:
+            end = error
+            c.exec_driver_sql("ROLLBACK TO one")
+        c.exec_driver_sql("RELEASE one")
+        return end
 
     def _empty_log(self) -> bool:
         with self._engine.connect() as c:
@@ -127,6 +182,14 @@ async def in_thread(threads: Executor, work: Callable[..., T], *arguments: Any) 
         await asyncio.wait([running])
         if not running.cancelled() and (error := running.exception()):
             raise error from None
+        raise
+
+
+def _commit(c: Connection) -> None:
+    try:
+        c.commit()
+    except DBAPIError:
+        c.connection.rollback()  # to SQLAlchemy it has ended, to SQLite it may go on
         raise
 
 

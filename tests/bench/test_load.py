@@ -14,7 +14,16 @@ from chatpager.bench.load_goals import GOALS, beyond_the_keyring, judged, table
 from chatpager.bench.transcript import Line, lines
 from chatpager.errors import ConfigError
 
-SMALL = {"idle": 50, "streams": (20,), "resumes": 50, "stalled": 2, "rate": 100.0, "seconds": 1.0, "soak": 1.5}
+SMALL = {
+    "idle": 50,
+    "streams": (20,),
+    "turns": 4,
+    "resumes": 50,
+    "stalled": 2,
+    "rate": 100.0,
+    "seconds": 1.0,
+    "soak": 1.5,
+}
 
 
 @pytest.fixture(scope="module")
@@ -28,18 +37,20 @@ def loaded(tmp_path_factory):
 def test_every_load_is_played_and_nobody_is_told_anything_else_than_is_stored(loaded):
     result, written, transcript = loaded
     assert result == written
-    assert [load["load"] for load in result["loads"]] == ["idle", "streams", "resumes", "stalled", "soak"]
-    idle, streams, resumes, stalled, soak = result["loads"]
+    assert [load["load"] for load in result["loads"]] == ["idle", "streams", "turns", "resumes", "stalled", "soak"]
+    idle, streams, turns, resumes, stalled, soak = result["loads"]
     assert idle["kib_per_socket"] < 200 and idle["tasks_per_socket"] > 0
     asked = 20 * (100 * (2 * 1 + 2) + 1)
     assert 0 < streams["tokens_per_s"] * SMALL["seconds"] <= asked and 0 < streams["step_to_socket_p99_s"] < inf
+    assert turns["turns"] > 4 and 0 < turns["turn_p50_s"] <= turns["turn_p99_s"]
+    assert turns["cpu_ms_per_turn"] > 0 and 0 < turns["writes_per_turn"] < 6 and turns["reads_per_turn"] > 0
     assert (resumes["sql_reads"], resumes["recovered"]) == (0, 50)
     assert stalled["gone_s"] > 0
     assert soak["turns"] > 10 and soak["active_blocks_at_the_end"] == 0
     assert min(soak["python_blocks"]) > 100_000
     told = result["oracle"]
     assert told["faults"] == told["refused"] == 0 and result["faults"] == []
-    assert told["ended"] >= 20 + 50 + soak["turns"]
+    assert told["ended"] >= 20 + 50 + turns["turns"] + soak["turns"]
     assert told["events"] == sum(1 for line in lines(transcript) if line.event)
 
 

@@ -1,0 +1,149 @@
+"""Writers of SQLite that come at the same time share a transaction, and each has its own end all the same."""
+
+import asyncio
+import sqlite3
+
+import pytest
+from sqlalchemy import text
+
+from chatpager import failpoints
+from chatpager.errors import ConversationNotFound, SessionBusy, StoreError
+from chatpager.store.group_commit import MOST
+from tests.store.making import begin, conversation, count, end, entry, texts, user
+
+
+async def together(store, *writes):
+    """How writes end that come while another one has the database, and in how many transactions."""
+    async with store._database._queue:
+        tasks = [asyncio.ensure_future(write) for write in writes]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        before = store._database.transactions["write"]
+    ends = await asyncio.gather(*tasks, return_exceptions=True)
+    return ends, store._database.transactions["write"] - before
+
+
+@pytest.fixture
+async def store(sqlite_store):
+    for number in range(3):
+        await conversation(sqlite_store, f"conv_{number}")
+    return sqlite_store
+
+
+def turn(number, id=None, **fields):
+    return begin(id or f"resp_{number}", user(f"Hello {number}"), session_id=f"conv_{number}", **fields)
+
+
+async def test_they_share_one_transaction(store):
+    begun, transactions = await together(store, *(store.begin_turn(turn(n)) for n in range(3)))
+    assert [one.turn.id for one in begun] == ["resp_0", "resp_1", "resp_2"] and transactions == 1
+    ended, transactions = await together(store, *(store.finish_turn(end(f"resp_{n}", "Yes")) for n in range(3)))
+    assert [one.tip for one in ended] == ["moved"] * 3 and transactions == 1
+    assert [await texts(store, f"conv_{n}") for n in range(3)] == [[f"Hello {n}", "Yes"] for n in range(3)]
+
+
+async def test_what_one_of_them_is_refused_leaves_nothing_and_the_others_are_stored(store):
+    """The second has stored its message by when it finds that the conversation is another's turn's."""
+    writes = (store.begin_turn(turn(0)), store.begin_turn(turn(0, "resp_late")), store.begin_turn(turn(1)))
+    unknown = store.begin_turn(begin("resp_lost", user("Hello"), session_id="conv_lost"))
+    (first, busy, other, lost), transactions = await together(store, *writes, unknown)
+    assert transactions == 1
+    assert isinstance(busy, SessionBusy) and isinstance(lost, ConversationNotFound)
+    assert (first.turn.id, other.turn.id) == ("resp_0", "resp_1")
+    assert (await count(store))["turns"] == 2
+
+
+async def broken(c):
+    await c.execute(text("INSERT INTO messages (hash) VALUES ('half')"))
+
+
+async def test_an_error_of_the_database_is_its_own_too(store):
+    ends, _ = await together(
+        store, store.begin_turn(turn(0)), store._database.writing("test", broken), store.begin_turn(turn(1))
+    )
+    assert isinstance(ends[1], StoreError) and [ends[0].turn.id, ends[2].turn.id] == ["resp_0", "resp_1"]
+    assert (await count(store))["turns"] == 2 and not store._database.unusable
+
+
+async def test_where_the_transaction_cannot_be_committed_none_is_stored(store):
+    async def refused_at_the_end(c):
+        await c.execute(text("PRAGMA defer_foreign_keys=ON"))
+        await c.execute(text("UPDATE sessions SET tip_hash='none' WHERE id='conv_2'"))
+
+    ends, _ = await together(
+        store, store.begin_turn(turn(0)), store._database.writing("test", refused_at_the_end), store.begin_turn(turn(1))
+    )
+    assert [type(one) for one in ends] == [StoreError] * 3 and len(set(map(id, ends))) == 3
+    assert (await count(store))["turns"] == 0
+    assert (await store.begin_turn(turn(0))).turn.id == "resp_0"
+
+
+async def test_behind_a_disk_that_lost_a_write_none_is_written(store):
+    """What an earlier one of them wrote may be lost as well."""
+
+    async def lost(c):
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+        raise error
+
+    ends, _ = await together(
+        store, store.begin_turn(turn(0)), store._database.writing("test", lost), store.begin_turn(turn(1))
+    )
+    assert [type(one) for one in ends] == [StoreError] * 3
+    assert "lost a write" in store._database.unusable
+
+
+async def test_a_mistake_in_one_is_told_to_it_alone(store, monkeypatch):
+    monkeypatch.setenv("CHATPAGER_TEST_MODE", "1")
+    failpoints.arm("store.begin_turn.before_commit=raise@2,store.finish_turn.after_commit=raise")
+    try:
+        ends, transactions = await together(store, *(store.begin_turn(turn(n)) for n in range(3)))
+        assert isinstance(ends[1], failpoints.FailpointHit) and transactions == 1
+        assert [ends[0].turn.id, ends[2].turn.id] == ["resp_0", "resp_2"]
+        ended, _ = await together(store, *(store.finish_turn(end(f"resp_{n}", "Yes")) for n in (0, 2)))
+        assert {type(one) for one in ended} >= {failpoints.FailpointHit}
+    finally:
+        failpoints.arm("")
+    assert (await count(store))["turns"] == 2
+    assert await texts(store, "conv_0") == ["Hello 0", "Yes"]
+
+
+async def test_who_leaves_before_its_turn_has_written_nothing(store):
+    async with store._database._queue:
+        left, stays = (asyncio.ensure_future(store.begin_turn(turn(n))) for n in range(2))
+        await asyncio.sleep(0)
+        left.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await left
+    assert (await stays).turn.id == "resp_1"
+    assert (await count(store))["turns"] == 1
+
+
+async def test_who_leaves_in_the_middle_waits_for_the_end(store):
+    leaving = []
+
+    async def left_in_its_middle(c):
+        loop.call_soon_threadsafe(leaving[0].cancel)
+        await c.execute(text("UPDATE sessions SET title='stored' WHERE id='conv_0'"))
+
+    loop = asyncio.get_running_loop()
+    leaving.append(asyncio.ensure_future(store._database.writing("test", left_in_its_middle)))
+    with pytest.raises(asyncio.CancelledError):
+        await leaving[0]
+    assert (await store.session("ann", "conv_0")).title == "stored"
+
+
+async def test_a_steps_tokens_wait_for_no_more_than_a_few(store):
+    await store.begin_turn(turn(0))
+    many = 2 * MOST + 1
+    async with store._database._queue:
+        sessions = [asyncio.ensure_future(store.create_session("ann", id=f"more_{n}", now=1)) for n in range(many)]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        tokens = asyncio.ensure_future(store.journal([entry("resp_0", 0, "Yes")]))
+        await asyncio.sleep(0)
+        before = store._database.transactions["write"]
+    await tokens
+    assert sum(one.done() for one in sessions) <= MOST
+    await asyncio.gather(*sessions)
+    assert store._database.transactions["write"] - before == 1 + 3
