@@ -32,12 +32,11 @@ async def history_of(
     if request.whole:
         stored = await store.match_content(tenant, request.messages)
         return stored, request.messages[len(stored) :]
-    tip: MessageHash | None = None
+    history: list[Message] = []
     if request.session_id is not None:
-        tip = await _tip_of_session(tenant, request.session_id, store)
+        history = await _of_session(tenant, request.session_id, store)
     elif request.previous_turn_id is not None:
-        tip = await _tip_of(tenant, request.previous_turn_id, store, orphans)
-    history = await store.load_chain(tenant, tip)
+        history = await store.load_chain(tenant, await _tip_of(tenant, request.previous_turn_id, store, orphans))
     check_called(request.results, history)
     return history, request.messages
 
@@ -57,9 +56,9 @@ def not_called(call_id: str, place: str) -> InvalidRequest:
     return InvalidRequest(f"{place}: {problem}", param=place)
 
 
-async def _tip_of_session(tenant: str, session_id: str, store: Store) -> MessageHash | None:
+async def _of_session(tenant: str, session_id: str, store: Store) -> list[Message]:
     try:
-        return (await store.session(tenant, session_id)).tip_hash
+        return (await store.conversation(tenant, session_id))[1]
     except ConversationNotFound as error:
         raise ConversationNotFound(error.message, param="conversation") from error
 

@@ -52,8 +52,7 @@ class Revising:
             SessionBusy: a turn of it runs.
         """
         to = turn.tip_hash or turn.input_tip
-        session = await self._store.session(tenant, session_id)
-        left = await self._store.load_chain(tenant, session.tip_hash)
+        _, left = await self._store.conversation(tenant, session_id)
         asked = await self._asked_last(tenant, session_id)
         chain = await self._store.load_chain(tenant, to)
         # Before the change: a turn that begins after it has its own head, which is not to be cut.
@@ -76,8 +75,7 @@ class Revising:
             ContextLengthExceeded, InputTooLong: with the summary there would be no room for another turn.
             SessionBusy: a turn of it runs, or it has gone on meanwhile.
         """
-        session = await self._store.session(tenant, session_id)
-        chain = await self._store.load_chain(tenant, session.tip_hash)
+        session, chain = await self._store.conversation(tenant, session_id)
         first, last = _older(chain, keep)
         said = NewMessage(role=role, content=text_content(summary))
         new = [*map(_again, chain[:first]), said, *map(_again, chain[last:])]

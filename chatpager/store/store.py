@@ -171,6 +171,15 @@ class Store:
         """Raises ConversationNotFound."""
         return await self._database.reading(lambda c: sessions.get(c, tenant, id))
 
+    async def conversation(self, tenant: str, id: str) -> tuple[Session, list[Message]]:
+        """A session and its messages, root first, as they were at one moment. Raises ConversationNotFound."""
+
+        async def read(c: AsyncConnection) -> tuple[Session, list[Message]]:
+            session = await sessions.get(c, tenant, id)
+            return session, await messages.load(c, tenant, session.tip_hash)
+
+        return await self._database.reading(read)
+
     async def list_sessions(
         self, tenant: str, *, limit: int, after: str | None = None, search: str | None = None
     ) -> tuple[list[Session], bool]:

@@ -49,8 +49,9 @@ async def conversation(store, id, *texts, tenant="ann", now=1):
 
 async def texts(store, session_id, tenant="ann"):
     """What a session says."""
-    session = await store.session(tenant, session_id)
-    return [message.content[0]["text"] for message in await store.load_chain(tenant, session.tip_hash)]
+    session, chain = await store.conversation(tenant, session_id)
+    assert session.tip_hash == (chain[-1].hash if chain else None)
+    return [message.content[0]["text"] for message in chain]
 
 
 async def tip(store, session_id, tenant="ann"):

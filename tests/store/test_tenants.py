@@ -14,6 +14,7 @@ UNKNOWN = {"session": "conv_0", "turn": "resp_0", "tip": "b2:0"}
 
 OPERATIONS = {
     "session": lambda s, x: s.session("ann", x["session"]),
+    "conversation": lambda s, x: s.conversation("ann", x["session"]),
     "update_session": lambda s, x: s.update_session("ann", x["session"], title="mine", metadata={"a": 1}),
     "delete_session": lambda s, x: s.delete_session("ann", x["session"]),
     "fork_session": lambda s, x: s.fork_session("ann", x["session"], new_id="conv_new", now=9),
