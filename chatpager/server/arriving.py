@@ -57,7 +57,7 @@ class FrameCount:
         self._whole: deque[int] = deque()
         self._over = False
         self.refused: Overloaded | RateLimited | None = None
-        self.refuse: Callable[[Overloaded | RateLimited], None] = lambda error: None
+        self.refuse: Callable[[Overloaded | RateLimited], None] = _to_nobody
 
     def before(self, parser: Any) -> FrameCount:
         self._parser = parser
@@ -128,8 +128,12 @@ class FrameCount:
 
     def close(self) -> None:
         """Gives back all, and takes nothing any more; nothing is given back after it."""
-        self._over = True
+        self._over, self.refuse = True, _to_nobody
         self._arriving.give_back()
+
+
+def _to_nobody(error: Overloaded | RateLimited) -> None:
+    """Who refuses what comes holds the socket, and the socket what comes: when it is over nobody holds another."""
 
 
 def _size_of(head: bytearray) -> int:

@@ -84,7 +84,7 @@ class Connection(web.RequestHandler):
         """It took a descriptor of the reserve: it is answered that, and closed."""
         self._late: asyncio.TimerHandle | None = None
         self.frames: FrameCount | None = None
-        """Once it is to become a WebSocket."""
+        """While it is to become a WebSocket."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -102,7 +102,8 @@ class Connection(web.RequestHandler):
 
     def set_parser(self, parser: Any, data_received_cb: Callable[[], None] | None = None) -> None:
         """Of a WebSocket's frames, those that came with its request too."""
-        counted: Any = self.frames.before(parser) if self.frames else parser
+        frames, self.frames = self.frames, None
+        counted: Any = frames.before(parser) if frames else parser
         super().set_parser(counted, data_received_cb)
 
     def data_received(self, data: bytes) -> None:
@@ -116,7 +117,11 @@ class Connection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._forget_time()
-        self._limits.leaving.left(partial(super().connection_lost, exc))
+        self._limits.leaving.left(partial(self._lost, exc))
+
+    def _lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        self._data_received_cb = None  # a WebSocket's own: aiohttp lets go of all else
 
     def _forget_time(self) -> None:
         if self._late is not None:

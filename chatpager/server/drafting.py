@@ -16,18 +16,16 @@ from chatpager.server.service import Service
 
 log = structlog.get_logger(__name__)
 
+Refuse = Callable[[ChatpagerError], Awaitable[None]]
+
 
 class Drafts:
-    """One after the other, but of those that came meanwhile only the last. ``writer`` names the socket; ``refuse``
-    tells it what is wrong with a draft of which no response could come, now or later."""
+    """One after the other, but of those that came meanwhile only the last. ``writer`` names the socket."""
 
-    def __init__(
-        self, service: Service, tenant: str, writer: str, refuse: Callable[[ChatpagerError], Awaitable[None]]
-    ) -> None:
+    def __init__(self, service: Service, tenant: str, writer: str) -> None:
         self._service = service
         self._tenant = tenant
         self._writer = writer
-        self._refuse = refuse
         self.waiting: list[Draft] = []
         """The one that is being passed on, and what was written since."""
         self._ended = 0
@@ -41,7 +39,8 @@ class Drafts:
         self.waiting[1:] = [draft]
         return len(self.waiting) == 1
 
-    async def pass_on(self) -> None:
+    async def pass_on(self, refuse: Refuse) -> None:
+        """``refuse`` tells the socket what is wrong with a draft of which no response could come, now or later."""
         while self.waiting:
             draft = self.waiting.pop()
             while self.waiting:
@@ -51,12 +50,12 @@ class Drafts:
                 if draft.body is None:
                     self.end()
                 else:
-                    await self._pass(draft.body)
+                    await self._pass(draft.body, refuse)
             finally:
                 draft.let_go()
             del self.waiting[0]
 
-    async def _pass(self, body: Json) -> None:
+    async def _pass(self, body: Json, refuse: Refuse) -> None:
         ended = self._ended
         self._passed = True
         try:
@@ -65,7 +64,7 @@ class Drafts:
             await self._service.hub.draft(request, self._writer, lambda: self._ended == ended)
         except (InvalidRequest, NotFound) as error:
             if self._ended == ended:  # of what was sent since, the response says it
-                await self._refuse(error)
+                await refuse(error)
         except ChatpagerError as error:
             log.debug("draft.passed_over", writer=self._writer, reason=str(error))
 

@@ -118,7 +118,7 @@ class Connection:
         self._beginnings = Beginnings(service)
         self._owners: dict[str, None] = {}
         """Heads of the conversations that were spoken in here, the last spoken in last."""
-        self._drafts = Drafts(service, self._tenant, self._request_id, self._draft_refused)
+        self._drafts = Drafts(service, self._tenant, self._request_id)
 
     async def run(self, resume: tuple[str, int] | None = None) -> None:
         """Serve until the client leaves; first go on with a response that it was reading."""
@@ -249,7 +249,7 @@ class Connection:
                 self._service.hub.prefetcher.soon(self._tenant, conversation, missing=self._not_prefetched)
             case Draft():
                 if self._drafts.add(event):
-                    self._spawn(self._drafts.pass_on())
+                    self._spawn(self._drafts.pass_on(self._draft_refused))
 
     async def _draft_refused(self, error: ChatpagerError) -> None:
         self._protocol.refused_aside(DRAFT, error)

@@ -7,6 +7,7 @@ does leave is counted in blocks of Python's allocator, which the smallest object
 ``CHATPAGER_SOAK_TURNS=2000`` for that many turns between two counts.
 """
 
+import asyncio
 import functools
 import gc
 import itertools
@@ -20,6 +21,7 @@ import pytest
 
 from chatpager.engine.cache_events import CacheEvents
 from chatpager.engine.tokenizer import Tokenizer
+from chatpager.server.websocket import CONNECTIONS
 from tests import serving
 from tests.serving import _scripted, eventually
 
@@ -27,6 +29,7 @@ TURNS = int(os.environ.get("CHATPAGER_SOAK_TURNS", "70"))
 ROUNDS = 3
 MOST_KEPT = 0.9
 """Of a turn: whatever stays of each is one block or more."""
+OURS = ("chatpager.", "aiohttp.", "sqlalchemy.")
 LIBRARIES = {"yarl", "urllib", "aiohttp", "multidict", "websockets"}
 FEW = 32
 """The bound of what the test can give one: conversations whose place in the cache is known (65,536, and those with a
@@ -94,6 +97,29 @@ async def blocks_after(server, turns, numbers):
     return sys.getallocatedblocks()
 
 
+async def left_to_the_collector(server, numbers):
+    """What turns on WebSockets, one of them cut off, leave that only refers to itself, by type. What is old by then
+    stays until the collector looks through everything, once in many minutes: memory would go up and down with it."""
+    gc.collect()
+    gc.disable()
+    try:
+        async with server.socket(extended=True) as ws:
+            await ask(ws, next(numbers))
+        async with server.socket() as ws:
+            await ws.create(f"cut {next(numbers)}", max_output_tokens=40)
+            await ws.until("response.created")
+            ws.ws.transport.abort()
+        await eventually(lambda: not (server.hub.turns or server.app[CONNECTIONS] or server.service.readers.alone))
+        await asyncio.sleep(0)  # of the last
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        return {type(one).__qualname__ for one in gc.garbage if type(one).__module__.startswith(OURS)}
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+
+
 def forget_libraries_caches():
     """Of the latest addresses and formats, by the hundred; the test's own client fills them too."""
     struct._clearcache()
@@ -120,4 +146,5 @@ async def test_turns_leave_nothing_that_has_no_bound(serve, small_caches):
             after = await blocks_after(server, TURNS, numbers)
             kept.append((after - before) / TURNS)
             grown, before = (census() - known).most_common(12), after
+        assert not (left := await left_to_the_collector(server, numbers)), left
         assert min(kept) < MOST_KEPT, f"blocks of memory that stay of a turn: {kept}; lately {json.dumps(grown)}"

@@ -122,10 +122,10 @@ async def test_one_whose_response_would_be_refused_for_now_is_passed_over(server
 
 
 async def test_what_was_passed_on_or_has_a_successor_is_let_go_once():
-    drafts, gone = Drafts(None, "ann", "a socket", None), []
+    drafts, gone = Drafts(None, "ann", "a socket"), []
     assert [drafts.add(Draft(None, partial(gone.append, name))) for name in "abc"] == [True, False, False]
     assert gone == ["b"]
-    await drafts.pass_on()
+    await drafts.pass_on(None)
     assert gone == ["b", "a", "c"] and not drafts.waiting
 
 
