@@ -10,7 +10,11 @@ import logging
 
 MOST = 512 << 20
 """Bytes at the end of the heap that are kept; what is free beyond goes back."""
-_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+LARGE = 1 << 20
+"""Bytes from which on a piece has a mapping of its own, which goes back as a whole, unless all is kept."""
+TOP = 4 << 20
+"""``MOST`` of a process that does not keep what is large."""
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -3, -4, -8
 """Numbers of mallopt(3)."""
 
 log = logging.getLogger(__name__)
@@ -23,8 +27,10 @@ def keep() -> bool:
 
 
 def share_heap() -> bool:
-    """Have all threads take their memory from one heap, if they have not begun; else as ``keep``."""
-    return _chosen((_ARENA_MAX, 1))
+    """Have all threads take their memory from one heap, if they have not begun; else as ``keep``. Large tables stay out
+    of it: left to itself glibc takes them in once one of their size was freed, and whenever one is made anew small
+    pieces have settled where the last one was, so the heap grows by another."""
+    return _chosen((_ARENA_MAX, 1), (_MMAP_THRESHOLD, LARGE), (_TRIM_THRESHOLD, TOP))
 
 
 def _chosen(*choices: tuple[int, int]) -> bool:

@@ -45,6 +45,32 @@ def test_large_memory_that_was_freed_is_there_at_once(mebibytes):
     assert chosen == "True" and max(faults[-5:]) < 100, faults  # the first ones cut holes of their size
 
 
+TABLES = """
+import ctypes, sys
+from chatpager.engine import freed_memory
+
+class Info(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int) for name in "arena ordblks smblks mapped bytes a b c d e".split()]
+
+look = ctypes.CDLL(None).mallinfo
+look.restype = Info
+if sys.argv[1] == "shared":
+    assert freed_memory.share_heap()
+for _ in range(3):
+    before = look().mapped
+    table = bytearray(3 << 20)
+    print(look().mapped - before)
+    del table
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's choice")
+@pytest.mark.parametrize(("how", "apart"), [("plain", ["1", "0", "0"]), ("shared", ["1", "1", "1"])])
+def test_large_tables_stay_out_of_the_shared_heap(how, apart):
+    done = subprocess.run([sys.executable, "-c", TABLES, how], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == apart
+
+
 def test_another_c_library_is_left_as_it_is(monkeypatch):
     from chatpager.engine import freed_memory
 
