@@ -61,7 +61,7 @@ class Drafts:
         try:
             asked = partial(response_request, draft=True)
             request = await made_of(body, asked, self._service.served, self._tenant)
-            await self._service.hub.draft(request, self._writer, lambda: self._ended == ended)
+            await self._service.hub.drafting.draft(request, self._writer, lambda: self._ended == ended)
         except (InvalidRequest, NotFound) as error:
             if self._ended == ended:  # of what was sent since, the response says it
                 await refuse(error)
@@ -73,4 +73,4 @@ class Drafts:
         self._ended += 1
         if self._passed:
             self._passed = False
-            self._service.hub.end_draft(self._writer)
+            self._service.hub.drafting.end(self._writer)

@@ -95,8 +95,8 @@ async def begin_once(
             if known is not None:
                 if known.request.get("sent") != request.parameters["sent"]:
                     raise IdempotencyConflict(f"this key came before with another request, for {known.id}")
-                await service.hub.begun(known.id)
-                return service.hub.told(request.tenant, known.id) or known.id
+                await service.hub.turns.begun(known.id)
+                return service.hub.turns.told(request.tenant, known.id) or known.id
         try:
             (turn,) = await begin(service, request, unwanted=unwanted)
         except KeyTaken:

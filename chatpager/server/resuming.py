@@ -20,7 +20,7 @@ def event_number(text: str) -> int:
 
 def at_hand(service: Service, tenant: str, response_id: str) -> LiveTurn | None:
     """A stored response that runs, or ended a moment ago."""
-    turn = service.hub.told(tenant, response_id)
+    turn = service.hub.turns.told(tenant, response_id)
     return turn if turn is not None and turn.request.kind == "response" and turn.request.stored else None
 
 

@@ -122,7 +122,7 @@ async def _add_items(request: web.Request, body: Json) -> wire.Page:
     if not messages:
         raise InvalidRequest("there are no items", param="items")
     tenant, session_id = tenant_of(request), request.match_info["id"]
-    hashes = await service.hub.append_messages(tenant, session_id, messages)
+    hashes = await service.hub.revising.append(tenant, session_id, messages)
     service.hub.prefetcher.soon(tenant, session_id)  # a tool's result, most likely: its answer is asked for next
     added = zip(hashes, messages, strict=True)  # a store that cannot be read now must not have it sent again
     return _page([item for hash, message in added for item in said_items(hash, message)], False)
@@ -245,7 +245,7 @@ async def _told(service: Service, tenant: str, session_id: str) -> _Told:
     """Every message, thought and call as an item, oldest first; a running answer as far as it is, behind the chain."""
     store = service.store
     # First: a turn that ends while the store is read is in what was read last, or here.
-    live = service.hub.live_of_session(tenant, session_id)
+    live = service.hub.turns.of_session(tenant, session_id)
     session, turns = await store.session(tenant, session_id), await store.turns_of(tenant, session_id)
     with suppress(StoreError):  # what is stored can be read, even if nothing can be written
         if await service.hub.orphans.end_if_any(turns):
@@ -287,7 +287,7 @@ def _silent(chain: Sequence[Message], turns: Sequence[Turn]) -> dict[MessageHash
 
 
 def conversation_object(service: Service, session: Session) -> wire_conversations.Conversation:
-    live = service.hub.live_of_session(session.tenant, session.id)
+    live = service.hub.turns.of_session(session.tenant, session.id)
     return wire_conversations.Conversation(
         id=session.id,
         created_at=session.created_at // 1000,

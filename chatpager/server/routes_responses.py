@@ -150,5 +150,5 @@ def _as_it_is(turn: LiveTurn) -> wire.Response:
 
 
 def _live(request: web.Request) -> LiveTurn | None:
-    turn = request.app[SERVICE].hub.live(tenant_of(request), request.match_info["id"])
+    turn = request.app[SERVICE].hub.turns.live(tenant_of(request), request.match_info["id"])
     return turn if turn and turn.request.kind == "response" else None

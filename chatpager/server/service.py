@@ -119,7 +119,7 @@ def _undo(service: Service, request: TurnRequest, submitted: asyncio.Future[list
     """End what had begun before the submitting could be cancelled."""
     if submitted.cancelled() or submitted.exception() is None:
         for index in range(request.params.n):
-            if turn := service.hub.live(request.tenant, choice_id(request.id, index)):
+            if turn := service.hub.turns.live(request.tenant, choice_id(request.id, index)):
                 service.stop(turn)
 
 
@@ -295,7 +295,7 @@ async def delete_turn(service: Service, tenant: str, turn_id: str, kind: TurnKin
     Raises:
         ResponseNotFound: there is none of this kind.
     """
-    live = service.hub.live(tenant, turn_id)
+    live = service.hub.turns.live(tenant, turn_id)
     if live is not None and live.request.kind == kind:
         choices = live.request.params.n
     else:

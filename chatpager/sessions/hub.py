@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 
 import structlog
 
-from chatpager.engine.engine import Engine
 from chatpager.engine.facts import EngineFacts
 from chatpager.engine.grammar_compiler import Compiled
 from chatpager.engine.heads import LeaseEvent
-from chatpager.engine.messages import AddRequest, AttendRequest, CancelRequest, DraftRequest, StepOutput
+from chatpager.engine.messages import AddRequest, AttendRequest, CancelRequest, StepOutput
 from chatpager.engine.tokenizer import Tokenizer
 from chatpager.errors import (
     EngineStopped,
@@ -38,21 +36,19 @@ from chatpager.sessions.beginning import Beginner, Begun, Served
 from chatpager.sessions.constraining import Constraining
 from chatpager.sessions.deleting import Deleting
 from chatpager.sessions.delivery import AWAY_PAUSES, MERGE_AFTER, PAUSES, Delivery
-from chatpager.sessions.engine_host import EngineHost, Hearers
-from chatpager.sessions.engine_link import Program
-from chatpager.sessions.engine_process import EngineProcess
-from chatpager.sessions.engine_replicas import EngineReplicas
-from chatpager.sessions.engine_thread import EngineThread
+from chatpager.sessions.drafting import Drafting
+from chatpager.sessions.engine_host import Hearers
 from chatpager.sessions.erasing import Erasing
-from chatpager.sessions.heads import Heads, owner_of
+from chatpager.sessions.heads import Heads
+from chatpager.sessions.hosting import EngineSource, host_of
 from chatpager.sessions.inspecting import Inspector
 from chatpager.sessions.keeping import Keeper
+from chatpager.sessions.live_turns import LiveTurns
 from chatpager.sessions.orphans import Orphans
 from chatpager.sessions.prefetching import Prefetcher
 from chatpager.sessions.prompting import Prompting
 from chatpager.sessions.publishing import Publisher, Room
 from chatpager.sessions.quotas import Quotas
-from chatpager.sessions.ray_link import RayReplica
 from chatpager.sessions.receipt import KeyDomain
 from chatpager.sessions.recent import Recent
 from chatpager.sessions.remembered import Remembered
@@ -64,7 +60,7 @@ from chatpager.sessions.stream import Ended, Started
 from chatpager.sessions.tool_waits import ToolWaits
 from chatpager.sessions.turn import LiveTurn
 from chatpager.sessions.turn_request import KeyTaken, TurnRequest
-from chatpager.store import MessageHash, NewMessage, Store
+from chatpager.store import MessageHash, Store
 
 log = structlog.get_logger(__name__)
 
@@ -88,7 +84,7 @@ class SessionHub:
         self,
         store: Store,
         tokenizer: Tokenizer,
-        engine: Callable[[], Engine] | Program | Mapping[str, Program | RayReplica],
+        engine: EngineSource,
         *,
         secret: bytes = b"",
         max_turns: int = 1024,
@@ -107,24 +103,22 @@ class SessionHub:
         self.tokenizer = tokenizer
         self.prompting = Prompting(tokenizer)
         self._constraining = Constraining(tokenizer)
-        self.turns: dict[str, LiveTurn] = {}
         self.wall = wall
         self._salts = Salts(secret)
         self._on_end = on_end
         self._clock = clock
         self._admission = Admission(max_turns, max_turns_per_tenant)
         self.quotas = Quotas(clock=clock)
-        self._beginning: dict[str, asyncio.Task[None]] = {}
-        """Turns whose rows are being stored, by id."""
         self.rereader = Rereader(tokenizer)
-        self.orphans = Orphans(store, self.rereader, lambda id: id in self.turns or id in self._beginning, wall)
-        self._remembered = Remembered(REMEMBERED_TOKENS, known_conversations)
         self._recent = Recent(replay_seconds, REPLAY_BYTES)
+        self.turns = LiveTurns(self._recent, clock)
+        self.orphans = Orphans(store, self.rereader, self.turns.has, wall)
+        self._remembered = Remembered(REMEMBERED_TOKENS, known_conversations)
         self._heads = Heads(known_conversations)
         self._beginner = Beginner(store, tokenizer, self.prompting, self.orphans, self._remembered, wall)
         self.comparing = self._beginner.comparing
         hearers = Hearers(self._receive, self._leases_changed, self._engine_died, self._engine_restarted)
-        self.engine = self._host(engine, hearers, breaker)
+        self.engine = host_of(engine, hearers, breaker, self._constraining, clock=clock)
         self.keeper = Keeper(self.engine, clock)
         self.inspector = Inspector(self.engine, self.keeper)
         self.publisher = Publisher(
@@ -134,9 +128,10 @@ class SessionHub:
         self.prefetcher = Prefetcher(
             store, self.prompting, self.engine, self.keeper, self._salts, self.quotas.check_open
         )
+        self.drafting = Drafting(self._beginner, self.engine, self.turns, self._salts, self.quotas.check_open)
         self.tool_waits = ToolWaits(self.keeper, clock)
         self._aftermath = Aftermath(self._heads, self._remembered, self.keeper, self.tool_waits)
-        self.deleting = Deleting(store, self._heads, self._recent, self.keeper, self.live_of_session, self.end)
+        self.deleting = Deleting(store, self._heads, self._recent, self.keeper, self.turns.of_session, self.end)
         self.erasing = Erasing(store, self.deleting, self.keeper, self._remembered, self._end_turns_of, self.end)
         self._delivery = Delivery(
             self.turns,
@@ -155,22 +150,6 @@ class SessionHub:
         self._keeping: asyncio.Task[None] | None = None
         self._republishing: set[asyncio.Task[None]] = set()
         self._closing = False
-
-    def _host(
-        self,
-        engine: Callable[[], Engine] | Program | Mapping[str, Program | RayReplica],
-        hearers: Hearers,
-        breaker: Breaker | None,
-    ) -> EngineHost:
-        match engine:
-            case Program():
-                return EngineProcess(engine, hearers, breaker)
-            case Mapping():
-                again = breaker.another if breaker else lambda: None
-                hosts = {name: partial(EngineProcess, one, breaker=again()) for name, one in engine.items()}
-                return EngineReplicas(hosts, hearers, clock=self._clock)
-            case _:
-                return EngineThread(self._constraining.shared_with(engine), hearers, breaker)
 
     # -- opening and closing ------------------------------------------------------------------------------------------
 
@@ -219,8 +198,7 @@ class SessionHub:
         if self._keeping:
             self._keeping.cancel()
         await self.prefetcher.close()
-        if self._beginning:
-            await asyncio.wait(list(self._beginning.values()))
+        await self.turns.all_begun()
         await self.engine.stop()
         if self._republishing:
             await asyncio.wait(self._republishing)
@@ -305,7 +283,7 @@ class SessionHub:
     async def _store_and_start(self, begun: Sequence[Begun]) -> None:
         """All of it or nothing, also when the caller is cancelled meanwhile: a row without a turn is an orphan."""
         storing = asyncio.get_running_loop().create_task(self._acknowledge(begun))
-        self._beginning |= {turn.id: storing for turn, _ in begun}
+        self.turns.beginning |= {turn.id: storing for turn, _ in begun}
         try:
             await asyncio.shield(storing)
         except asyncio.CancelledError:
@@ -326,7 +304,7 @@ class SessionHub:
             self.turns |= {turn.id: turn for turn, _ in begun}
         finally:
             for turn, _ in begun:
-                del self._beginning[turn.id]
+                del self.turns.beginning[turn.id]
         for turn, row in begun:
             turn.parent = row.parent_hash
             turn.owner = self._heads.of(turn.request, turn.id, row.parent_hash)
@@ -368,7 +346,7 @@ class SessionHub:
         Raises:
             ResponseNotFound: no such turn runs.
         """
-        turn = self.live(tenant, turn_id)
+        turn = self.turns.live(tenant, turn_id)
         if turn is None:
             raise ResponseNotFound(f"no response {shown(turn_id)} is running")
         self._cancel(turn)
@@ -381,59 +359,18 @@ class SessionHub:
             with suppress(EngineStopped):  # then it ends
                 self.engine.send(AttendRequest(turn.request.id, is_read))
 
-    async def begun(self, turn_id: str) -> None:
-        """Wait for a turn whose row is stored to be live, if it is just beginning."""
-        if beginning := self._beginning.get(turn_id):
-            await asyncio.wait([beginning])
-
     async def end(self, tenant: str, turn_id: str) -> None:
         """Cancel a turn, if it runs or is just beginning, and wait for its end."""
-        await self.begun(turn_id)
-        if turn := self.live(tenant, turn_id):
+        await self.turns.begun(turn_id)
+        if turn := self.turns.live(tenant, turn_id):
             with suppress(EngineStopped):  # then it ends all the same
                 self.cancel(tenant, turn_id)
             await turn.stream.end()
 
     async def _end_turns_of(self, tenant: str) -> None:
-        if self._beginning:  # anybody's: a moment each, and some of them may be this tenant's
-            await asyncio.wait(set(self._beginning.values()))
-        for turn in [turn for turn in self.turns.values() if turn.request.tenant == tenant]:
+        await self.turns.all_begun()  # some of them may be this tenant's
+        for turn in self.turns.of_tenant(tenant):
             await self.end(tenant, turn.id)
-
-    def live(self, tenant: str, turn_id: str) -> LiveTurn | None:
-        turn = self.turns.get(turn_id)
-        return turn if turn and turn.request.tenant == tenant else None
-
-    def told(self, tenant: str, turn_id: str) -> LiveTurn | None:
-        """A turn whose events can be told from the first on: one that runs, or has ended a moment ago."""
-        turn = self.turns.get(turn_id) or self._recent.get(turn_id, self._clock())
-        return turn if turn and turn.request.tenant == tenant else None
-
-    def live_of_session(self, tenant: str, session_id: str | None) -> LiveTurn | None:
-        """None of what has no session."""
-        if session_id is None:
-            return None
-        found = (t for t in self.turns.values() if t.request.session_id == session_id and t.request.tenant == tenant)
-        return next(found, None)
-
-    async def draft(self, request: TurnRequest, writer: str, goes_on: Callable[[], bool]) -> None:
-        """``writer`` is still writing this turn: compute its prompt as far as it has settled, while there is nothing
-        else to compute. ``goes_on``: whether that is still so once the prompt is there. A draft's owner has no tenant:
-        nobody is told of it. Its tokens are not counted: the turn's own are.
-
-        Raises:
-            TenantPaused, ConversationNotFound, PreviousResponseNotFound, SessionBusy, InputTooLong, InvalidRequest,
-            StoreError, EngineStopped.
-        """
-        self.quotas.check_open(request.tenant)
-        if self.live_of_session(request.tenant, request.session_id):
-            return
-        ids = list((await self._beginner.settled(request))[: self.max_model_len - 1])
-        salt = self._salts.of(request.tenant)
-        self.quotas.check_open(request.tenant)  # it may have been paused meanwhile
-        if goes_on():
-            session = owner_of(request.tenant, request.session_id) if request.session_id else ""
-            self.engine.send(DraftRequest(owner=f"\0{writer}", prompt_token_ids=ids, salt=salt, session=session))
 
     async def prompt(self, request: TurnRequest) -> Sequence[int]:
         """The ids that the request would ask the model with, of which nothing is computed.
@@ -442,21 +379,6 @@ class SessionHub:
             ConversationNotFound, PreviousResponseNotFound, SessionBusy, InputTooLong, InvalidRequest, StoreError.
         """
         return (await self._beginner.question(request))[2].prompt.token_ids
-
-    def end_draft(self, writer: str) -> None:
-        """``writer`` has sent it, or will not."""
-        with suppress(EngineStopped):
-            self.engine.send(DraftRequest(owner=f"\0{writer}"))
-
-    async def append_messages(self, tenant: str, session_id: str, new: Sequence[NewMessage]) -> tuple[MessageHash, ...]:
-        """Add messages to a session without a turn; raises what ``Store.append_messages`` does."""
-        try:
-            return await self.store.append_messages(tenant, session_id, new, now=self.wall())
-        except SessionBusy:
-            if self.live_of_session(tenant, session_id):
-                raise
-            await self.orphans.end(tenant)
-            return await self.store.append_messages(tenant, session_id, new, now=self.wall())
 
     def _check_open(self) -> None:
         if self._closing:

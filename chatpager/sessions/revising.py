@@ -1,4 +1,5 @@
-"""What changes a conversation's past: going back to an earlier answer, and a summary in place of what is long ago.
+"""What changes a conversation without a turn: messages behind its last, going back to an earlier answer, and a summary
+in place of what is long ago.
 
 Nothing that a turn said or was asked is deleted: the conversation only goes on from elsewhere. Its blocks behind what
 is left of it are nobody's at once, unless other conversations have them.
@@ -7,7 +8,7 @@ is left of it are nobody's at once, unless other conversations have them.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from chatpager.errors import ContextLengthExceeded, InvalidRequest, RequestError, SessionBusy
 from chatpager.sessions.around import around_of
@@ -18,8 +19,9 @@ from chatpager.sessions.prompting import Prompting
 from chatpager.sessions.receipt import common_prefix
 from chatpager.sessions.remembered import Past, Remembered
 from chatpager.sessions.to_the_end import to_the_end
-from chatpager.store import Message, NewMessage, Session, Store, Turn, text_content
+from chatpager.store import Message, MessageHash, NewMessage, Session, Store, Turn, text_content
 
+T = TypeVar("T")
 Role = Literal["system", "user", "assistant"]
 INSTRUCTING = ("system", "developer")
 
@@ -42,6 +44,14 @@ class Revising:
         self._remembered = remembered
         self._keeper = keeper
         self._wall = wall
+
+    async def append(self, tenant: str, session_id: str, new: Sequence[NewMessage]) -> tuple[MessageHash, ...]:
+        """Messages are added without a turn; raises what ``Store.append_messages`` does."""
+
+        def append() -> Awaitable[tuple[MessageHash, ...]]:
+            return self._store.append_messages(tenant, session_id, new, now=self._wall())
+
+        return await self._unless_busy(tenant, append)
 
     async def rewind(self, tenant: str, session_id: str, turn: Turn) -> Session:
         """The conversation ends with this turn's answer again, which may also be one that it had left.
@@ -136,7 +146,7 @@ class Revising:
         question = await self._prompting.question(tenant, chain, around_of(asked).next_turn(), asks=False)
         return question.prompt.token_ids
 
-    async def _unless_busy(self, tenant: str, change: Callable[[], Awaitable[Session]]) -> Session:
+    async def _unless_busy(self, tenant: str, change: Callable[[], Awaitable[T]]) -> T:
         """What is busy with a turn that nobody runs any more is not."""
         try:
             return await change()

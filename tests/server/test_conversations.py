@@ -145,7 +145,7 @@ async def test_delete_ends_the_turn_that_runs(server):
     assert row["chatpager"]["active_response_id"] == turn.id
     await server.held()
     assert (await server.delete(f"{PATH}/{conversation}", params={"idle_ms": "100000"})).status == 409
-    assert server.hub.live(turn.request.tenant, turn.id) is turn
+    assert server.hub.turns.live(turn.request.tenant, turn.id) is turn
     deleting = asyncio.create_task(server.delete(f"{PATH}/{conversation}"))
     await eventually(lambda: not server.hub.engine._commands.empty())
     server.gate.open()

@@ -147,7 +147,7 @@ async def test_while_the_conversation_is_answered_there_is_no_draft_of_it(server
 
 async def test_of_sockets_that_close_without_a_draft_the_engine_hears_nothing(server, monkeypatch):
     ended = []
-    monkeypatch.setattr(server.hub, "end_draft", ended.append)
+    monkeypatch.setattr(server.hub.drafting, "end", ended.append)
     async with server.socket(extended=True) as socket, server.socket():
         await socket.create("Hello")
         await socket.rest()

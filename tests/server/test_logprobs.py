@@ -141,7 +141,7 @@ async def test_a_response_has_them_in_its_item_and_in_its_events(server, monkeyp
         assert {key: one[key] for key in best} == best, "greedy draws the likeliest"
     assert (await server.get("/v1/responses/" + whole["id"])).json == whole, "what is stored keeps them"
     assert written == [False, False], "of both there may be thousands"
-    turn = server.hub.told("default", whole["id"])
+    turn = server.hub.turns.told("default", whole["id"])
     assert turn.request.body(turn, turn.stream.ended).output, "not made dictionaries of, in the event loop"
     async with server.events("/v1/responses", {"input": "Hello", **GREEDY, **ASKED}) as events:
         over_http = [data async for _, data in events]

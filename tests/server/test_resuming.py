@@ -148,7 +148,7 @@ async def test_lanes_of_one_socket_share_a_past(server):
 
 async def test_frames_that_were_made_for_those_who_come_back_have_a_room_of_their_own(server):
     """What was made first gives way, and what is not kept any more leaves it."""
-    turns = [server.hub.told("default", (await server.respond("Hello", **LONG))["id"]) for _ in range(3)]
+    turns = [server.hub.turns.told("default", (await server.respond("Hello", **LONG))["id"]) for _ in range(3)]
     ample = Replays()
     sizes = [sum(FRAME_BYTES + len(frame) for frame in ample.of(turn)) for turn in turns]
     replays = Replays(size=sum(sizes) - 1)

@@ -36,7 +36,7 @@ async def test_a_turn_knows_the_request_that_began_it(server):
         await socket.rest()
     answers = await asyncio.gather(*(server.post("/v1/responses", {"input": "a", **GREEDY}) for _ in range(3)))
     for answer in answers:
-        told = server.hub.told("default", answer.json["id"])
+        told = server.hub.turns.told("default", answer.json["id"])
         assert told.request_id == answer.headers["x-request-id"]
 
 

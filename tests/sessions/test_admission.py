@@ -189,15 +189,15 @@ class TestCancel:
             turn = await r.hub.submit(r.request("b"))
             with pytest.raises(ResponseNotFound):
                 r.hub.cancel("other", turn.id)
-            assert r.hub.live("other", turn.id) is None
-            assert r.hub.live(TENANT, turn.id) is turn
+            assert r.hub.turns.live("other", turn.id) is None
+            assert r.hub.turns.live(TENANT, turn.id) is turn
             gate.open()
             await turn.stream.end()
 
 
 async def test_nothing_is_computed_of_a_draft_whose_tenant_is_paused_while_its_prompt_is_made(rig):
     async with rig() as r:
-        drafting = asyncio.ensure_future(r.hub.draft(r.request("hello " * 20), "writer", lambda: True))
+        drafting = asyncio.ensure_future(r.hub.drafting.draft(r.request("hello " * 20), "writer", lambda: True))
         await asyncio.sleep(0)  # it is at the store
         r.hub.quotas.change(Limits(kind="tenant", name=TENANT, paused_at=1))
         with pytest.raises(TenantPaused):

@@ -116,11 +116,11 @@ class TestLiveTurns:
             gate = r.hold()
             session = await r.session()
             turn = await r.hub.submit(r.request("a", session=session))
-            assert r.hub.live_of_session(TENANT, session) is turn
-            assert r.hub.live_of_session("other", session) is None
+            assert r.hub.turns.of_session(TENANT, session) is turn
+            assert r.hub.turns.of_session("other", session) is None
             gate.open()
             await turn.stream.end()
-            assert r.hub.live_of_session(TENANT, session) is None
+            assert r.hub.turns.of_session(TENANT, session) is None
 
     async def test_draining_an_idle_server_takes_no_time(self, rig):
         async with rig() as r:

@@ -67,7 +67,7 @@ async def test_messages_can_be_added_behind_an_answer_whose_end_is_not_stored(ri
         session = await r.session()
         monkeypatch.setattr(r.hub.store, "finish_turn", failing(r.hub.store.finish_turn, 1))
         await r.ask("a", session=session)
-        await r.hub.append_messages(TENANT, session, [r.request("b").messages[0]])
+        await r.hub.revising.append(TENANT, session, [r.request("b").messages[0]])
         assert [text for _, text, _ in await r.texts(session)] == ["a", "ok", "b"]
 
 
@@ -202,7 +202,7 @@ async def test_a_turn_that_is_just_beginning_is_ended_before_its_tenant_is_erase
             return await begin_turns(rows)
 
         async def deletes(tenant, turn_id):
-            ends.append(r.hub.live(tenant, turn_id))
+            ends.append(r.hub.turns.live(tenant, turn_id))
             return await delete_turn(tenant, turn_id)
 
         def sends(command):
