@@ -29,8 +29,6 @@ class Moving:
     ) -> None:
         self._hosts, self._homes, self._tell = hosts, homes, tell
         self.parts = Parts()
-        self.moves = 0
-        """Answers, or requests of several, that went on elsewhere."""
 
     def begin(self, command: AddRequest) -> bool:
         """False: no replica takes it."""
@@ -90,7 +88,6 @@ class Moving:
                 told += part.ended(FinishReason.ERROR, error=LOST)
                 continue
             for moved in part.moved():
-                self.moves += 1
                 self._put(moved)
         if lost:
             log.error("turns.lost", turns=lost, moves=MOST_MOVES)
