@@ -220,10 +220,9 @@ class Database:
         if self._visits is None:
             async with self.read() as c:
                 return await work(c)
-        self._check_usable()
         self.transactions["read"] += 1
         with faults.translated(self.shown):
-            return await self._visits.read(work, long=long)
+            return await self._visits.read(work, self._check_file, long=long)
 
     async def writing(
         self,
@@ -335,6 +334,12 @@ class Database:
     @property
     def unusable(self) -> str:
         """Why nothing can be read or written any more before a restart, or nothing."""
+        self._look_for_file()
+        if not self._unusable and isinstance(self._claim, claim.FileClaim):
+            self._unusable = self._claim.lost()
+        return self._unusable
+
+    def _look_for_file(self) -> None:
         if self.file and self._identity and not self._unusable:
             try:
                 gone = _identity(self.file) != self._identity
@@ -342,12 +347,15 @@ class Database:
                 gone = False
             # SQLite would go on writing into a file that no longer has a name.
             self._unusable = "was moved or deleted" if gone else ""
-        if not self._unusable and isinstance(self._claim, claim.FileClaim):
-            self._unusable = self._claim.lost()
-        return self._unusable
 
     def _check_usable(self) -> None:
         if self.unusable:
+            raise StoreError(f"the database {self.shown} {self._unusable}")
+
+    def _check_file(self) -> None:
+        """``_check_usable`` for who only reads, from any thread."""
+        self._look_for_file()
+        if self._unusable:
             raise StoreError(f"the database {self.shown} {self._unusable}")
 
 

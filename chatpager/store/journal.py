@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import ColumnElement, Delete, bindparam, delete, exists, select, true, update
+from sqlalchemy import ColumnElement, bindparam, delete, exists, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from chatpager.store import chain, step_log
@@ -67,29 +67,21 @@ async def read(c: AsyncConnection, turn_id: str, steps: Mapping[str, Sequence[Ro
 async def clear(c: AsyncConnection, of: ColumnElement[bool]) -> None:
     """Forget the journal of the turns for which ``of`` holds, which have ended. What the last steps hold of them goes
     with these steps; at once where no turn is live."""
-    await _clear(c, _clearing(of), {})
+    await c.execute(delete(turn_journal).where(turn_journal.c.turn_id.in_(select(turns.c.id).where(of))))
+    if c.dialect.name == "sqlite":
+        # Of a turn without a session ``of`` may be NULL, and so would "not" be.
+        await c.execute(delete(turn_journal).where(_STEPS, ~exists().where(LIVE, of.is_not(true()))))
 
 
 async def clear_turn(c: AsyncConnection, turn_id: str) -> None:
-    """``clear`` of one turn."""
-    await _clear(c, _CLEARING_ONE, {"id": turn_id})
+    """``clear`` of one turn, in one statement: each is a way from its thread to SQLite and back."""
+    await c.execute(_CLEAR_ONE_AND_STEPS if c.dialect.name == "sqlite" else _CLEAR_ONE, {"id": turn_id})
 
 
-def _clearing(of: ColumnElement[bool]) -> tuple[Delete, Delete]:
-    """What deletes the rows of these turns, and what SQLite has of the last steps of no other live one."""
-    own = delete(turn_journal).where(turn_journal.c.turn_id.in_(select(turns.c.id).where(of)))
-    # Of a turn without a session ``of`` may be NULL, and so would "not" be.
-    return own, delete(turn_journal).where(_STEPS, ~exists().where(LIVE, of.is_not(true())))
-
-
-_CLEARING_ONE = _clearing(turns.c.id == bindparam("id"))
-
-
-async def _clear(c: AsyncConnection, clearing: tuple[Delete, Delete], values: Mapping[str, str]) -> None:
-    own, steps = clearing
-    await c.execute(own, values)
-    if c.dialect.name == "sqlite":
-        await c.execute(steps, values)
+_OF_ONE = turn_journal.c.turn_id == bindparam("id")
+_CLEAR_ONE = delete(turn_journal).where(_OF_ONE)
+_ALONE = ~exists().where(LIVE, turns.c.id != bindparam("id"))
+_CLEAR_ONE_AND_STEPS = delete(turn_journal).where(_OF_ONE | (_STEPS & _ALONE))
 
 
 async def clear_deleted(c: AsyncConnection, of: ColumnElement[bool]) -> None:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from sqlalchemy import CTE, ColumnElement, Select, SelectBase, bindparam, delete, exists, select
+from sqlalchemy import CTE, ColumnElement, Select, SelectBase, bindparam, case, delete, exists, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from chatpager.errors import NotFound
@@ -30,13 +30,43 @@ _ONE = (messages.c.hash == bindparam("hash"), messages.c.tenant == bindparam("te
 _NAMES_OF = select(messages.c.hash, messages.c.content_hash).where(*_ONE)
 
 
-def _chain() -> Select[Any]:
+def _chain() -> CTE:
     """The rows of the chain that ends at the ``_ONE``."""
     walk = select(messages).where(*_ONE).cte("walk", recursive=True)
-    return select(walk.union_all(select(messages).join(walk, messages.c.hash == walk.c.parent_hash)))
+    return walk.union_all(select(messages).join(walk, messages.c.hash == walk.c.parent_hash))
 
 
-_CHAIN = _chain()
+def _in_one_row(chain: CTE) -> Select[Any]:
+    """The same as JSON: at every row of SQLite's a thread gives the interpreter away, and waits for it behind that."""
+    ids = chain.c.token_ids
+    fields = [case((ids.is_not(None), func.hex(ids))) if column is ids else column for column in chain.c]
+    return select(func.json_group_array(func.json_array(*fields)))
+
+
+_CHAIN = select(_chain())
+_CHAIN_IN_ONE_ROW = _in_one_row(_chain())
+
+
+class _Row(msgspec.Struct, array_like=True, gc=False):
+    """Of ``_CHAIN_IN_ONE_ROW``, in the order of the table's columns."""
+
+    hash: str
+    parent_hash: str | None
+    content_hash: str
+    tenant: str
+    role: str
+    content: str
+    hex_ids: str | None
+    vocab: str | None
+    status: str
+    created_at: int
+
+    @property
+    def token_ids(self) -> bytes | None:
+        return None if self.hex_ids is None else bytes.fromhex(self.hex_ids)
+
+
+_rows = msgspec.json.Decoder(list[_Row])
 
 
 def batched(hashes: Sequence[MessageHash]) -> Iterator[Sequence[MessageHash]]:
@@ -105,7 +135,10 @@ async def is_stored(c: AsyncConnection, tenant: str, hash: MessageHash) -> bool:
 
 async def _found(c: AsyncConnection, tenant: str, tip: MessageHash) -> Sequence[Any]:
     """The rows of the chain that ends at ``tip``, in any order."""
-    rows: Sequence[Any] = (await c.execute(_CHAIN, {"hash": tip, "tenant": tenant})).all()
+    of = {"hash": tip, "tenant": tenant}
+    if c.dialect.name == "sqlite":
+        return _rows.decode((await c.execute(_CHAIN_IN_ONE_ROW, of)).scalar_one())
+    rows: Sequence[Any] = (await c.execute(_CHAIN, of)).all()
     return rows
 
 
@@ -124,7 +157,7 @@ def _read(found: Sequence[Any], tip: MessageHash) -> list[Message]:
 
 
 def _record(row: Any) -> Message:
-    fields = dict(zip(_NAMES, row, strict=True))
+    fields = {name: getattr(row, name) for name in _NAMES}
     fields["content"] = msgspec.json.decode(fields["content"])
     fields["token_ids"] = None if fields["token_ids"] is None else chain.unpack(fields["token_ids"])
     return Message(**fields)

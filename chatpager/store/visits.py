@@ -75,8 +75,9 @@ class Visits:
         self._searchers = ThreadPoolExecutor(SEARCHERS, "chatpager-searches")
         self._writer = ThreadPoolExecutor(1, "chatpager-writes")
 
-    async def read(self, work: Work[T], *, long: bool = False) -> T:
-        return await in_thread(self._searchers if long else self._readers, self._run, "BEGIN", work, None)
+    async def read(self, work: Work[T], check: Callable[[], None], *, long: bool = False) -> T:
+        """What ``work`` returns, unless ``check``, which is called in the thread, raises."""
+        return await in_thread(self._searchers if long else self._readers, self._read, work, check)
 
     async def write(self, asked: Sequence[Asked]) -> list[Any]:
         """Of each what its work returned, committed, or the exception that it ended with, and nothing of it is written:
@@ -93,6 +94,10 @@ class Visits:
         for threads in (self._readers, self._searchers, self._writer):
             await asyncio.to_thread(threads.shutdown)
         self._engine.dispose()
+
+    def _read(self, work: Work[T], check: Callable[[], None]) -> T:
+        check()
+        return self._run("BEGIN", work, None)
 
     def _run(self, begin: str, work: Work[T], before_commit: Callable[[], None] | None) -> T:
         with self._engine.connect() as c:
