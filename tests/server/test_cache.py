@@ -32,7 +32,7 @@ async def test_a_conversations_cache(server):
         "tokens": computed, "device_tokens": computed, "host_tokens": 0, "disk_tokens": 0, "shared_tokens": 0,
     }  # fmt: skip
     assert (lease["strength"], lease["tokens"]) == ("soft", computed)
-    assert 50 < lease["seconds_left"] <= 60
+    assert 30 < lease["seconds_left"] <= 60
 
 
 async def test_branches_that_begin_at_once_have_one_head(server):
@@ -81,7 +81,7 @@ async def test_a_pin_for_longer_than_a_lease_lasts_says_how_long(server):
     pin = (await server.call("PUT", f"{PATH}/{conversation}/pin", {"ttl": 7200})).json
     assert 7190 < pin["expires_in"] <= 7200
     [hard] = [x for x in (await server.get(f"{PATH}/{conversation}/cache")).json["leases"] if x["strength"] == "hard"]
-    assert 7190 < hard["seconds_left"] <= 7200
+    assert 7000 < hard["seconds_left"] <= 7200
     [first] = (await server.get("/v1/cache/top?limit=1")).json["data"]
     assert max(lease["seconds_left"] for lease in first["leases"]) > 7190
 
@@ -115,7 +115,7 @@ async def test_a_wish_of_a_turn_does_not_shorten_a_pin(server):
     await server.call("PUT", f"{PATH}/{conversation}/pin", {"ttl": 7200})
     await server.respond("And?", conversation=conversation, chatpager={"pin": {"ttl": 5}})
     leases = (await server.get(f"{PATH}/{conversation}/cache")).json["leases"]
-    assert max(lease["seconds_left"] for lease in leases) > 7190
+    assert max(lease["seconds_left"] for lease in leases) > 7000
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ async def test_a_wish_for_a_lifetime_is_a_pin(server, wish, seconds):
     conversation, _ = await talked(server)
     await server.respond(LONG, conversation=conversation, **wish)
     pin = server.hub.keeper._pins.get(owner_of("default", conversation))
-    assert (round(pin.until - time.monotonic(), -1) if pin else 0) == seconds
+    assert (pin.until - time.monotonic() if pin else 0) == pytest.approx(seconds, abs=60)
     leases = (await server.get(f"{PATH}/{conversation}/cache")).json["leases"]
     assert ("hard" in {lease["strength"] for lease in leases}) == (seconds > 0)
 
@@ -149,7 +149,7 @@ async def test_marks_on_messages_and_parts_pin_a_stateless_conversation_and_are_
         counts.append(answer.json["usage"]["prompt_tokens"])
     assert counts[0] == counts[1]
     [pin] = server.hub.keeper._pins.values()
-    assert round(pin.until - time.monotonic(), -1) == 3600
+    assert pin.until - time.monotonic() == pytest.approx(3600, abs=60)
 
 
 async def test_the_same_asked_once_more_without_a_mark_leaves_it_pinned(server):
@@ -159,7 +159,7 @@ async def test_the_same_asked_once_more_without_a_mark_leaves_it_pinned(server):
     await server.post("/v1/chat/completions", asked)
     [(owner, pin)] = server.hub.keeper._pins.items()
     assert owner != before, "another head stands at the conversation's end"
-    assert round(pin.until - time.monotonic(), -1) == 3600
+    assert pin.until - time.monotonic() == pytest.approx(3600, abs=60)
     top = (await server.get("/v1/cache/top")).json["data"]
     assert ["hard" in {lease["strength"] for lease in row["leases"]} for row in top] == [True]
 
