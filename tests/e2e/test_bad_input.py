@@ -16,6 +16,7 @@ from tests.reliability.inside import told_inside
 TOO_LARGE = "x" * (ServerConfig().max_message_bytes + 1)
 TOO_LONG = "word " * 9000
 DEEP = "[" * 10_000
+ONE_TOKEN = {"input": "Hello", "max_output_tokens": 1, "ignore_eos": True}
 
 # What is asked -> the error's code and param, the same over every wire.
 TURNS = {
@@ -142,7 +143,7 @@ def ask(url, method, path, body=None, **headers):
 
 def is_well(url):
     """One whole turn goes through."""
-    status, answer = ask(url, "POST", "/v1/responses", json.dumps({"input": "Hello", "max_output_tokens": 1}))
+    status, answer = ask(url, "POST", "/v1/responses", json.dumps(ONE_TOKEN))
     return status == 200 and answer["status"] == "incomplete"
 
 
@@ -174,7 +175,7 @@ async def receive(socket):
 
 async def is_well_on(socket):
     """One whole turn goes through on this socket, and nothing else comes."""
-    await socket.send(json.dumps({"type": "response.create", "input": "Hello", "max_output_tokens": 1}))
+    await socket.send(json.dumps({"type": "response.create", **ONE_TOKEN}))
     kinds = [(await receive(socket))["type"]]
     while not kinds[-1].startswith(("error", "response.incomplete")):
         kinds.append((await receive(socket))["type"])

@@ -57,7 +57,7 @@ async def test_two_lanes_at_once_of_which_one_forks_from_the_other(server_url):
         openai.AsyncOpenAI(base_url=f"{server_url}/v1", api_key="-") as client,
         client.beta.responses.connect() as connection,
     ):
-        create = {"type": "response.create", **WANTED}
+        create = {"type": "response.create", **WANTED, "max_output_tokens": 150}  # or one ends before the other begins
         story = "My name is Ada and I live in Oslo. I like tea and rain. Please remember all of it."
         await connection.send({**create, "input": story, "stream_id": "one"})
         first = (await until_ended(connection, 1))["one"]

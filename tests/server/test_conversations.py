@@ -173,16 +173,24 @@ async def held_beginning(server, monkeypatch):
         go_on.set()
 
 
+async def is_cancelled(server, asking):
+    """Lets the engine go on once the turn that is asked for has no more to say to it than that it is cancelled."""
+    await eventually(lambda: asking.done() or (server.gate.waited_for and not server.hub.engine._commands.empty()))
+    server.gate.open()
+
+
 async def test_delete_leaves_nothing_of_a_turn_that_is_just_being_stored(server, monkeypatch):
     conversation = await server.conversation()
     async with held_beginning(server, monkeypatch) as stored:
         body = {"input": "my secret", "conversation": conversation, **GREEDY, "max_output_tokens": 300}
         asking = asyncio.create_task(server.post("/v1/responses", body))
         await stored.wait()
+        server.gate.hold()
         deleting = asyncio.create_task(server.delete(f"{PATH}/{conversation}"))
         while (await server.get(f"{PATH}/{conversation}")).status != 404:
             pass
         assert not deleting.done()
+    await is_cancelled(server, asking)
     assert (await deleting).status == 200
     told = (await asking).json
     assert told["status"] == "cancelled"
@@ -196,11 +204,13 @@ async def test_delete_goes_on_when_its_client_leaves(server, monkeypatch):
         body = {"input": "my secret", "conversation": conversation, **GREEDY, "max_output_tokens": 300}
         asking = asyncio.create_task(server.post("/v1/responses", body))
         await stored.wait()
+        server.gate.hold()
         deleting = asyncio.create_task(server.delete(f"{PATH}/{conversation}"))
         while (await server.get(f"{PATH}/{conversation}")).status != 404:
             pass
         deleting.cancel()
         await asyncio.wait([deleting])
+    await is_cancelled(server, asking)
     assert (await asking).json["status"] == "cancelled"
     async with asyncio.timeout(DEADLINE):
         while (await count(server.service.store))["messages"]:
