@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import get_args
 
 from chatpager.config import EngineConfig
-from chatpager.engine.attempts import Attempts
 from chatpager.engine.block_pool import BlockPool
 from chatpager.engine.cache_events import CacheEvent
 from chatpager.engine.drafts import DRAFT, ONE_TOKEN, Drafts
@@ -25,22 +24,19 @@ from chatpager.engine.messages import (
 )
 from chatpager.engine.open_requests import OpenRequests
 from chatpager.engine.open_tiers import open_tiers
-from chatpager.engine.overlap import overlapping
-from chatpager.engine.plan import Limits, Plan, Row
+from chatpager.engine.plan import Limits
 from chatpager.engine.prefix_cache import PrefixCache
 from chatpager.engine.published import PublishedPrefix
 from chatpager.engine.request import Request
 from chatpager.engine.runner import Runner
-from chatpager.engine.sampler import Sampled
 from chatpager.engine.scheduler import Scheduler
-from chatpager.engine.sequence import Sequence, SequenceStatus, set_apart
+from chatpager.engine.sequence import SequenceStatus, set_apart
 from chatpager.engine.stats import EngineStats, cache_stats, memory_stats, tier_stats
+from chatpager.engine.steps import Steps
 from chatpager.engine.tiers import TRIED_BLOCKS, Tiers
-from chatpager.errors import EngineError, InvalidRequest, NumericError
+from chatpager.errors import InvalidRequest
 
 FINGERPRINT_DIGITS = 12
-MEASURED_BLOCKS = 4
-"""Blocks that a step must compute for its time to say something about one."""
 
 
 class Engine:
@@ -88,10 +84,7 @@ class Engine:
         self.published = self._intake.published
         self.sessions = KnownSessions(self.cache, self.published, self.drafts, max_model_len=runner.max_model_len)
         self._requests = OpenRequests(self.scheduler, self.sessions, self.leases)
-        self._attempts = Attempts(runner)
-        self._overlap = overlapping(config.overlap, self.scheduler, runner, self._attempts)
-        self.on_launch: Callable[[], None] = lambda: None
-        """Called where a step is planned and its model about to run, which leaves the interpreter to other threads."""
+        self.steps = Steps(self.scheduler, self.cache, runner, self._requests, self.drafts, overlap=config.overlap)
 
     @property
     def grammars(self) -> GrammarCompiler | None:
@@ -214,8 +207,7 @@ class Engine:
     @property
     def computes(self) -> bool:
         """Whether the next step has something for the model, as far as can be told before it is planned."""
-        flies = self._overlap is not None and self._overlap.flies
-        return bool(self.scheduler.running or self.scheduler.waiting or flies)
+        return bool(self.scheduler.running or self.scheduler.waiting or self.steps.flies)
 
     def step(self, clock: Callable[[], float]) -> list[StepOutput]:
         """Compute one step and say what it brought. ``clock`` is any that does not go back, in seconds. After one that
@@ -224,7 +216,7 @@ class Engine:
             self.tiers.give_way(self.computes)
         self._speculate(clock())
         try:
-            self._step(clock)
+            self.steps.compute(clock)
         finally:
             self.scheduler.copies.settle()
         self.drafts.settle()
@@ -238,93 +230,6 @@ class Engine:
         if not self.computes and (part := self.drafts.next_slice()):
             self._requests[DRAFT] = Request([part], now, unfinished={0})
             self.scheduler.add(part)
-
-    def _step(self, clock: Callable[[], float]) -> None:
-        now = clock()
-        self.leases.tick(now)
-        plan = None
-        if self._overlap is None or not self._overlap.flies:
-            plan = self.scheduler.schedule()
-            if not plan.rows:
-                told = self._requests.outputs
-                assert told or not self.scheduler.waiting or self.scheduler.running, "requests wait and nothing runs"
-                return
-            self._begin(plan, now)
-        plan, computed = self._compute(plan)
-        began, now = now, clock()
-        self._time_step(plan, now - began)
-        for row, result in computed:
-            if row.seq.status is not SequenceStatus.RUNNING:
-                continue  # it left while the step ran, or a sibling's failure ended its request a moment ago
-            if isinstance(result, EngineError):
-                self._fail(row, result)
-            else:
-                self._advance(row, result, now)
-
-    def _begin(self, plan: Plan, now: float) -> None:
-        for row in plan.rows:
-            seq = row.seq
-            if seq.sampled_at is not None:
-                continue
-            request = self._requests[seq.request_id]
-            if request.started is None:
-                request.started = now
-                request.draft_tokens = self._claim_draft(seq)
-
-    def _compute(self, plan: Plan | None) -> tuple[Plan, list[tuple[Row, list[Sampled] | EngineError]]]:
-        """``plan``, or the step that was launched ahead."""
-        try:
-            if self._overlap is not None:
-                return self._overlap.compute(plan, self.on_launch)
-            assert plan is not None
-            self.on_launch()
-            return plan, self._attempts.compute(plan)
-        except BaseException:
-            if plan is not None:
-                self.scheduler.copies.take_back(plan)
-            raise
-
-    def _claim_draft(self, seq: Sequence) -> int:
-        if seq.speculative or not self.cache.enabled:
-            return 0
-        names = seq.full_hashes(self.cache.matchable_blocks(seq))
-        on_device = seq.cached_tokens - seq.restored_tokens.total()
-        return self.drafts.claim(names, on_device // self.config.block_size)
-
-    def _time_step(self, plan: Plan, seconds: float) -> None:
-        """For the size of coming steps; and what a block costs, where this one computed enough of them to tell."""
-        self.scheduler.took(plan, seconds)
-        if self.tiers is not None:
-            blocks = sum([row.count for row in plan.rows]) / self.config.block_size
-            if blocks >= MEASURED_BLOCKS:
-                self.tiers.times.compute.add(seconds / blocks)
-
-    def _advance(self, row: Row, sampled: list[Sampled], now: float) -> None:
-        for s in sampled:
-            if s.token_id is None and s.failure is None:
-                self._fail(row, NumericError("the model's logits are not numbers"))
-                return
-        self.scheduler.commit(row)
-        seq = row.seq
-        if not row.samples:
-            self._requests.tell_progress(seq, now)
-            return
-        if seq.sampled_at is None:
-            request = self._requests[seq.request_id]
-            if request.first_token is None:
-                request.first_token = now
-        for sample, s in zip(row.samples, sampled, strict=True):
-            if s.token_id is None:  # what was computed is sound, and its siblings follow the grammar elsewhere
-                self._requests.end_sequence(sample, FinishReason.ERROR, s.failure)
-                self._requests.forget(seq.request_id, sample.index)
-            else:
-                self._requests.tell_token(sample, s.token_id, s.logprobs, now)
-
-    def _fail(self, row: Row, error: EngineError) -> None:
-        """A request whose step went wrong ends; what it computed is not found again if it may be poisoned."""
-        if isinstance(error, NumericError):
-            self.cache.discard(row.seq)
-        self._requests.end_request(row.seq.request_id, FinishReason.ERROR, error)
 
     # -- the rest -----------------------------------------------------------------------------------------------------
 
@@ -348,9 +253,9 @@ class Engine:
             preemptions=self.scheduler.stats.preemptions,
             swaps=self.scheduler.stats.swaps,
             recomputed_tokens=self.scheduler.stats.recomputed_tokens,
-            repeated_tokens=self._attempts.repeated_tokens,
+            repeated_tokens=self.steps.attempts.repeated_tokens,
             deferred=self.scheduler.stats.deferred,
-            failed_steps=self._attempts.failed_steps,
+            failed_steps=self.steps.attempts.failed_steps,
             between_tokens=self._requests.between_tokens.distribution(),
         )
 
@@ -378,8 +283,7 @@ class Engine:
 
     def land(self) -> None:
         """Wait for a step that was launched ahead, and tell nothing of it: what somebody wants is computed again."""
-        if self._overlap is not None:
-            self._overlap.land()
+        self.steps.land()
 
     def audit(self) -> None:
         """Check every invariant of pool, cache and queues; asserts with the numbers."""

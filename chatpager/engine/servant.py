@@ -93,7 +93,7 @@ class Servant:
 
     def serve(self) -> None:
         """Until the engine shall end. Raises whatever it died of; what its steps brought has been told."""
-        self._engine.on_launch = self._tell_held
+        self._engine.steps.on_launch = self._tell_held
         try:
             while self._take():
                 self._step()

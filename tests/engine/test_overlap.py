@@ -207,12 +207,12 @@ def test_offline_no_step_is_left_under_way(tiny_model):
 
 def test_who_overlaps():
     engine = engine_of()
-    parts = engine.scheduler, engine.runner, engine._attempts
+    parts = engine.scheduler, engine.runner, engine.steps.attempts
     assert overlapping("off", *parts) is None and overlapping("auto", *parts) is not None
     engine.runner.is_apart = False
     assert overlapping("auto", *parts) is None and overlapping("on", *parts) is not None
     plain = make_engine()
-    assert overlapping("on", plain.scheduler, plain.runner, plain._attempts) is None
+    assert overlapping("on", plain.scheduler, plain.runner, plain.steps.attempts) is None
 
 
 class Workload:
