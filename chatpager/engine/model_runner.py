@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,8 +19,8 @@ from chatpager.engine.host_tier import Content
 from chatpager.engine.kv_cache import KVCache
 from chatpager.engine.open_tiers import most_contents
 from chatpager.engine.plan import Plan
+from chatpager.engine.pool_size import PoolSize, bytes_on_cpu, longest_context, pool_size, too_many_blocks
 from chatpager.engine.sampler import Drawn, Sampled, draw
-from chatpager.engine.sampling_params import SamplingParams
 from chatpager.engine.shared_prefix import Sharing
 from chatpager.engine.step_graphs import StepGraphs
 from chatpager.engine.thread_choice import ThreadChoice, candidates
@@ -31,11 +30,6 @@ from chatpager.kernels.configurations import shared_prefix_gate
 from chatpager.kernels.heuristics import shares_prefix
 from chatpager.kernels.paged_attention import Workspace
 
-MEMINFO = Path("/proc/meminfo")
-CPU_KV_BYTES = 4 << 30
-"""KV cache on a CPU when ``num_kv_blocks`` is not given: at most this (what vLLM takes there too)."""
-DEAREST = SamplingParams(top_p=0.9, presence_penalty=0.1, logprobs=1, seed=0)
-"""The way of drawing a token that takes most memory."""
 GRAPH_BYTES = 4 << 20
 """What the driver may take for a graph beside what is in it."""
 TRIAL_BLOCKS = 2
@@ -71,14 +65,13 @@ class ModelRunner:
         if self.kv_dtype is self.model.dtype:
             paged_attention.prepare(self.model.dtype, self.model.device, self.shape.head_dim)  # not in the first step
         self.block_size = config.block_size
-        self.max_model_len = self._max_model_len()
-        self.num_blocks = self._num_blocks()
+        self.num_blocks, self.max_model_len = self._size(longest_context(config, self.shape.max_positions))
         try:
             self._open(self.num_blocks)
         except (RuntimeError, TypeError) as error:  # torch's allocator; TypeError: a number past 64 bits
             if config.num_kv_blocks is None:
                 raise
-            raise self._too_many_blocks(config.num_kv_blocks) from error
+            raise too_many_blocks(config.num_kv_blocks, self.block_bytes, self.model.device) from error
         if self.is_apart:
             self._warm_up()
         else:
@@ -156,45 +149,10 @@ class ModelRunner:
         kept = self.kv_dtype
         return self.shape.bytes_per_token(kept.itemsize, kv_cache.scale_bytes(kept)) * self.block_size
 
-    def _max_model_len(self) -> int:
-        asked, longest = self.config.max_model_len, self.shape.max_positions
-        if asked is not None and asked > longest:
-            raise ConfigError("max_model_len", f"this model serves at most {longest} tokens", value=asked)
-        return asked or longest
-
-    def _num_blocks(self) -> int:
-        """Blocks of the pool, the null block included; a context shorter than one full sequence is refused or cut."""
-        needed = -(-self.max_model_len // self.block_size) + 2  # the null block, and one for a copied tail
-        given = self.config.num_kv_blocks
-        if given is not None:
-            if given < 3:
-                raise ConfigError("num_kv_blocks", "a pool has at least 3 blocks", value=given)
-            self._shorten_to(given, needed)
-            return given
-        blocks = self._kv_bytes() // self.block_bytes
-        self._shorten_to(blocks, needed)
-        return blocks
-
-    def _too_many_blocks(self, blocks: int) -> ConfigError:
-        problem = (
-            f"these blocks need {blocks * self.block_bytes:,} bytes ({self.block_bytes:,} each), more than "
-            f"{self.model.device} gives; lower it, or leave it out to take what fits"
-        )
-        return ConfigError("num_kv_blocks", problem, value=blocks)
-
-    def _shorten_to(self, blocks: int, needed: int) -> None:
-        """With too few blocks for a full-length sequence: cut the model's own length, refuse a length asked for."""
-        if blocks >= needed:
-            return
-        holds = max(0, blocks - 2) * self.block_size
-        if self.config.max_model_len is not None or holds < self.block_size:
-            raise ConfigError(
-                "max_model_len",
-                f"needs {needed} KV blocks of {self.block_bytes} bytes, but there are {blocks}: lower it to {holds}, "
-                "raise gpu_memory_utilization or num_kv_blocks, or use a smaller dtype or kv_cache_dtype",
-                value=self.max_model_len,
-            )
-        self.max_model_len = holds
+    def _size(self, longest: int) -> PoolSize:
+        """For sequences of at most the ``longest`` context, which the largest step that is tried has, too."""
+        self.max_model_len = longest
+        return pool_size(self.config, longest, block_bytes=self.block_bytes, memory=self._kv_bytes)
 
     def _kv_bytes(self) -> int:
         """On a GPU: its share, less what is in use (by others too), less what the largest step takes on top."""
@@ -204,7 +162,7 @@ class ModelRunner:
             free, total = torch.cuda.mem_get_info(device)
             others = GRAPH_BYTES * kept.count if kept else 0
             return max(0, int(share * total) - (total - free) - step - others)
-        return min(CPU_KV_BYTES, int(share * _available_memory()))
+        return bytes_on_cpu(share)
 
     def _step_bytes(self, device: torch.device) -> int:
         """Peak of activations, logits and sampling, found by trying. Its contexts are short: the scratch memory that
@@ -225,6 +183,10 @@ class ModelRunner:
         self.run(self._largest_plan())
         del self.cache, self._workspace, self._builder
 
+    def _largest_plan(self) -> Plan:
+        most = self.config
+        return warm_up.largest_plan(most.max_num_batched_tokens, most.max_num_seqs, self.max_model_len, self.block_size)
+
     def _trial_graphs(self) -> StepGraphs | None:
         """Those of the largest step, whose memory is what all take together: it is in use while they are there."""
         if not self._has_graphs:
@@ -235,17 +197,6 @@ class ModelRunner:
             pass
         torch.cuda.empty_cache()
         return graphs
-
-    def _largest_plan(self) -> Plan:
-        """As many sequences and tokens as a step may have, each sampled in the way that takes most memory; every page
-        is block 1, whose content is of no interest."""
-        tokens, seqs = self.config.max_num_batched_tokens, self.config.max_num_seqs
-        rows = min(tokens, seqs)
-        plan = Plan()
-        for i in range(rows):
-            count = min(tokens // rows + (i < tokens % rows), self.max_model_len)
-            plan.rows += warm_up.plan_of(warm_up.Trial(1, count, count), self.block_size, DEAREST).rows
-        return plan
 
     @property
     def lost(self) -> RankLost | None:
@@ -375,12 +326,3 @@ def _in_order(plan: Plan, batch: Batch, sampled: list[Sampled]) -> list[Sampled]
     """From the order of the batch's samples to that of the plan's rows."""
     by_seq = {id(seq): s for (_, seq), s in zip(batch.samples, sampled, strict=True)}
     return [by_seq[id(seq)] for row in plan.rows for seq in row.samples]
-
-
-def _available_memory() -> int:
-    """Bytes of host memory that can be taken without swapping."""
-    try:
-        lines = MEMINFO.read_text().splitlines()
-        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

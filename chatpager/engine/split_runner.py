@@ -18,6 +18,7 @@ from chatpager.engine.batch import Batch
 from chatpager.engine.block_hash import Field
 from chatpager.engine.host_tier import Content
 from chatpager.engine.model_runner import TRIAL_BLOCKS, ModelRunner
+from chatpager.engine.pool_size import PoolSize
 from chatpager.engine.rank_frames import Measure, Open, ReadBlocks, Room, Settings, Step, WriteBlocks
 from chatpager.engine.ranks import Ranks
 from chatpager.engine.tensor_parallel import Part, Sums
@@ -132,8 +133,8 @@ class OtherRunner(ModelRunner):
         self._before = 0
         super().__init__(told.config, _load(told.config, self.part, self._sums))
 
-    def _num_blocks(self) -> int:
-        return TRIAL_BLOCKS  # the first rank says how many there are
+    def _size(self, longest: int) -> PoolSize:
+        return PoolSize(TRIAL_BLOCKS, longest)  # the first rank says how many there are
 
     @property
     def _has_graphs(self) -> bool:

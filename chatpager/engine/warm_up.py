@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 LAUNCHING = SamplingParams(top_p=0.9, logprobs=1, seed=0)
 """The draw with all of its kernels but one."""
+DEAREST = SamplingParams(top_p=0.9, presence_penalty=0.1, logprobs=1, seed=0)
+"""The draw that takes most memory."""
 UNCUT = SamplingParams(seed=0)
 """The draw without top-k and top-p, which few rows may do by another."""
 BLOCK = 1
@@ -63,6 +65,16 @@ def plan_of(trial: Trial, block_size: int, params: SamplingParams = LAUNCHING) -
         seq = Sequence(f"trial-{i}", tokens, params, hasher, max_length=trial.context + 1)
         seq.committed, seq.block_table = trial.context - trial.tokens, table
         plan.rows.append(Row(seq, trial.tokens, [seq]))
+    return plan
+
+
+def largest_plan(max_tokens: int, max_seqs: int, max_context: int, block_size: int) -> Plan:
+    """As many sequences and tokens as a step may have, each drawn in the way that takes most memory."""
+    rows = min(max_tokens, max_seqs)
+    plan = Plan()
+    for i in range(rows):
+        count = min(max_tokens // rows + (i < max_tokens % rows), max_context)
+        plan.rows += plan_of(Trial(1, count, count), block_size, DEAREST).rows
     return plan
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from chatpager.config import EngineConfig
-from chatpager.engine import model_runner
+from chatpager.engine import pool_size
 from chatpager.engine.attention import ATTENTION
 from chatpager.engine.batch import BatchBuilder, ordered
 from chatpager.engine.model_runner import ModelRunner
@@ -44,25 +44,25 @@ class TestSizes:
             runner(tiny_model("llama"), num_kv_blocks=blocks)
 
     def test_memory_decides_when_nothing_is_given(self, tiny_model, monkeypatch):
-        monkeypatch.setattr(model_runner, "_available_memory", lambda: 1 << 20)
+        monkeypatch.setattr(pool_size, "available_memory", lambda: 1 << 20)
         r = runner(tiny_model("llama"), gpu_memory_utilization=0.5)
         assert r.num_blocks == (1 << 19) // r.block_bytes
         assert r.block_bytes == 2 * 2 * 8 * 2 * 16 * 4
 
     def test_a_cpu_takes_no_more_than_its_cap(self, tiny_model, monkeypatch):
-        monkeypatch.setattr(model_runner, "_available_memory", lambda: 1 << 45)
-        monkeypatch.setattr(model_runner, "CPU_KV_BYTES", 1 << 21)
+        monkeypatch.setattr(pool_size, "available_memory", lambda: 1 << 45)
+        monkeypatch.setattr(pool_size, "CPU_KV_BYTES", 1 << 21)
         assert runner(tiny_model("llama")).num_blocks == (1 << 21) // (2 * 2 * 8 * 2 * 16 * 4)
 
     def test_too_little_memory_for_a_block_is_refused(self, tiny_model, monkeypatch):
-        monkeypatch.setattr(model_runner, "_available_memory", lambda: 1000)
+        monkeypatch.setattr(pool_size, "available_memory", lambda: 1000)
         with pytest.raises(ConfigError, match="max_model_len"):
             runner(tiny_model("llama"))
 
     def test_available_memory_is_a_number_of_bytes(self, monkeypatch, tmp_path):
-        assert model_runner._available_memory() > 1 << 20
-        monkeypatch.setattr(model_runner, "MEMINFO", tmp_path / "none")
-        assert model_runner._available_memory() > 1 << 20
+        assert pool_size.available_memory() > 1 << 20
+        monkeypatch.setattr(pool_size, "MEMINFO", tmp_path / "none")
+        assert pool_size.available_memory() > 1 << 20
 
     def test_steps_are_computed_with_the_threads_asked_for_and_nothing_else_is(self, tiny_model, monkeypatch):
         before = torch.get_num_threads()
