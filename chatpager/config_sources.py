@@ -12,17 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from chatpager.config import (
-    SECTIONS,
-    Config,
-    EngineConfig,
-    ServerConfig,
-    StoreConfig,
-    convert,
-    header_text,
-    no_such,
-    settings,
-)
+from chatpager.config import Config, EngineConfig, ServerConfig, StoreConfig, header_text
+from chatpager.config_values import SECTIONS, convert, no_such, settings
 from chatpager.errors import ConfigError
 
 OTHER_VARIABLES = {"config", "url", "failpoints"}

@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from chatpager.config import Config, EngineConfig, ServerConfig, StoreConfig, check_engine, settings
+from chatpager.config import Config, EngineConfig, ServerConfig, StoreConfig
 from chatpager.config_sources import load
+from chatpager.config_values import check_engine, settings
 from chatpager.errors import ConfigError
 
 

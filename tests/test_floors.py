@@ -8,11 +8,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "chatpager"
 
-LEAVES = {"errors", "config", "config_sources", "failpoints", "program"}
+LEAVES = {"errors", "config", "config_sources", "config_values", "failpoints", "program"}
 MAY_IMPORT = {
     "errors": set(),
     "config": {"errors"},
-    "config_sources": {"config", "errors"},
+    "config_sources": {"config", "config_values", "errors"},
+    "config_values": {"config", "errors"},
     "failpoints": {"errors"},
     "program": set(),
     "kernels": {"errors"},
@@ -39,6 +40,7 @@ THIRD_PARTY = {
     "errors": set(),
     "config": set(),
     "config_sources": set(),
+    "config_values": set(),
     "failpoints": set(),
     "program": set(),
 }

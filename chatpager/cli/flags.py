@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from chatpager.config import Setting
-from chatpager.config import settings as all_settings
+from chatpager.config_values import Setting
+from chatpager.config_values import settings as all_settings
 
 PANELS = {"engine": "Engine", "server": "Server", "store": "Store"}
 

@@ -12,7 +12,7 @@ from typer.main import get_command
 from chatpager.cli.app import DEMO_DEFAULTS, SERVE_DEFAULTS, app
 from chatpager.cli.flags import PANELS
 from chatpager.cli.remote import FLAGS
-from chatpager.config import SECTIONS, Setting, settings
+from chatpager.config_values import SECTIONS, Setting, settings
 
 HEAD = """# The commands
 

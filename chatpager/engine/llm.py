@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 import msgspec
 from tqdm import tqdm
 
-from chatpager.config import EngineConfig, check_engine
+from chatpager.config import EngineConfig
+from chatpager.config_values import check_engine
 from chatpager.engine.beam_search import Beam, BeamSearchParams, beam_search
 from chatpager.engine.chat_template import ChatMessage, ChatTemplate
 from chatpager.engine.detokenizer import TextStream

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from chatpager.config import Config, Setting, settings
+from chatpager.config import Config
+from chatpager.config_values import Setting, settings
 from chatpager.server import wire_admin
 from chatpager.store import address
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from chatpager.cli.app import DEMO_DEFAULTS, SERVE_DEFAULTS
-from chatpager.config import SECTIONS, ServerConfig, settings
+from chatpager.config import ServerConfig
+from chatpager.config_values import SECTIONS, settings
 
 VALUES = {  # name -> (in the file, in the environment, as a flag), all different from the default
     "model": ("m1", "m2", "m3"),

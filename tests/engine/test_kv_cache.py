@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from chatpager.config import EngineConfig, check_engine
+from chatpager.config import EngineConfig
+from chatpager.config_values import check_engine
 from chatpager.engine.disk_tier import DiskTier
 from chatpager.engine.engine import Engine
 from chatpager.engine.kv_cache import KVCache, kept_as

@@ -137,7 +137,7 @@ def last_name(node):
 
 def compares_secrets(tree, file):
     """``==`` and ``!=``, which take the longer the more is right, on what is called like a secret."""
-    if file.partition("/")[0] not in ("server", "sessions", "store", "config.py"):
+    if file.partition("/")[0] not in ("server", "sessions", "store", "config.py", "config_values.py"):
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Compare) and any(isinstance(op, ast.Eq | ast.NotEq) for op in node.ops):

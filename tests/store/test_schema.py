@@ -201,7 +201,8 @@ def test_every_new_revision_begins_with_the_rules(tmp_path, sqlite_url):
 def test_a_wheel_finds_its_migrations_inside_the_package(tmp_path):
     package = tmp_path / "site" / "chatpager"
     source = CHECKOUT / "chatpager"
-    for part in ("__init__.py", "errors.py", "config.py", "config_sources.py", "failpoints.py", "program.py", "store"):
+    leaves = ("errors", "config", "config_sources", "config_values", "failpoints", "program")
+    for part in ("__init__.py", *(f"{leaf}.py" for leaf in leaves), "store"):
         copy = shutil.copytree if (source / part).is_dir() else shutil.copy
         package.mkdir(parents=True, exist_ok=True)
         copy(source / part, package / part)
