@@ -90,10 +90,6 @@ class DiskTier:
     def failed_writes(self) -> int:
         return self._jobs.failed
 
-    @property
-    def hung_reads(self) -> int:
-        return self._reader.hung
-
     def look_after(self) -> None:
         """Where somebody has deleted the folder, nothing of it is there any more, and what is saved is saved anew."""
         if self._reader.ask_or(self._files.is_there, True):
