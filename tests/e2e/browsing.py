@@ -83,8 +83,8 @@ class Wire:
         event = json.loads(frame)
         self.sent.append(event)
         if event["type"] == "response.create":
-            turns = list(dict.fromkeys(one["idempotency_key"] for one in self.sent if one["type"] == event["type"]))
-            seed = turns.index(event["idempotency_key"])  # what is sent again asks for the same
+            turns = list(dict.fromkeys(one.get("idempotency_key") for one in self.sent if one["type"] == event["type"]))
+            seed = turns.index(event.get("idempotency_key"))  # what is sent again asks for the same
             frame = json.dumps({"seed": seed, **event, **self.asking})
         self.server.send(frame)
         if event["type"] == "response.create" and self.cuts_to_come:
