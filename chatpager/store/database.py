@@ -12,8 +12,8 @@ import asyncio
 import os
 import secrets
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -26,6 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from chatpager import failpoints
 from chatpager.errors import ConfigError, NotUpgraded, StorageFull, StoreError
 from chatpager.store import address, claim, faults, ownership
+from chatpager.store.condition import Condition
 from chatpager.store.group_commit import GroupCommit
 from chatpager.store.one_visit import OneVisit
 from chatpager.store.reserve import Reserve
@@ -59,10 +60,7 @@ class Database:
         self.file = address.file_of(self.url) if address.is_sqlite(self.url) else None
         self._busy_timeout_ms = busy_timeout_ms
         self._queue = asyncio.Lock() if self.file else None
-        self._identity: tuple[int, int] | None = None
-        self._unusable = ""
-        self.refuses = ""
-        """What the last write says is wrong with the database, where one of its kind would fail again."""
+        self.condition = Condition(self.shown, self.file)
         self.reserve = Reserve(self.file) if self.file else None
         self.transactions = {"read": 0, "write": 0}
         """Begun since it was opened, but for a lease's renewals."""
@@ -99,7 +97,7 @@ class Database:
         with faults.translated(self.shown):
             async with self._engine.connect() as c:
                 mode = await self._write_ahead(c)
-            self._identity = _identity(self.file)
+            self.condition.opened()
         if mode != "wal":
             raise StoreError(f"the database {self.shown} is on a file system that cannot share memory (WAL)")
 
@@ -123,7 +121,8 @@ class Database:
         if self._claim is not None:
             return
         if self.file:
-            self._claim = claim.FileClaim(self.file.resolve(), self.shown)
+            self._claim = held = claim.FileClaim(self.file.resolve(), self.shown)
+            self.condition.claim_lost = held.lost
             return
         if self._share:
             await self._refuse_a_claim()
@@ -157,7 +156,7 @@ class Database:
     async def close(self) -> None:
         if isinstance(self._claim, ownership.Lease):
             await self._let_go()  # it writes, once more
-        self._unusable = self._unusable or "is closed"
+        self.condition.closed()
         await self._let_go()
         if self._group is not None:
             await self._group.close()
@@ -169,6 +168,7 @@ class Database:
 
     async def _let_go(self) -> None:
         held, self._claim = self._claim, None
+        self.condition.claim_lost = lambda: ""
         if isinstance(held, claim.FileClaim):
             held.release()
         elif held is not None:
@@ -177,7 +177,7 @@ class Database:
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """One transaction that only reads; on SQLite it sees one state of the database."""
-        self._check_usable()
+        self.condition.check()
         self.transactions["read"] += 1
         with faults.translated(self.shown):
             async with self._engine.connect() as c:
@@ -222,7 +222,7 @@ class Database:
                 return await work(c)
         self.transactions["read"] += 1
         with faults.translated(self.shown):
-            return await self._visits.read(work, self._check_file, long=long)
+            return await self._visits.read(work, self.condition.check_file, long=long)
 
     async def writing(
         self,
@@ -272,23 +272,14 @@ class Database:
     async def _commit(self, asked: Sequence[Asked]) -> list[Any]:
         """One transaction of SQLite's, in the writers' queue."""
         try:
-            self._check_usable()
+            self.condition.check()
             assert self._visits is not None
             self.transactions["write"] += 1
             ends = await self._visits.write(asked)
             await self._empty_log()
         except Exception as error:
             ends = [error] * len(asked)
-        return [self._judged(end) for end in ends]
-
-    def _judged(self, end: Any) -> Any:
-        try:
-            with self._judging():
-                if isinstance(end, Exception):
-                    raise end
-        except Exception as error:
-            return error
-        return end
+        return [self.condition.judged(end) for end in ends]
 
     async def _empty_log(self) -> None:
         if self._log_holds_deleted and self._visits is not None:
@@ -309,54 +300,13 @@ class Database:
     async def _writing(self, name: str) -> AsyncIterator[None]:
         """Around a write, whichever way: in its turn, to a database that can be written to, with errors in words."""
         async with self._queue or nullcontext():
-            self._check_usable()
-            of_lease = name == "lease"  # on a connection of its own, and under a deadline: it is no sign of the others
+            self.condition.check()
+            of_lease = name == "lease"
             if not of_lease:
                 self.transactions["write"] += 1
-            with self._judging(of_lease):
+            with self.condition.judging(of_lease):
                 yield
         failpoints.hit(f"store.{name}.after_commit")
-
-    @contextmanager
-    def _judging(self, of_lease: bool = False) -> Iterator[None]:
-        """What a write's end says of the database, an error in words."""
-        try:
-            with faults.translated(self.shown):
-                yield
-        except StoreError as error:
-            if faults.lost_a_write(error.__cause__):
-                self._unusable = "lost a write when its disk failed; restart to see what it kept"
-            self.refuses = faults.of_itself(error.__cause__) or self.refuses
-            raise
-        if not of_lease or self.refuses == faults.AWAY:
-            self.refuses = ""
-
-    @property
-    def unusable(self) -> str:
-        """Why nothing can be read or written any more before a restart, or nothing."""
-        self._look_for_file()
-        if not self._unusable and isinstance(self._claim, claim.FileClaim):
-            self._unusable = self._claim.lost()
-        return self._unusable
-
-    def _look_for_file(self) -> None:
-        if self.file and self._identity and not self._unusable:
-            try:
-                gone = _identity(self.file) != self._identity
-            except OSError:  # where it is cannot be looked at for now; what SQLite cannot do it says itself
-                gone = False
-            # SQLite would go on writing into a file that no longer has a name.
-            self._unusable = "was moved or deleted" if gone else ""
-
-    def _check_usable(self) -> None:
-        if self.unusable:
-            raise StoreError(f"the database {self.shown} {self._unusable}")
-
-    def _check_file(self) -> None:
-        """``_check_usable`` for who only reads, from any thread."""
-        self._look_for_file()
-        if self._unusable:
-            raise StoreError(f"the database {self.shown} {self._unusable}")
 
 
 def insert_or_ignore(c: AsyncConnection, table: Table) -> Insert:
@@ -433,12 +383,3 @@ def _is_file(file: Path, shown: str) -> bool:
         return file.is_file()
     except OSError as error:
         raise StoreError(f"the database {shown} cannot be opened: {error.strerror}") from error
-
-
-def _identity(file: Path) -> tuple[int, int] | None:
-    """None of one that is not there. Raises OSError where that cannot be told."""
-    try:
-        found = os.stat(file)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return found.st_dev, found.st_ino

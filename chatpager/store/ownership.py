@@ -180,7 +180,7 @@ class Lease:
                 self._engine = self._connect()
         if not writing.done():
             where = self._database.shown
-            self._database.refuses = faults.AWAY
+            self._database.condition.refuses = faults.AWAY
             raise StoreError(f"the database {where} is away: it did not answer within {self._every:g} s")
         await writing
 

@@ -98,12 +98,12 @@ class Store:
     def unusable(self) -> str:
         """Why nothing can be read or written any more before a restart, or nothing: a disk failed under a write, or
         the database's file went away."""
-        return self._database.unusable
+        return self._database.condition.unusable
 
     @property
     def refuses(self) -> str:
         """Why the last write failed, where others would too: "is full: ..."; nothing since one was stored."""
-        return self._database.refuses
+        return self._database.condition.refuses
 
     async def probe(self, size: int) -> None:
         """Write ``size`` bytes that nobody reads, to see whether that can be done."""

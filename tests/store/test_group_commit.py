@@ -62,7 +62,7 @@ async def test_an_error_of_the_database_is_its_own_too(store):
         store, store.begin_turn(turn(0)), store._database.writing("test", broken), store.begin_turn(turn(1))
     )
     assert isinstance(ends[1], StoreError) and [ends[0].turn.id, ends[2].turn.id] == ["resp_0", "resp_1"]
-    assert (await count(store))["turns"] == 2 and not store._database.unusable
+    assert (await count(store))["turns"] == 2 and not store._database.condition.unusable
 
 
 async def test_where_the_transaction_cannot_be_committed_none_is_stored(store):
@@ -90,7 +90,7 @@ async def test_behind_a_disk_that_lost_a_write_none_is_written(store):
         store, store.begin_turn(turn(0)), store._database.writing("test", lost), store.begin_turn(turn(1))
     )
     assert [type(one) for one in ends] == [StoreError] * 3
-    assert "lost a write" in store._database.unusable
+    assert "lost a write" in store._database.condition.unusable
 
 
 async def test_a_mistake_in_one_is_told_to_it_alone(store, monkeypatch):

@@ -173,7 +173,7 @@ class TestALease:
             renewing = asyncio.ensure_future(lease._renew())
         await renewing
         assert (first.refuses, first.transactions["write"]) == ("", begun), "it is nobody's write"
-        first._database.refuses = "is read-only"
+        first._database.condition.refuses = "is read-only"
         await lease._renew()
         assert first.refuses == "is read-only", "the lease does not tell what others can write"
 
