@@ -2,7 +2,7 @@
 PostgreSQL, see ``ownership``, which is another way.)
 
 On SQLite the claim is a lock on a file beside the database and goes with the process, however it ends; whether somebody
-deleted the file is looked at before each read and write. On PostgreSQL it is an advisory lock of a connection that is
+deleted the file is looked at before each write. On PostgreSQL it is an advisory lock of a connection that is
 kept for nothing else, and goes with that connection, which may end before the process does: the database restarts, or
 somebody ends the backend. So it is checked before each write that relies on it (a turn's beginning, recovery), and
 taken again if it was lost. Who lost it to another server begins no turn; those that still run have been ended by the

@@ -40,14 +40,20 @@ class Condition:
 
     def check(self) -> None:
         """Raises StoreError: it is unusable."""
-        if self.unusable:
-            raise StoreError(f"the database {self._shown} {self._unusable}")
+        self._refuse(self.unusable)
+
+    def check_known(self) -> None:
+        """``check`` without a look at the file, which may take a while."""
+        self._refuse(self._unusable)
 
     def check_file(self) -> None:
         """``check`` for who only reads, from any thread."""
         self._look_for_file()
-        if self._unusable:
-            raise StoreError(f"the database {self._shown} {self._unusable}")
+        self._refuse(self._unusable)
+
+    def _refuse(self, unusable: str) -> None:
+        if unusable:
+            raise StoreError(f"the database {self._shown} {unusable}")
 
     def _look_for_file(self) -> None:
         if self._identity and not self._unusable:
@@ -55,8 +61,8 @@ class Condition:
                 gone = self._identity_now() != self._identity
             except OSError:  # where it is cannot be looked at for now; what SQLite cannot do it says itself
                 gone = False
-            # SQLite would go on writing into a file that no longer has a name.
-            self._unusable = "was moved or deleted" if gone else ""
+            if gone:  # SQLite would go on writing into a file that no longer has a name
+                self._unusable = "was moved or deleted"  # no more is said here: a write may have failed meanwhile
 
     def _identity_now(self) -> tuple[int, int] | None:
         """None of a file that is not there. Raises OSError where that cannot be told."""

@@ -36,10 +36,11 @@ T = TypeVar("T")
 BUSY_TIMEOUT_MS = 5000
 NUL = "\0"
 """PostgreSQL takes it in no text, so no id and no title has one."""
-_PRAGMAS = ("foreign_keys=ON", "wal_autocheckpoint=16384", "secure_delete=ON")
+_PRAGMAS = ("foreign_keys=ON", "wal_autocheckpoint=16384", "secure_delete=ON", "temp_store=MEMORY")
 """The log is carried over beside the journal's writes (``one_visit``); only where that does not keep up a write waits,
 as with SQLite's own 1,000 pages one step in twenty of 64 turns did. What is deleted is overwritten with zeros, as not
-every build of SQLite does by itself."""
+every build of SQLite does by itself. What one of several writers may have to take back waits in memory: there may be no
+folder for a temporary file, and in one it would not be overwritten."""
 _CONNECT_SECONDS = 10
 _SOON = 0.02
 _COMMAND_SECONDS = 60
@@ -157,13 +158,15 @@ class Database:
         if isinstance(self._claim, ownership.Lease):
             await self._let_go()  # it writes, once more
         self.condition.closed()
-        await self._let_go()
-        if self._group is not None:
+        if self._group is not None and self._queue is not None:
+            async with self._queue:  # who writes just now needs its thread to the end
+                pass
             await self._group.close()
         for visiting in (self._one_visit, self._visits):
             if visiting is not None:
                 await visiting.close()
         self._one_visit = self._visits = None
+        await self._let_go()  # who claims it next finds what was still being written
         await self._engine.dispose()
 
     async def _let_go(self) -> None:
@@ -220,6 +223,7 @@ class Database:
         if self._visits is None:
             async with self.read() as c:
                 return await work(c)
+        self.condition.check_known()  # else its threads may be gone
         self.transactions["read"] += 1
         with faults.translated(self.shown):
             return await self._visits.read(work, self.condition.check_file, long=long)

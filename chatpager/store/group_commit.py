@@ -46,7 +46,7 @@ class GroupCommit:
                 raise
             await asyncio.wait([waiting.end])
             if not waiting.end.cancelled() and (error := waiting.end.exception()):
-                raise error from None
+                raise error from error.__cause__
             raise
 
     async def close(self) -> None:
@@ -55,17 +55,19 @@ class GroupCommit:
             await asyncio.wait([self._running])
 
     async def _run(self) -> None:
-        while self._waiting:
-            async with self._queue:
-                taken, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
-                try:
+        taken: list[_Waiting] = []
+        try:
+            while self._waiting:
+                async with self._queue:
+                    taken, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
                     ends = await self._commit([one.asked for one in taken]) if taken else ()
-                except asyncio.CancelledError:
-                    for one in taken:
-                        one.end.cancel()
-                    raise
-            for one, end in zip(taken, ends, strict=True):
-                if isinstance(end, Exception):
-                    one.end.set_exception(end)
-                else:
-                    one.end.set_result(end)
+                for one, end in zip(taken, ends, strict=True):
+                    if isinstance(end, Exception):
+                        one.end.set_exception(end)
+                    else:
+                        one.end.set_result(end)
+        except asyncio.CancelledError:  # nobody else would end those that wait
+            for one in (*taken, *self._waiting):
+                one.end.cancel()
+            self._waiting = []
+            raise

@@ -128,8 +128,13 @@ class Visits:
     def _in_one(self, asked: Sequence[Asked]) -> list[Any]:
         with self._engine.connect() as c:
             c.exec_driver_sql("BEGIN IMMEDIATE")
-            ends = [self._end_of(one, c) for one in asked]
-            _commit(c)
+            try:
+                ends = [self._end_of(one, c) for one in asked]
+                _commit(c)
+            except (DBAPIError, sqlite3.Error) as error:  # SQLite may have ended the transaction
+                if faults.lost_a_write(error):
+                    raise
+                raise _Apart from error
             return ends
 
     def _end_of(self, one: Asked, c: Connection) -> Any:
@@ -137,10 +142,8 @@ class Visits:
         try:
             end = _through(one.work(cast(AsyncConnection, AtOnce(c))))
             one.before_commit()
-        except (DBAPIError, sqlite3.Error) as error:  # SQLite may have ended the transaction
-            if faults.lost_a_write(error):
-                raise
-            raise _Apart from error
+        except (DBAPIError, sqlite3.Error):
+            raise
         except Exception as error:
             end = error
             c.exec_driver_sql("ROLLBACK TO one")
@@ -148,7 +151,10 @@ class Visits:
         return end
 
     def _empty_log(self) -> bool:
-        with self._engine.connect() as c:
+        with (
+            suppress(DBAPIError, OSError),
+            self._engine.connect() as c,
+        ):  # what was committed must not seem to have failed
             patience = c.exec_driver_sql("PRAGMA busy_timeout").scalar()
             try:
                 c.exec_driver_sql(f"PRAGMA busy_timeout={READERS_MS}")
@@ -156,10 +162,9 @@ class Visits:
                 if not can_grow(Path(self._engine.url.database or ""), pages * size):
                     return False
                 return c.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").scalar() == 0
-            except (DBAPIError, OSError):
-                return False
             finally:
                 c.exec_driver_sql(f"PRAGMA busy_timeout={patience}")
+        return False
 
 
 async def aside(work: Callable[..., T], *arguments: Any) -> T:

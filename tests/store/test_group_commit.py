@@ -1,14 +1,21 @@
 """Writers of SQLite that come at the same time share a transaction, and each has its own end all the same."""
 
 import asyncio
+import os
+import shutil
 import sqlite3
+import threading
+from contextlib import suppress
 
 import pytest
 from sqlalchemy import text
 
 from chatpager import failpoints
-from chatpager.errors import ConversationNotFound, SessionBusy, StoreError
+from chatpager.errors import ConversationNotFound, SessionBusy, StorageFull, StoreError
+from chatpager.store import sessions
+from chatpager.store.claim import FileClaim
 from chatpager.store.group_commit import MOST
+from tests.small_disk import small_disk  # noqa: F401
 from tests.store.making import begin, conversation, count, end, entry, texts, user
 
 
@@ -65,7 +72,7 @@ async def test_an_error_of_the_database_is_its_own_too(store):
     assert (await count(store))["turns"] == 2 and not store._database.condition.unusable
 
 
-async def test_where_the_transaction_cannot_be_committed_none_is_stored(store):
+async def test_where_one_keeps_the_transaction_from_being_committed_the_others_are_stored(store):
     async def refused_at_the_end(c):
         await c.execute(text("PRAGMA defer_foreign_keys=ON"))
         await c.execute(text("UPDATE sessions SET tip_hash='none' WHERE id='conv_2'"))
@@ -73,9 +80,107 @@ async def test_where_the_transaction_cannot_be_committed_none_is_stored(store):
     ends, _ = await together(
         store, store.begin_turn(turn(0)), store._database.writing("test", refused_at_the_end), store.begin_turn(turn(1))
     )
-    assert [type(one) for one in ends] == [StoreError] * 3 and len(set(map(id, ends))) == 3
-    assert (await count(store))["turns"] == 0
-    assert (await store.begin_turn(turn(0))).turn.id == "resp_0"
+    assert isinstance(ends[1], StoreError) and [ends[0].turn.id, ends[2].turn.id] == ["resp_0", "resp_1"]
+    assert (await store.begin_turn(turn(2))).turn.id == "resp_2", "nothing of it is left open"
+
+
+@pytest.mark.parametrize("small_disk", [2048], indirect=True)
+async def test_one_for_which_the_disk_has_no_room_has_no_other_refused(small_disk, sqlite_template, open_store):  # noqa: F811
+    """SQLite writes the log as it commits: only then the disk is full."""
+    store = await open_store(f"sqlite+aiosqlite:///{shutil.copy(sqlite_template, small_disk)}", migrate=False)
+    for number in range(3):
+        await conversation(store, f"conv_{number}")
+    (small_disk / "filler").write_bytes(bytes(shutil.disk_usage(small_disk).free - 400_000))
+
+    async def much(c):
+        await c.execute(text("UPDATE sessions SET title = :title WHERE id='conv_2'"), {"title": "x" * 600_000})
+
+    ends, _ = await together(
+        store, store.begin_turn(turn(0)), store._database.writing("test", much), store.begin_turn(turn(1))
+    )
+    assert isinstance(ends[1], StorageFull) and [ends[0].turn.id, ends[2].turn.id] == ["resp_0", "resp_1"]
+
+
+def temporary_files():
+    """SQLite's, which have no name any more."""
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            found.append(os.readlink(f"/proc/self/fd/{number}"))
+    return [name for name in found if "etilqs" in name]
+
+
+async def test_what_could_be_taken_back_is_in_no_temporary_file(store):
+    """Where a server has no folder for one, SQLite said that the disk failed; and in one nothing is overwritten."""
+    for number in range(3):
+        await store.append_messages("ann", f"conv_{number}", [user(f"{number} {n}") for n in range(400)], now=1)
+
+    async def appends(c):
+        await sessions.append(c, "ann", "conv_2", [user(f"more {n} " + "x" * 300) for n in range(40)], 2)
+        return temporary_files()
+
+    ends, transactions = await together(
+        store, store.create_session("ann", id="a", now=1), store._database.writing("test", appends)
+    )
+    assert transactions == 1 and ends[1] == []
+
+
+async def test_who_waits_is_told_where_the_task_that_writes_is_cancelled(store):
+    async with store._database._queue:
+        waits = asyncio.ensure_future(store.begin_turn(turn(0)))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        store._database._group._running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(waits, 5)
+    assert (await store.begin_turn(turn(1))).turn.id == "resp_1"
+
+
+async def test_who_closes_keeps_the_claim_until_all_is_written(store):
+    inside, go = threading.Event(), threading.Event()
+
+    async def held(c):
+        inside.set()
+        assert go.wait(10)
+
+    await store.claim()
+    file = store._database.file
+    writing = [
+        asyncio.ensure_future(store._database.writing("test", held, deletes=deletes)) for deletes in (True, False)
+    ]
+    await asyncio.to_thread(inside.wait, 10)
+    closing = asyncio.ensure_future(store.close())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    try:
+        with pytest.raises(StoreError, match="in use"):
+            FileClaim(file, "it")
+        with pytest.raises(StoreError, match="is closed"):
+            await store.session("ann", "conv_0")
+    finally:
+        go.set()
+    assert await writing[0] is None
+    with pytest.raises(StoreError, match="is closed"):
+        await writing[1]
+    await closing
+    FileClaim(file, "it").release()
+
+
+async def test_who_looks_at_the_file_meanwhile_does_not_forget_a_lost_write(store, monkeypatch):
+    condition = store._database.condition
+    looks = condition._identity_now
+
+    def while_a_write_is_lost():
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+        with suppress(StoreError), condition.judging():
+            raise error
+        return looks()
+
+    monkeypatch.setattr(condition, "_identity_now", while_a_write_is_lost)
+    with pytest.raises(StoreError, match="lost a write"):
+        await store.session("ann", "conv_0")
+    assert "lost a write" in condition.unusable
 
 
 async def test_behind_a_disk_that_lost_a_write_none_is_written(store):
