@@ -4,7 +4,9 @@
 the first kills the process (SIGKILL) at its third hit, the second raises ``FailpointHit`` at its first. ``full`` and
 ``gone`` raise what SQLite raises on a disk without room and of a file that cannot be opened; ``=full@40x5`` does so
 five times, from the fortieth hit on. ``jump`` is for clocks: ``clock.wall=jump@10`` moves it by an hour, to and fro,
-every ten looks. Because that is no setting for production, arming is refused unless ``CHATPAGER_TEST_MODE=1``.
+every ten looks. What SQLite's writers share is tried once more, each for itself, where a trap among them says that the
+disk is full or gone: that is two hits. Because that is no setting for production, arming is refused unless
+``CHATPAGER_TEST_MODE=1``.
 """
 
 from __future__ import annotations

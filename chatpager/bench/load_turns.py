@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import time
 
+from aiohttp import ClientError
+
 from chatpager.bench.exposition import grown
 from chatpager.bench.load_scenarios import Figures, Stage
 from chatpager.bench.plain_socket import SocketLost
@@ -49,18 +51,22 @@ async def _talk(stage: Stage, talker: Talker, until: float, took: list[float]) -
     for number in range(1 << 30):
         if time.monotonic() > until:
             return
-        if number % TURNS_OF_ONE == 0:
-            async with stage.http.post(f"{stage.url}/v1/conversations", json={}) as answer:
-                answer.raise_for_status()
-                conversation = (await answer.json())["id"]
         asked = time.monotonic()
         try:
+            if number % TURNS_OF_ONE == 0:
+                async with stage.http.post(f"{stage.url}/v1/conversations", json={}) as answer:
+                    answer.raise_for_status()
+                    conversation = (await answer.json())["id"]
+                asked = time.monotonic()
             async with asyncio.timeout(stage.patience):
                 end = await talker.ask(
                     input=f"Turn {number}", conversation=conversation, max_output_tokens=TOKENS, temperature=0
                 )
-        except (SocketLost, Refused, TimeoutError) as error:
+        except (SocketLost, Refused, ClientError, TimeoutError) as error:
             stage.faults.append(f"turn {number} of {conversation}: {error or 'no end'}")
+            return
+        if end["status"] == "failed":
+            stage.faults.append(f"{end['id']} failed: {end['error']}")
             return
         took.append(time.monotonic() - asked)
         stage.ended.append(end["id"])

@@ -194,6 +194,8 @@ class Delivery:
         gone: set[str] = set()
         try:
             refused = await self._journalled(entries)
+            # The end of a turn may have been written first.
+            refused = {id for id in refused if (turn := self._turns.get(id)) and not self._is_ending(turn)}
             if refused:
                 taken, gone = await self._store.taken(refused), await self._store.gone(refused)
             if others := refused - gone:

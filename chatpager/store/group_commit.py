@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from typing import Any, NamedTuple, TypeVar
 
 from chatpager.store.visits import Asked, Work
@@ -24,7 +25,8 @@ class _Waiting(NamedTuple):
 
 class GroupCommit:
     """``commit`` writes what it is given in one transaction and says of each how it ended, a result or an exception; it
-    raises none itself. It is called in the ``queue`` of all writers."""
+    raises none itself. It is called in the ``queue`` of all writers. Who asks joins a transaction that waits there,
+    ahead of others that asked before: who needs an order waits for each."""
 
     def __init__(self, queue: asyncio.Lock, commit: Callable[[Sequence[Asked]], Awaitable[Sequence[Any]]]) -> None:
         self._queue, self._commit = queue, commit
@@ -37,7 +39,7 @@ class GroupCommit:
         waiting = _Waiting(Asked(work, before_commit), asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         if self._running is None or self._running.done():
-            self._running = asyncio.get_running_loop().create_task(self._run())
+            self._running = asyncio.get_running_loop().create_task(self._run(), context=Context())  # it is nobody's
         try:
             return await asyncio.shield(waiting.end)
         except asyncio.CancelledError:

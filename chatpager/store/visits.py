@@ -114,9 +114,10 @@ class Visits:
                 return self._in_one(asked)
         ends: list[Any] = []
         for one in asked:
-            ends.append(self._alone(one))
-            if faults.lost_a_write(ends[-1]):  # none may be written behind it
-                return ends + [ends[-1]] * (len(asked) - len(ends))
+            ends.append(end := self._alone(one))
+            # Behind a lost write none may be written; and where another has the database each would wait as long again.
+            if isinstance(end, Exception) and (faults.lost_a_write(end) or faults.is_locked(end)):
+                return ends + [end] * (len(asked) - len(ends))
         return ends
 
     def _alone(self, one: Asked) -> Any:
@@ -151,10 +152,8 @@ class Visits:
         return end
 
     def _empty_log(self) -> bool:
-        with (
-            suppress(DBAPIError, OSError),
-            self._engine.connect() as c,
-        ):  # what was committed must not seem to have failed
+        # What was committed must not seem to have failed.
+        with suppress(DBAPIError, OSError), self._engine.connect() as c:
             patience = c.exec_driver_sql("PRAGMA busy_timeout").scalar()
             try:
                 c.exec_driver_sql(f"PRAGMA busy_timeout={READERS_MS}")

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from math import inf
 
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -104,3 +105,24 @@ async def test_more_turns_than_are_served_in_one_go(rig, monkeypatch):
     async with rig(lambda prompt: WORDS, merge_after=0.0) as r:
         _, logs, _ = await behind(r, asyncio.Event(), count=8)
         assert ["".join(e.text for e in events if isinstance(e, Delta)) for events in logs] == [WORDS] * 8
+
+
+async def test_an_end_that_is_stored_ahead_of_tokens_is_no_refusal_of_the_journals(rig):
+    """SQLite's writers are no queue: who asks may join a transaction that waits already."""
+    async with rig(lambda prompt: WORDS) as r:
+        written = r.hub.store.journal
+
+        async def journal(entries):
+            r.hub._delivery.end(turn, status="cancelled")
+            await turn.stream.end()
+            return await written(entries)
+
+        gate = r.hold()
+        turn = await r.hub.submit(r.request("a"))
+        r.hub.store.journal = journal
+        with structlog.testing.capture_logs() as said:
+            gate.open()
+            assert (await turn.stream.end()).status == "cancelled"
+            r.hub.store.journal = written
+            await r.ask("b")
+        assert not [line for line in said if line["event"] == "journal.refused"]

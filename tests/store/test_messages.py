@@ -19,6 +19,11 @@ async def rows(store):
         return (await c.execute(text("SELECT count(*) FROM messages"))).scalar()
 
 
+def test_sqlites_one_row_has_every_column_in_order():
+    names = ["token_ids" if name == "hex_ids" else name for name in messages._Row.__struct_fields__]
+    assert names == [column.name for column in tables.messages.columns]
+
+
 async def test_a_chain_comes_root_first_as_it_was_stored(store):
     system = NewMessage(role="system", content=[{"type": "text", "text": "be\0 kind 你"}, {"type": "image", "n": 1.5}])
     begun = await store.begin_turn(begin("resp_1", system, user("hi"), now=7))
