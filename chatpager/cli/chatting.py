@@ -8,7 +8,6 @@ standard error with the receipts, and the first refusal ends it.
 from __future__ import annotations
 
 import contextlib
-import io
 import sys
 from collections.abc import Iterator
 
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from chatpager.cli.interrupts import Waiting
+from chatpager.cli.piped import PipedLines
 from chatpager.cli.refusals import refusal
 from chatpager.cli.showing import Showing, history, visible
 from chatpager.client import AsyncClient, ClientError, Reply, Session
@@ -92,11 +92,10 @@ def _typed(waiting: Waiting) -> Iterator[str]:
 
 
 def _piped(waiting: Waiting) -> Iterator[str]:
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="replace")
+    lines = PipedLines()
     while True:
         with waiting.reading():
-            line = sys.stdin.readline()
+            line = lines.next()
         if not line:
             return
         if text := line.rstrip():
