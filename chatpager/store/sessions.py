@@ -27,7 +27,7 @@ from chatpager.store.database import NUL
 from chatpager.store.records import DeletedSession, NewMessage, Session
 from chatpager.store.tables import LIVE, limits, sessions, turns
 
-# What every turn needs is made once: to make a statement costs more than to run it.
+# Made once, as in ``messages``.
 _GET = select(sessions).where(sessions.c.id == bindparam("id"), sessions.c.tenant == bindparam("tenant"))
 _GET_TO_CHANGE = _GET.with_for_update()
 _HERE = update(sessions).where(sessions.c.id == bindparam("of_id"), sessions.c.tenant == bindparam("of_tenant"))

@@ -37,7 +37,7 @@ from chatpager.store.records import (
 from chatpager.store.tables import LIVE, responses, turns
 from chatpager.store.visits import aside
 
-# What every turn needs is made once: to make a statement costs more than to run it.
+# Made once, as in ``messages``.
 _FIND = select(turns).where(turns.c.id == bindparam("id"), turns.c.tenant == bindparam("tenant"))
 _FIND_TO_CHANGE = _FIND.with_for_update()
 _END = update(turns).where(turns.c.id == bindparam("of_id"))
